@@ -1,0 +1,59 @@
+# One verb per habit; `make` alone lists them. Every verb does its own set-up on a machine with Python 3.11+, pip and make.
+PYTHON ?= python3
+RUN    := .venv/run
+DEV    := .venv/dev
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt lint types demo docs lock clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# A stamp per environment, newer than the lock file it was built from.
+$(RUN)/.stamp: requirements/runtime.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv --clear $(RUN)
+	@$(RUN)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	@touch $@
+
+$(DEV)/.stamp: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv --clear $(DEV)
+	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key the built-in simulator stands in for OpenAI
+	@RELAY_UPSTREAM=$${RELAY_UPSTREAM:-auto} exec $(RUN)/bin/python -m service serve
+
+test: $(DEV)/.stamp  ## run the tests
+	@$(DEV)/bin/python -m pytest
+
+check: $(DEV)/.stamp  ## everything that CI checks: format, lint, types, tests
+	@$(DEV)/bin/ruff format --check .
+	@$(DEV)/bin/ruff check .
+	@$(DEV)/bin/mypy
+	@$(DEV)/bin/python -m pytest
+
+fmt: $(DEV)/.stamp  ## format the code and apply safe fixes
+	@$(DEV)/bin/ruff check --fix-only -q .
+	@$(DEV)/bin/ruff format -q .
+
+lint: $(DEV)/.stamp  ## format check, lint and types, without the tests
+	@$(DEV)/bin/ruff format --check .
+	@$(DEV)/bin/ruff check .
+	@$(DEV)/bin/mypy
+
+demo: $(DEV)/.stamp  ## a recorded voice through relay and simulator, with the official SDK
+	@$(DEV)/bin/python -m tests.demo
+
+docs: $(DEV)/.stamp  ## write the generated documents again (.env.example, docs/settings.md, docs/failures.md)
+	@$(DEV)/bin/python -m tests.generate
+
+lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.toml
+	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check uv
+	@for f in runtime: dev:--extra=dev; do \
+	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
+
+clean:  ## remove what the verbs above made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

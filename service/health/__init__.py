@@ -1,0 +1,1 @@
+"""Can a user talk through us now? The key and handshake checks."""

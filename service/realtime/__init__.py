@@ -1,0 +1,1 @@
+"""Pure knowledge of the protocol: no asyncio, no aiohttp, no clock, no os."""

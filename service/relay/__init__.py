@@ -1,0 +1,1 @@
+"""One session: a client joined to an upstream connection."""

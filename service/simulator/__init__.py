@@ -1,0 +1,1 @@
+"""A faithful local upstream: the embedded default and the tests' peer. Knows only `realtime`."""

@@ -1,0 +1,1 @@
+"""Frames on sockets: the only room that knows the inside of aiohttp."""
