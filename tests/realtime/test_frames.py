@@ -1,0 +1,251 @@
+"""service/realtime/frames.py."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.realtime.frames import (
+    HELD_BYTES,
+    WHOLE_FRAME_BYTES,
+    Chunk,
+    CloseCode,
+    Completed,
+    Control,
+    Item,
+    Message,
+    Opcode,
+    Scanner,
+    Violation,
+    build_frame,
+    close_code_may_be_sent,
+    close_payload,
+    parse_close,
+    sendable_close_code,
+    unmask,
+)
+
+CAP = 300_000
+KEY = b"\x01\x7f\x80\xff"
+
+
+def scanner(*, masked: bool = False, cap: int = CAP) -> Scanner:
+    """A scanner that reads `error` events."""
+    return Scanner(masked=masked, max_message_bytes=cap, read_types=frozenset({"error"}))
+
+
+def joined(items: list[Item]) -> list[Item]:
+    """The items with adjacent chunks joined, which is all that slicing may change."""
+    result: list[Item] = []
+    for item in items:
+        last = result[-1] if result else None
+        if isinstance(item, Chunk) and isinstance(last, Chunk):
+            result[-1] = Chunk(last.raw + item.raw, item.mid_frame)
+        else:
+            result.append(item)
+    return result
+
+
+def fragment(opcode: Opcode, payload: bytes, *, fin: bool, key: bytes = b"") -> bytes:
+    """A frame that may be a fragment."""
+    frame = build_frame(opcode, payload, key)
+    return frame if fin else bytes((frame[0] & 0x7F,)) + frame[1:]
+
+
+def event(kind: str, filler: int = 0) -> bytes:
+    """The JSON of an event."""
+    return json.dumps({"type": kind, "filler": "x" * filler}, separators=(",", ":")).encode()
+
+
+payloads = st.one_of(
+    st.binary(max_size=300),
+    st.sampled_from([event("error"), event("response.done", 200), event("error", 1000), event("error", HELD_BYTES)]),
+    st.integers(0, 3).map(lambda extra: event("session.updated", WHOLE_FRAME_BYTES - 40 + extra * 40)),
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
+    """A run of messages, some fragmented, with control frames between them, and perhaps rubbish behind them."""
+    key = KEY if masked else b""
+    parts: list[bytes] = []
+    for _ in range(draw(st.integers(0, 4))):
+        payload = draw(payloads)
+        opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.BINARY]))
+        cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+        pieces = [payload[a:b] for a, b in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
+        for number, piece in enumerate(pieces):
+            if draw(st.booleans()):
+                parts.append(build_frame(draw(st.sampled_from([Opcode.PING, Opcode.PONG])), b"abc", key))
+            kind = opcode if number == 0 else Opcode.CONTINUATION
+            parts.append(fragment(kind, piece, fin=number == len(pieces) - 1, key=key))
+    if draw(st.booleans()):
+        parts.append(build_frame(Opcode.CLOSE, close_payload(4000, "a.b"), key))
+    parts.append(draw(st.binary(max_size=20)))
+    return b"".join(parts)
+
+
+@given(data=st.data(), masked=st.booleans())
+def test_slicing_does_not_matter(data: st.DataObject, *, masked: bool) -> None:
+    """However a stream is cut into reads, the same items come out."""
+    stream = data.draw(streams(masked=masked))
+    whole = joined(scanner(masked=masked).feed(stream))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    sliced = scanner(masked=masked)
+    items: list[Item] = []
+    for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        items += sliced.feed(stream[a:b])
+
+    assert whole == joined(items)
+
+
+@given(stream=st.binary(max_size=200), masked=st.booleans())
+def test_rubbish_never_raises(stream: bytes, *, masked: bool) -> None:
+    """Any bytes are scanned, whole and one by one, to the same end, without an exception."""
+    one_by_one = scanner(masked=masked)
+    items = [item for byte in stream for item in one_by_one.feed(bytes((byte,)))]
+
+    assert joined(scanner(masked=masked).feed(stream)) == joined(items)
+
+
+@given(st.lists(payloads, max_size=5))
+def test_data_frames_are_verbatim(messages: list[bytes]) -> None:
+    """What goes on is byte for byte what came in, read messages included."""
+    stream = b"".join(build_frame(Opcode.TEXT, payload, KEY) for payload in messages)
+    items = scanner(masked=True).feed(stream)
+
+    assert stream == b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
+    assert [len(payload) for payload in messages] == [item.size for item in items if isinstance(item, Completed)]
+
+
+def test_type_is_read_through_the_mask() -> None:
+    """A masked event's type is known and the frame goes on as it was."""
+    frame = build_frame(Opcode.TEXT, event("response.create"), KEY)
+
+    assert [Chunk(frame), Completed("response.create", len(event("response.create")))] == scanner(masked=True).feed(
+        frame
+    )
+
+
+def test_wanted_message_is_handed_over_whole() -> None:
+    """An `error` in three fragments with a ping between comes out as one message, its frames untouched."""
+    payload = event("error", 40)
+    first = fragment(Opcode.TEXT, payload[:3], fin=False)
+    rest = fragment(Opcode.CONTINUATION, payload[3:20], fin=False) + fragment(
+        Opcode.CONTINUATION, payload[20:], fin=True
+    )
+    ping = build_frame(Opcode.PING, b"hi")
+
+    assert [
+        Control(Opcode.PING, b"hi"),
+        Message("error", payload, first + rest),
+        Completed("error", len(payload)),
+    ] == scanner().feed(first + ping + rest)
+
+
+def test_wanted_message_over_the_bound_passes_unread() -> None:
+    """An `error` too large to hold is forwarded like any other message."""
+    frame = build_frame(Opcode.TEXT, event("error", WHOLE_FRAME_BYTES * 2))
+    items = joined(scanner().feed(frame))
+
+    assert Chunk(frame) == items[0]
+    assert not [item for item in items if isinstance(item, Message)]
+
+
+def test_large_frame_is_streamed() -> None:
+    """A frame over 64 KiB goes on before it is complete, and the scanner says that it is inside a frame."""
+    frame = build_frame(Opcode.TEXT, event("session.updated", WHOLE_FRAME_BYTES))
+    subject = scanner()
+    first = subject.feed(frame[:5000])
+
+    assert Chunk(frame[:5000], mid_frame=True) == joined(first)[0]
+    assert subject.mid_frame
+    assert not subject.at_message_boundary
+
+    subject.feed(frame[5000:])
+
+    assert not subject.mid_frame
+    assert subject.at_message_boundary
+
+
+def test_flood_of_empty_fragments_is_bounded() -> None:
+    """Empty fragments, whose type never shows, are let go before they pile up."""
+    subject = scanner()
+    subject.feed(fragment(Opcode.TEXT, b"", fin=False))
+    items = subject.feed(fragment(Opcode.CONTINUATION, b"", fin=False) * 5000)
+
+    assert any(isinstance(item, Chunk) for item in items)
+    assert subject._held_size <= HELD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("frame", "masked", "code"),
+    [
+        pytest.param(build_frame(Opcode.TEXT, b"x"), True, CloseCode.PROTOCOL_ERROR, id="unmasked client"),
+        pytest.param(build_frame(Opcode.TEXT, b"x", KEY), False, CloseCode.PROTOCOL_ERROR, id="masked server"),
+        pytest.param(b"\xc1\x00", False, CloseCode.PROTOCOL_ERROR, id="rsv1"),
+        pytest.param(b"\xa1\x00", False, CloseCode.PROTOCOL_ERROR, id="rsv2"),
+        pytest.param(b"\x91\x00", False, CloseCode.PROTOCOL_ERROR, id="rsv3"),
+        pytest.param(b"\x83\x00", False, CloseCode.PROTOCOL_ERROR, id="opcode 3"),
+        pytest.param(b"\x8b\x00", False, CloseCode.PROTOCOL_ERROR, id="opcode 11"),
+        pytest.param(b"\x80\x00", False, CloseCode.PROTOCOL_ERROR, id="continuation first"),
+        pytest.param(b"\x01\x00\x81\x00", False, CloseCode.PROTOCOL_ERROR, id="text inside fragments"),
+        pytest.param(b"\x09\x00", False, CloseCode.PROTOCOL_ERROR, id="fragmented ping"),
+        pytest.param(b"\x89\x7e", False, CloseCode.PROTOCOL_ERROR, id="ping of 126 bytes"),
+        pytest.param(b"\x81\x7e\x00\x7d", False, CloseCode.PROTOCOL_ERROR, id="long form of 125"),
+        pytest.param(
+            b"\x81\x7f" + (65535).to_bytes(8, "big"), False, CloseCode.PROTOCOL_ERROR, id="longest form of 65535"
+        ),
+        pytest.param(b"\x81\x7f" + (CAP + 1).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="over the cap"),
+        pytest.param(b"\x81\x7f" + (2**62).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="2^62"),
+        pytest.param(b"\x81\x7f" + (2**63 + 5).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="2^63+5"),
+        pytest.param(b"\x88\x01\x03", False, CloseCode.PROTOCOL_ERROR, id="half a close code"),
+        pytest.param(b"\x88\x02\x03\xee", False, CloseCode.PROTOCOL_ERROR, id="close 1006"),
+        pytest.param(b"\x88\x02\x13\x88", False, CloseCode.PROTOCOL_ERROR, id="close 5000"),
+        pytest.param(b"\x88\x03\x03\xe8\xff", False, CloseCode.INVALID_PAYLOAD, id="close reason not UTF-8"),
+    ],
+)
+def test_what_the_rfc_forbids(frame: bytes, masked: bool, code: CloseCode) -> None:
+    """Each forbidden frame is refused with its code, and nothing after it is looked at."""
+    subject = scanner(masked=masked)
+    items = subject.feed(frame)
+
+    assert isinstance(items[-1], Violation)
+    assert code == items[-1].close_code
+    assert [] == subject.feed(build_frame(Opcode.TEXT, b"x", KEY if masked else b""))
+
+
+def test_cap_counts_the_fragments_together() -> None:
+    """The cap holds for the message, and is applied to the declared length before the payload is there."""
+    subject = scanner(cap=100)
+
+    assert [] == [i for i in subject.feed(fragment(Opcode.TEXT, b"x" * 100, fin=False)) if isinstance(i, Violation)]
+    items = subject.feed(b"\x80\x01")
+    assert [Violation(CloseCode.MESSAGE_TOO_BIG, "message over the cap")] == items
+
+
+def test_nothing_follows_a_close() -> None:
+    """Bytes behind a CLOSE frame are not looked at."""
+    close = build_frame(Opcode.CLOSE, close_payload(1000))
+
+    assert [Control(Opcode.CLOSE, close_payload(1000))] == scanner().feed(close + build_frame(Opcode.TEXT, b"x"))
+
+
+@given(st.binary(max_size=400), st.binary(min_size=4, max_size=4))
+def test_unmask_undoes_itself(payload: bytes, key: bytes) -> None:
+    """Masking twice with one key gives the payload back."""
+    assert payload == unmask(unmask(payload, key), key)
+
+
+@given(st.integers(0, 5000) | st.none(), st.text(max_size=200))
+def test_close_payload_is_always_legal(code: int | None, reason: str) -> None:
+    """What is made from any code and reason can be sent: short enough, valid, and accepted by a scanner."""
+    payload = close_payload(sendable_close_code(code), reason)
+    items = scanner().feed(build_frame(Opcode.CLOSE, payload))
+
+    assert [Control(Opcode.CLOSE, payload)] == items
+    sent, text = parse_close(payload)
+    assert sent is not None
+    assert close_code_may_be_sent(sent)
+    assert reason.encode("utf-8", "replace").decode().startswith(text)

@@ -1,0 +1,59 @@
+"""service/failures.py."""
+
+import pytest
+
+from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Row
+from service.realtime.frames import MAX_REASON_BYTES, close_code_may_be_sent
+
+# The published status table: HTTP status and close code of each reason. A change here breaks clients and alerts.
+CONTRACT = {
+    "token_missing token_invalid": (401, None),
+    "origin_refused": (403, None),
+    "bad_request model_refused model_missing": (400, 4000),
+    "not_a_websocket": (426, None),
+    "too_many_sessions too_many_connects": (429, None),
+    "relay_full": (503, 1013),
+    "relay_draining": (503, 1001),
+    "key_missing key_malformed key_rejected key_forbidden": (424, 3000),
+    "region_blocked quota_exhausted beta_shape": (424, 1008),
+    "model_not_found call_not_found": (404, 4004),
+    "rate_limited": (429, 1013),
+    "upstream_overloaded upstream_error": (503, 1013),
+    "dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused dropped_early": (502, 1013),
+    "tls_failed tls_untrusted": (502, 1008),
+    "connect_timeout reply_timeout first_event_timeout": (504, 1013),
+    "client_left": (None, None),
+}
+EXPECTED = {reason: codes for reasons, codes in CONTRACT.items() for reason in reasons.split()}
+
+
+def test_every_refusal_and_dial_failure_keeps_its_published_codes() -> None:
+    """Status and close code of each reason are those that clients and alerts were written against."""
+    assert {r.reason: (r.http_status, r.close_code) for r in (REFUSALS | DIAL_FAILURES).values()} == EXPECTED
+
+
+@pytest.mark.parametrize("row", CATALOGUE.values(), ids=lambda row: str(row.reason))
+def test_a_row_can_be_shown_everywhere(row: Row) -> None:
+    """The text fits a close frame, the code may be sent, sentence and remedy are sentences."""
+    assert len(row.close_text.encode()) <= MAX_REASON_BYTES
+    assert row.close_code is None or close_code_may_be_sent(row.close_code)
+    assert row.sentence.endswith(".")
+    assert row.remedy.endswith(".")
+
+
+def test_statuses_that_clients_retry_are_kept_for_what_passes() -> None:
+    """A cause that never passes has no status that official clients retry, but for a proxy's 502 with TLS."""
+    for row in CATALOGUE.values():
+        if row.retry == "never":
+            assert row.http_status not in {408, 429, 500, 503, 504}
+            assert row.close_code not in {1011, 1012, 1013}
+
+
+def test_endings_have_no_http_status() -> None:
+    """An ending comes after the 101, so it cannot have an HTTP status."""
+    assert {row.http_status for row in ENDINGS.values()} == {None}
+
+
+def test_a_failure_says_its_sentence() -> None:
+    """`str` of a failure is the catalogue's sentence and nothing from outside."""
+    assert str(Failure("key_rejected", detail="x")) == CATALOGUE["key_rejected"].sentence
