@@ -1,0 +1,336 @@
+"""One attempt to reach a target, phase by phase, until the first event.
+
+Rules of this file:
+
+* One budget covers DNS, connect, HTTP reply and first event; whatever phase it runs out in names the failure.
+* A 101 proves nothing: the provider upgrades with a wrong key, an unknown model or no credit, then sends `error` and
+  CLOSE in the same millisecond. Only a first event that is no `error` opens the gate.
+* Nothing is retried, redirected or decompressed behind our back.
+* What is raised is a `Failure`, or CancelledError when the client gave up; either way the socket is gone.
+"""
+
+import asyncio
+import base64
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Final, Literal
+
+import aiohttp
+
+from service.failures import Failure, Phase
+from service.realtime.events import READ_TYPES, ErrorEvent, parse_error
+from service.realtime.frames import (
+    Chunk,
+    CloseCode,
+    Completed,
+    Control,
+    Item,
+    Message,
+    Opcode,
+    Scanner,
+    Violation,
+    parse_close,
+    sendable_close_code,
+)
+from service.upstream import translate
+from service.upstream.target import Route, Target
+from service.wire.leg import Leg, close_leg
+from service.wire.seam import accept_for, take_upstream
+
+CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
+"""How long the CLOSE behind a first `error` is waited for; on the wire it comes in the same millisecond."""
+BODY_BYTES: Final = 65_536
+BODY_SECONDS: Final = 1.0
+FIRST_EVENT_BYTES: Final = 1_048_576
+"""A first event larger than this is streamed instead of awaited whole; it has shown that upstream is alive."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a dial came and how long each phase took, in seconds. Phases that were not needed are absent."""
+
+    phase: Phase = Phase.CONNECT
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    _since: float = 0.0
+
+    def enter(self, phase: Phase) -> None:
+        """A phase begins and the one before it is over."""
+        now = asyncio.get_running_loop().time()
+        if self._since:
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
+        self.phase, self._since = phase, now
+
+    def finish(self) -> None:
+        """The last phase is over."""
+        self.enter(self.phase)
+
+
+@dataclass(slots=True)
+class Connected:
+    """An upstream socket past its gate.
+
+    `items` is what came up to and behind the first event and has not been forwarded; `scanner` goes on where they end. The
+    leg is held under the name "gate" until its owner releases it.
+    """
+
+    leg: Leg
+    scanner: Scanner
+    items: list[Item]
+    progress: Progress
+    response: aiohttp.ClientResponse
+
+    async def close(self, seconds: float = 1.0) -> None:
+        """Hang up without having used it."""
+        self.leg.start(_HangUp(self.leg))
+        self.leg.release("gate")
+        await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
+        self.response.close()
+
+    def abort(self) -> None:
+        """Drop it at once."""
+        self.leg.abort()
+        self.response.close()
+
+
+class Dialler:
+    """Dials one target. Owns the HTTP session, which shares nothing between users: no cookies, no pool, no proxies."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout_seconds: float,
+        first_event: Literal["required", "optional"],
+        max_message_bytes: int,
+    ) -> None:
+        self.target = target
+        self._timeout_seconds = timeout_seconds
+        self._first_event = first_event
+        self._max_message_bytes = max_message_bytes
+        self.session = open_session()
+
+    async def close(self) -> None:
+        """Release the HTTP session."""
+        await self.session.close()
+
+    async def dial(self, route: Route, progress: Progress | None = None) -> Connected:
+        """Reach the target; raises Failure, also when the budget runs out."""
+        progress = progress or Progress()
+        progress.enter(Phase.CONNECT)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._dial(route, progress)
+        except TimeoutError:
+            raise translate.from_timeout(progress.phase) from None
+        finally:
+            progress.finish()
+
+    async def _dial(self, route: Route, progress: Progress) -> Connected:
+        response = await self._upgrade(route, progress)
+        try:
+            leg = take_upstream(response)
+        except ConnectionResetError:
+            response.close()
+            raise Failure("dropped_early", Phase.UPGRADE) from None
+        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, read_types=READ_TYPES)
+        connected = Connected(leg, scanner, [], progress, response)
+        if not route.promises_first_event or self._first_event == "optional":
+            leg.hold("gate")
+            return connected
+        progress.enter(Phase.FIRST_EVENT)
+        gate = _Gate(leg, scanner)
+        leg.start(gate)
+        try:
+            connected.items = await gate.opened
+        except BaseException:
+            # Also when the client gave up: a socket that nobody owns would cost money.
+            connected.abort()
+            raise
+        return connected
+
+    async def _upgrade(self, route: Route, progress: Progress) -> aiohttp.ClientResponse:
+        url = self.target.socket_url(route)
+        key = base64.b64encode(os.urandom(16)).decode("ascii")
+        headers = self.target.headers() | {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key,
+            "Accept-Encoding": "identity",
+        }
+        if route.safety_identifier is not None:
+            headers["OpenAI-Safety-Identifier"] = route.safety_identifier
+        try:
+            response = await self.session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress)
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise translate.from_exception(exc, progress.phase, tls=url.scheme == "https") from None
+        problem = _check_upgrade(response, key) if response.status == 101 else None  # noqa: PLR2004 - Switching Protocols
+        if response.status == 101 and problem is None:  # noqa: PLR2004 - Switching Protocols
+            return response
+        try:
+            if problem is not None:
+                raise Failure("bad_reply", Phase.UPGRADE, wire_status=101, detail=problem)
+            error = parse_error(await read_body(response))
+            raise translate.from_status(response.status, error, response.headers, is_call=route.has("call_id"))
+        finally:
+            response.close()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """An HTTP session that keeps nothing between requests and retries nothing."""
+    connector = aiohttp.TCPConnector(
+        limit=0,  # admission is ours; the default of 100 would queue the 101st socket for minutes
+        force_close=True,
+        ttl_dns_cache=10,
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),  # one user's __cf_bm must not be sent for another
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the dial's own budget covers all of it
+        auto_decompress=False,  # a refusal's body must not be a bomb
+        trust_env=False,
+        trace_configs=[_trace()],
+    )
+    # aiohttp sends a GET again when a connection drops (client.py:909 in 3.14.5); a second paid handshake must be ours
+    # to decide. Its own test client switches it off in this way (test_utils.py:306).
+    session._retry_connection = False  # noqa: SLF001 - no public switch exists
+    return session
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Tells the `Progress` of a request which phase it is in."""
+    trace = aiohttp.TraceConfig()
+
+    def on(phase: Phase) -> Callable[[aiohttp.ClientSession, SimpleNamespace, object], Awaitable[None]]:
+        async def enter(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+            progress = context.trace_request_ctx
+            if isinstance(progress, Progress):
+                progress.enter(phase)
+
+        return enter
+
+    trace.on_connection_create_start.append(on(Phase.CONNECT))
+    trace.on_dns_resolvehost_start.append(on(Phase.DNS))
+    trace.on_dns_resolvehost_end.append(on(Phase.CONNECT))
+    trace.on_connection_create_end.append(on(Phase.UPGRADE))
+    return trace
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
+    """The start of a refusal's body: at most 64 KiB and one second, whatever it claims to be."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while len(body) < BODY_BYTES:
+                piece = await response.content.read(BODY_BYTES - len(body))
+                if not piece:
+                    break
+                body += piece
+    return bytes(body)
+
+
+def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
+    """What is wrong with a 101 (RFC 6455 section 4.1), or None."""
+    headers: Mapping[str, str] = response.headers
+    if headers.get("Upgrade", "").strip().lower() != "websocket":
+        return "101 without 'Upgrade: websocket'"
+    if "upgrade" not in {token.strip().lower() for token in headers.get("Connection", "").split(",")}:
+        return "101 without 'Connection: Upgrade'"
+    if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
+        return "101 with a wrong Sec-WebSocket-Accept"
+    if headers.get("Sec-WebSocket-Extensions") or headers.get("Sec-WebSocket-Protocol"):
+        return "101 with an extension or subprotocol that was not offered"
+    return None
+
+
+class _Gate:
+    """Reads upstream until its first event is there whole. `opened` yields the items so far, or raises the Failure."""
+
+    def __init__(self, leg: Leg, scanner: Scanner) -> None:
+        self._leg = leg
+        self._scanner = scanner
+        self._items: list[Item] = []
+        self._size = 0
+        self._error: ErrorEvent | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self.opened: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
+
+    def receive(self, data: bytes) -> None:
+        items = self._scanner.feed(data)
+        if self.opened.done():
+            self._items += items  # behind the gate, in the same read
+            return
+        for number, item in enumerate(items):
+            self._look_at(item)
+            if self.opened.done():
+                self._items += items[number + 1 :]
+                return
+
+    def peer_lost(self) -> None:
+        if self._error is not None:
+            self._refuse(translate.from_events(self._error, None, ""))
+        else:
+            self._refuse(Failure("dropped_early", Phase.FIRST_EVENT))
+
+    def _look_at(self, item: Item) -> None:
+        match item:
+            case Control(Opcode.PING, payload):
+                self._leg.send_control(Opcode.PONG, payload)
+            case Control(Opcode.CLOSE, payload):
+                code, reason = parse_close(payload)
+                self._leg.send_close(sendable_close_code(code), "")
+                self._refuse(translate.from_events(self._error, code, reason))
+            case Violation(_, detail):
+                self._refuse(Failure("bad_reply", Phase.FIRST_EVENT, detail=detail))
+            case Message(_, payload, _) if self._error is None:
+                self._take_error(parse_error(payload) or ErrorEvent("", None, ""))
+            case _ if self._error is not None:
+                pass  # whatever stands between the error and its CLOSE
+            case Chunk(raw, mid_frame):
+                self._items.append(item)
+                self._size += len(raw)
+                if mid_frame and self._size > FIRST_EVENT_BYTES:
+                    self._open()
+            case Completed(kind, _) if kind == "error":
+                self._take_error(ErrorEvent("", None, ""))  # too large to have been read
+            case Completed():
+                self._items.append(item)
+                self._open()
+            case _:
+                pass  # an unasked-for pong
+
+    def _take_error(self, error: ErrorEvent) -> None:
+        self._error = error
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(
+            CLOSE_AFTER_ERROR_SECONDS, lambda: self._refuse(translate.from_events(error, None, ""))
+        )
+
+    def _open(self) -> None:
+        self._leg.hold("gate")
+        if not self.opened.done():
+            self.opened.set_result(self._items)
+
+    def _refuse(self, failure: Failure) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        if not self.opened.done():
+            self.opened.set_exception(failure)
+
+
+class _HangUp:
+    """Reads on after our CLOSE, only to see the peer's."""
+
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+        self._scanner = Scanner(masked=False, max_message_bytes=1 << 40)
+
+    def receive(self, data: bytes) -> None:
+        if any(isinstance(item, Control) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):
+            self._leg.close()
+
+    def peer_lost(self) -> None:
+        self._leg.close()

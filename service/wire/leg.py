@@ -1,0 +1,244 @@
+"""One socket of a session: read, write, hold back, abort.
+
+Rules of this file:
+
+* One writer per socket: whatever goes out on a leg goes through its `write`, `send_event`, `send_control`, `send_close`.
+* Control frames wait for a frame boundary, our own events for a message boundary. After CLOSE nothing is written.
+* A full leg says so (`on_full`, `on_drained`) and its owner holds back the reading of the other side. What a leg can hold
+  of a peer that does not read is bounded: `WRITE_HIGH_BYTES`, one read of the other side, and one pong.
+* A leg that is held back notices nothing by itself, not even that its peer is gone: `peer_is_gone` has to be asked.
+"""
+
+import asyncio
+import os
+import select
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from service.realtime.frames import Opcode, build_frame, close_payload
+
+WRITE_HIGH_BYTES: Final = 65_536
+"""Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
+
+# A peer that vanished without a word is found by the kernel within 20 + 3 * 5 s; one that acknowledges nothing, or keeps
+# its window at zero, after 20 s.
+_KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 20_000),
+)
+
+
+class Receiver(Protocol):
+    """Who reads a leg: the dial's gate first, then a pipe."""
+
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    def peer_lost(self) -> None:
+        """The peer is gone: end of file, reset or abort. May be told more than once."""
+
+
+class Leg(asyncio.Protocol):
+    """One socket after its upgrade, taken over from aiohttp.
+
+    `masks` says whether what is written must be masked (towards a server). `host` is aiohttp's protocol for the socket; it
+    is told when the connection is lost, so that aiohttp's registries stay right.
+    """
+
+    def __init__(self, transport: asyncio.Transport, host: asyncio.BaseProtocol, early: bytes, *, masks: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._transport = transport
+        self._host = host
+        self._masks = masks
+        self._receiver: Receiver | None = None
+        self._early = bytearray(early)
+        self._eof = False  # the peer will send nothing more
+        self._mid_frame = False  # the last thing written was part of a frame
+        self._close_sent = False
+        self._waiting: list[bytes] = []  # control frames that wait for a frame boundary
+        self._pong: bytes | None = (
+            None  # the newest pong that waits; older ones need no answer (RFC 6455 section 5.5.3)
+        )
+        self._holds: set[str] = set()
+        self.full_since: float | None = None
+        self.held_since: float | None = None
+        self.heard_at: float = loop.time()
+        self.on_full: Callable[[], None] | None = None
+        self.on_drained: Callable[[], None] | None = None
+        self.closed: asyncio.Future[None] = loop.create_future()
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        _watch_for_dead_peer(transport)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def start(self, receiver: Receiver) -> None:
+        """Hand all that came and comes to `receiver`; it may be replaced later by another start."""
+        self._receiver = receiver
+        if self._early:
+            early, self._early = bytes(self._early), bytearray()
+            receiver.receive(early)
+        if self._eof:
+            receiver.peer_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self.heard_at = self._loop.time()
+        if self._receiver is None:
+            self._early += data
+        else:
+            self._receiver.receive(data)
+
+    def eof_received(self) -> bool:
+        """Called by the transport: a WebSocket has no half-open state, so the peer is gone."""
+        self._lose()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport, once."""
+        self._host.connection_lost(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._lose()
+
+    def _lose(self) -> None:
+        self._eof = True
+        if self._receiver is not None:
+            self._receiver.peer_lost()
+
+    def hold(self, why: str) -> None:
+        """Stop reading; the kernel's window then stops the peer."""
+        if not self._holds:
+            self.held_since = self._loop.time()
+            self._transport.pause_reading()
+        self._holds.add(why)
+
+    def release(self, why: str) -> float:
+        """Read again, unless something else holds; returns for how many seconds the leg had been held, 0 if it still is."""
+        self._holds.discard(why)
+        if self._holds or self.held_since is None:
+            return 0.0
+        seconds, self.held_since = self._loop.time() - self.held_since, None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        return seconds
+
+    def peer_is_gone(self) -> bool:
+        """Whether the peer has hung up, asked of the kernel, since a held leg is not told."""
+        if self._eof or self._transport.is_closing():
+            return True
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def can_speak(self) -> bool:
+        """Whether a frame of our own could be written now."""
+        return not (self._mid_frame or self._close_sent or self._transport.is_closing())
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much waits to be sent."""
+        return self._transport.get_write_buffer_size()
+
+    def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
+        """Send bytes of data frames; `mid_frame` says that the last frame in them goes on in the next write."""
+        if self._close_sent or self._transport.is_closing():
+            return
+        self._transport.write(raw)
+        self._mid_frame = mid_frame
+        if not mid_frame and (self._waiting or self._pong is not None):
+            self._send_waiting()
+
+    def send_event(self, payload: bytes) -> None:
+        """Send an event of our own. The caller has made sure of a message boundary."""
+        self.write(build_frame(Opcode.TEXT, payload, self._key()))
+
+    def send_control(self, opcode: Opcode, payload: bytes) -> None:
+        """Send a ping or pong as soon as no frame is open; a pong only once the peer reads."""
+        if self._close_sent or self._transport.is_closing():
+            return
+        if opcode is Opcode.PONG and (self._mid_frame or self.full_since is not None):
+            self._pong = payload
+        elif self._mid_frame:
+            self._waiting.append(build_frame(opcode, payload, self._key()))
+        else:
+            self._transport.write(build_frame(opcode, payload, self._key()))
+
+    def send_close(self, code: int | None, reason: str) -> bool:
+        """Send CLOSE, after which nothing more is written; False if an open frame or a dead socket forbids it."""
+        if not self.can_speak:
+            return self._close_sent
+        self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._key()))
+        self._close_sent = True
+        self._waiting.clear()
+        return True
+
+    def close(self) -> None:
+        """Close the socket once everything is sent."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the socket now, whatever is unsent."""
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """Called by the transport: the peer does not keep up."""
+        self.full_since = self._loop.time()
+        if self.on_full is not None:
+            self.on_full()
+
+    def resume_writing(self) -> None:
+        """Called by the transport: the peer has caught up."""
+        self.full_since = None
+        if self._pong is not None and not self._mid_frame:
+            self._send_waiting()
+        if self.on_drained is not None:
+            self.on_drained()
+
+    def _send_waiting(self) -> None:
+        if self._pong is not None and self.full_since is None:
+            self._waiting.append(build_frame(Opcode.PONG, self._pong, self._key()))
+            self._pong = None
+        waiting, self._waiting = self._waiting, []
+        for frame in waiting:
+            self._transport.write(frame)
+
+    def _key(self) -> bytes:
+        return os.urandom(4) if self._masks else b""
+
+
+async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float) -> None:
+    """Say CLOSE, let everything be sent and the peer hang up, and abort at `deadline` (loop time) at the latest.
+
+    The leg's receiver goes on reading until then; it calls `leg.close` when the peer's own CLOSE comes.
+    """
+    if not leg.send_close(code, reason):
+        leg.abort()
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            await asyncio.shield(leg.closed)
+    if not leg.closed.done():
+        leg.abort()
+        # An abort is carried out in the loop's next turn.
+        await asyncio.wait({leg.closed}, timeout=1)
+
+
+def _watch_for_dead_peer(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    for level, name, value in _KEEPALIVE:
+        with suppress(OSError):  # a socket that is not TCP, or that is already dead
+            if hasattr(socket, name):
+                sock.setsockopt(level, getattr(socket, name), value)

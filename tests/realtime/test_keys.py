@@ -1,0 +1,144 @@
+"""service/realtime/keys.py."""
+
+import pickle
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.realtime.keys import REDACTED, Secret, family_of, fingerprint, lint, redact
+
+GOOD = "sk-proj-" + "A1b2C3d4" * 9 + "T3BlbkFJ" + "Z9y8X7w6" * 9
+
+
+def codes(key: str | None, provider: str = "openai") -> list[str]:
+    """The codes of the problems with a key."""
+    return [problem.code for problem in lint(key, provider)]  # type: ignore[arg-type]  # the parameter is a Literal
+
+
+@pytest.mark.parametrize(
+    "key", [GOOD, "sk-" + "a" * 20 + "T3BlbkFJ" + "b" * 20, "sk-svcacct-abcDEF123", "ek_" + "0f" * 16]
+)
+def test_good_keys_have_no_problem(key: str) -> None:
+    """Keys of every family that opens sessions pass, whatever their length."""
+    assert codes(key) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        (None, "missing"),
+        ("  ", "missing"),
+        (f'"{GOOD}"', "quotes"),
+        (f"'{GOOD}", "quotes"),
+        (f"\u201c{GOOD}\u201d", "quotes"),
+        (f"{GOOD}\r", "carriage_return"),
+        (f"{GOOD}\r\n", "carriage_return"),
+        (f"{GOOD[:20]}\n{GOOD[20:]}", "line_break"),
+        (f"\ufeff{GOOD}", "byte_order_mark"),
+        (f" {GOOD}", "outer_blank"),
+        (f"{GOOD[:20]} {GOOD[20:]}", "inner_blank"),
+        (f"Bearer {GOOD}", "bearer"),
+        (f"OPENAI_API_KEY={GOOD}", "assignment"),
+        ("sk-pröj-abc", "not_ascii"),
+        ("sk-abc\x07def", "not_ascii"),
+        ("sk-your-actual-openai-api-key-here", "placeholder"),
+        ("sk-...", "placeholder"),
+        ("<your key>", "placeholder"),
+        ("sk-xxxxxxxxxxxxxxxx", "placeholder"),
+        ("changeme", "placeholder"),
+        ("sk-admin-abcdef", "admin_key"),
+        ("sk-ant-api03-abcdef", "other_vendor"),
+        ("xai-abcdef", "other_vendor"),
+        ("sk-" + "a" * 5000, "too_long"),
+    ],
+)
+def test_fatal_problems_are_named(key: str | None, code: str) -> None:
+    """Each known mistake is found, is fatal, and says what to do."""
+    found = {problem.code: problem for problem in lint(key)}
+
+    assert code in found
+    assert found[code].fatal
+    assert found[code].remedy.endswith(".")
+
+
+@pytest.mark.parametrize("key", ["0123456789abcdef0123456789abcdef", "anything-goes", "sk-ant-api03-abc", "sk-admin-x"])
+def test_a_compatible_server_may_use_any_shape(key: str) -> None:
+    """Away from OpenAI no shape is a problem."""
+    assert codes(key, "compatible") == []
+    assert codes(key, "azure") == []
+
+
+def test_an_unknown_shape_is_only_advice() -> None:
+    """A key that is not shaped like OpenAI's may still be tried there."""
+    assert [problem.fatal for problem in lint("0123456789abcdef")] == [False]
+
+
+def test_fingerprint_tells_keys_apart_and_nothing_of_them() -> None:
+    """Two keys have two fingerprints; no run of a key's own characters is in its fingerprint."""
+    assert fingerprint(GOOD) != fingerprint(GOOD + "x")
+    assert fingerprint(GOOD).startswith("project key, ")
+    assert not [i for i in range(8, len(GOOD) - 5) if GOOD[i : i + 6] in fingerprint(GOOD)]
+
+
+def test_secret_shows_itself_nowhere() -> None:
+    """Neither repr, str, formatting nor pickling shows a Secret."""
+    secret = Secret(GOOD)
+
+    assert GOOD not in f"{secret} {secret!r} {secret:>20} {[secret]}"
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+    assert secret == Secret(GOOD)
+    assert secret != Secret("other")
+    assert family_of(GOOD).name == "project key"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Incorrect API key provided: {GOOD}.",
+        "Incorrect API key provided: sk-proj-" + "*" * 150 + "sQoA. You can find",
+        f"Authorization: Bearer {GOOD}",
+        f"realtime, openai-insecure-api-key.{GOOD}, x",
+        "GET /v1/realtime?api-key=hunter2hunter2&model=x",
+        "?token=hunter2hunter2",
+    ],
+)
+def test_key_shapes_are_redacted(text: str) -> None:
+    """A key, whole or masked, in a sentence, a header or a query, is hidden; the words around it stay."""
+    clean = redact(text)
+
+    assert REDACTED in clean
+    for piece in (GOOD[8:], "sQoA", "hunter2"):
+        assert piece not in clean
+    assert clean.split()[0].split("=")[0].split(".")[0] in text
+
+
+@given(
+    before=st.text(max_size=50),
+    secret=st.text("abcdefXYZ0123456789_-", min_size=17, max_size=60),
+    after=st.text(max_size=50),
+)
+def test_a_known_secret_never_survives(before: str, secret: str, after: str) -> None:
+    """A secret that is known is gone whatever stands around it, and so is its tail."""
+    clean = redact(f"{before} {secret} {after}", [secret])
+
+    assert secret not in clean
+    assert secret[-8:] not in clean.replace(before, "").replace(after, "") or secret[-8:] in REDACTED
+
+
+@given(st.text(max_size=300))
+def test_redaction_is_stable(text: str) -> None:
+    """Redacting twice changes nothing more."""
+    once = redact(text)
+
+    assert once == redact(once)
+
+
+def test_redaction_is_linear() -> None:
+    """A megabyte of almost-keys takes no noticeable time."""
+    started = time.perf_counter()
+    redact("sk-" * 100_000 + "bearer " * 50_000 + "?token" * 50_000)
+
+    assert time.perf_counter() - started < 5

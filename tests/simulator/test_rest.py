@@ -1,0 +1,142 @@
+"""The REST calls around the socket."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from service.simulator import Simulator
+from tests.simulator.client import connected
+
+
+async def _get(sim: Simulator, path: str, key: str | None = "sk-sim-good") -> tuple[int, Any, dict[str, str]]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession() as http, http.get(sim.url + path, headers=headers) as response:
+        text = await response.text()
+        found = {name.lower(): value for name, value in response.headers.items()}
+        return response.status, json.loads(text), found
+
+
+async def test_models_are_listed_and_looked_up(sim: Simulator) -> None:
+    """The list holds the current names; each is served alone too."""
+    status, body, _ = await _get(sim, "/models")
+    assert status == 200
+    assert "gpt-realtime" in [model["id"] for model in body["data"]]
+    assert (await _get(sim, "/models/gpt-realtime"))[1]["id"] == "gpt-realtime"
+    assert sim.rest_calls == [("GET", "/v1/models"), ("GET", "/v1/models/gpt-realtime")]
+    assert sim.connections == []
+
+
+async def test_an_answer_has_the_headers_of_the_provider(sim: Simulator) -> None:
+    """Request id, processing time, version and limits are on an answer of REST."""
+    _, _, headers = await _get(sim, "/models/gpt-realtime")
+    assert re.fullmatch(r"req_[0-9a-f]{32}", headers["x-request-id"])
+    assert int(headers["openai-processing-ms"]) >= 1
+    assert headers["openai-version"] == "2020-10-01"
+    assert "x-ratelimit-remaining-requests" in headers
+    assert headers["server"] == "cloudflare"
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "status", "code"),
+    [
+        ("sk-sim-key-rejected", "/models", 401, "invalid_api_key"),
+        ("sk-sim-close-only", "/models", 401, "invalid_api_key"),
+        ('"sk-quoted"', "/models", 401, "invalid_api_key"),
+        (None, "/models", 401, None),
+        ("sk-sim-key-missing", "/models", 401, None),
+        ("sk-sim-key-forbidden", "/models/gpt-realtime", 401, None),
+        ("sk-sim-model-rest-only-401", "/models/gpt-realtime", 401, None),
+        ("sk-sim-model-not-found", "/models/gpt-realtime", 404, "model_not_found"),
+        ("sk-sim-good", "/models/gpt-unheard-of", 404, "model_not_found"),
+        ("sk-sim-http-403-geo", "/models", 403, "unsupported_country_region_territory"),
+        ("sk-sim-good", "/nothing/here", 404, None),
+        ("sk-sim-good", "/realtime", 400, None),
+    ],
+)
+async def test_rest_refuses_in_the_words_of_the_provider(
+    sim: Simulator, key: str | None, path: str, status: int, code: str | None
+) -> None:
+    """Each refusal has its status, its code and the provider's envelope."""
+    got, body, _ = await _get(sim, path, key)
+    assert (got, body["status"], body["error"]["code"]) == (status, status, code)
+    assert list(body["error"]) == ["message", "type", "param", "code"]
+
+
+async def test_the_body_of_a_wrong_key_is_called_text(sim: Simulator) -> None:
+    """It is JSON all the same: a reader must go by the content."""
+    _, _, headers = await _get(sim, "/models", "sk-sim-key-rejected")
+    assert headers["content-type"].startswith("text/plain")
+
+
+async def test_a_missing_scope_is_named(sim: Simulator) -> None:
+    """A key that may not list models says so; its socket works."""
+    _, body, _ = await _get(sim, "/models", "sk-sim-model-rest-only-401")
+    assert "Missing scopes: model.request." in body["error"]["message"]
+    async with connected(sim, key="sk-sim-model-rest-only-401"):
+        pass
+
+
+@pytest.mark.parametrize("scenario", ["quota-exhausted", "drop", "hang", "overloaded", "model-access-late"])
+async def test_rest_knows_nothing_of_what_befalls_sockets(sim: Simulator, scenario: str) -> None:
+    """An empty balance and a broken socket do not show in the list of models."""
+    assert (await _get(sim, "/models/gpt-realtime", f"sk-sim-{scenario}"))[0] == 200
+
+
+async def _mint(sim: Simulator, body: object) -> tuple[int, Any]:
+    headers = {"Authorization": "Bearer sk-sim-good"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{sim.url}/realtime/client_secrets", headers=headers, json=body) as response,
+    ):
+        return response.status, await response.json()
+
+
+async def test_a_client_secret_opens_its_session(sim: Simulator) -> None:
+    """A secret has the provider's shape, lives ten minutes, and opens the session it was made for, more than once."""
+    session = {"type": "realtime", "model": "gpt-realtime-2.1", "instructions": "Be brief."}
+    status, body = await _mint(sim, {"session": session})
+    assert status == 200
+    assert re.fullmatch(r"ek_[0-9a-f]{32}", body["value"])
+    assert abs(body["expires_at"] - time.time() - 600) < 3
+    assert body["session"]["expires_at"] == 0
+    for _ in range(2):
+        async with connected(sim, "", key=body["value"], greeted=False) as caller:
+            created = (await caller.next())["session"]
+            assert (created["model"], created["instructions"]) == ("gpt-realtime-2.1", "Be brief.")
+            assert created["expires_at"] > time.time()
+
+
+async def test_an_expired_client_secret_is_refused(sim: Simulator) -> None:
+    """A secret past its time is a wrong key."""
+    _, body = await _mint(sim, {"expires_after": {"anchor": "created_at", "seconds": 10}})
+    known = sim._rest.secrets
+    known[body["value"]] = replace(known[body["value"]], expires_at=time.time() - 1)
+    async with connected(sim, key=body["value"], greeted=False) as caller:
+        assert (await caller.next())["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"expires_after": {"seconds": 9}}, "integer_below_min_value"),
+        ({"expires_after": {"seconds": 7201}}, "integer_above_max_value"),
+        ({"session": {"type": "realtime", "nonsense": 1}}, "unknown_parameter"),
+        ([1], "invalid_type"),
+    ],
+)
+async def test_a_wrong_wish_for_a_secret_is_refused(sim: Simulator, body: object, code: str) -> None:
+    """Lifetimes outside 10 to 7200 seconds and unknown settings are 400."""
+    status, answer = await _mint(sim, body)
+    assert (status, answer["error"]["code"]) == (400, code)
+
+
+async def test_a_secret_for_transcription_transcribes(sim: Simulator) -> None:
+    """The type of the session comes from the secret."""
+    _, body = await _mint(sim, {"session": {"type": "transcription"}})
+    async with connected(sim, "", key=body["value"], greeted=False) as caller:
+        assert (await caller.next())["session"]["type"] == "transcription"
