@@ -180,7 +180,7 @@ REDACTED: Final = "[redacted]"
 _KEY_CHARACTERS: Final = r"[A-Za-z0-9_*.\u2026-]"
 _KEY_SHAPES: Final = re.compile(
     # 'Bearer x', 'Basic x', the browsers' subprotocol, credentials in a query: whatever follows is secret
-    r"(?P<lead>\b(?:bearer|basic)\s+|openai-insecure-api-key\.|[?&](?:api[-_]?key|token|access_token)=)(?P<value>[^\s\"',;&]+)"
+    r"(?P<lead>\b(?:bearer|basic)\s+|openai-insecure-api-key\.|[?&](?:api[-_]?key|token|access_token)=)(?P<value>[^\s\\\"',;&]+)"
     # key-shaped, also masked in the middle as the provider echoes it: sk-proj-****abcd
     r"|\b(?:sk|sess|xai)-" + _KEY_CHARACTERS + r"{4,}"
     r"|\b(?:ek|gsk|hf)_" + _KEY_CHARACTERS + r"{4,}"

@@ -1,0 +1,39 @@
+"""How much at once: sessions and dials. Slots are context managers, so that a count cannot drift."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from service.failures import Failure
+
+_SPARE_DESCRIPTORS: Final = 100
+"""For listeners, probes, scrapes, DNS and logs."""
+
+
+class Slots:
+    """So many at once, and one more is refused."""
+
+    def __init__(self, most: int, reason: str) -> None:
+        self.most = most
+        self.taken = 0
+        self._reason = reason
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Hold a slot; raises Failure when there is none."""
+        if self.taken >= self.most:
+            raise Failure(self._reason)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+def sessions_that_fit(wanted: int) -> int:
+    """The number of sessions that the limit on open files allows; each needs two sockets."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, (soft - _SPARE_DESCRIPTORS) // 2))

@@ -1,0 +1,278 @@
+"""The composition root: the only file that knows every room."""
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service.access.limits import sessions_that_fit
+from service.health.monitor import Monitor, Pace
+from service.realtime.keys import Secret, fingerprint, lint
+from service.relay.registry import Registry
+from service.relay.session import Instruments
+from service.settings import Settings
+from service.simulator import Simulator, SimulatorOptions
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
+from service.telemetry.redact import Redactor
+from service.upstream.dial import Dialler
+from service.upstream.target import Target
+from service.version import __version__
+from service.web.internal import Internal
+from service.web.probes import Probes
+from service.web.public import Entrance
+
+_LAG_SECONDS: Final = 0.5
+_RESTART_SECONDS: Final = 1.0
+_BACKLOG: Final = 256
+"""More would only queue what admission refuses, and would multiply asyncio's log lines when descriptors run out."""
+SIMULATED_KEY: Final = "sk-sim-good"
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; the message names the setting."""
+
+
+class App:
+    """One relay: listeners, background tasks, sessions. Start, then wait for `run` or call `stop`."""
+
+    def __init__(self, settings: Settings, *, pace: Pace | None = None) -> None:
+        self._settings = settings
+        self._pace = pace
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hurry = asyncio.Event()
+        self._log = structlog.get_logger()
+        self.registry = Registry()
+        self.simulator: Simulator | None = None
+        self.redactor = Redactor([settings.openai_api_key, *(token.secret for token in settings.client_tokens)])
+        self.public_port = 0
+        self.internal_port = 0
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen and begin to check; raises CannotListen, with nothing left running."""
+        os.environ.pop("SSLKEYLOGFILE", None)  # ssl.create_default_context would write every TLS secret there
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings = self._settings
+        target = await self._target()
+        key_problem = self._lint(target)
+        self.metrics = Metrics(target.label)
+        dialler = Dialler(
+            target,
+            timeout_seconds=settings.dial_timeout_seconds,
+            first_event=settings.first_event,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self._stack.push_async_callback(dialler.close)
+        self.monitor = Monitor(dialler, self.metrics, model=settings.model, key_problem=key_problem, pace=self._pace)
+        entrance = Entrance(
+            settings,
+            dialler,
+            self.registry,
+            instruments=Instruments(self.metrics, self.redactor),
+            max_sessions=sessions_that_fit(settings.max_sessions),
+            key_problem=key_problem,
+            on_dialled=self.monitor.told,
+        )
+        probes = Probes(self.monitor, self.registry, self.metrics, self.is_alive)
+        self.public_port = await self._listen(
+            "RELAY_PORT", settings.host, settings.port, [*entrance.routes(), *probes.routes(detailed=False)]
+        )
+        self.internal_port = await self._listen(
+            "RELAY_INTERNAL_PORT",
+            settings.internal_host,
+            settings.internal_port,
+            [*Internal(self.metrics).routes(), *probes.routes(detailed=True)],
+        )
+        self._tasks = [self._keep("health", self.monitor.run), self._keep("loop lag", self._measure_lag)]
+        self._tell_start(target)
+
+    async def _target(self) -> Target:
+        settings = self._settings
+        standing_in = settings.upstream == "auto" and settings.openai_api_key is None
+        if settings.upstream == "simulator" or standing_in:
+            self.simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
+            if standing_in:
+                self._log.warning(
+                    "simulator.stands_in",
+                    message="No key was found: the built-in simulator stands in for OpenAI. Set OPENAI_API_KEY to reach it.",
+                )
+            key = settings.openai_api_key or Secret(SIMULATED_KEY)
+            return Target(self.simulator.url, key, simulated=True)
+        return Target(
+            settings.openai_base_url, settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
+        )
+
+    def _lint(self, target: Target) -> str | None:
+        """Log what is wrong with the key; the reason for which no dial is worth trying, or None."""
+        key = target.key.reveal() if target.key is not None else None
+        problems = lint(key, target.label)
+        for problem in problems:
+            self._log.log(
+                40 if problem.fatal else 30,
+                "key.problem_found",
+                problem=problem.code,
+                message=problem.sentence,
+                remedy=problem.remedy,
+                origin=self._settings.origins.get("OPENAI_API_KEY"),
+                read=self._settings.openai_api_key_problem,
+            )
+        if key is not None and not target.simulated:
+            self._log.info(
+                "key.found", fingerprint=fingerprint(key), origin=self._settings.origins.get("OPENAI_API_KEY")
+            )
+        fatal = [problem for problem in problems if problem.fatal]
+        if not fatal:
+            return None
+        return "key_missing" if fatal[0].code == "missing" else "key_malformed"
+
+    async def _listen(self, variable: str, host: str, port: int, routes: Iterable[web.RouteDef]) -> int:
+        app = web.Application(client_max_size=1024)
+        app.router.add_routes(list(routes))
+        app.on_response_prepare.append(_drop_server_header)
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,  # aiohttp's own handler would cut sessions instead of draining them
+            access_log=None,  # it would write queries
+            keepalive_timeout=15,  # also the only bound on a client that never finishes its request
+            shutdown_timeout=1,
+            handler_cancellation=True,  # a client that gives up while we dial must not cost a session
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        try:
+            site = web.TCPSite(runner, host, port, backlog=_BACKLOG)
+            await site.start()
+        except OSError as exc:
+            why = os.strerror(exc.errno) if exc.errno else "no such address"
+            raise CannotListen(f"{variable}: cannot listen on {host} port {port}: {why}") from None
+        address = runner.addresses[0]
+        return int(address[1])
+
+    def _tell_start(self, target: Target) -> None:
+        settings = self._settings
+        for warning in settings.warnings:
+            self._log.warning("setting.odd", variable=warning.variable, message=warning.sentence)
+        if settings.access == "open" and settings.open_anywhere:
+            self._log.warning(
+                "access.open_anywhere", message="Whoever reaches the port can spend the provider's credit."
+            )
+        shown = settings.host if settings.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 - compared only
+        self._log.info(
+            "service.started",
+            version=__version__,
+            url=f"ws://{_bracketed(shown)}:{self.public_port}/v1/realtime?model={settings.model}",
+            health=f"http://127.0.0.1:{self.internal_port}/healthz?verbose",
+            upstream=target.label,
+            access=settings.access,
+            settings=settings.summary(),
+        )
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def is_alive(self) -> bool:
+        """Whether the background tasks run."""
+        return all(not task.done() for task in self._tasks)
+
+    async def run(self) -> None:
+        """Serve until a signal, drain, and stop. A second signal hurries."""
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+
+        def on_signal() -> None:
+            if told.is_set():
+                self._hurry.set()
+            told.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await told.wait()
+            await self.drain()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            await self.stop()
+
+    async def drain(self) -> None:
+        """Take nobody new; let sessions finish until the deadline; end the rest with 1001."""
+        self.metrics.draining.set(1)
+        await self.registry.drain(self._settings.drain_seconds, self._hurry)
+
+    async def stop(self) -> None:
+        """Stop listening and release everything; safe to call twice."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._stack.aclose()
+
+    def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run work for ever: what crashes is logged and started again."""
+
+        async def forever() -> None:
+            while True:
+                try:
+                    await work()
+                except Exception:  # noqa: BLE001 - whatever it is, health and liveness must not die of it in silence
+                    self._log.exception("task.crashed", task=name)
+                await asyncio.sleep(_RESTART_SECONDS)
+
+        return asyncio.get_running_loop().create_task(forever(), name=name)
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+
+async def _drop_server_header(_request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Versions of libraries are nobody's business."""
+    response.headers.popall("Server", None)
+    if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body to describe
+        response.headers.popall("Content-Type", None)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def serve(settings: Settings) -> None:
+    """Run one relay until it is told to stop; raises CannotListen."""
+    app = App(settings)
+    logs.configure(settings.log_format, settings.log_level, app.redactor)
+    asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
+    await app.start()
+    await app.run()
+    structlog.get_logger().info("service.stopped")
+
+
+def _on_loop_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """The default prints reprs, which may hold request headers; the type and place are enough."""
+    exc = context.get("exception")
+    with suppress(Exception):
+        structlog.get_logger().error(
+            "loop.exception_caught",
+            message=str(context.get("message")),
+            exc_type=type(exc).__name__ if exc else None,
+            exc_info=exc
+            if isinstance(exc, BaseException) and not isinstance(exc, ssl.SSLError | socket.error)
+            else None,
+        )

@@ -1,0 +1,96 @@
+"""`python -m service serve | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings."""
+
+import argparse
+import asyncio
+import http.client
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from service import settings_reference
+from service.app import CannotListen, serve
+from service.settings import Settings, SettingsRejected
+from service.simulator import command as simulate
+from service.version import __version__
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+_PROBE_SECONDS: Final = 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="realtime-relay",
+        description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",
+    )
+    parser.add_argument("--version", action="version", version=f"realtime-relay {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="run the relay").set_defaults(run=_serve)
+    simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime API")
+    simulate.add_arguments(simulator)
+    simulator.set_defaults(run=simulate.run)
+    commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
+    probe = commands.add_parser("probe", help="ask a running relay on this machine; exit 0 if it says yes")
+    probe.add_argument("path", choices=("livez", "readyz", "healthz"))
+    probe.set_defaults(run=_probe)
+    arguments = parser.parse_args(argv)
+    result: int = arguments.run(arguments)
+    return result
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings | None:
+    """The settings of this process, or None after all mistakes have been printed."""
+    try:
+        return Settings.load(environ, Path.cwd())
+    except SettingsRejected as rejected:
+        _print_error(f"{len(rejected.problems)} setting(s) cannot be used; nothing was started:")
+        for problem in rejected.problems:
+            _print_error(f"  {problem}")
+        return None
+
+
+def _serve(_arguments: argparse.Namespace) -> int:
+    settings = load_settings(os.environ)
+    if settings is None:
+        return USAGE
+    try:
+        asyncio.run(serve(settings))
+    except CannotListen as exc:
+        _print_error(str(exc))
+        return FAILED
+    except KeyboardInterrupt:  # before the signal handlers stand
+        return OK
+    return OK
+
+
+def _print_settings(_arguments: argparse.Namespace) -> int:
+    sys.stdout.write(settings_reference.render_text())
+    return OK
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    """The image has no curl, and needs none."""
+    settings = load_settings(os.environ)
+    if settings is None:
+        return USAGE
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
+    host = everywhere.get(settings.internal_host, settings.internal_host)
+    connection = http.client.HTTPConnection(host, settings.internal_port, timeout=_PROBE_SECONDS)
+    try:
+        connection.request("GET", f"/{arguments.path}?verbose")
+        response = connection.getresponse()
+        sys.stdout.write(response.read(65_536).decode("utf-8", "replace").rstrip() + "\n")
+    except (OSError, http.client.HTTPException) as exc:
+        _print_error(f"no answer from {host} port {settings.internal_port}: {type(exc).__name__}")
+        return FAILED
+    finally:
+        connection.close()
+    return OK if response.status == http.HTTPStatus.OK else FAILED
+
+
+def _print_error(text: str) -> None:
+    sys.stderr.write(text + "\n")

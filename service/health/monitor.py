@@ -1,0 +1,185 @@
+"""Keeps the checks fresh in the background. Probes only read what stands here, so they never cause a call upstream.
+
+One refresh at a time, with jitter, more slowly while it fails, never before Retry-After is over. Sessions that open are
+evidence: while they do, nothing is dialled for the check's own sake.
+"""
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from service.failures import Failure
+from service.health.checks import CHECKS, Check
+from service.telemetry.metrics import Metrics
+from service.upstream.dial import Dialler
+from service.upstream.rest import fetch_model, says_nothing_of_the_key
+from service.upstream.target import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often is asked, in seconds."""
+
+    good: float = 60.0
+    first_retry: float = 5.0
+    slowest_retry: float = 120.0
+    grace: float = 60.0  # after so long, trouble that may pass no longer keeps `/readyz` shut
+
+
+class Monitor:
+    """Both checks, and the latch of readiness."""
+
+    def __init__(
+        self, dialler: Dialler, metrics: Metrics, *, model: str, key_problem: str | None, pace: Pace | None = None
+    ) -> None:
+        self._dialler = dialler
+        self._metrics = metrics
+        self._model = model
+        self._key_problem = key_problem
+        self._pace = pace or Pace()
+        self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
+        self._settled = asyncio.Event()  # the first refresh is over
+        self._nudged = asyncio.Event()
+        self._retry_seconds = self._pace.first_retry
+        self._not_before = 0.0
+        self._evidence_at: float | None = None
+        self._started_at = asyncio.get_running_loop().time()
+        self._opened = False
+        self._rest_refusal: Failure | None = None
+        self._log = structlog.get_logger()
+        self._publish()
+
+    # -- what the probes read -----------------------------------------------------------------------------------------
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The key first."""
+        return (self.key, self.handshake)
+
+    @property
+    def ready(self) -> bool:
+        """A latch: opens once the checks pass, or when only trouble that may pass outlasts the grace."""
+        if not self._opened:
+            grace_over = asyncio.get_running_loop().time() - self._started_at >= self._pace.grace
+            definite = any(check.is_definite for check in self.checks)
+            passed = all(check.status == "pass" for check in self.checks)
+            self._opened = passed or (grace_over and not definite and self._settled.is_set())
+        return self._opened
+
+    async def settled(self, seconds: float) -> None:
+        """Wait for the first refresh, but not for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._settled.wait()
+
+    # -- what keeps it fresh ------------------------------------------------------------------------------------------
+
+    def told(self, failure: Failure | None) -> None:
+        """How a caller's dial went: success is evidence, a refused key calls for a look at once."""
+        if failure is None:
+            self._evidence_at = asyncio.get_running_loop().time()
+            if self.handshake.status != "pass":
+                self._nudged.set()
+        elif failure.reason.startswith("key_") and self.handshake.status == "pass":
+            self._nudged.set()
+
+    async def run(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            self._nudged.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._nudged.wait()
+            # A nudge must not become a way to make us call upstream without bound.
+            wait = self._not_before - asyncio.get_running_loop().time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+
+    async def refresh(self) -> None:
+        """Ask both questions once."""
+        before = (self.key.status, self.handshake.status)
+        loop = asyncio.get_running_loop()
+        self._not_before = loop.time() + min(1.0, self._pace.first_retry)
+        if self._key_problem is not None:
+            for check in self.checks:
+                check.failed(Failure(self._key_problem), time.time(), None)
+        else:
+            await asyncio.gather(self._check_rest(), self._check_handshake())
+            self._judge_key()
+        self._settled.set()
+        self._publish()
+        after = (self.key.status, self.handshake.status)
+        if before != after:
+            self._log.info(
+                "health.changed",
+                key=after[0],
+                handshake=after[1],
+                reason=self.key.reason or self.handshake.reason,
+                output=self.key.output() or self.handshake.output(),
+            )
+
+    async def _check_rest(self) -> None:
+        started = asyncio.get_running_loop().time()
+        self._rest_refusal = None
+        try:
+            await fetch_model(self._dialler.session, self._dialler.target, self._model, timeout_seconds=8)
+        except Failure as failure:
+            self._rest_refusal = failure
+            self._heed(failure)
+        self.key.seconds = asyncio.get_running_loop().time() - started
+
+    async def _check_handshake(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._evidence_at is not None and loop.time() - self._evidence_at < self._pace.good:
+            self.handshake.succeeded(time.time(), None, "traffic")
+            return
+        started = loop.time()
+        try:
+            connected = await self._dialler.dial(Route(query=(("model", self._model),)))
+        except Failure as failure:
+            self.handshake.failed(failure, time.time(), loop.time() - started)
+            self._heed(failure)
+        else:
+            self.handshake.succeeded(time.time(), loop.time() - started)
+            await connected.close()
+
+    def _judge_key(self) -> None:
+        """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
+        now, rest = time.time(), self._rest_refusal
+        if self.handshake.failures == 0 or rest is None:
+            refused = self.handshake.reason if self.handshake.failures else None
+            if refused is not None and refused.startswith("key_"):
+                self.key.failed(Failure(refused), now, self.key.seconds)
+            else:
+                self.key.succeeded(now, self.key.seconds, self.handshake.source if rest else "active")
+        elif self.handshake.reason is not None and self.handshake.reason.startswith("key_"):
+            self.key.failed(Failure(self.handshake.reason), now, self.key.seconds)
+        elif says_nothing_of_the_key(rest):
+            self.key.failed(Failure(self.handshake.reason or rest.reason), now, self.key.seconds)
+        else:
+            self.key.failed(rest, now, self.key.seconds)
+
+    def _heed(self, failure: Failure) -> None:
+        if failure.retry_after_seconds is not None:
+            until = asyncio.get_running_loop().time() + failure.retry_after_seconds
+            self._not_before = max(self._not_before, until)
+
+    def _pause(self) -> float:
+        if all(check.status == "pass" for check in self.checks):
+            self._retry_seconds = self._pace.first_retry
+            return self._pace.good * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        if all(check.failures == 0 for check in self.checks):
+            self._retry_seconds = self._pace.first_retry  # on its way back
+        pause = self._retry_seconds
+        self._retry_seconds = min(self._retry_seconds * 2, self._pace.slowest_retry)
+        return pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+
+    def _publish(self) -> None:
+        for check in self.checks:
+            self._metrics.check_is(check.name, check.status)
+            self._metrics.health_success.labels(check.name).set(check.passed_at or 0)

@@ -1,0 +1,77 @@
+"""How a session ends: which reason, and what each side is told. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from service.failures import CATALOGUE
+from service.realtime.frames import CloseCode, Violation, sendable_close_code
+
+Side = Literal["client", "upstream"]
+
+_EXPIRED: Final = re.compile(r"maximum duration|session_expired")
+_GOING_AWAY: Final = int(CloseCode.GOING_AWAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """What one side is told: a CLOSE, or nothing because it is gone or must not be trusted to listen (`abort`)."""
+
+    code: int | None = None
+    text: str = ""
+    abort: bool = False
+    answered: bool = False  # the peer's own CLOSE has come, so none has to be waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a session ended and what each side is told. `tell` asks for an error event to the client before its CLOSE."""
+
+    reason: str
+    client: Farewell
+    upstream: Farewell
+    tell: bool = False
+
+
+def by_close(side: Side, code: int | None, text: str, *, expired: bool = False) -> Ending:
+    """A side said CLOSE: it gets its own code back, the other side gets the code on, as far as it may be sent."""
+    echo = Farewell(code if code is None else sendable_close_code(code), answered=True)
+    onward = Farewell(sendable_close_code(code), text)
+    if side == "client":
+        return Ending("client_closed", echo, onward)
+    if expired or (code == CloseCode.GOING_AWAY and _EXPIRED.search(text)):
+        return Ending("session_expired", onward, echo)
+    return Ending("upstream_closed", onward, echo)
+
+
+def by_loss(side: Side) -> Ending:
+    """A side is gone without a CLOSE."""
+    gone = Farewell(abort=True)
+    if side == "client":
+        return Ending("client_lost", gone, Farewell(_GOING_AWAY))
+    return _told("upstream_lost", gone)
+
+
+def by_violation(side: Side, violation: Violation) -> Ending:
+    """A side broke the protocol or the message cap; it is told the RFC's code."""
+    code = int(violation.close_code)
+    if side == "client":
+        reason = "message_too_big" if code == CloseCode.MESSAGE_TOO_BIG else "client_protocol_error"
+        return Ending(reason, Farewell(code, CATALOGUE[reason].close_text), Farewell(_GOING_AWAY), tell=True)
+    return _told("upstream_protocol_error", Farewell(code))
+
+
+def by_relay(reason: str) -> Ending:
+    """The relay ends the session for a reason of its own."""
+    if reason in {"client_too_slow", "upstream_too_slow"}:
+        # Whoever does not read will not read a CLOSE either; it must not hold memory until it does.
+        stuck = Farewell(abort=True)
+        if reason == "client_too_slow":
+            return Ending(reason, stuck, Farewell(_GOING_AWAY))
+        return _told(reason, stuck)
+    return _told(reason, Farewell(_GOING_AWAY))
+
+
+def _told(reason: str, upstream: Farewell) -> Ending:
+    row = CATALOGUE[reason]
+    return Ending(reason, Farewell(row.close_code or CloseCode.INTERNAL_ERROR, row.close_text), upstream, tell=True)

@@ -1,0 +1,136 @@
+"""One direction of a session: scan, count, forward, hold back.
+
+A pipe reads one leg and writes the other. Data frames go on verbatim; control frames belong to the leg that they came
+on. When the sink is full the source is held back, so that a stuck peer costs `WRITE_HIGH_BYTES` and one read.
+"""
+
+from typing import Protocol
+
+from service.realtime.events import parse_error
+from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation, parse_close
+from service.telemetry.metrics import Metrics
+from service.wire.leg import Leg
+
+
+class Owner(Protocol):
+    """The session, as its pipes see it."""
+
+    def peer_closed(self, direction: str, code: int | None, reason: str) -> None:
+        """The pipe's source said CLOSE."""
+
+    def peer_lost(self, direction: str) -> None:
+        """The pipe's source is gone without a word."""
+
+    def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
+        """The pipe's source sent what it must not."""
+
+    def error_passed(self, code: str) -> None:
+        """An error event of upstream went by, with a code of the closed set."""
+
+    def redact(self, text: str) -> str:
+        """A text without secrets."""
+
+    def failed(self) -> None:
+        """The relay itself failed; called while the exception is handled."""
+
+
+class DirectionCounters:
+    """The metric children of one direction, looked up once for the process."""
+
+    def __init__(self, metrics: Metrics, direction: str, types: frozenset[str]) -> None:
+        self.direction = direction
+        self.messages = metrics.forwarded_messages.labels(direction)
+        self.bytes = metrics.forwarded_bytes.labels(direction)
+        self.backpressure = metrics.backpressure.labels(direction)
+        self.types = {kind: metrics.events.labels(direction, kind) for kind in types}
+        self.other = metrics.events.labels(direction, "other")
+
+
+class Pipe:
+    """Carries one direction. `draining_to_close` makes it look for the peer's CLOSE only."""
+
+    def __init__(self, source: Leg, sink: Leg, scanner: Scanner, counters: DirectionCounters, owner: Owner) -> None:
+        self._source = source
+        self._sink = sink
+        self._scanner = scanner
+        self._counters = counters
+        self._owner = owner
+        self.draining_to_close = False
+        self.messages = 0
+        self.bytes = 0
+        self.held_back_seconds = 0.0
+        sink.on_full = self._hold_back
+        sink.on_drained = self._let_go
+
+    @property
+    def at_message_boundary(self) -> bool:
+        """Whether an event of our own may be written to the sink now."""
+        return self._scanner.at_message_boundary and not self._scanner.mid_frame
+
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes of the source."""
+        try:
+            self.take(self._scanner.feed(data))
+        except Exception:  # noqa: BLE001 - whatever escapes here is our bug; the session has to end, others must not notice
+            self._owner.failed()
+
+    def take(self, items: list[Item]) -> None:
+        """Handle what the scanner made of the source's bytes."""
+        for item in items:
+            match item:
+                case Control(opcode, payload):
+                    self._take_control(opcode, payload)
+                case _ if self.draining_to_close:
+                    pass
+                case Chunk(raw, mid_frame):
+                    self._forward(raw, mid_frame=mid_frame)
+                case Completed(kind, _):
+                    self._count(kind)
+                case Message(_, payload, raw):
+                    self._take_error(payload, raw)
+                case Violation():
+                    self._owner.peer_broke_protocol(self._counters.direction, item)
+
+    def peer_lost(self) -> None:
+        """The source is gone."""
+        self._owner.peer_lost(self._counters.direction)
+
+    def stop_holding_back(self) -> None:
+        """Read the source again: the session ends, and its CLOSE has to be seen."""
+        self._let_go()
+        self._sink.on_full = self._sink.on_drained = None
+
+    def _forward(self, raw: bytes, *, mid_frame: bool) -> None:
+        self._sink.write(raw, mid_frame=mid_frame)
+        self.bytes += len(raw)
+        self._counters.bytes.inc(len(raw))
+
+    def _count(self, kind: str | None) -> None:
+        self.messages += 1
+        self._counters.messages.inc()
+        self._counters.types.get(kind or "", self._counters.other).inc()
+
+    def _take_control(self, opcode: Opcode, payload: bytes) -> None:
+        if opcode is Opcode.PING:
+            self._source.send_control(Opcode.PONG, payload)
+        elif opcode is Opcode.CLOSE:
+            self._owner.peer_closed(self._counters.direction, *parse_close(payload))
+
+    def _take_error(self, payload: bytes, raw: bytes) -> None:
+        """An `error` event: counted by code, and passed on untouched unless it carries a piece of a key."""
+        error = parse_error(payload)
+        self._owner.error_passed(error.label if error else "other")
+        text = payload.decode("utf-8", "surrogateescape")
+        clean = self._owner.redact(text)
+        if clean == text:
+            self._forward(raw, mid_frame=False)
+        else:
+            self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
+
+    def _hold_back(self) -> None:
+        self._source.hold("full")
+
+    def _let_go(self) -> None:
+        seconds = self._source.release("full")
+        self.held_back_seconds += seconds
+        self._counters.backpressure.inc(seconds)

@@ -1,0 +1,248 @@
+"""The life of a session, from two open sockets to its single end.
+
+Rules of this file:
+
+* `end` may be called by anybody at any time; the first caller wins, later calls are no-ops.
+* One deadline covers flushing and closing; after it the sockets are aborted. Upstream is gone within two seconds of the
+  client, since it costs money, also while its reading is held back.
+* One canonical log line, one count.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.failures import CATALOGUE
+from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
+from service.realtime.frames import Opcode, Scanner, Violation
+from service.relay import ending
+from service.relay.ending import Ending, Farewell, Side
+from service.relay.pipe import DirectionCounters, Pipe
+from service.relay.watchdog import Limits, verdict
+from service.telemetry.metrics import DIRECTIONS, Metrics
+from service.telemetry.redact import Redactor
+from service.upstream.dial import Connected
+from service.wire.leg import Leg, close_leg
+
+UPSTREAM_CLOSE_SECONDS: Final = 1.5
+CLIENT_CLOSE_SECONDS: Final = 5.0
+TICK_SECONDS: Final = 0.5
+
+ErrorEvent = Callable[[str], bytes]
+"""Makes the payload of an error event for a reason; belongs to the room that knows the client's surface."""
+
+
+class Instruments:
+    """What all sessions of a process share: metrics with their children, redaction."""
+
+    def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
+        self.metrics = metrics
+        self.redactor = redactor
+        self.client_to_upstream = DirectionCounters(metrics, DIRECTIONS[0], CLIENT_EVENT_TYPES)
+        self.upstream_to_client = DirectionCounters(metrics, DIRECTIONS[1], SERVER_EVENT_TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a session when it starts, for its log lines. Nothing secret, nothing unescaped."""
+
+    session_id: str
+    client: str
+    address: str
+    model: str | None
+
+
+class Session:
+    """One client joined to one upstream connection."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        client: Leg,
+        connected: Connected,
+        *,
+        limits: Limits,
+        instruments: Instruments,
+        error_event: ErrorEvent,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.facts = facts
+        self._client = client
+        self._connected = connected
+        self._upstream = connected.leg
+        self._limits = limits
+        self._instruments = instruments
+        self._error_event = error_event
+        self._log = structlog.get_logger().bind(session_id=facts.session_id)
+        self._ended: asyncio.Future[Ending] = self._loop.create_future()
+        self._started_at = self._loop.time()
+        self._pinged_at = self._started_at
+        self._active_at = self._started_at
+        self._seen_messages = 0
+        self._expired = False
+        self._error_code: str | None = None
+        scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
+        self._up = Pipe(client, self._upstream, scanner, instruments.client_to_upstream, self)
+        self._down = Pipe(self._upstream, client, connected.scanner, instruments.upstream_to_client, self)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> str:
+        """Carry until the end; returns the reason. Not to be cancelled: call `end`."""
+        metrics = self._instruments.metrics
+        facts = self.facts
+        self._log.info(
+            "session.started",
+            client=facts.client,
+            address=facts.address,
+            model=facts.model,
+            upstream=metrics.upstream,
+            connect_seconds=round(sum(self._connected.progress.seconds.values()), 4),
+        )
+        metrics.sessions_active.inc()
+        self._ticks = self._loop.call_later(TICK_SECONDS, self._tick)
+        try:
+            self._start()
+            end = await asyncio.shield(self._ended)
+            await self._close(end)
+        except Exception:  # noqa: BLE001 - our bug, whatever it is; the session still has to end and be counted
+            self.failed()
+            end = self._ended.result()
+        finally:
+            self._ticks.cancel()
+            self._client.abort()
+            self._connected.abort()
+            metrics.sessions_active.dec()
+        self._account(end)
+        return end.reason
+
+    def _start(self) -> None:
+        self._down.take(self._connected.items)
+        self._connected.items = []
+        self._upstream.start(self._down)
+        self._client.start(self._up)
+        self._upstream.release("gate")
+
+    def end(self, reason: str) -> None:
+        """End for a reason of the relay's own."""
+        self._end(ending.by_relay(reason))
+
+    def _end(self, end: Ending) -> None:
+        if not self._ended.done():
+            self._ended.set_result(end)
+            for pipe in (self._up, self._down):
+                pipe.draining_to_close = True
+
+    async def _close(self, end: Ending) -> None:
+        now = self._loop.time()
+        if end.tell and self._client.can_speak and self._down.at_message_boundary:
+            self._client.send_event(self._error_event(end.reason))
+        for pipe in (self._up, self._down):
+            pipe.stop_holding_back()
+        await asyncio.gather(
+            self._say(self._client, end.client, now + CLIENT_CLOSE_SECONDS),
+            self._say(self._upstream, end.upstream, now + UPSTREAM_CLOSE_SECONDS),
+        )
+
+    async def _say(self, leg: Leg, farewell: Farewell, deadline: float) -> None:
+        if farewell.abort:
+            leg.abort()
+        elif farewell.answered:
+            leg.send_close(farewell.code, farewell.text)
+            leg.close()
+        await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
+
+    def _account(self, end: Ending) -> None:
+        metrics, row = self._instruments.metrics, CATALOGUE[end.reason]
+        duration = self._loop.time() - self._started_at
+        metrics.sessions_ended.labels(end.reason).inc()
+        metrics.session_duration.observe(duration)
+        self._log.log(
+            _LEVELS[row.level],
+            "session.ended",
+            reason=end.reason,
+            blame=row.blame,
+            duration_seconds=round(duration, 3),
+            client=self.facts.client,
+            client_to_upstream_messages=self._up.messages,
+            client_to_upstream_bytes=self._up.bytes,
+            upstream_to_client_messages=self._down.messages,
+            upstream_to_client_bytes=self._down.bytes,
+            held_back_seconds=round(self._up.held_back_seconds + self._down.held_back_seconds, 3),
+            client_close_code=end.client.code,
+            upstream_close_code=end.upstream.code,
+            upstream_code=self._error_code,
+        )
+
+    # -- what the pipes tell ------------------------------------------------------------------------------------------
+
+    def peer_closed(self, direction: str, code: int | None, reason: str) -> None:
+        """A side said CLOSE: the end, or the answer to ours."""
+        if self._ended.done():
+            self._leg_of(direction).close()
+            return
+        side = _side(direction)
+        text = self.redact(reason) if side == "upstream" else reason
+        self._end(ending.by_close(side, code, text, expired=self._expired))
+
+    def peer_lost(self, direction: str) -> None:
+        """A side is gone."""
+        if self._ended.done():
+            self._leg_of(direction).close()
+        else:
+            self._end(ending.by_loss(_side(direction)))
+
+    def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
+        """A side sent what it must not."""
+        self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
+        self._end(ending.by_violation(_side(direction), violation))
+
+    def error_passed(self, code: str) -> None:
+        """An error event of upstream goes by; most are harmless, and the session goes on."""
+        self._error_code = code
+        self._expired = self._expired or code == "session_expired"
+        self._instruments.metrics.upstream_errors.labels(code).inc()
+
+    def redact(self, text: str) -> str:
+        """A text without secrets."""
+        return self._instruments.redactor.text(text)
+
+    def failed(self) -> None:
+        """The relay itself failed. The traceback is logged without values: they may hold what nobody may read."""
+        self._log.exception("session.failed")
+        self.end("internal_error")
+
+    # -- the watchdog -------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._ended.done():
+            return
+        now = self._loop.time()
+        messages = self._up.messages + self._down.messages
+        if messages != self._seen_messages:
+            self._seen_messages, self._active_at = messages, now
+        end = verdict(
+            now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
+        )
+        if end is not None:
+            self._end(end)
+            return
+        if now - self._pinged_at >= self._limits.ping_seconds:
+            self._pinged_at = now
+            for leg in (self._client, self._upstream):
+                leg.send_control(Opcode.PING, b"")
+        self._ticks = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _leg_of(self, direction: str) -> Leg:
+        return self._client if direction == DIRECTIONS[0] else self._upstream
+
+
+def _side(direction: str) -> Side:
+    """Where a direction comes from."""
+    return "client" if direction == DIRECTIONS[0] else "upstream"
+
+
+_LEVELS: Final = {"info": 20, "warning": 30, "error": 40}

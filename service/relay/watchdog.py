@@ -1,0 +1,43 @@
+"""What a session's clock finds: too slow, too silent, too idle, too long. Reads facts, decides, touches nothing."""
+
+from dataclasses import dataclass
+
+from service.relay import ending
+from service.relay.ending import Ending
+from service.wire.leg import Leg
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a session. 0 seconds is off for idle and duration."""
+
+    max_message_bytes: int
+    idle_timeout_seconds: float = 0.0
+    max_session_seconds: float = 0.0
+    # How long a peer may leave everything unread. HAProxy's advice for tunnels is tens of seconds; 20 s is a minute of
+    # speech at the pace at which answers come.
+    slow_seconds: float = 20.0
+    # Below the 60 s after which load balancers and ingresses cut a quiet connection.
+    ping_seconds: float = 20.0
+    # A peer that answers no ping: a client that fell silent is found within 40 s.
+    silent_seconds: float = 39.0
+
+
+def verdict(
+    now: float, client: Leg, upstream: Leg, limits: Limits, *, started_at: float, active_at: float
+) -> Ending | None:
+    """The end that the clock demands, or None. The dead come first, then the slow, then the merely idle."""
+    for leg, side in ((client, "client"), (upstream, "upstream")):
+        held = leg.held_since is not None
+        # A held leg hears nothing because we do not listen; only the kernel can tell whether its peer is there.
+        if held and leg.peer_is_gone():
+            return ending.by_loss("client" if side == "client" else "upstream")
+        if leg.full_since is not None and now - leg.full_since > limits.slow_seconds:
+            return ending.by_relay(f"{side}_too_slow")
+        if not held and now - leg.heard_at > limits.silent_seconds:
+            return ending.by_loss("client" if side == "client" else "upstream")
+    if limits.max_session_seconds and now - started_at > limits.max_session_seconds:
+        return ending.by_relay("max_duration")
+    if limits.idle_timeout_seconds and now - active_at > limits.idle_timeout_seconds:
+        return ending.by_relay("idle_timeout")
+    return None

@@ -1,0 +1,215 @@
+"""Every metric, in one list.
+
+Rules of this file:
+
+* Labels are closed sets; nothing from outside becomes a label value.
+* The series that an alert would look at start at 0, so that the first failure is an increase and not a birth.
+* Attempts and failures are both counted, at their end. Hot paths keep their child.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.process_collector import ProcessCollector
+
+from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
+from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES
+from service.version import __version__
+
+PREFIX: Final = "realtime_relay"
+
+HTTP_STATUSES: Final = frozenset({
+    101, 200, 301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 407, 408, 424, 426, 429, 451, 500, 502, 503, 504, 520, 521,
+    522, 523, 524, 529,
+})  # fmt: skip
+CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4000, 4004})
+
+DIRECTIONS: Final = ("client_to_upstream", "upstream_to_client")
+HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
+
+# A dial's phases: DNS and TCP take milliseconds, TLS and the upgrade a round trip each, the whole at most its budget (8 s).
+_DIAL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
+# Sessions: a misfire lasts seconds, a conversation minutes, and the provider ends it after an hour.
+_SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900)
+# Loop lag: a frame's forwarding is well under a millisecond; from 20 ms on speech is delayed audibly.
+_LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+# The wire status that each refusal is expected with; together with the reason's phase these series start at 0.
+_EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
+    ("key_rejected", Phase.FIRST_EVENT, "3000"),
+    ("key_rejected", Phase.UPGRADE, "401"),
+    ("key_forbidden", Phase.FIRST_EVENT, "3000"),
+    ("key_forbidden", Phase.UPGRADE, "401"),
+    ("key_forbidden", Phase.UPGRADE, "403"),
+    ("region_blocked", Phase.UPGRADE, "403"),
+    ("quota_exhausted", Phase.FIRST_EVENT, "1013"),
+    ("quota_exhausted", Phase.UPGRADE, "429"),
+    ("beta_shape", Phase.FIRST_EVENT, "4000"),
+    ("model_not_found", Phase.FIRST_EVENT, "4000"),
+    ("model_not_found", Phase.FIRST_EVENT, "4004"),
+    ("model_not_found", Phase.UPGRADE, "404"),
+    ("call_not_found", Phase.UPGRADE, "404"),
+    ("rate_limited", Phase.UPGRADE, "429"),
+    ("upstream_overloaded", Phase.UPGRADE, "503"),
+    ("upstream_overloaded", Phase.FIRST_EVENT, "1013"),
+    ("upstream_error", Phase.UPGRADE, "500"),
+    ("upstream_error", Phase.UPGRADE, "502"),
+    ("upstream_error", Phase.UPGRADE, "504"),
+    ("redirect_refused", Phase.UPGRADE, "302"),
+    ("bad_reply", Phase.UPGRADE, "101"),
+    ("bad_reply", Phase.UPGRADE, "200"),
+    ("bad_reply", Phase.CONNECT, "none"),
+    ("dropped_early", Phase.UPGRADE, "none"),
+    ("dropped_early", Phase.FIRST_EVENT, "none"),
+    ("dns_failed", Phase.DNS, "none"),
+    ("connect_refused", Phase.CONNECT, "none"),
+    ("network_unreachable", Phase.CONNECT, "none"),
+    ("proxy_failed", Phase.CONNECT, "none"),
+    ("tls_failed", Phase.CONNECT, "none"),
+    ("tls_untrusted", Phase.CONNECT, "none"),
+    ("connect_timeout", Phase.DNS, "none"),
+    ("connect_timeout", Phase.CONNECT, "none"),
+    ("reply_timeout", Phase.UPGRADE, "none"),
+    ("first_event_timeout", Phase.FIRST_EVENT, "none"),
+    ("client_left", Phase.CONNECT, "none"),
+    ("client_left", Phase.UPGRADE, "none"),
+    ("client_left", Phase.FIRST_EVENT, "none"),
+)
+# Refused by the relay itself: phase access, and the status is what it answered.
+_LOCAL: Final = (*REFUSALS, "key_missing", "key_malformed")
+
+
+class Metrics:
+    """All instruments, on a registry of their own."""
+
+    def __init__(self, upstream: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream. They would double the number of series and no panel asks for them
+        self.registry = CollectorRegistry()
+        self.upstream = upstream
+        ProcessCollector(registry=self.registry)
+        self._info = Info(f"{PREFIX}_build", "The relay's version.", registry=self.registry)
+        self._info.info({"version": __version__})
+        self.connection_failures = Counter(
+            f"{PREFIX}_connection_failures_total",
+            "Callers' connections that did not come about.",
+            ("upstream", "phase", "status", "reason"),
+            registry=self.registry,
+        )
+        self.admissions = Counter(
+            f"{PREFIX}_admissions_total",
+            "Callers' requests, by what admission said.",
+            ("result",),
+            registry=self.registry,
+        )
+        self.upstream_connects = Counter(
+            f"{PREFIX}_upstream_connects_total",
+            "Callers' dials, by result; ok is a first event that is no error.",
+            ("upstream", "result"),
+            registry=self.registry,
+        )
+        self.connect_duration = Histogram(
+            f"{PREFIX}_upstream_connect_duration_seconds",
+            "How long each phase of a caller's dial took.",
+            ("upstream", "phase"),
+            buckets=_DIAL_BUCKETS,
+            registry=self.registry,
+        )
+        self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Sessions open now.", registry=self.registry)
+        self.sessions_ended = Counter(
+            f"{PREFIX}_sessions_ended_total", "Sessions that ended, by reason.", ("reason",), registry=self.registry
+        )
+        self.session_duration = Histogram(
+            f"{PREFIX}_session_duration_seconds",
+            "How long sessions lasted.",
+            buckets=_SESSION_BUCKETS,
+            registry=self.registry,
+        )
+        self.forwarded_messages = Counter(
+            f"{PREFIX}_forwarded_messages_total", "Messages that passed whole.", ("direction",), registry=self.registry
+        )
+        self.forwarded_bytes = Counter(
+            f"{PREFIX}_forwarded_bytes_total", "Bytes of frames that passed.", ("direction",), registry=self.registry
+        )
+        self.backpressure = Counter(
+            f"{PREFIX}_backpressure_seconds_total",
+            "Time for which a direction was held back because its receiver did not keep up.",
+            ("direction",),
+            registry=self.registry,
+        )
+        self.events = Counter(
+            f"{PREFIX}_events_total", "Events that passed, by type.", ("direction", "type"), registry=self.registry
+        )
+        self.upstream_errors = Counter(
+            f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
+        )
+        self.health_status = Gauge(
+            f"{PREFIX}_health_check_status",
+            "1 for the status that a check has.",
+            ("check", "status"),
+            registry=self.registry,
+        )
+        self.health_success = Gauge(
+            f"{PREFIX}_health_check_last_success_timestamp_seconds",
+            "When a check last passed; 0 is never.",
+            ("check",),
+            registry=self.registry,
+        )
+        self.loop_lag = Histogram(
+            f"{PREFIX}_event_loop_lag_seconds",
+            "How late the event loop ran a timer.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self.draining = Gauge(f"{PREFIX}_draining", "1 once the relay takes nobody new.", registry=self.registry)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for reason, phase, status in _EXPECTED:
+            self.connection_failures.labels(self.upstream, phase, status, reason)
+        for reason in _LOCAL:
+            self.connection_failures.labels(self.upstream, Phase.ACCESS, str(CATALOGUE[reason].http_status), reason)
+        for result in ("admitted", *_LOCAL):
+            self.admissions.labels(result)
+        for result in ("ok", *DIAL_FAILURES):
+            self.upstream_connects.labels(self.upstream, result)
+        for reason in ("relay_draining", *ENDINGS):
+            self.sessions_ended.labels(reason)
+        for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True):
+            self.forwarded_messages.labels(direction)
+            self.forwarded_bytes.labels(direction)
+            self.backpressure.labels(direction)
+            for kind in (*types, "other"):
+                self.events.labels(direction, kind)
+        for code in (*ERROR_CODES, "other"):
+            self.upstream_errors.labels(code)
+
+    def refused(self, failure: Failure) -> None:
+        """Admission said no; the status is what was answered."""
+        self.admissions.labels(failure.reason).inc()
+        status = status_label(failure.row.http_status, None)
+        self.connection_failures.labels(self.upstream, Phase.ACCESS, status, failure.reason).inc()
+
+    def dial_failed(self, failure: Failure) -> None:
+        """A caller's dial did not come about; the status is what the wire said."""
+        self.upstream_connects.labels(self.upstream, failure.reason).inc()
+        status = status_label(None if failure.close_code else failure.wire_status, failure.close_code)
+        self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
+
+    def dialled(self, seconds: dict[Phase, float]) -> None:
+        """The phases of a dial, as far as it came."""
+        for phase, duration in seconds.items():
+            self.connect_duration.labels(self.upstream, phase).observe(duration)
+
+    def check_is(self, check: str, status: str) -> None:
+        """A health check has this status and no other."""
+        for known in HEALTH_STATUSES:
+            self.health_status.labels(check, known).set(1 if known == status else 0)
+
+
+def status_label(http_status: int | None, close_code: int | None) -> str:
+    """The `status` label: an HTTP status or close code of the published lists, else its kind, `none` without either."""
+    if http_status is not None:
+        return str(http_status) if http_status in HTTP_STATUSES else "other_http"
+    if close_code is not None:
+        return str(close_code) if close_code in CLOSE_CODES else "other_close"
+    return "none"

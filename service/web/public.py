@@ -1,0 +1,220 @@
+"""/v1/realtime and its aliases: admit, dial, answer, carry.
+
+The handler only ever waits; a session runs in a task of its own, so that a handler which aiohttp cancels (the client hung
+up) leaves nothing half done.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service.access.limits import Slots
+from service.access.origins import OriginCheck
+from service.access.tokens import TokenCheck
+from service.failures import Failure, Level, Phase
+from service.relay.registry import Registry
+from service.relay.session import Facts, Instruments, Session
+from service.relay.watchdog import Limits
+from service.settings import Settings
+from service.upstream.dial import Connected, Dialler, Progress
+from service.upstream.target import Route
+from service.web import surface
+from service.web.upgrade import Handshake, client_address, parse_handshake, parse_route, parse_token, wants_events
+from service.wire.seam import answer_client
+
+PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
+TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
+
+_LEVELS: Final = {Level.INFO: 20, Level.WARNING: 30, Level.ERROR: 40}
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What is known of one client's request so far; the log line and the metrics are made from it."""
+
+    session_id: str
+    address: str
+    client: str = "unknown"
+    model: str | None = None
+
+
+class Entrance:
+    """Where clients come in.
+
+    `key_problem` says why there is no use in dialling: key_missing, key_malformed, or None. `on_dialled` is told how each
+    dial went, since live traffic is the best evidence for the health checks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dialler: Dialler,
+        registry: Registry,
+        *,
+        instruments: Instruments,
+        max_sessions: int,
+        key_problem: str | None,
+        on_dialled: Callable[[Failure | None], None],
+    ) -> None:
+        self._settings = settings
+        self._dialler = dialler
+        self._registry = registry
+        self._instruments = instruments
+        self._metrics = instruments.metrics
+        self._key_problem = key_problem
+        self._on_dialled = on_dialled
+        self._tokens = TokenCheck(settings.access, settings.client_tokens)
+        self._origins = OriginCheck(settings.allowed_origins)
+        self._sessions = Slots(max_sessions, "relay_full")
+        self._dials = Slots(settings.max_dials, "relay_full")
+        self._limits = Limits(
+            max_message_bytes=settings.max_message_bytes,
+            idle_timeout_seconds=settings.idle_timeout_seconds,
+            max_session_seconds=settings.max_session_seconds,
+        )
+        self._log = structlog.get_logger()
+
+    def routes(self) -> list[web.RouteDef]:
+        """The public WebSocket routes."""
+        return [
+            *(web.get(path, self.conversation, allow_head=False) for path in PATHS),
+            *(web.get(path, self.translation, allow_head=False) for path in TRANSLATION_PATHS),
+        ]
+
+    async def conversation(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/realtime: conversation, transcription, sideband."""
+        return await self._handle(request, translation=False)
+
+    async def translation(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/realtime/translations."""
+        return await self._handle(request, translation=True)
+
+    async def _handle(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
+        attempt = Attempt(secrets.token_hex(8), client_address(request, self._settings.trusted_proxies))
+        handshake: Handshake | None = None
+        with ExitStack() as session_slot:
+            with ExitStack() as dial_slot:
+                try:
+                    handshake = parse_handshake(request)
+                    route = self._admit(request, attempt, translation=translation)
+                    session_slot.enter_context(self._sessions.take())
+                    dial_slot.enter_context(self._dials.take())
+                    dial_slot.enter_context(self._registry.dialling())
+                except Failure as failure:
+                    self._refused(failure, attempt)
+                    return await self._say(request, handshake, failure, attempt)
+                self._metrics.admissions.labels("admitted").inc()
+                try:
+                    connected = await self._dial(route, attempt)
+                except Failure as failure:
+                    dial_slot.close()
+                    return await self._say(request, handshake, failure, attempt)
+                task = await self._start(request, handshake, connected, attempt)
+            # Shielded: when the client hangs up, aiohttp cancels this handler, and the session still has to end well.
+            await asyncio.shield(task)
+            return _answered(request)
+
+    def _admit(self, request: web.Request, attempt: Attempt, *, translation: bool) -> Route:
+        """Everything that can be refused without asking anybody; raises Failure."""
+        self._origins.admit(request.headers.getall("Origin", []))
+        attempt.client = self._tokens.admit(parse_token(request)).client
+        route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
+        attempt.model = dict(route.query).get("model")
+        if self._registry.draining:
+            raise Failure("relay_draining")
+        if self._key_problem is not None:
+            raise Failure(self._key_problem)
+        return route
+
+    async def _dial(self, route: Route, attempt: Attempt) -> Connected:
+        """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
+        progress = Progress()
+        try:
+            connected = await self._dialler.dial(route, progress)
+        except Failure as failure:
+            self._dial_failed(failure, attempt, progress)
+            raise
+        except asyncio.CancelledError:
+            self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)
+            raise
+        self._metrics.dialled(progress.seconds)
+        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
+        if route.promises_first_event:
+            self._on_dialled(None)
+        return connected
+
+    async def _start(
+        self, request: web.Request, handshake: Handshake, connected: Connected, attempt: Attempt
+    ) -> asyncio.Task[str]:
+        try:
+            client = await answer_client(request, handshake.key, handshake.subprotocol)
+        except BaseException:
+            # ConnectionError: the client left in the last moment. CancelledError: so did it. Nobody owns the socket yet.
+            connected.abort()
+            self._log.info("session.abandoned", session_id=attempt.session_id)
+            raise
+        session = Session(
+            Facts(attempt.session_id, attempt.client, attempt.address, attempt.model),
+            client,
+            connected,
+            limits=self._limits,
+            instruments=self._instruments,
+            error_event=lambda reason: surface.ending_event(reason, attempt.session_id),
+        )
+        return self._registry.start(session)
+
+    async def _say(
+        self, request: web.Request, handshake: Handshake | None, failure: Failure, attempt: Attempt
+    ) -> web.StreamResponse:
+        if handshake is not None and surface.is_told_by_event(failure, wanted=wants_events(request)):
+            await surface.tell_by_event(request, handshake, failure, attempt.session_id)
+            return _answered(request)
+        return surface.http_response(failure, attempt.session_id)
+
+    def _refused(self, failure: Failure, attempt: Attempt) -> None:
+        self._metrics.refused(failure)
+        self._tell("admission.refused", failure, attempt)
+
+    def _dial_failed(self, failure: Failure, attempt: Attempt, progress: Progress) -> None:
+        self._metrics.dialled(progress.seconds)
+        self._metrics.dial_failed(failure)
+        self._on_dialled(failure)
+        self._tell("upstream.connect_failed", failure, attempt)
+
+    def _tell(self, event: str, failure: Failure, attempt: Attempt) -> None:
+        row = failure.row
+        self._log.log(
+            _LEVELS[row.level],
+            event,
+            session_id=attempt.session_id,
+            reason=failure.reason,
+            message=row.sentence,
+            remedy=row.remedy,
+            blame=row.blame,
+            retry=row.retry,
+            phase=failure.phase,
+            upstream_status=failure.wire_status,
+            upstream_code=failure.upstream_code,
+            detail=failure.detail,
+            client=attempt.client,
+            address=attempt.address,
+            model=attempt.model,
+            upstream=self._metrics.upstream,
+        )
+
+
+def _caller_phase(phase: Phase) -> Phase:
+    """`client_left` is counted for the phases that take time; DNS belongs to connecting there."""
+    return Phase.CONNECT if phase is Phase.DNS else phase
+
+
+def _answered(request: web.Request) -> web.StreamResponse:
+    """The 101 that was sent; without one, the client was gone before."""
+    response = request.get("response")
+    return response if isinstance(response, web.StreamResponse) else web.Response(status=499)
