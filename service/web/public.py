@@ -26,7 +26,7 @@ from service.upstream.dial import Connected, Dialler, Progress
 from service.upstream.target import Route
 from service.web import surface
 from service.web.upgrade import Handshake, client_address, parse_handshake, parse_route, parse_token, wants_events
-from service.wire.seam import answer_client
+from service.wire.seam import ANSWER, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
@@ -216,5 +216,4 @@ def _caller_phase(phase: Phase) -> Phase:
 
 def _answered(request: web.Request) -> web.StreamResponse:
     """The 101 that was sent; without one, the client was gone before."""
-    response = request.get("response")
-    return response if isinstance(response, web.StreamResponse) else web.Response(status=499)
+    return request[ANSWER] if ANSWER in request else web.Response(status=499)

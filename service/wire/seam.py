@@ -18,6 +18,8 @@ from aiohttp import ClientResponse, web
 
 from service.wire.leg import Leg
 
+ANSWER: Final = web.RequestKey("answer", web.StreamResponse)
+"""Where a request keeps the 101 that it was answered with, for its handler to return."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -74,7 +76,7 @@ async def answer_client(request: web.Request, key: str, subprotocol: str | None)
     protocol.keep_alive(False)  # noqa: FBT003 - aiohttp's own signature; cancels its idle timer
     collector = _Collector()
     protocol.set_parser(cast("Any", collector))
-    request["response"] = response
+    request[ANSWER] = response
     return _take(transport, protocol, bytes(collector.data), masks=False)
 
 
