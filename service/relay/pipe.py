@@ -4,6 +4,7 @@ A pipe reads one leg and writes the other. Data frames go on verbatim; control f
 on. When the sink is full the source is held back, so that a stuck peer costs `WRITE_HIGH_BYTES` and one read.
 """
 
+import copy
 from typing import Protocol
 
 from service.realtime.events import parse_error
@@ -94,6 +95,16 @@ class Pipe:
     def peer_lost(self) -> None:
         """The source is gone."""
         self._owner.peer_lost(self._counters.direction)
+
+    def look_for_close(self) -> None:
+        """While the source is held back, see whether its CLOSE waits behind what was not read."""
+        unread = self._source.peek()
+        if not unread:
+            return
+        # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
+        for item in copy.deepcopy(self._scanner).feed(unread):
+            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                self._owner.peer_closed(self._counters.direction, *parse_close(item.payload))
 
     def stop_holding_back(self) -> None:
         """Read the source again: the session ends, and its CLOSE has to be seen."""

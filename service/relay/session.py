@@ -230,6 +230,8 @@ class Session:
         if end is not None:
             self._end(end)
             return
+        if self._client.held_since is not None:
+            self._up.look_for_close()  # a client that has hung up must not cost until upstream reads again
         if now - self._pinged_at >= self._limits.ping_seconds:
             self._pinged_at = now
             for leg in (self._client, self._upstream):

@@ -36,6 +36,7 @@ _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1
 
 # The wire status that each refusal is expected with; together with the reason's phase these series start at 0.
 _EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
+    ("key_missing", Phase.FIRST_EVENT, "3000"),
     ("key_rejected", Phase.FIRST_EVENT, "3000"),
     ("key_rejected", Phase.UPGRADE, "401"),
     ("key_forbidden", Phase.FIRST_EVENT, "3000"),
@@ -50,11 +51,13 @@ _EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("model_not_found", Phase.UPGRADE, "404"),
     ("call_not_found", Phase.UPGRADE, "404"),
     ("rate_limited", Phase.UPGRADE, "429"),
+    ("rate_limited", Phase.FIRST_EVENT, "1013"),
     ("upstream_overloaded", Phase.UPGRADE, "503"),
     ("upstream_overloaded", Phase.FIRST_EVENT, "1013"),
     ("upstream_error", Phase.UPGRADE, "500"),
     ("upstream_error", Phase.UPGRADE, "502"),
     ("upstream_error", Phase.UPGRADE, "504"),
+    ("upstream_error", Phase.UPGRADE, "520"),
     ("redirect_refused", Phase.UPGRADE, "302"),
     ("bad_reply", Phase.UPGRADE, "101"),
     ("bad_reply", Phase.UPGRADE, "200"),

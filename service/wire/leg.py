@@ -22,6 +22,9 @@ from service.realtime.frames import Opcode, build_frame, close_payload
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
 
+PEEK_BYTES: Final = 1 << 20
+"""How far into unread bytes a CLOSE is looked for: 16 seconds of speech."""
+
 # A peer that vanished without a word is found by the kernel within 20 + 3 * 5 s; one that acknowledges nothing, or keeps
 # its window at zero, after 20 s.
 _KEEPALIVE: Final = (
@@ -138,6 +141,16 @@ class Leg(asyncio.Protocol):
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
+
+    def peek(self) -> bytes:
+        """What the peer has sent and a held leg has not read, without reading it; empty on TLS, where it is ciphertext."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0 or self._transport.get_extra_info("sslcontext") is not None:
+            return b""
+        # asyncio's view of a socket cannot receive; a duplicate of its descriptor can.
+        with socket.socket(fileno=os.dup(sock.fileno())) as double, suppress(OSError):
+            return double.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return b""
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
