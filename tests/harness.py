@@ -84,7 +84,7 @@ async def running_relay(
 
 
 @asynccontextmanager
-async def simulated_relay(options: SimulatorOptions | None = None, **overrides: str) -> AsyncIterator[Relay]:
+async def simulated_relay(options: SimulatorOptions | None = None, /, **overrides: str) -> AsyncIterator[Relay]:
     """A relay with a simulator of its own, seen by the relay as a compatible upstream."""
     async with (
         Simulator(options or SimulatorOptions(pace=0)) as simulator,
@@ -202,10 +202,14 @@ async def open_raw(
     }
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value), "", ""]
     writer.write("\r\n".join(lines).encode() + behind)
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    answer = Answer(int(head[0].split()[1]), dict(line.split(": ", 1) for line in head[1:] if line))
-    if answer.status != 101:
-        answer.body = await reader.readexactly(int(answer.headers.get("Content-Length", "0")))
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        answer = Answer(int(head[0].split()[1]), dict(line.split(": ", 1) for line in head[1:] if line))
+        if answer.status != 101:
+            answer.body = await reader.readexactly(int(answer.headers.get("Content-Length", "0")))
+    except BaseException:
+        writer.close()
+        raise
     return RawClient(reader, writer, answer)
 
 

@@ -59,4 +59,4 @@ def _folder() -> Path:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, cwd=_CACHE, check=True, capture_output=True, timeout=60)  # noqa: S603 - fixed words
+    subprocess.run(command, cwd=_CACHE, check=True, capture_output=True, timeout=60)

@@ -193,17 +193,18 @@ _PIECE: Final = 8
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without known secrets, their heads and tails, and whatever is shaped like a key."""
-    for secret in secrets:
-        if len(secret) >= _PIECE // 2:
-            text = text.replace(secret, REDACTED)
+    known = [secret for secret in secrets if len(secret) >= _PIECE // 2]
+    for secret in known:
+        text = text.replace(secret, REDACTED)
+    # Before the pieces: a masked echo is one shape, and must not lose its head first.
+    text = _KEY_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
+    for secret in known:
         if len(secret) > 2 * _PIECE:
             text = text.replace(secret[-_PIECE:], REDACTED)
-            head = secret[:_PIECE]
-            if head not in _public_heads():
-                text = text.replace(head, REDACTED)
-    return _KEY_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
+            if secret[:_PIECE] not in _PUBLIC_HEADS:
+                text = text.replace(secret[:_PIECE], REDACTED)
+    return text
 
 
-def _public_heads() -> frozenset[str]:
-    """Heads that are a family's prefix and so tell nothing of a key."""
-    return frozenset(family.prefix[:_PIECE] for family in FAMILIES if len(family.prefix) >= _PIECE)
+# Heads that are a family's prefix and so tell nothing of a key.
+_PUBLIC_HEADS: Final = frozenset(family.prefix[:_PIECE] for family in FAMILIES if len(family.prefix) >= _PIECE)
