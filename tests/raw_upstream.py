@@ -1,0 +1,121 @@
+"""An upstream down to the bytes: it upgrades correctly, then runs a script."""
+
+import asyncio
+import base64
+import hashlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from service.realtime.frames import Control, Opcode, Scanner, build_frame, close_payload, parse_close
+
+CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'
+
+
+@dataclass
+class Wire:
+    """One upgraded connection, as the script sees it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, payload: bytes, opcode: Opcode = Opcode.TEXT) -> None:
+        """Send a frame."""
+        self.writer.write(build_frame(opcode, payload))
+
+    def send_close(self, code: int | None, reason: str = "") -> None:
+        """Send CLOSE."""
+        self.send(close_payload(code, reason), Opcode.CLOSE)
+
+    async def until_close(self) -> tuple[int | None, str] | None:
+        """Read up to the peer's CLOSE: its code and reason, None if the stream ends without one."""
+        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
+        with suppress(ConnectionError):
+            while data := await self.reader.read(65_536):
+                for item in scanner.feed(data):
+                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                        return parse_close(item.payload)
+        return None
+
+    async def gone(self) -> None:
+        """Read up to the end of the stream."""
+        with suppress(ConnectionError):
+            while await self.reader.read(65_536):
+                pass
+
+    def reset(self) -> None:
+        """Hang up with RST."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+Script = Callable[[Wire], Awaitable[None]]
+
+
+@dataclass
+class RawUpstream:
+    """A listening upstream."""
+
+    url: str
+    upgrades: int = 0
+    open: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@asynccontextmanager
+async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncIterator[RawUpstream]:
+    """Serve `script` for each connection whose model is `scripted`; others get a first event and nothing more."""
+    upstream = RawUpstream("")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            if "upgrade: websocket" not in head.lower():
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+                await writer.drain()
+                return
+            is_scripted = "model=scripted" in head
+            key = next(
+                line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key")
+            )
+            digest = hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()  # noqa: S324 - RFC 6455
+            writer.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+                + base64.b64encode(digest)
+                + b"\r\n\r\n"
+                + (behind_101 if is_scripted else b"")
+            )
+            wire = Wire(reader, writer)
+            if not is_scripted:
+                wire.send(CREATED)
+                await wire.gone()
+                return
+            upstream.upgrades += 1
+            upstream.open += 1
+            try:
+                await script(wire)
+            finally:
+                upstream.open -= 1
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(serve(reader, writer))
+        upstream.tasks.add(task)
+        task.add_done_callback(upstream.tasks.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1 << 20)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    try:
+        yield upstream
+    finally:
+        server.close()
+        for task in tuple(upstream.tasks):
+            task.cancel()
+        if upstream.tasks:
+            await asyncio.wait(tuple(upstream.tasks))
