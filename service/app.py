@@ -48,7 +48,8 @@ class App:
         self._pace = pace
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._hurry = asyncio.Event()
+        self._told = asyncio.Event()  # to stop
+        self._hurry = asyncio.Event()  # and not to wait
         self._log = structlog.get_logger()
         self.registry = Registry()
         self.simulator: Simulator | None = None
@@ -60,7 +61,6 @@ class App:
 
     async def start(self) -> None:
         """Listen and begin to check; raises CannotListen, with nothing left running."""
-        os.environ.pop("SSLKEYLOGFILE", None)  # ssl.create_default_context would write every TLS secret there
         try:
             await self._start()
         except BaseException:
@@ -189,24 +189,23 @@ class App:
         """Whether the background tasks run."""
         return all(not task.done() for task in self._tasks)
 
-    async def run(self) -> None:
-        """Serve until a signal, drain, and stop. A second signal hurries."""
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT drain, a second one hurries. To be called before start, so that no signal kills instead."""
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-
-        def on_signal() -> None:
-            if told.is_set():
-                self._hurry.set()
-            told.set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._told.is_set():
+            self._hurry.set()
+        self._told.set()
+
+    async def run(self) -> None:
+        """Serve until a signal, drain, and stop."""
         try:
-            await told.wait()
+            await self._told.wait()
             await self.drain()
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
             await self.stop()
 
     async def drain(self) -> None:
@@ -259,6 +258,7 @@ async def serve(settings: Settings) -> None:
     app = App(settings)
     logs.configure(settings.log_format, settings.log_level, app.redactor)
     asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
+    app.handle_signals()
     await app.start()
     await app.run()
     structlog.get_logger().info("service.stopped")

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service import settings_reference
-from service.app import CannotListen, serve
 from service.settings import Settings, SettingsRejected
-from service.simulator import command as simulate
 from service.version import __version__
 
 OK: Final = 0
@@ -23,6 +21,11 @@ _PROBE_SECONDS: Final = 3.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    environ = dict(os.environ)
+    # aiohttp makes a TLS context when it is imported, and this variable makes every context write its secrets to a file.
+    os.environ.pop("SSLKEYLOGFILE", None)
+    from service.simulator import command as simulate  # noqa: PLC0415 - after the line above
+
     parser = argparse.ArgumentParser(
         prog="realtime-relay",
         description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
     probe.set_defaults(run=_probe)
     arguments = parser.parse_args(argv)
+    arguments.environ = environ
     result: int = arguments.run(arguments)
     return result
 
@@ -53,8 +57,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings | None:
         return None
 
 
-def _serve(_arguments: argparse.Namespace) -> int:
-    settings = load_settings(os.environ)
+def _serve(arguments: argparse.Namespace) -> int:
+    from service.app import CannotListen, serve  # noqa: PLC0415 - see main
+
+    settings = load_settings(arguments.environ)
     if settings is None:
         return USAGE
     try:
@@ -74,7 +80,7 @@ def _print_settings(_arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     """The image has no curl, and needs none."""
-    settings = load_settings(os.environ)
+    settings = load_settings(arguments.environ)
     if settings is None:
         return USAGE
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound

@@ -16,7 +16,7 @@ from service.failures import Failure
 from service.health.checks import CHECKS, Check
 from service.telemetry.metrics import Metrics
 from service.upstream.dial import Dialler
-from service.upstream.rest import fetch_model, says_nothing_of_the_key
+from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
 from service.upstream.target import Route
 
 
@@ -150,19 +150,17 @@ class Monitor:
 
     def _judge_key(self) -> None:
         """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
-        now, rest = time.time(), self._rest_refusal
-        if self.handshake.failures == 0 or rest is None:
-            refused = self.handshake.reason if self.handshake.failures else None
-            if refused is not None and refused.startswith("key_"):
-                self.key.failed(Failure(refused), now, self.key.seconds)
-            else:
-                self.key.succeeded(now, self.key.seconds, self.handshake.source if rest else "active")
-        elif self.handshake.reason is not None and self.handshake.reason.startswith("key_"):
-            self.key.failed(Failure(self.handshake.reason), now, self.key.seconds)
-        elif says_nothing_of_the_key(rest):
-            self.key.failed(Failure(self.handshake.reason or rest.reason), now, self.key.seconds)
+        now, rest, seconds = time.time(), self._rest_refusal, self.key.seconds
+        opened = self.handshake.failures == 0
+        refused = self.handshake.reason if not opened else None
+        if refused is not None and refused.startswith("key_"):
+            self.key.failed(Failure(refused), now, seconds)
+        elif opened or rest is None or proves_the_key(rest):
+            self.key.succeeded(now, seconds, self.handshake.source if opened and rest else "active")
+        elif says_nothing_of_the_key(rest) and refused is not None:
+            self.key.failed(Failure(refused), now, seconds)
         else:
-            self.key.failed(rest, now, self.key.seconds)
+            self.key.failed(rest, now, seconds)
 
     def _heed(self, failure: Failure) -> None:
         if failure.retry_after_seconds is not None:

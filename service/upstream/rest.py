@@ -31,6 +31,11 @@ async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str
         raise translate.from_exception(exc, phase, tls=url.scheme == "https") from None
 
 
+def proves_the_key(failure: Failure) -> bool:
+    """Whether a refusal shows that the key was taken: the provider looks at the model after the key."""
+    return failure.upstream_code == "model_not_found"
+
+
 def says_nothing_of_the_key(failure: Failure) -> bool:
     """Whether a refusal leaves the key unjudged: compatible servers may not serve /models at all."""
     return failure.reason in {"model_not_found", "call_not_found", "bad_reply", "redirect_refused"}
