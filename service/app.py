@@ -79,6 +79,9 @@ class App:
             max_message_bytes=settings.max_message_bytes,
         )
         self._stack.push_async_callback(dialler.close)
+        self._stack.push_async_callback(
+            self.registry.finish
+        )  # after the listeners: a late dial may still start a session
         self.monitor = Monitor(dialler, self.metrics, model=settings.model, key_problem=key_problem, pace=self._pace)
         entrance = Entrance(
             settings,

@@ -46,7 +46,7 @@ class Monitor:
         self._nudged = asyncio.Event()
         self._retry_seconds = self._pace.first_retry
         self._not_before = 0.0
-        self._evidence_at: float | None = None
+        self._evidence = False  # a caller got through since the last refresh
         self._started_at = asyncio.get_running_loop().time()
         self._opened = False
         self._rest_refusal: Failure | None = None
@@ -81,7 +81,7 @@ class Monitor:
     def told(self, failure: Failure | None) -> None:
         """How a caller's dial went: success is evidence, a refused key calls for a look at once."""
         if failure is None:
-            self._evidence_at = asyncio.get_running_loop().time()
+            self._evidence = True
             if self.handshake.status != "pass":
                 self._nudged.set()
         elif failure.reason.startswith("key_") and self.handshake.status == "pass":
@@ -135,7 +135,8 @@ class Monitor:
 
     async def _check_handshake(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._evidence_at is not None and loop.time() - self._evidence_at < self._pace.good:
+        evidence, self._evidence = self._evidence, False
+        if evidence:
             self.handshake.succeeded(time.time(), None, "traffic")
             return
         started = loop.time()

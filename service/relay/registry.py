@@ -17,6 +17,7 @@ class Registry:
         self._sessions: dict[asyncio.Task[str], Session] = {}
         self._dials: set[asyncio.Future[None]] = set()
         self.draining = False
+        self._cut = False  # the drain's time is over: what starts now ends at once
 
     @contextmanager
     def dialling(self) -> Iterator[None]:
@@ -37,6 +38,8 @@ class Registry:
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")
         self._sessions[task] = session
         task.add_done_callback(self._forget)
+        if self._cut:
+            session.end("relay_draining")
         return task
 
     def _forget(self, task: asyncio.Task[str]) -> None:
@@ -61,8 +64,13 @@ class Registry:
             await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         cut = len(self)
+        await self.finish()
+        log.info("drain.finished", cut=cut)
+
+    async def finish(self) -> None:
+        """End all sessions, also those that a late dial still starts, and wait for that."""
+        self._cut = True
         for session in tuple(self._sessions.values()):
             session.end("relay_draining")
         while self._sessions:
             await asyncio.wait(self.tasks())
-        log.info("drain.finished", cut=cut)

@@ -17,7 +17,7 @@ import structlog
 
 from service.failures import CATALOGUE
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
-from service.realtime.frames import Opcode, Scanner, Violation
+from service.realtime.frames import Opcode, Scanner, Violation, sendable_close_code
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import DirectionCounters, Pipe
@@ -27,9 +27,10 @@ from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
 from service.wire.leg import Leg, close_leg
 
-UPSTREAM_CLOSE_SECONDS: Final = 1.5
+UPSTREAM_CLOSE_SECONDS: Final = 1.25
 CLIENT_CLOSE_SECONDS: Final = 5.0
 TICK_SECONDS: Final = 0.5
+"""A held leg's loss is found at a tick, so that this and UPSTREAM_CLOSE_SECONDS together stay below two seconds."""
 
 ErrorEvent = Callable[[str], bytes]
 """Makes the payload of an error event for a reason; belongs to the room that knows the client's surface."""
@@ -182,7 +183,9 @@ class Session:
     def peer_closed(self, direction: str, code: int | None, reason: str) -> None:
         """A side said CLOSE: the end, or the answer to ours."""
         if self._ended.done():
-            self._leg_of(direction).close()
+            leg = self._leg_of(direction)
+            leg.send_close(code if code is None else sendable_close_code(code), "")  # unless ours is out already
+            leg.close()
             return
         side = _side(direction)
         text = self.redact(reason) if side == "upstream" else reason
@@ -218,6 +221,12 @@ class Session:
     # -- the watchdog -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        try:
+            self._look()
+        except Exception:  # noqa: BLE001 - a session whose clock has stopped would never end
+            self.failed()
+
+    def _look(self) -> None:
         if self._ended.done():
             return
         now = self._loop.time()

@@ -29,9 +29,10 @@ def verdict(
     """The end that the clock demands, or None. The dead come first, then the slow, then the merely idle."""
     for leg, side in ((client, "client"), (upstream, "upstream")):
         held = leg.held_since is not None
-        # A held leg hears nothing because we do not listen; only the kernel can tell whether its peer is there.
-        if held and leg.peer_is_gone():
-            return ending.by_loss("client" if side == "client" else "upstream")
+        # A held leg hears nothing because we do not listen; only the kernel can tell whether its peer is there. Upstream is
+        # not asked: it costs nothing once it is gone, and its last words, a CLOSE perhaps, wait for the client to read on.
+        if held and side == "client" and leg.peer_is_gone():
+            return ending.by_loss("client")
         if leg.full_since is not None and now - leg.full_since > limits.slow_seconds:
             return ending.by_relay(f"{side}_too_slow")
         if not held and now - leg.heard_at > limits.silent_seconds:

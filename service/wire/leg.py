@@ -126,7 +126,9 @@ class Leg(asyncio.Protocol):
         self._holds.discard(why)
         if self._holds or self.held_since is None:
             return 0.0
-        seconds, self.held_since = self._loop.time() - self.held_since, None
+        now = self._loop.time()
+        seconds, self.held_since = now - self.held_since, None
+        self.heard_at = now  # it was we who did not listen
         if not self._transport.is_closing():
             self._transport.resume_reading()
         return seconds
@@ -148,7 +150,7 @@ class Leg(asyncio.Protocol):
         if sock is None or sock.fileno() < 0 or self._transport.get_extra_info("sslcontext") is not None:
             return b""
         # asyncio's view of a socket cannot receive; a duplicate of its descriptor can.
-        with socket.socket(fileno=os.dup(sock.fileno())) as double, suppress(OSError):
+        with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as double:
             return double.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         return b""
 
@@ -195,6 +197,7 @@ class Leg(asyncio.Protocol):
         self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._key()))
         self._close_sent = True
         self._waiting.clear()
+        self._pong = None
         return True
 
     def close(self) -> None:
