@@ -79,9 +79,8 @@ class App:
             max_message_bytes=settings.max_message_bytes,
         )
         self._stack.push_async_callback(dialler.close)
-        self._stack.push_async_callback(
-            self.registry.finish
-        )  # after the listeners: a late dial may still start a session
+        # Runs after the listeners are closed: until then a late dial may still start a session.
+        self._stack.push_async_callback(self.registry.finish)
         self.monitor = Monitor(dialler, self.metrics, model=settings.model, key_problem=key_problem, pace=self._pace)
         entrance = Entrance(
             settings,
@@ -222,6 +221,7 @@ class App:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.registry.finish()
         await self._stack.aclose()
 
     def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

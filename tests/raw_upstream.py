@@ -91,7 +91,8 @@ async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncItera
             wire = Wire(reader, writer)
             if not is_scripted:
                 wire.send(CREATED)
-                await wire.gone()
+                if (close := await wire.until_close()) is not None:
+                    wire.send_close(close[0])
                 return
             upstream.upgrades += 1
             upstream.open += 1

@@ -69,7 +69,7 @@ class Registry:
 
     async def finish(self) -> None:
         """End all sessions, also those that a late dial still starts, and wait for that."""
-        self._cut = True
+        self.draining = self._cut = True
         for session in tuple(self._sessions.values()):
             session.end("relay_draining")
         while self._sessions:

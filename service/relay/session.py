@@ -121,7 +121,10 @@ class Session:
         return end.reason
 
     def _start(self) -> None:
-        self._down.take(self._connected.items)
+        try:
+            self._down.take(self._connected.items)
+        except Exception:  # noqa: BLE001 - our bug; the client is told of it like of any other
+            self.failed()
         self._connected.items = []
         self._upstream.start(self._down)
         self._client.start(self._up)

@@ -1,0 +1,140 @@
+"""What the clock and the table of endings decide, without sockets."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from service.failures import CATALOGUE
+from service.realtime.frames import CloseCode, Violation
+from service.relay import ending
+from service.relay.ending import Ending, Farewell, Side
+from service.relay.watchdog import Limits, verdict
+from service.wire.leg import Leg
+
+NOW = 1000.0
+LIMITS = Limits(max_message_bytes=1, idle_timeout_seconds=900, max_session_seconds=3900)
+
+
+@dataclass
+class Facts:
+    """A leg as the watchdog sees it."""
+
+    held_since: float | None = None
+    full_since: float | None = None
+    heard_at: float = NOW
+    gone: bool = False
+
+    def peer_is_gone(self) -> bool:
+        """What the kernel would say."""
+        return self.gone
+
+
+def reason(
+    client: Facts | None = None,
+    upstream: Facts | None = None,
+    limits: Limits = LIMITS,
+    *,
+    started_at: float = NOW,
+    active_at: float = NOW,
+) -> str | None:
+    """The reason of the verdict, or None."""
+    legs = cast("Leg", client or Facts()), cast("Leg", upstream or Facts())
+    end = verdict(NOW, *legs, limits, started_at=started_at, active_at=active_at)
+    return end.reason if end else None
+
+
+@pytest.mark.parametrize(
+    ("leg", "why"),
+    [
+        (Facts(), None),
+        (Facts(heard_at=NOW - 38), None),
+        (Facts(heard_at=NOW - 40), "lost"),
+        (Facts(heard_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
+        (Facts(full_since=NOW - 19), None),
+        (Facts(full_since=NOW - 21), "too_slow"),
+        (Facts(full_since=NOW - 21, held_since=NOW - 21), "too_slow"),
+    ],
+)
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_silence_and_slowness(leg: Facts, why: str | None, side: str) -> None:
+    """Either side may be silent for 39 s and leave everything unread for 20 s, unless it is we who do not listen."""
+    assert (why and f"{side}_{why}") == reason(**{side: leg})  # type: ignore[arg-type]  # the key is one of the two
+
+
+def test_only_a_held_client_is_looked_after() -> None:
+    """A client that is gone ends the session although it is held; upstream's last words wait until the client reads on."""
+    assert reason(client=Facts(held_since=NOW, gone=True)) == "client_lost"
+    assert reason(upstream=Facts(held_since=NOW, gone=True)) is None
+    assert reason(client=Facts(gone=True)) is None  # the event loop tells of that
+
+
+@pytest.mark.parametrize(
+    ("limits", "started", "active", "expected"),
+    [
+        (LIMITS, NOW - 3899, NOW, None),
+        (LIMITS, NOW - 3901, NOW, "max_duration"),
+        (LIMITS, NOW - 901, NOW - 901, "idle_timeout"),
+        (LIMITS, NOW - 3901, NOW - 901, "max_duration"),
+        (Limits(max_message_bytes=1), 0.0, 0.0, None),
+    ],
+)
+def test_duration_and_idleness(limits: Limits, started: float, active: float, expected: str | None) -> None:
+    """Both have their bound, and 0 is no bound."""
+    assert expected == reason(limits=limits, started_at=started, active_at=active)
+
+
+@pytest.mark.parametrize(
+    ("side", "code", "told", "onward"),
+    [
+        ("client", 1000, 1000, 1000),
+        ("client", None, None, 1000),
+        ("client", 4999, 4999, 4999),
+        ("client", 1014, 1011, 1011),
+        ("upstream", 1001, 1001, 1001),
+        ("upstream", None, None, 1000),
+        ("upstream", 1007, 1007, 1007),
+    ],
+)
+def test_a_close_is_answered_and_passed_on(side: Side, code: int | None, told: int | None, onward: int) -> None:
+    """Who says CLOSE gets the same code back; the other gets code and text, as far as they may be sent."""
+    end = ending.by_close(side, code, "text")
+    closer, other = (end.client, end.upstream) if side == "client" else (end.upstream, end.client)
+
+    assert (f"{side}_closed", False) == (end.reason, end.tell)
+    assert Farewell(told, answered=True) == closer
+    assert Farewell(onward, "text") == other
+
+
+def test_an_expired_session_is_known_by_its_words() -> None:
+    """The provider's own time limit has a reason of its own, known by 1001 and its words or by the event before it."""
+    words = "Your session hit the maximum duration of 60 minutes."
+    assert ending.by_close("upstream", 1001, words).reason == "session_expired"
+    assert ending.by_close("upstream", 1000, "", expired=True).reason == "session_expired"
+    assert ending.by_close("upstream", 1001, "deploy").reason == "upstream_closed"
+    assert ending.by_close("client", 1001, words, expired=True).reason == "client_closed"
+
+
+@pytest.mark.parametrize(
+    ("end", "client", "upstream", "tell"),
+    [
+        (ending.by_loss("client"), "abort", 1001, False),
+        (ending.by_loss("upstream"), 1011, "abort", True),
+        (ending.by_violation("client", Violation(CloseCode.PROTOCOL_ERROR, "x")), 1002, 1001, True),
+        (ending.by_violation("client", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1009, 1001, True),
+        (ending.by_violation("upstream", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1011, 1009, True),
+        (ending.by_relay("client_too_slow"), "abort", 1001, False),
+        (ending.by_relay("upstream_too_slow"), 1011, "abort", True),
+        (ending.by_relay("relay_draining"), 1001, 1001, True),
+        (ending.by_relay("internal_error"), 1011, 1001, True),
+    ],
+)
+def test_what_each_side_is_told(end: Ending, client: int | str, upstream: int | str, tell: bool) -> None:
+    """A CLOSE to whoever can hear it, nothing to the others; the client's carries the catalogue's words."""
+
+    def told(farewell: Farewell) -> int | str | None:
+        return "abort" if farewell.abort else farewell.code
+
+    assert (client, upstream, tell) == (told(end.client), told(end.upstream), end.tell)
+    if isinstance(client, int):
+        assert CATALOGUE[end.reason].close_text == end.client.text

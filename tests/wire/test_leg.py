@@ -1,0 +1,200 @@
+"""One leg: frame boundaries, pongs, CLOSE, holding back. Over a transport that only records."""
+
+import asyncio
+import errno
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame, close_payload
+from service.wire.leg import Leg, close_leg
+
+
+class RecordingTransport(asyncio.Transport):
+    """Keeps what is written and reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closing = False
+        self.aborted = False
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        """Keep it."""
+        self.written += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered."""
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing is buffered."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """Whether close or abort was called."""
+        return self.closing
+
+    def is_reading(self) -> bool:
+        """Whether reading is not paused."""
+        return self.reading
+
+    def pause_reading(self) -> None:
+        """Remember it."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Remember it."""
+        self.reading = True
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closing = True
+
+    def abort(self) -> None:
+        """Remember it."""
+        self.closing = self.aborted = True
+
+
+class Ear:
+    """A receiver that remembers."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.lost = 0
+
+    def receive(self, data: bytes) -> None:
+        """Remember it."""
+        self.heard += data
+
+    def peer_lost(self) -> None:
+        """Count it."""
+        self.lost += 1
+
+
+def new_leg(*, early: bytes = b"", masks: bool = False) -> tuple[Leg, RecordingTransport]:
+    """A leg and what it writes."""
+    transport = RecordingTransport()
+    return Leg(transport, asyncio.Protocol(), early, masks=masks), transport
+
+
+def controls(raw: bytes, *, masked: bool = False) -> list[Any]:
+    """The frames in `raw`, in short: control frames, and "data" for each message."""
+    items = Scanner(masked=masked, max_message_bytes=1 << 30).feed(raw)
+    assert all(isinstance(item, Chunk | Completed | Control) for item in items)
+    return [
+        (item.opcode, item.payload) if isinstance(item, Control) else "data"
+        for item in items
+        if not isinstance(item, Chunk)
+    ]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+async def test_control_frames_wait_for_a_frame_boundary(masks: bool) -> None:
+    """Inside a large frame that goes on piece by piece nothing of our own is written; behind it, all that waited is."""
+    leg, transport = new_leg(masks=masks)
+    frame = build_frame(Opcode.TEXT, b"x" * 100_000, b"abcd" if masks else b"")
+    leg.write(frame[:50_000], mid_frame=True)
+    leg.send_control(Opcode.PING, b"p1")
+    leg.send_control(Opcode.PONG, b"old")
+    leg.send_control(Opcode.PONG, b"new")
+    assert (False, frame[:50_000]) == (leg.can_speak, bytes(transport.written))
+    leg.write(frame[50_000:90_000], mid_frame=True)
+    assert frame[:90_000] == transport.written
+    leg.write(frame[90_000:])
+
+    assert frame == transport.written[: len(frame)]
+    assert ["data", (Opcode.PING, b"p1"), (Opcode.PONG, b"new")] == controls(bytes(transport.written), masked=masks)
+    assert leg.can_speak
+
+
+async def test_only_the_newest_pong_waits_for_a_peer_that_does_not_read() -> None:
+    """A peer that pings and reads nothing costs one pong, sent when it reads again."""
+    leg, transport = new_leg()
+    leg.pause_writing()
+    for number in range(1000):
+        leg.send_control(Opcode.PONG, b"%d" % number)
+    assert b"" == transport.written
+    leg.resume_writing()
+
+    assert [(Opcode.PONG, b"999")] == controls(bytes(transport.written))
+
+
+async def test_nothing_follows_close() -> None:
+    """After CLOSE no data, event, ping or pong is written, nor a second CLOSE, nor a pong that had waited."""
+    leg, transport = new_leg()
+    leg.pause_writing()
+    leg.send_control(Opcode.PONG, b"waits")
+    assert leg.send_close(1000, "bye")
+    leg.write(build_frame(Opcode.TEXT, b"{}"))
+    leg.send_event(b"{}")
+    leg.send_control(Opcode.PING, b"")
+    leg.send_control(Opcode.PONG, b"")
+    leg.resume_writing()
+
+    assert leg.send_close(1001, "again")
+    assert build_frame(Opcode.CLOSE, close_payload(1000, "bye")) == transport.written
+
+
+async def test_no_close_inside_a_frame() -> None:
+    """A CLOSE in the middle of a frame would be read as its payload: it is refused and the socket is aborted."""
+    leg, transport = new_leg()
+    leg.write(b"\x81\x7f", mid_frame=True)
+
+    assert not leg.send_close(1000, "")
+    closing = asyncio.create_task(close_leg(leg, 1000, "", deadline=asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+    assert (True, b"\x81\x7f") == (transport.aborted, bytes(transport.written))
+    leg.connection_lost(None)
+    await closing
+
+
+async def test_reading_resumes_when_nobody_holds() -> None:
+    """Several may hold a leg; it is read again when the last lets go, and only then is the time told."""
+    leg, transport = new_leg()
+    leg.hold("gate")
+    leg.hold("full")
+    assert (0.0, False) == (leg.release("gate"), transport.reading)
+    leg.held_since = asyncio.get_running_loop().time() - 7
+    assert 7 <= leg.release("full") < 8
+    assert transport.reading
+    assert 0.0 == leg.release("full")
+
+
+async def test_silence_is_not_counted_while_we_do_not_listen() -> None:
+    """A leg that is let go counts as heard, since whatever its peer said meanwhile was left unread."""
+    leg, _ = new_leg()
+    leg.hold("full")
+    leg.heard_at -= 60
+    leg.release("full")
+
+    assert asyncio.get_running_loop().time() - leg.heard_at < 1
+
+
+async def test_early_bytes_and_an_early_end_reach_the_receiver_in_order() -> None:
+    """What came before anybody listened is handed on first, then that the peer is gone."""
+    leg, _ = new_leg(early=b"one ")
+    leg.data_received(b"two ")
+    leg.eof_received()
+    ear = Ear()
+    leg.start(ear)
+
+    assert (b"one two ", 1) == (bytes(ear.heard), ear.lost)
+
+
+async def test_looking_ahead_survives_a_lack_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no descriptor is left, what a held peer has sent is unknown for now, and nothing fails."""
+    left, right = socket.socketpair()
+    with left, right:
+        right.send(b"unread")
+        leg, transport = new_leg()
+        transport._extra = {"socket": left}  # type: ignore[attr-defined]  # where get_extra_info looks
+        assert b"unread" == leg.peek() == leg.peek()
+
+        def out_of_descriptors(_fd: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(os, "dup", out_of_descriptors)
+        assert b"" == leg.peek()

@@ -1,0 +1,149 @@
+"""The take-over from aiohttp, on both sides: not a byte is lost, and aiohttp's books stay right."""
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from service.realtime.frames import Opcode, build_frame
+from tests.harness import Relay, eventually, open_raw, running_relay
+from tests.raw_upstream import CREATED, Wire, raw_upstream
+
+PATH = "/v1/realtime?model=scripted"
+SECOND = b'{"type":"conversation.created","event_id":"event_2","conversation":{"id":"conv_1"}}'
+
+
+def upstream_connections(relay: Relay) -> int:
+    """How many sockets aiohttp's connector counts."""
+    connector = relay.app.monitor._dialler.session.connector
+    assert connector is not None
+    return len(connector._acquired) + sum(map(len, connector._conns.values()))
+
+
+def client_connections(relay: Relay) -> int:
+    """How many sockets aiohttp's public server counts."""
+    exits: Any = relay.app._stack
+    owners = [getattr(getattr(call, "__wrapped__", None), "__self__", None) for _, call in exits._exit_callbacks]
+    runners = [owner for owner in owners if isinstance(owner, web.AppRunner)]
+    runner = next(runner for runner in runners if runner.addresses[0][1] == relay.app.public_port)
+    assert runner.server is not None
+    return len(runner.server.connections)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 40, len(SECOND) + 2])
+async def test_what_comes_behind_the_101_arrives_unchanged(cut: int) -> None:
+    """The first event, and none, a part or all of a second in the same segment as the 101, reach the client byte for byte."""
+    first, second = build_frame(Opcode.TEXT, CREATED), build_frame(Opcode.TEXT, SECOND)
+    go = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await go.wait()
+        wire.writer.write(second[cut:])
+        await wire.gone()
+
+    async with (
+        raw_upstream(script, behind_101=first + second[:cut]) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        client = await open_raw(relay.app.public_port, PATH)
+        assert first == await client.next_item()
+        go.set()
+        assert second == await client.next_item()
+        await client.close()
+
+
+async def test_what_a_client_sends_behind_its_upgrade_arrives_in_order() -> None:
+    """200 kB sent before the 101 was there, and what follows it, reach upstream in order and unchanged."""
+    frames = [build_frame(Opcode.TEXT, os.urandom(5000), os.urandom(4)) for _ in range(40)]
+    late = build_frame(Opcode.TEXT, b'{"type":"session.update"}', os.urandom(4))
+    expected = b"".join(frames) + late
+    answer_now = asyncio.Event()
+    arrived = asyncio.get_running_loop().create_future()
+
+    async def script(wire: Wire) -> None:
+        await answer_now.wait()
+        wire.send(CREATED)
+        arrived.set_result(await wire.reader.readexactly(len(expected)))
+        await wire.gone()
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        opening = asyncio.create_task(open_raw(relay.app.public_port, PATH, behind=b"".join(frames)))
+        await eventually(lambda: upstream.upgrades == 1)
+        answer_now.set()
+        client = await opening
+        client.writer.write(late)
+
+        assert expected == await asyncio.wait_for(arrived, 5)
+        await client.close()
+
+
+async def test_aiohttps_books_are_right_after_a_session() -> None:
+    """During a session aiohttp counts one socket on each side, and after it none."""
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        await wire.until_close()
+        wire.send_close(1000)
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        await eventually(lambda: relay.app.monitor.ready and upstream_connections(relay) == 0)
+        for _ in range(3):
+            client = await open_raw(relay.app.public_port, PATH)
+            await client.next_event()
+            assert (1, 1) == (upstream_connections(relay), client_connections(relay))
+            client.send_frame(Opcode.CLOSE, b"\x03\xe8")
+            assert (1000, "") == await client.until_close()
+            await client.close()
+            await eventually(lambda: (upstream_connections(relay), client_connections(relay)) == (0, 0))
+
+
+async def test_a_dropped_upgrade_is_asked_for_once() -> None:
+    """An upstream that hangs up in place of an answer sees one GET: a second paid handshake is the relay's to decide."""
+    heads = []
+
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"model=scripted" in head:
+            heads.append(head)
+        writer.close()
+
+    server = await asyncio.start_server(drop, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, running_relay(OPENAI_BASE_URL=url, RELAY_MODEL="probe") as relay:
+        client = await open_raw(relay.app.public_port, PATH)
+
+        assert (502, "dropped_early") == (client.answer.status, client.answer.error["code"])
+        assert 1 == len(heads)
+        await client.close()
+
+
+async def test_a_client_that_leaves_during_the_dial_costs_nothing() -> None:
+    """When a client gives up before its answer, the upstream socket is given up too and no session was ever there."""
+    dropped = asyncio.Event()
+
+    async def silent(wire: Wire) -> None:
+        await wire.gone()
+        dropped.set()
+
+    async with (
+        raw_upstream(silent) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        opening = asyncio.create_task(open_raw(relay.app.public_port, PATH))
+        await eventually(lambda: upstream.upgrades == 1)
+        opening.cancel()
+        await asyncio.wait({opening})
+
+        await asyncio.wait_for(dropped.wait(), 2)
+        await eventually(lambda: (upstream_connections(relay), client_connections(relay)) == (0, 0))
+        assert [] == relay.events("session.started")
+        assert set() == relay.app.registry._dials
+        assert ["client_left"] == [event["reason"] for event in relay.events("upstream.connect_failed")]
