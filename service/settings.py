@@ -8,6 +8,7 @@ Rules of this file:
 * An unknown `RELAY_*` name warns, with the nearest known one, and never stops the start.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -16,9 +17,9 @@ from typing import Any, Final, Literal, Self
 
 from service import settings_parsers as parse
 from service.envfiles import Layers, read_layers
-from service.realtime.keys import Secret
+from service.realtime.keys import Secret, redact
 from service.settings_parsers import ClientToken, NotAccepted, Parser
-from service.settings_warnings import SettingWarning, find_warnings, is_service_link
+from service.settings_warnings import SettingWarning, find_warnings
 
 __all__ = [
     "SETTINGS",
@@ -183,9 +184,9 @@ class Settings:
         layers = read_layers(environ, directory)
         loader = _Loader(layers)
         values = loader.values()
-        if "access" not in values:
+        if "access" not in values and "access" not in loader.rejected:
             values["access"] = "open" if parse.is_loopback(str(values.get("host", "127.0.0.1"))) else "tokens"
-        loader.problems += _cross_check(values)
+        loader.problems += _cross_check(values, loader.rejected)
         if loader.problems:
             raise SettingsRejected(loader.problems)
         warnings = [*find_warnings(layers, SETTING_NAMES, has_key="openai_api_key" in values), *loader.warnings]
@@ -208,6 +209,7 @@ class _Loader:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self.problems: list[Problem] = []
+        self.rejected: set[str] = set()  # fields whose value is unknown because it was wrong
         self.warnings: list[SettingWarning] = []
         self.origins: dict[str, str] = {}
         self.key_problem: str | None = None
@@ -223,28 +225,29 @@ class _Loader:
             try:
                 values[setting.field] = setting.parser(text)
             except NotAccepted as exc:
-                shown = "(hidden)" if setting.secret else repr(text[:80])
+                shown = "(hidden)" if setting.secret else repr(_shown(text))
                 accepts = f"{setting.accepts} ({exc})" if str(exc) else setting.accepts
-                self.problems.append(Problem(setting.name, shown, accepts, setting.example))
+                self._reject(setting, Problem(setting.name, shown, accepts, setting.example))
             else:
                 self.origins[setting.name] = origin
         return values
 
     def _find(self, setting: Setting) -> tuple[str, str] | None:
         found = self._layers.find(setting.name)
-        if found is not None and is_service_link(setting.name, found[0]):
-            found = None  # a warning says so; the default holds
         named_file = self._layers.find(setting.file_name) if setting.file_name else None
         if named_file is None:
             return found
         if found is not None and found[1] == named_file[1]:
-            self.problems.append(
-                Problem(f"{setting.name} and {setting.name}_FILE", "(hidden)", "only one of the two", setting.example)
-            )
+            both = f"{setting.name} and {setting.name}_FILE"
+            self._reject(setting, Problem(both, "(hidden)", "only one of the two", setting.example))
             return None
         if found is not None and self._stronger(found[1], named_file[1]):
             return found
         return self._read(setting, *named_file)
+
+    def _reject(self, setting: Setting, problem: Problem) -> None:
+        self.problems.append(problem)
+        self.rejected.add(setting.field)
 
     def _stronger(self, one: str, other: str) -> bool:
         order = [layer.origin for layer in self._layers.layers]
@@ -252,41 +255,56 @@ class _Loader:
 
     def _read(self, setting: Setting, path: str, origin: str) -> tuple[str, str] | None:
         path = path.strip()
+        shown = _shown_path(path)
         try:
             # newline="": a carriage return has to stay for the lint to see. Only the last line feed is the file's own.
             with Path(path).open(encoding="utf-8", newline="") as file:
                 text = file.read(1 << 20).removesuffix("\n")
         except (OSError, UnicodeDecodeError, ValueError) as exc:
-            why = f"{setting.name}_FILE: {path!r} cannot be read ({getattr(exc, 'strerror', None) or 'not UTF-8 text'})"
+            why = f"{setting.name}_FILE: {shown} cannot be read ({getattr(exc, 'strerror', None) or 'not UTF-8 text'})"
         else:
             if text.strip():
                 return text, f"file {path} ({origin})"
-            why = f"{setting.name}_FILE: {path!r} is empty"
+            why = f"{setting.name}_FILE: {shown} is empty"
         if setting.name == "OPENAI_API_KEY":
             self.key_problem = why  # never stops the start
             self.warnings.append(SettingWarning(f"{setting.name}_FILE", why))
         else:
-            self.problems.append(
-                Problem(f"{setting.name}_FILE", repr(path), "a readable file that is not empty", "/run/secrets/x")
+            self._reject(
+                setting, Problem(f"{setting.name}_FILE", shown, "a readable file that is not empty", "/run/secrets/x")
             )
         return None
 
 
-def _cross_check(values: Mapping[str, Any]) -> list[Problem]:
-    """Rules between settings."""
+def _shown(text: str) -> str:
+    """The start of a value that is no secret by itself, without what could be one: a key, credentials or query of a URL."""
+    text = re.sub(r"//.*@", "//(hidden)@", text, flags=re.DOTALL)
+    return redact(re.sub(r"\?.*", "?(hidden)", text, flags=re.DOTALL))[:80]
+
+
+def _shown_path(path: str) -> str:
+    """The name of a file; whatever does not begin like one may be the secret itself, put into the wrong variable."""
+    return (
+        repr(redact(path[:200])) if path.startswith(("/", "./", "../")) else "(hidden, as it may be the secret itself)"
+    )
+
+
+def _cross_check(values: Mapping[str, Any], rejected: set[str]) -> list[Problem]:
+    """Rules between settings; silent where one of them is wrong by itself."""
     problems = []
     defaults = {setting.field: setting.default for setting in SETTINGS}
-    host, access = str(values.get("host", defaults["host"])), values["access"]
-    if access == "open" and not parse.is_loopback(host) and not values.get("open_anywhere"):
+    host, access = str(values.get("host", defaults["host"])), values.get("access")
+    is_open_off_loopback = access == "open" and not parse.is_loopback(host)
+    if is_open_off_loopback and not values.get("open_anywhere") and not rejected & {"host", "open_anywhere"}:
         problems.append(
             Problem(
                 "RELAY_ACCESS", "'open'", f"tokens while RELAY_HOST is {host}, or RELAY_OPEN_ANYWHERE=true", "tokens"
             )
         )
-    if access == "tokens" and not values.get("client_tokens"):
+    if access == "tokens" and not values.get("client_tokens") and not rejected & {"client_tokens", "host"}:
         why = "at least one token, because RELAY_ACCESS is tokens (the default off loopback)"
         problems.append(Problem("RELAY_CLIENT_TOKENS", "(unset)", why, _FIELDS["RELAY_CLIENT_TOKENS"].example))
     port, internal = values.get("port", 8080), values.get("internal_port", 9464)
-    if port == internal != 0:
+    if port == internal != 0 and not rejected & {"port", "internal_port"}:
         problems.append(Problem("RELAY_INTERNAL_PORT", repr(str(internal)), "a port other than RELAY_PORT", "9464"))
     return problems

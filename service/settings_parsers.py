@@ -1,20 +1,21 @@
 """From the text of a setting to its value. Pure; each raises NotAccepted, whose words hold nothing of the value."""
 
 import ipaddress
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from service.envfiles import PROFILE
 from service.realtime.keys import Secret
 
 Parser = Callable[[str], object]
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it travels as a subprotocol, too
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
@@ -73,13 +74,10 @@ def number(least: float, most: float) -> Parser:
     """A number within bounds."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text.strip())
-        except ValueError:
-            raise NotAccepted from None
-        if not math.isfinite(value) or not least <= value <= most:
+        digits = text.strip()
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", digits) or not least <= float(digits) <= most:
             raise NotAccepted
-        return value
+        return float(digits)
 
     return parse
 
@@ -106,29 +104,25 @@ def header_value(text: str) -> str:
 def profile(text: str) -> str:
     """A word that may be part of a file's name."""
     value = text.strip()
-    if not _NAME.fullmatch(value):
+    if not PROFILE.fullmatch(value):
         raise NotAccepted
     return value
 
 
 def base_url(text: str) -> str:
     """The provider's address, with http(s) as its scheme and without a slash at its end."""
-    try:
-        parts = urlsplit(text.strip())
-        name, _ = parts.hostname, parts.port
-    except ValueError:
-        raise NotAccepted from None
-    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
-    if scheme not in {"http", "https"} or not name or re.search(r"[\s\\]", parts.netloc + parts.path):
-        raise NotAccepted
-    if "@" in parts.netloc:
+    if re.match(r"[^/]*//[^/?#]*@", text):
         raise NotAccepted("credentials belong in OPENAI_API_KEY")
+    parts, name = _split(text.strip())
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
+    if scheme not in {"http", "https"}:
+        raise NotAccepted
     if parts.query or parts.fragment:
         raise NotAccepted("the query comes from the caller")
     if scheme == "http" and not is_loopback(name):
         raise NotAccepted("the key would travel in clear text")
     path = parts.path.rstrip("/")
-    if path.endswith("/realtime"):
+    if "realtime" in path.split("/"):
         raise NotAccepted("without /realtime at its end, which the relay adds")
     return urlunsplit((scheme, parts.netloc, path, "", ""))
 
@@ -160,17 +154,27 @@ def origins(text: str) -> tuple[str, ...]:
 def _origin(text: str) -> str:
     if text == "*":
         return text
-    try:
-        parts = urlsplit(text)
-        name, number_ = parts.hostname, parts.port
-    except ValueError:
-        raise NotAccepted from None
-    if not parts.scheme or not name or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+    parts, name = _split(text)
+    if not _SCHEME.fullmatch(parts.scheme) or parts.path.strip("/") or parts.query or parts.fragment:
         raise NotAccepted
     shown = f"[{name}]" if ":" in name else name
     standard = {"http": 80, "https": 443}.get(parts.scheme.lower())
-    suffix = "" if number_ in {None, standard} else f":{number_}"
+    suffix = "" if parts.port in {None, standard} else f":{parts.port}"
     return f"{parts.scheme.lower()}://{shown}{suffix}"
+
+
+def _split(text: str) -> tuple[SplitResult, str]:
+    """A URL and its host. urlsplit drops line breaks and takes most characters in a host; here they are mistakes."""
+    if re.search(r"[\s\\\x00-\x1f\x7f]", text):
+        raise NotAccepted
+    try:
+        parts = urlsplit(text)
+        name, number_ = parts.hostname or "", parts.port
+    except ValueError:
+        raise NotAccepted from None
+    if "@" in parts.netloc or not _HOST.fullmatch(name) or number_ == 0:
+        raise NotAccepted
+    return parts, name
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import SETTING_NAMES, SETTINGS, Settings, SettingsRejected
+from service.settings import SETTING_NAMES, SETTINGS, Secret, Settings, SettingsRejected
 from service.settings_reference import render_env_example, render_markdown, render_text
 
 KEY = "sk-proj-CANARY0key1234567890abcdef"
@@ -80,6 +79,10 @@ def test_all_mistakes_are_reported_together() -> None:
         ("https://host/v1?api-key=x", None),
         ("https://host/v1#x", None),
         ("https://host/v1/realtime", None),
+        ("https://host/v1/realtime/translations", None),
+        ("https://a b/v1", None),
+        ("https://ho\nst/v1", None),
+        ("https://host:0/v1", None),
         ("https://host:port/v1", None),
         ("api.openai.com/v1", None),
         ("ftp://host/v1", None),
@@ -119,7 +122,8 @@ def test_origins_are_normalised() -> None:
     loaded = Settings.load({"RELAY_ALLOWED_ORIGINS": "https://APP.example.com:443/, http://localhost:3000,*"})
 
     assert ("https://app.example.com", "http://localhost:3000", "*") == loaded.allowed_origins
-    assert "RELAY_ALLOWED_ORIGINS" in problems(RELAY_ALLOWED_ORIGINS="https://a.example/path")
+    for bad in ("https://a.example/path", "https://a b", "https://host:0", "a.example", "https://u@host", "https://"):
+        assert "RELAY_ALLOWED_ORIGINS" in problems(RELAY_ALLOWED_ORIGINS=bad)
 
 
 def test_the_first_source_wins(tmp_path: Path) -> None:
@@ -146,7 +150,63 @@ def test_odd_files_are_read_or_told(tmp_path: Path) -> None:
     assert loaded.openai_api_key is not None
     assert loaded.openai_api_key.reveal() == "sk-a$HOME-b"
     assert loaded.model == "m"
-    assert "UTF-8" in warnings({}, tmp_path)[".env"]
+    assert "UTF-8" in warnings({}, tmp_path)[".env.local"]
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    """Docker makes a folder where a file to mount is missing; it is told, and the start goes on."""
+    (tmp_path / ".env").mkdir()
+
+    assert "cannot be read" in warnings({}, tmp_path)[".env"]
+
+
+def test_only_the_environment_chooses_a_profile(tmp_path: Path) -> None:
+    """RELAY_ENV in a file is told and not half obeyed; one that can be no part of a name is refused, however long."""
+    (tmp_path / ".env").write_text("RELAY_ENV=staging\nRELAY_PORT=1001\n")
+    (tmp_path / ".env.staging").write_text("RELAY_PORT=1002\n")
+
+    assert (None, 1001) == ((loaded := Settings.load({}, tmp_path)).environment, loaded.port)
+    assert "environment" in warnings({}, tmp_path)["RELAY_ENV"]
+    for bad in ("x" * 300, "../etc", "a b"):
+        with pytest.raises(SettingsRejected, match="RELAY_ENV"):
+            Settings.load({"RELAY_ENV": bad}, tmp_path)
+
+
+def test_one_mistake_is_one_problem() -> None:
+    """A value that is wrong by itself does not make the rules between settings speak, too."""
+    assert {"RELAY_CLIENT_TOKENS"} == set(problems(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS="a b"))
+    assert {"RELAY_ACCESS"} == set(problems(RELAY_ACCESS="closed", RELAY_HOST="0.0.0.0"))
+    assert {"RELAY_OPEN_ANYWHERE"} == set(
+        problems(RELAY_ACCESS="open", RELAY_HOST="0.0.0.0", RELAY_OPEN_ANYWHERE="certainly")
+    )
+    assert {"RELAY_HOST"} == set(problems(RELAY_HOST="not a host"))
+
+
+def test_a_service_link_does_not_hide_a_setting(tmp_path: Path) -> None:
+    """What Kubernetes sets for a Service counts as unset, so that the file below it is read."""
+    (tmp_path / ".env").write_text("RELAY_PORT=9001\n")
+    environ = {"RELAY_PORT": "tcp://10.0.0.1:80", "RELAY_INTERNAL_PORT": "tcp://10.0.0.2:9464"}
+    loaded = Settings.load(environ, tmp_path)
+
+    assert (9001, 9464) == (loaded.port, loaded.internal_port)
+    assert {"RELAY_PORT", "RELAY_INTERNAL_PORT"} <= warnings(environ, tmp_path).keys()
+
+
+def test_secrets_in_the_wrong_place_stay_hidden() -> None:
+    """A key in the variable for its file, credentials or a query in a URL, a key where a word belongs: none is shown."""
+    wrong_file = Settings.load({"OPENAI_API_KEY_FILE": KEY})
+    shown = f"{wrong_file.openai_api_key_problem} {wrong_file.warnings}"
+    for mistake in (
+        {"OPENAI_BASE_URL": "https://user:CANARY/2@host/v1"},
+        {"OPENAI_BASE_URL": "https://host/v1?api-key=CANARY"},
+        {"RELAY_PORT": KEY},
+        {"RELAY_CLIENT_TOKENS_FILE": TOKEN},
+        {"OPENAI_API_KEY": KEY, "OPENAI_API_KEY_FILE": KEY},
+    ):
+        shown += str(problems(**mistake))
+
+    assert "hidden" in shown
+    assert "CANARY" not in shown
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
@@ -186,6 +246,7 @@ def test_odd_names_warn() -> None:
             "RELAY_MAX_SESSION": "5",
             "RELAY_PORT": "tcp://10.0.0.1:80",
             "RELAY_SERVICE_HOST": "10.0.0.1",
+            "RELAY_METRICS_SERVICE_PORT_HTTP": "80",
             "RELAY_PORT_80_TCP_ADDR": "10.0.0.1",
             "OPENAI_KEY": KEY,
             "SSLKEYLOGFILE": "keys.log",
@@ -194,11 +255,19 @@ def test_odd_names_warn() -> None:
     )
 
     assert "did you mean RELAY_MAX_SESSIONS" in found["RELAY_MAX_SESSION"]
-    for name in ("RELAY_PORT", "RELAY_SERVICE_HOST", "RELAY_PORT_80_TCP_ADDR"):
+    for name in ("RELAY_PORT", "RELAY_SERVICE_HOST", "RELAY_PORT_80_TCP_ADDR", "RELAY_METRICS_SERVICE_PORT_HTTP"):
         assert "enableServiceLinks" in found[name]
     assert "OPENAI_API_KEY" in found["OPENAI_KEY"]
     assert "shorter than 16" in found["RELAY_CLIENT_TOKENS"]
     assert Settings.load({"RELAY_PORT": "tcp://10.0.0.1:80"}).port == 8080
+
+
+def test_secrets_of_any_bytes_compare() -> None:
+    """What the environment holds need not be UTF-8; comparing it is no error."""
+    odd = Secret("sk-\udcff")
+
+    assert odd == Secret("sk-\udcff")
+    assert odd != Secret("sk-\udcfe")
 
 
 def test_secrets_show_nowhere() -> None:
@@ -209,6 +278,7 @@ def test_secrets_show_nowhere() -> None:
     assert loaded.summary() == {"RELAY_MODEL": "m"}
 
 
+SECRET_NAMES = ("OPENAI_API_KEY", "RELAY_CLIENT_TOKENS")
 values = st.one_of(
     st.text(max_size=30), st.sampled_from(["0", "-1", "nan", "1e999", "*", ",", ":", "http://[", "tcp://x", "\x00"])
 )
@@ -216,9 +286,15 @@ values = st.one_of(
 
 @given(st.dictionaries(st.sampled_from(sorted(SETTING_NAMES)), values, max_size=8))
 def test_any_values_are_taken_or_refused(environ: dict[str, str]) -> None:
-    """Whatever is set, the settings load or are refused with reasons; nothing else escapes."""
-    with suppress(SettingsRejected):
-        assert Settings.load(environ).port >= 0
+    """Whatever is set, the settings load or are refused with reasons; nothing else escapes, nor does a secret."""
+    secret = {name: "CANARY" + value for name, value in environ.items() if name.startswith(SECRET_NAMES)}
+    try:
+        loaded = Settings.load(environ | secret)
+        shown = f"{loaded!r} {loaded.warnings}"
+        assert hash(loaded.openai_api_key) is not None
+    except SettingsRejected as exc:
+        shown = str(exc)
+    assert "CANARY" not in shown
 
 
 @pytest.mark.parametrize("render", [render_text, render_markdown, render_env_example])

@@ -38,7 +38,11 @@ class Secret:
         return repr(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(self._bytes(), other._bytes())
+
+    def _bytes(self) -> bytes:
+        # surrogatepass: what the environment holds need not be UTF-8
+        return self._value.encode("utf-8", "surrogatepass")
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))

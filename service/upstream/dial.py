@@ -84,10 +84,12 @@ class Connected:
 
     async def close(self, seconds: float = 1.0) -> None:
         """Hang up without having used it."""
-        self.leg.start(_HangUp(self.leg))
-        self.leg.release("gate")
-        await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
-        self.response.close()
+        try:
+            self.leg.start(_HangUp(self.leg))
+            self.leg.release("gate")
+            await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
+        finally:
+            self.abort()  # also when cancelled: an upstream socket that nobody owns costs money
 
     def abort(self) -> None:
         """Drop it at once."""

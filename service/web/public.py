@@ -116,6 +116,9 @@ class Entrance:
                     dial_slot.close()
                     return await self._say(request, handshake, failure, attempt)
                 task = await self._start(request, handshake, connected, attempt)
+            # The slot is the session's from here on: this handler may be cancelled seconds before the sockets are gone.
+            held = session_slot.pop_all()
+            task.add_done_callback(lambda _: held.close())
             # Shielded: when the client hangs up, aiohttp cancels this handler, and the session still has to end well.
             await asyncio.shield(task)
             return _answered(request)

@@ -59,6 +59,22 @@ def listening(seen: Seen) -> Script:
     return script
 
 
+async def test_a_session_counts_until_its_sockets_are_gone() -> None:
+    """A client that hung up makes no room while upstream, which costs money, still waits for the end."""
+
+    async def deaf_to_close(wire: Wire) -> None:
+        wire.send(CREATED)
+        await wire.gone()
+
+    async with session(deaf_to_close, RELAY_MAX_SESSIONS="1") as (relay, client):
+        client.reset()
+        await eventually(next(iter(relay.app.registry._sessions.values()))._ended.done)
+        second = await open_raw(relay.app.public_port, PATH)
+        await second.close()
+
+        assert (503, "relay_full") == (second.answer.status, second.answer.error["code"])
+
+
 @pytest.mark.parametrize(
     ("payload", "echoed", "onward"),
     [

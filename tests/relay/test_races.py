@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
@@ -265,7 +265,7 @@ STEPS: Final = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=12))
 async def test_any_order_of_events_is_one_end(steps: list[str]) -> None:
     """Whatever both sides do and in whatever order, a session ends once, and upstream does not outlive it."""
