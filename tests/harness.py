@@ -14,7 +14,8 @@ from prometheus_client import generate_latest
 
 from service.app import App
 from service.health.monitor import Pace
-from service.realtime.frames import Chunk, Completed, Control, Message, Opcode, Scanner, build_frame, parse_close
+from service.realtime.closing import parse_close
+from service.realtime.frames import Chunk, Completed, Control, Message, Opcode, Scanner, build_frame
 from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
 

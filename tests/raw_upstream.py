@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from service.realtime.frames import Control, Opcode, Scanner, build_frame, close_payload, parse_close
+from service.realtime.closing import close_payload, parse_close
+from service.realtime.frames import Control, Opcode, Scanner, build_frame
 
 CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'
 

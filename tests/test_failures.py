@@ -3,7 +3,7 @@
 import pytest
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Row
-from service.realtime.frames import MAX_REASON_BYTES, close_code_may_be_sent
+from service.realtime.closing import MAX_REASON_BYTES, close_code_may_be_sent
 
 # The published status table: HTTP status and close code of each reason. A change here breaks clients and alerts.
 CONTRACT = {

@@ -1,4 +1,4 @@
-"""RFC 6455 frames: an incremental scanner, frame building, close codes.
+"""RFC 6455 frames: an incremental scanner, frame building.
 
 Pure: bytes in, items out; no sockets, no clock. Rules of this file:
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from service.realtime.closing import CloseCode, close_code_may_be_sent
 from service.realtime.events import HEAD_BYTES, event_type
 
 WHOLE_FRAME_BYTES: Final = 65_536
@@ -20,7 +21,6 @@ WHOLE_FRAME_BYTES: Final = 65_536
 HELD_BYTES: Final = 65_536
 """At most this much of a message is held back until its type is known or, if it is to be read, until it is whole."""
 MAX_CONTROL_BYTES: Final = 125
-MAX_REASON_BYTES: Final = 123
 
 
 class Opcode(IntEnum):
@@ -32,20 +32,6 @@ class Opcode(IntEnum):
     CLOSE = 0x8
     PING = 0x9
     PONG = 0xA
-
-
-class CloseCode(IntEnum):
-    """The codes that the relay itself sends or maps (RFC 6455 section 7.4)."""
-
-    NORMAL = 1000
-    GOING_AWAY = 1001
-    PROTOCOL_ERROR = 1002
-    NO_STATUS = 1005
-    ABNORMAL = 1006
-    INVALID_PAYLOAD = 1007
-    MESSAGE_TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    TRY_AGAIN_LATER = 1013
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,38 +341,6 @@ def build_frame(opcode: Opcode, payload: bytes, key: bytes = b"") -> bytes:
     else:
         head = bytes((first, mask_bit | 127)) + length.to_bytes(8, "big")
     return head + key + unmask(payload, key)
-
-
-def close_code_may_be_sent(code: int) -> bool:
-    """Whether a code may stand in a CLOSE frame (section 7.4, and the registry: 1012 to 1014 were added later)."""
-    return 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999  # noqa: PLR2004, RUF021 - the RFC's ranges
-
-
-def sendable_close_code(code: int | None) -> int:
-    """The code to send on for one that was received: none at all becomes 1000, one that may not be sent 1011.
-
-    1014 is registered, but some client libraries fail on it, so it becomes 1011 too.
-    """
-    if code is None or code == CloseCode.NO_STATUS:
-        return CloseCode.NORMAL
-    if code == 1014 or not close_code_may_be_sent(code):  # noqa: PLR2004 - see above
-        return CloseCode.INTERNAL_ERROR
-    return code
-
-
-def close_payload(code: int | None, reason: str = "") -> bytes:
-    """The payload of a CLOSE frame; the reason is cut to 123 bytes of valid UTF-8."""
-    if code is None:
-        return b""
-    cut = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-    return code.to_bytes(2, "big") + cut.encode()
-
-
-def parse_close(payload: bytes) -> tuple[int | None, str]:
-    """Code and reason of a CLOSE payload that the scanner let through; no code is None."""
-    if not payload:
-        return None, ""
-    return int.from_bytes(payload[:2], "big"), payload[2:].decode("utf-8", "replace")
 
 
 def _check_close(payload: bytes) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from service.failures import CATALOGUE
-from service.realtime.frames import CloseCode, Violation, sendable_close_code
+from service.realtime.closing import CloseCode, sendable_close_code
+from service.realtime.frames import Violation
 
 Side = Literal["client", "upstream"]
 

@@ -7,8 +7,9 @@ on. When the sink is full the source is held back, so that a stuck peer costs `W
 import copy
 from typing import Protocol
 
+from service.realtime.closing import parse_close
 from service.realtime.events import parse_error
-from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation, parse_close
+from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
 from service.telemetry.metrics import Metrics
 from service.wire.leg import Leg
 

@@ -16,8 +16,9 @@ from typing import Final
 import structlog
 
 from service.failures import CATALOGUE
+from service.realtime.closing import sendable_close_code
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
-from service.realtime.frames import Opcode, Scanner, Violation, sendable_close_code
+from service.realtime.frames import Opcode, Scanner, Violation
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import DirectionCounters, Pipe

@@ -21,20 +21,9 @@ from typing import Final, Literal
 import aiohttp
 
 from service.failures import Failure, Phase
+from service.realtime.closing import CloseCode, parse_close, sendable_close_code
 from service.realtime.events import READ_TYPES, ErrorEvent, parse_error
-from service.realtime.frames import (
-    Chunk,
-    CloseCode,
-    Completed,
-    Control,
-    Item,
-    Message,
-    Opcode,
-    Scanner,
-    Violation,
-    parse_close,
-    sendable_close_code,
-)
+from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
 from service.upstream import translate
 from service.upstream.target import Route, Target
 from service.wire.leg import Leg, close_leg

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from service.realtime.frames import Opcode, build_frame, close_payload
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode, build_frame
 
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""

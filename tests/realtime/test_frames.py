@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.realtime.closing import CloseCode, close_code_may_be_sent, close_payload, parse_close, sendable_close_code
 from service.realtime.frames import (
     HELD_BYTES,
     WHOLE_FRAME_BYTES,
     Chunk,
-    CloseCode,
     Completed,
     Control,
     Item,
@@ -19,10 +19,6 @@ from service.realtime.frames import (
     Scanner,
     Violation,
     build_frame,
-    close_code_may_be_sent,
-    close_payload,
-    parse_close,
-    sendable_close_code,
     unmask,
 )
 

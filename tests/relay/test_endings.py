@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.failures import CATALOGUE
-from service.realtime.frames import Opcode, build_frame, close_payload
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode, build_frame
 from service.relay.pipe import Pipe
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, Script, Wire, raw_upstream

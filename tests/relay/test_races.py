@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
-from service.realtime.frames import Opcode, build_frame, close_payload
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode, build_frame
 from service.relay.pipe import Pipe
 from service.relay.session import TICK_SECONDS, Session
 from service.relay.watchdog import Limits

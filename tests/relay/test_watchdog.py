@@ -6,7 +6,8 @@ from typing import cast
 import pytest
 
 from service.failures import CATALOGUE
-from service.realtime.frames import CloseCode, Violation
+from service.realtime.closing import CloseCode
+from service.realtime.frames import Violation
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.watchdog import Limits, verdict

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame, close_payload
+from service.realtime.closing import close_payload
+from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
 from service.wire.leg import Leg, close_leg
 
 
