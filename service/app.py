@@ -53,7 +53,10 @@ class App:
         self._log = structlog.get_logger()
         self.registry = Registry()
         self.simulator: Simulator | None = None
-        self.redactor = Redactor([settings.openai_api_key, *(token.secret for token in settings.client_tokens)])
+        password = settings.proxy.password if settings.proxy is not None else None
+        self.redactor = Redactor(
+            [settings.openai_api_key, password, *(token.secret for token in settings.client_tokens)]
+        )
         self.public_port = 0
         self.internal_port = 0
 
@@ -117,7 +120,11 @@ class App:
             key = settings.openai_api_key or Secret(SIMULATED_KEY)
             return Target(self.simulator.url, key, simulated=True)
         return Target(
-            settings.openai_base_url, settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
+            settings.openai_base_url,
+            settings.openai_api_key,
+            settings.openai_org_id,
+            settings.openai_project_id,
+            proxy=settings.proxy,
         )
 
     def _lint(self, target: Target) -> str | None:

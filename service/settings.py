@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from service import settings_parsers as parse
 from service.envfiles import Layers, read_layers
 from service.realtime.keys import Secret, redact
 from service.settings_parsers import ClientToken, NotAccepted, Parser
+from service.settings_proxy import NotAProxy, Proxy, choose_proxy
 from service.settings_warnings import SettingWarning, find_warnings
 
 __all__ = [
@@ -65,6 +67,10 @@ SETTINGS: Final = (
     Setting("RELAY_UPSTREAM", "upstream", "openai", parse.one_of("openai", "simulator", "auto"),
             "openai, simulator or auto", "openai",
             "Whom to connect to; auto is the built-in simulator if no key is found, and says so."),
+    Setting("RELAY_UPSTREAM_PROXY", "upstream_proxy", "off", parse.upstream_proxy,
+            "off, auto, or a URL http://[user:password@]host:port", "http://proxy.example.com:3128",
+            "The proxy through which the provider is reached; auto takes it from HTTPS_PROXY and heeds NO_PROXY.",
+            secret=True),
     Setting("RELAY_MODEL", "model", "gpt-realtime", parse.header_value, "a model's name", "gpt-realtime",
             "The model that the health checks ask for; callers name their own."),
     Setting("RELAY_HOST", "host", "127.0.0.1", parse.host, "an address or host name of this machine", "192.0.2.10",
@@ -151,6 +157,8 @@ class Settings:
     openai_org_id: str | None = None
     openai_project_id: str | None = None
     upstream: Literal["openai", "simulator", "auto"] = "openai"
+    upstream_proxy: Secret | None = None  # what was set; `proxy` is what follows from it
+    proxy: Proxy | None = None
     model: str = "gpt-realtime"
     host: str = "127.0.0.1"
     port: int = 8080
@@ -187,6 +195,11 @@ class Settings:
         if "access" not in values and "access" not in loader.rejected:
             values["access"] = "open" if parse.is_loopback(str(values.get("host", "127.0.0.1"))) else "tokens"
         loader.problems += _cross_check(values, loader.rejected)
+        try:
+            values["proxy"] = _proxy(values, environ)
+        except NotAProxy as exc:
+            accepts = "a URL of a proxy, because RELAY_UPSTREAM_PROXY is auto"
+            loader.problems.append(Problem(exc.variable, "(hidden)", accepts, "http://proxy.example.com:3128"))
         if loader.problems:
             raise SettingsRejected(loader.problems)
         warnings = [*find_warnings(layers, SETTING_NAMES, has_key="openai_api_key" in values), *loader.warnings]
@@ -287,6 +300,15 @@ def _shown_path(path: str) -> str:
     return (
         repr(redact(path[:200])) if path.startswith(("/", "./", "../")) else "(hidden, as it may be the secret itself)"
     )
+
+
+def _proxy(values: Mapping[str, Any], environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy for the provider's host; none for an upstream on this machine. Raises NotAProxy."""
+    setting = values.get("upstream_proxy")
+    host = urlsplit(str(values.get("openai_base_url", _FIELDS["OPENAI_BASE_URL"].default))).hostname or ""
+    if setting is None or parse.is_loopback(host):
+        return None
+    return choose_proxy(setting.reveal(), host, environ)
 
 
 def _cross_check(values: Mapping[str, Any], rejected: set[str]) -> list[Problem]:

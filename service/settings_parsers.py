@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from service import settings_proxy
 from service.envfiles import PROFILE
 from service.realtime.keys import Secret
 
@@ -125,6 +126,18 @@ def base_url(text: str) -> str:
     if "realtime" in path.split("/"):
         raise NotAccepted("without /realtime at its end, which the relay adds")
     return urlunsplit((scheme, parts.netloc, path, "", ""))
+
+
+def upstream_proxy(text: str) -> Secret | None:
+    """`auto`, `off`, or the URL of a proxy, which may hold a password."""
+    value = text.strip()
+    if value.lower() in {"off", settings_proxy.AUTO}:
+        return Secret(settings_proxy.AUTO) if value.lower() == settings_proxy.AUTO else None
+    try:
+        settings_proxy.parse_proxy(value, settings_proxy.SETTING)
+    except settings_proxy.NotAProxy:
+        raise NotAccepted from None
+    return Secret(value)
 
 
 def client_tokens(text: str) -> tuple[ClientToken, ...]:

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Final, Literal
 
 import aiohttp
+from yarl import URL
 
 from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode, parse_close, sendable_close_code
@@ -155,9 +156,11 @@ class Dialler:
         if route.safety_identifier is not None:
             headers["OpenAI-Safety-Identifier"] = route.safety_identifier
         try:
-            response = await self.session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress)
+            response = await request(self.session, self.target, url, headers, progress)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise translate.from_exception(exc, progress.phase, tls=url.scheme == "https") from None
+            raise translate.from_exception(
+                exc, progress.phase, tls=url.scheme == "https", proxied=self.target.proxy is not None
+            ) from None
         problem = _check_upgrade(response, key) if response.status == 101 else None  # noqa: PLR2004 - Switching Protocols
         if response.status == 101 and problem is None:  # noqa: PLR2004 - Switching Protocols
             return response
@@ -168,6 +171,21 @@ class Dialler:
             raise translate.from_status(response.status, error, response.headers, is_call=route.has("call_id"))
         finally:
             response.close()
+
+
+async def request(
+    session: aiohttp.ClientSession, target: Target, url: URL, headers: Mapping[str, str], progress: Progress
+) -> aiohttp.ClientResponse:
+    """GET from a target, through its proxy if it has one, following nothing; the caller closes the response."""
+    proxy = target.proxy
+    return await session.get(
+        url,
+        headers=headers,
+        allow_redirects=False,
+        trace_request_ctx=progress,
+        proxy=proxy.url if proxy is not None else None,
+        proxy_auth=target.proxy_auth(),
+    )
 
 
 def open_session() -> aiohttp.ClientSession:

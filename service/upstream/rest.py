@@ -8,7 +8,7 @@ import aiohttp
 from service.failures import Failure, Phase
 from service.realtime.events import parse_error
 from service.upstream import translate
-from service.upstream.dial import Progress, read_body
+from service.upstream.dial import Progress, read_body, request
 from service.upstream.target import Target
 
 
@@ -20,7 +20,7 @@ async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str
     try:
         async with (
             asyncio.timeout(timeout_seconds),
-            session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress) as response,
+            await request(session, target, url, headers, progress) as response,
         ):
             if response.status == HTTPStatus.OK:
                 return
@@ -28,7 +28,9 @@ async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str
             raise translate.from_status(response.status, error, response.headers, is_call=False)
     except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
         phase = progress.phase if progress.phase is not Phase.FIRST_EVENT else Phase.UPGRADE
-        raise translate.from_exception(exc, phase, tls=url.scheme == "https") from None
+        raise translate.from_exception(
+            exc, phase, tls=url.scheme == "https", proxied=target.proxy is not None
+        ) from None
 
 
 def proves_the_key(failure: Failure) -> bool:

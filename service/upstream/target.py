@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from aiohttp import BasicAuth
 from yarl import URL
 
 from service.realtime.keys import Secret
+from service.settings_proxy import Proxy
 from service.version import __version__
 
 Label = Literal["openai", "azure", "compatible", "simulator"]
@@ -42,6 +44,7 @@ class Target:
     organization: str | None = None
     project: str | None = None
     simulated: bool = False
+    proxy: Proxy | None = None
     label: Label = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,12 @@ class Target:
     def model_url(self, model: str) -> URL:
         """Where the provider describes a model to those who may use it."""
         return URL(self.base_url) / "models" / model
+
+    def proxy_auth(self) -> BasicAuth | None:
+        """The credentials for the proxy, if it wants any."""
+        if self.proxy is None or self.proxy.user is None:
+            return None
+        return BasicAuth(self.proxy.user, self.proxy.password.reveal() if self.proxy.password else "", "utf-8")
 
     def headers(self) -> dict[str, str]:
         """Credentials and identity; never logged, never taken from a client."""

@@ -151,9 +151,11 @@ def _known_code(error: ErrorEvent | None) -> str | None:
     return next((name for name in (error.code, error.type) if name in ERROR_CODES), None)
 
 
-def from_exception(exc: BaseException, phase: Phase, *, tls: bool) -> Failure:
+def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool = False) -> Failure:
     """What aiohttp or the operating system raised while reaching upstream. Nothing of its text is kept."""
     name = type(exc).__name__
+    if proxied and (failure := _from_proxy(exc)) is not None:
+        return failure
     match exc:
         case aiohttp.ClientConnectorCertificateError():
             return Failure("tls_untrusted", Phase.CONNECT, detail=_certificate_detail(exc.certificate_error))
@@ -161,8 +163,6 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool) -> Failure:
             return Failure("tls_failed", Phase.CONNECT, detail=name)
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns_failed", Phase.DNS, detail=name)
-        case aiohttp.ClientHttpProxyError() | aiohttp.ClientProxyConnectionError():
-            return Failure("proxy_failed", Phase.CONNECT, detail=name)
         case TimeoutError():
             return from_timeout(phase)
         case aiohttp.ServerDisconnectedError():
@@ -173,6 +173,19 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool) -> Failure:
             return _from_os_error(exc, phase, tls=tls)
         case _:
             return Failure("bad_reply", _reached(phase), detail=name)
+
+
+def _from_proxy(exc: BaseException) -> Failure | None:
+    """What went wrong with the proxy itself, None if it did its part."""
+    match exc:
+        case aiohttp.ClientHttpProxyError():
+            return Failure("proxy_failed", Phase.CONNECT, wire_status=exc.status, detail=_proxy_detail(exc.status))
+        case aiohttp.ClientConnectorDNSError():  # the provider's name is for the proxy to resolve
+            return Failure("proxy_failed", Phase.DNS, detail="the proxy's own name cannot be resolved")
+        case aiohttp.ClientProxyConnectionError():
+            return Failure("proxy_failed", Phase.CONNECT, detail="the proxy cannot be reached")
+        case _:
+            return None
 
 
 def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
@@ -202,6 +215,19 @@ def from_timeout(phase: Phase) -> Failure:
 
 def _reached(phase: Phase) -> Phase:
     return phase if phase in {Phase.UPGRADE, Phase.FIRST_EVENT} else Phase.CONNECT
+
+
+def _proxy_detail(status: int) -> str:
+    """What the proxy's answer to CONNECT means."""
+    match status:
+        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return "the proxy wants other credentials (407)"
+        case HTTPStatus.FORBIDDEN | HTTPStatus.METHOD_NOT_ALLOWED:
+            return f"the proxy does not allow this host or port ({status})"
+        case HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.GATEWAY_TIMEOUT:
+            return f"the proxy cannot reach the provider ({status})"
+        case _:
+            return f"the proxy answered CONNECT with {status}"
 
 
 def _certificate_detail(exc: Exception) -> str:

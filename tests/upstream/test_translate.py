@@ -46,7 +46,7 @@ def test_a_proxy_is_named() -> None:
     request = aiohttp.RequestInfo(URL("http://x"), "GET", {}, URL("http://x"))  # type: ignore[arg-type]  # any mapping does
     error = aiohttp.ClientHttpProxyError(request, (), status=403)
 
-    assert translate.from_exception(error, Phase.CONNECT, tls=True).reason == "proxy_failed"
+    assert translate.from_exception(error, Phase.CONNECT, tls=True, proxied=True).reason == "proxy_failed"
     assert translate.from_status(407, None, {}, is_call=False).reason == "proxy_failed"
 
 
