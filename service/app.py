@@ -23,6 +23,8 @@ from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Dialler
+from service.upstream.reach import Reach
+from service.upstream.rotation import KeyFile
 from service.upstream.target import Target
 from service.version import __version__
 from service.web.internal import Internal
@@ -84,14 +86,16 @@ class App:
         self._stack.push_async_callback(dialler.close)
         # Runs after the listeners are closed: until then a late dial may still start a session.
         self._stack.push_async_callback(self.registry.finish)
-        self.monitor = Monitor(dialler, self.metrics, model=settings.model, key_problem=key_problem, pace=self._pace)
+        self.reach = reach = Reach(dialler, key_problem)
+        reach.on_retry = self.metrics.upstream_retries.labels(target.label).inc
+        self.metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
+        self.monitor = Monitor(reach, self.metrics, model=settings.model, pace=self._pace)
         entrance = Entrance(
             settings,
-            dialler,
+            reach,
             self.registry,
             instruments=Instruments(self.metrics, self.redactor),
             max_sessions=sessions_that_fit(settings.max_sessions),
-            key_problem=key_problem,
             on_dialled=self.monitor.told,
         )
         probes = Probes(self.monitor, self.registry, self.metrics, self.is_alive)
@@ -105,6 +109,18 @@ class App:
             [*Internal(self.metrics).routes(), *probes.routes(detailed=True)],
         )
         self._tasks = [self._keep("health", self.monitor.run), self._keep("loop lag", self._measure_lag)]
+        if settings.openai_api_key_file is not None:
+            key_file = KeyFile(
+                settings.openai_api_key_file,
+                reach,
+                self.metrics,
+                model=settings.model,
+                is_refused=self.monitor.is_refused,
+                on_new=self.redactor.add,
+                on_taken=self.monitor.ask_again,
+            )
+            self.monitor.key_file = key_file
+            self._tasks.append(self._keep("key file", key_file.watch))
         self._tell_start(target)
 
     async def _target(self) -> Target:

@@ -183,6 +183,8 @@ class Settings:
     environment: str | None = None
     # Where each value that was set came from, by variable; and why there is no key although one was meant.
     origins: Mapping[str, str] = field(default_factory=dict)
+    # Watched for a new key, also while it is missing. Not shown: it may be the key itself, put into the wrong variable.
+    openai_api_key_file: Path | None = field(default=None, repr=False)
     openai_api_key_problem: str | None = None
     warnings: tuple[SettingWarning, ...] = ()
 
@@ -204,7 +206,11 @@ class Settings:
             raise SettingsRejected(loader.problems)
         warnings = [*find_warnings(layers, SETTING_NAMES, has_key="openai_api_key" in values), *loader.warnings]
         return cls(
-            **values, origins=loader.origins, openai_api_key_problem=loader.key_problem, warnings=tuple(warnings)
+            **values,
+            origins=loader.origins,
+            openai_api_key_file=loader.key_file,
+            openai_api_key_problem=loader.key_problem,
+            warnings=tuple(warnings),
         )
 
     def summary(self) -> dict[str, object]:
@@ -226,6 +232,7 @@ class _Loader:
         self.warnings: list[SettingWarning] = []
         self.origins: dict[str, str] = {}
         self.key_problem: str | None = None
+        self.key_file: Path | None = None
 
     def values(self) -> dict[str, Any]:
         """Field names to parsed values, for what is set and right."""
@@ -268,6 +275,8 @@ class _Loader:
 
     def _read(self, setting: Setting, path: str, origin: str) -> tuple[str, str] | None:
         path = path.strip()
+        if setting.name == "OPENAI_API_KEY" and "\0" not in path:
+            self.key_file = Path(path)
         shown = _shown_path(path)
         try:
             # newline="": a carriage return has to stay for the lint to see. Only the last line feed is the file's own.

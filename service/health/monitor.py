@@ -15,8 +15,9 @@ import structlog
 from service.failures import Failure
 from service.health.checks import CHECKS, Check
 from service.telemetry.metrics import Metrics
-from service.upstream.dial import Dialler
+from service.upstream.reach import Reach
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
+from service.upstream.rotation import KeyFile
 from service.upstream.target import Route
 
 
@@ -33,13 +34,11 @@ class Pace:
 class Monitor:
     """Both checks, and the latch of readiness."""
 
-    def __init__(
-        self, dialler: Dialler, metrics: Metrics, *, model: str, key_problem: str | None, pace: Pace | None = None
-    ) -> None:
-        self._dialler = dialler
+    def __init__(self, reach: Reach, metrics: Metrics, *, model: str, pace: Pace | None = None) -> None:
+        self._reach = reach
+        self._dialler = reach.dialler
         self._metrics = metrics
         self._model = model
-        self._key_problem = key_problem
         self._pace = pace or Pace()
         self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
         self._settled = asyncio.Event()  # the first refresh is over
@@ -50,6 +49,7 @@ class Monitor:
         self._started_at = asyncio.get_running_loop().time()
         self._opened = False
         self._rest_refusal: Failure | None = None
+        self.key_file: KeyFile | None = None
         self._log = structlog.get_logger()
         self._publish()
 
@@ -75,6 +75,22 @@ class Monitor:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._settled.wait()
+
+    def is_refused(self) -> bool:
+        """Whether the key that holds is known to be of no use, so that any other is better."""
+        return self._reach.key_problem is not None or self.key.is_definite
+
+    @property
+    def notes(self) -> list[str]:
+        """What an operator should know besides the checks."""
+        refusal = self.key_file.refusal if self.key_file is not None else None
+        if refusal is None:
+            return []
+        return [f"The new key in the file was not taken: {refusal}. The one before it stays in use."]
+
+    def ask_again(self) -> None:
+        """What was known is out of date, such as after a change of the key."""
+        self._nudged.set()
 
     # -- what keeps it fresh ------------------------------------------------------------------------------------------
 
@@ -105,9 +121,9 @@ class Monitor:
         before = (self.key.status, self.handshake.status)
         loop = asyncio.get_running_loop()
         self._not_before = loop.time() + min(1.0, self._pace.first_retry)
-        if self._key_problem is not None:
+        if self._reach.key_problem is not None:
             for check in self.checks:
-                check.failed(Failure(self._key_problem), time.time(), None)
+                check.failed(Failure(self._reach.key_problem), time.time(), None)
         else:
             await asyncio.gather(self._check_rest(), self._check_handshake())
             self._judge_key()
@@ -147,6 +163,7 @@ class Monitor:
             self._heed(failure)
         else:
             self.handshake.succeeded(time.time(), loop.time() - started)
+            self._reach.breaker.succeeded()
             await connected.close()
 
     def _judge_key(self) -> None:

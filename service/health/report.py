@@ -27,7 +27,9 @@ def brief(status: Overall) -> dict[str, object]:
     return {"status": status}
 
 
-def verbose(checks: Collection[Check], upstream: str, *, sessions: int, excluded: Collection[str]) -> dict[str, object]:
+def verbose(
+    checks: Collection[Check], upstream: str, *, sessions: int, excluded: Collection[str], notes: Iterable[str] = ()
+) -> dict[str, object]:
     """For operators: each check with its last answer."""
     body: dict[str, object] = {
         "status": overall(checks),
@@ -38,12 +40,12 @@ def verbose(checks: Collection[Check], upstream: str, *, sessions: int, excluded
             "relay:sessions": [{"status": "pass", "observedValue": sessions, "observedUnit": "count"}],
         },
     }
-    notes = [f"upstream: {upstream}"]
+    said = [f"upstream: {upstream}", *notes]
     if upstream == "simulator":
-        notes.append("The built-in simulator stands in for OpenAI; speech is simulated.")
+        said.append("The built-in simulator stands in for OpenAI; speech is simulated.")
     if excluded:
-        notes.append(f"excluded: {', '.join(sorted(excluded))}")
-    body["notes"] = notes
+        said.append(f"excluded: {', '.join(sorted(excluded))}")
+    body["notes"] = said
     return body
 
 

@@ -84,8 +84,10 @@ SERVER_EVENT_TYPES: Final = frozenset(
     }
 )
 
-READ_TYPES: Final = frozenset({"error"})
-"""The server events that the relay parses whole; all others pass unread."""
+READ_TYPES: Final = frozenset(
+    {"error", "response.done", "conversation.item.input_audio_transcription.failed", "rate_limits.updated"}
+)
+"""The server events that the relay reads whole, since they tell of failures; all others pass unread."""
 
 ERROR_CODES: Final = frozenset(
     {

@@ -8,8 +8,8 @@ import copy
 from typing import Protocol
 
 from service.realtime.closing import parse_close
-from service.realtime.events import parse_error
 from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
+from service.realtime.incidents import ERROR, Incident, incident_in
 from service.telemetry.metrics import Metrics
 from service.wire.leg import Leg
 
@@ -26,8 +26,8 @@ class Owner(Protocol):
     def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
         """The pipe's source sent what it must not."""
 
-    def error_passed(self, code: str) -> None:
-        """An error event of upstream went by, with a code of the closed set."""
+    def incident_passed(self, incident: Incident) -> None:
+        """An event of upstream went by that tells of a failure within the session."""
 
     def redact(self, text: str) -> str:
         """A text without secrets."""
@@ -88,8 +88,8 @@ class Pipe:
                     self._forward(raw, mid_frame=mid_frame)
                 case Completed(kind, _):
                     self._count(kind)
-                case Message(_, payload, raw):
-                    self._take_error(payload, raw)
+                case Message(kind, payload, raw):
+                    self._take_message(kind, payload, raw)
                 case Violation():
                     self._owner.peer_broke_protocol(self._counters.direction, item)
 
@@ -128,10 +128,14 @@ class Pipe:
         elif opcode is Opcode.CLOSE:
             self._owner.peer_closed(self._counters.direction, *parse_close(payload))
 
-    def _take_error(self, payload: bytes, raw: bytes) -> None:
-        """An `error` event: counted by code, and passed on untouched unless it carries a piece of a key."""
-        error = parse_error(payload)
-        self._owner.error_passed(error.label if error else "other")
+    def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
+        """An event that may tell of a failure: passed on untouched, unless an error carries a piece of a key."""
+        incident = incident_in(kind, payload)
+        if incident is not None:
+            self._owner.incident_passed(incident)
+        if kind != ERROR:
+            self._forward(raw, mid_frame=False)
+            return
         text = payload.decode("utf-8", "surrogateescape")
         clean = self._owner.redact(text)
         if clean == text:

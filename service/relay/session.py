@@ -19,6 +19,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import sendable_close_code
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import Opcode, Scanner, Violation
+from service.realtime.incidents import ERROR, Incident
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import DirectionCounters, Pipe
@@ -86,6 +87,7 @@ class Session:
         self._seen_messages = 0
         self._expired = False
         self._error_code: str | None = None
+        self._incidents: set[Incident] = set()  # a closed set, so it stays small
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         self._up = Pipe(client, self._upstream, scanner, instruments.client_to_upstream, self)
         self._down = Pipe(self._upstream, client, connected.scanner, instruments.upstream_to_client, self)
@@ -207,11 +209,25 @@ class Session:
         self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
         self._end(ending.by_violation(_side(direction), violation))
 
-    def error_passed(self, code: str) -> None:
-        """An error event of upstream goes by; most are harmless, and the session goes on."""
-        self._error_code = code
-        self._expired = self._expired or code == "session_expired"
-        self._instruments.metrics.upstream_errors.labels(code).inc()
+    def incident_passed(self, incident: Incident) -> None:
+        """Something goes wrong within the session; mostly it goes on. Counted each time, logged once of a kind."""
+        metrics, code = self._instruments.metrics, incident.code
+        if incident.event == ERROR:
+            self._error_code = code
+            self._expired = self._expired or code == "session_expired"
+            metrics.upstream_errors.labels(code).inc()
+        else:
+            metrics.incidents.labels(incident.event, code).inc()
+        if incident not in self._incidents:
+            self._incidents.add(incident)
+            self._log.warning(
+                "session.incident_seen",
+                upstream_event=incident.event,
+                upstream_code=code,
+                message="The provider told the client of a failure within the session.",
+                client=self.facts.client,
+                model=self.facts.model,
+            )
 
     def redact(self, text: str) -> str:
         """A text without secrets."""

@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
 from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES
+from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, TRANSCRIPTION_FAILED
 from service.version import __version__
 
 PREFIX: Final = "realtime_relay"
@@ -74,6 +75,10 @@ _EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("connect_timeout", Phase.CONNECT, "none"),
     ("reply_timeout", Phase.UPGRADE, "none"),
     ("first_event_timeout", Phase.FIRST_EVENT, "none"),
+    ("key_rejected", Phase.BREAKER, "3000"),
+    ("key_forbidden", Phase.BREAKER, "3000"),
+    ("quota_exhausted", Phase.BREAKER, "1013"),
+    ("tls_untrusted", Phase.BREAKER, "none"),
     ("client_left", Phase.CONNECT, "none"),
     ("client_left", Phase.UPGRADE, "none"),
     ("client_left", Phase.FIRST_EVENT, "none"),
@@ -117,6 +122,24 @@ class Metrics:
             buckets=_DIAL_BUCKETS,
             registry=self.registry,
         )
+        self.upstream_retries = Counter(
+            f"{PREFIX}_upstream_retries_total",
+            "Second attempts within a caller's dial; at most a tenth of the dials.",
+            ("upstream",),
+            registry=self.registry,
+        )
+        self.breaker_open = Gauge(
+            f"{PREFIX}_breaker_open",
+            "1 while callers are answered from memory because the provider has just refused.",
+            ("upstream",),
+            registry=self.registry,
+        )
+        self.key_rotations = Counter(
+            f"{PREFIX}_key_rotations_total",
+            "New keys found in the file of OPENAI_API_KEY_FILE, by what became of them.",
+            ("result",),
+            registry=self.registry,
+        )
         self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Sessions open now.", registry=self.registry)
         self.sessions_ended = Counter(
             f"{PREFIX}_sessions_ended_total", "Sessions that ended, by reason.", ("reason",), registry=self.registry
@@ -144,6 +167,12 @@ class Metrics:
         )
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
+        )
+        self.incidents = Counter(
+            f"{PREFIX}_session_incidents_total",
+            "Failures within open sessions that the provider told by other events than error.",
+            ("event", "code"),
+            registry=self.registry,
         )
         self.health_status = Gauge(
             f"{PREFIX}_health_check_status",
@@ -177,14 +206,21 @@ class Metrics:
             self.upstream_connects.labels(self.upstream, result)
         for reason in ("relay_draining", *ENDINGS):
             self.sessions_ended.labels(reason)
+        self.upstream_retries.labels(self.upstream)
+        for result in ("taken", "refused"):
+            self.key_rotations.labels(result)
         for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True):
             self.forwarded_messages.labels(direction)
             self.forwarded_bytes.labels(direction)
             self.backpressure.labels(direction)
             for kind in (*types, "other"):
                 self.events.labels(direction, kind)
-        for code in (*ERROR_CODES, "other"):
+        for code in (*ERROR_CODES, OTHER):
             self.upstream_errors.labels(code)
+            self.incidents.labels(RESPONSE_DONE, code)
+            self.incidents.labels(TRANSCRIPTION_FAILED, code)
+        for limit in (*LIMITS, OTHER):
+            self.incidents.labels(RATE_LIMITS, limit)
 
     def refused(self, failure: Failure) -> None:
         """Admission said no; the status is what was answered."""

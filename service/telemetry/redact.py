@@ -5,11 +5,14 @@ tracebacks included, and at the strings inside lists, tuples and mappings.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from structlog.typing import EventDict, WrappedLogger
 
 from service.realtime.keys import Secret, redact
+
+_MOST: Final = 64
+"""Keys rotate; who rotates more often than this within one process needs no old ones hidden."""
 
 
 class Redactor:
@@ -17,6 +20,11 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
         self._secrets = tuple(secret.reveal() for secret in secrets if secret is not None)
+
+    def add(self, secret: Secret) -> None:
+        """One more secret, such as a new key; the old ones stay."""
+        if secret.reveal() not in self._secrets:
+            self._secrets = (*self._secrets, secret.reveal())[-_MOST:]
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Replace what is secret, in place."""

@@ -22,20 +22,17 @@ import aiohttp
 from yarl import URL
 
 from service.failures import Failure, Phase
-from service.realtime.closing import CloseCode, parse_close, sendable_close_code
-from service.realtime.events import READ_TYPES, ErrorEvent, parse_error
-from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
+from service.realtime.closing import CloseCode
+from service.realtime.events import READ_TYPES, parse_error
+from service.realtime.frames import Control, Item, Opcode, Scanner
 from service.upstream import translate
+from service.upstream.gate import Gate
 from service.upstream.target import Route, Target
 from service.wire.leg import Leg, close_leg
 from service.wire.seam import accept_for, take_upstream
 
-CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
-"""How long the CLOSE behind a first `error` is waited for; on the wire it comes in the same millisecond."""
 BODY_BYTES: Final = 65_536
 BODY_SECONDS: Final = 1.0
-FIRST_EVENT_BYTES: Final = 1_048_576
-"""A first event larger than this is streamed instead of awaited whole; it has shown that upstream is alive."""
 
 
 @dataclass(slots=True)
@@ -54,8 +51,9 @@ class Progress:
         self.phase, self._since = phase, now
 
     def finish(self) -> None:
-        """The last phase is over."""
+        """The last phase is over; a retry may follow."""
         self.enter(self.phase)
+        self._since = 0.0
 
 
 @dataclass(slots=True)
@@ -99,7 +97,7 @@ class Dialler:
         max_message_bytes: int,
     ) -> None:
         self.target = target
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._first_event = first_event
         self._max_message_bytes = max_message_bytes
         self.session = open_session()
@@ -108,20 +106,27 @@ class Dialler:
         """Release the HTTP session."""
         await self.session.close()
 
-    async def dial(self, route: Route, progress: Progress | None = None) -> Connected:
-        """Reach the target; raises Failure, also when the budget runs out."""
+    async def dial(
+        self,
+        route: Route,
+        progress: Progress | None = None,
+        *,
+        seconds: float | None = None,
+        target: Target | None = None,
+    ) -> Connected:
+        """Reach the target, or another one with this one's rules; raises Failure, also when the budget runs out."""
         progress = progress or Progress()
         progress.enter(Phase.CONNECT)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._dial(route, progress)
+            async with asyncio.timeout(seconds or self.timeout_seconds):
+                return await self._dial(target or self.target, route, progress)
         except TimeoutError:
             raise translate.from_timeout(progress.phase) from None
         finally:
             progress.finish()
 
-    async def _dial(self, route: Route, progress: Progress) -> Connected:
-        response = await self._upgrade(route, progress)
+    async def _dial(self, target: Target, route: Route, progress: Progress) -> Connected:
+        response = await self._upgrade(target, route, progress)
         try:
             leg = take_upstream(response)
         except ConnectionResetError:
@@ -133,7 +138,7 @@ class Dialler:
             leg.hold("gate")
             return connected
         progress.enter(Phase.FIRST_EVENT)
-        gate = _Gate(leg, scanner)
+        gate = Gate(leg, scanner)
         leg.start(gate)
         try:
             connected.items = await gate.opened
@@ -143,10 +148,10 @@ class Dialler:
             raise
         return connected
 
-    async def _upgrade(self, route: Route, progress: Progress) -> aiohttp.ClientResponse:
-        url = self.target.socket_url(route)
+    async def _upgrade(self, target: Target, route: Route, progress: Progress) -> aiohttp.ClientResponse:
+        url = target.socket_url(route)
         key = base64.b64encode(os.urandom(16)).decode("ascii")
-        headers = self.target.headers() | {
+        headers = target.headers() | {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
             "Sec-WebSocket-Version": "13",
@@ -156,10 +161,10 @@ class Dialler:
         if route.safety_identifier is not None:
             headers["OpenAI-Safety-Identifier"] = route.safety_identifier
         try:
-            response = await request(self.session, self.target, url, headers, progress)
+            response = await request(self.session, target, url, headers, progress)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise translate.from_exception(
-                exc, progress.phase, tls=url.scheme == "https", proxied=self.target.proxy is not None
+                exc, progress.phase, tls=url.scheme == "https", proxied=target.proxy is not None
             ) from None
         problem = _check_upgrade(response, key) if response.status == 101 else None  # noqa: PLR2004 - Switching Protocols
         if response.status == 101 and problem is None:  # noqa: PLR2004 - Switching Protocols
@@ -253,81 +258,6 @@ def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
     if headers.get("Sec-WebSocket-Extensions") or headers.get("Sec-WebSocket-Protocol"):
         return "101 with an extension or subprotocol that was not offered"
     return None
-
-
-class _Gate:
-    """Reads upstream until its first event is there whole. `opened` yields the items so far, or raises the Failure."""
-
-    def __init__(self, leg: Leg, scanner: Scanner) -> None:
-        self._leg = leg
-        self._scanner = scanner
-        self._items: list[Item] = []
-        self._size = 0
-        self._error: ErrorEvent | None = None
-        self._late: asyncio.TimerHandle | None = None
-        self.opened: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
-
-    def receive(self, data: bytes) -> None:
-        items = self._scanner.feed(data)
-        if self.opened.done():
-            self._items += items  # behind the gate, in the same read
-            return
-        for number, item in enumerate(items):
-            self._look_at(item)
-            if self.opened.done():
-                self._items += items[number + 1 :]
-                return
-
-    def peer_lost(self) -> None:
-        if self._error is not None:
-            self._refuse(translate.from_events(self._error, None, ""))
-        else:
-            self._refuse(Failure("dropped_early", Phase.FIRST_EVENT))
-
-    def _look_at(self, item: Item) -> None:
-        match item:
-            case Control(Opcode.PING, payload):
-                self._leg.send_control(Opcode.PONG, payload)
-            case Control(Opcode.CLOSE, payload):
-                code, reason = parse_close(payload)
-                self._leg.send_close(sendable_close_code(code), "")
-                self._refuse(translate.from_events(self._error, code, reason))
-            case Violation(_, detail):
-                self._refuse(Failure("bad_reply", Phase.FIRST_EVENT, detail=detail))
-            case Message(_, payload, _) if self._error is None:
-                self._take_error(parse_error(payload) or ErrorEvent("", None, ""))
-            case _ if self._error is not None:
-                pass  # whatever stands between the error and its CLOSE
-            case Chunk(raw, mid_frame):
-                self._items.append(item)
-                self._size += len(raw)
-                if mid_frame and self._size > FIRST_EVENT_BYTES:
-                    self._open()
-            case Completed(kind, _) if kind == "error":
-                self._take_error(ErrorEvent("", None, ""))  # too large to have been read
-            case Completed():
-                self._items.append(item)
-                self._open()
-            case _:
-                pass  # an unasked-for pong
-
-    def _take_error(self, error: ErrorEvent) -> None:
-        self._error = error
-        loop = asyncio.get_running_loop()
-        self._late = loop.call_later(
-            CLOSE_AFTER_ERROR_SECONDS, lambda: self._refuse(translate.from_events(error, None, ""))
-        )
-
-    def _open(self) -> None:
-        self._leg.hold("gate")
-        if not self.opened.done():
-            self.opened.set_result(self._items)
-
-    def _refuse(self, failure: Failure) -> None:
-        if self._late is not None:
-            self._late.cancel()
-        if not self.opened.done():
-            self.opened.set_exception(failure)
 
 
 class _HangUp:

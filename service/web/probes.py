@@ -61,7 +61,13 @@ class Probes:
         body = report.brief(status)
         if detailed and "verbose" in request.query:
             known = excluded & {check.name for check in self._monitor.checks}
-            body = report.verbose(checks, self._metrics.upstream, sessions=len(self._registry), excluded=known)
+            body = report.verbose(
+                checks,
+                self._metrics.upstream,
+                sessions=len(self._registry),
+                excluded=known,
+                notes=self._monitor.notes,
+            )
         return web.json_response(
             body,
             status=503 if status == "fail" else 200,

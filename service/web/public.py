@@ -22,7 +22,8 @@ from service.relay.registry import Registry
 from service.relay.session import Facts, Instruments, Session
 from service.relay.watchdog import Limits
 from service.settings import Settings
-from service.upstream.dial import Connected, Dialler, Progress
+from service.upstream.dial import Connected, Progress
+from service.upstream.reach import Reach
 from service.upstream.target import Route
 from service.web import surface
 from service.web.upgrade import Handshake, client_address, parse_handshake, parse_route, parse_token, wants_events
@@ -47,27 +48,24 @@ class Attempt:
 class Entrance:
     """Where clients come in.
 
-    `key_problem` says why there is no use in dialling: key_missing, key_malformed, or None. `on_dialled` is told how each
-    dial went, since live traffic is the best evidence for the health checks.
+    `on_dialled` is told how each dial went, since live traffic is the best evidence for the health checks.
     """
 
     def __init__(
         self,
         settings: Settings,
-        dialler: Dialler,
+        reach: Reach,
         registry: Registry,
         *,
         instruments: Instruments,
         max_sessions: int,
-        key_problem: str | None,
         on_dialled: Callable[[Failure | None], None],
     ) -> None:
         self._settings = settings
-        self._dialler = dialler
+        self._reach = reach
         self._registry = registry
         self._instruments = instruments
         self._metrics = instruments.metrics
-        self._key_problem = key_problem
         self._on_dialled = on_dialled
         self._tokens = TokenCheck(settings.access, settings.client_tokens)
         self._origins = OriginCheck(settings.allowed_origins)
@@ -131,15 +129,15 @@ class Entrance:
         attempt.model = dict(route.query).get("model")
         if self._registry.draining:
             raise Failure("relay_draining")
-        if self._key_problem is not None:
-            raise Failure(self._key_problem)
+        if self._reach.key_problem is not None:
+            raise Failure(self._reach.key_problem)
         return route
 
     async def _dial(self, route: Route, attempt: Attempt) -> Connected:
         """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
         progress = Progress()
         try:
-            connected = await self._dialler.dial(route, progress)
+            connected = await self._reach.dial(route, progress)
         except Failure as failure:
             self._dial_failed(failure, attempt, progress)
             raise

@@ -106,7 +106,10 @@ async def test_aiohttps_books_are_right_after_a_session() -> None:
 
 
 async def test_a_dropped_upgrade_is_asked_for_once() -> None:
-    """An upstream that hangs up in place of an answer sees one GET: a second paid handshake is the relay's to decide."""
+    """An upstream that hangs up in place of an answer sees one GET: aiohttp's own second one is switched off.
+
+    The relay's own retry, which is paced and budgeted, has no time here.
+    """
     heads = []
 
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,7 +120,7 @@ async def test_a_dropped_upgrade_is_asked_for_once() -> None:
 
     server = await asyncio.start_server(drop, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    async with server, running_relay(OPENAI_BASE_URL=url, RELAY_MODEL="probe") as relay:
+    async with server, running_relay(OPENAI_BASE_URL=url, RELAY_MODEL="probe", RELAY_DIAL_TIMEOUT_SECONDS="1") as relay:
         client = await open_raw(relay.app.public_port, PATH)
 
         assert (502, "dropped_early") == (client.answer.status, client.answer.error["code"])

@@ -1,0 +1,68 @@
+"""What goes wrong inside an open session, and does not end it. Pure.
+
+The provider tells of such things in four events: `error`, `response.done` with status `failed`, a failed transcription,
+and `rate_limits.updated` with nothing left. A client library that looks at none of them falls silent without a cause.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from service.realtime.events import ERROR_CODES, parse_error
+
+ERROR: Final = "error"
+RESPONSE_DONE: Final = "response.done"
+TRANSCRIPTION_FAILED: Final = "conversation.item.input_audio_transcription.failed"
+RATE_LIMITS: Final = "rate_limits.updated"
+INCIDENT_EVENTS: Final = (ERROR, RESPONSE_DONE, TRANSCRIPTION_FAILED, RATE_LIMITS)
+
+LIMITS: Final = ("tokens", "requests")
+"""The limits that the provider reports; `requests` only the beta interface and some compatible servers."""
+OTHER: Final = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One thing that went wrong: the event that told of it, and a code of a closed set."""
+
+    event: str
+    code: str
+
+
+def incident_in(kind: str, payload: bytes) -> Incident | None:
+    """What an event of one of `INCIDENT_EVENTS` tells of, None if all is well."""
+    if kind in {ERROR, TRANSCRIPTION_FAILED}:
+        error = parse_error(payload)
+        return Incident(kind, error.label if error is not None else OTHER)
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, Mapping):
+        return None
+    if kind == RESPONSE_DONE:
+        return _failed_response(body.get("response"))
+    return _empty_limit(body.get("rate_limits"))
+
+
+def _failed_response(response: object) -> Incident | None:
+    if not isinstance(response, Mapping) or response.get("status") != "failed":
+        return None
+    details = response.get("status_details")
+    error = details.get("error") if isinstance(details, Mapping) else None
+    if not isinstance(error, Mapping):
+        return Incident(RESPONSE_DONE, OTHER)
+    named = (
+        value for value in (error.get("code"), error.get("type")) if isinstance(value, str) and value in ERROR_CODES
+    )
+    return Incident(RESPONSE_DONE, next(named, OTHER))
+
+
+def _empty_limit(limits: object) -> Incident | None:
+    for limit in limits if isinstance(limits, list) else ():
+        remaining = limit.get("remaining") if isinstance(limit, Mapping) else None
+        if isinstance(remaining, int | float) and remaining <= 0:
+            name = limit.get("name")
+            return Incident(RATE_LIMITS, name if name in LIMITS else OTHER)
+    return None
