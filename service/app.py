@@ -27,6 +27,7 @@ from service.upstream.reach import Reach
 from service.upstream.rotation import KeyFile
 from service.upstream.target import Target
 from service.version import __version__
+from service.web.admission import NOTICE
 from service.web.internal import Internal
 from service.web.probes import Probes
 from service.web.public import Entrance
@@ -169,7 +170,7 @@ class App:
     async def _listen(self, variable: str, host: str, port: int, routes: Iterable[web.RouteDef]) -> int:
         app = web.Application(client_max_size=1024)
         app.router.add_routes(list(routes))
-        app.on_response_prepare.append(_drop_server_header)
+        app.on_response_prepare.append(_finish_headers)
         runner = web.AppRunner(
             app,
             handle_signals=False,  # aiohttp's own handler would cut sessions instead of draining them
@@ -268,9 +269,11 @@ class App:
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
 
-async def _drop_server_header(_request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Versions of libraries are nobody's business."""
+async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Versions of libraries are nobody's business; what a client should be told goes with every answer."""
     response.headers.popall("Server", None)
+    if NOTICE in request:
+        response.headers["Relay-Notice"] = request[NOTICE]
     if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body to describe
         response.headers.popall("Content-Type", None)
 

@@ -115,10 +115,11 @@ REFUSALS: Final = _rows(  # by the relay itself, before anything is dialled
         "'Connection'."),
     Row("too_many_sessions", _CLIENT, 429, None, _LATER, _INFO,
         "This client has too many sessions open.",
-        "Close a session, or wait for one to end, before you open another."),
+        "Close a session, or wait for one to end, before you open another. Operator: RELAY_MAX_SESSIONS_PER_CLIENT."),
     Row("too_many_connects", _CLIENT, 429, None, _LATER, _INFO,
         "This client connects too often.",
-        "Keep one session open instead of opening one after another; look for a client that connects in a loop."),
+        "Keep one session open instead of opening one after another; look for a start that is triggered twice, or a loop "
+        "that connects again without a pause. Operator: RELAY_MAX_RECONNECTS_PER_MINUTE."),
     Row("relay_full", _RELAY, 503, 1013, _LATER, _WARNING,
         "The relay carries as many sessions as it may.",
         "Try again shortly. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS."),
@@ -131,7 +132,7 @@ DIAL_FAILURES: Final = _rows(  # reaching the provider, up to its first event
     Row("key_missing", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The relay holds no provider key.",
         "Set OPENAI_API_KEY (or OPENAI_API_KEY_FILE) for the relay's process, by environment or in .env of its working "
-        "directory, and restart the relay."),
+        "directory, and restart the relay; 'python -m service doctor' shows where it looked."),
     Row("key_malformed", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The relay's provider key cannot be right.",
         "Look at OPENAI_API_KEY for quotes, blanks, line ends, 'Bearer ', a placeholder or another vendor's key; the "
@@ -139,7 +140,8 @@ DIAL_FAILURES: Final = _rows(  # reaching the provider, up to its first event
     Row("key_rejected", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The provider does not accept the relay's key.",
         "Compare the key's fingerprint in the relay's log with the key you meant; make a new key at "
-        "https://platform.openai.com/api-keys if it was revoked, then restart the relay."),
+        "https://platform.openai.com/api-keys if it was revoked. Put it into the file of OPENAI_API_KEY_FILE, which needs "
+        "no restart, or into the environment, and restart the relay."),
     Row("key_forbidden", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The relay's key is known, but may not do this.",
         "Give the key the Realtime permission (restricted keys), check its project, organization and role, and any IP "

@@ -97,6 +97,12 @@ SETTINGS: Final = (
             "10.0.0.0/8", "Proxies whose X-Forwarded-For is believed for the client's address in logs."),
     Setting("RELAY_MAX_SESSIONS", "max_sessions", "1000", parse.integer(1, 1_000_000), "1 to 1000000", "1000",
             "Sessions at once; the limit on open files may set a lower one."),
+    Setting("RELAY_MAX_SESSIONS_PER_CLIENT", "max_sessions_per_client", "0", parse.integer(0, 1_000_000),
+            "0 to 1000000; 0 is no limit", "20",
+            "Sessions at once for each client token; with open access, for each address."),
+    Setting("RELAY_MAX_RECONNECTS_PER_MINUTE", "max_reconnects_per_minute", "300", parse.integer(0, 100_000),
+            "0 to 100000; 0 is no limit", "300",
+            "Sessions shorter than 5 seconds that one client at one address may open within a minute."),
     Setting("RELAY_MAX_DIALS", "max_dials", "100", parse.integer(1, 100_000), "1 to 100000", "100",
             "Connections to the provider being made at once."),
     Setting("RELAY_DIAL_TIMEOUT_SECONDS", "dial_timeout_seconds", "8", parse.number(0.1, 120), "0.1 to 120", "8",
@@ -171,6 +177,8 @@ class Settings:
     allowed_models: tuple[str, ...] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     max_sessions: int = 1000
+    max_sessions_per_client: int = 0
+    max_reconnects_per_minute: int = 300
     max_dials: int = 100
     dial_timeout_seconds: float = 8.0
     first_event: Literal["required", "optional"] = "required"

@@ -1,6 +1,7 @@
 """How much at once: sessions and dials. Slots are context managers, so that a count cannot drift."""
 
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -29,6 +30,28 @@ class Slots:
             yield
         finally:
             self.taken -= 1
+
+
+class ClientSlots:
+    """So many at once for each client; 0 is no limit. Who has none open takes no memory."""
+
+    def __init__(self, most: int, reason: str) -> None:
+        self._most = most
+        self._reason = reason
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, client: str) -> Iterator[None]:
+        """Hold a slot; raises Failure when the client has none left."""
+        if self._most and self._taken[client] >= self._most:
+            raise Failure(self._reason)
+        self._taken[client] += 1
+        try:
+            yield
+        finally:
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]
 
 
 def sessions_that_fit(wanted: int) -> int:

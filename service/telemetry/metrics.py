@@ -109,6 +109,11 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        self.reconnect_loops = Counter(
+            f"{PREFIX}_reconnect_loops_total",
+            "Clients noticed for opening one short session after another; each loop counts once.",
+            registry=self.registry,
+        )
         self.upstream_connects = Counter(
             f"{PREFIX}_upstream_connects_total",
             "Callers' dials, by result; ok is a first event that is no error.",

@@ -8,15 +8,12 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from aiohttp import web
 
 from service.access.limits import Slots
-from service.access.origins import OriginCheck
-from service.access.tokens import TokenCheck
 from service.failures import Failure, Level, Phase
 from service.relay.registry import Registry
 from service.relay.session import Facts, Instruments, Session
@@ -26,23 +23,14 @@ from service.upstream.dial import Connected, Progress
 from service.upstream.reach import Reach
 from service.upstream.target import Route
 from service.web import surface
-from service.web.upgrade import Handshake, client_address, parse_handshake, parse_route, parse_token, wants_events
+from service.web.admission import Admissions, Attempt
+from service.web.upgrade import Handshake, client_address, parse_handshake, wants_events
 from service.wire.seam import ANSWER, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 
 _LEVELS: Final = {Level.INFO: 20, Level.WARNING: 30, Level.ERROR: 40}
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What is known of one client's request so far; the log line and the metrics are made from it."""
-
-    session_id: str
-    address: str
-    client: str = "unknown"
-    model: str | None = None
 
 
 class Entrance:
@@ -67,9 +55,7 @@ class Entrance:
         self._instruments = instruments
         self._metrics = instruments.metrics
         self._on_dialled = on_dialled
-        self._tokens = TokenCheck(settings.access, settings.client_tokens)
-        self._origins = OriginCheck(settings.allowed_origins)
-        self._sessions = Slots(max_sessions, "relay_full")
+        self._admissions = Admissions(settings, self._metrics, max_sessions=max_sessions, closed=self._closed)
         self._dials = Slots(settings.max_dials, "relay_full")
         self._limits = Limits(
             max_message_bytes=settings.max_message_bytes,
@@ -100,8 +86,7 @@ class Entrance:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    route = self._admit(request, attempt, translation=translation)
-                    session_slot.enter_context(self._sessions.take())
+                    route = self._admissions.admit(request, attempt, session_slot, translation=translation)
                     dial_slot.enter_context(self._dials.take())
                     dial_slot.enter_context(self._registry.dialling())
                 except Failure as failure:
@@ -121,17 +106,9 @@ class Entrance:
             await asyncio.shield(task)
             return _answered(request)
 
-    def _admit(self, request: web.Request, attempt: Attempt, *, translation: bool) -> Route:
-        """Everything that can be refused without asking anybody; raises Failure."""
-        self._origins.admit(request.headers.getall("Origin", []))
-        attempt.client = self._tokens.admit(parse_token(request)).client
-        route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
-        attempt.model = dict(route.query).get("model")
-        if self._registry.draining:
-            raise Failure("relay_draining")
-        if self._reach.key_problem is not None:
-            raise Failure(self._reach.key_problem)
-        return route
+    def _closed(self) -> str | None:
+        """Why nobody comes in now."""
+        return "relay_draining" if self._registry.draining else self._reach.key_problem
 
     async def _dial(self, route: Route, attempt: Attempt) -> Connected:
         """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""

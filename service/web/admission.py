@@ -1,0 +1,111 @@
+"""Who comes in: everything that can be refused without asking the provider, in the order in which it is asked."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service.access.limits import ClientSlots, Slots
+from service.access.origins import OriginCheck
+from service.access.reconnects import Reconnects
+from service.access.tokens import ANYBODY, TokenCheck
+from service.failures import CATALOGUE, Failure
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.upstream.target import Route
+from service.web.upgrade import parse_route, parse_token
+
+NOTICE: Final = web.RequestKey("notice", str)
+"""Where a request keeps what its client is told in the header `Relay-Notice`, whatever it is answered."""
+WRONG_TOKENS_A_MINUTE: Final = 60
+_STRANGER: Final = "stranger"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What is known of one client's request so far; the log line and the metrics are made from it."""
+
+    session_id: str
+    address: str
+    client: str = "unknown"
+    model: str | None = None
+
+
+class Admissions:
+    """Origins, tokens, models, and how much at once and how often.
+
+    `closed` yields the reason for which nobody comes in now, or None.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, *, max_sessions: int, closed: Callable[[], str | None]
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        self._clock = clock
+        self._settings = settings
+        self._metrics = metrics
+        self._closed = closed
+        self._tokens = TokenCheck(settings.access, settings.client_tokens)
+        self._origins = OriginCheck(settings.allowed_origins)
+        self._sessions = Slots(max_sessions, "relay_full")
+        self._sessions_of = ClientSlots(settings.max_sessions_per_client, "too_many_sessions")
+        self._reconnects = Reconnects(settings.max_reconnects_per_minute, clock)
+        self._strangers = Reconnects(WRONG_TOKENS_A_MINUTE, clock)
+        self._log = structlog.get_logger()
+
+    def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> Route:
+        """Let a client in, holding its place until `slot` is closed; raises Failure."""
+        self._origins.admit(request.headers.getall("Origin", []))
+        self._know(request, attempt)
+        slot.enter_context(self._visit(request, attempt))
+        route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
+        attempt.model = dict(route.query).get("model")
+        reason = self._closed()
+        if reason is not None:
+            raise Failure(reason)
+        owner = attempt.client if attempt.client != ANYBODY else attempt.address
+        slot.enter_context(self._sessions_of.take(owner))
+        slot.enter_context(self._sessions.take())
+        return route
+
+    def _know(self, request: web.Request, attempt: Attempt) -> None:
+        shown = parse_token(request)
+        try:
+            attempt.client = self._tokens.admit(shown).client
+        except Failure as failure:
+            if failure.reason == "token_invalid":  # somebody guesses, and is slowed down; who shows none does not
+                stranger = (_STRANGER, attempt.address)
+                self._strangers.admit(stranger)
+                self._told(self._strangers.left(stranger, 0), attempt)
+            raise
+
+    @contextmanager
+    def _visit(self, request: web.Request, attempt: Attempt) -> Iterator[None]:
+        """From here to the end of the session, whatever ends it."""
+        client = (attempt.client, attempt.address)
+        if self._reconnects.admit(client):
+            request[NOTICE] = "too_many_connects"
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self._told(self._reconnects.left(client, self._clock() - started), attempt)
+
+    def _told(self, times: int | None, attempt: Attempt) -> None:
+        if times is None:
+            return
+        self._metrics.reconnect_loops.inc()
+        row = CATALOGUE["too_many_connects"]
+        self._log.warning(
+            "client.reconnects_noticed",
+            reason=row.reason,
+            message=row.sentence,
+            remedy=row.remedy,
+            client=attempt.client,
+            address=attempt.address,
+            short_sessions=times,
+        )
