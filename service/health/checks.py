@@ -41,6 +41,10 @@ class Check:
         """Whether there is trouble, but of a kind that may pass."""
         return self.status in {"warn", "fail"} and not self.is_definite
 
+    def forget(self) -> None:
+        """As if it had never been asked."""
+        self.status, self.reason, self.failures, self.successes = "unknown", None, 0, 0
+
     def succeeded(self, now: float, seconds: float | None, source: Source = "active") -> None:
         """The answer was yes."""
         self.checked_at = self.passed_at = now

@@ -89,7 +89,11 @@ class Monitor:
         return [f"The new key in the file was not taken: {refusal}. The one before it stays in use."]
 
     def ask_again(self) -> None:
-        """What was known is out of date, such as after a change of the key."""
+        """The key was changed: a refusal of the old one says nothing any more, and the next answer counts by itself."""
+        for check in self.checks:
+            if check.is_definite:
+                check.forget()
+        self._publish()
         self._nudged.set()
 
     # -- what keeps it fresh ------------------------------------------------------------------------------------------

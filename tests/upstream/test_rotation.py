@@ -1,0 +1,186 @@
+"""service/upstream/rotation.py: a new key in a file is taken without a restart, a bad one is not."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from service.simulator import Simulator, SimulatorOptions
+from service.upstream import rotation
+from tests.harness import Relay, eventually, open_raw, running_relay
+
+OLD, NEW, LATER = "sk-sim-good-CANARY0old0key", "sk-sim-good-CANARY0new0key", "sk-sim-good-CANARY0later0key"
+REFUSED = "sk-sim-key-rejected-CANARY0"
+QUIET = aiohttp.ClientTimeout(total=5)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a key that works; it is looked at often."""
+    monkeypatch.setattr(rotation, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(rotation, "SLOWEST_RETRY_SECONDS", 0.05)
+    path = tmp_path / "key"
+    path.write_text(OLD + "\n")
+    return path
+
+
+@asynccontextmanager
+async def relay_with(key_file: Path, **settings: Any) -> AsyncIterator[tuple[Relay, Simulator]]:
+    """A relay whose key comes from a file, its first health check over."""
+    async with (
+        Simulator(SimulatorOptions(pace=0)) as simulator,
+        running_relay(simulator=simulator, OPENAI_API_KEY="", OPENAI_API_KEY_FILE=str(key_file), **settings) as relay,
+    ):
+        await relay.app.monitor.settled(5)
+        yield relay, simulator
+
+
+def put(path: Path, text: str) -> None:
+    """Write a small file."""
+    path.write_text(text)
+
+
+def key_of(relay: Relay) -> str | None:
+    """The key that the next dial takes."""
+    key = relay.app.reach.dialler.target.key
+    return key.reveal() if key is not None else None
+
+
+def rotations(relay: Relay, result: str) -> float:
+    """How many new keys had this result."""
+    return relay.metric("realtime_relay_key_rotations_total", result=result)
+
+
+async def notes(relay: Relay) -> list[str]:
+    """What detailed health says besides the checks."""
+    async with (
+        aiohttp.ClientSession(timeout=QUIET) as session,
+        session.get(f"{relay.internal_url}/healthz?verbose") as reply,
+    ):
+        return list((await reply.json(content_type=None))["notes"])
+
+
+async def test_a_new_key_is_taken(key_file: Path) -> None:
+    """New sessions use the new key, the open one goes on with the old; the log names both by fingerprint only."""
+    async with relay_with(key_file) as (relay, simulator):
+        first = await open_raw(relay.app.public_port)
+        assert (await first.next_event())["type"] == "session.created"
+        put(key_file, NEW + "\n")
+        await eventually(lambda: rotations(relay, "taken") == 1)
+        second = await open_raw(relay.app.public_port)
+
+        assert 101 == second.answer.status
+        assert NEW == key_of(relay)
+        first.send_event(type="conversation.item.retrieve", item_id="none")
+        assert (await first.next_event())["type"] == "error"  # the old session still talks
+        assert "sha256:" in relay.events("key.rotated")[0]["fingerprint"]
+        assert simulator.open_count >= 2
+        assert "CANARY0" not in str(relay.logs) + relay.metrics_text()
+        for client in (first, second):
+            await client.close()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (REFUSED, "key_rejected"),
+        ("sk-sim-quota-exhausted-CANARY0", "quota_exhausted"),
+        ("sk-sim-model-not-found-CANARY0", "model_not_found"),
+        ('"sk-sim-good-CANARY0quoted"', "key_malformed"),
+        (f"{NEW}\r", "key_malformed"),
+        ("Bearer CANARY0", "key_malformed"),
+    ],
+)
+async def test_a_bad_key_does_not_replace_a_good_one(key_file: Path, bad: str, reason: str) -> None:
+    """The relay keeps the key that works, says so once in the log and in detailed health, and takes the next good one."""
+    async with relay_with(key_file) as (relay, _):
+        put(key_file, bad)
+        await eventually(lambda: rotations(relay, "refused") == 1)
+        client = await open_raw(relay.app.public_port)
+        await client.close()
+
+        assert (101, OLD) == (client.answer.status, key_of(relay))
+        assert [reason] == [line["reason"] for line in relay.events("key.rotation_refused")]
+        assert reason in str(await notes(relay))
+        assert relay.app.monitor.key.status == "pass"
+
+        put(key_file, LATER)
+        await eventually(lambda: rotations(relay, "taken") == 1)
+        assert 1 == rotations(relay, "refused")
+        assert reason not in str(await notes(relay))
+        assert "CANARY0" not in str(relay.logs) + relay.metrics_text() + str(await notes(relay))
+
+
+async def test_a_key_that_is_put_back_is_no_rotation(key_file: Path) -> None:
+    """After a bad key the old one in the file again clears the remark, without a dial."""
+    async with relay_with(key_file) as (relay, _):
+        put(key_file, REFUSED)
+        await eventually(lambda: rotations(relay, "refused") == 1)
+        put(key_file, OLD)
+        await eventually(lambda: relay.app.monitor.notes == [])
+
+        assert 0 == rotations(relay, "taken")
+
+
+async def test_a_missing_key_is_found_later(tmp_path: Path, key_file: Path) -> None:
+    """A relay that was started before its secret existed serves as soon as it does; an empty file is no key."""
+    late = tmp_path / "late"
+    async with relay_with(late) as (relay, _):
+        client = await open_raw(relay.app.public_port)
+        assert (424, "key_missing") == (client.answer.status, client.answer.error["code"])
+        await client.close()
+
+        put(late, "\n")
+        put(late, OLD)
+        await eventually(lambda: rotations(relay, "taken") == 1)
+        await eventually(lambda: relay.app.monitor.ready)
+        client = await open_raw(relay.app.public_port)
+        await client.close()
+
+        assert 101 == client.answer.status
+
+
+async def test_a_refused_key_is_replaced_and_the_breaker_forgets(key_file: Path) -> None:
+    """Once the operator mends the key, callers get through at once, not after the breaker's pause."""
+    put(key_file, REFUSED)
+    async with relay_with(key_file) as (relay, _):
+        await eventually(relay.app.monitor.is_refused)
+        client = await open_raw(relay.app.public_port)
+        assert 424 == client.answer.status
+        await client.close()
+        assert relay.app.reach.breaker.is_open
+
+        put(key_file, NEW)
+        await eventually(lambda: rotations(relay, "taken") == 1)
+        client = await open_raw(relay.app.public_port)
+        await client.close()
+
+        assert 101 == client.answer.status
+
+
+async def test_trouble_delays_a_rotation_only(key_file: Path) -> None:
+    """A new key that cannot be tried because the provider is down is tried again; until then the old one holds."""
+    async with relay_with(key_file, RELAY_DIAL_TIMEOUT_SECONDS="0.3") as (relay, _):
+        put(key_file, "sk-sim-http-503-CANARY0")
+        await eventually(lambda: len(relay.events("key.rotation_delayed")) >= 2)
+        assert OLD == key_of(relay)
+
+        put(key_file, NEW)
+        await eventually(lambda: key_of(relay) == NEW)
+        assert "CANARY0" not in str(relay.logs)
+
+
+async def test_a_swapped_symlink_is_a_new_key(tmp_path: Path, key_file: Path) -> None:
+    """Kubernetes replaces a mounted secret by swapping a symlink to a folder."""
+    for number, key in ((1, OLD), (2, NEW)):
+        (tmp_path / f"data{number}").mkdir()
+        (tmp_path / f"data{number}" / "openai").write_text(key)
+    link = tmp_path / "..data"
+    link.symlink_to("data1")
+    async with relay_with(link / "openai") as (relay, _):
+        (tmp_path / "..next").symlink_to("data2")
+        (tmp_path / "..next").rename(link)
+        await eventually(lambda: key_of(relay) == NEW)
