@@ -18,6 +18,7 @@ WINDOW_SECONDS: Final = 60.0
 NOTICED_AT: Final = 10
 """So many short attempts within the window are told to the operator, and to the client in a header."""
 MOST_CLIENTS: Final = 2048
+_ROUNDING: Final = 1e-6  # who waits exactly as long as told has waited long enough
 
 
 @dataclass(slots=True)
@@ -66,6 +67,6 @@ class Reconnects:
 
     def _forget(self, visits: _Visits) -> float:
         now = self._clock()
-        while visits.ends and now - visits.ends[0] >= WINDOW_SECONDS:
+        while visits.ends and now - visits.ends[0] > WINDOW_SECONDS - _ROUNDING:
             visits.ends.popleft()
         return now

@@ -1,0 +1,104 @@
+"""Failures that an open session tells of: counted by code, logged once, passed on untouched."""
+
+import json
+
+import pytest
+
+from service.realtime.frames import Opcode, build_frame
+from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
+from tests.raw_upstream import CREATED, Wire, raw_upstream
+
+PATH = "/v1/realtime?model=scripted"
+
+
+def incidents(relay: Relay, event: str, code: str) -> float:
+    """How often this was counted."""
+    return relay.metric("realtime_relay_session_incidents_total", event=event, code=code)
+
+
+async def failed_response(client: RawClient) -> dict[str, object]:
+    """Ask for a response; the `response.done` that comes."""
+    client.send_event(type="response.create", response={"output_modalities": ["text"]})
+    while (event := await client.next_event())["type"] != "response.done":
+        pass
+    return dict(event["response"])
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code"),
+    [
+        ("server-error-mid", "server_error"),
+        ("rate-limited-mid", "rate_limit_exceeded"),
+        ("model-access-late", "model_not_found"),
+    ],
+)
+async def test_a_failed_response_is_counted(scenario: str, code: str) -> None:
+    """A session that opens well and then cannot answer is told by its code, each time in the count and once in the log."""
+    async with simulated_relay(OPENAI_API_KEY=f"sk-sim-{scenario}") as relay:
+        client = await open_raw(relay.app.public_port)
+        assert (await client.next_event())["type"] == "session.created"
+        for _ in range(2):
+            assert "failed" == (await failed_response(client))["status"]
+        await client.close()
+
+        assert 2 == incidents(relay, "response.done", code)
+        seen = [line for line in relay.events("session.incident_seen") if line["upstream_event"] == "response.done"]
+        assert [code] == [line["upstream_code"] for line in seen]
+
+
+EVENTS = [
+    b'{ "type": "response.done", "response": {"status": "failed", "status_details": {"error": {"code": "server_error"}}} }',
+    b'{"type":"conversation.item.input_audio_transcription.failed","item_id":"i","error":{"type":"server_error"}}',
+    b'{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":9,"remaining":0,"reset_seconds":1}]}',
+    b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_value","message":"no"}}',
+    b'{"type":"response.done","response":{"status":"completed","output":[{"text":"sk-proj-looks-like-a-key"}]}}',
+]
+
+
+async def test_events_pass_untouched() -> None:
+    """Byte for byte, in order, in fragments too; each is counted where it belongs, and the session goes on."""
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        for event in EVENTS:
+            wire.send(event)
+        whole = build_frame(Opcode.TEXT, EVENTS[0][:20])
+        wire.writer.write(bytes([whole[0] & 0x7F]) + whole[1:] + build_frame(Opcode.CONTINUATION, EVENTS[0][20:]))
+        await wire.until_close()
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        client = await open_raw(relay.app.public_port, PATH)
+        assert (await client.next_event())["type"] == "session.created"
+        got = [payload_of(await client.next_item()) for _ in EVENTS]
+        fragments = await client.next_item()
+        await eventually(lambda: incidents(relay, "response.done", "server_error") == 2)
+        await client.close()
+
+        assert EVENTS == got
+        assert fragments.endswith(EVENTS[0][20:])
+        assert 1 == incidents(relay, "conversation.item.input_audio_transcription.failed", "server_error")
+        assert 1 == incidents(relay, "rate_limits.updated", "tokens")
+        assert 1 == relay.metric("realtime_relay_upstream_error_events_total", code="invalid_value")
+        assert 4 == len(relay.events("session.incident_seen"))
+
+
+async def test_a_large_response_streams() -> None:
+    """A `response.done` too large to be held back passes whole, without being looked into."""
+    large = json.dumps({"type": "response.done", "response": {"status": "failed", "output": "x" * 200_000}}).encode()
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        wire.send(large)
+        await wire.until_close()
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        client = await open_raw(relay.app.public_port, PATH)
+        await client.next_event()
+        assert large == payload_of(await client.next_item())
+        await client.close()
