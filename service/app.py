@@ -90,7 +90,13 @@ class App:
         self.reach = reach = Reach(dialler, key_problem)
         reach.on_retry = self.metrics.upstream_retries.labels(target.label).inc
         self.metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
-        self.monitor = Monitor(reach, self.metrics, model=settings.model, pace=self._pace)
+        self.monitor = Monitor(
+            reach,
+            self.metrics,
+            model=settings.model,
+            turns_per_day=settings.health_turns_per_day,
+            pace=self._pace,
+        )
         entrance = Entrance(
             settings,
             reach,
@@ -257,6 +263,7 @@ class App:
                     await work()
                 except Exception:  # noqa: BLE001 - whatever it is, health and liveness must not die of it in silence
                     self._log.exception("task.crashed", task=name)
+                    self.metrics.task_crashes.inc()
                 await asyncio.sleep(_RESTART_SECONDS)
 
         return asyncio.get_running_loop().create_task(forever(), name=name)

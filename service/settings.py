@@ -119,6 +119,8 @@ SETTINGS: Final = (
             "The longest session; the default lets the provider's own limit of 60 minutes speak first."),
     Setting("RELAY_DRAIN_SECONDS", "drain_seconds", "30", parse.number(0, 86_400), "0 to 86400", "150",
             "After SIGTERM, how long live sessions may go on."),
+    Setting("RELAY_HEALTH_TURNS_PER_DAY", "health_turns_per_day", "0", parse.integer(0, 1440), "0 to 1440; 0 is off", "24",
+            "Health also asks for a minimal text response so often, and once at the start; each costs about 0.0007 USD."),
     Setting("RELAY_LOG_FORMAT", "log_format", "auto", parse.one_of("auto", "json", "console"), "auto, json or console",
             "json", "auto is console on a terminal, else JSON."),
     Setting("RELAY_LOG_LEVEL", "log_level", "info", parse.one_of("debug", "info", "warning", "error"),
@@ -186,6 +188,7 @@ class Settings:
     idle_timeout_seconds: float = 900.0
     max_session_seconds: float = 3900.0
     drain_seconds: float = 30.0
+    health_turns_per_day: int = 0
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     environment: str | None = None

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from service.realtime.closing import close_payload, parse_close
-from service.realtime.frames import Control, Opcode, Scanner, build_frame
+from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame, unmask
 
 CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'
 
@@ -29,6 +29,23 @@ class Wire:
     def send_close(self, code: int | None, reason: str = "") -> None:
         """Send CLOSE."""
         self.send(close_payload(code, reason), Opcode.CLOSE)
+
+    async def next_message(self) -> bytes:
+        """Read up to the end of the peer's next message: its payload; empty if the stream ends or a CLOSE comes before."""
+        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
+        raw = bytearray()
+        with suppress(ConnectionError):
+            while data := await self.reader.read(65_536):
+                for item in scanner.feed(data):
+                    match item:
+                        case Chunk():
+                            raw += item.raw
+                        case Completed(_, size):
+                            return unmask(bytes(raw[-size:]), bytes(raw[-size - 4 : -size]))
+                        case Control(Opcode.CLOSE, payload):
+                            self.send(payload, Opcode.CLOSE)
+                            return b""
+        return b""
 
     async def until_close(self) -> tuple[int | None, str] | None:
         """Read up to the peer's CLOSE: its code and reason, None if the stream ends without one."""

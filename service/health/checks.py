@@ -15,6 +15,8 @@ Source = Literal["active", "traffic"]
 FALL: Final = 3
 RISE: Final = 2
 CHECKS: Final = ("key", "handshake")
+TURN: Final = "turn"
+"""The deep check, which exists only where RELAY_HEALTH_TURNS_PER_DAY asks for it."""
 
 
 @dataclass(slots=True)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import structlog
 
 from service.failures import Failure
-from service.health.checks import CHECKS, Check
+from service.health.checks import CHECKS, TURN, Check
+from service.health.turn import TurnBudget, take_turn
 from service.telemetry.metrics import Metrics
+from service.upstream import translate
 from service.upstream.reach import Reach
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
 from service.upstream.rotation import KeyFile
@@ -34,18 +36,23 @@ class Pace:
 class Monitor:
     """Both checks, and the latch of readiness."""
 
-    def __init__(self, reach: Reach, metrics: Metrics, *, model: str, pace: Pace | None = None) -> None:
+    def __init__(
+        self, reach: Reach, metrics: Metrics, *, model: str, turns_per_day: int = 0, pace: Pace | None = None
+    ) -> None:
         self._reach = reach
         self._dialler = reach.dialler
         self._metrics = metrics
         self._model = model
         self._pace = pace or Pace()
         self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
+        self.turn = Check(TURN) if turns_per_day else None
+        self._turns = TurnBudget(turns_per_day)
         self._settled = asyncio.Event()  # the first refresh is over
         self._nudged = asyncio.Event()
         self._retry_seconds = self._pace.first_retry
         self._not_before = 0.0
         self._evidence = False  # a caller got through since the last refresh
+        self._refreshed_at = asyncio.get_running_loop().time()
         self._started_at = asyncio.get_running_loop().time()
         self._opened = False
         self._rest_refusal: Failure | None = None
@@ -57,8 +64,19 @@ class Monitor:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The key first."""
-        return (self.key, self.handshake)
+        """The key first, the deepest last."""
+        return (self.key, self.handshake) if self.turn is None else (self.key, self.handshake, self.turn)
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the checks were refreshed."""
+        return asyncio.get_running_loop().time() - self._refreshed_at
+
+    @property
+    def stale_after_seconds(self) -> float:
+        """An age that no pause of a working monitor explains."""
+        longest = max(self._pace.good, self._pace.slowest_retry, translate.RETRY_AFTER_MAX_SECONDS)
+        return longest + 60.0
 
     @property
     def ready(self) -> bool:
@@ -66,7 +84,7 @@ class Monitor:
         if not self._opened:
             grace_over = asyncio.get_running_loop().time() - self._started_at >= self._pace.grace
             definite = any(check.is_definite for check in self.checks)
-            passed = all(check.status == "pass" for check in self.checks)
+            passed = all(check.status == "pass" for check in (self.key, self.handshake)) and not definite
             self._opened = passed or (grace_over and not definite and self._settled.is_set())
         return self._opened
 
@@ -122,7 +140,7 @@ class Monitor:
 
     async def refresh(self) -> None:
         """Ask both questions once."""
-        before = (self.key.status, self.handshake.status)
+        before = [check.status for check in self.checks]
         loop = asyncio.get_running_loop()
         self._not_before = loop.time() + min(1.0, self._pace.first_retry)
         if self._reach.key_problem is not None:
@@ -131,16 +149,17 @@ class Monitor:
         else:
             await asyncio.gather(self._check_rest(), self._check_handshake())
             self._judge_key()
+            await self._check_turn()
+        self._refreshed_at = loop.time()
         self._settled.set()
         self._publish()
-        after = (self.key.status, self.handshake.status)
-        if before != after:
+        if before != [check.status for check in self.checks]:
+            worst = next((check for check in self.checks if check.reason is not None), None)
             self._log.info(
                 "health.changed",
-                key=after[0],
-                handshake=after[1],
-                reason=self.key.reason or self.handshake.reason,
-                output=self.key.output() or self.handshake.output(),
+                **{check.name: check.status for check in self.checks},
+                reason=worst.reason if worst else None,
+                output=worst.output() if worst else None,
             )
 
     async def _check_rest(self) -> None:
@@ -170,6 +189,23 @@ class Monitor:
             self._reach.breaker.succeeded()
             await connected.close()
 
+    async def _check_turn(self) -> None:
+        """Only where a socket opens: without one the handshake says why, and no money is spent on asking again."""
+        loop = asyncio.get_running_loop()
+        if self.turn is None or self.handshake.failures or not self._turns.take(loop.time()):
+            return
+        started = loop.time()
+        try:
+            connected = await self._dialler.dial(Route(query=(("model", self._model),)))
+            try:
+                await take_turn(connected)
+            finally:
+                await connected.close()
+        except Failure as failure:
+            self.turn.failed(failure, time.time(), loop.time() - started)
+        else:
+            self.turn.succeeded(time.time(), loop.time() - started)
+
     def _judge_key(self) -> None:
         """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
         now, rest, seconds = time.time(), self._rest_refusal, self.key.seconds
@@ -190,10 +226,10 @@ class Monitor:
             self._not_before = max(self._not_before, until)
 
     def _pause(self) -> float:
-        if all(check.status == "pass" for check in self.checks):
+        if all(check.status == "pass" for check in (self.key, self.handshake)):
             self._retry_seconds = self._pace.first_retry
             return self._pace.good * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        if all(check.failures == 0 for check in self.checks):
+        if all(check.failures == 0 for check in (self.key, self.handshake)):
             self._retry_seconds = self._pace.first_retry  # on its way back
         pause = self._retry_seconds
         self._retry_seconds = min(self._retry_seconds * 2, self._pace.slowest_retry)

@@ -14,12 +14,12 @@ from service.version import __version__
 Overall = Literal["pass", "warn", "fail"]
 
 
-def overall(checks: Iterable[Check]) -> Overall:
-    """The worst of the checks; what was never checked cannot be called well."""
+def overall(checks: Collection[Check], *, is_stale: bool = False) -> Overall:
+    """The worst of the checks; what was never checked cannot be called well, what is stale not quite."""
     statuses = {check.status for check in checks}
     if statuses & {"fail", "unknown"}:
         return "fail"
-    return "warn" if "warn" in statuses else "pass"
+    return "warn" if "warn" in statuses or (checks and is_stale) else "pass"
 
 
 def brief(status: Overall) -> dict[str, object]:
@@ -28,11 +28,16 @@ def brief(status: Overall) -> dict[str, object]:
 
 
 def verbose(
-    checks: Collection[Check], upstream: str, *, sessions: int, excluded: Collection[str], notes: Iterable[str] = ()
+    checks: Collection[Check],
+    upstream: str,
+    *,
+    sessions: int,
+    is_stale: bool = False,
+    notes: Iterable[str] = (),
 ) -> dict[str, object]:
     """For operators: each check with its last answer."""
     body: dict[str, object] = {
-        "status": overall(checks),
+        "status": overall(checks, is_stale=is_stale),
         "releaseId": __version__,
         "serviceId": "realtime-relay",
         "checks": {
@@ -43,8 +48,8 @@ def verbose(
     said = [f"upstream: {upstream}", *notes]
     if upstream == "simulator":
         said.append("The built-in simulator stands in for OpenAI; speech is simulated.")
-    if excluded:
-        said.append(f"excluded: {', '.join(sorted(excluded))}")
+    if is_stale:
+        said.append("stale: the checks have not been refreshed for longer than any pause; see task.crashed in the log")
     body["notes"] = said
     return body
 

@@ -197,6 +197,11 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
+        self.task_crashes = Counter(
+            f"{PREFIX}_background_task_crashes_total",
+            "Background tasks that failed and were started again; anything but 0 is a bug of the relay.",
+            registry=self.registry,
+        )
         self.draining = Gauge(f"{PREFIX}_draining", "1 once the relay takes nobody new.", registry=self.registry)
         self._start_at_zero()
 

@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from service.health import report
+from service.health.checks import Check
 from service.health.monitor import Monitor
 from service.relay.registry import Registry
 from service.telemetry.metrics import Metrics
@@ -29,7 +30,12 @@ class Probes:
     def routes(self, *, detailed: bool) -> list[web.RouteDef]:
         """For the public listener, or with detail for the internal one."""
         healthz = self.healthz_detailed if detailed else self.healthz
-        return [web.get("/livez", self.livez), web.get("/readyz", self.readyz), web.get("/healthz", healthz)]
+        return [
+            web.get("/livez", self.livez),
+            web.get("/readyz", self.readyz),
+            web.get("/healthz", healthz),
+            web.get("/healthz/{check}", healthz),
+        ]
 
     async def livez(self, _request: web.Request) -> web.Response:
         """Whether this process still works; 200 also while draining."""
@@ -53,20 +59,19 @@ class Probes:
         return await self._health(request, detailed=True)
 
     async def _health(self, request: web.Request, *, detailed: bool) -> web.Response:
-        excluded = set(request.query.getall("exclude", []))
-        checks = [check for check in self._monitor.checks if check.name not in excluded]
+        checks, notes = self._chosen(request)
         if checks:
             await self._monitor.settled(_FIRST_CHECK_SECONDS)
-        status = report.overall(checks)
+        is_stale = self._monitor.age_seconds > self._monitor.stale_after_seconds
+        status = report.overall(checks, is_stale=is_stale)
         body = report.brief(status)
         if detailed and "verbose" in request.query:
-            known = excluded & {check.name for check in self._monitor.checks}
             body = report.verbose(
                 checks,
                 self._metrics.upstream,
                 sessions=len(self._registry),
-                excluded=known,
-                notes=self._monitor.notes,
+                is_stale=is_stale,
+                notes=[*notes, *self._monitor.notes],
             )
         return web.json_response(
             body,
@@ -74,6 +79,23 @@ class Probes:
             content_type=_HEALTH_TYPE,
             headers={"Cache-Control": "no-store", "X-Health-Status": status},
         )
+
+    def _chosen(self, request: web.Request) -> tuple[list[Check], list[str]]:
+        """The checks that are asked for: one by its path, or all but those that are excluded. Raises HTTPNotFound."""
+        known = {check.name: check for check in self._monitor.checks}
+        name = request.match_info.get("check")
+        if name is not None:
+            if name not in known:
+                raise web.HTTPNotFound(text=f"no such check; there are: {', '.join(known)}\n")
+            return [known[name]], []
+        excluded = set(request.query.getall("exclude", []))
+        notes = [f"excluded: {', '.join(sorted(excluded & known.keys()))}"] if excluded & known.keys() else []
+        if excluded - known.keys():
+            # As kube-apiserver: a name that is not known excludes nothing, and is no error. It is not repeated here.
+            notes.append(
+                f"{len(excluded - known.keys())} name(s) in exclude are no checks; there are: {', '.join(known)}"
+            )
+        return [check for check in known.values() if check.name not in excluded], notes
 
 
 def _plain(*, ok: bool, no: str) -> web.Response:
