@@ -25,7 +25,7 @@ def render_markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from `service/settings.py`; `python -m service settings` prints the same.",
+        "Generated from `service/settings_declared.py`; `python -m service settings` prints the same.",
         "",
         _RULES,
         "",
@@ -49,7 +49,7 @@ def _cell(text: str) -> str:
 def render_env_example() -> str:
     """`.env.example`: copy to `.env`, fill in what is needed."""
     lines = [
-        "# Copy to .env and fill in the key; everything else has a default. Generated from service/settings.py.",
+        "# Copy to .env and fill in the key; everything else has a default. Generated from service/settings_declared.py.",
         "# " + _RULES.replace(". ", ".\n# "),
         "",
     ]

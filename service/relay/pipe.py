@@ -59,6 +59,7 @@ class Pipe:
         self._owner = owner
         self.draining_to_close = False
         self.messages = 0
+        self.controls = 0
         self.bytes = 0
         self.held_back_seconds = 0.0
         sink.on_full = self._hold_back
@@ -123,6 +124,7 @@ class Pipe:
         self._counters.types.get(kind or "", self._counters.other).inc()
 
     def _take_control(self, opcode: Opcode, payload: bytes) -> None:
+        self.controls += 1
         if opcode is Opcode.PING:
             self._source.send_control(Opcode.PONG, payload)
         elif opcode is Opcode.CLOSE:

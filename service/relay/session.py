@@ -23,7 +23,7 @@ from service.realtime.incidents import ERROR, Incident
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import DirectionCounters, Pipe
-from service.relay.watchdog import Limits, verdict
+from service.relay.watchdog import Limits, RateMeter, verdict
 from service.telemetry.metrics import DIRECTIONS, Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
@@ -85,6 +85,8 @@ class Session:
         self._pinged_at = self._started_at
         self._active_at = self._started_at
         self._seen_messages = 0
+        self._message_rate = RateMeter(limits.max_messages_per_second)
+        self._byte_rate = RateMeter(limits.max_bytes_per_second)
         self._expired = False
         self._error_code: str | None = None
         self._incidents: set[Incident] = set()  # a closed set, so it stays small
@@ -256,6 +258,10 @@ class Session:
         end = verdict(
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
+        up = self._up
+        is_flood = self._message_rate.is_over(now, up.messages + up.controls) or self._byte_rate.is_over(now, up.bytes)
+        if end is None and is_flood:
+            end = ending.by_relay("rate_exceeded")
         if end is not None:
             self._end(end)
             return

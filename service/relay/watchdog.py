@@ -1,10 +1,14 @@
 """What a session's clock finds: too slow, too silent, too idle, too long. Reads facts, decides, touches nothing."""
 
+from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from service.relay import ending
 from service.relay.ending import Ending
 from service.wire.leg import Leg
+
+RATE_WINDOW_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,9 @@ class Limits:
     max_message_bytes: int
     idle_timeout_seconds: float = 0.0
     max_session_seconds: float = 0.0
+    # What a client may send, averaged over RATE_WINDOW_SECONDS; 0 is no limit.
+    max_messages_per_second: float = 0.0
+    max_bytes_per_second: float = 0.0
     # How long a peer may leave everything unread. HAProxy's advice for tunnels is tens of seconds; 20 s is a minute of
     # speech at the pace at which answers come.
     slow_seconds: float = 20.0
@@ -21,6 +28,24 @@ class Limits:
     ping_seconds: float = 20.0
     # A peer that answers no ping: a client that fell silent is found within 40 s.
     silent_seconds: float = 39.0
+
+
+class RateMeter:
+    """How fast a total grows, averaged over `RATE_WINDOW_SECONDS`, so that a burst at the start is no offence."""
+
+    def __init__(self, most_per_second: float) -> None:
+        self._most = most_per_second * RATE_WINDOW_SECONDS
+        self._samples: deque[tuple[float, int]] = deque(((-RATE_WINDOW_SECONDS, 0),))
+
+    def is_over(self, now: float, total: int) -> bool:
+        """Whether more than the limit was added within the window that ends now."""
+        if not self._most:
+            return False
+        samples = self._samples
+        samples.append((now, total))
+        while len(samples) > 1 and samples[1][0] <= now - RATE_WINDOW_SECONDS:
+            samples.popleft()  # the first sample is the last one from before the window
+        return total - samples[0][1] > self._most
 
 
 def verdict(

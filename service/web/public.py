@@ -61,6 +61,8 @@ class Entrance:
             max_message_bytes=settings.max_message_bytes,
             idle_timeout_seconds=settings.idle_timeout_seconds,
             max_session_seconds=settings.max_session_seconds,
+            max_messages_per_second=settings.max_messages_per_second,
+            max_bytes_per_second=settings.max_bytes_per_second,
         )
         self._log = structlog.get_logger()
 

@@ -10,6 +10,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.relay.pipe import Pipe
+from service.relay.session import TICK_SECONDS
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
 
@@ -285,6 +286,29 @@ async def test_the_clock_ends_a_session(setting: str, reason: str) -> None:
         assert event["error"]["code"] == reason
         assert await client.until_close() == (1001, CATALOGUE[reason].close_text)
         assert await asyncio.wait_for(seen, 2) == (1001, "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "flood"),
+    [
+        ("RELAY_MAX_MESSAGES_PER_SECOND", build_frame(Opcode.TEXT, b"{}", b"abcd") * 50),
+        ("RELAY_MAX_MESSAGES_PER_SECOND", build_frame(Opcode.PING, b"", b"abcd") * 50),
+        ("RELAY_MAX_BYTES_PER_SECOND", build_frame(Opcode.TEXT, b"x" * 60, b"abcd")),
+    ],
+)
+async def test_a_flood_ends_a_session(setting: str, flood: bytes) -> None:
+    """More messages, pings or bytes than the average allows end a session with 1008; a little less does not."""
+    seen: Seen = asyncio.get_running_loop().create_future()
+    async with session(listening(seen), **{setting: "4"}) as (relay, client):
+        client.writer.write(flood[: len(flood) // 2] if len(flood) > 100 else b"")
+        await asyncio.sleep(2 * TICK_SECONDS)  # the clock has looked
+        assert [] == relay.events("session.ended")
+        client.writer.write(flood)
+        event = await client.next_event()
+
+        assert event["error"]["code"] == "rate_exceeded"
+        assert await client.until_close() == (1008, CATALOGUE["rate_exceeded"].close_text)
+        assert (await asyncio.wait_for(seen, 2)) is not None
 
 
 @pytest.mark.parametrize("stubborn", ["deaf", "babbling"])

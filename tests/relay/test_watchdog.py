@@ -4,17 +4,36 @@ from dataclasses import dataclass
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode
 from service.realtime.frames import Violation
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
-from service.relay.watchdog import Limits, verdict
+from service.relay.watchdog import RATE_WINDOW_SECONDS, Limits, RateMeter, verdict
 from service.wire.leg import Leg
 
 NOW = 1000.0
 LIMITS = Limits(max_message_bytes=1, idle_timeout_seconds=900, max_session_seconds=3900)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 3), st.integers(0, 200)), max_size=60),
+    st.integers(1, 50),
+)
+def test_a_rate_is_an_average(steps: list[tuple[float, int]], most: int) -> None:
+    """A flood is found when the last ten seconds brought more than ten times the limit, and only then."""
+    meter = RateMeter(most)
+    now, total, history = 0.0, 0, [(-RATE_WINDOW_SECONDS, 0)]
+    for pause, added in steps:
+        now, total = now + pause, total + added
+        before = max(count for moment, count in history if moment <= now - RATE_WINDOW_SECONDS)
+        history.append((now, total))
+
+        assert (total - before > most * RATE_WINDOW_SECONDS) is meter.is_over(now, total)
+    assert not RateMeter(0).is_over(1.0, 1_000_000)
 
 
 @dataclass
