@@ -66,10 +66,10 @@ def parse_proxy(text: str, origin: str) -> Proxy:
         raise NotAProxy(origin) from None
     if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", host) or port == 0:
         raise NotAProxy(origin)
-    if parts.path.strip("/") or parts.query or parts.fragment:
+    user = unquote(parts.username) if parts.username else None
+    if parts.path.strip("/") or parts.query or parts.fragment or ":" in (user or ""):  # RFC 7617 section 2
         raise NotAProxy(origin)
     shown = f"[{host}]" if ":" in host else host
     suffix = f":{port}" if port else ""
-    user = unquote(parts.username) if parts.username else None
     password = Secret(unquote(parts.password)) if parts.password else None
     return Proxy(f"{parts.scheme}://{shown}{suffix}", origin, user, password)

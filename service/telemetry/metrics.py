@@ -235,7 +235,7 @@ class Metrics:
     def refused(self, failure: Failure) -> None:
         """Admission said no; the status is what was answered."""
         self.admissions.labels(failure.reason).inc()
-        status = status_label(failure.row.http_status, None)
+        status = status_label(failure.row.http_status or 500, None)
         self.connection_failures.labels(self.upstream, Phase.ACCESS, status, failure.reason).inc()
 
     def dial_failed(self, failure: Failure) -> None:

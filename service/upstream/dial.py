@@ -189,7 +189,7 @@ async def request(
         allow_redirects=False,
         trace_request_ctx=progress,
         proxy=proxy.url if proxy is not None else None,
-        proxy_auth=target.proxy_auth(),
+        proxy_headers=target.proxy_headers(),
     )
 
 

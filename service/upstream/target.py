@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from aiohttp import BasicAuth
+from aiohttp import encode_basic_auth
 from yarl import URL
 
 from service.realtime.keys import Secret
@@ -59,11 +59,12 @@ class Target:
         """Where the provider describes a model to those who may use it."""
         return URL(self.base_url) / "models" / model
 
-    def proxy_auth(self) -> BasicAuth | None:
-        """The credentials for the proxy, if it wants any."""
+    def proxy_headers(self) -> dict[str, str] | None:
+        """The credentials for the proxy, if it has any; they are sent to it alone, with CONNECT."""
         if self.proxy is None or self.proxy.user is None:
             return None
-        return BasicAuth(self.proxy.user, self.proxy.password.reveal() if self.proxy.password else "", "utf-8")
+        password = self.proxy.password.reveal() if self.proxy.password is not None else ""
+        return {"Proxy-Authorization": encode_basic_auth(self.proxy.user, password)}
 
     def headers(self) -> dict[str, str]:
         """Credentials and identity; never logged, never taken from a client."""

@@ -75,14 +75,26 @@ class Entrance:
 
     async def conversation(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/realtime: conversation, transcription, sideband."""
-        return await self._handle(request, translation=False)
+        return await self._attend(request, translation=False)
 
     async def translation(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/realtime/translations."""
-        return await self._handle(request, translation=True)
+        return await self._attend(request, translation=True)
 
-    async def _handle(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
+    async def _attend(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
+        """A bug of ours is told like any failure, and its traceback goes through the redaction, not to the client."""
         attempt = Attempt(secrets.token_hex(8), client_address(request, self._settings.trusted_proxies))
+        try:
+            return await self._handle(request, attempt, translation=translation)
+        except Exception:
+            self._log.exception("request.failed", session_id=attempt.session_id)
+            if ANSWER in request:
+                raise  # too late for an answer; aiohttp closes the socket
+            failure = Failure("internal_error")
+            self._metrics.refused(failure)
+            return surface.http_response(failure, attempt.session_id)
+
+    async def _handle(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
         handshake: Handshake | None = None
         with ExitStack() as session_slot:
             with ExitStack() as dial_slot:

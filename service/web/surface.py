@@ -63,7 +63,7 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
             # A little apart, so that those who were refused together do not come back together.
             headers["Retry-After"] = str(failure.retry_after_seconds or random.randint(1, 5))  # noqa: S311 - no secret
     response = web.json_response(
-        {"error": error_object(failure, session_id)}, status=row.http_status or 502, headers=headers
+        {"error": error_object(failure, session_id)}, status=row.http_status or 500, headers=headers
     )
     if row.retry is not Retry.NEVER:
         response.force_close()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from service.access.tokens import TokenCheck
 from service.failures import CATALOGUE
 from service.simulator import SimulatorOptions
 from tests.harness import KEY_CANARY, TOKEN_CANARY, Relay, eventually, open_raw, simulated_relay
@@ -265,3 +266,25 @@ async def test_a_draining_relay_refuses() -> None:
         relay.app.registry.draining = True
 
         assert (503, "relay_draining") == await answer(relay)
+
+
+async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in admission is answered like any failure: a reason and an id to find the traceback by, nothing of it itself."""
+
+    def broken(*_args: object) -> None:
+        raise RuntimeError("CANARY")
+
+    async with simulated_relay() as relay:
+        monkeypatch.setattr(TokenCheck, "admit", broken)
+        client = await open_raw(relay.app.public_port)
+        await client.close()
+        (line,) = relay.events("request.failed")
+
+        assert (500, "internal_error") == (client.answer.status, client.answer.error["code"])
+        assert line["session_id"] == client.answer.error["session_id"]
+        assert line["exc_info"]
+        assert b"CANARY" not in client.answer.body
+        assert 1 == relay.metric(
+            "realtime_relay_connection_failures_total",
+            upstream="compatible", phase="access", status="500", reason="internal_error",
+        )  # fmt: skip

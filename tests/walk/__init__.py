@@ -1,0 +1,1 @@
+"""Every reason of the catalogue, provoked for real, and held against every surface."""
