@@ -190,10 +190,11 @@ def _from_proxy(exc: BaseException) -> Failure | None:
 
 def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
     number = exc.errno
-    detail = errno.errorcode.get(number, type(exc).__name__) if number is not None else type(exc).__name__
+    cause = getattr(exc, "os_error", exc)  # aiohttp's own errors carry asyncio's, whose resets may have no number
+    detail = errno.errorcode.get(number, type(exc).__name__) if number is not None else type(cause).__name__
     if phase in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return Failure("dropped_early", phase, detail=detail)
-    if number in {errno.ECONNRESET, errno.EPIPE}:
+    if isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         # Connected, then cut: with TLS the handshake was under way, without it nothing was said yet.
         return Failure("tls_failed" if tls else "dropped_early", Phase.CONNECT, detail=detail)
     reason = _BY_ERRNO.get(number, "network_unreachable") if number is not None else "network_unreachable"
