@@ -4,10 +4,10 @@ RUN    := .venv/run
 DEV    := .venv/dev
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint types demo docs lock clean
+.PHONY: help run doctor test check fmt lint types demo docs lock clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # A stamp per environment, newer than the lock file it was built from.
 $(RUN)/.stamp: requirements/runtime.txt
@@ -22,8 +22,14 @@ $(DEV)/.stamp: requirements/dev.txt
 	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
+# Without a key the simulator is to stand in, unless somebody has chosen an upstream, in the environment or in a file.
+AUTO = grep -qsE '^ *(export +)?RELAY_UPSTREAM *=' .env .env.local || export RELAY_UPSTREAM=$${RELAY_UPSTREAM:-auto}
+
 run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key the built-in simulator stands in for OpenAI
-	@RELAY_UPSTREAM=$${RELAY_UPSTREAM:-auto} exec $(RUN)/bin/python -m service serve
+	@$(AUTO); exec $(RUN)/bin/python -m service serve
+
+doctor: $(RUN)/.stamp  ## find out why it does not connect, rung by rung; ARGS="--turn" and others are passed on
+	@$(AUTO); exec $(RUN)/bin/python -m service doctor $(ARGS)
 
 test: $(DEV)/.stamp  ## run the tests
 	@$(DEV)/bin/python -m pytest

@@ -1,15 +1,17 @@
-"""`python -m service serve | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings."""
+"""`python -m service serve | doctor | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings."""
 
 import argparse
 import asyncio
 import http.client
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from service import settings_reference
+from service.realtime.keys import redact
 from service.settings import Settings, SettingsRejected
 from service.version import __version__
 
@@ -24,15 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     # aiohttp makes a TLS context when it is imported, and this variable makes every context write its secrets to a file.
     os.environ.pop("SSLKEYLOGFILE", None)
-    from service.simulator import command as simulate  # noqa: PLC0415 - after the line above
+    from service.doctor import command as doctor  # noqa: PLC0415 - after the line above
+    from service.simulator import command as simulate  # noqa: PLC0415 - so, too
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="realtime-relay",
         description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",
     )
     parser.add_argument("--version", action="version", version=f"realtime-relay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the relay").set_defaults(run=_serve)
+    doctor.add_arguments(commands.add_parser("doctor", help="find out why it does not connect, rung by rung"))
     simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime API")
     simulate.add_arguments(simulator)
     simulator.set_defaults(run=simulate.run)
@@ -44,6 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.environ = environ
     result: int = arguments.run(arguments)
     return result
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments without repeating values: `--tokn SECRET` must not write a secret."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and exit with 2."""
+        known, _, rest = message.partition("unrecognized arguments: ")
+        if rest:
+            message = (
+                known + "unrecognized arguments: " + " ".join(word for word in rest.split() if word.startswith("-"))
+            )
+        super().error(redact(re.sub(r"=\S+", "=...", message)))
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings | None:

@@ -25,7 +25,8 @@ ALLOWED = {
 }
 ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | {"web"}
 ALLOWED["app"] = ALLOWED["web"] | {"simulator"}
-ALLOWED["cli"] = ALLOWED["app"] | {"app", "cli"}
+ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
+ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}
 ALLOWED["__main__"] = ALLOWED["cli"]
 PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secrets", "ssl", "logging", "structlog"}
 

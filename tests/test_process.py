@@ -136,6 +136,15 @@ def test_settings_are_printed() -> None:
     assert "OPENAI_API_KEY or OPENAI_API_KEY_FILE" in result.stdout
 
 
+def test_a_mistyped_option_repeats_no_value() -> None:
+    """What follows an option that does not exist may be a secret; the error names the option only."""
+    done = run("doctor", "--tokn", "CANARY", "--tokn=CANARY")
+
+    assert 2 == done.returncode
+    assert "--tokn" in done.stderr
+    assert "CANARY" not in done.stderr + done.stdout
+
+
 def test_a_probe_of_nobody_fails() -> None:
     """`probe` says no when no relay answers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

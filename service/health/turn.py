@@ -7,6 +7,7 @@ credit is looked at, when the first response is asked for.
 import asyncio
 import json
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 from service.failures import Failure, Phase
@@ -19,16 +20,18 @@ from service.upstream.dial import Connected
 
 TURN_SECONDS: Final = 20.0
 DAY_SECONDS: Final = 86_400.0
-REQUEST: Final = json.dumps({
+MAX_OUTPUT_TOKENS: Final = 16
+REQUEST: Final[Mapping[str, object]] = {
     "type": "response.create",
     "response": {
         "conversation": "none",
         "output_modalities": ["text"],
         "instructions": "Answer with the one word OK.",
-        "max_output_tokens": 16,
+        "max_output_tokens": MAX_OUTPUT_TOKENS,
     },
-}).encode()  # fmt: skip
-"""About 120 tokens in and at most 16 out: 0.0007 USD on gpt-realtime (list price of November 2026)."""
+}
+"""Out of the conversation and with instructions of its own it needs no item and leaves no history. About 120 tokens in and at
+most 16 out, hidden reasoning included: 0.0007 USD on gpt-realtime (list price of November 2026)."""
 
 
 class TurnBudget:
@@ -57,7 +60,7 @@ async def take_turn(connected: Connected, seconds: float = TURN_SECONDS) -> None
     turn = _Turn(connected)
     connected.leg.start(turn)
     connected.leg.release("gate")
-    connected.leg.send_event(REQUEST)
+    connected.leg.send_event(json.dumps(REQUEST).encode())
     try:
         async with asyncio.timeout(seconds):
             await turn.done

@@ -1,0 +1,151 @@
+"""The ladder: rungs, their results, and the rule that the first broken one ends the climb. No I/O but the clock.
+
+Rules of this file:
+
+* A rung that works returns `Found`; one that breaks raises `Failure` (spoken of in the catalogue's words) or `Broken`.
+* Behind a broken rung nothing is tried: what comes after it would only fail for the same cause. Warnings do not stop.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from service.failures import CATALOGUE, Failure, Phase
+
+Status = Literal["ok", "warn", "fail", "skipped"]
+Words = Mapping[str, tuple[str, str]]
+"""Sentence and remedy by reason, where the catalogue's speak of another peer."""
+
+NOT_TRIED: Final = "not tried"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a rung that holds has found. `seconds` only if it is not the time that the work took."""
+
+    finding: str
+    notes: Sequence[str] = ()
+    status: Literal["ok", "warn", "skipped"] = "ok"
+    seconds: float | None = None
+
+
+class Broken(Exception):
+    """A rung does not hold. `reason` is the catalogue's, None where it has no row (bad settings)."""
+
+    def __init__(
+        self, finding: str, *, reason: str | None = None, remedy: str | None = None, notes: Sequence[str] = ()
+    ) -> None:
+        super().__init__(finding)
+        self.finding = finding
+        self.reason = reason
+        self.remedy = remedy
+        self.notes = tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """The result of one rung."""
+
+    name: str
+    status: Status
+    finding: str
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+    remedy: str | None = None
+
+    @property
+    def anchor(self) -> str | None:
+        """Where the documents speak of the reason."""
+        return CATALOGUE[self.reason].anchor if self.reason in CATALOGUE else None
+
+    def as_object(self) -> dict[str, object]:
+        """For machines; the keys are always the same."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "seconds": round(self.seconds, 4),
+            "finding": self.finding,
+            "notes": list(self.notes),
+            "reason": self.reason,
+            "remedy": self.remedy,
+            "anchor": self.anchor,
+        }
+
+
+class Watcher(Protocol):
+    """Who is told of the progress."""
+
+    def began(self, name: str) -> None:
+        """A rung is being tried."""
+
+    def ended(self, rung: Rung) -> None:
+        """A rung has its result."""
+
+    def announce(self, sentence: str) -> None:
+        """Something has to be known before the next rung is tried."""
+
+
+class Ladder:
+    """The results so far. `broken` is the rung at which the climb ended, None while it goes on."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.rungs: list[Rung] = []
+        self.broken: Rung | None = None
+        self.words: Words = {}
+        self._watcher = watcher
+
+    def announce(self, sentence: str) -> None:
+        """Say something before a rung, unless it will not be tried."""
+        if self.broken is None:
+            self._watcher.announce(sentence)
+
+    async def climb(self, name: str, work: Callable[[], Awaitable[Found]]) -> None:
+        """Try one rung, unless one before it is broken."""
+        if self.broken is not None:
+            self._add(Rung(name, "skipped", NOT_TRIED))
+            return
+        self._watcher.began(name)
+        since = time.perf_counter()
+        try:
+            found = await work()
+        except Failure as failure:
+            self._break(name, broken_by(failure, words=self.words), since)
+        except Broken as broken:
+            self._break(name, broken, since)
+        except Exception as exc:  # noqa: BLE001 - a fault of the doctor must not hide what the other rungs have found
+            kind = type(exc).__name__
+            self._break(name, broken_by(Failure("internal_error"), f"The doctor itself failed: {kind}."), since)
+        else:
+            seconds = time.perf_counter() - since if found.seconds is None else found.seconds
+            self._add(Rung(name, found.status, found.finding, seconds, tuple(found.notes)))
+
+    def _break(self, name: str, broken: Broken, since: float) -> None:
+        seconds = time.perf_counter() - since
+        self.broken = Rung(name, "fail", broken.finding, seconds, broken.notes, broken.reason, broken.remedy)
+        self._add(self.broken)
+
+    def _add(self, rung: Rung) -> None:
+        self.rungs.append(rung)
+        self._watcher.ended(rung)
+
+
+def broken_by(failure: Failure, *notes: str, words: Words | None = None) -> Broken:
+    """A failure as a broken rung: the catalogue's words, then what the wire said, then the notes."""
+    row = failure.row
+    sentence, remedy = (words or {}).get(row.reason, (row.sentence, row.remedy))
+    return Broken(sentence, reason=row.reason, remedy=remedy, notes=(*_wire_notes(failure), *notes))
+
+
+def _wire_notes(failure: Failure) -> list[str]:
+    said = [failure.upstream_code] if failure.upstream_code else []
+    if failure.wire_status is not None:
+        was_close = failure.phase is Phase.FIRST_EVENT
+        said.insert(0, f"CLOSE {failure.wire_status}" if was_close else f"HTTP {failure.wire_status}")
+    notes = [f"On the wire: {', '.join(said)}."] if said else []
+    if failure.detail:
+        notes.append(f"Detail: {failure.detail}.")
+    if failure.retry_after_seconds is not None:
+        notes.append(f"The answer asks to wait for {failure.retry_after_seconds} s.")
+    return notes
