@@ -4,7 +4,7 @@ RUN    := .venv/run
 DEV    := .venv/dev
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test check fmt lint types demo docs lock clean
+.PHONY: help run doctor test test-faults check fmt lint types demo docs lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ doctor: $(RUN)/.stamp  ## find out why it does not connect, rung by rung; ARGS="
 
 test: $(DEV)/.stamp  ## run the tests
 	@$(DEV)/bin/python -m pytest
+
+# A network and mounts of their own, so that no rule touches the machine's.
+test-faults: $(DEV)/.stamp  ## run the tests of networks that fail; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "test-faults needs root: it makes a network of its own" >&2; exit 2; }
+	@command -v ip >/dev/null && command -v iptables >/dev/null || \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 iptables
+	@unshare --net --mount -- sh -c 'ip link set lo up && TEST_FAULTS=1 exec $(DEV)/bin/python -m pytest tests/namespaces -p no:cacheprovider'
 
 check: $(DEV)/.stamp  ## everything that CI checks: format, lint, types, tests
 	@$(DEV)/bin/ruff format --check .

@@ -30,8 +30,8 @@ class Wire:
         """Send CLOSE."""
         self.send(close_payload(code, reason), Opcode.CLOSE)
 
-    async def next_message(self) -> bytes:
-        """Read up to the end of the peer's next message: its payload; empty if the stream ends or a CLOSE comes before."""
+    async def messages(self) -> AsyncIterator[bytes]:
+        """The payloads of the peer's messages, unfragmented ones only; ends with the stream, and answers a CLOSE."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         raw = bytearray()
         with suppress(ConnectionError):
@@ -41,10 +41,16 @@ class Wire:
                         case Chunk():
                             raw += item.raw
                         case Completed(_, size):
-                            return unmask(bytes(raw[-size:]), bytes(raw[-size - 4 : -size]))
+                            yield unmask(bytes(raw[-size:]), bytes(raw[-size - 4 : -size])) if size else b""
+                            raw.clear()
                         case Control(Opcode.CLOSE, payload):
                             self.send(payload, Opcode.CLOSE)
-                            return b""
+                            return
+
+    async def next_message(self) -> bytes:
+        """The payload of the peer's next message; empty if there is none."""
+        async for payload in self.messages():
+            return payload
         return b""
 
     async def until_close(self) -> tuple[int | None, str] | None:

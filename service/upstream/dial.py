@@ -27,6 +27,7 @@ from service.realtime.events import READ_TYPES, parse_error
 from service.realtime.frames import Control, Item, Opcode, Scanner
 from service.upstream import translate
 from service.upstream.gate import Gate
+from service.upstream.resolver import SharedResolver
 from service.upstream.target import Route, Target
 from service.wire.leg import Leg, close_leg
 from service.wire.seam import accept_for, take_upstream
@@ -198,7 +199,8 @@ def open_session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         limit=0,  # admission is ours; the default of 100 would queue the 101st socket for minutes
         force_close=True,
-        ttl_dns_cache=10,
+        use_dns_cache=False,  # the resolver has its own
+        resolver=SharedResolver(),
     )
     session = aiohttp.ClientSession(
         connector=connector,
