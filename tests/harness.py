@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -68,12 +68,17 @@ class Relay:
 
 @asynccontextmanager
 async def running_relay(
-    *, simulator: Simulator | None = None, pace: Pace | None = None, **overrides: str
+    *,
+    simulator: Simulator | None = None,
+    pace: Pace | None = None,
+    adjust: Callable[[Settings], Settings] | None = None,
+    **overrides: str,
 ) -> AsyncIterator[Relay]:
-    """A relay in front of a simulator, or of whatever OPENAI_BASE_URL names."""
+    """A relay in front of a simulator, or of whatever OPENAI_BASE_URL names; `adjust` sets what no variable would."""
     if simulator is not None:
         overrides.setdefault("OPENAI_BASE_URL", simulator.url)
     settings = Settings.load(environment(**overrides))
+    settings = adjust(settings) if adjust is not None else settings
     with structlog.testing.capture_logs() as logs:
         app = App(settings, pace=pace or QUIET_PACE)
         await app.start()
@@ -89,7 +94,7 @@ async def simulated_relay(options: SimulatorOptions | None = None, /, **override
     """A relay with a simulator of its own, seen by the relay as a compatible upstream."""
     async with (
         Simulator(options or SimulatorOptions(pace=0)) as simulator,
-        running_relay(simulator=simulator, pace=None, **overrides) as relay,
+        running_relay(simulator=simulator, pace=None, adjust=None, **overrides) as relay,
     ):
         yield relay
 

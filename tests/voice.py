@@ -1,20 +1,19 @@
 """A recorded human voice: the speech files of Debian's alsa-utils, as 24 kHz mono PCM16.
 
-The package is downloaded and unpacked, not installed, so no root is needed. Nothing of it is kept in the repository.
+Nothing of it is kept in the repository.
 """
 
-import subprocess
 import sys
-import tempfile
 import wave
 from array import array
 from pathlib import Path
 from typing import Final
 
+from tests.debian import NotToBeHad, unpacked
+
 RATE: Final = 24_000
 BYTES_PER_SECOND: Final = RATE * 2
 PHRASES: Final = ("Front_Center", "Front_Left", "Front_Right", "Rear_Center", "Side_Left", "Side_Right")
-_CACHE: Final = Path(tempfile.gettempdir()) / "realtime-relay-voice"
 
 
 class NoVoice(Exception):
@@ -44,19 +43,9 @@ def load_phrase(name: str) -> bytes:
 def _folder() -> Path:
     """Where the recordings are: installed, unpacked before, or downloaded now."""
     installed = Path("/usr/share/sounds/alsa")
-    unpacked = _CACHE / "usr/share/sounds/alsa"
-    for folder in (installed, unpacked):
-        if (folder / f"{PHRASES[0]}.wav").is_file():
-            return folder
-    _CACHE.mkdir(parents=True, exist_ok=True)
+    if (installed / f"{PHRASES[0]}.wav").is_file():
+        return installed
     try:
-        _run("apt-get", "download", "-q", "alsa-utils")
-        packages = sorted(_CACHE.glob("alsa-utils_*.deb"))
-        _run("dpkg-deb", "-x", packages[-1].name, ".")
-    except (OSError, IndexError, subprocess.SubprocessError) as exc:
-        raise NoVoice(f"alsa-utils cannot be downloaded with apt-get ({type(exc).__name__})") from None
-    return unpacked
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, cwd=_CACHE, check=True, capture_output=True, timeout=60)
+        return unpacked("alsa-utils", "usr/share/sounds/alsa")
+    except NotToBeHad as exc:
+        raise NoVoice(str(exc)) from None

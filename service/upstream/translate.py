@@ -221,11 +221,11 @@ def _reached(phase: Phase) -> Phase:
 def _proxy_detail(status: int) -> str:
     """What the proxy's answer to CONNECT means."""
     match status:
-        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            return "the proxy wants other credentials (407)"
+        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED | HTTPStatus.UNAUTHORIZED:  # tinyproxy says 401 to wrong ones
+            return f"the proxy wants other credentials ({status})"
         case HTTPStatus.FORBIDDEN | HTTPStatus.METHOD_NOT_ALLOWED:
             return f"the proxy does not allow this host or port ({status})"
-        case HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.GATEWAY_TIMEOUT:
+        case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return f"the proxy cannot reach the provider ({status})"
         case _:
             return f"the proxy answered CONNECT with {status}"

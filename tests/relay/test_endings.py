@@ -24,7 +24,10 @@ async def session(script: Script, **settings: str) -> AsyncIterator[tuple[Relay,
     async with (
         raw_upstream(script) as upstream,
         running_relay(
-            simulator=None, pace=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
+            simulator=None,
+            pace=None,
+            adjust=None,
+            **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings,
         ) as relay,
     ):
         client = await open_raw(relay.app.public_port, PATH)
