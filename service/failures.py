@@ -69,6 +69,11 @@ class Row:
         """Where `docs/failures.md` speaks of this row."""
         return f"docs/failures.md#{self.reason}"
 
+    @property
+    def runbook(self) -> str:
+        """Where an operator who was woken by this row reads on."""
+        return f"docs/runbooks/{RUNBOOKS[self.reason]}.md#{self.reason}"
+
 
 def _rows(*rows: Row) -> dict[str, Row]:
     table = {row.reason: row for row in rows}
@@ -263,6 +268,26 @@ ENDINGS: Final = _rows(  # of a session that was open
 
 CATALOGUE: Final = {**REFUSALS, **DIAL_FAILURES, **ENDINGS}
 
+_RUNBOOKS: Final = {
+    "key": ("key_missing", "key_malformed", "key_rejected", "key_forbidden"),
+    "account": ("quota_exhausted", "rate_limited", "region_blocked"),
+    "model": ("model_not_found", "call_not_found", "beta_shape", "model_missing", "model_refused"),
+    "network": ("dns_failed", "connect_refused", "network_unreachable", "connect_timeout", "dropped_early", "upstream_lost"),
+    "tls-and-proxy": ("tls_failed", "tls_untrusted", "proxy_failed", "bad_reply", "redirect_refused", "reply_timeout"),
+    "provider": (
+        "upstream_overloaded", "upstream_error", "first_event_timeout", "upstream_closed", "upstream_too_slow",
+        "upstream_protocol_error", "session_expired",
+    ),
+    "clients": (
+        "token_missing", "token_invalid", "origin_refused", "bad_request", "not_a_websocket", "too_many_sessions",
+        "too_many_connects", "client_left", "client_closed", "client_lost", "client_too_slow", "client_protocol_error",
+        "message_too_big", "rate_exceeded", "idle_timeout",
+    ),
+    "relay": ("relay_full", "relay_draining", "max_duration", "internal_error"),
+}  # fmt: skip
+RUNBOOKS: Final = {reason: page for page, reasons in _RUNBOOKS.items() for reason in reasons}
+"""The page under `docs/runbooks/` that helps with a reason."""
+
 
 class Phase(StrEnum):
     """How far a connection came: the `phase` label of `connection_failures_total`."""
@@ -300,29 +325,3 @@ class Failure(Exception):
 
     def __str__(self) -> str:
         return self.row.sentence
-
-
-def render_markdown() -> str:
-    """`docs/failures.md`: the whole catalogue for people, with an anchor for each reason."""
-    parts = [
-        "# Failures and endings\n",
-        "Generated from `service/failures.py`; every surface of the relay speaks of a failure in these words.\n",
-        "`retry` says whether the same attempt can succeed without anybody changing anything.\n",
-    ]
-    for title, table in (
-        ("Refused by the relay", REFUSALS),
-        ("The provider could not be reached", DIAL_FAILURES),
-        ("How a session ends", ENDINGS),
-    ):
-        parts.append(f"## {title}\n")
-        parts.extend(_render_row(row) for row in table.values())
-    return "\n".join(parts)
-
-
-def _render_row(row: Row) -> str:
-    facts = [f"blame: {row.blame}", f"retry: {row.retry}"]
-    if row.http_status:
-        facts.insert(0, f"HTTP {row.http_status}")
-    if row.close_code:
-        facts.insert(1 if row.http_status else 0, f"close {row.close_code}")
-    return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n"

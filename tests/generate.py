@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from service import failures, settings_reference
+from service import failures_reference, settings_reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (".env.example", settings_reference.render_env_example),
     ("docs/settings.md", settings_reference.render_markdown),
-    ("docs/failures.md", failures.render_markdown),
+    ("docs/failures.md", failures_reference.render_markdown),
 )
 
 

@@ -12,7 +12,7 @@ SERVICE = Path(__file__).resolve().parent.parent / "service"
 BASE = {"failures", "settings", "realtime", "version"}
 ALLOWED = {
     "version": set[str](),
-    "failures": {"realtime"},
+    "failures": {"failures", "realtime"},
     "realtime": {"realtime"},
     "settings": BASE,
     "simulator": {"simulator", "realtime", "version"},
@@ -32,8 +32,10 @@ PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secre
 
 
 def room_of(module: str) -> str:
-    """The room that a module belongs to; the settings are one room in several files."""
+    """The room that a module belongs to; settings and failures are one room each in several files."""
     name = module.split(".")[1] if "." in module else module
+    if name.startswith("failures"):
+        return "failures"
     return "settings" if name.startswith("settings") or name == "envfiles" else name
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
+from service.failures import CATALOGUE
 from service.health.checks import Check
 from service.version import __version__
 
@@ -57,7 +58,7 @@ def verbose(
 def _entry(check: Check) -> dict[str, object]:
     entry: dict[str, object] = {"status": check.status, "source": check.source}
     if check.reason is not None:
-        entry["reason"] = check.reason
+        entry |= {"reason": check.reason, "runbook": CATALOGUE[check.reason].runbook}
     if check.checked_at is not None:
         entry["time"] = datetime.fromtimestamp(check.checked_at, UTC).isoformat(timespec="seconds")
     if check.seconds is not None:

@@ -217,6 +217,9 @@ class Metrics:
         for reason in ("relay_draining", *ENDINGS):
             self.sessions_ended.labels(reason)
         self.upstream_retries.labels(self.upstream)
+        self.breaker_open.labels(self.upstream)
+        for phase in (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT):
+            self.connect_duration.labels(self.upstream, phase)
         for result in ("taken", "refused"):
             self.key_rotations.labels(result)
         for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True):

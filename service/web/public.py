@@ -188,6 +188,7 @@ class Entrance:
             reason=failure.reason,
             message=row.sentence,
             remedy=row.remedy,
+            runbook=row.runbook,
             blame=row.blame,
             retry=row.retry,
             phase=failure.phase,

@@ -95,7 +95,9 @@ def check_log(scene: Scene, row: Row) -> list[Any]:
 
     assert 2 == len(lines)
     for line in lines:
-        assert (row.reason, row.sentence, row.remedy) == (line["reason"], line["message"], line["remedy"])
+        assert (row.reason, row.sentence, row.remedy, row.runbook) == (
+            line["reason"], line["message"], line["remedy"], line["runbook"]
+        )  # fmt: skip
         assert row.level.value == line["log_level"]
     return lines
 
@@ -118,6 +120,7 @@ async def check_health(relay: Relay, row: Row) -> Any:
         entry = body["checks"]["upstream:handshake"][0]
         assert row.reason == entry["reason"]
         assert f"{row.sentence} {row.remedy}" in entry["output"]
+        assert row.runbook == entry["runbook"]
     return body
 
 
@@ -128,6 +131,8 @@ def check_documents(row: Row) -> None:
 
     assert row.sentence in part
     assert row.remedy in part
+    page, _, anchor = row.runbook.partition("#")
+    assert f"\n### {anchor}\n" in (ROOT / page).read_text(encoding="utf-8")
 
 
 async def test_a_client_that_gives_up_is_told_of_to_operators() -> None:
