@@ -7,10 +7,10 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.frames import Control, Opcode, Scanner, build_frame
 from tests.raw_upstream import CREATED
 
 PATH = "/v1/realtime?model=scripted"
@@ -49,12 +49,14 @@ class Exchange:
         self.writer.write(head.encode() + b"".join(build_frame(Opcode.TEXT, event) for event in events))
 
     async def gone(self) -> None:
-        """Read until the relay hangs up."""
-        try:
-            while await self.reader.read(65_536):
-                pass
-        except ConnectionError:
-            pass
+        """Read until the relay hangs up; answer its CLOSE, so that nobody has to wait for it."""
+        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
+        with suppress(ConnectionError):
+            while data := await self.reader.read(65_536):
+                for item in scanner.feed(data):
+                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                        self.writer.write(build_frame(Opcode.CLOSE, item.payload))
+                        return
 
     def reset(self) -> None:
         """Hang up with RST."""
