@@ -26,7 +26,7 @@ _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment
 _MAX_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
 # Names of models and deployments as providers and gateways form them, "provider/model" included.
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+_MODEL: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 

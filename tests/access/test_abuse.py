@@ -1,0 +1,301 @@
+"""Group H of the fault plan: strangers, forged headers, injections, and what must not become a label, a URL or a log line."""
+
+import asyncio
+import json
+import statistics
+import time
+
+import aiohttp
+import pytest
+
+from service.access.tokens import TokenCheck
+from service.failures import Failure
+from service.realtime.keys import Secret
+from service.settings_parsers import ClientToken
+from service.telemetry import logs
+from service.telemetry.redact import Redactor
+from tests.harness import KEY_CANARY, Relay, eventually, open_raw, running_relay, simulated_relay
+from tests.raw_http import PATH, Exchange, raw_http
+from tests.raw_upstream import CREATED
+
+TOKEN = "CANARY1token-abcdefghijklmnop"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"web:{TOKEN}"}
+
+
+async def well(exchange: Exchange) -> None:
+    """An upstream that opens sessions."""
+    exchange.upgrade(CREATED)
+    await exchange.gone()
+
+
+async def raw_request(relay: Relay, request: bytes) -> bytes:
+    """The answer to bytes that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+    writer.write(request)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read(4096)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def upgrade(target: str, *headers: str) -> bytes:
+    """A valid upgrade with this request target and these headers more."""
+    lines = [
+        f"GET {target} HTTP/1.1", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers, "", "",
+    ]  # fmt: skip
+    return "\r\n".join(lines).encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="H1-none"),
+        pytest.param({"Authorization": "Bearer"}, id="H1-empty"),
+        pytest.param({"Authorization": "Bearer " + "x" * 6000}, id="H1-long"),
+        pytest.param({"Authorization": "Bearer \xff\xfe"}, id="H1-bytes"),
+        pytest.param({"Cookie": f"token={TOKEN}; session={TOKEN}"}, id="H7"),
+    ],
+)
+async def test_strangers_get_one_answer(headers: dict[str, str]) -> None:
+    """No, malformed or misplaced tokens: 401 with WWW-Authenticate, no dial, and nothing of what was shown in the log."""
+    async with raw_http(well) as upstream, running_relay(
+        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | TOKENS
+    ) as relay:  # fmt: skip
+        client = await open_raw(relay.app.public_port, PATH, headers)
+        await client.close()
+
+        assert 401 == client.answer.status
+        assert "Bearer" in client.answer.headers["WWW-Authenticate"]
+        assert 0 == upstream.requests
+        assert TOKEN not in str(relay.logs) + client.answer.body.decode()
+
+
+def test_h2_the_time_tells_nothing() -> None:
+    """A token that is wrong at its end takes as long to refuse as one that is wrong altogether.
+
+    What is compared are digests, all of them each time; the bound is wide, since a clock on a busy machine is not.
+    """
+    check = TokenCheck("tokens", tuple(ClientToken(f"t{n}", Secret(f"{TOKEN}{n:04}")) for n in range(50)))
+
+    def seconds(shown: str) -> float:
+        started = time.perf_counter()
+        for _ in range(50):
+            with pytest.raises(Failure):
+                check.admit(shown)
+        return time.perf_counter() - started
+
+    near, far = f"{TOKEN}004x", "y" * len(f"{TOKEN}0049")
+    pairs = [(seconds(near), seconds(far)) for _ in range(15)]
+    assert 0.5 < statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs) < 2
+
+
+async def test_h5_nothing_of_a_client_goes_upstream() -> None:
+    """Credentials, cookies, forwarding and proxy headers of the client stay here; the relay's own key goes."""
+    theirs = {
+        "Authorization": "Bearer sk-CANARY3strangers-own", "api-key": "CANARY3", "Cookie": "CANARY3=1",
+        "OpenAI-Organization": "CANARY3", "OpenAI-Project": "CANARY3", "X-Forwarded-For": "192.0.2.3",
+        "X-Forwarded-Host": "CANARY3", "Forwarded": "for=CANARY3", "Proxy-Authorization": "CANARY3",
+        "Proxy-Connection": "CANARY3", "User-Agent": "CANARY3", "X-Anything": "CANARY3", "Referer": "http://CANARY3/",
+    }  # fmt: skip
+    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
+        client = await open_raw(relay.app.public_port, PATH, theirs)
+        await client.close()
+
+        assert 101 == client.answer.status
+        assert "CANARY3" not in upstream.heads[0]
+        assert "192.0.2.3" not in upstream.heads[0]
+        assert f"Authorization: Bearer {KEY_CANARY}" in upstream.heads[0]
+
+
+@pytest.mark.parametrize(
+    ("origins", "status"),
+    [
+        (["https://app.example.com"], 101),
+        (["https://APP.example.com"], 403),  # browsers write lower case; nobody else's spelling is believed
+        (["https://app.example.com", "https://app.example.com"], 403),
+        (["https://app.example.com", "https://evil.example"], 403),
+        (["null"], 403),
+        (["https://app.example.com.evil"], 403),
+        (["https://app.example.com:444"], 403),
+        ([], 101),
+    ],
+)
+async def test_h6_origins(origins: list[str], status: int) -> None:
+    """One exact origin of the list, or none at all with a good token; two headers are nobody's."""
+    async with simulated_relay(None, RELAY_ALLOWED_ORIGINS="https://app.example.com", **TOKENS) as relay:
+        headers = [f"Host: x\r\nAuthorization: Bearer {TOKEN}", *(f"Origin: {origin}" for origin in origins)]
+        answer = await raw_request(relay, upgrade("/v1/realtime?model=gpt-realtime", *headers))
+
+        assert str(status).encode() == answer.split()[1]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "address"),
+    [
+        ("", "192.0.2.7", "127.0.0.1"),
+        ("127.0.0.0/8", "192.0.2.7", "192.0.2.7"),
+        ("127.0.0.0/8", "198.51.100.1, 192.0.2.7", "192.0.2.7"),
+        ("127.0.0.0/8,192.0.2.0/24", "198.51.100.1, 192.0.2.7", "198.51.100.1"),
+        ("127.0.0.0/8", "CANARY", "127.0.0.1"),
+    ],
+)
+async def test_h9_forwarded_addresses(trusted: str, forwarded: str, address: str) -> None:
+    """X-Forwarded-For is believed only as far as trusted proxies wrote it."""
+    async with simulated_relay(None, RELAY_TRUSTED_PROXIES=trusted, **TOKENS) as relay:
+        client = await open_raw(relay.app.public_port, headers=BEARER | {"X-Forwarded-For": forwarded})
+        await client.close()
+        await eventually(lambda: bool(relay.events("session.started")))
+
+        assert address == relay.events("session.started")[0]["address"]
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"),
+    [
+        ("model=scripted&x=%26intent%3Dtranscription", "model=scripted&x=%26intent%3Dtranscription"),
+        ("model=scripted%26intent%3Dtranscription", None),
+        ("model=scripted%23y", None),
+        ("model=scripted%00", None),
+        ("model=%D0%B0-homoglyph", None),
+        ("model=http://evil.example/", None),
+        ("model=scripted&base_url=http://evil.example", "model=scripted&base_url=http://evil.example"),
+        ("model=scripted&x=a%0d%0aHost:%20evil", None),
+    ],
+)
+async def test_h10_to_h12_what_a_query_becomes(query: str, sent: str | None) -> None:
+    """The upstream URL is the configured one and re-encoded pairs; what could be more than a value is refused, undialled."""
+    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
+        client = await open_raw(relay.app.public_port, f"/v1/realtime?{query}")
+        await client.close()
+
+        if sent is None:
+            assert (400, 0) == (client.answer.status, upstream.requests)
+        else:
+            assert 101 == client.answer.status
+            assert [f"GET /v1/realtime?{sent} HTTP/1.1"] == [head.split("\r\n")[0] for head in upstream.heads]
+
+
+async def listening_elsewhere() -> tuple[asyncio.Server, list[bytes]]:
+    """A server that nobody should ever reach."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read(100))
+        writer.close()
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0), seen
+
+
+async def test_h13_the_upstream_is_not_the_clients_to_choose() -> None:
+    """Host, absolute-form targets and forwarded hosts lead nowhere else."""
+    other, seen = await listening_elsewhere()
+    elsewhere = f"127.0.0.1:{other.sockets[0].getsockname()[1]}"
+    try:
+        async with (
+            raw_http(well) as upstream,
+            running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+        ):
+            for target, host in ((PATH, elsewhere), (f"http://{elsewhere}{PATH}", elsewhere)):
+                answer = await raw_request(relay, upgrade(target, f"Host: {host}", f"X-Forwarded-Host: {elsewhere}"))
+                assert answer.split()[1] in {b"101", b"400", b"404"}
+            assert all(f"Host: 127.0.0.1:{upstream.port}" in head for head in upstream.heads)
+    finally:
+        other.close()
+    assert [] == seen
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(upgrade(PATH, "Host: x", "X-A: b\x00c"), id="H14-nul"),
+        pytest.param(upgrade(PATH, "Host: x", "X-A: b\rc"), id="H14-cr"),
+        pytest.param(upgrade(PATH.replace("?", "?a=\x01&"), "Host: x"), id="H14-target"),
+        pytest.param(upgrade(PATH, "Host: x", "Sec-WebSocket-Protocol: realtime\x0b"), id="H14-protocol"),
+        pytest.param(
+            upgrade(PATH, "Host: x", "Content-Length: 3", "Transfer-Encoding: chunked"), id="F15-both-lengths"
+        ),
+        pytest.param(upgrade(PATH, "Host: x").replace(b"\r\n", b"\n"), id="F15-bare-lf"),
+        pytest.param(b"\x00" * 500, id="no-http"),
+    ],
+)
+async def test_h14_what_is_no_request_reaches_nobody(request_bytes: bytes) -> None:
+    """Control characters and smuggled lengths are refused, or at least do not travel on."""
+    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
+        answer = await raw_request(relay, request_bytes)
+
+        assert answer.split()[1:2] in ([b"400"], [b"101"], [b"426"], [])
+        assert not any(set("\x00\x01\x0b") & set(head) for head in upstream.heads)
+
+
+HOSTILE = ["\x1b[31mred\x1b[0m", "a" * 10_000, "%s%n{0}{x}", "\u202eexe.txt", '{"event":"forged"}', "\ttab"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_h15_log_lines_cannot_be_forged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a client calls itself or asks for, a line of the log stays one line of JSON, and not a long one."""
+    logs.configure("json", "info", Redactor())
+    async with simulated_relay() as relay:
+        quoted = "".join(f"%{byte:02X}" for byte in text.encode())
+        for path in (f"/v1/realtime?model={quoted}", f"/v1/realtime?model=gpt-realtime&intent={quoted}"):
+            answer = await raw_request(relay, upgrade(path, "Host: x", f"User-Agent: {quoted}"))
+            assert answer
+    for event in relay.logs:
+        line = json.dumps(event, default=str)
+        assert "\n" not in line
+        assert len(line) < 4000
+        assert "forged" not in event["event"]
+    assert "\x1b" not in capsys.readouterr().out
+
+
+async def series(relay: Relay) -> set[str]:
+    """The names and labels of all series."""
+    async with aiohttp.ClientSession() as session, session.get(f"{relay.internal_url}/metrics") as response:
+        text = await response.text()
+    assert len(text) < 200_000
+    return {line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+async def test_h16_nothing_from_outside_becomes_a_series() -> None:
+    """Models, paths, agents, intents, tokens and event types of all kinds: the same series as before, under 200 kB."""
+    async with simulated_relay() as relay:
+        first = await open_raw(relay.app.public_port)
+        await first.close()
+        before = await series(relay)
+        for number in range(60):
+            path = ("/v1/realtime?model=m{0}", "/nowhere/{0}", "/v1/realtime?model=gpt-realtime&intent=i{0}")[
+                number % 3
+            ]
+            await raw_request(
+                relay, upgrade(path.format(number), "Host: x", f"User-Agent: u{number}", f"api-key: t{number}")
+            )
+        client = await open_raw(relay.app.public_port)
+        for number in range(30):
+            client.send_event(type=f"event.of.my.own.{number}")
+        await client.next_event()
+        await client.close()
+        await eventually(lambda: len(relay.app.registry) == 0)
+
+        assert before == await series(relay)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/version", "/", "/v1/models", "/healthz/../metrics", "/.env"])
+async def test_h17_the_inside_is_not_public(path: str) -> None:
+    """What operators read is not served where callers connect."""
+    async with simulated_relay() as relay:
+        answer = await raw_request(relay, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+
+        assert answer.split()[1] == b"404"
+        assert b"realtime_relay" not in answer
+
+
+async def test_h17_verbose_is_not_public() -> None:
+    """The public health report says pass or fail, and nothing of why."""
+    async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
+        await relay.app.monitor.settled(2)
+        answer = await raw_request(relay, b"GET /healthz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        assert answer.endswith(b'{"status": "fail"}')
