@@ -6,7 +6,6 @@ Nothing is sent here but CONNECT to a proxy.
 import asyncio
 import ipaddress
 import os
-import socket
 import ssl
 import time
 from base64 import b64encode
@@ -21,6 +20,7 @@ from service.doctor.rungs import Broken, Found, Words, broken_by
 from service.failures import Failure, Phase
 from service.settings_proxy import Proxy
 from service.upstream import translate
+from service.upstream.resolver import look_up
 
 _MAX_ADDRESSES: Final = 8
 _STRAGGLER_SECONDS: Final = 0.5
@@ -74,7 +74,7 @@ async def resolve(way: Way) -> tuple[Found, list[str]]:
         return Found(f"{whose} is an address; nothing to look up"), [host]
     try:
         async with asyncio.timeout(way.seconds):
-            answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = await look_up(host, port)
     except TimeoutError:
         raise way.broken(translate.from_timeout(Phase.DNS)) from None
     except (OSError, UnicodeError) as exc:

@@ -1,28 +1,57 @@
-"""DNS for the dials: one lookup at a time for each name, remembered for a few seconds.
+"""DNS for the dials: one lookup at a time for each name, remembered for a few seconds, in a thread that nobody waits for.
 
-Not aiohttp's own cache, because a request that waits there for another one's lookup is traced as if it had its answer: a
-dial that DNS holds up would be told as one that cannot connect. It matters in a thread's time, too: `getaddrinfo` cannot
-be cancelled, and a hundred dials must not take all threads while a resolver is silent.
+Not aiohttp's own, for three reasons. A request that waits there for another one's lookup is traced as if it had its answer,
+so that a dial which DNS holds up would be told as one that cannot connect. `getaddrinfo` cannot be cancelled, and a hundred
+dials must not take all threads of the loop's executor while a resolver is silent. And that executor is joined at the end of
+the process: SIGTERM would take as long as the resolver is silent, 10 to 20 seconds, which a pod's grace does not allow.
 """
 
 import asyncio
 import socket
-from typing import Final
+import threading
+from contextlib import suppress
+from typing import Any, Final
 
-from aiohttp import ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 TTL_SECONDS: Final = 10.0
 """An address that has changed is used after this long at the latest."""
 
 _Key = tuple[str, int, socket.AddressFamily]
+Info = tuple[Any, Any, int, str, Any]
+"""As `socket.getaddrinfo` gives it: family, type, protocol, canonical name, address."""
+
+
+async def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Info]:
+    """All stream addresses of a host, by the system's resolver; raises OSError. Cancelling leaves the thread to itself."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Info]] = loop.create_future()
+
+    def tell(result: list[Info] | Exception) -> None:
+        if answer.done():
+            return
+        if isinstance(result, Exception):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    def ask() -> None:
+        result: list[Info] | Exception
+        try:
+            result = list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
+        except (OSError, UnicodeError) as exc:
+            result = exc if isinstance(exc, OSError) else OSError(f"{host!r} is no name")
+        with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            loop.call_soon_threadsafe(tell, result)
+
+    threading.Thread(target=ask, name=f"dns {host}", daemon=True).start()
+    return await answer
 
 
 class SharedResolver(AbstractResolver):
     """The system's resolver, asked once for all who want the same."""
 
     def __init__(self) -> None:
-        self._inner = ThreadedResolver()
         self._known: dict[_Key, tuple[float, list[ResolveResult]]] = {}
         self._pending: dict[_Key, asyncio.Task[list[ResolveResult]]] = {}
 
@@ -43,18 +72,30 @@ class SharedResolver(AbstractResolver):
         return list(await asyncio.shield(task))
 
     async def _look_up(self, key: _Key) -> list[ResolveResult]:
+        host = key[0]
         try:
-            found = await self._inner.resolve(*key)
+            infos = await look_up(*key)
         finally:
             del self._pending[key]
+        found = [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=address[1],
+                family=family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, protocol, _, address in infos
+            if isinstance(address[0], str)  # not where Python was built without IPv6
+        ]
         self._known[key] = (asyncio.get_running_loop().time(), found)
         return found
 
     async def close(self) -> None:
-        """Wait for nobody; a lookup in a thread ends by itself."""
+        """Wait for nobody; a lookup in its thread ends by itself."""
         for task in tuple(self._pending.values()):
             task.cancel()
-        await self._inner.close()
 
 
 def _retrieve(task: asyncio.Task[list[ResolveResult]]) -> None:

@@ -1,5 +1,6 @@
 """Rules of the network in which these tests run: set for one test, and gone after it."""
 
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.certificates import Authority
+from tests.namespaces.cable import FAR, NAME
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,3 +65,15 @@ class Network:
 def network() -> Network:
     """The network of this namespace."""
     return Network()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority that the relays here trust, by SSL_CERT_FILE."""
+    return Authority(tmp_path_factory.mktemp("authority")).create()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: Authority) -> ssl.SSLContext:
+    """A certificate for everybody at the far end."""
+    return authority.server(",".join([f"DNS:{NAME}", *(f"IP:{address}" for address in FAR)]))

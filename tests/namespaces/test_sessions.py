@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.failures import CATALOGUE
-from service.realtime.closing import parse_close
-from service.realtime.frames import Control, Opcode
 from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.namespaces.conftest import Network
 from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
@@ -48,79 +46,6 @@ def ending(relay: Relay) -> list[str]:
         if sample.name.endswith("_total")
         for _ in range(int(sample.value))
     ]
-
-
-async def listen(client: RawClient) -> tuple[int | None, str] | None:
-    """What a healthy client does that has nothing to say: it answers pings, until it is told of the end."""
-    while (item := await client.next_item()) is not None:
-        if isinstance(item, Control) and item.opcode is Opcode.PING:
-            client.send_frame(Opcode.PONG, item.payload)
-        elif isinstance(item, Control) and item.opcode is Opcode.CLOSE:
-            return parse_close(item.payload)
-    return None
-
-
-async def idle_upstream(network: Network) -> float:
-    """D3: upstream is gone without a word while nobody talks; how long until the client was told."""
-    async with session() as (relay, client, _, port):
-        started = asyncio.get_running_loop().time()
-        with network.black_hole(port):
-            async with asyncio.timeout(45):
-                close = await listen(client)
-        assert (1011, CATALOGUE["upstream_lost"].close_text) == close
-        waited = asyncio.get_running_loop().time() - started
-        await client.close()
-        await eventually(lambda: ending(relay) == ["upstream_lost"])
-        return waited
-
-
-async def talking_client(network: Network) -> float:
-    """D4: the same while the client talks."""
-    async with session() as (relay, client, _, port):
-        started = asyncio.get_running_loop().time()
-        with network.black_hole(port):
-            talk = asyncio.ensure_future(talk_on(client))
-            try:
-                async with asyncio.timeout(45):
-                    close = await client.until_close()
-            finally:
-                talk.cancel()
-        assert close is not None
-        assert 1011 == close[0]
-        waited = asyncio.get_running_loop().time() - started
-        await client.close()
-        await eventually(lambda: len(ending(relay)) == 1)
-        assert {*ending(relay)} <= {"upstream_lost", "upstream_too_slow"}
-        return waited
-
-
-async def talk_on(client: RawClient) -> None:
-    """Speech, twenty times a second."""
-    while True:
-        client.send_event(type="input_audio_buffer.append", audio="A" * 3200)
-        await asyncio.sleep(0.05)  # the pace of speech
-
-
-async def silent_client(network: Network) -> float:
-    """D5: the client is gone without a word; how long until upstream, which costs money, is closed."""
-    async with session() as (relay, _, upstream, _):
-        started = asyncio.get_running_loop().time()
-        with network.black_hole(relay.app.public_port):
-            await eventually(lambda: upstream.open == 0, 45)
-            waited = asyncio.get_running_loop().time() - started
-            await eventually(lambda: ending(relay) == ["client_lost"], 6)
-        return waited
-
-
-async def test_d3_d4_d5_peers_that_vanish_without_a_word(network: Network) -> None:
-    """An idle upstream is missed within 40 s, one that is talked to within 25 s, a client within 40 s."""
-    idle, talking, silent = await asyncio.gather(
-        idle_upstream(network), talking_client(network), silent_client(network)
-    )
-
-    assert idle <= 40
-    assert talking <= 25
-    assert silent <= 40
 
 
 async def test_a_reset_by_the_network(network: Network) -> None:

@@ -51,7 +51,7 @@ async def test_c3_an_address_that_changes(monkeypatch: pytest.MonkeyPatch) -> No
 
     async with raw_http(well) as first:
         second = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.2", first.port)
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", as_coroutine(look_up))
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         try:
             # localhost by a name that is not: plain http goes to loopback only, and the name has to be looked up.
             async with running_relay(OPENAI_BASE_URL=f"http://localhost:{first.port}/v1", RELAY_MODEL="probe") as relay:
@@ -63,15 +63,6 @@ async def test_c3_an_address_that_changes(monkeypatch: pytest.MonkeyPatch) -> No
                 assert 502 == (await attempt(relay)).status
         finally:
             second.close()
-
-
-def as_coroutine(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """A function as the loop's own method."""
-
-    async def call(*args: Any, **named: Any) -> Any:
-        return function(*args, **named)
-
-    return call
 
 
 async def test_c4_a_refused_connection() -> None:
