@@ -97,12 +97,21 @@ class App:
             turns_per_day=settings.health_turns_per_day,
             pace=self._pace,
         )
+        max_sessions = sessions_that_fit(settings.max_sessions)
+        if max_sessions < settings.max_sessions:
+            self._log.warning(
+                "limit.lowered",
+                message="The limit on open files allows fewer sessions than RELAY_MAX_SESSIONS.",
+                remedy="Raise the limit on open files (ulimit -n): two for each session and a hundred more.",
+                max_sessions=max_sessions,
+                wanted=settings.max_sessions,
+            )
         entrance = Entrance(
             settings,
             reach,
             self.registry,
             instruments=Instruments(self.metrics, self.redactor),
-            max_sessions=sessions_that_fit(settings.max_sessions),
+            max_sessions=max_sessions,
             on_dialled=self.monitor.told,
         )
         probes = Probes(self.monitor, self.registry, self.metrics, self.is_alive)

@@ -69,7 +69,7 @@ SETTINGS: Final = (
     Setting("RELAY_ALLOWED_MODELS", "allowed_models", "", parse.names, "comma-separated model names",
             "gpt-realtime,gpt-realtime-mini", "Models that callers may ask for in ?model=; when empty, any."),
     Setting("RELAY_TRUSTED_PROXIES", "trusted_proxies", "", parse.networks, "comma-separated addresses or networks",
-            "10.0.0.0/8", "Proxies whose X-Forwarded-For is believed for the client's address in logs."),
+            "10.0.0.0/8", "Proxies whose X-Forwarded-For is believed for a client's address, in logs and limits."),
     Setting("RELAY_MAX_SESSIONS", "max_sessions", "1000", parse.integer(1, 1_000_000), "1 to 1000000", "1000",
             "Sessions at once; the limit on open files may set a lower one."),
     Setting("RELAY_MAX_SESSIONS_PER_CLIENT", "max_sessions_per_client", "0", parse.integer(0, 1_000_000),

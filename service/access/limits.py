@@ -15,16 +15,17 @@ _SPARE_DESCRIPTORS: Final = 100
 class Slots:
     """So many at once, and one more is refused."""
 
-    def __init__(self, most: int, reason: str) -> None:
+    def __init__(self, most: int, reason: str, what: str) -> None:
         self.most = most
         self.taken = 0
         self._reason = reason
+        self._what = what
 
     @contextmanager
     def take(self) -> Iterator[None]:
         """Hold a slot; raises Failure when there is none."""
         if self.taken >= self.most:
-            raise Failure(self._reason)
+            raise Failure(self._reason, detail=f"{self.taken} of {self.most} {self._what} taken")
         self.taken += 1
         try:
             yield

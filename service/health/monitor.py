@@ -155,7 +155,8 @@ class Monitor:
         self._publish()
         if before != [check.status for check in self.checks]:
             worst = next((check for check in self.checks if check.reason is not None), None)
-            self._log.info(
+            self._log.log(
+                20 if worst is None else 30,
                 "health.changed",
                 **{check.name: check.status for check in self.checks},
                 reason=worst.reason if worst else None,

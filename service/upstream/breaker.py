@@ -80,7 +80,7 @@ class Breaker:
             if failure.reason != "client_left":
                 self.succeeded()
             return
-        if failure.row.retry is Retry.NEVER:
+        if failure.row.retry is Retry.NEVER and not _may_be_one_callers(failure):
             self._open(failure, DEFINITE_SECONDS)
             return
         self._row += 1
@@ -92,6 +92,11 @@ class Breaker:
         self._since = self._clock()
         self._failure, self._until = failure, self._since + seconds
         self._opened += 1
+
+
+def _may_be_one_callers(failure: Failure) -> bool:
+    """A bare 403 may be the edge's answer to one caller's query; only in a row it is everybody's."""
+    return failure.reason == "key_forbidden" and failure.phase is Phase.UPGRADE and failure.upstream_code is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Admissions:
         self._closed = closed
         self._tokens = TokenCheck(settings.access, settings.client_tokens)
         self._origins = OriginCheck(settings.allowed_origins)
-        self._sessions = Slots(max_sessions, "relay_full")
+        self._sessions = Slots(max_sessions, "relay_full", "sessions")
         self._sessions_of = ClientSlots(settings.max_sessions_per_client, "too_many_sessions")
         self._reconnects = Reconnects(settings.max_reconnects_per_minute, clock)
         self._strangers = Reconnects(WRONG_TOKENS_A_MINUTE, clock)
@@ -79,7 +79,11 @@ class Admissions:
         except Failure as failure:
             if failure.reason == "token_invalid":  # somebody guesses, and is slowed down; who shows none does not
                 stranger = (_STRANGER, attempt.address)
-                self._strangers.admit(stranger)
+                try:
+                    self._strangers.admit(stranger)
+                except Failure as flood:
+                    flood.detail = "too many wrong tokens from this address"
+                    raise
                 self._told(self._strangers.left(stranger, 0), attempt)
             raise
 

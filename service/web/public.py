@@ -56,7 +56,7 @@ class Entrance:
         self._metrics = instruments.metrics
         self._on_dialled = on_dialled
         self._admissions = Admissions(settings, self._metrics, max_sessions=max_sessions, closed=self._closed)
-        self._dials = Slots(settings.max_dials, "relay_full")
+        self._dials = Slots(settings.max_dials, "relay_full", "dials")
         self._limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             idle_timeout_seconds=settings.idle_timeout_seconds,

@@ -1,18 +1,34 @@
 """The runbooks speak of every reason, and of nothing that does not exist."""
 
+import argparse
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from service.doctor import command as doctor
 from service.failures import CATALOGUE, RUNBOOKS
+from service.health.checks import CHECKS
 from service.settings import SETTING_NAMES
 from service.telemetry.metrics import PREFIX, Metrics
+from service.web.public import PATHS, TRANSLATION_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
+INDEX = FOLDER / "README.md"
+EVERYTHING = [*PAGES, INDEX]
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+PROVIDERS_PATHS = {"/v1"}
+# Prometheus' own, put on by the scrape.
+SCRAPE_LABELS = {"instance", "le"}
+EVENT_NOUNS = "access|admission|client|drain|health|key|loop|request|service|session|setting|task|upstream"
+
+
+def name_of(path: Path) -> str:
+    """A page's name, for the test's id."""
+    return path.stem
 
 
 def text_of(path: Path) -> str:
@@ -20,57 +36,129 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_every_reason_has_its_page() -> None:
-    """Each reason stands under a heading of its own, once, on the page that the catalogue names."""
-    found = {
-        (path.stem, reason)
-        for path in PAGES
-        for reason in re.findall(r"^### (\w+)$", text_of(path), flags=re.MULTILINE)
+def section_of(path: Path, name: str) -> str:
+    """One section of a page."""
+    return text_of(path).split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
+def blocks_of(path: Path, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(path), flags=re.MULTILINE | re.DOTALL)
+
+
+def source() -> str:
+    """All of the program."""
+    return "".join(file.read_text(encoding="utf-8") for file in (ROOT / "service").rglob("*.py"))
+
+
+def anchors_of(path: Path) -> set[str]:
+    """What a link into a page may end in."""
+    return {
+        title.lower().replace(" ", "-") for title in re.findall(r"^#+ ([\w ]+)$", text_of(path), flags=re.MULTILINE)
     }
 
-    assert {(page, reason) for reason, page in RUNBOOKS.items()} == found
+
+def test_every_reason_has_its_page() -> None:
+    """Each reason stands under a heading of its own, once, on the page that the catalogue names."""
+    found = [
+        (path.stem, reason) for path in PAGES for reason in re.findall(r"^### (\w+)$", text_of(path), re.MULTILINE)
+    ]
+
+    assert sorted((page, reason) for reason, page in RUNBOOKS.items()) == sorted(found)
     assert CATALOGUE.keys() == RUNBOOKS.keys()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.stem))
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_page_has_its_sections(path: Path) -> None:
-    """Meaning, Impact, Diagnosis, Mitigation, in this order; and commands to paste."""
+    """A sentence on its scope; Meaning, Impact, Diagnosis, Mitigation, in this order; commands to paste for each place."""
+    commands = "".join(blocks_of(path, "sh"))
+
+    assert re.match(r"# .+\n\n\w.+\n\n## Meaning\n", text_of(path))
     assert SECTIONS == re.findall(r"^## (.+)$", text_of(path), flags=re.MULTILINE)
-    assert "```sh" in text_of(path)
-    assert "```promql" in text_of(path)
+    assert "docker compose " in commands
+    assert "kubectl " in commands
+    assert blocks_of(path, "promql")
 
 
-def test_every_page_is_in_the_index() -> None:
-    """A page that nobody finds helps nobody."""
-    assert {path.name for path in PAGES} == set(re.findall(r"\]\(([\w-]+\.md)\)", text_of(FOLDER / "README.md")))
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+@pytest.mark.parametrize("section", ["Diagnosis", "Mitigation"])
+def test_every_reason_has_its_line(path: Path, section: str) -> None:
+    """What proves a reason, and what is done about it, begins a line of its own, in both sections."""
+    heads = "".join(re.findall(r"^- ((?:`\w+`(?:, )?)+):", section_of(path, section), flags=re.MULTILINE))
+
+    assert {reason for reason, page in RUNBOOKS.items() if page == path.stem} == set(re.findall(r"\w+", heads))
 
 
-@pytest.mark.parametrize("path", [*PAGES, FOLDER / "README.md"], ids=lambda path: str(path.stem))
+def test_the_index_leads_to_every_reason() -> None:
+    """Each reason has a row with the catalogue's sentence and its page; a page that nobody finds helps nobody."""
+    rows = re.findall(
+        r"^\| \[`(\w+)`\]\(([\w-]+)\.md#(\w+)\) \| (.+?) \| (\S+) \| (\S+) \|$", text_of(INDEX), re.MULTILINE
+    )
+
+    assert [
+        (reason, RUNBOOKS[reason], reason, row.sentence, str(row.http_status or "-"), str(row.close_code or "-"))
+        for reason, row in sorted(CATALOGUE.items())
+    ] == [(reason, page, anchor, *rest) for reason, page, anchor, *rest in rows]
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    """Files exist, and so do the headings in them."""
+    for link, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", text_of(path)):
+        target = (path.parent / link).resolve()
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors_of(target), (link, anchor)
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
 def test_what_is_named_exists(path: Path) -> None:
-    """Metrics with their labels, settings, log events, paths and links: a renamed one fails here."""
-    text = text_of(path)
-    registry = Metrics("openai").registry
-    series = {sample.name for family in registry.collect() for sample in family.samples}
-    source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "service").rglob("*.py"))
-    # Counted alternatives such as key\.(found|rotated) in a grep are spelt out.
-    grepped = [
+    """Settings, log events, URL paths: a renamed one fails here."""
+    text, code = text_of(path), source()
+    # Alternatives such as key\.(found|rotated) in a grep are spelt out.
+    events = {
         f"{noun}.{verb}" for noun, verbs in re.findall(r"(\w+)\\\.\(([\w|]+)\)", text) for verb in verbs.split("|")
-    ] + [f"{noun}.{verb}" for noun, verb in re.findall(r"\b([a-z]+)\\\.([a-z_]+)", text)]
+    }
+    events |= {f"{noun}.{verb}" for noun, verb in re.findall(r"\b([a-z]+)\\\.([a-z_]+)", text)}
+    events |= set(re.findall(rf"`((?:{EVENT_NOUNS})\.[a-z_]+)`", text))
+    served = {
+        *PATHS, *TRANSLATION_PATHS, *PROVIDERS_PATHS, *re.findall(r'web\.get\("(/[^"{]+)"', code),
+        *(f"/healthz/{check}" for check in CHECKS),
+    }  # fmt: skip
 
-    assert set(re.findall(rf"\b{PREFIX}_\w+", text)) <= series
     assert set(re.findall(r"\b(?:RELAY|OPENAI)_[A-Z_]+\b", text)) <= SETTING_NAMES
-    assert [] == [event for event in grepped if f'"{event}"' not in source]
-    assert [] == [name for name in re.findall(r"`((?:key|task|session|upstream|client|drain)\.[a-z_]+)`", text)
-                  if f'"{name}"' not in source]  # fmt: skip
-    for link in re.findall(r"\]\((?!https?://)([^)#]+)", text):
-        assert (path.parent / link).exists(), link
+    assert [] == [event for event in sorted(events) if f'"{event}"' not in code]
+    assert set(re.findall(r"(?:127\.0\.0\.1:\d+|`)(/(?!dev/)[a-z0-9/]+)", text)) <= served
 
 
-def test_label_values_are_known() -> None:
-    """A query that asks for a reason which does not exist would be silent for ever."""
-    known = {*CATALOGUE, "admitted"}
-    for path in PAGES:
-        for pattern in re.findall(r'(?:reason|result)(?:=|=~|!=)"([^"]+)"', text_of(path)):
-            assert any(re.fullmatch(pattern, reason) for reason in known), (path.name, pattern)
-            for part in pattern.split("|"):
-                assert any(re.fullmatch(part, reason) for reason in known), (path.name, part)
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_metrics_and_labels_exist(path: Path) -> None:
+    """A query for a series, a label or a value that does not exist would be silent for ever."""
+    metrics = Metrics("openai")
+    for check in CHECKS:
+        metrics.check_is(check, "pass")
+        metrics.health_success.labels(check)
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    queries = "\n".join(blocks_of(path, "promql"))
+    labels = {name for sample in samples for name in sample.labels} | SCRAPE_LABELS
+
+    assert set(re.findall(rf"\b(?:{PREFIX}|process)_\w+", queries)) <= {sample.name for sample in samples}
+    assert set(re.findall(rf"\b{PREFIX}_\w+", text_of(path))) <= {sample.name for sample in samples}
+    for names in re.findall(r"\b(?:by|on) \(([^)]*)\)", queries):
+        assert set(names.split(", ")) <= labels
+    for label, pattern in re.findall(r'(\w+)(?:=~|!=|=)"([^"]+)"', queries):
+        values = {sample.labels[label] for sample in samples if label in sample.labels}
+        values |= {*CATALOGUE, "admitted"} if label in {"reason", "result"} else set()
+        for part in pattern.split("|"):
+            assert any(re.fullmatch(part, value) for value in values), (label, part)
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_commands_can_be_pasted(path: Path) -> None:
+    """A shell reads them; doctor has their options, and `--help` examines nothing; the logs are those of all pods."""
+    parser = argparse.ArgumentParser(add_help=False)
+    doctor.add_arguments(parser)
+    for block in blocks_of(path, "sh"):
+        subprocess.run(["bash", "-n", "-c", block], check=True)
+        for options in re.findall(r"(?:service|relay) doctor(.*)", block):
+            assert set(re.findall(r"--[a-z-]+", options)) <= set(parser._option_string_actions)
+        assert "kubectl logs deploy/" not in block

@@ -106,6 +106,16 @@ def test_trouble_that_may_pass_opens_late_and_longer_each_time(clock: Clock) -> 
     assert [1, 2, 4, 8, 15, 15] == lengths
 
 
+def test_a_bare_403_is_not_everybodys_at_once(clock: Clock) -> None:
+    """The edge may answer one caller's query so; only several in a row hold the others back."""
+    breaker = Breaker(clock)
+    for _ in range(IN_A_ROW):
+        assert not breaker.is_open
+        breaker.failed(Failure("key_forbidden", Phase.UPGRADE, wire_status=403))
+
+    assert breaker.is_open
+
+
 def test_a_success_between_failures_starts_the_row_again(clock: Clock) -> None:
     """Only failures without a success between them open it."""
     breaker = Breaker(clock)
