@@ -1,8 +1,18 @@
 """`python -m service`."""
 
+import os
 import sys
 
-from service.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from service.cli import main
+
+        sys.exit(main())
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.startswith("service"):
+            raise
+        sys.exit(f"{exc.name} is not installed here: use .venv/run/bin/python -m service, which 'make run' sets up")
+    except BrokenPipeError:
+        # Whoever read us has heard enough, as `head` does; without this the interpreter complains once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

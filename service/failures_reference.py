@@ -8,6 +8,7 @@ def render_markdown() -> str:
     parts = [
         "# Failures and endings\n",
         "Generated from `service/failures.py`; every surface of the relay speaks of a failure in these words.\n",
+        "Where the provider closed with a code of its own (3000 to 4999), browsers get that code and its reason instead.\n",
         "`retry` says whether the same attempt can succeed without anybody changing anything.\n",
     ]
     for title, table in (

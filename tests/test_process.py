@@ -145,6 +145,18 @@ def test_a_mistyped_option_repeats_no_value() -> None:
     assert "CANARY" not in done.stderr + done.stdout
 
 
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """`settings | head` ends without a traceback, and a machine without the dependencies is told where they are."""
+    command = f"{sys.executable} -m service settings | head -1; {sys.executable} -S -m service settings"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+
+    assert "Traceback" not in done.stderr
+    assert "is not installed here" in done.stderr
+    assert done.stdout.startswith("Read from")
+
+
 def test_a_probe_of_nobody_fails() -> None:
     """`probe` says no when no relay answers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -191,6 +191,7 @@ _KEY_SHAPES: Final = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*",
     re.IGNORECASE,
 )
+_WORDS: Final = re.compile(r"[a-z_.-]*|[A-Z_.-]*")
 _PIECE: Final = 8
 """A head or tail of a known secret this long is hidden too: the provider's masked echo shows the first eight."""
 
@@ -204,9 +205,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     text = _KEY_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
     for secret in known:
         if len(secret) > 2 * _PIECE:
-            text = text.replace(secret[-_PIECE:], REDACTED)
-            if secret[:_PIECE] not in _PUBLIC_HEADS:
-                text = text.replace(secret[:_PIECE], REDACTED)
+            for piece in (secret[-_PIECE:], secret[:_PIECE]):
+                # A piece that is a word, such as 'realtime' in somebody's token, tells nothing and stands everywhere.
+                if piece not in _PUBLIC_HEADS and not _WORDS.fullmatch(piece):
+                    text = text.replace(piece, REDACTED)
     return text
 
 

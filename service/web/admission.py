@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -15,6 +16,7 @@ from service.access.reconnects import Reconnects
 from service.access.tokens import ANYBODY, TokenCheck
 from service.failures import CATALOGUE, Failure
 from service.settings import Settings
+from service.settings_parsers import is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import Route
 from service.web.upgrade import parse_route, parse_token
@@ -55,12 +57,14 @@ class Admissions:
         self._sessions_of = ClientSlots(settings.max_sessions_per_client, "too_many_sessions")
         self._reconnects = Reconnects(settings.max_reconnects_per_minute, clock)
         self._strangers = Reconnects(WRONG_TOKENS_A_MINUTE, clock)
+        self._told_of_proxy = False
         self._log = structlog.get_logger()
 
     def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> Route:
         """Let a client in, holding its place until `slot` is closed; raises Failure."""
         self._origins.admit(request.headers.getall("Origin", []))
         self._know(request, attempt)
+        self._look_for_a_proxy(request, attempt)
         slot.enter_context(self._visit(request, attempt))
         route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
         attempt.model = dict(route.query).get("model")
@@ -71,6 +75,19 @@ class Admissions:
         slot.enter_context(self._sessions_of.take(owner))
         slot.enter_context(self._sessions.take())
         return route
+
+    def _look_for_a_proxy(self, request: web.Request, attempt: Attempt) -> None:
+        """Open access is for this machine; behind a proxy it is for whoever reaches the proxy. Told once."""
+        if self._told_of_proxy or attempt.client != ANYBODY or self._settings.open_anywhere:
+            return
+        host = urlsplit(f"//{request.host}").hostname or ""
+        if not is_loopback(host) or {"X-Forwarded-For", "Forwarded"} & request.headers.keys():
+            self._told_of_proxy = True
+            self._log.warning(
+                "access.open_behind_proxy",
+                message="A caller came through a proxy, and access is open: whoever reaches the proxy can spend the credit.",
+                remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS; RELAY_TRUSTED_PROXIES names the proxy.",
+            )
 
     def _know(self, request: web.Request, attempt: Attempt) -> None:
         shown = parse_token(request)

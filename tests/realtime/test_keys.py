@@ -142,3 +142,12 @@ def test_redaction_is_linear() -> None:
     redact("sk-" * 100_000 + "bearer " * 50_000 + "?token" * 50_000)
 
     assert time.perf_counter() - started < 5
+
+
+def test_pieces_that_are_words_stay() -> None:
+    """A token that begins or ends with a word does not blot that word out of every line; its other end stays hidden."""
+    token = "realtime-client-token-12x4"
+
+    assert "gpt-realtime /v1/realtime" == redact("gpt-realtime /v1/realtime", [token])
+    assert "token-12x4" not in redact("it ends in token-12x4", [token])
+    assert "key_rejected" == redact("key_rejected", ["sk-sim-key-rejected"])

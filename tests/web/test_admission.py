@@ -288,3 +288,25 @@ async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.M
             "realtime_relay_connection_failures_total",
             upstream="compatible", phase="access", status="500", reason="internal_error",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("headers", "settings", "is_told"),
+    [
+        ({}, {}, False),
+        ({"Host": "localhost:8080"}, {}, False),
+        ({"X-Forwarded-For": "203.0.113.5"}, {}, True),
+        ({"Forwarded": "for=203.0.113.5"}, {}, True),
+        ({"Host": "relay.example.com"}, {}, True),
+        ({"Host": "relay.example.com"} | BEARER, TOKENS, False),
+    ],
+)
+async def test_open_access_behind_a_proxy_is_told_once(
+    headers: dict[str, str], settings: dict[str, str], *, is_told: bool
+) -> None:
+    """Loopback is no protection once a proxy stands before it; the operator is told at the first sign of one, once."""
+    async with simulated_relay(None, **settings) as relay:
+        for _ in range(2):
+            assert (101, None) == await answer(relay, headers=headers)
+
+        assert int(is_told) == len(relay.events("access.open_behind_proxy"))
