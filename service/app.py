@@ -125,7 +125,7 @@ class App:
             [*Internal(self.metrics).routes(), *probes.routes(detailed=True)],
         )
         self._tasks = [self._keep("health", self.monitor.run), self._keep("loop lag", self._measure_lag)]
-        if settings.openai_api_key_file is not None:
+        if settings.openai_api_key_file is not None and not target.simulated:
             key_file = KeyFile(
                 settings.openai_api_key_file,
                 reach,

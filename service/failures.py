@@ -256,8 +256,7 @@ ENDINGS: Final = _rows(  # of a session that was open
         "Connect again; see https://status.openai.com if it stays."),
     Row("upstream_protocol_error", _PROVIDER, None, 1011, _NOW, _ERROR,
         "The provider broke the WebSocket protocol.",
-        "Connect again; if it stays, look for a proxy that changes WebSocket frames. With close code 1009 the provider's "
-        "message was larger than RELAY_MAX_MESSAGE_BYTES."),
+        "Connect again; if it stays, look for a proxy that changes WebSocket frames."),
     Row("session_expired", _PROVIDER, None, 1001, _NOW, _INFO,
         "The session reached the provider's longest duration.",
         "Connect again and set the conversation up anew; the provider ends every session after a fixed time."),

@@ -46,7 +46,7 @@ SETTINGS: Final = (
             "off, auto, or a URL http://[user:password@]host:port", "http://proxy.example.com:3128",
             "The proxy through which the provider is reached; auto takes it from HTTPS_PROXY and heeds NO_PROXY.",
             secret=True),
-    Setting("RELAY_MODEL", "model", "gpt-realtime", parse.header_value, "a model's name", "gpt-realtime",
+    Setting("RELAY_MODEL", "model", "gpt-realtime", parse.model, "a model's name", "gpt-realtime",
             "The model that the health checks ask for; callers name their own."),
     Setting("RELAY_HOST", "host", "127.0.0.1", parse.host, "an address or host name of this machine", "192.0.2.10",
             "Where callers connect."),

@@ -16,6 +16,8 @@ Parser = Callable[[str], object]
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it travels as a subprotocol, too
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+MODEL: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+"""What may be asked for as a model or deployment."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
@@ -98,6 +100,14 @@ def header_value(text: str) -> str:
     """One word that may stand in a header or a URL."""
     value = text.strip()
     if not re.fullmatch(r"[!-~]{1,200}", value):
+        raise NotAccepted
+    return value
+
+
+def model(text: str) -> str:
+    """A name as providers and gateways form them, "provider/model" included; it becomes part of a URL."""
+    value = text.strip()
+    if not MODEL.fullmatch(value):
         raise NotAccepted
     return value
 

@@ -18,7 +18,6 @@ from service.settings import SETTING_NAMES, SETTINGS
 
 KEY: Final = "OPENAI_API_KEY"
 SIMULATOR_PREFIX: Final = "sk-sim-"
-_FILE_SUFFIX: Final = "_FILE"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _QUOTED: Final = re.compile(r"=\s*[\"']")

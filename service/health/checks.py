@@ -38,11 +38,6 @@ class Check:
         """Whether the last answer was a refusal that waiting does not mend."""
         return self.status == "fail" and self.reason is not None and CATALOGUE[self.reason].retry is Retry.NEVER
 
-    @property
-    def is_transient(self) -> bool:
-        """Whether there is trouble, but of a kind that may pass."""
-        return self.status in {"warn", "fail"} and not self.is_definite
-
     def forget(self) -> None:
         """As if it had never been asked."""
         self.status, self.reason, self.failures, self.successes = "unknown", None, 0, 0

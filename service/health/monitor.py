@@ -128,8 +128,8 @@ class Monitor:
     async def run(self) -> None:
         """Refresh for ever."""
         while True:
+            self._nudged.clear()  # before: a nudge during the refresh asks for one more
             await self.refresh()
-            self._nudged.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._nudged.wait()
@@ -187,7 +187,8 @@ class Monitor:
             self._heed(failure)
         else:
             self.handshake.succeeded(time.time(), loop.time() - started)
-            self._reach.breaker.succeeded()
+            if self._reach.proves(Route()):
+                self._reach.breaker.succeeded()
             await connected.close()
 
     async def _check_turn(self) -> None:
@@ -210,8 +211,8 @@ class Monitor:
     def _judge_key(self) -> None:
         """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
         now, rest, seconds = time.time(), self._rest_refusal, self.key.seconds
-        opened = self.handshake.failures == 0
-        refused = self.handshake.reason if not opened else None
+        opened = self.handshake.failures == 0 and self._reach.proves(Route())
+        refused = self.handshake.reason if self.handshake.failures else None
         if refused is not None and refused.startswith("key_"):
             self.key.failed(Failure(refused), now, seconds)
         elif opened or rest is None or proves_the_key(rest):

@@ -13,11 +13,9 @@ class CloseCode(IntEnum):
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
     NO_STATUS = 1005
-    ABNORMAL = 1006
     INVALID_PAYLOAD = 1007
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
-    TRY_AGAIN_LATER = 1013
 
 
 def close_code_may_be_sent(code: int) -> bool:

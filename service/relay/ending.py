@@ -59,6 +59,9 @@ def by_violation(side: Side, violation: Violation) -> Ending:
     if side == "client":
         reason = "message_too_big" if code == CloseCode.MESSAGE_TOO_BIG else "client_protocol_error"
         return Ending(reason, Farewell(code, CATALOGUE[reason].close_text), Farewell(_GOING_AWAY), tell=True)
+    if code == CloseCode.MESSAGE_TOO_BIG:  # 1009 would blame the client, which has only received
+        text = CATALOGUE["message_too_big"].close_text
+        return Ending("message_too_big", Farewell(CloseCode.INTERNAL_ERROR, text), Farewell(code), tell=True)
     return _told("upstream_protocol_error", Farewell(code))
 
 

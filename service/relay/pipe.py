@@ -9,7 +9,7 @@ from typing import Protocol
 
 from service.realtime.closing import parse_close
 from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
-from service.realtime.incidents import ERROR, Incident, incident_in
+from service.realtime.incidents import Incident, incident_in
 from service.telemetry.metrics import Metrics
 from service.wire.leg import Leg
 
@@ -131,11 +131,11 @@ class Pipe:
             self._owner.peer_closed(self._counters.direction, *parse_close(payload))
 
     def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
-        """An event that may tell of a failure: passed on untouched, unless an error carries a piece of a key."""
+        """An event that may tell of a failure: passed on untouched, unless its words carry a piece of a key."""
         incident = incident_in(kind, payload)
         if incident is not None:
             self._owner.incident_passed(incident)
-        if kind != ERROR:
+        else:  # a response that is well may speak of anything, keys included
             self._forward(raw, mid_frame=False)
             return
         text = payload.decode("utf-8", "surrogateescape")

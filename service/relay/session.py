@@ -89,6 +89,7 @@ class Session:
         self._byte_rate = RateMeter(limits.max_bytes_per_second)
         self._expired = False
         self._error_code: str | None = None
+        self._may_tell = True
         self._incidents: set[Incident] = set()  # a closed set, so it stays small
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         self._up = Pipe(client, self._upstream, scanner, instruments.client_to_upstream, self)
@@ -142,12 +143,14 @@ class Session:
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
             self._ended.set_result(end)
+            # From here on nothing of upstream is forwarded, so that its scanner no longer tells what the client has got.
+            self._may_tell = self._down.at_message_boundary
             for pipe in (self._up, self._down):
                 pipe.draining_to_close = True
 
     async def _close(self, end: Ending) -> None:
         now = self._loop.time()
-        if end.tell and self._client.can_speak and self._down.at_message_boundary:
+        if end.tell and self._client.can_speak and self._may_tell:
             self._client.send_event(self._error_event(end.reason))
         for pipe in (self._up, self._down):
             pipe.stop_holding_back()

@@ -9,6 +9,7 @@ import sys
 from typing import Literal, TextIO
 
 import structlog
+from aiohttp.http import HttpProcessingError
 from structlog.typing import Processor
 
 from service.telemetry.redact import Redactor
@@ -52,6 +53,18 @@ def configure(
     root.setLevel(max(number, logging.INFO))
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
+    server = logging.getLogger("aiohttp.server")
+    server.removeFilter(_without_requests)
+    server.addFilter(_without_requests)
+
+
+def _without_requests(record: logging.LogRecord) -> bool:
+    """A request that cannot be parsed is a stranger's, and its lines may hold tokens: only the kind of mistake is kept."""
+    exc = record.exc_info[1] if record.exc_info else None
+    if isinstance(exc, HttpProcessingError):
+        record.msg, record.args, record.exc_info, record.exc_text = f"bad request: {type(exc).__name__}", (), None, None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 def _order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -19,12 +19,13 @@ class Redactor:
     """A structlog processor that knows the secrets of this process."""
 
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
-        self._secrets = tuple(secret.reveal() for secret in secrets if secret is not None)
+        self._own = tuple(secret.reveal() for secret in secrets if secret is not None)
+        self._added: tuple[str, ...] = ()
 
     def add(self, secret: Secret) -> None:
         """One more secret, such as a new key; the old ones stay."""
-        if secret.reveal() not in self._secrets:
-            self._secrets = (*self._secrets, secret.reveal())[-_MOST:]
+        if secret.reveal() not in (*self._own, *self._added):
+            self._added = (*self._added, secret.reveal())[-_MOST:]
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Replace what is secret, in place."""
@@ -34,7 +35,7 @@ class Redactor:
 
     def text(self, value: str) -> str:
         """A text without secrets."""
-        return redact(value, self._secrets)
+        return redact(value, (*self._own, *self._added))
 
     def _clean(self, value: Any) -> Any:  # noqa: ANN401 - log events hold anything
         match value:

@@ -39,6 +39,8 @@ class Breaker:
         self._trying = False
         self._row = 0  # transient failures without a success between them
         self._opened = 0  # how often in a row
+        self._patience = 0.0  # until when the provider itself asked everybody to wait
+        self._generation = 0  # raised when what was known is over: a dial that began before says nothing any more
 
     @property
     def is_open(self) -> bool:
@@ -49,7 +51,7 @@ class Breaker:
     def passage(self) -> Iterator["Passage"]:
         """Let a dial pass; raises Failure with phase breaker while others have just been refused."""
         is_trial = self._admit()
-        passage = Passage(is_trial)
+        passage = Passage(is_trial, self._generation)
         try:
             yield passage
         finally:
@@ -66,16 +68,19 @@ class Breaker:
         raise dataclasses.replace(
             self._failure,
             phase=Phase.BREAKER,
-            retry_after_seconds=max(1, math.ceil(self._until - now)),
+            retry_after_seconds=max(1, math.ceil(max(self._until, self._patience) - now)),
             detail=f"answered from memory, {now - self._since:.1f} s after the provider's own answer",
         )
 
     def succeeded(self) -> None:
         """A first event came, or the key changed: whatever was remembered is over."""
         self._failure, self._row, self._opened = None, 0, 0
+        self._generation += 1
 
-    def failed(self, failure: Failure) -> None:
-        """A dial came to nothing."""
+    def failed(self, failure: Failure, passage: "Passage | None" = None) -> None:
+        """A dial came to nothing. Dials that were under way when it opened, or before the key changed, add nothing."""
+        if passage is not None and (passage.generation != self._generation or (self.is_open and not passage.is_trial)):
+            return
         if failure.reason in _FOR_ONE_CALLER:
             if failure.reason != "client_left":
                 self.succeeded()
@@ -91,6 +96,7 @@ class Breaker:
     def _open(self, failure: Failure, seconds: float) -> None:
         self._since = self._clock()
         self._failure, self._until = failure, self._since + seconds
+        self._patience = self._since + (failure.retry_after_seconds or 0)
         self._opened += 1
 
 
@@ -104,6 +110,7 @@ class Passage:
     """Leave to dial. `is_trial`: this is the one dial that finds out whether the trouble is over."""
 
     is_trial: bool
+    generation: int = 0
 
 
 class RetryBudget:

@@ -74,7 +74,7 @@ class Connected:
     async def close(self, seconds: float = 1.0) -> None:
         """Hang up without having used it."""
         try:
-            self.leg.start(_HangUp(self.leg))
+            self.leg.start(_HangUp(self.leg, self.scanner))
             self.leg.release("gate")
             await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
         finally:
@@ -99,7 +99,7 @@ class Dialler:
     ) -> None:
         self.target = target
         self.timeout_seconds = timeout_seconds
-        self._first_event = first_event
+        self.first_event = first_event
         self._max_message_bytes = max_message_bytes
         self.session = open_session()
 
@@ -135,7 +135,7 @@ class Dialler:
             raise Failure("dropped_early", Phase.UPGRADE) from None
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, read_types=READ_TYPES)
         connected = Connected(leg, scanner, [], progress, response)
-        if not route.promises_first_event or self._first_event == "optional":
+        if not route.promises_first_event or self.first_event == "optional":
             leg.hold("gate")
             return connected
         progress.enter(Phase.FIRST_EVENT)
@@ -265,9 +265,9 @@ def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
 class _HangUp:
     """Reads on after our CLOSE, only to see the peer's."""
 
-    def __init__(self, leg: Leg) -> None:
+    def __init__(self, leg: Leg, scanner: Scanner) -> None:
         self._leg = leg
-        self._scanner = Scanner(masked=False, max_message_bytes=1 << 40)
+        self._scanner = scanner
 
     def receive(self, data: bytes) -> None:
         if any(isinstance(item, Control) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from service.failures import Failure
-from service.upstream.breaker import Breaker, RetryBudget
+from service.upstream.breaker import Breaker, Passage, RetryBudget
 from service.upstream.dial import Connected, Dialler, Progress
 from service.upstream.target import Route, Target
 
@@ -39,6 +39,10 @@ class Reach:
         self.key_problem = key_problem
         self.breaker.succeeded()
 
+    def proves(self, route: Route) -> bool:
+        """Whether a dial that comes home has shown more than a 101, which a refused key gets, too."""
+        return route.promises_first_event and self.dialler.first_event == "required"
+
     async def dial(self, route: Route, progress: Progress) -> Connected:
         """Reach the provider; raises Failure. At most one retry, and only within the time of one dial."""
         loop = asyncio.get_running_loop()
@@ -51,22 +55,22 @@ class Reach:
                 pause = random.uniform(*RETRY_PAUSE_SECONDS)  # noqa: S311 - jitter
                 left = deadline - loop.time() - pause
                 if passage.is_trial or left < LEAST_SECONDS or not self._is_worth_a_retry(failure):
-                    self.breaker.failed(failure)
+                    self.breaker.failed(failure, passage)
                     raise
-                connected = await self._again(route, progress, pause, left)
-        if route.promises_first_event:
+                connected = await self._again(route, progress, passage, pause, left)
+        if self.proves(route):
             self.breaker.succeeded()
         return connected
 
     def _is_worth_a_retry(self, failure: Failure) -> bool:
         return failure.reason in _WORTH_A_RETRY and failure.retry_after_seconds is None and self._budget.take()
 
-    async def _again(self, route: Route, progress: Progress, pause: float, left: float) -> Connected:
+    async def _again(self, route: Route, progress: Progress, passage: Passage, pause: float, left: float) -> Connected:
         if self.on_retry is not None:
             self.on_retry()
         await asyncio.sleep(pause)
         try:
             return await self.dialler.dial(route, progress, seconds=left)
         except Failure as failure:
-            self.breaker.failed(failure)
+            self.breaker.failed(failure, passage)
             raise

@@ -71,12 +71,15 @@ _BY_ERRNO: Final = {
     errno.EPERM: "network_unreachable",
     errno.ETIMEDOUT: "connect_timeout",
 }
+_MISTAKES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _REASON_SHAPE: Final = re.compile(r"[a-z_]{1,60}(\.[a-z0-9_]{1,60})?")
 
 
 def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str], *, is_call: bool) -> Failure:
     """A refused upgrade: its HTTP status, the error in its body if one was understood, its headers."""
     reason = _reason_of_error(error)
+    if reason is None and error is not None and status in _MISTAKES:
+        reason = "bad_request"  # the provider understood the request, and took something in it for a mistake
     if reason is None:
         reason = _reason_of_status(status, is_call=is_call)
     elif reason == "upstream_error" and status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -108,6 +111,8 @@ def from_events(error: ErrorEvent | None, close_code: int | None, close_reason: 
     reason = _reason_of_error(error) or _reason_of_close_text(shape)
     if reason is None and close_code is not None:
         reason = _BY_CLOSE.get(close_code)
+    if reason is None and error is not None and error.type == "invalid_request_error":
+        reason = "bad_request"  # something in this caller's query, not what every caller would meet
     if reason is None:
         reason = "upstream_error" if error is not None else "dropped_early"
     return Failure(
@@ -195,8 +200,8 @@ def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
     if phase in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return Failure("dropped_early", phase, detail=detail)
     if isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
-        # Connected, then cut: with TLS the handshake was under way, without it nothing was said yet.
-        return Failure("tls_failed" if tls else "dropped_early", Phase.CONNECT, detail=detail)
+        # Connected, then cut. With TLS the handshake was under way; a load balancer that restarts does this, too.
+        return Failure("dropped_early", Phase.CONNECT, detail=f"{detail} during the TLS handshake" if tls else detail)
     reason = _BY_ERRNO.get(number, "network_unreachable") if number is not None else "network_unreachable"
     return Failure(reason, Phase.CONNECT, detail=detail)
 

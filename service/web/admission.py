@@ -35,6 +35,7 @@ class Attempt:
     address: str
     client: str = "unknown"
     model: str | None = None
+    is_own_doing: bool = True  # whatever ends it; an outage of the provider's is not counted against its callers
 
 
 class Admissions:
@@ -114,7 +115,8 @@ class Admissions:
         try:
             yield
         finally:
-            self._told(self._reconnects.left(client, self._clock() - started), attempt)
+            if attempt.is_own_doing:
+                self._told(self._reconnects.left(client, self._clock() - started), attempt)
 
     def _told(self, times: int | None, attempt: Attempt) -> None:
         if times is None:

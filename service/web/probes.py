@@ -3,7 +3,7 @@
 Liveness never asks about upstream: an outage of the provider must not restart a process that still carries calls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -31,8 +31,8 @@ class Probes:
         """For the public listener, or with detail for the internal one."""
         healthz = self.healthz_detailed if detailed else self.healthz
         return [
-            web.get("/livez", self.livez),
-            web.get("/readyz", self.readyz),
+            web.get("/livez", self.livez_detailed if detailed else self.livez),
+            web.get("/readyz", self.readyz_detailed if detailed else self.readyz),
             web.get("/healthz", healthz),
             web.get("/healthz/{check}", healthz),
         ]
@@ -41,14 +41,22 @@ class Probes:
         """Whether this process still works; 200 also while draining."""
         return _plain(ok=self._alive(), no="a background task is dead")
 
+    async def livez_detailed(self, request: web.Request) -> web.Response:
+        """The same, with `?verbose`."""
+        return _listed(request, {"background-tasks": None if self._alive() else "a background task is dead"})
+
     async def readyz(self, _request: web.Request) -> web.Response:
-        """Whether this instance should get new sessions."""
-        if self._registry.draining:
-            return _plain(ok=False, no="draining")
-        if self._monitor.ready:
-            return _plain(ok=True, no="")
-        waiting = next((check for check in self._monitor.checks if check.status != "pass"), None)
-        return _plain(ok=False, no=(waiting.reason or "not checked yet") if waiting else "not ready")
+        """Whether this instance should get new sessions; strangers need not know why not."""
+        return _plain(ok=self._monitor.ready and not self._registry.draining, no="not ready")
+
+    async def readyz_detailed(self, request: web.Request) -> web.Response:
+        """The same, with the reason, and with `?verbose`."""
+        questions = {"drain": "draining" if self._registry.draining else None}
+        is_open = self._monitor.ready
+        for check in self._monitor.checks:
+            missing = check.reason or "not checked yet"
+            questions[check.name] = None if is_open or check.status == "pass" else missing
+        return _listed(request, questions)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Whether a user can talk through us now."""
@@ -98,7 +106,15 @@ class Probes:
         return [check for check in known.values() if check.name not in excluded], notes
 
 
-def _plain(*, ok: bool, no: str) -> web.Response:
-    return web.Response(
-        text="ok\n" if ok else f"{no}\n", status=200 if ok else 503, headers={"Cache-Control": "no-store"}
-    )
+def _listed(request: web.Request, questions: Mapping[str, str | None]) -> web.Response:
+    """One word, or with `?verbose` a line for each question, as kube-apiserver has it."""
+    failed = [why for why in questions.values() if why is not None]
+    if "verbose" not in request.query:
+        return _plain(ok=not failed, no=failed[0] if failed else "")
+    lines = [f"[+]{name} ok" if why is None else f"[-]{name} failed: {why}" for name, why in questions.items()]
+    text = "\n".join([*lines, "check failed" if failed else "check passed"])
+    return _plain(ok=not failed, no=text, yes=text)
+
+
+def _plain(*, ok: bool, no: str, yes: str = "ok") -> web.Response:
+    return web.Response(text=f"{yes if ok else no}\n", status=200 if ok else 503, headers={"Cache-Control": "no-store"})

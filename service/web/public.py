@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from service.access.limits import Slots
-from service.failures import Failure, Level, Phase
+from service.failures import Blame, Failure, Level, Phase
 from service.relay.registry import Registry
 from service.relay.session import Facts, Instruments, Session
 from service.relay.watchdog import Limits
@@ -113,6 +113,8 @@ class Entrance:
                     dial_slot.close()
                     return await self._say(request, handshake, failure, attempt)
                 task = await self._start(request, handshake, connected, attempt)
+                if task is None:
+                    return _answered(request)
             # The slot is the session's from here on: this handler may be cancelled seconds before the sockets are gone.
             held = session_slot.pop_all()
             task.add_done_callback(lambda _: held.close())
@@ -137,19 +139,22 @@ class Entrance:
             raise
         self._metrics.dialled(progress.seconds)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
-        if route.promises_first_event:
+        if self._reach.proves(route):
             self._on_dialled(None)
         return connected
 
     async def _start(
         self, request: web.Request, handshake: Handshake, connected: Connected, attempt: Attempt
-    ) -> asyncio.Task[str]:
+    ) -> asyncio.Task[str] | None:
+        """Answer the client and run its session; None if it left in the last moment."""
         try:
             client = await answer_client(request, handshake.key, handshake.subprotocol)
-        except BaseException:
+        except BaseException as exc:
             # ConnectionError: the client left in the last moment. CancelledError: so did it. Nobody owns the socket yet.
             connected.abort()
             self._log.info("session.abandoned", session_id=attempt.session_id)
+            if isinstance(exc, ConnectionError):
+                return None
             raise
         session = Session(
             Facts(attempt.session_id, attempt.client, attempt.address, attempt.model),
@@ -170,10 +175,12 @@ class Entrance:
         return surface.http_response(failure, attempt.session_id)
 
     def _refused(self, failure: Failure, attempt: Attempt) -> None:
+        attempt.is_own_doing = failure.row.blame is Blame.CLIENT
         self._metrics.refused(failure)
         self._tell("admission.refused", failure, attempt)
 
     def _dial_failed(self, failure: Failure, attempt: Attempt, progress: Progress) -> None:
+        attempt.is_own_doing = failure.row.blame is Blame.CLIENT
         self._metrics.dialled(progress.seconds)
         self._metrics.dial_failed(failure)
         self._on_dialled(failure)

@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from service.failures import Failure
+from service.settings_parsers import MODEL
 from service.upstream.target import Route
 
 SUBPROTOCOL: Final = "realtime"
@@ -25,8 +26,6 @@ _OWN_PARAMETERS: Final = frozenset({"on_failure"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _MAX_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
-# Names of models and deployments as providers and gateways form them, "provider/model" included.
-_MODEL: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
@@ -79,8 +78,8 @@ def parse_route(request: web.Request, *, translation: bool, allowed_models: Sequ
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise Failure("bad_request", detail="query over 2 kB")
     pairs = tuple((name, value) for name, value in request.query.items() if name not in _OWN_PARAMETERS)
-    if len(pairs) > _MAX_PARAMETERS:
-        raise Failure("bad_request", detail="more than 16 query parameters")
+    if sum(name not in _SINGLE_PARAMETERS for name, _ in pairs) > _MAX_PARAMETERS:
+        raise Failure("bad_request", detail="more than 16 other query parameters")
     names = [name for name, _ in pairs]
     if any(names.count(name) > 1 for name in _SINGLE_PARAMETERS):
         raise Failure("bad_request", detail="model, intent or call_id twice")
@@ -106,7 +105,7 @@ def _check_model(query: dict[str, str], allowed: Sequence[str]) -> None:
             continue
         if not query[name]:
             raise Failure("model_missing")
-        if not _MODEL.fullmatch(query[name]):
+        if not MODEL.fullmatch(query[name]):
             raise Failure("bad_request", detail=f"{name} is no name of a model")
         if allowed and query[name] not in allowed:
             raise Failure("model_refused")

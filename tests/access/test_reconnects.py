@@ -158,10 +158,14 @@ async def test_a_browser_in_a_loop_gets_a_status() -> None:
         assert 429 == (await visit(relay, WEB | {"Origin": "http://localhost"})).status
 
 
-async def test_failed_dials_count() -> None:
-    """A client that hammers a provider which refuses is a loop, too."""
+async def test_what_is_not_the_clients_doing_does_not_count() -> None:
+    """A cause that only the operator can mend goes on to arrive, however often a client asks; its own mistakes count."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected", RELAY_MAX_RECONNECTS_PER_MINUTE="3") as relay:
-        assert [424, 424, 424, 429] == [(await visit(relay, {})).status for _ in range(4)]
+        assert [424] * 5 == [(await visit(relay, {})).status for _ in range(5)]
+        for _ in range(3):
+            client = await open_raw(relay.app.public_port, "/v1/realtime")
+            await client.close()
+        assert 429 == (await visit(relay, {})).status
 
 
 async def test_guessing_tokens_is_slowed_down() -> None:

@@ -168,7 +168,7 @@ async def test_a_turn_that_fails(tmp_path: Path, scenario: str, reason: str, cod
     ("last", "reason", "said"),
     [
         (b'{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter","message":"m"}}',
-         "upstream_error", "unknown_parameter"),
+         "bad_request", "unknown_parameter"),
         (b'{"type":"response.done","response":{"status":"incomplete","status_details":{"reason":"max_output_tokens"}}}',
          None, "up to the cap"),
         (b'{"type":"response.done","response":{"status":"cancelled"}}', None, "ended as 'cancelled'"),

@@ -227,6 +227,47 @@ async def test_one_bad_check_fails_by_its_path() -> None:
         assert 200 == (await ask(relay, "/healthz?exclude=handshake"))[0]
 
 
+async def test_readiness_in_detail() -> None:
+    """The internal port says why it is shut, with ?verbose a line for each question; the public one only that it is."""
+    async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
+        await relay.app.monitor.settled(2)
+        lines = (await ask(relay, "/readyz?verbose"))[1].splitlines()
+
+        assert [
+            "[+]drain ok",
+            "[-]key failed: key_rejected",
+            "[-]handshake failed: key_rejected",
+            "check failed",
+        ] == lines
+        assert (503, "key_rejected\n") == (await ask(relay, "/readyz"))[:2]
+        assert (503, "not ready\n") == (await ask(relay, "/readyz?verbose", internal=False))[:2]
+        assert (200, "[+]background-tasks ok\ncheck passed\n") == (await ask(relay, "/livez?verbose"))[:2]
+
+
+async def test_a_bare_101_proves_nothing() -> None:
+    """Where no first event is waited for, a refused key upgrades, too: the refusal over REST stands, readiness stays shut."""
+    settings = {"OPENAI_API_KEY": "sk-sim-key-rejected", "RELAY_FIRST_EVENT": "optional"}
+    async with simulated_relay(None, **settings) as relay:
+        await relay.app.monitor.settled(2)
+
+        assert "key_rejected" == relay.app.monitor.key.reason
+        assert [200, 503, 503] == await statuses(relay)
+
+
+async def test_a_nudge_during_a_refresh_asks_once_more() -> None:
+    """What became known while the checks were under way is not lost."""
+    async with simulated_relay() as relay:
+        monitor = relay.app.monitor
+        await monitor.settled(2)
+        assert relay.simulator is not None
+        simulator = relay.simulator
+        asked = len(simulator.rest_calls)
+        monitor.ask_again()
+        await eventually(lambda: len(simulator.rest_calls) > asked)
+        monitor.ask_again()  # the refresh has begun
+        await eventually(lambda: len(simulator.rest_calls) > asked + 1)
+
+
 async def test_own_handshakes_spend_nothing() -> None:
     """J16: the checks' sockets are closed within two seconds, and no response is asked for."""
     async with simulated_relay() as relay:

@@ -226,7 +226,7 @@ async def test_a_fault_at_the_first_event_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_message_of_upstream_over_the_cap() -> None:
-    """Upstream is told 1009, the client by event and 1011 that it was not its fault."""
+    """Upstream is told 1009; the client by event and 1011 what happened, since it has only received."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def script(wire: Wire) -> None:
@@ -235,11 +235,11 @@ async def test_a_message_of_upstream_over_the_cap() -> None:
         told.set_result(await wire.until_close())
 
     async with session(script) as (relay, client, _, _):
-        assert (await client.next_event())["error"]["code"] == "upstream_protocol_error"
-        assert (1011, CATALOGUE["upstream_protocol_error"].close_text) == await client.until_close()
+        assert (await client.next_event())["error"]["code"] == "message_too_big"
+        assert (1011, CATALOGUE["message_too_big"].close_text) == await client.until_close()
         assert (1009, "") == await asyncio.wait_for(told, 2)
         await client.close()
-        assert await ended(relay) == "upstream_protocol_error"
+        assert await ended(relay) == "message_too_big"
 
 
 def _steps(client: RawClient, wire: Wire, live: Session) -> dict[str, Callable[[], object]]:

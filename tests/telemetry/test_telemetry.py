@@ -1,5 +1,6 @@
 """service/telemetry: redaction, log lines, closed label sets."""
 
+import asyncio
 import io
 import json
 import logging
@@ -117,3 +118,28 @@ async def test_nothing_from_outside_becomes_a_label() -> None:
 
     assert set() == after - before
     assert len(relay.metrics_text()) < 200_000
+
+
+async def test_requests_of_strangers_are_not_logged(stream: io.StringIO) -> None:
+    """A request that cannot be parsed leaves its kind of mistake in the log, and nothing of its lines."""
+    async with simulated_relay() as relay:
+        for line in (b"api-key: CANARY\x00", b"Sec-WebSocket-Protocol: realtime, CANARY\x00"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+            writer.write(b"GET /v1/realtime?key=CANARY HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+            assert b" 400 " in await reader.read(100)
+            writer.close()
+            await writer.wait_closed()
+
+    assert "bad request" in stream.getvalue()
+    assert "CANARY" not in stream.getvalue()
+
+
+def test_new_secrets_do_not_push_the_old_ones_out() -> None:
+    """However many keys rotate, what was secret at the start stays secret."""
+    own = [Secret(f"CANARY-own-secret-{number:03}") for number in range(70)]
+    redactor = Redactor(own)
+    for number in range(200):
+        redactor.add(Secret(f"CANARY-new-secret-{number:03}"))
+
+    text = " ".join(secret.reveal() for secret in own) + " CANARY-new-secret-199"
+    assert "CANARY" not in redactor.text(text)

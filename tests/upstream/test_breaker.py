@@ -126,6 +126,34 @@ def test_a_success_between_failures_starts_the_row_again(clock: Clock) -> None:
     assert not breaker.is_open
 
 
+def test_dials_under_way_do_not_escalate(clock: Clock) -> None:
+    """Sixty dials that fail together open it once, for its first pause; what began before the key changed adds nothing."""
+    breaker = Breaker(clock)
+    passages = []
+    for _ in range(60):
+        with breaker.passage() as passage:
+            passages.append(passage)
+    for passage in passages:
+        breaker.failed(Failure("connect_timeout"), passage)
+    clock.now += module.TRANSIENT_SECONDS[0]
+    assert passes(breaker)
+
+    breaker.succeeded()
+    breaker.failed(Failure("key_rejected"), passages[0])
+    assert not breaker.is_open
+
+
+def test_the_providers_patience_is_told_whole(clock: Clock) -> None:
+    """Callers are held back for half a minute at the most, and told the whole of what the provider asked for."""
+    breaker = Breaker(clock)
+    for _ in range(IN_A_ROW):
+        breaker.failed(Failure("rate_limited", retry_after_seconds=300))
+    with pytest.raises(Failure) as caught, breaker.passage():
+        pass
+
+    assert 300 == caught.value.retry_after_seconds
+
+
 def test_retry_after_holds_back_but_not_for_long(clock: Clock) -> None:
     """The provider's own waiting time holds callers back, up to half a minute."""
     breaker = Breaker(clock)

@@ -56,7 +56,10 @@ def close(code: int, reason: str = "") -> bytes:
         pytest.param((close(1013),), 503, "upstream_overloaded", "1013", id="B9-1013"),
         pytest.param((close(1011),), 502, "dropped_early", "1011", id="B9-1011"),
         pytest.param((close(4999),), 502, "dropped_early", "other_close", id="B9-4999"),
-        pytest.param((text(refusal("a_new_code")),), 503, "upstream_error", "none", id="B1-no-close"),
+        pytest.param((text(refusal("a_new_code")), close(4000)), 400, "bad_request", "4000", id="B1-a-mistake"),
+        pytest.param(
+            (text(b'{"type":"error","error":{"type":"new"}}'),), 503, "upstream_error", "none", id="B1-no-close"
+        ),
         pytest.param((text(refusal("x", "y" * 70_000)), close(3000)), 424, "key_rejected", "3000", id="B1-huge"),
         pytest.param((b"\x81\x85aaaaHello",), 502, "bad_reply", "none", id="B-masked"),
         pytest.param((b"\xc1\x02{}",), 502, "bad_reply", "none", id="B-reserved-bit"),

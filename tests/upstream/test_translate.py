@@ -27,7 +27,7 @@ def os_error(number: int | None) -> OSError:
         (errno.ENETUNREACH, Phase.CONNECT, True, "network_unreachable"),
         (errno.EHOSTUNREACH, Phase.CONNECT, False, "network_unreachable"),
         (errno.ETIMEDOUT, Phase.CONNECT, True, "connect_timeout"),
-        (errno.ECONNRESET, Phase.CONNECT, True, "tls_failed"),
+        (errno.ECONNRESET, Phase.CONNECT, True, "dropped_early"),
         (errno.ECONNRESET, Phase.UPGRADE, True, "dropped_early"),
         (errno.EPIPE, Phase.CONNECT, False, "dropped_early"),
         (None, Phase.CONNECT, True, "network_unreachable"),
@@ -77,11 +77,11 @@ def test_anything_upstream_says_has_a_row(status: int, body: bytes, code: int | 
         ("inference_rate_limit_exceeded", "rate_limited"),
         ("missing_model", "model_missing"),
         ("call_id_not_found", "call_not_found"),
-        ("something_new", "upstream_error"),
+        ("something_new", "bad_request"),
     ],
 )
 def test_error_codes(code: str, reason: str) -> None:
-    """The provider's codes have their rows; a new one is an error of the provider."""
+    """The provider's codes have their rows; a new one of an invalid request is that caller's."""
     assert reason == translate.from_events(ErrorEvent("invalid_request_error", code, ""), None, "").reason
 
 

@@ -104,7 +104,7 @@ async def test_origins(allowed: str, origin: str, status: int) -> None:
         ("/v1/realtime?model=../../secret", (400, "bad_request")),
         (f"/v1/realtime?model={'m' * 200}", (400, "bad_request")),
         (f"{PATH}&x={'y' * 2100}", (400, "bad_request")),
-        (PATH + "".join(f"&p{n}=1" for n in range(16)), (400, "bad_request")),
+        (PATH + "".join(f"&p{n}=1" for n in range(17)), (400, "bad_request")),
         ("/v1/realtime?model=gpt-realtime-mini", (400, "model_refused")),
         ("/v1/realtime?intent=transcription", (101, None)),
     ],
