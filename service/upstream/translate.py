@@ -72,7 +72,7 @@ _BY_ERRNO: Final = {
     errno.ETIMEDOUT: "connect_timeout",
 }
 _MISTAKES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
-_REASON_SHAPE: Final = re.compile(r"[a-z_]{1,60}(\.[a-z0-9_]{1,60})?")
+_REASON_SHAPE: Final = re.compile(r"[a-z][a-z_]{0,59}(\.[a-z0-9][a-z0-9_]{0,59})?")
 
 
 def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str], *, is_call: bool) -> Failure:
