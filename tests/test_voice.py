@@ -34,7 +34,7 @@ def phrase() -> bytes:
     try:
         return load_phrase("Front_Center")
     except NoVoice as why:
-        if os.environ.get("RELAY_REQUIRE_VOICE"):
+        if os.environ.get("TEST_REQUIRE_VOICE"):
             raise
         warnings.warn(f"NO RECORDED VOICE: {why}", RuntimeWarning, stacklevel=1)
         pytest.skip(f"NO RECORDED VOICE: {why}")

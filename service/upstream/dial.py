@@ -250,10 +250,11 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 
 def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
     """What is wrong with a 101 (RFC 6455 section 4.1), or None."""
-    headers: Mapping[str, str] = response.headers
+    headers = response.headers
     if headers.get("Upgrade", "").strip().lower() != "websocket":
         return "101 without 'Upgrade: websocket'"
-    if "upgrade" not in {token.strip().lower() for token in headers.get("Connection", "").split(",")}:
+    connection = ",".join(headers.getall("Connection", ()))  # a list may span lines (RFC 9110 section 5.3)
+    if "upgrade" not in {token.strip().lower() for token in connection.split(",")}:
         return "101 without 'Connection: Upgrade'"
     if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
         return "101 with a wrong Sec-WebSocket-Accept"

@@ -159,7 +159,7 @@ def _known_code(error: ErrorEvent | None) -> str | None:
 def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool = False) -> Failure:
     """What aiohttp or the operating system raised while reaching upstream. Nothing of its text is kept."""
     name = type(exc).__name__
-    if proxied and (failure := _from_proxy(exc)) is not None:
+    if proxied and (failure := _from_proxy(exc, phase)) is not None:
         return failure
     match exc:
         case aiohttp.ClientConnectorCertificateError():
@@ -180,8 +180,9 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool
             return Failure("bad_reply", _reached(phase), detail=name)
 
 
-def _from_proxy(exc: BaseException) -> Failure | None:
+def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
     """What went wrong with the proxy itself, None if it did its part."""
+    name = type(exc).__name__
     match exc:
         case aiohttp.ClientHttpProxyError():
             return Failure("proxy_failed", Phase.CONNECT, wire_status=exc.status, detail=_proxy_detail(exc.status))
@@ -189,6 +190,12 @@ def _from_proxy(exc: BaseException) -> Failure | None:
             return Failure("proxy_failed", Phase.DNS, detail="the proxy's own name cannot be resolved")
         case aiohttp.ClientProxyConnectionError():
             return Failure("proxy_failed", Phase.CONNECT, detail="the proxy cannot be reached")
+        case aiohttp.ClientConnectorError():  # behind the proxy's 200: who cut the tunnel cannot be known
+            return None
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() if phase is Phase.CONNECT:
+            return Failure("proxy_failed", Phase.CONNECT, detail=f"the proxy hung up instead of answering ({name})")
+        case aiohttp.ClientResponseError() if phase is Phase.CONNECT:
+            return Failure("proxy_failed", Phase.CONNECT, detail="what answers at the proxy's address is no HTTP proxy")
         case _:
             return None
 

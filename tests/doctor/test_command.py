@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ class Here:
 
     def __call__(self, *words: str, **settings: str) -> tuple[int, str, str]:
         """Run it: exit code, stdout, stderr."""
+        for name in os.environ.keys() - environment().keys():
+            self.monkeypatch.delenv(name)
         for name, value in (QUIET | settings).items():
             self.monkeypatch.setenv(name, value)
         code = cli.main(["doctor", *words])

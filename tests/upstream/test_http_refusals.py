@@ -170,6 +170,7 @@ UPGRADE, CONNECTION = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n"
         pytest.param(UPGRADE, "", False, id="A13-no-connection"),
         pytest.param(UPGRADE + CONNECTION, "wrong", False, id="A13-accept"),
         pytest.param("Upgrade: WebSocket\r\nConnection: keep-alive, upgrade\r\n", "", True, id="A14"),
+        pytest.param(UPGRADE + "Connection: keep-alive\r\n" + CONNECTION, "", True, id="A14-two-lines"),
         pytest.param(UPGRADE + CONNECTION + "Sec-WebSocket-Extensions: x\r\n", "", False, id="A15-extension"),
         pytest.param(UPGRADE + CONNECTION + "Sec-WebSocket-Protocol: realtime\r\n", "", False, id="A15-protocol"),
         pytest.param(UPGRADE + CONNECTION + "X-Filler: " + "x" * 20_000 + "\r\n", "", False, id="A17-long"),

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ def tinyproxy() -> Path:
     try:
         return unpacked("tinyproxy-bin", "usr/bin/tinyproxy")
     except NotToBeHad as exc:
-        if os.environ.get("RELAY_REQUIRE_VOICE"):
+        if os.environ.get("TEST_REQUIRE_VOICE"):
             raise
         pytest.skip(str(exc))
 
@@ -199,6 +200,38 @@ async def test_a_proxy_that_hangs_and_one_that_is_not_there(authority: Authority
         answer = await attempt(relay)
         assert (502, "proxy_failed") == (answer.status, answer.error["code"])
         assert "cannot be reached" in told(relay, "none")
+
+
+@pytest.mark.parametrize(
+    ("data", "is_reset", "words"),
+    [
+        (b"", False, "hung up instead of answering"),
+        (b"", True, "hung up instead of answering"),
+        (b"HTTP/1.1 2", False, "hung up instead of answering"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", False, "is no HTTP proxy"),
+    ],
+    ids=["fin", "rst", "half", "ssh"],
+)
+async def test_a_proxy_that_does_not_answer_connect(
+    data: bytes, is_reset: bool, words: str, authority: Authority
+) -> None:
+    """It hung up on CONNECT, or speaks no HTTP: the proxy failed. The provider was not reached, so it is not to blame."""
+
+    async def opening(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):  # whoever only looks whether somebody listens
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+        if is_reset:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    server = await asyncio.start_server(opening, "127.0.0.1", 0)
+    async with server, relay_through(through(server.sockets[0].getsockname()[1]), authority) as (relay, upstream):
+        answer = await attempt(relay)
+
+        assert (502, "proxy_failed") == (answer.status, answer.error["code"])
+        assert words in told(relay, "none")
+        assert 0 == upstream.connections
 
 
 async def test_a_proxy_without_an_address() -> None:
