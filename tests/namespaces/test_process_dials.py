@@ -32,12 +32,12 @@ async def dial(cable: Cable, url: str, authority: Authority, seconds: float) -> 
 DIALS: Final[dict[str, tuple[str, int, str, str, float, float]]] = {
     # address, status, reason, phase, at least and at most so many seconds
     "nobody has the address": ("10.77.0.99", 502, "network_unreachable", "connect", 2, 4),
-    "C5 SYNs are swallowed": (FAR[0], 504, "connect_timeout", "connect", 1.9, 2.5),
-    "large packets are swallowed": (FAR[1], 504, "connect_timeout", "connect", 1.9, 2.5),
+    "C5 SYNs are swallowed": (FAR[0], 504, "connect_timeout", "connect", 1.9, 3),
+    "large packets are swallowed": (FAR[1], 504, "connect_timeout", "connect", 1.9, 3),
     "a firewall resets": (FAR[2], 502, "connect_refused", "connect", 0, 1),
-    # A second more: Linux sends one such ICMP per second, and the relay tries twice.
-    "the network is told to be unreachable": (FAR[3], 502, "network_unreachable", "connect", 0, 2.5),
-    "a firewall prohibits": (FAR[5], 502, "network_unreachable", "connect", 0, 2.5),
+    # Seconds more, but less than the budget of 4: Linux sends one such ICMP per second, and the relay tries twice.
+    "the network is told to be unreachable": (FAR[3], 502, "network_unreachable", "connect", 0, 3.5),
+    "a firewall prohibits": (FAR[5], 502, "network_unreachable", "connect", 0, 3.5),
     "C4 nobody listens": (FAR[6], 502, "connect_refused", "connect", 0, 1),
     "no route": ("10.99.0.1", 502, "network_unreachable", "connect", 0, 1),
     "route unreachable": ("10.98.0.1", 502, "network_unreachable", "connect", 0, 1),
@@ -92,20 +92,20 @@ async def test_c6_ipv6_is_dead_beyond_the_cable(network: Network, tls: ssl.SSLCo
             relay(f"https://{NAME}:8443/v1", authority) as running,
         ):
 
-            async def median() -> float:
+            async def quickest() -> float:
                 taken = []
                 for _ in range(5):
                     started = time.monotonic()
                     client = await talk_to(cable, running, FAR[4])
                     taken.append(time.monotonic() - started)
                     await client.close()
-                return statistics.median(taken)
+                return min(taken)  # what else the machine does is no delay of the relay's
 
             await eventually(lambda: six.connections > 0, 5)  # the relay's own check
-            alive = await median()
+            alive = await quickest()
             assert (0, 5) == (four.opened, six.opened)  # it is IPv6 that is tried first
             with cable.rules(f"6 INPUT -d {FAR_IPV6} -p tcp -j DROP"):
-                dead = await median()
+                dead = await quickest()
             LOG.info("C6: %.3f s with IPv6, %.3f s without", alive, dead)
 
             assert (5, 5) == (four.opened, six.opened)
