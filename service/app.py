@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import Final
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from service.access.limits import sessions_that_fit
 from service.health.monitor import Monitor, Pace
+from service.loop import NAME, spare_the_collector
 from service.realtime.keys import Secret, fingerprint, lint
 from service.relay.registry import Registry
 from service.relay.session import Instruments
@@ -217,6 +219,7 @@ class App:
         self._log.info(
             "service.started",
             version=__version__,
+            loop=NAME,
             url=f"ws://{_bracketed(shown)}:{self.public_port}/v1/realtime?model={settings.model}",
             health=f"http://127.0.0.1:{self.internal_port}/healthz?verbose",
             upstream=target.label,
@@ -278,11 +281,10 @@ class App:
         return asyncio.get_running_loop().create_task(forever(), name=name)
 
     async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _LAG_SECONDS
+            due = time.perf_counter() + _LAG_SECONDS  # uvloop's own time stands still within a turn
             await asyncio.sleep(_LAG_SECONDS)
-            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+            self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))
 
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -305,6 +307,7 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
     app.handle_signals()
     await app.start()
+    spare_the_collector()
     await app.run()
     structlog.get_logger().info("service.stopped")
 

@@ -1,7 +1,6 @@
 """`python -m service serve | doctor | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings."""
 
 import argparse
-import asyncio
 import http.client
 import os
 import re
@@ -75,13 +74,14 @@ def load_settings(environ: Mapping[str, str]) -> Settings | None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from service.app import CannotListen, serve  # noqa: PLC0415 - see main
+    from service import loop  # noqa: PLC0415 - see main
+    from service.app import CannotListen, serve  # noqa: PLC0415 - so, too
 
     settings = load_settings(arguments.environ)
     if settings is None:
         return USAGE
     try:
-        asyncio.run(serve(settings))
+        loop.run(serve(settings))
     except CannotListen as exc:
         _print_error(str(exc))
         return FAILED

@@ -18,6 +18,7 @@ from service.realtime.closing import parse_close
 from service.realtime.frames import Chunk, Completed, Control, Message, Opcode, Scanner, build_frame
 from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
+from tests.messages import pop_message
 
 KEY_CANARY: Final = "sk-sim-good-CANARY0key1234567890"
 TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
@@ -140,8 +141,7 @@ class RawClient:
                 if isinstance(item, Chunk | Message):
                     self._partial += item.raw
                 elif isinstance(item, Completed):
-                    raw, self._partial = bytes(self._partial), bytearray()
-                    return raw
+                    return pop_message(self._partial, masked=False)
                 else:
                     return item
             data = await self.reader.read(65_536)

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from service.realtime.closing import close_payload, parse_close
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame, unmask
+from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
+from tests.messages import pop_payload
 
 CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'
 
@@ -31,7 +32,7 @@ class Wire:
         self.send(close_payload(code, reason), Opcode.CLOSE)
 
     async def messages(self) -> AsyncIterator[bytes]:
-        """The payloads of the peer's messages, unfragmented ones only; ends with the stream, and answers a CLOSE."""
+        """The payloads of the peer's messages; ends with the stream, and answers a CLOSE."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         raw = bytearray()
         with suppress(ConnectionError):
@@ -40,9 +41,8 @@ class Wire:
                     match item:
                         case Chunk():
                             raw += item.raw
-                        case Completed(_, size):
-                            yield unmask(bytes(raw[-size:]), bytes(raw[-size - 4 : -size])) if size else b""
-                            raw.clear()
+                        case Completed():
+                            yield pop_payload(raw, masked=True)
                         case Control(Opcode.CLOSE, payload):
                             self.send(payload, Opcode.CLOSE)
                             return

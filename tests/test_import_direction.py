@@ -12,6 +12,7 @@ SERVICE = Path(__file__).resolve().parent.parent / "service"
 BASE = {"failures", "settings", "realtime", "version"}
 ALLOWED = {
     "version": set[str](),
+    "loop": set[str](),
     "failures": {"failures", "realtime"},
     "realtime": {"realtime"},
     "settings": BASE,
@@ -24,7 +25,7 @@ ALLOWED = {
     "health": BASE | {"telemetry", "wire", "upstream", "access", "health"},
 }
 ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | {"web"}
-ALLOWED["app"] = ALLOWED["web"] | {"simulator"}
+ALLOWED["app"] = ALLOWED["web"] | {"simulator", "loop"}
 ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
 ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}
 ALLOWED["__main__"] = ALLOWED["cli"]

@@ -269,4 +269,4 @@ class RelayChain:
             response.close()
             raise broken_by(Failure("dropped_early", Phase.UPGRADE), words=WORDS) from None
         scanner = Scanner(masked=False, max_message_bytes=1 << 24)
-        self._line = Line(Connected(leg, scanner, [], Progress(), response))
+        self._line = Line(Connected(leg, scanner, [], Progress()))

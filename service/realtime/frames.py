@@ -1,40 +1,39 @@
-"""RFC 6455 frames: an incremental scanner, frame building.
+"""The stream of one direction: an incremental RFC 6455 scanner.
 
 Pure: bytes in, items out; no sockets, no clock. Rules of this file:
 
-* Slicing does not matter: however the bytes of a stream are cut, the items are the same (adjacent `Chunk`s joined).
-* Data frames come out exactly as they came in, masks and fragments included. Only control frames and the few messages
-  that somebody asked for are opened.
+* Slicing does not matter: however the bytes of a stream are cut, the same messages, control frames and bytes come out.
+* Data frames come out exactly as they came in, masks and fragments included, in runs as long as the read allows. Only
+  control frames and the few messages that somebody asked for are opened.
+* What most reads are, one whole event, is recognised by `glance` without any of the machinery below.
 * Memory is bounded: at most one frame of `WHOLE_FRAME_BYTES` and `HELD_BYTES` of held-back fragments are kept.
 * Text is not checked for UTF-8: that is for the endpoint, whose 1007 passes through.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
-from enum import IntEnum
+from functools import cache
 from typing import Final
 
-from service.realtime.closing import CloseCode, close_code_may_be_sent
-from service.realtime.events import HEAD_BYTES, event_type
+from service.realtime.closing import CloseCode
+from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
+from service.realtime.framing import Broken, Header, Opcode, build_frame, check_close, read_header, unmask
+
+__all__ = ["Opcode", "build_frame", "unmask"]
 
 WHOLE_FRAME_BYTES: Final = 65_536
 """A frame up to this size goes on when it is complete; a larger one is streamed."""
 HELD_BYTES: Final = 65_536
 """At most this much of a message is held back until its type is known or, if it is to be read, until it is whole."""
-MAX_CONTROL_BYTES: Final = 125
+
+_TEXT_WHOLE: Final = 0x80 | Opcode.TEXT  # the first byte of an unfragmented text message
+_LENGTH_OF_TWO: Final = 0x7E  # the second byte of a frame whose length stands in the next two
+_GLANCE_BYTES: Final = 64  # of a payload: enough for the longest type that is known, its key and its quotes
+_GLANCE_LEAST: Final = 8 + 126  # the shortest frame, masked, whose length needs two bytes
+_EACH_KEY: Final = int.from_bytes(b"\x01\0\0\0" * (_GLANCE_BYTES // 4), "little")  # times a mask: the mask, repeated
 
 
-class Opcode(IntEnum):
-    """RFC 6455 section 5.2."""
-
-    CONTINUATION = 0x0
-    TEXT = 0x1
-    BINARY = 0x2
-    CLOSE = 0x8
-    PING = 0x9
-    PONG = 0xA
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """Bytes of data frames, to go on as they are. `mid_frame`: the last frame in it is not complete."""
 
@@ -42,7 +41,7 @@ class Chunk:
     mid_frame: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completed:
     """A message has passed whole: its event type if the first bytes showed one, its payload size in bytes."""
 
@@ -50,7 +49,7 @@ class Completed:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """A whole message of a type that was asked for; `raw` are its frames, which have not been forwarded yet."""
 
@@ -59,7 +58,7 @@ class Message:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Control:
     """A control frame: its payload unmasked. It belongs to this leg and is never forwarded."""
 
@@ -67,7 +66,7 @@ class Control:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Violation:
     """The peer broke the protocol or the message cap; the scanner yields nothing after it. `detail` is static."""
 
@@ -78,19 +77,51 @@ class Violation:
 Item = Chunk | Completed | Message | Control | Violation
 
 
-class _Broken(Exception):
-    def __init__(self, code: CloseCode, detail: str) -> None:
-        super().__init__(detail)
-        self.violation = Violation(code, detail)
+@cache
+def _types_that_pass(read_types: frozenset[str]) -> dict[bytes, str]:
+    """The known event types that nobody asked for, by the bytes in which they stand in a message."""
+    return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - read_types}
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    opcode: int
-    fin: bool
-    size: int  # of the header
-    length: int  # of the payload
-    key: bytes  # the mask, empty if unmasked
+class _Output:
+    """What one read has brought: the bytes that go on, joined into runs, and the items between them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.items: list[Item] = []
+        self._data = data
+        self._start = 0  # of the run that goes on
+        self._pieces: list[bytes] = []
+        self._completed: list[Completed] = []
+
+    def cut(self, at: int, following: int) -> None:
+        """The run ends at `at`; another one begins at `following`."""
+        if at > self._start:
+            self._pieces.append(self._data[self._start : at])
+        self._start = following
+
+    def insert(self, frames: list[bytes]) -> None:
+        """Let frames of earlier reads go on behind the run that was cut."""
+        self._pieces += frames
+
+    def complete(self, completed: Completed) -> None:
+        """A message has ended in the run."""
+        self._completed.append(completed)
+
+    def emit(self, *, mid_frame: bool = False) -> None:
+        """Make items of what was gathered."""
+        pieces = self._pieces
+        if pieces:
+            self.items.append(Chunk(pieces[0] if len(pieces) == 1 else b"".join(pieces), mid_frame))
+            self._pieces = []
+        if self._completed:
+            self.items += self._completed
+            self._completed = []
+
+    def put(self, item: Item, at: int, following: int) -> None:
+        """An item stands for the bytes from `at` up to `following`."""
+        self.cut(at, following)
+        self.emit()
+        self.items.append(item)
 
 
 class Scanner:
@@ -103,8 +134,12 @@ class Scanner:
     def __init__(self, *, masked: bool, max_message_bytes: int, read_types: frozenset[str] = frozenset()) -> None:
         self._masked = masked
         self._max_message_bytes = max_message_bytes
+        self._second_byte = _LENGTH_OF_TWO | (0x80 if masked else 0)
         self._read_types = read_types
-        self._buffer = bytearray()
+        self._types_that_pass = _types_that_pass(read_types)
+        self._amid = False  # in a frame or in a message, or at the end: a glance cannot tell what comes next
+        self._carry = bytearray()  # the incomplete frame behind the last read
+        self._needed = 0  # so many bytes of it, before a look at it is of use
         self._stream_left = 0  # bytes still to come of a frame that is being streamed
         self._stream_fin = False
         self._dead = False
@@ -112,7 +147,7 @@ class Scanner:
         self._size = 0  # payload bytes of the open message, as declared so far
         self._type: str | None = None
         self._decided = False  # whether the type has been looked for in full
-        self._head = bytearray()
+        self._head = b""
         self._held: list[bytes] = []  # frames of the open message that wait
         self._held_payload = bytearray()
         self._held_size = 0
@@ -128,229 +163,198 @@ class Scanner:
         """Whether no message has gone on in part only."""
         return not (self._open and self._released)
 
+    def twin(self) -> "Scanner":
+        """A scanner in the same state, to look ahead with."""
+        shared = (self._types_that_pass, self._read_types)
+        return deepcopy(self, {id(table): table for table in shared})
+
+    def glance(self, data: bytes) -> str | None:
+        """The type of the event if `data` is exactly one whole message, of a known type that nobody asked for.
+
+        It may then go on as it is and counts as taken; on None nothing was taken, and `feed` has to have it.
+        """
+        size = len(data)
+        # Only frames with a length of two bytes: 126 bytes to 64 KiB, which is nearly all that is ever sent.
+        if size < _GLANCE_LEAST or self._amid or data[0] != _TEXT_WHOLE or data[1] != self._second_byte:
+            return None
+        length = (data[2] << 8) | data[3]
+        if length > self._max_message_bytes:
+            return None
+        if self._masked:
+            if length + 8 != size:
+                return None
+            key = int.from_bytes(data[4:8], "little") * _EACH_KEY
+            head = (int.from_bytes(data[8 : _GLANCE_BYTES + 8], "little") ^ key).to_bytes(_GLANCE_BYTES, "little")
+        else:
+            if length + 4 != size:
+                return None
+            head = data[4 : _GLANCE_BYTES + 4]
+        # Without a blank, as servers and JavaScript write it, or with one, as Python does.
+        start = 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else 0
+        return self._types_that_pass.get(head[start : head.find(b'"', start)]) if start else None
+
     def feed(self, data: bytes) -> list[Item]:
         """Take the next bytes, of any length, and return what they complete."""
-        items: list[Item] = []
         if self._dead:
-            return items
-        self._buffer += data
+            return []
+        if self._carry:
+            self._carry += data
+            if len(self._carry) < self._needed:
+                return []
+            data = bytes(self._carry)
+            self._carry.clear()
+        out = _Output(data)
+        at = self._scan(data, out)
+        if not self._dead:
+            out.cut(at, at)
+            self._carry += data[at:]
+            self._amid = self._open or bool(self._carry)
+        out.emit(mid_frame=self._stream_left > 0)
+        return out.items
+
+    def _scan(self, data: bytes, out: _Output) -> int:
+        """Go from frame to frame; returns where the incomplete one begins that has to wait for more."""
+        at, end = 0, len(data)
         try:
-            while self._step(items):
-                pass
-        except _Broken as broken:
-            self._dead = True
-            self._buffer.clear()
-            items.append(broken.violation)
-        return items
+            if self._stream_left:
+                at = self._stream(0, end, out)
+            while at < end:
+                following = self._step(data, at, end, out)
+                if following == at:
+                    break
+                at = following
+        except Broken as broken:
+            self._die()
+            out.put(Violation(broken.code, broken.detail), at, end)
+        return at
 
-    def _step(self, items: list[Item]) -> bool:
-        """Handle one frame or one piece of a streamed frame; False if more bytes are needed."""
-        if self._stream_left:
-            return self._stream(items)
-        header = self._parse_header()
-        if header is None:
-            return False
-        if header.opcode >= Opcode.CLOSE:
-            return self._control(header, items)
+    def _die(self) -> None:
+        self._dead = self._amid = True
+        self._forget_held()
+
+    def _step(self, data: bytes, at: int, end: int, out: _Output) -> int:
+        """Take the frame that begins at `at`; returns where the next one begins, or `at` if more bytes are needed."""
+        self._check_order(data[at] & 0x0F)
+        header = read_header(data, at, masked=self._masked)
+        if isinstance(header, int):
+            self._needed = header
+            return at
+        self._check_size(header)
         whole = header.length <= WHOLE_FRAME_BYTES
-        needed = header.size + (header.length if whole else HEAD_BYTES)
-        if len(self._buffer) < needed:
-            return False
+        self._needed = header.size + (header.length if whole else HEAD_BYTES)
+        if end - at < self._needed:
+            return at
+        if header.opcode >= Opcode.CLOSE:
+            return self._take_control(header, data, at, out)
         self._begin(header)
-        if whole:
-            raw = bytes(self._buffer[:needed])
-            del self._buffer[:needed]
-            self._take_frame(header, raw, items)
-        else:
-            self._start_stream(header, items)
-        return True
+        if not whole:
+            return self._start_stream(header, data, at, end, out)
+        return self._take_frame(header, data, at, out)
 
-    # -- headers ------------------------------------------------------------------------------------------------------
-
-    def _parse_header(self) -> _Header | None:
-        """The next frame's header, None while incomplete. Refuses as early as the offending byte is there."""
-        buffer = self._buffer
-        if not buffer:
-            return None
-        first = buffer[0]
-        opcode, fin = first & 0x0F, bool(first & 0x80)
-        self._check_first_byte(first, opcode, fin=fin)
-        if len(buffer) < 2:  # noqa: PLR2004 - the two fixed bytes of a header
-            return None
-        if bool(buffer[1] & 0x80) is not self._masked:
-            raise _Broken(
-                CloseCode.PROTOCOL_ERROR,
-                "unmasked frame from a client" if self._masked else "masked frame from a server",
-            )
-        length, size = buffer[1] & 0x7F, 2
-        if opcode >= Opcode.CLOSE and length > MAX_CONTROL_BYTES:
-            raise _Broken(CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes")
-        if length > MAX_CONTROL_BYTES:
-            width = 2 if length == 126 else 8  # noqa: PLR2004 - RFC 6455 section 5.2: 126 and 127 announce longer lengths
-            size += width
-            if len(buffer) < size:
-                return None
-            length = int.from_bytes(buffer[2:size], "big")
-            if length <= (MAX_CONTROL_BYTES if width == 2 else 0xFFFF):  # noqa: PLR2004 - the width just above
-                raise _Broken(CloseCode.PROTOCOL_ERROR, "frame length not in its shortest form")
-        if opcode < Opcode.CLOSE and (self._size if self._open else 0) + length > self._max_message_bytes:
-            raise _Broken(CloseCode.MESSAGE_TOO_BIG, "message over the cap")
-        key = b""
-        if self._masked:
-            size += 4
-            if len(buffer) < size:
-                return None
-            key = bytes(buffer[size - 4 : size])
-        return _Header(opcode, fin, size, length, key)
-
-    def _check_first_byte(self, first: int, opcode: int, *, fin: bool) -> None:
-        if first & 0x70:
-            raise _Broken(CloseCode.PROTOCOL_ERROR, "reserved bit set, no extension was agreed")
-        if opcode >= Opcode.CLOSE:
-            if opcode > Opcode.PONG:
-                raise _Broken(CloseCode.PROTOCOL_ERROR, "reserved opcode")
-            if not fin:
-                raise _Broken(CloseCode.PROTOCOL_ERROR, "fragmented control frame")
-        elif opcode > Opcode.BINARY:
-            raise _Broken(CloseCode.PROTOCOL_ERROR, "reserved opcode")
-        elif self._open is not (opcode == Opcode.CONTINUATION):
-            raise _Broken(
+    def _check_order(self, opcode: int) -> None:
+        if opcode <= Opcode.BINARY and self._open is not (opcode == Opcode.CONTINUATION):
+            raise Broken(
                 CloseCode.PROTOCOL_ERROR, "new message inside a message" if self._open else "continuation of nothing"
             )
 
+    def _check_size(self, header: Header) -> None:
+        size = header.length + (self._size if self._open else 0)
+        if header.opcode <= Opcode.BINARY and size > self._max_message_bytes:
+            raise Broken(CloseCode.MESSAGE_TOO_BIG, "message over the cap")
+
     # -- control frames -----------------------------------------------------------------------------------------------
 
-    def _control(self, header: _Header, items: list[Item]) -> bool:
-        needed = header.size + header.length
-        if len(self._buffer) < needed:
-            return False
-        payload = unmask(bytes(self._buffer[header.size : needed]), header.key)
-        del self._buffer[:needed]
-        opcode = Opcode(header.opcode)
-        if opcode is Opcode.CLOSE:
-            _check_close(payload)
-            self._dead = True  # nothing may follow a CLOSE (section 5.5.1)
-        items.append(Control(opcode, payload))
-        return not self._dead
+    def _take_control(self, header: Header, data: bytes, at: int, out: _Output) -> int:
+        following = at + self._needed
+        payload = unmask(data[at + header.size : following], header.key)
+        if header.opcode == Opcode.CLOSE:
+            check_close(payload)
+            self._die()  # nothing may follow a CLOSE (section 5.5.1)
+            following = len(data)
+        out.put(Control(Opcode(header.opcode), payload), at, following)
+        return following
 
     # -- data frames --------------------------------------------------------------------------------------------------
 
-    def _begin(self, header: _Header) -> None:
+    def _begin(self, header: Header) -> None:
         if not self._open:
             self._open, self._size, self._released = True, 0, False
             # A binary message carries no event.
             self._type, self._decided = None, header.opcode == Opcode.BINARY
-            self._head.clear()
         self._size += header.length
 
-    def _take_frame(self, header: _Header, raw: bytes, items: list[Item]) -> None:
-        payload = b""
-        if not self._decided or self._wanted():
-            payload = unmask(raw[header.size :], header.key)
+    def _take_frame(self, header: Header, data: bytes, at: int, out: _Output) -> int:
+        following, start = at + self._needed, at + header.size
         if not self._decided:
-            self._decide(payload, fin=header.fin)
-        if self._released or (self._decided and not self._wanted()):
-            self._release(raw, items)
+            head = data[start : min(following, start + HEAD_BYTES - len(self._head))]
+            self._decide(unmask(head, header.key), is_last=header.fin)
+        if self._released or (self._decided and not self._is_wanted()):
+            self._release(at, out)
         else:
-            self._hold(raw, payload, items)
+            out.cut(at, following)
+            self._hold(data[at:following], unmask(data[start:following], header.key), following, out)
         if header.fin:
-            self._finish(items)
+            self._finish(following, out)
+        return following
 
-    def _decide(self, payload: bytes, *, fin: bool) -> None:
-        self._head += payload[: HEAD_BYTES - len(self._head)]
-        self._type = event_type(bytes(self._head))
-        self._decided = self._type is not None or fin or len(self._head) >= HEAD_BYTES
+    def _decide(self, head: bytes, *, is_last: bool) -> None:
+        self._head += head
+        self._type = event_type(self._head)
+        self._decided = self._type is not None or is_last or len(self._head) >= HEAD_BYTES
 
-    def _wanted(self) -> bool:
+    def _is_wanted(self) -> bool:
         return self._type in self._read_types and not self._released
 
-    def _hold(self, raw: bytes, payload: bytes, items: list[Item]) -> None:
+    def _hold(self, raw: bytes, payload: bytes, following: int, out: _Output) -> None:
         self._held.append(raw)
         self._held_payload += payload
         # Each frame counts for its object too: a flood of empty fragments must not grow past the bound.
         self._held_size += len(raw) + 64
         if self._held_size > HELD_BYTES:
             self._decided = True
-            self._release(b"", items)
+            self._release(following, out)
 
-    def _release(self, raw: bytes, items: list[Item], *, mid_frame: bool = False) -> None:
-        """Let what was held go on, and `raw` behind it."""
+    def _release(self, at: int, out: _Output) -> None:
+        """Let what was held go on before the bytes from `at`, which are part of the run."""
         if self._held:
-            raw = b"".join((*self._held, raw))
+            out.cut(at, at)
+            out.insert(self._held)
+            self._held = []
             self._forget_held()
         self._released = True
-        if raw:
-            items.append(Chunk(raw, mid_frame))
 
     def _forget_held(self) -> None:
-        self._held.clear()
-        self._held_payload.clear()
+        self._held = []
+        self._held_payload = bytearray()
         self._held_size = 0
 
-    def _finish(self, items: list[Item]) -> None:
-        if self._held:
-            raw, payload = b"".join(self._held), bytes(self._held_payload)
+    def _finish(self, following: int, out: _Output) -> None:
+        """The open message is whole; the next frame begins at `following`."""
+        if self._held and self._type is not None and self._is_wanted():
+            message = Message(self._type, bytes(self._held_payload), b"".join(self._held))
             self._forget_held()
-            if self._type is not None and self._wanted():
-                items.append(Message(self._type, payload, raw))
-            else:
-                items.append(Chunk(raw))
-        items.append(Completed(self._type, self._size))
+            out.put(message, following, following)
+        elif self._held:
+            self._release(following, out)
+        out.complete(Completed(self._type, self._size))
         self._open = False
+        self._head = b""
 
     # -- frames too large to wait for ---------------------------------------------------------------------------------
 
-    def _start_stream(self, header: _Header, items: list[Item]) -> None:
+    def _start_stream(self, header: Header, data: bytes, at: int, end: int, out: _Output) -> int:
         if not self._decided:
-            head = bytes(self._buffer[header.size : header.size + HEAD_BYTES])
-            self._decide(unmask(head, header.key), fin=header.fin)
+            start = at + header.size
+            self._decide(unmask(data[start : start + HEAD_BYTES - len(self._head)], header.key), is_last=header.fin)
             self._decided = True
-        raw = bytes(self._buffer[: header.size])
-        del self._buffer[: header.size]
+        self._release(at, out)
         self._stream_left, self._stream_fin = header.length, header.fin
-        self._release(raw, items, mid_frame=True)
+        return self._stream(at + header.size, end, out)
 
-    def _stream(self, items: list[Item]) -> bool:
-        if not self._buffer:
-            return False
-        raw = bytes(self._buffer[: self._stream_left])
-        del self._buffer[: len(raw)]
-        self._stream_left -= len(raw)
-        items.append(Chunk(raw, self._stream_left > 0))
+    def _stream(self, at: int, end: int, out: _Output) -> int:
+        """Let the payload of a streamed frame go on as far as it is there; returns where it ends."""
+        following = min(end, at + self._stream_left)
+        self._stream_left -= following - at
         if not self._stream_left and self._stream_fin:
-            self._finish(items)
-        return True
-
-
-def unmask(payload: bytes, key: bytes) -> bytes:
-    """XOR with the four-byte mask (section 5.3); masking is the same. An empty key leaves the payload as it is."""
-    if not key or not payload:
-        return payload
-    size = len(payload)
-    pad = (key * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
-
-
-def build_frame(opcode: Opcode, payload: bytes, key: bytes = b"") -> bytes:
-    """One whole frame; `key` is a fresh random four-byte mask when a client sends, empty when a server does."""
-    first, mask_bit, length = 0x80 | opcode, 0x80 if key else 0, len(payload)
-    if length <= MAX_CONTROL_BYTES:
-        head = bytes((first, mask_bit | length))
-    elif length <= 0xFFFF:  # noqa: PLR2004 - the largest length of two bytes
-        head = bytes((first, mask_bit | 126)) + length.to_bytes(2, "big")
-    else:
-        head = bytes((first, mask_bit | 127)) + length.to_bytes(8, "big")
-    return head + key + unmask(payload, key)
-
-
-def _check_close(payload: bytes) -> None:
-    if not payload:
-        return
-    if len(payload) == 1:
-        raise _Broken(CloseCode.PROTOCOL_ERROR, "close frame with half a code")
-    if not close_code_may_be_sent(int.from_bytes(payload[:2], "big")):
-        raise _Broken(CloseCode.PROTOCOL_ERROR, "close code that may not be sent")
-    try:
-        payload[2:].decode("utf-8")
-    except UnicodeDecodeError:
-        raise _Broken(CloseCode.INVALID_PAYLOAD, "close reason is not UTF-8") from None
+            self._finish(following, out)
+        return following

@@ -4,13 +4,12 @@ A pipe reads one leg and writes the other. Data frames go on verbatim; control f
 on. When the sink is full the source is held back, so that a stuck peer costs `WRITE_HIGH_BYTES` and one read.
 """
 
-import copy
 from typing import Protocol
 
 from service.realtime.closing import parse_close
 from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
 from service.realtime.incidents import Incident, incident_in
-from service.telemetry.metrics import Metrics
+from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
 
@@ -36,26 +35,15 @@ class Owner(Protocol):
         """The relay itself failed; called while the exception is handled."""
 
 
-class DirectionCounters:
-    """The metric children of one direction, looked up once for the process."""
-
-    def __init__(self, metrics: Metrics, direction: str, types: frozenset[str]) -> None:
-        self.direction = direction
-        self.messages = metrics.forwarded_messages.labels(direction)
-        self.bytes = metrics.forwarded_bytes.labels(direction)
-        self.backpressure = metrics.backpressure.labels(direction)
-        self.types = {kind: metrics.events.labels(direction, kind) for kind in types}
-        self.other = metrics.events.labels(direction, "other")
-
-
 class Pipe:
     """Carries one direction. `draining_to_close` makes it look for the peer's CLOSE only."""
 
-    def __init__(self, source: Leg, sink: Leg, scanner: Scanner, counters: DirectionCounters, owner: Owner) -> None:
+    def __init__(self, source: Leg, sink: Leg, scanner: Scanner, traffic: Traffic, owner: Owner) -> None:
         self._source = source
         self._sink = sink
         self._scanner = scanner
-        self._counters = counters
+        self._traffic = traffic
+        self._direction = traffic.direction
         self._owner = owner
         self.draining_to_close = False
         self.messages = 0
@@ -73,7 +61,12 @@ class Pipe:
     def receive(self, data: bytes) -> None:
         """Take the next bytes of the source."""
         try:
-            self.take(self._scanner.feed(data))
+            kind = self._scanner.glance(data)
+            if kind is None:
+                self.take(self._scanner.feed(data))
+            elif not self.draining_to_close:
+                self._forward(data)
+                self._count(kind)
         except Exception:  # noqa: BLE001 - whatever escapes here is our bug; the session has to end, others must not notice
             self._owner.failed()
 
@@ -92,43 +85,43 @@ class Pipe:
                 case Message(kind, payload, raw):
                     self._take_message(kind, payload, raw)
                 case Violation():
-                    self._owner.peer_broke_protocol(self._counters.direction, item)
+                    self._owner.peer_broke_protocol(self._direction, item)
 
     def peer_lost(self) -> None:
         """The source is gone."""
-        self._owner.peer_lost(self._counters.direction)
+        self._owner.peer_lost(self._direction)
 
     def look_for_close(self) -> None:
         """While the source is held back, see whether its CLOSE waits behind what was not read."""
         unread = self._source.peek()
         if not unread:
             return
-        # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
-        for item in copy.deepcopy(self._scanner).feed(unread):
+        # A twin scans ahead; the pipe's own scanner stays where the reading stopped.
+        for item in self._scanner.twin().feed(unread):
             if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
-                self._owner.peer_closed(self._counters.direction, *parse_close(item.payload))
+                self._owner.peer_closed(self._direction, *parse_close(item.payload))
 
     def stop_holding_back(self) -> None:
         """Read the source again: the session ends, and its CLOSE has to be seen."""
         self._let_go()
         self._sink.on_full = self._sink.on_drained = None
 
-    def _forward(self, raw: bytes, *, mid_frame: bool) -> None:
+    def _forward(self, raw: bytes, *, mid_frame: bool = False) -> None:
         self._sink.write(raw, mid_frame=mid_frame)
-        self.bytes += len(raw)
-        self._counters.bytes.inc(len(raw))
+        size = len(raw)
+        self.bytes += size
+        self._traffic.bytes += size
 
     def _count(self, kind: str | None) -> None:
         self.messages += 1
-        self._counters.messages.inc()
-        self._counters.types.get(kind or "", self._counters.other).inc()
+        self._traffic.count(kind)
 
     def _take_control(self, opcode: Opcode, payload: bytes) -> None:
         self.controls += 1
         if opcode is Opcode.PING:
             self._source.send_control(Opcode.PONG, payload)
         elif opcode is Opcode.CLOSE:
-            self._owner.peer_closed(self._counters.direction, *parse_close(payload))
+            self._owner.peer_closed(self._direction, *parse_close(payload))
 
     def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
         """An event that may tell of a failure: passed on untouched, unless its words carry a piece of a key."""
@@ -136,12 +129,12 @@ class Pipe:
         if incident is not None:
             self._owner.incident_passed(incident)
         else:  # a response that is well may speak of anything, keys included
-            self._forward(raw, mid_frame=False)
+            self._forward(raw)
             return
         text = payload.decode("utf-8", "surrogateescape")
         clean = self._owner.redact(text)
         if clean == text:
-            self._forward(raw, mid_frame=False)
+            self._forward(raw)
         else:
             self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
 
@@ -151,4 +144,4 @@ class Pipe:
     def _let_go(self) -> None:
         seconds = self._source.release("full")
         self.held_back_seconds += seconds
-        self._counters.backpressure.inc(seconds)
+        self._traffic.held_back_seconds += seconds

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from service.relay.clock import Clock
 from service.relay.session import Session
 
 
@@ -16,6 +17,7 @@ class Registry:
     def __init__(self) -> None:
         self._sessions: dict[asyncio.Task[str], Session] = {}
         self._dials: set[asyncio.Future[None]] = set()
+        self._clock = Clock()
         self.draining = False
         self._cut = False  # the drain's time is over: what starts now ends at once
 
@@ -37,13 +39,16 @@ class Registry:
         """Run a session in a task of its own."""
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")
         self._sessions[task] = session
+        self._clock.add(session)
         task.add_done_callback(self._forget)
         if self._cut:
             session.end("relay_draining")
         return task
 
     def _forget(self, task: asyncio.Task[str]) -> None:
-        self._sessions.pop(task, None)
+        session = self._sessions.pop(task, None)
+        if session is not None:
+            self._clock.remove(session)
 
     def tasks(self) -> Iterable[asyncio.Task[str]]:
         """The tasks of all live sessions."""

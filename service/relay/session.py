@@ -17,12 +17,11 @@ import structlog
 
 from service.failures import CATALOGUE
 from service.realtime.closing import sendable_close_code
-from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import Opcode, Scanner, Violation
 from service.realtime.incidents import ERROR, Incident
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
-from service.relay.pipe import DirectionCounters, Pipe
+from service.relay.pipe import Pipe
 from service.relay.watchdog import Limits, RateMeter, verdict
 from service.telemetry.metrics import DIRECTIONS, Metrics
 from service.telemetry.redact import Redactor
@@ -31,21 +30,17 @@ from service.wire.leg import Leg, close_leg
 
 UPSTREAM_CLOSE_SECONDS: Final = 1.25
 CLIENT_CLOSE_SECONDS: Final = 5.0
-TICK_SECONDS: Final = 0.5
-"""A held leg's loss is found at a tick, so that this and UPSTREAM_CLOSE_SECONDS together stay below two seconds."""
-
 ErrorEvent = Callable[[str], bytes]
 """Makes the payload of an error event for a reason; belongs to the room that knows the client's surface."""
 
 
 class Instruments:
-    """What all sessions of a process share: metrics with their children, redaction."""
+    """What all sessions of a process share: metrics, the counts of what passes, redaction."""
 
     def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
         self.metrics = metrics
         self.redactor = redactor
-        self.client_to_upstream = DirectionCounters(metrics, DIRECTIONS[0], CLIENT_EVENT_TYPES)
-        self.upstream_to_client = DirectionCounters(metrics, DIRECTIONS[1], SERVER_EVENT_TYPES)
+        self.client_to_upstream, self.upstream_to_client = (metrics.traffic[direction] for direction in DIRECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +105,6 @@ class Session:
             connect_seconds=round(sum(self._connected.progress.seconds.values()), 4),
         )
         metrics.sessions_active.inc()
-        self._ticks = self._loop.call_later(TICK_SECONDS, self._tick)
         try:
             self._start()
             end = await asyncio.shield(self._ended)
@@ -119,7 +113,6 @@ class Session:
             self.failed()
             end = self._ended.result()
         finally:
-            self._ticks.cancel()
             self._client.abort()
             self._connected.abort()
             metrics.sessions_active.dec()
@@ -248,7 +241,8 @@ class Session:
 
     # -- the watchdog -------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
+    def look(self) -> None:
+        """Called by the clock, twice a second."""
         try:
             self._look()
         except Exception:  # noqa: BLE001 - a session whose clock has stopped would never end
@@ -277,7 +271,6 @@ class Session:
             self._pinged_at = now
             for leg in (self._client, self._upstream):
                 leg.send_control(Opcode.PING, b"")
-        self._ticks = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _leg_of(self, direction: str) -> Leg:
         return self._client if direction == DIRECTIONS[0] else self._upstream

@@ -1,6 +1,5 @@
 """What a session's clock finds: too slow, too silent, too idle, too long. Reads facts, decides, touches nothing."""
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,21 +30,22 @@ class Limits:
 
 
 class RateMeter:
-    """How fast a total grows, averaged over `RATE_WINDOW_SECONDS`, so that a burst at the start is no offence."""
+    """How much a total grows in each `RATE_WINDOW_SECONDS`, so that a burst at the start is no offence."""
+
+    __slots__ = ("_before", "_most", "_since")
 
     def __init__(self, most_per_second: float) -> None:
         self._most = most_per_second * RATE_WINDOW_SECONDS
-        self._samples: deque[tuple[float, int]] = deque(((-RATE_WINDOW_SECONDS, 0),))
+        self._since = 0.0
+        self._before = 0
 
     def is_over(self, now: float, total: int) -> bool:
-        """Whether more than the limit was added within the window that ends now."""
-        if not self._most:
-            return False
-        samples = self._samples
-        samples.append((now, total))
-        while len(samples) > 1 and samples[1][0] <= now - RATE_WINDOW_SECONDS:
-            samples.popleft()  # the first sample is the last one from before the window
-        return total - samples[0][1] > self._most
+        """Whether the window that `now` lies in has brought more than the limit so far; 0 is no limit."""
+        if now - self._since >= RATE_WINDOW_SECONDS:
+            is_over = 0 < self._most < total - self._before
+            self._since, self._before = now, total
+            return is_over
+        return 0 < self._most < total - self._before
 
 
 def verdict(

@@ -4,7 +4,7 @@ Rules of this file:
 
 * Labels are closed sets; nothing from outside becomes a label value.
 * The series that an alert would look at start at 0, so that the first failure is an increase and not a birth.
-* Attempts and failures are both counted, at their end. Hot paths keep their child.
+* Attempts and failures are both counted, at their end. What every message adds to is in `traffic.py`.
 """
 
 from typing import Final
@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
 from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES
 from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, TRANSCRIPTION_FAILED
+from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
 PREFIX: Final = "realtime_relay"
@@ -155,21 +156,11 @@ class Metrics:
             buckets=_SESSION_BUCKETS,
             registry=self.registry,
         )
-        self.forwarded_messages = Counter(
-            f"{PREFIX}_forwarded_messages_total", "Messages that passed whole.", ("direction",), registry=self.registry
-        )
-        self.forwarded_bytes = Counter(
-            f"{PREFIX}_forwarded_bytes_total", "Bytes of frames that passed.", ("direction",), registry=self.registry
-        )
-        self.backpressure = Counter(
-            f"{PREFIX}_backpressure_seconds_total",
-            "Time for which a direction was held back because its receiver did not keep up.",
-            ("direction",),
-            registry=self.registry,
-        )
-        self.events = Counter(
-            f"{PREFIX}_events_total", "Events that passed, by type.", ("direction", "type"), registry=self.registry
-        )
+        self.traffic = {
+            direction: Traffic(direction, types)
+            for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True)
+        }
+        self.registry.register(TrafficCollector(PREFIX, self.traffic.values()))
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
         )
@@ -222,12 +213,6 @@ class Metrics:
             self.connect_duration.labels(self.upstream, phase)
         for result in ("taken", "refused"):
             self.key_rotations.labels(result)
-        for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True):
-            self.forwarded_messages.labels(direction)
-            self.forwarded_bytes.labels(direction)
-            self.backpressure.labels(direction)
-            for kind in (*types, "other"):
-                self.events.labels(direction, kind)
         for code in (*ERROR_CODES, OTHER):
             self.upstream_errors.labels(code)
             self.incidents.labels(RESPONSE_DONE, code)

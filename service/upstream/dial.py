@@ -12,6 +12,7 @@ Rules of this file:
 import asyncio
 import base64
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Progress:
 
     def enter(self, phase: Phase) -> None:
         """A phase begins and the one before it is over."""
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()  # uvloop's own time counts whole milliseconds
         if self._since:
             self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
@@ -69,7 +70,6 @@ class Connected:
     scanner: Scanner
     items: list[Item]
     progress: Progress
-    response: aiohttp.ClientResponse
 
     async def close(self, seconds: float = 1.0) -> None:
         """Hang up without having used it."""
@@ -83,7 +83,6 @@ class Connected:
     def abort(self) -> None:
         """Drop it at once."""
         self.leg.abort()
-        self.response.close()
 
 
 class Dialler:
@@ -134,7 +133,7 @@ class Dialler:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, read_types=READ_TYPES)
-        connected = Connected(leg, scanner, [], progress, response)
+        connected = Connected(leg, scanner, [], progress)
         if not route.promises_first_event or self.first_event == "optional":
             leg.hold("gate")
             return connected

@@ -95,6 +95,17 @@ class Entrance:
             return surface.http_response(failure, attempt.session_id)
 
     async def _handle(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
+        opened = await self._open(request, attempt, translation=translation)
+        if not isinstance(opened, asyncio.Task):
+            return opened
+        # Shielded: when the client hangs up, aiohttp cancels this handler, and the session still has to end well.
+        await asyncio.shield(opened)
+        return _answered(request)
+
+    async def _open(
+        self, request: web.Request, attempt: Attempt, *, translation: bool
+    ) -> asyncio.Task[str] | web.StreamResponse:
+        """The task of the client's session, or the answer to a client that gets none."""
         handshake: Handshake | None = None
         with ExitStack() as session_slot:
             with ExitStack() as dial_slot:
@@ -115,12 +126,10 @@ class Entrance:
                 task = await self._start(request, handshake, connected, attempt)
                 if task is None:
                     return _answered(request)
-            # The slot is the session's from here on: this handler may be cancelled seconds before the sockets are gone.
+            # The slot is the session's from here on: the handler may be cancelled seconds before the sockets are gone.
             held = session_slot.pop_all()
             task.add_done_callback(lambda _: held.close())
-            # Shielded: when the client hangs up, aiohttp cancels this handler, and the session still has to end well.
-            await asyncio.shield(task)
-            return _answered(request)
+            return task
 
     def _closed(self) -> str | None:
         """Why nobody comes in now."""

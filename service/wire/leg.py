@@ -75,6 +75,7 @@ class Leg(asyncio.Protocol):
         self.heard_at: float = loop.time()
         self.on_full: Callable[[], None] | None = None
         self.on_drained: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         _watch_for_dead_peer(transport)
@@ -106,6 +107,8 @@ class Leg(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
         self._host.connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
         if not self.closed.done():
             self.closed.set_result(None)
         self._lose()

@@ -55,7 +55,11 @@ def take_upstream(response: ClientResponse) -> Leg:
     transport, protocol = connection.transport, connection.protocol
     # The second argument is the queue that aiohttp's own reader would fill.
     protocol.set_parser(cast("Any", collector), cast("Any", None))
-    return _take(transport, protocol, bytes(collector.data), masks=True)
+    leg = _take(transport, protocol, collector, masks=True)
+    leg.on_lost = connection.close
+    # The response, with its headers, request and URL, need not live as long as the session: the leg has the connection.
+    response._connection = None  # noqa: SLF001 - else the response would close the connection when it is collected
+    return leg
 
 
 async def answer_client(request: web.Request, key: str, subprotocol: str | None) -> Leg:
@@ -77,11 +81,12 @@ async def answer_client(request: web.Request, key: str, subprotocol: str | None)
     collector = _Collector()
     protocol.set_parser(cast("Any", collector))
     request[ANSWER] = response
-    return _take(transport, protocol, bytes(collector.data), masks=False)
+    return _take(transport, protocol, collector, masks=False)
 
 
-def _take(transport: asyncio.Transport, host: asyncio.BaseProtocol, early: bytes, *, masks: bool) -> Leg:
-    leg = Leg(transport, host, early, masks=masks)
+def _take(transport: asyncio.Transport, host: asyncio.BaseProtocol, collector: _Collector, *, masks: bool) -> Leg:
+    leg = Leg(transport, host, bytes(collector.data), masks=masks)
+    collector.data = bytearray()  # the host keeps the collector as long as the session lives
     transport.set_protocol(leg)
     # The buffer limit of aiohttp may have paused reading; its own flag has been cleared, the transport has to agree.
     if not transport.is_reading() and not transport.is_closing():

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, unmask
+from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner
 from tests.harness import Answer, RawClient
+from tests.messages import pop_payload
 from tests.raw_http import Exchange, answer_well
 from tests.raw_upstream import CREATED, Wire
 
@@ -234,9 +235,8 @@ async def echo(wire: Wire) -> None:
             match item:
                 case Chunk():
                     raw += item.raw
-                case Completed(_, size):
-                    payload = unmask(bytes(raw[-size:]), bytes(raw[-size - 4 : -size]))
-                    raw.clear()
+                case Completed():
+                    payload = pop_payload(raw, masked=True)
                     while payload == TALK and not wire.writer.is_closing():
                         wire.send(b'{"type":"response.output_audio.delta","delta":"%s"}' % (b"A" * 3200))
                         await asyncio.sleep(0.05)  # the pace of speech

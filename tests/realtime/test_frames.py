@@ -32,14 +32,18 @@ def scanner(*, masked: bool = False, cap: int = CAP) -> Scanner:
 
 
 def joined(items: list[Item]) -> list[Item]:
-    """The items with adjacent chunks joined, which is all that slicing may change."""
+    """The items with the bytes that go on between two others joined, which is all that slicing may change."""
     result: list[Item] = []
-    for item in items:
-        last = result[-1] if result else None
-        if isinstance(item, Chunk) and isinstance(last, Chunk):
-            result[-1] = Chunk(last.raw + item.raw, item.mid_frame)
+    chunk, completed = Chunk(b""), list[Item]()
+    for item in [*items, None]:
+        if isinstance(item, Chunk):
+            chunk = Chunk(chunk.raw + item.raw, item.mid_frame)
+        elif isinstance(item, Completed):
+            completed.append(item)
         else:
-            result.append(item)
+            result += [chunk, *completed] if chunk.raw else completed
+            result += [item] if item is not None else []
+            chunk, completed = Chunk(b""), []
     return result
 
 

@@ -9,8 +9,8 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
+from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
-from service.relay.session import TICK_SECONDS
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
+from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
-from service.relay.session import TICK_SECONDS, Session
+from service.relay.session import Session
 from service.relay.watchdog import Limits
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, RawUpstream, Script, Wire, raw_upstream

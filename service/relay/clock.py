@@ -1,0 +1,49 @@
+"""One clock for all sessions: a timer for each would cost a kilobyte and a wake-up of the loop each time."""
+
+import asyncio
+from typing import Final, Protocol
+
+TICK_SECONDS: Final = 0.5
+"""How often each session is looked at. A held leg's loss is found then, so that this and the time that upstream gets for its
+CLOSE (`session.UPSTREAM_CLOSE_SECONDS`) together stay below two seconds."""
+_GROUPS: Final = 10
+"""Sessions are looked at in turns: nine thousand at once would delay the frames of all by tens of milliseconds."""
+
+
+class Watched(Protocol):
+    """A session, as its clock sees it."""
+
+    def look(self) -> None:
+        """Look whether the time has come for something; raises nothing."""
+
+
+class Clock:
+    """Looks at everything added, every `TICK_SECONDS`; it stands still while there is nothing."""
+
+    def __init__(self) -> None:
+        self._groups: list[set[Watched]] = [set() for _ in range(_GROUPS)]
+        self._turn = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, session: Watched) -> None:
+        """Look at a session from now on, the first time within `TICK_SECONDS`."""
+        min(self._groups, key=len).add(session)
+        if self._timer is None:
+            self._wind()
+
+    def remove(self, session: Watched) -> None:
+        """Look at it no longer."""
+        for group in self._groups:
+            group.discard(session)
+        if self._timer is not None and not any(self._groups):
+            self._timer.cancel()
+            self._timer = None
+
+    def _wind(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS / _GROUPS, self._strike)
+
+    def _strike(self) -> None:
+        self._wind()
+        self._turn = (self._turn + 1) % _GROUPS
+        for session in tuple(self._groups[self._turn]):
+            session.look()
