@@ -117,6 +117,7 @@ class Session:
             self._connected.abort()
             metrics.sessions_active.dec()
         self._account(end)
+        del self._up, self._down  # they know the session: a circle would wait for the garbage collector
         return end.reason
 
     def _start(self) -> None:

@@ -143,6 +143,7 @@ class Dialler:
         try:
             connected.items = await gate.opened
         except BaseException:
+            del gate  # it has the exception, which has this frame: a circle would wait for the garbage collector
             # Also when the client gave up: a socket that nobody owns would cost money.
             connected.abort()
             raise

@@ -93,6 +93,8 @@ class Entrance:
             failure = Failure("internal_error")
             self._metrics.refused(failure)
             return surface.http_response(failure, attempt.session_id)
+        finally:
+            request.pop(ANSWER, None)  # the answer knows its request: a circle would wait for the garbage collector
 
     async def _handle(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
         opened = await self._open(request, attempt, translation=translation)

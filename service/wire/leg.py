@@ -109,9 +109,12 @@ class Leg(asyncio.Protocol):
         self._host.connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
+            self.on_lost = None
         if not self.closed.done():
             self.closed.set_result(None)
         self._lose()
+        # Nobody is told anything more, and nothing of a leg that is gone should wait for the garbage collector.
+        self._receiver = self.on_full = self.on_drained = None
 
     def _lose(self) -> None:
         self._eof = True

@@ -1,0 +1,103 @@
+"""Sessions that have ended are freed at once: nothing of them waits for a garbage collection, which would stop all others."""
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from aiohttp import web
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.web_protocol import RequestHandler
+
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode
+from service.relay.pipe import Pipe
+from service.relay.session import Session
+from service.upstream.gate import Gate
+from service.wire.leg import Leg
+from tests.harness import Relay, eventually, open_raw, running_relay
+from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
+
+OURS = (Session, Pipe, Leg, Gate, Connection, ResponseHandler, RequestHandler, web.Request, web.StreamResponse)
+PATH = "/v1/realtime?model=scripted"
+SESSIONS = 5
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """No garbage collection by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+def waiting() -> Counter[str]:
+    """What a collection finds of the relay's, by type."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    return Counter(type(found).__name__ for found in gc.garbage if isinstance(found, OURS))
+
+
+async def serve(wire: Wire) -> None:
+    """A session that upstream ends when it is told so."""
+    wire.send(CREATED)
+    if await wire.next_message():
+        wire.send_close(4000, "a.b")
+    await wire.gone()
+
+
+async def refuse(wire: Wire) -> None:
+    """A wrong key."""
+    wire.send(b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":""}}')
+    wire.send_close(3000, "invalid_request_error.invalid_api_key")
+    await wire.gone()
+
+
+async def over(relay: Relay, upstream: RawUpstream) -> None:
+    """Wait until nothing is under way."""
+    await eventually(lambda: not relay.app.registry and not upstream.tasks)
+
+
+@pytest.mark.usefixtures("no_collections")
+@pytest.mark.parametrize("end", ["client-close", "client-fin", "client-reset", "upstream-close"])
+async def test_an_ended_session_is_freed(end: str) -> None:
+    """However a session ends, none of its objects is part of a circle."""
+    async with raw_upstream(serve) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+        for _ in range(SESSIONS):
+            client = await open_raw(relay.app.public_port, PATH)
+            await client.next_event()
+            if end == "client-close":
+                client.send_frame(Opcode.CLOSE, close_payload(1000, ""))
+                await client.until_close()
+            elif end == "client-reset":
+                client.reset()
+            elif end == "upstream-close":
+                client.send_event(type="x")
+                await client.until_close()
+            await client.close()
+        await over(relay, upstream)
+
+        assert {} == waiting()
+        assert SESSIONS == len(relay.events("session.ended"))
+
+
+@pytest.mark.usefixtures("no_collections")
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost:3000"}], ids=["http", "event"])
+async def test_a_refused_caller_is_forgotten(headers: dict[str, str]) -> None:
+    """Nor does a failed dial leave anything, whichever way it was told."""
+    async with raw_upstream(refuse) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+        await relay.app.monitor.settled(5)
+        for _ in range(SESSIONS):
+            relay.app.reach.breaker.succeeded()
+            client = await open_raw(relay.app.public_port, PATH, headers)
+            if client.answer.status == 101:
+                await client.until_close()
+            await client.close()
+        await over(relay, upstream)
+
+        assert {} == waiting()
+        assert SESSIONS <= len(relay.events("upstream.connect_failed"))
