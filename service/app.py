@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
@@ -22,6 +23,7 @@ from service.relay.session import Instruments
 from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
 from service.telemetry import logs
+from service.telemetry.log_writer import LogWriter
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Dialler
@@ -303,13 +305,24 @@ def _bracketed(host: str) -> str:
 async def serve(settings: Settings) -> None:
     """Run one relay until it is told to stop; raises CannotListen."""
     app = App(settings)
-    logs.configure(settings.log_format, settings.log_level, app.redactor)
+    writer = LogWriter(sys.stderr)
+    logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
     asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
     app.handle_signals()
-    await app.start()
-    spare_the_collector()
-    await app.run()
-    structlog.get_logger().info("service.stopped")
+    try:
+        await app.start()
+        writer.on_drop, writer.on_room = app.metrics.log_lines_dropped.inc, _tell_dropped
+        spare_the_collector()
+        await app.run()
+        structlog.get_logger().info("service.stopped")
+    finally:
+        writer.close()
+
+
+def _tell_dropped(lines: int) -> None:
+    structlog.get_logger().warning(
+        "log.lines_dropped", message="Whoever reads the log did not keep up, and lines were dropped.", lines=lines
+    )
 
 
 def _on_loop_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -1,17 +1,19 @@
 """Logs: structlog events, `noun.past_verb`, JSON in a container, coloured on a terminal.
 
 Two INFO lines per session; nothing per frame. Never keys, tokens, audio, transcripts, instructions or queries. What the
-standard library's loggers say (asyncio, aiohttp) goes the same way, through the same redaction.
+standard library's loggers say (asyncio, aiohttp) goes the same way, through the same redaction. A relay writes them off its
+event loop (`log_writer.py`).
 """
 
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import Literal, TextIO, cast
 
 import structlog
 from aiohttp.http import HttpProcessingError
 from structlog.typing import Processor
 
+from service.telemetry.log_writer import LogWriter
 from service.telemetry.redact import Redactor
 
 # aiohttp logs a client's whole subprotocol list at WARNING (web_ws.py:317 in 3.14.5), and tokens travel in it.
@@ -19,7 +21,10 @@ _SILENCED = ("aiohttp.access", "aiohttp.websocket")
 
 
 def configure(
-    log_format: Literal["auto", "json", "console"], level: str, redactor: Redactor, stream: TextIO | None = None
+    log_format: Literal["auto", "json", "console"],
+    level: str,
+    redactor: Redactor,
+    stream: TextIO | LogWriter | None = None,
 ) -> None:
     """Set logging up for the process; safe to call again."""
     out = stream or sys.stderr
@@ -39,7 +44,9 @@ def configure(
     structlog.configure(
         processors=[*shared, *last, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(
+            cast("TextIO", out)
+        ),  # one write for each line, as LogWriter wants it
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(

@@ -193,6 +193,11 @@ class Metrics:
             "Background tasks that failed and were started again; anything but 0 is a bug of the relay.",
             registry=self.registry,
         )
+        self.log_lines_dropped = Counter(
+            f"{PREFIX}_log_lines_dropped_total",
+            "Log lines dropped because whoever reads them did not keep up.",
+            registry=self.registry,
+        )
         self.draining = Gauge(f"{PREFIX}_draining", "1 once the relay takes nobody new.", registry=self.registry)
         self._start_at_zero()
 

@@ -1,0 +1,70 @@
+"""Writes log lines from a thread of its own: whoever reads them may stall, and the sessions must not stall with it."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Final, TextIO
+
+MOST_LINES: Final = 10_000
+"""So many lines may wait, some three megabytes; what comes then is dropped, counted, and told of when there is room again."""
+_BATCH: Final = 200
+
+
+class LogWriter:
+    """A text stream for loggers, one line in each write. Writing never waits; `close` waits for what is written already.
+
+    `on_drop` is called for each line that is dropped, `on_room` with their number once there is room again; both by whoever
+    writes.
+    """
+
+    def __init__(self, stream: TextIO, most_lines: int = MOST_LINES) -> None:
+        self._stream = stream
+        self._most_lines = most_lines
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._closed = False
+        self._dropped = 0  # since the last line that told of it
+        self.on_drop: Callable[[], None] = lambda: None
+        self.on_room: Callable[[int], None] = lambda _dropped: None
+        # A daemon: a reader that stalls for ever must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+
+    def write(self, line: str) -> int:
+        """Take a line; it is written soon, or dropped if too many wait."""
+        if self._closed:
+            return 0
+        if self._lines.qsize() >= self._most_lines:
+            self._dropped += 1
+            self.on_drop()
+            return 0
+        if self._dropped and self._lines.qsize() < self._most_lines // 2:
+            dropped, self._dropped = self._dropped, 0
+            self.on_room(dropped)
+        self._lines.put(line)
+        return len(line)
+
+    def flush(self) -> None:
+        """Nothing to do: the thread flushes."""
+
+    def isatty(self) -> bool:
+        """Whether a person reads."""
+        return self._stream.isatty()
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Take no more, and wait so long at most for what was taken to be written."""
+        self._closed = True
+        self._lines.put(None)
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            lines = [self._lines.get()]
+            while len(lines) < _BATCH and not self._lines.empty():
+                lines.append(self._lines.get())
+            text = "".join(line for line in lines if line is not None)
+            with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed: there is nobody to tell
+                self._stream.write(text)
+                self._stream.flush()
+            if None in lines:
+                return
