@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.access.limits import sessions_that_fit
+from service.access.limits import descriptors_allow, memory_allows
 from service.health.monitor import Monitor, Pace
 from service.loop import NAME, spare_the_collector
 from service.realtime.keys import Secret, fingerprint, lint
@@ -40,6 +40,8 @@ _LAG_SECONDS: Final = 0.5
 _RESTART_SECONDS: Final = 1.0
 _BACKLOG: Final = 256
 """More would only queue what admission refuses, and would multiply asyncio's log lines when descriptors run out."""
+_OPEN_FILES: Final = ("open files", "Raise it (ulimit -n): two for each session and a hundred more.")
+_MEMORY: Final = ("memory", "Raise the container's memory limit: 100 MiB and 256 KiB for each session.")
 SIMULATED_KEY: Final = "sk-sim-good"
 
 
@@ -101,15 +103,7 @@ class App:
             turns_per_day=settings.health_turns_per_day,
             pace=self._pace,
         )
-        max_sessions = sessions_that_fit(settings.max_sessions)
-        if max_sessions < settings.max_sessions:
-            self._log.warning(
-                "limit.lowered",
-                message="The limit on open files allows fewer sessions than RELAY_MAX_SESSIONS.",
-                remedy="Raise the limit on open files (ulimit -n): two for each session and a hundred more.",
-                max_sessions=max_sessions,
-                wanted=settings.max_sessions,
-            )
+        max_sessions = self._sessions_that_fit()
         entrance = Entrance(
             settings,
             reach,
@@ -142,6 +136,22 @@ class App:
             self.monitor.key_file = key_file
             self._tasks.append(self._keep("key file", key_file.watch))
         self._tell_start(target)
+
+    def _sessions_that_fit(self) -> int:
+        """RELAY_MAX_SESSIONS, or less where the machine gives less; told once."""
+        wanted = self._settings.max_sessions
+        allowed = ((descriptors_allow(), *_OPEN_FILES), (memory_allows(), *_MEMORY))
+        fits = min(wanted, *(number for number, _, _ in allowed if number is not None))
+        for number, what, remedy in allowed:
+            if number is not None and number == fits < wanted:
+                self._log.warning(
+                    "limit.lowered",
+                    message=f"The limit on {what} allows fewer sessions than RELAY_MAX_SESSIONS.",
+                    remedy=remedy,
+                    max_sessions=fits,
+                    wanted=wanted,
+                )
+        return fits
 
     async def _target(self) -> Target:
         settings = self._settings

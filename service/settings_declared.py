@@ -71,7 +71,7 @@ SETTINGS: Final = (
     Setting("RELAY_TRUSTED_PROXIES", "trusted_proxies", "", parse.networks, "comma-separated addresses or networks",
             "10.0.0.0/8", "Proxies whose X-Forwarded-For is believed for a client's address, in logs and limits."),
     Setting("RELAY_MAX_SESSIONS", "max_sessions", "1000", parse.integer(1, 1_000_000), "1 to 1000000", "1000",
-            "Sessions at once; the limit on open files may set a lower one."),
+            "Sessions at once; the limits on open files and on memory may set a lower one."),
     Setting("RELAY_MAX_SESSIONS_PER_CLIENT", "max_sessions_per_client", "0", parse.integer(0, 1_000_000),
             "0 to 1000000; 0 is no limit", "20",
             "Sessions at once for each client token; with open access, for each address."),

@@ -2,14 +2,19 @@
 
 import resource
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from service.failures import Failure
 
 _SPARE_DESCRIPTORS: Final = 100
 """For listeners, probes, scrapes, DNS and logs."""
+_PROCESS_BYTES: Final = 100 << 20
+_SESSION_BYTES: Final = 256 << 10
+"""An idle session with TLS takes a third of it (docs/benchmarks.md); the rest is for what waits to be sent."""
+_MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 class Slots:
@@ -55,9 +60,15 @@ class ClientSlots:
                 del self._taken[client]
 
 
-def sessions_that_fit(wanted: int) -> int:
-    """The number of sessions that the limit on open files allows; each needs two sockets."""
+def descriptors_allow() -> int | None:
+    """So many sessions does the limit on open files allow, each needs two sockets; None is no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, (soft - _SPARE_DESCRIPTORS) // 2))
+    return None if soft == resource.RLIM_INFINITY else max(1, (soft - _SPARE_DESCRIPTORS) // 2)
+
+
+def memory_allows(files: Iterable[Path] = _MEMORY_LIMITS) -> int | None:
+    """So many sessions does the container's memory limit allow; None is no limit, or none that can be read."""
+    for file in files:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            return max(1, (int(file.read_text(encoding="ascii")) - _PROCESS_BYTES) // _SESSION_BYTES)
+    return None

@@ -1,0 +1,46 @@
+"""How many sessions a machine can hold, whatever RELAY_MAX_SESSIONS says."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.access.limits import memory_allows
+from tests.test_process import environment
+
+
+@pytest.mark.parametrize(
+    ("text", "sessions"),
+    [("536870912\n", 1648), ("max\n", None), ("1000\n", 1), ("", None), (str(1 << 40), (1 << 40) // (256 << 10) - 400)],
+)
+def test_memory_of_the_container(text: str, sessions: int | None, tmp_path: Path) -> None:
+    """A memory limit is 100 MiB and 256 KiB for each session; `max`, or a file that says nothing, is no limit."""
+    file = tmp_path / "memory.max"
+    file.write_text(text, encoding="ascii")
+
+    assert sessions == memory_allows([tmp_path / "missing", file])
+
+
+@pytest.mark.parametrize(("files", "lowered"), [(300, 100), (5000, None)])
+async def test_open_files(files: int, lowered: int | None) -> None:
+    """A limit on open files lowers the sessions, and is told once at the start, with the remedy."""
+    child = await asyncio.create_subprocess_exec(
+        "sh", "-c", f'ulimit -n {files} && exec "$0" -m service serve', sys.executable,
+        env=environment(RELAY_UPSTREAM="simulator", RELAY_MAX_SESSIONS="2000"),
+        cwd="/", stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stderr is not None
+    lines: list[Any] = []
+    try:
+        while not lines or lines[-1]["event"] != "service.started":
+            lines.append(json.loads(await asyncio.wait_for(child.stderr.readline(), 15)))
+    finally:
+        child.terminate()
+        await child.communicate()
+    told = [line for line in lines if line["event"] == "limit.lowered"]
+
+    assert [lowered] * bool(lowered) == [line["max_sessions"] for line in told]
+    assert all("ulimit -n" in line["remedy"] and line["level"] == "warning" for line in told)
