@@ -1,13 +1,25 @@
 """Rules for all tests."""
 
+import asyncio
 import os
+from collections.abc import Callable, Mapping
 
 from hypothesis import HealthCheck, settings
+
+from service import loop
 
 # On a fresh checkout the first examples of text cost seconds (Hypothesis builds its table of Unicode), and a busy machine is
 # slow: neither says anything about the code.
 settings.register_profile("relay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("relay")
+settings.register_profile("deep", settings.get_profile("relay"), max_examples=100_000)
+settings.load_profile("deep" if os.environ.get("TEST_PROFILE") == "deep" else "relay")
 
 # They need root and a network of their own: `make test-faults` makes one and says so.
 collect_ignore = [] if os.environ.get("TEST_FAULTS") else ["namespaces"]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that a relay runs on; TEST_LOOP=asyncio takes the one where there is no uvloop."""
+    if os.environ.get("TEST_LOOP") == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    return {loop.NAME: loop.new_event_loop}

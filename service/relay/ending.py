@@ -22,6 +22,7 @@ class Farewell:
     text: str = ""
     abort: bool = False
     answered: bool = False  # the peer's own CLOSE has come, so none has to be waited for
+    failed: bool = False  # what the peer sends can no longer be read, not even its CLOSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ def by_violation(side: Side, violation: Violation) -> Ending:
     code = int(violation.close_code)
     if side == "client":
         reason = "message_too_big" if code == CloseCode.MESSAGE_TOO_BIG else "client_protocol_error"
-        return Ending(reason, Farewell(code, CATALOGUE[reason].close_text), Farewell(_GOING_AWAY), tell=True)
+        # RFC 6455 section 7.1.7: whoever breaks the protocol gets a CLOSE and nothing more. One who sends too much is told.
+        told = Farewell(code, CATALOGUE[reason].close_text, failed=True)
+        return Ending(reason, told, Farewell(_GOING_AWAY), tell=reason == "message_too_big")
     if code == CloseCode.MESSAGE_TOO_BIG:  # 1009 would blame the client, which has only received
         text = CATALOGUE["message_too_big"].close_text
         return Ending("message_too_big", Farewell(CloseCode.INTERNAL_ERROR, text), Farewell(code), tell=True)

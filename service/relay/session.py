@@ -159,6 +159,9 @@ class Session:
         elif farewell.answered:
             leg.send_close(farewell.code, farewell.text)
             leg.close()
+        elif farewell.failed:
+            leg.send_close(farewell.code, farewell.text)
+            leg.finish()
         await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
 
     def _account(self, end: Ending) -> None:

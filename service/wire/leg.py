@@ -23,6 +23,11 @@ from service.realtime.frames import Opcode, build_frame
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
 
+LARGE_READ_BYTES: Final = 65_536
+TURN_BYTES: Final = 524_288
+"""After so much in large reads a leg lets the others have their turn. The loop would read on as long as its buffer comes back
+full, 32 times 256 KiB, while the frames of all other sessions wait."""
+
 PEEK_BYTES: Final = 1 << 20
 """How far into unread bytes a CLOSE is looked for: 16 seconds of speech."""
 
@@ -70,6 +75,7 @@ class Leg(asyncio.Protocol):
             None  # the newest pong that waits; older ones need no answer (RFC 6455 section 5.5.3)
         )
         self._holds: set[str] = set()
+        self._turn_bytes = 0
         self.full_since: float | None = None
         self.held_since: float | None = None
         self.heard_at: float = loop.time()
@@ -98,6 +104,8 @@ class Leg(asyncio.Protocol):
             self._early += data
         else:
             self._receiver.receive(data)
+        if len(data) >= LARGE_READ_BYTES:
+            self._take_turns(len(data))
 
     def eof_received(self) -> bool:
         """Called by the transport: a WebSocket has no half-open state, so the peer is gone."""
@@ -121,11 +129,19 @@ class Leg(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.peer_lost()
 
+    def _take_turns(self, size: int) -> None:
+        self._turn_bytes += size
+        if self._turn_bytes >= TURN_BYTES:
+            self._turn_bytes = 0
+            self.hold("turn")
+            self._loop.call_soon(self.release, "turn")  # after all that is ready now, before the loop waits again
+
     def hold(self, why: str) -> None:
         """Stop reading; the kernel's window then stops the peer."""
         if not self._holds:
             self.held_since = self._loop.time()
-            self._transport.pause_reading()
+            if not self._transport.is_closing():
+                self._transport.pause_reading()  # of a socket that is gone uvloop would raise
         self._holds.add(why)
 
     def release(self, why: str) -> float:
@@ -210,6 +226,11 @@ class Leg(asyncio.Protocol):
     def close(self) -> None:
         """Close the socket once everything is sent."""
         self._transport.close()
+
+    def finish(self) -> None:
+        """Say FIN behind what is sent, and go on reading: a socket that is closed with bytes unread resets what was sent."""
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """Close the socket now, whatever is unsent."""

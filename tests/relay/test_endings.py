@@ -8,7 +8,7 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.frames import Control, Opcode, build_frame
 from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
@@ -244,18 +244,32 @@ async def test_upstream_dies_inside_a_frame() -> None:
     ],
 )
 async def test_a_client_breaks_the_rules(raw: bytes, code: int, reason: str) -> None:
-    """The client is told which rule, by event and code; upstream gets an ordinary goodbye."""
+    """The client is told which rule, by code, and by event if it sent too much; upstream gets an ordinary goodbye."""
     seen: Seen = asyncio.get_running_loop().create_future()
     async with session(listening(seen), RELAY_MAX_MESSAGE_BYTES="100000") as (relay, client):
         client.writer.write(raw)
-        event = await client.next_event()
 
-        assert event["error"]["code"] == reason
+        if reason == "message_too_big":
+            assert (await client.next_event())["error"]["code"] == reason
         assert await client.until_close() == (code, CATALOGUE[reason].close_text)
         assert await asyncio.wait_for(seen, 2) == (1001, "")
         await client.close()
         await eventually(lambda: bool(relay.events("session.ended")))
         assert reason_of(relay) == reason
+
+
+@pytest.mark.parametrize("raw", [b"\x81\x02{}", b"\xc1\x80abcd" + b"x" * 300_000], ids=["unmasked", "more behind it"])
+async def test_whoever_breaks_the_protocol_gets_a_close_and_nothing_more(raw: bytes) -> None:
+    """CLOSE comes first and alone (RFC 6455 section 7.1.7), and the relay hangs up behind it at once."""
+    seen: Seen = asyncio.get_running_loop().create_future()
+    async with session(listening(seen)) as (_, client):
+        client.writer.write(raw)
+
+        assert await asyncio.wait_for(client.next_item(), 2) == Control(
+            Opcode.CLOSE, close_payload(1002, CATALOGUE["client_protocol_error"].close_text)
+        )
+        assert await asyncio.wait_for(client.reader.read(), 2) == b""
+        await client.close()
 
 
 async def test_upstream_breaks_the_rules() -> None:

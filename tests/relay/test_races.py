@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import pytest
@@ -283,6 +283,7 @@ async def test_any_order_of_events_is_one_end(steps: list[str]) -> None:
         assert {*STEPS} == {*does, "a turn of the loop"}
         for step in steps:
             if step in does:
-                does[step]()
+                with suppress(RuntimeError):  # uvloop refuses to write to a socket that is gone
+                    does[step]()
             else:
                 await asyncio.sleep(0)

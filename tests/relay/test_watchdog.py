@@ -144,7 +144,7 @@ def test_an_expired_session_is_known_by_its_words() -> None:
     [
         (ending.by_loss("client"), "abort", 1001, False),
         (ending.by_loss("upstream"), 1011, "abort", True),
-        (ending.by_violation("client", Violation(CloseCode.PROTOCOL_ERROR, "x")), 1002, 1001, True),
+        (ending.by_violation("client", Violation(CloseCode.PROTOCOL_ERROR, "x")), 1002, 1001, False),
         (ending.by_violation("client", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1009, 1001, True),
         (ending.by_violation("upstream", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1011, 1009, True),
         (ending.by_relay("client_too_slow"), "abort", 1001, False),

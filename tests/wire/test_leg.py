@@ -10,7 +10,7 @@ import pytest
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
-from service.wire.leg import Leg, close_leg
+from service.wire.leg import LARGE_READ_BYTES, TURN_BYTES, Leg, close_leg
 
 
 class RecordingTransport(asyncio.Transport):
@@ -162,6 +162,25 @@ async def test_reading_resumes_when_nobody_holds() -> None:
     assert 7 <= leg.release("full") < 8
     assert transport.reading
     assert 0.0 == leg.release("full")
+
+
+async def test_a_firehose_takes_turns() -> None:
+    """After half a megabyte in large reads a leg is not read until the loop's next turn; small reads never stop it."""
+    leg, transport = new_leg()
+    leg.start(Ear())
+    for _ in range(100):
+        leg.data_received(b"x" * 6000)
+    assert transport.reading
+    leg.data_received(b"x" * (TURN_BYTES - 1))
+    assert transport.reading
+    leg.data_received(b"x" * LARGE_READ_BYTES)
+    assert not transport.reading
+    await asyncio.sleep(0)
+    assert transport.reading
+    leg.hold("full")
+    leg.data_received(b"x" * TURN_BYTES)
+    await asyncio.sleep(0)
+    assert not transport.reading  # somebody else still holds it
 
 
 async def test_silence_is_not_counted_while_we_do_not_listen() -> None:

@@ -1,0 +1,96 @@
+"""`make conformance`: Autobahn's test suite on both sides of the relay.
+
+    python -m tests.conformance [--short] [--side client|server|both]
+
+The fuzzing client speaks to the relay, which speaks to an upstream that echoes; then a client that echoes speaks to the
+relay, which speaks to the fuzzing server. The relay runs as a process of its own, everything listens on loopback. The
+reports of the suite are left in build/conformance. Exit code 0 if all passes, 1 if not, 3 if the suite cannot be had here.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.conformance.gate import FULL, OUTCOMES, SHORT, Verdict, judge
+from tests.conformance.run import Broken, Findings, run_client_side, run_server_side
+from tests.conformance.wstest import WAYS, NotRunnable, Wstest, cache_folder, obtain
+
+RESULTS: Final = Path(__file__).resolve().parents[2] / "build/conformance"
+NOT_RUN: Final = 3
+FAULTS_SHOWN: Final = 5
+
+Run = Callable[[Wstest, Sequence[str], Path], Coroutine[None, None, Findings]]
+SIDES: Final[Mapping[str, tuple[str, Run]]] = {
+    "client": ("fuzzing client - relay - echo", run_client_side),
+    "server": ("echo - relay - fuzzing server", run_server_side),
+}
+
+
+def main() -> int:
+    """Get the suite, run the sides, say what came out."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends its children, too
+    patterns = options.cases.split(",") if options.cases else SHORT if options.short else FULL
+    try:
+        wstest = obtain(options.cache, (options.way,) if options.way else WAYS)
+    except NotRunnable as exc:
+        _say(f"NOT RUN: conformance, since wstest cannot be had on this machine: {exc}")
+        return NOT_RUN
+    passed = [_run(side, wstest, patterns) for side in (SIDES if options.side == "both" else (options.side,))]
+    return 0 if all(passed) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance", description="Autobahn's test suite on the relay."
+    )
+    parser.add_argument("--short", action="store_true", help="without large messages and compression: half a minute")
+    parser.add_argument("--side", choices=[*SIDES, "both"], default="both", help="on which side the suite stands")
+    parser.add_argument("--cases", help="other cases, as in 3.*,7.9.5")
+    parser.add_argument("--way", choices=WAYS, help="how wstest is made runnable; by default the first that works")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="where it is kept")
+    return parser.parse_args()
+
+
+def _run(side: str, wstest: Wstest, patterns: Sequence[str]) -> bool:
+    title, run = SIDES[side]
+    results = RESULTS / side
+    started = time.monotonic()
+    try:
+        findings = asyncio.run(run(wstest, patterns, results))
+    except Broken as exc:
+        _say(f"{title}: FAILED: {exc}")
+        return False
+    verdict = judge(findings.reports, findings.cases, patterns)
+    _show(title, findings, verdict, time.monotonic() - started)
+    _say(f"  reports: {results}/index.html")
+    return not (verdict.problems or findings.faults)
+
+
+def _show(title: str, findings: Findings, verdict: Verdict, seconds: float) -> None:
+    counts = ", ".join(f"{verdict.counts.get(word, 0)} {word}" for word in OUTCOMES)
+    _say(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
+    for explanation, cases in verdict.non_strict.items():
+        _say(f"  non-strict {' '.join(cases)}: {explanation}")
+    for problem in verdict.problems:
+        _say(f"  FAILED {problem}")
+    for fault in findings.faults[:FAULTS_SHOWN]:
+        _say(f"  FAILED the relay: {fault}")
+    if len(findings.faults) > FAULTS_SHOWN:
+        _say(f"  FAILED the relay: {len(findings.faults) - FAULTS_SHOWN} more faults")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - a command line
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
