@@ -11,15 +11,15 @@ Pure: bytes in, items out; no sockets, no clock. Rules of this file:
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
 from service.realtime.framing import Broken, Header, Opcode, build_frame, check_close, read_header, unmask
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Output, Violation
 
-__all__ = ["Opcode", "build_frame", "unmask"]
+__all__ = ["Chunk", "Completed", "Control", "Item", "Message", "Opcode", "Violation", "build_frame", "unmask"]
 
 WHOLE_FRAME_BYTES: Final = 65_536
 """A frame up to this size goes on when it is complete; a larger one is streamed."""
@@ -33,95 +33,10 @@ _GLANCE_LEAST: Final = 8 + 126  # the shortest frame, masked, whose length needs
 _EACH_KEY: Final = int.from_bytes(b"\x01\0\0\0" * (_GLANCE_BYTES // 4), "little")  # times a mask: the mask, repeated
 
 
-@dataclass(slots=True)
-class Chunk:
-    """Bytes of data frames, to go on as they are. `mid_frame`: the last frame in it is not complete."""
-
-    raw: bytes
-    mid_frame: bool = False
-
-
-@dataclass(slots=True)
-class Completed:
-    """A message has passed whole: its event type if the first bytes showed one, its payload size in bytes."""
-
-    type: str | None
-    size: int
-
-
-@dataclass(slots=True)
-class Message:
-    """A whole message of a type that was asked for; `raw` are its frames, which have not been forwarded yet."""
-
-    type: str
-    payload: bytes
-    raw: bytes
-
-
-@dataclass(slots=True)
-class Control:
-    """A control frame: its payload unmasked. It belongs to this leg and is never forwarded."""
-
-    opcode: Opcode
-    payload: bytes
-
-
-@dataclass(slots=True)
-class Violation:
-    """The peer broke the protocol or the message cap; the scanner yields nothing after it. `detail` is static."""
-
-    close_code: CloseCode
-    detail: str
-
-
-Item = Chunk | Completed | Message | Control | Violation
-
-
 @cache
 def _types_that_pass(read_types: frozenset[str]) -> dict[bytes, str]:
     """The known event types that nobody asked for, by the bytes in which they stand in a message."""
     return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - read_types}
-
-
-class _Output:
-    """What one read has brought: the bytes that go on, joined into runs, and the items between them."""
-
-    def __init__(self, data: bytes) -> None:
-        self.items: list[Item] = []
-        self._data = data
-        self._start = 0  # of the run that goes on
-        self._pieces: list[bytes] = []
-        self._completed: list[Completed] = []
-
-    def cut(self, at: int, following: int) -> None:
-        """The run ends at `at`; another one begins at `following`."""
-        if at > self._start:
-            self._pieces.append(self._data[self._start : at])
-        self._start = following
-
-    def insert(self, frames: list[bytes]) -> None:
-        """Let frames of earlier reads go on behind the run that was cut."""
-        self._pieces += frames
-
-    def complete(self, completed: Completed) -> None:
-        """A message has ended in the run."""
-        self._completed.append(completed)
-
-    def emit(self, *, mid_frame: bool = False) -> None:
-        """Make items of what was gathered."""
-        pieces = self._pieces
-        if pieces:
-            self.items.append(Chunk(pieces[0] if len(pieces) == 1 else b"".join(pieces), mid_frame))
-            self._pieces = []
-        if self._completed:
-            self.items += self._completed
-            self._completed = []
-
-    def put(self, item: Item, at: int, following: int) -> None:
-        """An item stands for the bytes from `at` up to `following`."""
-        self.cut(at, following)
-        self.emit()
-        self.items.append(item)
 
 
 class Scanner:
@@ -152,6 +67,8 @@ class Scanner:
         self._held_payload = bytearray()
         self._held_size = 0
         self._released = False  # part of the open message has gone on
+        self.fragments = 0
+        """Data frames so far that did not end their message."""
 
     @property
     def mid_frame(self) -> bool:
@@ -203,7 +120,7 @@ class Scanner:
                 return []
             data = bytes(self._carry)
             self._carry.clear()
-        out = _Output(data)
+        out = Output(data)
         at = self._scan(data, out)
         if not self._dead:
             out.cut(at, at)
@@ -212,7 +129,7 @@ class Scanner:
         out.emit(mid_frame=self._stream_left > 0)
         return out.items
 
-    def _scan(self, data: bytes, out: _Output) -> int:
+    def _scan(self, data: bytes, out: Output) -> int:
         """Go from frame to frame; returns where the incomplete one begins that has to wait for more."""
         at, end = 0, len(data)
         try:
@@ -232,7 +149,7 @@ class Scanner:
         self._dead = self._amid = True
         self._forget_held()
 
-    def _step(self, data: bytes, at: int, end: int, out: _Output) -> int:
+    def _step(self, data: bytes, at: int, end: int, out: Output) -> int:
         """Take the frame that begins at `at`; returns where the next one begins, or `at` if more bytes are needed."""
         self._check_order(data[at] & 0x0F)
         header = read_header(data, at, masked=self._masked)
@@ -264,7 +181,7 @@ class Scanner:
 
     # -- control frames -----------------------------------------------------------------------------------------------
 
-    def _take_control(self, header: Header, data: bytes, at: int, out: _Output) -> int:
+    def _take_control(self, header: Header, data: bytes, at: int, out: Output) -> int:
         following = at + self._needed
         payload = unmask(data[at + header.size : following], header.key)
         if header.opcode == Opcode.CLOSE:
@@ -282,8 +199,10 @@ class Scanner:
             # A binary message carries no event.
             self._type, self._decided = None, header.opcode == Opcode.BINARY
         self._size += header.length
+        if not header.fin:
+            self.fragments += 1
 
-    def _take_frame(self, header: Header, data: bytes, at: int, out: _Output) -> int:
+    def _take_frame(self, header: Header, data: bytes, at: int, out: Output) -> int:
         following, start = at + self._needed, at + header.size
         if not self._decided:
             head = data[start : min(following, start + HEAD_BYTES - len(self._head))]
@@ -305,7 +224,7 @@ class Scanner:
     def _is_wanted(self) -> bool:
         return self._type in self._read_types and not self._released
 
-    def _hold(self, raw: bytes, payload: bytes, following: int, out: _Output) -> None:
+    def _hold(self, raw: bytes, payload: bytes, following: int, out: Output) -> None:
         self._held.append(raw)
         self._held_payload += payload
         # Each frame counts for its object too: a flood of empty fragments must not grow past the bound.
@@ -314,7 +233,7 @@ class Scanner:
             self._decided = True
             self._release(following, out)
 
-    def _release(self, at: int, out: _Output) -> None:
+    def _release(self, at: int, out: Output) -> None:
         """Let what was held go on before the bytes from `at`, which are part of the run."""
         if self._held:
             out.cut(at, at)
@@ -328,7 +247,7 @@ class Scanner:
         self._held_payload = bytearray()
         self._held_size = 0
 
-    def _finish(self, following: int, out: _Output) -> None:
+    def _finish(self, following: int, out: Output) -> None:
         """The open message is whole; the next frame begins at `following`."""
         if self._held and self._type is not None and self._is_wanted():
             message = Message(self._type, bytes(self._held_payload), b"".join(self._held))
@@ -342,7 +261,7 @@ class Scanner:
 
     # -- frames too large to wait for ---------------------------------------------------------------------------------
 
-    def _start_stream(self, header: Header, data: bytes, at: int, end: int, out: _Output) -> int:
+    def _start_stream(self, header: Header, data: bytes, at: int, end: int, out: Output) -> int:
         if not self._decided:
             start = at + header.size
             self._decide(unmask(data[start : start + HEAD_BYTES - len(self._head)], header.key), is_last=header.fin)
@@ -351,7 +270,7 @@ class Scanner:
         self._stream_left, self._stream_fin = header.length, header.fin
         return self._stream(at + header.size, end, out)
 
-    def _stream(self, at: int, end: int, out: _Output) -> int:
+    def _stream(self, at: int, end: int, out: Output) -> int:
         """Let the payload of a streamed frame go on as far as it is there; returns where it ends."""
         following = min(end, at + self._stream_left)
         self._stream_left -= following - at

@@ -58,6 +58,11 @@ class Pipe:
         """Whether an event of our own may be written to the sink now."""
         return self._scanner.at_message_boundary and not self._scanner.mid_frame
 
+    @property
+    def frames(self) -> int:
+        """All frames of the source so far."""
+        return self.messages + self.controls + self._scanner.fragments
+
     def receive(self, data: bytes) -> None:
         """Take the next bytes of the source."""
         try:

@@ -259,11 +259,13 @@ class Session:
         messages = self._up.messages + self._down.messages
         if messages != self._seen_messages:
             self._seen_messages, self._active_at = messages, now
+        for leg in (self._client, self._upstream):
+            leg.watch_progress()
         end = verdict(
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
         up = self._up
-        is_flood = self._message_rate.is_over(now, up.messages + up.controls) or self._byte_rate.is_over(now, up.bytes)
+        is_flood = self._message_rate.is_over(now, up.frames) or self._byte_rate.is_over(now, up.bytes)
         if end is None and is_flood:
             end = ending.by_relay("rate_exceeded")
         if end is not None:

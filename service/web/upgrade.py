@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from service.failures import Failure
 from service.settings_parsers import MODEL
@@ -42,7 +42,8 @@ def parse_handshake(request: web.Request) -> Handshake:
     """Raises Failure with not_a_websocket or bad_request."""
     headers = request.headers
     if (
-        headers.get("Upgrade", "").strip().lower() != "websocket"
+        request.version != HttpVersion11  # RFC 9110 section 7.8: an Upgrade in any other is to be ignored
+        or headers.get("Upgrade", "").strip().lower() != "websocket"
         or "upgrade" not in _tokens(headers.getall("Connection", []))
         or headers.get("Sec-WebSocket-Version", "").strip() != "13"
     ):

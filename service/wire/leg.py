@@ -10,9 +10,12 @@ Rules of this file:
 """
 
 import asyncio
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -22,6 +25,9 @@ from service.realtime.frames import Opcode, build_frame
 
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
+
+PROGRESS_BYTES: Final = 16_384
+"""A peer that takes less than this in the time that it gets is stuck; a quarter of a second of speech in twenty seconds."""
 
 LARGE_READ_BYTES: Final = 65_536
 TURN_BYTES: Final = 524_288
@@ -76,7 +82,8 @@ class Leg(asyncio.Protocol):
         )
         self._holds: set[str] = set()
         self._turn_bytes = 0
-        self.full_since: float | None = None
+        self.full_since: float | None = None  # and since then its peer has taken next to nothing
+        self._unsent = 0  # at the last look that found progress
         self.held_since: float | None = None
         self.heard_at: float = loop.time()
         self.on_full: Callable[[], None] | None = None
@@ -188,6 +195,26 @@ class Leg(asyncio.Protocol):
     def buffered_bytes(self) -> int:
         """How much waits to be sent."""
         return self._transport.get_write_buffer_size()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much the peer has not acknowledged: what waits here, and what the kernel holds for it."""
+        waiting = self._transport.get_write_buffer_size()
+        sock = self._transport.get_extra_info("socket")
+        with suppress(OSError, AttributeError):  # a socket that is gone, or none
+            waiting += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        return waiting
+
+    def watch_progress(self) -> None:
+        """To be called now and then: a full leg whose peer still takes something is slow, and not stuck."""
+        if self.full_since is None:
+            self._unsent = 0
+            return
+        unsent = self.unsent_bytes
+        if not self._unsent:
+            self._unsent = unsent
+        elif self._unsent - unsent >= PROGRESS_BYTES:
+            self._unsent, self.full_since = unsent, self._loop.time()
 
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
         """Send bytes of data frames; `mid_frame` says that the last frame in them goes on in the next write."""

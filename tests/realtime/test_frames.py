@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.realtime.closing import CloseCode, close_code_may_be_sent, close_payload, parse_close, sendable_close_code
+from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import (
     HELD_BYTES,
     WHOLE_FRAME_BYTES,
@@ -117,6 +118,69 @@ def test_data_frames_are_verbatim(messages: list[bytes]) -> None:
 
     assert stream == b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
     assert [len(payload) for payload in messages] == [item.size for item in items if isinstance(item, Completed)]
+
+
+HEADS = [b'{"type":"', b'{"type": "', b'{"event_id":"e","type":"', b'{"type" :"', b"["]
+KINDS = [*sorted(CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES), "error", "x", "", "session.update\\", "response.done.more"]
+
+
+@st.composite
+def glimpses(draw: st.DrawFn, *, masked: bool) -> bytes:
+    """A read that may be one whole event, or nearly."""
+    filler = draw(st.integers(0, 300) | st.sampled_from([65_440, 65_535 - 40]))
+    payload = draw(st.sampled_from(HEADS)) + draw(st.sampled_from(KINDS)).encode() + b'","audio":"' + b"A" * filler
+    opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]))
+    key = draw(st.binary(min_size=4, max_size=4)) if masked else b""
+    frame = fragment(opcode, payload, fin=draw(st.sampled_from([True, True, False])), key=key)
+    changed = bytearray(frame)
+    if draw(st.booleans()):
+        at = draw(st.integers(0, min(30, len(frame) - 1)))
+        changed[at] = draw(st.integers(0, 255))
+    return bytes(changed[: draw(st.sampled_from([len(frame), len(frame), len(frame) - 1]))]) + draw(
+        st.sampled_from([b"", b"", b"", b"\x81", frame])
+    )
+
+
+@given(data=st.data(), masked=st.booleans(), cap=st.sampled_from([CAP, 200]))
+def test_a_glance_sees_what_reading_finds(data: st.DataObject, *, masked: bool, cap: int) -> None:
+    """What a glance takes is one whole message of the type that it says, which goes on; else it takes nothing."""
+    read = data.draw(glimpses(masked=masked))
+    hasty, careful = scanner(masked=masked, cap=cap), scanner(masked=masked, cap=cap)
+    kind = hasty.glance(read)
+    items = careful.feed(read)
+
+    if kind is None:
+        assert items == hasty.feed(read)
+    else:
+        assert [Chunk(read), Completed(kind, len(read) - (8 if masked else 4))] == items
+        assert kind != "error"
+        assert (hasty.mid_frame, hasty.at_message_boundary) == (False, True)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("amid", [b"\x01", b"\x81", b"\x88"], ids=["message", "frame", "close"])
+def test_there_is_no_glance_amid_anything(amid: bytes, masked: bool) -> None:
+    """In a message, in a frame or behind a CLOSE nothing is taken at a glance; nor is an empty read."""
+    key = KEY if masked else b""
+    frame = build_frame(Opcode.TEXT, event("response.created", 200), key)
+    begun = {
+        b"\x01": fragment(Opcode.TEXT, b"{", fin=False, key=key),
+        b"\x81": frame[:20],
+        b"\x88": build_frame(Opcode.CLOSE, b"", key),
+    }[amid]
+    subject = scanner(masked=masked)
+    assert "response.created" == subject.glance(frame)
+    subject.feed(begun)
+
+    assert (None, None) == (subject.glance(frame), subject.glance(b""))
+
+
+def test_every_known_type_is_seen_at_a_glance() -> None:
+    """The longest name fits into what a glance looks at; what is asked for by its type is never taken so."""
+    for kind in CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES:
+        for masked in (True, False):
+            frame = build_frame(Opcode.TEXT, event(kind, 200), KEY if masked else b"")
+            assert (None if kind == "error" else kind) == scanner(masked=masked).glance(frame)
 
 
 def test_type_is_read_through_the_mask() -> None:
