@@ -2,9 +2,11 @@
 PYTHON ?= python3
 RUN    := .venv/run
 DEV    := .venv/dev
+FUZZ   := .venv/fuzz
+BENCH  := .venv/bench
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults check fmt lint types demo docs lock clean
+.PHONY: help run doctor test test-faults conformance check fmt lint types fuzz demo bench docs lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -20,6 +22,22 @@ $(DEV)/.stamp: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv --clear $(DEV)
 	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(BENCH)/.stamp: requirements/bench.txt
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Its own environment: it pins most of what it uses.
+$(BENCH)-litellm/.stamp: requirements/bench-litellm.txt
+	@$(PYTHON) -m venv --clear $(BENCH)-litellm
+	@$(BENCH)-litellm/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bench-litellm.txt
+	@touch $@
+
+$(FUZZ)/.stamp: requirements/fuzz.txt
+	@$(PYTHON) -m venv --clear $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 # Without a key the simulator is to stand in, unless somebody has chosen an upstream, in the environment or in a file.
@@ -41,6 +59,10 @@ test-faults: $(DEV)/.stamp  ## run the tests of networks that fail; needs root
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 iptables
 	@unshare --net --mount -- sh -c 'ip link set lo up && TEST_FAULTS=1 exec $(DEV)/bin/python -m pytest tests/namespaces -p no:cacheprovider'
 
+# wstest is made ready on its first run, in ~/.cache/realtime-relay; without a Python 2.7 here that takes root and three minutes.
+conformance: $(DEV)/.stamp  ## Autobahn's WebSocket test suite on both sides of the relay; ARGS="--short" and others are passed on
+	@$(DEV)/bin/python -m tests.conformance $(ARGS)
+
 check: $(DEV)/.stamp  ## everything that CI checks: format, lint, types, tests
 	@$(DEV)/bin/ruff format --check .
 	@$(DEV)/bin/ruff check .
@@ -56,8 +78,14 @@ lint: $(DEV)/.stamp  ## format check, lint and types, without the tests
 	@$(DEV)/bin/ruff check .
 	@$(DEV)/bin/mypy
 
+fuzz: $(FUZZ)/.stamp  ## a million inputs for the frame scanner, guided by coverage; ARGS="events --runs 100000" and others are passed on
+	@$(FUZZ)/bin/python -m fuzz $(or $(ARGS),scanner)
+
 demo: $(DEV)/.stamp  ## a recorded voice through relay and simulator, with the official SDK
 	@$(DEV)/bin/python -m tests.demo
+
+bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(findstring --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay against other proxies, in half an hour; ARGS="--short" and others are passed on
+	@$(BENCH)/bin/python -m bench $(ARGS)
 
 docs: $(DEV)/.stamp  ## write the generated documents again (.env.example, docs/settings.md, docs/failures.md)
 	@$(DEV)/bin/python -m tests.generate
@@ -67,6 +95,9 @@ lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.tom
 	@for f in runtime: dev:--extra=dev; do \
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
+	@for f in requirements:bench litellm:bench-litellm; do \
+	  $(DEV)/bin/uv pip compile -q bench/$${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 
 clean:  ## remove what the verbs above made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.access.limits import descriptors_allow, memory_allows
+from service.access.limits import descriptors_for_callers, lowered
 from service.health.monitor import Monitor, Pace
 from service.loop import NAME, spare_the_collector
 from service.realtime.keys import Secret, fingerprint, lint
@@ -31,17 +31,14 @@ from service.upstream.reach import Reach
 from service.upstream.rotation import KeyFile
 from service.upstream.target import Target
 from service.version import __version__
-from service.web.admission import NOTICE
+from service.web.door import Door
 from service.web.internal import Internal
+from service.web.listener import listen
 from service.web.probes import Probes
 from service.web.public import Entrance
 
 _LAG_SECONDS: Final = 0.5
 _RESTART_SECONDS: Final = 1.0
-_BACKLOG: Final = 256
-"""More would only queue what admission refuses, and would multiply asyncio's log lines when descriptors run out."""
-_OPEN_FILES: Final = ("open files", "Raise it (ulimit -n): two for each session and a hundred more.")
-_MEMORY: Final = ("memory", "Raise the container's memory limit: 100 MiB and 256 KiB for each session.")
 SIMULATED_KEY: Final = "sk-sim-good"
 
 
@@ -114,7 +111,13 @@ class App:
         )
         probes = Probes(self.monitor, self.registry, self.metrics, self.is_alive)
         self.public_port = await self._listen(
-            "RELAY_PORT", settings.host, settings.port, [*entrance.routes(), *probes.routes(detailed=False)]
+            "RELAY_PORT",
+            settings.host,
+            settings.port,
+            [*entrance.routes(), *probes.routes(detailed=False)],
+            lambda server: Door(
+                server, self.registry.upstream_sockets, descriptors_for_callers(), self.metrics.turned_away
+            ),
         )
         self.internal_port = await self._listen(
             "RELAY_INTERNAL_PORT",
@@ -140,18 +143,17 @@ class App:
     def _sessions_that_fit(self) -> int:
         """RELAY_MAX_SESSIONS, or less where the machine gives less; told once."""
         wanted = self._settings.max_sessions
-        allowed = ((descriptors_allow(), *_OPEN_FILES), (memory_allows(), *_MEMORY))
-        fits = min(wanted, *(number for number, _, _ in allowed if number is not None))
-        for number, what, remedy in allowed:
-            if number is not None and number == fits < wanted:
-                self._log.warning(
-                    "limit.lowered",
-                    message=f"The limit on {what} allows fewer sessions than RELAY_MAX_SESSIONS.",
-                    remedy=remedy,
-                    max_sessions=fits,
-                    wanted=wanted,
-                )
-        return fits
+        limit = lowered(wanted)
+        if limit is None:
+            return wanted
+        self._log.warning(
+            "limit.lowered",
+            message=f"The limit on {limit.what} allows fewer sessions than RELAY_MAX_SESSIONS.",
+            remedy=limit.remedy,
+            max_sessions=limit.sessions,
+            wanted=wanted,
+        )
+        return limit.sessions
 
     async def _target(self) -> Target:
         settings = self._settings
@@ -196,28 +198,19 @@ class App:
             return None
         return "key_missing" if fatal[0].code == "missing" else "key_malformed"
 
-    async def _listen(self, variable: str, host: str, port: int, routes: Iterable[web.RouteDef]) -> int:
-        app = web.Application(client_max_size=1024)
-        app.router.add_routes(list(routes))
-        app.on_response_prepare.append(_finish_headers)
-        runner = web.AppRunner(
-            app,
-            handle_signals=False,  # aiohttp's own handler would cut sessions instead of draining them
-            access_log=None,  # it would write queries
-            keepalive_timeout=15,  # also the only bound on a client that never finishes its request
-            shutdown_timeout=1,
-            handler_cancellation=True,  # a client that gives up while we dial must not cost a session
-        )
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
+    async def _listen(
+        self,
+        variable: str,
+        host: str,
+        port: int,
+        routes: Iterable[web.RouteDef],
+        door: Callable[[web.Server], Door] | None = None,
+    ) -> int:
         try:
-            site = web.TCPSite(runner, host, port, backlog=_BACKLOG)
-            await site.start()
+            return await listen(self._stack, host, port, routes, door)
         except OSError as exc:
             why = os.strerror(exc.errno) if exc.errno else "no such address"
             raise CannotListen(f"{variable}: cannot listen on {host} port {port}: {why}") from None
-        address = runner.addresses[0]
-        return int(address[1])
 
     def _tell_start(self, target: Target) -> None:
         settings = self._settings
@@ -297,15 +290,6 @@ class App:
             due = time.perf_counter() + _LAG_SECONDS  # uvloop's own time stands still within a turn
             await asyncio.sleep(_LAG_SECONDS)
             self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))
-
-
-async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Versions of libraries are nobody's business; what a client should be told goes with every answer."""
-    response.headers.popall("Server", None)
-    if NOTICE in request:
-        response.headers["Relay-Notice"] = request[NOTICE]
-    if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body to describe
-        response.headers.popall("Content-Type", None)
 
 
 def _bracketed(host: str) -> str:

@@ -4,6 +4,7 @@ import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -60,10 +61,35 @@ class ClientSlots:
                 del self._taken[client]
 
 
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A limit of the machine that allows fewer sessions than were wanted."""
+
+    sessions: int
+    what: str
+    remedy: str
+
+
+def lowered(wanted: int) -> Lowered | None:
+    """The limit of this machine that `wanted` sessions would exceed, the tightest of them."""
+    limits = (
+        (descriptors_allow(), "open files", "Raise it (ulimit -n): two for each session and a hundred more."),
+        (memory_allows(), "memory", "Raise the container's memory limit: 100 MiB and 256 KiB for each session."),
+    )
+    found = [Lowered(most, what, remedy) for most, what, remedy in limits if most is not None and most < wanted]
+    return min(found, key=lambda limit: limit.sessions, default=None)
+
+
 def descriptors_allow() -> int | None:
     """So many sessions does the limit on open files allow, each needs two sockets; None is no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else max(1, (soft - _SPARE_DESCRIPTORS) // 2)
+
+
+def descriptors_for_callers() -> int | None:
+    """So many descriptors may callers take, with those of their sessions upstream; None is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else max(1, soft - _SPARE_DESCRIPTORS // 2)
 
 
 def memory_allows(files: Iterable[Path] = _MEMORY_LIMITS) -> int | None:

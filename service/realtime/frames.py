@@ -64,7 +64,6 @@ class Scanner:
         self._decided = False  # whether the type has been looked for in full
         self._head = b""
         self._held: list[bytes] = []  # frames of the open message that wait
-        self._held_payload = bytearray()
         self._held_size = 0
         self._released = False  # part of the open message has gone on
         self.fragments = 0
@@ -211,7 +210,7 @@ class Scanner:
             self._release(at, out)
         else:
             out.cut(at, following)
-            self._hold(data[at:following], unmask(data[start:following], header.key), following, out)
+            self._hold(data[at:following], following, out)
         if header.fin:
             self._finish(following, out)
         return following
@@ -224,9 +223,8 @@ class Scanner:
     def _is_wanted(self) -> bool:
         return self._type in self._read_types and not self._released
 
-    def _hold(self, raw: bytes, payload: bytes, following: int, out: Output) -> None:
+    def _hold(self, raw: bytes, following: int, out: Output) -> None:
         self._held.append(raw)
-        self._held_payload += payload
         # Each frame counts for its object too: a flood of empty fragments must not grow past the bound.
         self._held_size += len(raw) + 64
         if self._held_size > HELD_BYTES:
@@ -244,17 +242,15 @@ class Scanner:
 
     def _forget_held(self) -> None:
         self._held = []
-        self._held_payload = bytearray()
         self._held_size = 0
 
     def _finish(self, following: int, out: Output) -> None:
         """The open message is whole; the next frame begins at `following`."""
-        if self._held and self._type is not None and self._is_wanted():
-            message = Message(self._type, bytes(self._held_payload), b"".join(self._held))
+        if self._held and self._type is not None:  # only what is wanted is held to its end
+            payload = b"".join(_payload_of(frame, masked=self._masked) for frame in self._held)
+            message = Message(self._type, payload, b"".join(self._held))
             self._forget_held()
             out.put(message, following, following)
-        elif self._held:
-            self._release(following, out)
         out.complete(Completed(self._type, self._size))
         self._open = False
         self._head = b""
@@ -277,3 +273,9 @@ class Scanner:
         if not self._stream_left and self._stream_fin:
             self._finish(following, out)
         return following
+
+
+def _payload_of(frame: bytes, *, masked: bool) -> bytes:
+    header = read_header(frame, 0, masked=masked)
+    assert isinstance(header, Header)  # noqa: S101 - a frame is held when it is whole
+    return unmask(frame[header.size :], header.key)

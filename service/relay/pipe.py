@@ -4,6 +4,7 @@ A pipe reads one leg and writes the other. Data frames go on verbatim; control f
 on. When the sink is full the source is held back, so that a stuck peer costs `WRITE_HIGH_BYTES` and one read.
 """
 
+import time
 from typing import Protocol
 
 from service.realtime.closing import parse_close
@@ -50,6 +51,7 @@ class Pipe:
         self.controls = 0
         self.bytes = 0
         self.held_back_seconds = 0.0
+        self._held_back_at: float | None = None
         sink.on_full = self._hold_back
         sink.on_drained = self._let_go
 
@@ -144,9 +146,12 @@ class Pipe:
             self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
 
     def _hold_back(self) -> None:
+        self._held_back_at = time.perf_counter()
         self._source.hold("full")
 
     def _let_go(self) -> None:
-        seconds = self._source.release("full")
-        self.held_back_seconds += seconds
-        self._traffic.held_back_seconds += seconds
+        self._source.release("full")
+        if self._held_back_at is not None:
+            seconds, self._held_back_at = time.perf_counter() - self._held_back_at, None
+            self.held_back_seconds += seconds
+            self._traffic.held_back_seconds += seconds

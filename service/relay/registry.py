@@ -35,6 +35,10 @@ class Registry:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def upstream_sockets(self) -> int:
+        """How many sockets towards upstream are open or being opened."""
+        return len(self._sessions) + len(self._dials)
+
     def start(self, session: Session) -> asyncio.Task[str]:
         """Run a session in a task of its own."""
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")

@@ -10,6 +10,7 @@ Rules of this file:
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,15 +96,6 @@ class Session:
     async def run(self) -> str:
         """Carry until the end; returns the reason. Not to be cancelled: call `end`."""
         metrics = self._instruments.metrics
-        facts = self.facts
-        self._log.info(
-            "session.started",
-            client=facts.client,
-            address=facts.address,
-            model=facts.model,
-            upstream=metrics.upstream,
-            connect_seconds=round(sum(self._connected.progress.seconds.values()), 4),
-        )
         metrics.sessions_active.inc()
         try:
             self._start()
@@ -120,8 +112,20 @@ class Session:
         del self._up, self._down  # they know the session: a circle would wait for the garbage collector
         return end.reason
 
+    def _tell_start(self) -> None:
+        facts = self.facts
+        self._log.info(
+            "session.started",
+            client=facts.client,
+            address=facts.address,
+            model=facts.model,
+            upstream=self._instruments.metrics.upstream,
+            connect_seconds=round(sum(self._connected.progress.seconds.values()), 4),
+        )
+
     def _start(self) -> None:
         try:
+            self._tell_start()
             self._down.take(self._connected.items)
         except Exception:  # noqa: BLE001 - our bug; the client is told of it like of any other
             self.failed()
@@ -240,8 +244,9 @@ class Session:
 
     def failed(self) -> None:
         """The relay itself failed. The traceback is logged without values: they may hold what nobody may read."""
-        self._log.exception("session.failed")
         self.end("internal_error")
+        with suppress(Exception):  # the log may be what failed
+            self._log.exception("session.failed")
 
     # -- the watchdog -------------------------------------------------------------------------------------------------
 

@@ -110,6 +110,11 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        self.turned_away = Counter(
+            f"{PREFIX}_connections_turned_away_total",
+            "Connections cut off unheard because the limit on open files was near.",
+            registry=self.registry,
+        )
         self.reconnect_loops = Counter(
             f"{PREFIX}_reconnect_loops_total",
             "Clients noticed for opening one short session after another; each loop counts once.",

@@ -10,12 +10,10 @@ Rules of this file:
 """
 
 import asyncio
-import fcntl
 import os
 import select
 import socket
 import struct
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -28,24 +26,28 @@ WRITE_HIGH_BYTES: Final = 65_536
 
 PROGRESS_BYTES: Final = 16_384
 """A peer that takes less than this in the time that it gets is stuck; a quarter of a second of speech in twenty seconds."""
+QUIET_SECONDS: Final = 10.0
+"""After so long without a word it is asked whether the peer takes what it is sent: its pongs may wait behind much else."""
 
-LARGE_READ_BYTES: Final = 65_536
-TURN_BYTES: Final = 524_288
-"""After so much in large reads a leg lets the others have their turn. The loop would read on as long as its buffer comes back
-full, 32 times 256 KiB, while the frames of all other sessions wait."""
+SLICE_BYTES: Final = 65_536
+"""What a read brought beyond this waits for the loop's next turn, and so does reading on. A read may bring 256 KiB, and the
+loop would read 32 times in a row; in the smallest frames each takes a sixth of a second, and all other sessions wait."""
 
 PEEK_BYTES: Final = 1 << 20
 """How far into unread bytes a CLOSE is looked for: 16 seconds of speech."""
 
-# A peer that vanished without a word is found by the kernel within 20 + 3 * 5 s; one that acknowledges nothing, or keeps
-# its window at zero, after 20 s.
+_TCP_INFO_BYTES: Final = 128
+_BYTES_ACKED_AT: Final = 120  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
+
+# A peer that vanished without a word is found by the kernel within 20 + 3 * 5 s; an upstream that acknowledges nothing, or
+# keeps its window at zero, after 20 s. A client may play slowly what came fast, its window at zero meanwhile: it gets 60 s.
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 20_000),
 )
+_USER_TIMEOUT_MS: Final = {"client": 60_000, "upstream": 20_000}
 
 
 class Receiver(Protocol):
@@ -81,9 +83,9 @@ class Leg(asyncio.Protocol):
             None  # the newest pong that waits; older ones need no answer (RFC 6455 section 5.5.3)
         )
         self._holds: set[str] = set()
-        self._turn_bytes = 0
+        self._backlog = bytearray()  # read, and to be handed on in the next turns
         self.full_since: float | None = None  # and since then its peer has taken next to nothing
-        self._unsent = 0  # at the last look that found progress
+        self._taken = 0  # what the peer had acknowledged at the last look that found progress
         self.held_since: float | None = None
         self.heard_at: float = loop.time()
         self.on_full: Callable[[], None] | None = None
@@ -91,7 +93,7 @@ class Leg(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        _watch_for_dead_peer(transport)
+        _watch_for_dead_peer(transport, _USER_TIMEOUT_MS["upstream" if masks else "client"])
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -109,10 +111,24 @@ class Leg(asyncio.Protocol):
         self.heard_at = self._loop.time()
         if self._receiver is None:
             self._early += data
+        elif self._backlog or len(data) > SLICE_BYTES:
+            is_first = not self._backlog
+            self._backlog += data
+            if is_first:
+                self._next_slice()
         else:
             self._receiver.receive(data)
-        if len(data) >= LARGE_READ_BYTES:
-            self._take_turns(len(data))
+
+    def _next_slice(self) -> None:
+        part = bytes(self._backlog[:SLICE_BYTES])
+        del self._backlog[:SLICE_BYTES]
+        if part and self._receiver is not None:
+            self._receiver.receive(part)
+        if self._backlog:
+            self.hold("turn")
+            self._loop.call_soon(self._next_slice)  # after all that is ready now, before the loop waits again
+        else:
+            self.release("turn")
 
     def eof_received(self) -> bool:
         """Called by the transport: a WebSocket has no half-open state, so the peer is gone."""
@@ -134,14 +150,10 @@ class Leg(asyncio.Protocol):
     def _lose(self) -> None:
         self._eof = True
         if self._receiver is not None:
+            if self._backlog:
+                rest, self._backlog = bytes(self._backlog), bytearray()
+                self._receiver.receive(rest)
             self._receiver.peer_lost()
-
-    def _take_turns(self, size: int) -> None:
-        self._turn_bytes += size
-        if self._turn_bytes >= TURN_BYTES:
-            self._turn_bytes = 0
-            self.hold("turn")
-            self._loop.call_soon(self.release, "turn")  # after all that is ready now, before the loop waits again
 
     def hold(self, why: str) -> None:
         """Stop reading; the kernel's window then stops the peer."""
@@ -151,17 +163,15 @@ class Leg(asyncio.Protocol):
                 self._transport.pause_reading()  # of a socket that is gone uvloop would raise
         self._holds.add(why)
 
-    def release(self, why: str) -> float:
-        """Read again, unless something else holds; returns for how many seconds the leg had been held, 0 if it still is."""
+    def release(self, why: str) -> None:
+        """Read again, unless something else holds."""
         self._holds.discard(why)
         if self._holds or self.held_since is None:
-            return 0.0
-        now = self._loop.time()
-        seconds, self.held_since = now - self.held_since, None
-        self.heard_at = now  # it was we who did not listen
+            return
+        self.held_since = None
+        self.heard_at = self._loop.time()  # it was we who did not listen
         if not self._transport.is_closing():
             self._transport.resume_reading()
-        return seconds
 
     def peer_is_gone(self) -> bool:
         """Whether the peer has hung up, asked of the kernel, since a held leg is not told."""
@@ -196,25 +206,30 @@ class Leg(asyncio.Protocol):
         """How much waits to be sent."""
         return self._transport.get_write_buffer_size()
 
-    @property
-    def unsent_bytes(self) -> int:
-        """How much the peer has not acknowledged: what waits here, and what the kernel holds for it."""
-        waiting = self._transport.get_write_buffer_size()
+    def _acknowledged_bytes(self) -> int:
+        """How many bytes the peer's system has taken so far, as the kernel counts; 0 where it does not."""
         sock = self._transport.get_extra_info("socket")
-        with suppress(OSError, AttributeError):  # a socket that is gone, or none
-            waiting += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-        return waiting
+        with suppress(
+            OSError, AttributeError, struct.error
+        ):  # a socket that is gone, or none; a system that does not count
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            return int(struct.unpack_from("Q", info, _BYTES_ACKED_AT)[0])
+        return 0
 
     def watch_progress(self) -> None:
-        """To be called now and then: a full leg whose peer still takes something is slow, and not stuck."""
-        if self.full_since is None:
-            self._unsent = 0
+        """To be called now and then: a peer that takes what it is sent is slow, and neither stuck nor dead."""
+        now = self._loop.time()
+        if self.full_since is None and now - self.heard_at < QUIET_SECONDS:
+            self._taken = 0
             return
-        unsent = self.unsent_bytes
-        if not self._unsent:
-            self._unsent = unsent
-        elif self._unsent - unsent >= PROGRESS_BYTES:
-            self._unsent, self.full_since = unsent, self._loop.time()
+        taken = self._acknowledged_bytes()
+        if self._taken and taken - self._taken >= PROGRESS_BYTES:
+            self.heard_at = now
+            if self.full_since is not None:
+                self.full_since = now
+            self._taken = taken
+        elif not self._taken:
+            self._taken = taken
 
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
         """Send bytes of data frames; `mid_frame` says that the last frame in them goes on in the next write."""
@@ -266,6 +281,7 @@ class Leg(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Called by the transport: the peer does not keep up."""
         self.full_since = self._loop.time()
+        self._taken = 0
         if self.on_full is not None:
             self.on_full()
 
@@ -305,11 +321,11 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
         await asyncio.wait({leg.closed}, timeout=1)
 
 
-def _watch_for_dead_peer(transport: asyncio.Transport) -> None:
+def _watch_for_dead_peer(transport: asyncio.Transport, user_timeout_ms: int) -> None:
     sock = transport.get_extra_info("socket")
     if sock is None:
         return
-    for level, name, value in _KEEPALIVE:
+    for level, name, value in (*_KEEPALIVE, (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", user_timeout_ms)):
         with suppress(OSError):  # a socket that is not TCP, or that is already dead
             if hasattr(socket, name):
                 sock.setsockopt(level, getattr(socket, name), value)

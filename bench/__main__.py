@@ -1,0 +1,85 @@
+"""`python -m bench`: measure, print, keep as JSON, and on demand write docs/benchmarks.md."""
+
+import argparse
+import importlib
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bench import machine, matrix, report
+from bench.contenders import REPOSITORY, STARTERS, versions
+
+_SHORT: Final = ("relay", "websockets", "haproxy")
+_MANY_ROUNDS: Final = (50, 200)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the relay against other proxies.")
+    names = ", ".join(STARTERS)
+    parser.add_argument("--contenders", help=f"comma-separated, of {names}; relay=FOLDER is another working tree's")
+    parser.add_argument("--sessions", help="comma-separated numbers of sessions (1,50,200,500)")
+    parser.add_argument("--rounds", type=int, help="at every size; else 5 at 50 and 200 sessions, 3 at others")
+    parser.add_argument("--seconds", type=float, help="how long each measurement lasts (4)")
+    parser.add_argument("--upstream", choices=("plain", "tls", "both"), default="both")
+    parser.add_argument("--stalls", type=int, help="rounds with 15 MiB messages (3); 0 leaves them out")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.svg")
+    parser.add_argument("--short", action="store_true", help="only whether everything works and nothing is lost")
+    return parser.parse_args(words)
+
+
+def _matrix(options: argparse.Namespace) -> matrix.Matrix:
+    short = options.short
+    contenders = options.contenders.split(",") if options.contenders else (_SHORT if short else tuple(STARTERS))
+    unknown = [name for name in contenders if name.partition("=")[0] not in STARTERS]
+    if unknown:
+        sys.exit(f"unknown contender: {', '.join(unknown)}")
+    sessions = options.sessions or ("5" if short else "1,50,200,500")
+
+    def rounds(count: int) -> int:
+        return int(options.rounds or (1 if short else 5 if count in _MANY_ROUNDS else 3))
+
+    return matrix.Matrix(
+        contenders=tuple(contenders),
+        sessions=tuple(map(int, sessions.split(","))),
+        rounds=rounds,
+        seconds=options.seconds or (1.0 if short else 4.0),
+        upstreams=("plain", "tls") if options.upstream == "both" else (options.upstream,),
+        stalls=options.stalls if options.stalls is not None else (1 if short else 3),
+    )
+
+
+def main() -> int:
+    """Measure; 1 if anything was lost, out of order or changed."""
+    options = _parse(sys.argv[1:])
+    plan = _matrix(options)
+    machine.prepare()
+    results = importlib.import_module("uvloop").run(matrix.run(plan, _say))
+    now = datetime.now(UTC)
+    data: dict[str, Any] = {
+        "date": now.strftime("%Y-%m-%d"),
+        "command": "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""),
+        "machine": machine.describe(),
+        "versions": versions(list(plan.contenders)),
+        "seconds": plan.seconds,
+        "rows": results.rows,
+        "stalls": results.stalls,
+        "missing": results.missing,
+    }
+    folder = REPOSITORY / "build" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{now:%Y%m%d-%H%M%S}.json"
+    file.write_text(json.dumps(data, indent=1) + "\n")
+    sys.stdout.write(f"{report.table(data)}\nkept in {file.relative_to(REPOSITORY)}\n")
+    if options.write:
+        report.write(data, REPOSITORY / "docs")
+    return 0 if report.is_clean(data) else 1
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Who is measured, and how each is set up: one core, a plain listener on loopback, the fake upstream behind it.
+
+Each is configured as its own documents advise for WebSockets, with nothing switched on that costs it and that another does
+not do; all of them put the provider's key into the request, and verify the certificate of a TLS upstream.
+"""
+
+import os
+import re
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench import configurations
+from bench.debian import program
+from bench.ends import client_context
+from bench.process import Process, free_port
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"
+PATH: Final = "/v1/realtime?model=gpt-realtime"
+_LITELLM: Final = REPOSITORY / ".venv" / "bench-litellm" / "bin" / "litellm"
+
+
+class NotAvailable(Exception):
+    """A contender cannot be measured here or in this way; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a contender stands before: the upstream's port, whether it speaks TLS, and whose certificate is trusted."""
+
+    folder: Path
+    upstream_port: int
+    bundle: Path | None
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether upstream speaks TLS."""
+        return self.bundle is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where clients connect."""
+
+    port: int
+    host: str = "127.0.0.1"
+    path: str = PATH
+    headers: dict[str, str] = field(default_factory=dict)
+    context: ssl.SSLContext | None = None
+
+
+@dataclass(slots=True)
+class Contender:
+    """One that runs. `process` is None for the direct way; `scrape_port` is where an operator would read metrics."""
+
+    name: str
+    place: Place
+    process: Process | None = None
+    scrape_port: int | None = None
+    is_verbatim: bool = True  # whether the bytes of a message may be compared, or only what they mean
+
+
+def _direct(site: Site) -> Contender:
+    context = client_context(str(site.bundle)) if site.bundle else None
+    return Contender("direct", Place(site.upstream_port, headers={"Authorization": f"Bearer {KEY}"}, context=context))
+
+
+def _relay(site: Site, *, name: str = "relay", tree: Path = REPOSITORY) -> Contender:
+    port, internal = free_port(), free_port()
+    scheme, host = ("https", "localhost") if site.is_tls else ("http", "127.0.0.1")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(tree),
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": f"{scheme}://{host}:{site.upstream_port}/v1",
+        "RELAY_ACCESS": "open",
+        "RELAY_PORT": str(port),
+        "RELAY_INTERNAL_PORT": str(internal),
+        "RELAY_MAX_SESSIONS": "20000",
+        "RELAY_MAX_RECONNECTS_PER_MINUTE": "100000",
+    }
+    if site.bundle:
+        environment["SSL_CERT_FILE"] = str(site.bundle)
+    # Not in the repository, where a developer's .env might lie.
+    process = Process(
+        [_python_of(tree), "-m", "service", "serve"], site.folder / f"relay-{port}.log", environment, site.folder
+    )
+    return Contender(name, Place(port), process, scrape_port=internal)
+
+
+def _python_of(tree: Path) -> str:
+    """What `make run` would use there."""
+    for folder in (tree, REPOSITORY):
+        if (found := folder / ".venv" / "run" / "bin" / "python").exists():
+            return str(found)
+    return sys.executable
+
+
+def _haproxy(site: Site) -> Contender:
+    haproxy, port = program("haproxy"), free_port()
+    configuration = site.folder / "haproxy.cfg"
+    configuration.write_text(configurations.haproxy(port, site.upstream_port, site.bundle, KEY))
+    command = [str(haproxy.path), "-db", "-f", str(configuration)]
+    process = Process(command, site.folder / "haproxy.log", haproxy.environment, site.folder)
+    return Contender("haproxy", Place(port), process)
+
+
+def _nginx(site: Site) -> Contender:
+    nginx, port = program("nginx"), free_port()
+    configuration = site.folder / "nginx.conf"
+    configuration.write_text(configurations.nginx(site.folder, port, site.upstream_port, site.bundle, KEY))
+    command = [str(nginx.path), "-p", str(site.folder), "-c", str(configuration), "-e", "stderr"]
+    process = Process(command, site.folder / "nginx.log", nginx.environment, site.folder)
+    return Contender("nginx", Place(port), process)
+
+
+def _websockets(site: Site) -> Contender:
+    port = free_port()
+    scheme, host = ("wss", "localhost") if site.is_tls else ("ws", "127.0.0.1")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "OPENAI_API_KEY": KEY}
+    if site.bundle:
+        environment["SSL_CERT_FILE"] = str(site.bundle)
+    command = [
+        sys.executable,
+        "-m",
+        "bench.peers.websockets_relay",
+        str(port),
+        f"{scheme}://{host}:{site.upstream_port}",
+    ]
+    process = Process(command, site.folder / "websockets.log", environment, site.folder)
+    return Contender("websockets", Place(port), process)
+
+
+def _litellm(site: Site) -> Contender:
+    if not _LITELLM.exists():
+        raise NotAvailable("its environment .venv/bench-litellm is not there; `make bench` makes it")
+    port = free_port()
+    configuration = site.folder / "litellm.yaml"
+    configuration.write_text(configurations.litellm(site.upstream_port, is_tls=site.is_tls, key=KEY))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(site.folder), **configurations.LITELLM_ENVIRONMENT}
+    if site.bundle:
+        environment["SSL_CERT_FILE"] = str(site.bundle)
+    words = ["--config", str(configuration), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    process = Process([str(_LITELLM), *words], site.folder / "litellm.log", environment, site.folder)
+    place = Place(port, headers={"Authorization": f"Bearer {configurations.LITELLM_MASTER_KEY}"})
+    return Contender("litellm", place, process, is_verbatim=False)
+
+
+STARTERS: Final[dict[str, Callable[[Site], Contender]]] = {
+    "direct": _direct,
+    "relay": _relay,
+    "haproxy": _haproxy,
+    "nginx": _nginx,
+    "websockets": _websockets,
+    "litellm": _litellm,
+}
+
+
+def begin(name: str, site: Site) -> Contender:
+    """Start a contender; `relay=FOLDER` is the relay of another working tree, for comparing two."""
+    kind, _, tree = name.partition("=")
+    if tree:
+        return _relay(site, name=name, tree=Path(tree).resolve())
+    return STARTERS[kind](site)
+
+
+def versions(names: list[str]) -> dict[str, str]:
+    """What each contender says that it is."""
+    return {name: _version(name) for name in names if name != "direct"}
+
+
+def _version(name: str) -> str:
+    try:
+        if name in ("haproxy", "nginx"):
+            found = program(name)
+            return _first_version([str(found.path), "-v"], found.environment)
+        if name == "websockets":
+            code = "import websockets, uvloop; print(websockets.__version__, 'on uvloop', uvloop.__version__)"
+            return _first_version([sys.executable, "-c", code], {}, whole=True)
+        if name == "litellm":
+            code = "from importlib.metadata import version; print(version('litellm'))"
+            return _first_version([str(_LITELLM.with_name("python")), "-c", code], {})
+        tree = Path(name.partition("=")[2] or REPOSITORY).resolve()
+        code = (
+            "import sys, aiohttp; from importlib.util import find_spec; "
+            "from service.version import __version__ as v; "
+            "loop = ' and uvloop' if find_spec('uvloop') else ''; "
+            "print(f'{v} on Python {sys.version.split()[0]}, aiohttp {aiohttp.__version__}{loop}')"
+        )
+        return _first_version([_python_of(tree), "-c", code], {"PYTHONPATH": str(tree)}, whole=True)
+    except Exception as exc:  # noqa: BLE001 - a version that cannot be told stops no measurement
+        return f"unknown ({type(exc).__name__})"
+
+
+def _first_version(command: list[str], environment: dict[str, str], *, whole: bool = False) -> str:
+    # The commands are those of _version.
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)  # noqa: S603
+    text = (done.stdout + done.stderr).decode().strip()
+    found = re.search(r"\d+(\.\d+)+\S*", text)
+    return text if whole or not found else found.group()

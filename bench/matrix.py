@@ -1,0 +1,164 @@
+"""The whole comparison: each contender once in each round, in rotated order; fresh processes for each upstream and size."""
+
+import asyncio
+import gc
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.contenders import Contender, NotAvailable, Site, begin
+from bench.load import Upstream
+from bench.measure import Plan, measure, measure_stall, wait_until_ready
+from tests.certificates import Authority
+from tests.debian import NotToBeHad
+
+LITELLM_SESSIONS: Final = (1, 50)
+_REST_SECONDS: Final = 0.3  # between two contenders, for what the last one leaves to do
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What is to be measured. `rounds` says how often at each size."""
+
+    contenders: tuple[str, ...]
+    sessions: tuple[int, ...]
+    rounds: Callable[[int], int]
+    seconds: float
+    upstreams: tuple[str, ...]
+    stalls: int
+
+
+@dataclass(slots=True)
+class Results:
+    """What was measured, as it goes into JSON."""
+
+    rows: list[Row]
+    stalls: list[Row]
+    missing: list[Row]
+
+
+async def run(matrix: Matrix, say: Say) -> Results:
+    """Measure everything; contenders that cannot be had are named, not fatal."""
+    results = Results([], [], [])
+    gc.disable()  # a collection here would be read as a stall of the contender
+    for kind in matrix.upstreams:
+        for sessions in matrix.sessions:
+            await _measure_size(matrix, kind, sessions, results, say)
+        if matrix.stalls:
+            await _measure_stalls(matrix, kind, results, say)
+    return results
+
+
+async def _measure_size(matrix: Matrix, kind: str, sessions: int, results: Results, say: Say) -> None:
+    names = [n for n in matrix.contenders if n != "litellm" or sessions in LITELLM_SESSIONS]
+
+    async def one(contender: Contender, upstream: Upstream) -> Row:
+        return await measure(contender, upstream, Plan(sessions, matrix.seconds))
+
+    async with _running(names, kind, sessions, results, say) as (contenders, upstream):
+        for turn in range(matrix.rounds(sessions)):
+            for contender in _rotated(contenders, turn):
+                row = await _attempt(one, contender, upstream)
+                label = {"contender": contender.name, "upstream": kind, "sessions": sessions, "round": turn}
+                results.rows.append(label | row)
+                say(f"{kind:5} {sessions:4} sessions, round {turn + 1}: {contender.name:10} {_brief(row)}")
+
+
+async def _measure_stalls(matrix: Matrix, kind: str, results: Results, say: Say) -> None:
+    names = [n for n in matrix.contenders if n != "litellm"]  # it changes messages, so that pieces cannot be compared
+    async with _running(names, kind, 0, results, say) as (contenders, upstream):
+        for turn in range(matrix.stalls):
+            for contender in _rotated(contenders, turn):
+                row = await _attempt(measure_stall, contender, upstream)
+                results.stalls.append({"contender": contender.name, "upstream": kind, "round": turn} | row)
+                others = row["others_us"]["max"] / 1000 if "others_us" in row else -1
+                say(
+                    f"{kind:5} 15 MiB each way, round {turn + 1}: {contender.name:10} others waited {others:.1f} ms at most"
+                )
+
+
+def _rotated(contenders: list[Contender], turn: int) -> list[Contender]:
+    at = turn % len(contenders) if contenders else 0
+    return contenders[at:] + contenders[:at]
+
+
+async def _attempt(
+    one: Callable[[Contender, Upstream], Coroutine[Any, Any, Row]], contender: Contender, upstream: Upstream
+) -> Row:
+    try:
+        row = await one(contender, upstream)
+    except Exception as exc:  # noqa: BLE001 - a contender that fails is a result, and stops nobody else's
+        row = {"failed": _reason(exc)}
+    gc.collect()
+    await asyncio.sleep(_REST_SECONDS)
+    return row
+
+
+def _reason(exc: BaseException) -> str:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {exc}"[:300]
+
+
+def _brief(row: Row) -> str:
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    cpu = f"{row['cpu_us_per_message']:6.1f} us CPU" if row["cpu_us_per_message"] is not None else " " * 13
+    verdict = "clean" if not any(row["verdict"].values()) else f"NOT CLEAN {row['verdict']}"
+    return (
+        f"{cpu}, up {row['up_us']['p50']:.0f}/{row['up_us']['p99']:.0f} us, down {row['down_us']['p50']:.0f}/"
+        f"{row['down_us']['p99']:.0f} us, {row['passed_per_second']:.0f}/s, generator {row['generator_share']:.0%}, {verdict}"
+    )
+
+
+@asynccontextmanager
+async def _running(
+    names: list[str], kind: str, sessions: int, results: Results, say: Say
+) -> AsyncIterator[tuple[list[Contender], Upstream]]:
+    """Fresh processes of all contenders in front of a fresh upstream."""
+    with tempfile.TemporaryDirectory(prefix="realtime-relay-bench-") as scratch:
+        folder = Path(scratch)
+        context, bundle = certificate(folder) if kind == "tls" else (None, None)
+        upstream = Upstream()
+        await upstream.start(context)
+        contenders: list[Contender] = []
+        try:
+            for name in names:
+                try:
+                    contenders.append(await start(name, Site(folder, upstream.port, bundle), upstream))
+                except (NotAvailable, NotToBeHad) as exc:
+                    results.missing.append(
+                        {"contender": name, "upstream": kind, "sessions": sessions, "why": str(exc)[:400]}
+                    )
+                    say(f"{kind:5} {name} is left out: {exc}")
+            yield contenders, upstream
+        finally:
+            for contender in contenders:
+                if contender.process is not None:
+                    await contender.process.stop()
+            upstream.stop()
+
+
+async def start(name: str, site: Site, upstream: Upstream) -> Contender:
+    """Start one contender and wait until a session passes through it; raises NotAvailable or NotToBeHad."""
+    contender = begin(name, site)
+    try:
+        await wait_until_ready(contender, upstream, seconds=90 if name == "litellm" else 15)
+    except NotAvailable:
+        if contender.process is not None:
+            await contender.process.stop()
+        raise
+    return contender
+
+
+def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's context for localhost, and what its clients have to trust."""
+    authority = Authority(folder, "Bench Authority").create()
+    return authority.server("DNS:localhost"), authority.bundle

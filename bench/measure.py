@@ -1,0 +1,164 @@
+"""One measurement: a contender, a number of sessions, a few seconds of speech both ways."""
+
+import asyncio
+import time
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from bench.contenders import Contender, NotAvailable
+from bench.ends import Refused
+from bench.load import Fleet, Ticker, Upstream
+from bench.messages import DOWN, UP, large_templates
+from bench.process import CONTENDER_CORE, core_seconds
+
+MESSAGES_PER_SECOND: Final = 25
+BYSTANDERS: Final = 20
+_LONGEST_WARM_UP_SECONDS: Final = 1.0
+_STALL_WARM_UP_SECONDS: Final = 0.5
+_DRAIN_SECONDS: Final = 20.0
+_MICROSECONDS: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured."""
+
+    sessions: int
+    seconds: float
+    messages_per_second: float = MESSAGES_PER_SECOND
+
+
+def percentiles(nanoseconds: Sequence[int]) -> dict[str, float]:
+    """Median, 99th percentile and largest, in microseconds."""
+    if not nanoseconds:
+        return {"p50": 0.0, "p99": 0.0, "max": 0.0}
+    ordered = sorted(nanoseconds)
+    last = len(ordered) - 1
+    return {name: ordered[round(last * share)] / 1000 for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
+
+
+async def wait_until_ready(contender: Contender, upstream: Upstream, *, seconds: float) -> None:
+    """Until a session passes; raises NotAvailable with the contender's last words."""
+    deadline = time.perf_counter() + seconds
+    while True:
+        fleet = Fleet(contender, upstream)
+        trouble: BaseException | None = None
+        try:
+            await fleet.open(1)
+        except* (OSError, Refused, TimeoutError) as group:
+            trouble = group.exceptions[0]
+        await fleet.close()
+        if trouble is None:
+            return
+        process = contender.process
+        if (process is not None and process.has_ended) or time.perf_counter() > deadline:
+            words = process.last_words() if process else ""
+            raise NotAvailable(f"{contender.name} does not answer: {trouble}\n{words}")
+        await asyncio.sleep(0.2)
+
+
+async def measure(contender: Contender, upstream: Upstream, plan: Plan) -> dict[str, Any]:
+    """Open the sessions, let them idle, let them speak, compare both ends."""
+    process = contender.process
+    before = process.memory() if process else None
+    fleet = Fleet(contender, upstream)
+    try:
+        await fleet.open(plan.sessions)
+        await asyncio.sleep(0.5)
+        idle = process.memory() if process else None
+        ticker = Ticker(fleet, plan.messages_per_second)
+        ticker.start()
+        await asyncio.sleep(min(_LONGEST_WARM_UP_SECONDS, plan.seconds / 2))
+        row = await _window(contender, fleet, plan.seconds)
+        busy = process.memory() if process else None
+        ticker.stop()
+        await fleet.drain(_DRAIN_SECONDS)
+        row["verdict"] = fleet.verdict().as_dict()
+    finally:
+        await fleet.close()
+    row["intended_per_second"] = ticker.rate
+    row["connect"] = percentiles([round(s * 1e9) for s in fleet.connect_seconds])
+    if before and idle and busy:
+        row["memory_kb"] = {"before": asdict(before), "idle": asdict(idle), "busy": asdict(busy)}
+    return row
+
+
+async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[str, Any]:
+    process = contender.process
+    del fleet.up_latencies[:], fleet.down_latencies[:]
+    received, sent = fleet.received, fleet.sent
+    core, stolen = core_seconds(CONTENDER_CORE)
+    cpu, own, started = process.cpu_seconds() if process else 0.0, time.process_time(), time.perf_counter()
+    await asyncio.sleep(seconds / 2)
+    if contender.scrape_port is not None:
+        await _scrape(contender.scrape_port)
+    await asyncio.sleep(max(0.0, seconds / 2 - (time.perf_counter() - started - seconds / 2)))
+    took = time.perf_counter() - started
+    cpu = (process.cpu_seconds() if process else 0.0) - cpu
+    own = time.process_time() - own
+    core_after, stolen_after = core_seconds(CONTENDER_CORE)
+    passed = fleet.received - received
+    up, down = array("q", fleet.up_latencies), array("q", fleet.down_latencies)
+    return {
+        "messages": passed,
+        "passed_per_second": passed / took,
+        "sent_per_second": (fleet.sent - sent) / took,
+        "cpu_us_per_message": cpu * _MICROSECONDS / passed if process and passed else None,
+        "cpu_share": cpu / took,
+        "generator_share": own / took,
+        "others_share": max(0.0, core_after - core - cpu) / took,  # of the contender's core, by whoever else runs here
+        "stolen_share": (stolen_after - stolen) / took,
+        "up_us": percentiles(up),
+        "down_us": percentiles(down),
+    }
+
+
+async def _scrape(port: int) -> None:
+    """Read the metrics, as Prometheus would."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    await reader.read(-1)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def measure_stall(contender: Contender, upstream: Upstream) -> dict[str, Any]:
+    """How long the messages of other sessions wait while two carry 15 MiB, one up and one down."""
+    large_up, large_down = large_templates()
+    fleet = Fleet(contender, upstream)
+    try:
+        await fleet.open(BYSTANDERS + 2)
+        (client, its_upstream), (its_client, provider) = fleet.pairs()[:2]
+        assert provider is not None  # noqa: S101 - it has answered the hello
+        large: array[int] = array("q")
+        for end in (its_upstream, its_client):
+            if end is not None and end.incoming is not None:
+                end.incoming.latencies = large
+        ticker = Ticker(fleet, MESSAGES_PER_SECOND, leaving_out=frozenset({0, 1}))
+        ticker.start()
+        await asyncio.sleep(_STALL_WARM_UP_SECONDS)
+        usual = percentiles([*fleet.up_latencies, *fleet.down_latencies])
+        del fleet.up_latencies[:], fleet.down_latencies[:]
+        started = time.perf_counter()
+        await asyncio.gather(client.send_large(large_up, UP), provider.send_large(large_down, DOWN))
+        while time.perf_counter() - started < _DRAIN_SECONDS:
+            await asyncio.sleep(0.005)
+            if len(large) == 2:  # noqa: PLR2004 - one each way
+                break
+        await asyncio.sleep(0.1)  # what was held up behind them
+        ticker.stop()
+        await fleet.drain(_DRAIN_SECONDS)
+        others = percentiles([*fleet.up_latencies, *fleet.down_latencies])
+        verdict = fleet.verdict()
+    finally:
+        await fleet.close()
+    return {
+        "usual_us": usual,
+        "others_us": others,
+        "large_us": max(large, default=0) / 1000,
+        "verdict": verdict.as_dict(),
+    }

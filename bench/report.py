@@ -1,0 +1,332 @@
+"""Renders what was measured: a pure function of the JSON, so that a report can be written anew without measuring.
+
+`python -m bench.report FILE...` writes docs/benchmarks.md and docs/benchmarks.svg of one run or of several together.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from bench import plot
+from bench.contenders import REPOSITORY
+from bench.figures import Figures, Spread, merged
+from bench.words import CONTENDERS, INTRODUCTION, LIMITS
+
+Data = dict[str, Any]
+_COMPARED: Final = "relay"
+_DIRECTIONS: Final = (("up", "up_us"), ("down", "down_us"))
+
+
+def table(data: Data) -> str:
+    """What is shown on a terminal."""
+    figures = Figures(data)
+    head = ["upstream", "sessions", "contender", "CPU us/message", "up p50/p99 us", "down p50/p99 us", "first event ms"]
+    lines = [[*head, "kB/session idle/busy", "messages/s", "notes"]]
+    lines += [_line(figures, upstream, sessions, name) for upstream, sessions, name in _measured(figures)]
+    stalls = [
+        f"15 MiB each way, {upstream} upstream, {name}: messages of others took {stall.text(1)} ms at most"
+        for upstream in figures.upstreams
+        for name in figures.contenders
+        if (stall := figures.stall(upstream, name, "others")) is not None
+    ]
+    return "\n".join([_aligned(lines), *stalls, *_ratios_text(figures), *_troubles(data, figures)])
+
+
+def _line(figures: Figures, upstream: str, sessions: int, name: str) -> list[str]:
+    key = (upstream, sessions, name)
+    rows = figures.at(*key)
+    latencies = [
+        f"{_short(figures.latency(*key, d, 'p50'))}/{_short(figures.latency(*key, d, 'p99'))}" for _, d in _DIRECTIONS
+    ]
+    memory = [_short(figures.memory(*key, state)) for state in ("idle", "busy")]
+    return [
+        upstream, str(sessions), name, _text(figures.cpu(*key), 1), *latencies, _short(figures.connect(*key, "p50"), 2),
+        "/".join(memory), f"{min(row['passed_per_second'] for row in rows):.0f}", _notes(figures, *key),
+    ]  # fmt: skip
+
+
+def _notes(figures: Figures, upstream: str, sessions: int, name: str) -> str:
+    rows = figures.at(upstream, sessions, name)
+    notes = _saturation(figures, upstream, sessions, name)
+    for what, word in (("lost", "lost"), ("disordered", "out of order"), ("changed", "chains differ")):
+        if total := sum(row["verdict"][what] for row in rows):
+            notes.append(f"{total} {word}")
+    return ", ".join(notes)
+
+
+def _saturation(figures: Figures, upstream: str, sessions: int, name: str) -> list[str]:
+    if not figures.is_saturated(upstream, sessions, name):
+        return []
+    return ["saturated", "generator late"] if figures.generator_was_late(upstream, sessions, name) else ["saturated"]
+
+
+def _ratios_text(figures: Figures) -> list[str]:
+    return [
+        f"CPU per message, {name} over {other}, {upstream} upstream, {_sessions(sessions)}: {ratio.text(2)}"
+        for name, other, upstream, sessions, ratio in _ratios(figures)
+    ]
+
+
+def _ratios(figures: Figures) -> list[tuple[str, str, str, int, Spread]]:
+    """The relay over everybody else, and over the relay of another working tree."""
+    mine = [name for name in figures.contenders if name.partition("=")[0] == _COMPARED]
+    return [
+        (name, other, upstream, sessions, ratio)
+        for upstream in figures.upstreams
+        for sessions in figures.sizes
+        for name in mine[:1]
+        for other in figures.contenders
+        if other != name and (ratio := figures.ratio(upstream, sessions, name, other)) is not None
+    ]
+
+
+def _troubles(data: Data, figures: Figures) -> list[str]:
+    lines = [f"{row['upstream']}: {row['contender']} left out: {row['why'].splitlines()[0]}" for row in data["missing"]]
+    lines += [f"{row['upstream']}: {row['contender']} failed: {row['failed']}" for row in figures.failed]
+    lines += _disturbances(figures)
+    unclean = figures.unclean()
+    measured = len(figures.rows) + len(figures.stalls)
+    if unclean:
+        lines.append(f"{len(unclean)} of {measured} measurements NOT clean: messages lost, out of order or changed")
+    else:
+        lines.append(f"{measured} measurements, every message came once, in order and unchanged")
+    return lines
+
+
+def _disturbances(figures: Figures) -> list[str]:
+    """Whether the machine was still; figures of a machine that was not are worth little."""
+    told = []
+    for what, who in (("others_share", "other programs"), ("stolen_share", "the hypervisor")):
+        shares = sorted(row[what] for row in figures.rows if what in row)
+        if shares:
+            middle, most = shares[len(shares) // 2], shares[-1]
+            told.append(
+                f"of the contenders' core {who} took {middle:.1%} in the middling measurement, {most:.1%} in the worst"
+            )
+    return told
+
+
+def is_clean(data: Data) -> bool:
+    """Whether nothing was lost anywhere, and the relay was measured wherever it was asked for."""
+    figures = Figures(data)
+    missing = [row for row in data["missing"] + figures.failed if row["contender"].startswith(_COMPARED)]
+    return bool(figures.rows) and not figures.unclean() and not missing
+
+
+def markdown(data: Data) -> str:
+    """docs/benchmarks.md."""
+    figures = Figures(data)
+    parts = [
+        INTRODUCTION,
+        _setting(data, figures),
+        _comparison(figures),
+        _cpu(figures),
+        _latency(figures),
+        _memory(figures),
+    ]
+    parts += [_connect(figures), _stalls(figures), _integrity(data, figures), LIMITS]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _setting(data: Data, figures: Figures) -> str:
+    machine, commands = data["machine"], data.get("commands", [data["command"]])
+    lines = [["machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}, Linux {machine['kernel']}"]]
+    lines.append(["generator", f"Python {machine['python']}, uvloop; one process on a core of its own"])
+    lines += [
+        [f"`{name}`", f"{text}; {CONTENDERS.get(name, '')}".rstrip("; ")] for name, text in data["versions"].items()
+    ]
+    lines.append(["command", "; ".join(f"`{command}`" for command in commands)])
+    rounds = {size: max((len(figures.at(u, size, n)) for u in figures.upstreams for n in figures.contenders), default=0)
+              for size in figures.sizes}  # fmt: skip
+    told = ", ".join(f"{count} at {_sessions(size)}" for size, count in rounds.items())
+    lines.append(["rounds", f"{told}; {data['seconds']:g} s each, after a warm-up of up to one second"])
+    return f"## Machine and versions\n\nMeasured on {data['date']}.\n\n" + _table(["what", "which"], lines)
+
+
+def _comparison(figures: Figures) -> str:
+    lines = [[other, upstream, str(n), ratio.text(2)] for _, other, upstream, n, ratio in _ratios(figures)]
+    if not lines:
+        return ""
+    text = (
+        "CPU per message, the relay's over another's: the median of the ratios within each round, and their spread.\n\n"
+    )
+    picture = "\n\n![CPU per message and memory per session](benchmarks.svg)"
+    return (
+        "## The relay and the others\n\n"
+        + text
+        + _table(["other", "upstream", "sessions", "relay / other"], lines)
+        + picture
+    )
+
+
+def _cpu(figures: Figures) -> str:
+    lines = []
+    for upstream in figures.upstreams:
+        for name in figures.contenders:
+            cells = [_cpu_cell(figures, upstream, size, name) for size in figures.sizes]
+            if name != "direct" and any(cell != "-" for cell in cells):
+                lines.append([upstream, name, *cells])
+    head = ["upstream", "contender", *(_sessions(size) for size in figures.sizes)]
+    return "## CPU per message, microseconds\n\nUser and system time, all threads and children.\n\n" + _table(
+        head, lines
+    )
+
+
+def _cpu_cell(figures: Figures, upstream: str, size: int, name: str) -> str:
+    return _text(figures.cpu(upstream, size, name), 1) + (
+        " saturated" if figures.is_saturated(upstream, size, name) else ""
+    )
+
+
+def _latency(figures: Figures) -> str:
+    lines = []
+    for upstream, size, name in _measured(figures):
+        cells = [
+            _text(figures.latency(upstream, size, name, d, share)) for _, d in _DIRECTIONS for share in ("p50", "p99")
+        ]
+        added = [
+            _short(figures.added(upstream, size, name, d, share)) for _, d in _DIRECTIONS for share in ("p50", "p99")
+        ]
+        lines.append([upstream, str(size), name, *cells, "-" if name == "direct" else " / ".join(added)])
+    head = ["upstream", "sessions", "contender", "up p50", "up p99", "down p50", "down p99", "added to direct"]
+    text = "From one end's write to the other end's read. `added to direct`: up p50 / up p99 / down p50 / down p99.\n\n"
+    return "## Latency, microseconds\n\n" + text + _table(head, lines)
+
+
+def _memory(figures: Figures) -> str:
+    lines = []
+    for upstream, size, name in _measured(figures):
+        states = [(state, kind) for state in ("idle", "busy") for kind in ("rss", "pss")]
+        cells = [_short(figures.memory(upstream, size, name, state, kind), 1) for state, kind in states]
+        if any(cell != "-" for cell in cells):
+            lines.append([upstream, str(size), name, *cells])
+    head = ["upstream", "sessions", "contender", "RSS idle", "PSS idle", "RSS busy", "PSS busy"]
+    text = "What each session adds to a process that has just been started.\n\n"
+    return "## Memory per session, kB\n\n" + text + _table(head, lines) if lines else ""
+
+
+def _connect(figures: Figures) -> str:
+    lines = [
+        [
+            upstream,
+            str(size),
+            name,
+            *(_text(figures.connect(upstream, size, name, share), 2) for share in ("p50", "p99")),
+        ]
+        for upstream, size, name in _measured(figures)
+        if size > 1  # one connection has no percentiles
+    ]
+    text = "From the client's connect to `session.created`, one session after another.\n\n"
+    return (
+        "## First event, milliseconds\n\n" + text + _table(["upstream", "sessions", "contender", "p50", "p99"], lines)
+    )
+
+
+def _stalls(figures: Figures) -> str:
+    lines = []
+    for upstream in figures.upstreams:
+        for name in figures.contenders:
+            cells = [_text(figures.stall(upstream, name, which), 1) for which in ("usual", "others", "large")]
+            if any(cell != "-" for cell in cells):
+                lines.append([upstream, name, *cells])
+    if not lines:
+        return ""
+    text = (
+        "One session sends a message of 15 MiB up, another gets one down, 20 others speak: the longest that a message of\n"
+        "theirs took, before and meanwhile, and how long the slower of the two large ones took.\n\n"
+    )
+    head = ["upstream", "contender", "longest before", "longest meanwhile", "15 MiB"]
+    return "## Stall beside large messages, milliseconds\n\n" + text + _table(head, lines)
+
+
+def _integrity(data: Data, figures: Figures) -> str:
+    lines = []
+    for upstream, size, name in _measured(figures):
+        rows = figures.at(upstream, size, name)
+        passed, share = min(r["passed_per_second"] for r in rows), max(r["generator_share"] for r in rows)
+        bad = [str(sum(r["verdict"][what] for r in rows)) for what in ("lost", "disordered", "changed")]
+        note = ", ".join(_saturation(figures, upstream, size, name))
+        lines.append(
+            [
+                upstream,
+                str(size),
+                name,
+                f"{rows[0]['intended_per_second']:.0f}",
+                f"{passed:.0f}",
+                f"{share:.0%}",
+                *bad,
+                note,
+            ]
+        )
+    head = [
+        "upstream",
+        "sessions",
+        "contender",
+        "meant /s",
+        "passed /s",
+        "generator",
+        "lost",
+        "out of order",
+        "chains differ",
+        "note",
+    ]
+    troubles = "\n".join(f"- {line}" for line in _troubles(data, figures))
+    text = (
+        "The least that passed in any round, the generator's largest share of its core, and what became of the messages.\n"
+        "`saturated`: less than 98 % of what was meant passed in some round; `generator late`: less was sent, too.\n\n"
+    )
+    return "## Load and integrity\n\n" + text + _table(head, lines) + "\n\n" + troubles
+
+
+def _measured(figures: Figures) -> list[tuple[str, int, str]]:
+    keys = [(u, size, name) for u in figures.upstreams for size in figures.sizes for name in figures.contenders]
+    return [key for key in keys if figures.at(*key)]
+
+
+def _sessions(count: int) -> str:
+    return "1 session" if count == 1 else f"{count} sessions"
+
+
+def _text(value: Spread | None, digits: int = 0) -> str:
+    return value.text(digits) if value is not None else "-"
+
+
+def _short(value: Spread | None, digits: int = 0) -> str:
+    return f"{value.middle:.{digits}f}" if value is not None else "-"
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def write(data: Data, folder: Path) -> None:
+    """Write the document and its plot."""
+    (folder / "benchmarks.md").write_text(markdown(data))
+    plot.draw(Figures(data), folder / "benchmarks.svg")
+
+
+def main() -> int:
+    """Render the named files together."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report", description="Renders what was measured, without measuring."
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON as `python -m bench` keeps it")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "docs", help="the folder to write to (docs)")
+    options = parser.parse_args()
+    data = merged([json.loads(file.read_text()) for file in options.files])
+    write(data, options.out)
+    sys.stdout.write(table(data) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

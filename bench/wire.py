@@ -1,0 +1,136 @@
+"""WebSocket frames for the load generator: built once, cut with as little work as Python allows.
+
+A contender may fragment, join or mask anew what it relays, so frames are read as RFC 6455 has them and nothing is assumed
+about where a read ends. A frame above LARGE_BYTES is handed on in pieces: to join 15 MiB would stop this process, and with
+it every other session's clock.
+"""
+
+from typing import Final
+
+from websockets.speedups import apply_mask
+
+LARGE_BYTES: Final = 65_536
+TEXT: Final = 0x1
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+_FIN: Final = 0x80
+_MASKED: Final = 0x80
+_TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
+
+
+def frame_head(opcode: int, length: int, key: bytes = b"") -> bytes:
+    """The head of a whole frame, with the mask's key if there is one."""
+    masked = _MASKED if key else 0
+    if length < _TWO_BYTES:
+        return bytes((_FIN | opcode, masked | length)) + key
+    if length <= 0xFFFF:  # noqa: PLR2004 - the largest number in two bytes
+        return bytes((_FIN | opcode, masked | _TWO_BYTES)) + length.to_bytes(2, "big") + key
+    return bytes((_FIN | opcode, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big") + key
+
+
+def mask(data: bytes, key: bytes, at: int = 0) -> bytes:
+    """Data masked or unmasked, of which the first byte is the payload's byte number `at`."""
+    turn = at % 4
+    return apply_mask(data, key[turn:] + key[:turn]) if key else data
+
+
+def build_frame(opcode: int, payload: bytes, key: bytes = b"") -> bytes:
+    """A whole frame."""
+    return frame_head(opcode, len(payload), key) + mask(payload, key)
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages; whoever inherits says what becomes of them."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._need = 2  # bytes without which nothing more can be cut
+        self._parts: list[bytes] = []  # of a message in several small frames
+        self._large_left = 0
+        self._large_key = b""
+        self._large_at = 0
+        self._large_fin = False
+
+    def message(self, payload: bytes) -> None:
+        """A whole message came."""
+        raise NotImplementedError
+
+    def piece(self, payload: bytes, *, is_last: bool) -> None:
+        """A piece of a large message came."""
+        raise NotImplementedError
+
+    def control(self, opcode: int, payload: bytes) -> None:
+        """A control frame came."""
+        raise NotImplementedError
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._need:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        at, end = 0, len(data)
+        while at < end:
+            if self._large_left:
+                at = self._feed_large(data, at)
+                continue
+            taken = self._feed_frame(data, at, end)
+            if not taken:
+                break
+            at += taken
+        if at < end:
+            self._rest += data[at:]
+
+    def _feed_frame(self, data: bytes, at: int, end: int) -> int:
+        """Cut one frame off; how many bytes it took, 0 if it is not whole yet."""
+        self._need = 2
+        if end - at < 2:  # noqa: PLR2004 - the shortest head
+            return 0
+        length, masked, head = data[at + 1] & 0x7F, data[at + 1] & _MASKED, 2
+        if length >= _TWO_BYTES:
+            head = 4 if length == _TWO_BYTES else 10
+            if end - at < head:
+                self._need = head
+                return 0
+            length = int.from_bytes(data[at + 2 : at + head], "big")
+        key = b""
+        if masked:
+            key = data[at + head : at + head + 4]
+            head += 4
+        if end - at < head:
+            self._need = head
+            return 0
+        first = data[at]
+        if length > LARGE_BYTES:
+            self._large_left, self._large_key, self._large_at = length, key, 0
+            self._large_fin = bool(first & _FIN)
+            return head
+        if end - at < head + length:
+            self._need = head + length
+            return 0
+        payload = data[at + head : at + head + length]
+        self._take(first, apply_mask(payload, key) if key else payload)
+        return head + length
+
+    def _take(self, first: int, payload: bytes) -> None:
+        if first & 0x08:
+            self.control(first & 0x0F, payload)
+        elif first & _FIN and not self._parts:
+            self.message(payload)
+        else:
+            self._parts.append(payload)
+            if first & _FIN:
+                parts, self._parts = self._parts, []
+                self.message(b"".join(parts))
+
+    def _feed_large(self, data: bytes, at: int) -> int:
+        chunk = data[at : at + self._large_left] if at or len(data) > self._large_left else data
+        self._large_left -= len(chunk)
+        plain = mask(chunk, self._large_key, self._large_at)
+        self._large_at += len(chunk)
+        self.piece(plain, is_last=not self._large_left and self._large_fin)
+        return at + len(chunk)

@@ -1,0 +1,339 @@
+"""Properties of the frame scanner, held against a reference that decodes the whole stream at once.
+
+Streams are drawn valid and then mutated: bits, lengths, opcodes and masks change, pieces are lost, doubled or moved.
+With TEST_PROFILE=deep each property is tried on a hundred thousand streams.
+"""
+
+import itertools
+import json
+import os
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzz.seeds import seeds_of
+from fuzz.targets import TARGETS
+from service.realtime.closing import close_payload, parse_close, sendable_close_code
+from service.realtime.events import HEAD_BYTES
+from service.realtime.frames import (
+    HELD_BYTES,
+    WHOLE_FRAME_BYTES,
+    Chunk,
+    Control,
+    Message,
+    Opcode,
+    Scanner,
+    Violation,
+    build_frame,
+)
+from tests.realtime.reference_frames import HEADER_BYTES, Story, Watch, decode, held_bytes
+
+CAP: Final = 150_000
+KEYS: Final = (b"\x01\x7f\x80\xff", b"\x00\x00\x00\x00", b"{{{{", b'"t"\x81')
+READ_TYPES: Final = frozenset({"error", "response.done"})
+SIZES: Final = (
+    0, 1, 125, 126, 127, HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, 65_535, 65_536, 65_537, WHOLE_FRAME_BYTES + HEAD_BYTES,
+    CAP - 1, CAP, CAP + 1,
+)  # fmt: skip
+EDGE_FRAMES: Final = (1, 700, 65_535, WHOLE_FRAME_BYTES, WHOLE_FRAME_BYTES + 1, WHOLE_FRAME_BYTES + HEAD_BYTES, CAP)
+STEPS: Final = (0, 1, 2, 3, 9, 13, HEADER_BYTES, HEADER_BYTES + HEAD_BYTES - 1, HEADER_BYTES + HEAD_BYTES)
+MOST_HELD: Final = WHOLE_FRAME_BYTES + HEADER_BYTES + HELD_BYTES + HEAD_BYTES
+"""One frame, and the fragments that are held back; the first bytes of a message."""
+EDGES: Final = (0, 2, 3, 4, 7, 125, 126, 127, 128, 129, 255)
+
+# A hundred thousand examples take minutes.
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 60)
+
+# -- what peers send --------------------------------------------------------------------------------------------------
+
+values: st.SearchStrategy[object] = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            "x" * 200,
+            'a"b\\c',
+            '"type":"error"',
+            "\u00e9\u4e2d\U0001f600",
+            1.5e9,
+            -3,
+            True,
+            None,
+            [],
+            {"type": "error"},
+        ]
+    ),
+    st.text(max_size=8),
+)
+types = st.sampled_from(
+    ["error", "response.done", "session.update", "response.output_audio.delta", "x", "a b", "\u00e9", "t" * 81, ""]
+)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> bytes:
+    """The JSON text of an event, its type first or not, with blanks, escapes and other alphabets; perhaps cut short."""
+    before = draw(
+        st.dictionaries(st.sampled_from(["event_id", "a", "\u00fc", 'q"', "types", "\\"]), values, max_size=2)
+    )
+    body: dict[str, object] = {**before, "type": draw(types)}
+    if draw(st.booleans()):
+        body["delta"] = draw(values)
+    if (size := draw(st.sampled_from((0, 0, 0, *SIZES)))) > 0:
+        body["filler"] = "A" * size
+    text = json.dumps(
+        body,
+        ensure_ascii=draw(st.booleans()),
+        separators=draw(st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")])),
+    ).encode("utf-8", "surrogatepass")
+    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 7)) == 0 else text
+
+
+payloads = st.one_of(events(), st.sampled_from(SIZES).map(lambda size: b"A" * size), st.binary(max_size=150))
+closes = st.one_of(
+    st.just(b""),
+    st.builds(close_payload, st.sampled_from([1000, 1001, 3000, 4999]), st.text(max_size=45)),
+    st.builds(lambda code, rest: code.to_bytes(2, "big") + rest, st.integers(0, 65_535), st.binary(max_size=20)),
+    st.binary(max_size=130),
+)
+
+
+def fragment(opcode: int, payload: bytes, key: bytes, *, fin: bool) -> bytes:
+    """A frame that may be a fragment."""
+    frame = build_frame(Opcode(opcode), payload, key)
+    return bytes((frame[0] & (0xFF if fin else 0x7F),)) + frame[1:]
+
+
+@st.composite
+def messages(draw: st.DrawFn, key: bytes) -> list[bytes]:
+    """The frames of one message, with control frames between."""
+    payload = draw(payloads)
+    opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]))
+    places = st.one_of(st.integers(0, len(payload)), st.integers(0, min(len(payload), 40)))
+    cuts = sorted(draw(st.lists(places, max_size=3)))
+    frames: list[bytes] = []
+    for a, b in zip([0, *cuts], [*cuts, len(payload)], strict=True):
+        frames.append(fragment(Opcode.CONTINUATION if frames else opcode, payload[a:b], key, fin=b == len(payload)))
+    # A cut at the end makes two last frames; the second is rubbish, which is welcome too.
+    if draw(st.integers(0, 3)) == 0:
+        ping = build_frame(draw(st.sampled_from([Opcode.PING, Opcode.PONG])), draw(st.binary(max_size=125)), key)
+        frames.insert(draw(st.integers(0, len(frames))), ping)
+    return frames
+
+
+@st.composite
+def valid(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
+    """Frames of some messages, and perhaps a CLOSE with something behind it."""
+    key = draw(st.sampled_from(KEYS)) if masked else b""
+    frames = [frame for _ in range(draw(st.integers(1, 3))) for frame in draw(messages(key))]
+    if draw(st.integers(0, 2)) == 0:
+        frames.append(build_frame(Opcode.CLOSE, draw(closes), key))
+        frames.append(draw(st.binary(max_size=6)))
+    return frames
+
+
+@st.composite
+def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
+    """Frames as they are, or spoilt in one to three places, mostly within headers."""
+    frames = draw(valid(masked=masked))
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 3]))):
+        n = draw(st.integers(0, len(frames) - 1))
+        frame = bytearray(frames[n])
+        place = draw(st.integers(0, max(0, min(len(frame) - 1, HEADER_BYTES))))
+        match draw(st.integers(0, 6)) if frame else 0:
+            case 0:
+                frames[n : n + 1] = []
+                frames = frames or [b""]
+            case 1:
+                frames.insert(n, bytes(frame))
+            case 2:
+                frames[n], frames[-1] = frames[-1], frames[n]
+            case 3:
+                frame[place] ^= 1 << draw(st.integers(0, 7))
+                frames[n] = bytes(frame)
+            case 4:
+                frame[place] = draw(st.sampled_from(EDGES))
+                frames[n] = bytes(frame)
+            case 5:
+                frames[n] = bytes(frame[: draw(st.integers(0, len(frame)))])
+            case _:
+                frame[place:place] = draw(st.binary(max_size=3))
+                frames[n] = bytes(frame)
+    return b"".join(frames)
+
+
+def watch(stream: bytes, *, masked: bool, cap: int = CAP) -> Watch:
+    """A scanner that is compared with the reference all the way."""
+    scanner = Scanner(masked=masked, max_message_bytes=cap, read_types=READ_TYPES)
+    return Watch(scanner, decode(stream, masked=masked, cap=cap), READ_TYPES)
+
+
+def places(story: Story) -> st.SearchStrategy[list[int]]:
+    """Where to cut a stream: anywhere, and close to where its frames begin."""
+    length = len(story.stream)
+    near = {frame.start + step for frame in story.frames[:20] for step in STEPS if frame.start + step <= length}
+    anywhere = st.integers(0, length)
+    return st.lists(st.one_of(anywhere, st.sampled_from(sorted(near))) if near else anywhere, max_size=8)
+
+
+# -- the properties ---------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), masked=st.booleans())
+def test_any_cut_tells_what_the_reference_tells(data: st.DataObject, *, masked: bool) -> None:
+    """However a stream is cut, the scanner and the reference agree after each piece, and the end is the same."""
+    whole = watch(data.draw(streams(masked=masked)), masked=masked)
+    cut = whole.fork()
+    whole.feed(whole.story.stream)
+    cut.feed_cut(data.draw(places(whole.story)))
+
+    assert whole.outcome() == cut.outcome()
+
+
+@given(data=st.data(), masked=st.booleans(), cap=st.sampled_from([0, 1, 125, 126, 400]))
+def test_byte_by_byte_tells_what_the_reference_tells(data: st.DataObject, *, masked: bool, cap: int) -> None:
+    """The same for short streams one byte at a time, with small caps."""
+    dripped = watch(data.draw(streams(masked=masked))[:300], masked=masked, cap=cap)
+    dripped.feed_cut(range(1, len(dripped.story.stream)))
+
+
+@given(data=st.data(), masked=st.booleans())
+def test_what_goes_on_is_the_data_frames(data: st.DataObject, *, masked: bool) -> None:
+    """What goes on is byte for byte what the data frames were, and nothing of it stood behind a violation or a CLOSE."""
+    parts = data.draw(valid(masked=masked))
+    stream = b"".join(parts) + data.draw(st.sampled_from([b"", b"\xff", b"\x08\x00", b"\x81", parts[0]]))
+    story = decode(stream, masked=masked, cap=CAP)
+    scanner = Scanner(masked=masked, max_message_bytes=CAP, read_types=READ_TYPES)
+    items = [item for piece in sliced(stream, data.draw(places(story))) for item in scanner.feed(piece)]
+    passed = b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
+    ended = story.violation is not None or any(opcode == Opcode.CLOSE for _, opcode, _ in story.controls)
+
+    assert story.data.startswith(passed)
+    assert len(story.data) == len(passed) or not story.messages[-1][-1].fin or len(stream) < story.frames[-1].end
+    assert not ended or [] == scanner.feed(fragment(Opcode.TEXT, b"x", KEYS[0] if masked else b"", fin=True))
+
+
+@given(data=st.data(), masked=st.booleans(), size=st.sampled_from(EDGE_FRAMES), kind=st.sampled_from(["error", "x"]))
+def test_a_frame_goes_on_whole_or_is_streamed(data: st.DataObject, *, masked: bool, size: int, kind: str) -> None:
+    """Up to 64 KiB nothing of a frame comes out before its last byte; of a larger one all that is there, save its start."""
+    payload = (b'{"type":"%s","a":"' % kind.encode()).ljust(size, b"A")
+    frame = build_frame(Opcode.TEXT, payload, KEYS[0] if masked else b"")
+    scanner = Scanner(masked=masked, max_message_bytes=CAP, read_types=READ_TYPES)
+    fed = out = 0
+    for piece in sliced(frame, data.draw(st.lists(st.integers(0, len(frame)), max_size=8))):
+        fed += len(piece)
+        out += sum(len(item.raw) for item in scanner.feed(piece) if isinstance(item, Chunk | Message))
+        if size <= WHOLE_FRAME_BYTES:
+            assert out == (len(frame) if fed == len(frame) else 0)
+        else:
+            assert out == (fed if fed >= len(frame) - size + HEAD_BYTES else 0)
+    assert out == len(frame)
+
+
+BEFORE_A_GLANCE: Final = {
+    "open": fragment(Opcode.TEXT, b'{"type":"x"', b"", fin=False),
+    "open-unseen": fragment(Opcode.TEXT, b"", b"", fin=False),
+    "within": build_frame(Opcode.BINARY, b"A" * 2000)[:300],
+    "streamed": build_frame(Opcode.BINARY, b"A" * 100_000)[:80_000],
+    "header": b"\x82",
+    "control": b"\x89\x7d",
+    "closed": build_frame(Opcode.CLOSE, b""),
+    "broken": b"\x83",
+    "whole": build_frame(Opcode.TEXT, b"{}"),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE_A_GLANCE.values(), ids=BEFORE_A_GLANCE.keys())
+@pytest.mark.parametrize("kind", ["error", "session.updated", "nobody.knows"])
+def test_a_glance_sees_no_more_than_there_is(before: bytes, kind: str) -> None:
+    """Bytes that look like one whole event are taken at a glance only where a message may begin, and if nobody reads it."""
+    event = build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind.encode(), b"A" * 200))
+    subject = watch(before + event, masked=False)
+    subject.feed(before)
+    seen = subject.scanner.glance(event)
+
+    assert seen == ("session.updated" if (before, kind) == (BEFORE_A_GLANCE["whole"], "session.updated") else None)
+    subject.feed(event)
+
+
+@st.composite
+def hoards(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
+    """Frames that tempt to keep much: many fragments, empty ones, an event to be read, and a last one that never ends."""
+    key = KEYS[0] if masked else b""
+    start = draw(
+        st.sampled_from([b"", b" ", b"{", b'{"type":"error","a":"', b'{"type":"response.done"', b'{"type":"x"'])
+    )
+    frames = [fragment(Opcode.TEXT, start.ljust(draw(st.sampled_from((0, 0, *EDGE_FRAMES))), b" "), key, fin=False)]
+    for _ in range(draw(st.integers(0, 3))):
+        size, times = draw(
+            st.sampled_from([(0, 1200), (1, 900), (100, 500), (4000, 15), (30_000, 2), (65_536, 1), (9, 40)])
+        )
+        frames += [fragment(Opcode.CONTINUATION, b" " * size, key, fin=False)] * times
+    last = fragment(Opcode.CONTINUATION, b" " * draw(st.sampled_from(EDGE_FRAMES)), key, fin=True)
+    return [*frames, build_frame(Opcode.PING, b"p" * 125, key), last[: draw(st.integers(0, len(last)))]]
+
+
+@given(data=st.data(), masked=st.booleans())
+def test_little_is_held_back(data: st.DataObject, *, masked: bool) -> None:
+    """Whatever is sent, and in whatever pieces, what a scanner keeps stays within its published bound."""
+    frames = data.draw(hoards(masked=masked))
+    scanner = Scanner(masked=masked, max_message_bytes=1 << 24, read_types=READ_TYPES)
+    stream = b"".join(frames)
+    if data.draw(st.booleans()):
+        pieces = sliced(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    else:
+        pieces = frames
+    for piece in pieces:
+        scanner.feed(piece)
+        assert held_bytes(scanner) <= MOST_HELD
+
+
+def sliced(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """A stream in pieces."""
+    return [stream[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(stream)])]
+
+
+# -- goodbyes ---------------------------------------------------------------------------------------------------------
+
+REASONS: Final = (
+    b"",
+    b"a.b",
+    b"x" * 123,
+    "\u00e9".encode() * 61,
+    b"\xff",
+    b"x" * 120 + b"\xf0\x9f\x98",
+    b"\xed\xa0\x80",
+)
+CODES: Final = (0, 999, 1000, 1005, 1006, 1014, 1015, 2999, 3000, 4999, 5000, 65_535)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_whatever_is_said_for_goodbye(masked: bool) -> None:
+    """Every code up to 5000 and every length of reason: taken or refused as the reference says, and what goes on is legal."""
+    key = KEYS[0] if masked else b""
+    every_code = ((code, reason) for code in (*range(5001), 65_535) for reason in REASONS)
+    every_length = ((code, part * length) for code in CODES for length in range(124) for part in (b"x", b"\xc3"))
+    for code, reason in itertools.chain(every_code, every_length):
+        payload = code.to_bytes(2, "big") + reason
+        frame = build_frame(Opcode.CLOSE, payload, key)
+        story = decode(frame, masked=masked, cap=0)
+        (item,) = Scanner(masked=masked, max_message_bytes=0).feed(frame)
+        if isinstance(item, Violation):
+            assert story.violation == (len(frame), item.close_code), payload
+            continue
+        assert story.controls == [(len(frame), 8, payload)], payload
+        assert item == Control(Opcode.CLOSE, payload)
+        told, text = parse_close(payload)
+        onward = close_payload(sendable_close_code(told), text)
+        assert onward == (1011 if code == 1014 else code).to_bytes(2, "big") + reason
+
+
+# -- the fuzzer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_fuzzers_seeds(target: str) -> None:
+    """What must hold for any input holds for those that the fuzzer begins with."""
+    for seed in seeds_of(target):
+        TARGETS[target](seed)
