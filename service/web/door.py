@@ -7,7 +7,7 @@ scrapes and dials, and the kernel would refuse everybody without a line in any l
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from aiohttp import web
@@ -28,12 +28,15 @@ class Door:
         self._others = others
         self._most = most
         self._turned_away = turned_away
+        self._arriving = 0
         self._untold = 0
         self._told_at = -_TELL_SECONDS
 
     def __call__(self) -> asyncio.BaseProtocol:
         """Called by the listener for each connection."""
-        if self._most is None or len(self._server.connections) + self._others() < self._most:
+        taken = len(self._server.connections) + self._arriving + self._others()
+        if self._most is None or taken < self._most:
+            self._count_arrival()
             return self._server()
         self._turned_away.inc()
         self._untold += 1
@@ -48,9 +51,18 @@ class Door:
             self._told_at, self._untold = now, 0
         return _TurnedAway()
 
+    def _count_arrival(self) -> None:
+        """A loop may accept its whole backlog before aiohttp hears of the first: until then they are counted here."""
+        if not self._arriving:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._all_have_arrived)
+        self._arriving += 1
+
+    def _all_have_arrived(self) -> None:
+        self._arriving = 0
+
 
 class _TurnedAway(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hang up."""
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        cast("asyncio.Transport", transport).abort()  # uvloop's own classes are no subclasses
