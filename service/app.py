@@ -305,7 +305,9 @@ async def serve(settings: Settings) -> None:
     app.handle_signals()
     try:
         await app.start()
-        writer.on_drop, writer.on_room = app.metrics.log_lines_dropped.inc, _tell_dropped
+        writer.on_drop = app.metrics.log_lines_dropped.inc
+        loop = asyncio.get_running_loop()
+        writer.on_room = lambda lines: loop.call_soon_threadsafe(_tell_dropped, lines)
         spare_the_collector()
         await app.run()
         structlog.get_logger().info("service.stopped")

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 try:
     import uvloop
-except ImportError:  # PyPy, Windows: asyncio's own loop does the same, for twice the processor time
+except (
+    ImportError
+):  # where it is not made for, as on PyPy, asyncio's own loop does the same for twice the processor time
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     new_event_loop = uvloop.new_event_loop

@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 def environment(**settings: str) -> dict[str, str]:
     """A clean environment for the program: nothing of ours leaks in."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "OPENAI_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "OPENAI_", "PYTHON"))}
     return {**kept, "PYTHONPATH": str(ROOT), "RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", **settings}
 
 

@@ -107,7 +107,8 @@ class Scanner:
             head = data[4 : _GLANCE_BYTES + 4]
         # Without a blank, as servers and JavaScript write it, or with one, as Python does.
         start = 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else 0
-        return self._types_that_pass.get(head[start : head.find(b'"', start)]) if start else None
+        end = head.find(b'"', start) if start else -1
+        return self._types_that_pass.get(head[start:end]) if end > 0 else None
 
     def feed(self, data: bytes) -> list[Item]:
         """Take the next bytes, of any length, and return what they complete."""

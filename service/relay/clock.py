@@ -1,4 +1,4 @@
-"""One clock for all sessions: a timer for each would cost a kilobyte and a wake-up of the loop each time."""
+"""One clock for all sessions: a timer for each would cost memory and a wake-up of the loop each time."""
 
 import asyncio
 from typing import Final, Protocol
@@ -24,11 +24,13 @@ class Clock:
         self._groups: list[set[Watched]] = [set() for _ in range(_GROUPS)]
         self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def add(self, session: Watched) -> None:
         """Look at a session from now on, the first time within `TICK_SECONDS`."""
         min(self._groups, key=len).add(session)
         if self._timer is None:
+            self._due = asyncio.get_running_loop().time()
             self._wind()
 
     def remove(self, session: Watched) -> None:
@@ -40,7 +42,10 @@ class Clock:
             self._timer = None
 
     def _wind(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS / _GROUPS, self._strike)
+        loop = asyncio.get_running_loop()
+        # By the time that it was due, so that lateness does not add up; but not to catch up after a long stall.
+        self._due = max(self._due + TICK_SECONDS / _GROUPS, loop.time())
+        self._timer = loop.call_at(self._due, self._strike)
 
     def _strike(self) -> None:
         self._wind()

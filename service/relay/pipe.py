@@ -5,13 +5,17 @@ on. When the sink is full the source is held back, so that a stuck peer costs `W
 """
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
 from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
 from service.realtime.incidents import Incident, incident_in
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
+
+LOOK_SECONDS: Final = 0.005
+LOOK_BYTES: Final = 8192
+"""So long at most, and so much at a time, is a CLOSE looked for in what a held source has sent."""
 
 
 class Owner(Protocol):
@@ -100,13 +104,16 @@ class Pipe:
 
     def look_for_close(self) -> None:
         """While the source is held back, see whether its CLOSE waits behind what was not read."""
-        unread = self._source.peek()
-        if not unread:
-            return
+        unread, until = self._source.peek(), time.perf_counter() + LOOK_SECONDS
         # A twin scans ahead; the pipe's own scanner stays where the reading stopped.
-        for item in self._scanner.twin().feed(unread):
-            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
-                self._owner.peer_closed(self._direction, *parse_close(item.payload))
+        twin = self._scanner.twin() if unread else self._scanner
+        for at in range(0, len(unread), LOOK_BYTES):
+            for item in twin.feed(unread[at : at + LOOK_BYTES]):
+                if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                    self._owner.peer_closed(self._direction, *parse_close(item.payload))
+                    return
+            if time.perf_counter() > until:
+                return  # a flood of small frames; that its sender is gone, the kernel will tell
 
     def stop_holding_back(self) -> None:
         """Read the source again: the session ends, and its CLOSE has to be seen."""

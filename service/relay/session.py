@@ -108,8 +108,10 @@ class Session:
             self._client.abort()
             self._connected.abort()
             metrics.sessions_active.dec()
-        self._account(end)
-        del self._up, self._down  # they know the session: a circle would wait for the garbage collector
+        try:
+            self._account(end)
+        finally:
+            del self._up, self._down  # they know the session: a circle would wait for the garbage collector
         return end.reason
 
     def _tell_start(self) -> None:
@@ -163,8 +165,7 @@ class Session:
         elif farewell.answered:
             leg.send_close(farewell.code, farewell.text)
             leg.close()
-        elif farewell.failed:
-            leg.send_close(farewell.code, farewell.text)
+        elif farewell.failed and leg.send_close(farewell.code, farewell.text):
             leg.finish()
         await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
 

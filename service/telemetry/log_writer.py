@@ -1,5 +1,6 @@
 """Writes log lines from a thread of its own: whoever reads them may stall, and the sessions must not stall with it."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,18 +15,20 @@ _BATCH: Final = 200
 class LogWriter:
     """A text stream for loggers, one line in each write. Writing never waits; `close` waits for what is written already.
 
-    `on_drop` is called for each line that is dropped, `on_room` with their number once there is room again; both by whoever
-    writes.
+    `on_drop` is called for each line that is lost, `on_room` with their number once there is room again. Neither may log: a
+    logger holds its lock while it writes.
     """
 
     def __init__(self, stream: TextIO, most_lines: int = MOST_LINES) -> None:
-        self._stream = stream
+        self._is_terminal = stream.isatty()
+        # Past Python's buffer: a thread that is stuck in it would hold its lock, and the interpreter could not end.
+        self._descriptor = os.dup(stream.fileno())
         self._most_lines = most_lines
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._closed = False
         self._dropped = 0  # since the last line that told of it
         self.on_drop: Callable[[], None] = lambda: None
-        self.on_room: Callable[[int], None] = lambda _dropped: None
+        self.on_room: Callable[[int], object] = lambda _dropped: None
         # A daemon: a reader that stalls for ever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
@@ -49,7 +52,7 @@ class LogWriter:
 
     def isatty(self) -> bool:
         """Whether a person reads."""
-        return self._stream.isatty()
+        return self._is_terminal
 
     def close(self, seconds: float = 1.0) -> None:
         """Take no more, and wait so long at most for what was taken to be written."""
@@ -62,9 +65,15 @@ class LogWriter:
             lines = [self._lines.get()]
             while len(lines) < _BATCH and not self._lines.empty():
                 lines.append(self._lines.get())
-            text = "".join(line for line in lines if line is not None)
-            with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed: there is nobody to tell
-                self._stream.write(text)
-                self._stream.flush()
+            self._put("".join(line for line in lines if line is not None))
             if None in lines:
+                os.close(self._descriptor)
                 return
+
+    def _put(self, text: str) -> None:
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        with suppress(OSError):  # nobody reads any more, or the disk is full: there is nobody to tell
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        for _ in range(bytes(data).count(b"\n")):
+            self.on_drop()

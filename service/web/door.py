@@ -52,7 +52,7 @@ class Door:
         return _TurnedAway()
 
     def _count_arrival(self) -> None:
-        """A loop may accept its whole backlog before aiohttp hears of the first: until then they are counted here."""
+        """A loop may accept its whole backlog before aiohttp hears of the first: for that turn they are counted here, too."""
         if not self._arriving:
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._all_have_arrived)

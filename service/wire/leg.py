@@ -26,8 +26,11 @@ WRITE_HIGH_BYTES: Final = 65_536
 
 PROGRESS_BYTES: Final = 16_384
 """A peer that takes less than this in the time that it gets is stuck; a quarter of a second of speech in twenty seconds."""
-QUIET_SECONDS: Final = 10.0
-"""After so long without a word it is asked whether the peer takes what it is sent: its pongs may wait behind much else."""
+QUIET_SECONDS: Final = 25.0
+"""After so long without a word, longer than from ping to ping, it is asked whether a client takes what it is sent: its pongs
+may wait behind much else."""
+PATIENCE_SECONDS: Final = 120.0
+"""Who takes everything and says nothing for longer is gone all the same: what acknowledges may be a proxy before it."""
 
 SLICE_BYTES: Final = 65_536
 """What a read brought beyond this waits for the loop's next turn, and so does reading on. A read may bring 256 KiB, and the
@@ -39,8 +42,9 @@ PEEK_BYTES: Final = 1 << 20
 _TCP_INFO_BYTES: Final = 128
 _BYTES_ACKED_AT: Final = 120  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
 
-# A peer that vanished without a word is found by the kernel within 20 + 3 * 5 s; an upstream that acknowledges nothing, or
-# keeps its window at zero, after 20 s. A client may play slowly what came fast, its window at zero meanwhile: it gets 60 s.
+# The kernel gives up an upstream that acknowledges nothing, or keeps its window at zero, after 20 s. A client may play slowly
+# what came fast, its window at zero meanwhile, and gets 60 s; one that vanished is found by our pings (39 s). A user timeout
+# takes the place of the count of keepalive probes (tcp(7)), which holds where there is none.
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
@@ -88,6 +92,7 @@ class Leg(asyncio.Protocol):
         self._taken = 0  # what the peer had acknowledged at the last look that found progress
         self.held_since: float | None = None
         self.heard_at: float = loop.time()
+        self._spoke_at = self.heard_at  # what is acknowledged is no word
         self.on_full: Callable[[], None] | None = None
         self.on_drained: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -101,14 +106,16 @@ class Leg(asyncio.Protocol):
         """Hand all that came and comes to `receiver`; it may be replaced later by another start."""
         self._receiver = receiver
         if self._early:
-            early, self._early = bytes(self._early), bytearray()
-            receiver.receive(early)
+            self._backlog[:0], self._early = self._early, bytearray()
+            self._next_slice()
         if self._eof:
-            receiver.peer_lost()
+            self._lose()
+        if self.closed.done():
+            self._forget()
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
-        self.heard_at = self._loop.time()
+        self.heard_at = self._spoke_at = self._loop.time()
         if self._receiver is None:
             self._early += data
         elif self._backlog or len(data) > SLICE_BYTES:
@@ -144,7 +151,10 @@ class Leg(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
         self._lose()
-        # Nobody is told anything more, and nothing of a leg that is gone should wait for the garbage collector.
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nobody is told anything more, and nothing of a leg that is gone should wait for the garbage collector."""
         self._receiver = self.on_full = self.on_drained = None
 
     def _lose(self) -> None:
@@ -160,7 +170,7 @@ class Leg(asyncio.Protocol):
         if not self._holds:
             self.held_since = self._loop.time()
             if not self._transport.is_closing():
-                self._transport.pause_reading()  # of a socket that is gone uvloop would raise
+                self._transport.pause_reading()
         self._holds.add(why)
 
     def release(self, why: str) -> None:
@@ -169,7 +179,7 @@ class Leg(asyncio.Protocol):
         if self._holds or self.held_since is None:
             return
         self.held_since = None
-        self.heard_at = self._loop.time()  # it was we who did not listen
+        self.heard_at = self._spoke_at = self._loop.time()  # it was we who did not listen
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -177,6 +187,8 @@ class Leg(asyncio.Protocol):
         """Whether the peer has hung up, asked of the kernel, since a held leg is not told."""
         if self._eof or self._transport.is_closing():
             return True
+        if self._backlog:
+            return False  # what it said before is still being handed on
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0:
             return True
@@ -186,6 +198,8 @@ class Leg(asyncio.Protocol):
 
     def peek(self) -> bytes:
         """What the peer has sent and a held leg has not read, without reading it; empty on TLS, where it is ciphertext."""
+        if self._backlog:
+            return b""  # what was read comes first
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0 or self._transport.get_extra_info("sslcontext") is not None:
             return b""
@@ -224,7 +238,8 @@ class Leg(asyncio.Protocol):
             return
         taken = self._acknowledged_bytes()
         if self._taken and taken - self._taken >= PROGRESS_BYTES:
-            self.heard_at = now
+            if not self._masks and now - self._spoke_at < PATIENCE_SECONDS:
+                self.heard_at = now  # a client may play slowly what came fast; an upstream that is alive answers
             if self.full_since is not None:
                 self.full_since = now
             self._taken = taken
@@ -270,9 +285,13 @@ class Leg(asyncio.Protocol):
         self._transport.close()
 
     def finish(self) -> None:
-        """Say FIN behind what is sent, and go on reading: a socket that is closed with bytes unread resets what was sent."""
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+        """Say FIN behind what is sent, and go on reading: a socket that is closed with bytes unread resets what was sent.
+
+        Does nothing on TLS, which has no half-open state.
+        """
+        with suppress(OSError):  # gone already
+            if self._transport.can_write_eof() and not self._transport.is_closing():
+                self._transport.write_eof()
 
     def abort(self) -> None:
         """Close the socket now, whatever is unsent."""

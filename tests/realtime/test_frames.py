@@ -121,7 +121,8 @@ def test_data_frames_are_verbatim(messages: list[bytes]) -> None:
 
 
 HEADS = [b'{"type":"', b'{"type": "', b'{"event_id":"e","type":"', b'{"type" :"', b"["]
-KINDS = [*sorted(CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES), "error", "x", "", "session.update\\", "response.done.more"]
+KNOWN = sorted(CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES)
+KINDS = [*KNOWN, *(f"{kind}XYZ" for kind in KNOWN), "error", "x", "", "session.update\\", "response.done.more"]
 
 
 @st.composite

@@ -10,7 +10,7 @@ import pytest
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
-from service.wire.leg import SLICE_BYTES, Leg, close_leg
+from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg, close_leg
 
 
 class RecordingTransport(asyncio.Transport):
@@ -194,6 +194,42 @@ async def test_slices_are_not_lost_with_the_peer() -> None:
     assert (3 * SLICE_BYTES, 1) == (len(ear.heard), ear.lost)
     await asyncio.sleep(0)
     assert not transport.reading
+
+
+async def test_what_was_read_comes_before_what_waits_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While slices are handed on nobody looks ahead, and a peer that has hung up behind them is not gone yet."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        leg, transport = new_leg()
+        monkeypatch.setattr(transport, "get_extra_info", {"socket": ours}.get)  # a real socket under it
+        leg.start(Ear())
+        theirs.send(b"unread")
+        theirs.close()
+        assert (b"unread", True) == (leg.peek(), leg.peer_is_gone())
+        leg.data_received(b"x" * 2 * SLICE_BYTES)
+        assert (b"", False) == (leg.peek(), leg.peer_is_gone())
+        await asyncio.sleep(0)
+        assert (b"unread", True) == (leg.peek(), leg.peer_is_gone())
+
+
+@pytest.mark.parametrize(("masks", "spoke", "heard"), [(False, 60, True), (False, 121, False), (True, 60, False)])
+async def test_who_takes_what_it_is_sent_is_alive(
+    masks: bool, spoke: float, heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For two minutes a client's acknowledgements count as a sign of life; an upstream's never do."""
+    leg, _ = new_leg(masks=masks)
+    taken = iter((1, PROGRESS_BYTES, 2 * PROGRESS_BYTES))
+    monkeypatch.setattr(leg, "_acknowledged_bytes", lambda: next(taken))
+    leg.heard_at -= 30
+    leg._spoke_at -= spoke
+    leg.full_since = since = leg.heard_at
+    leg.watch_progress()
+    leg.watch_progress()
+    assert since == leg.full_since  # too little
+    leg.watch_progress()
+
+    assert leg.full_since > since
+    assert heard is (leg.heard_at > since)
 
 
 async def test_silence_is_not_counted_while_we_do_not_listen() -> None:
