@@ -95,8 +95,8 @@ lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.tom
 	@for f in runtime: dev:--extra=dev; do \
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
-	@for f in requirements:bench litellm:bench-litellm; do \
-	  $(DEV)/bin/uv pip compile -q bench/$${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
+	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz; do \
+	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 
 clean:  ## remove what the verbs above made
