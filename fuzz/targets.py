@@ -15,8 +15,10 @@ from service.realtime.closing import (
     sendable_close_code,
 )
 from service.realtime.events import ERROR_CODES, HEAD_BYTES, READ_TYPES, event_type, parse_error
-from service.realtime.frames import Control, Opcode, Scanner, Violation, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
 from service.realtime.incidents import incident_in
+from service.realtime.items import Control, Violation
 from tests.realtime.reference_frames import Watch, decode
 
 CAPS: Final = (0, 125, 1000, 200_000)

@@ -15,7 +15,9 @@ from prometheus_client import generate_latest
 from service.app import App
 from service.health.monitor import Pace
 from service.realtime.closing import parse_close
-from service.realtime.frames import Chunk, Completed, Control, Message, Opcode, Scanner, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Completed, Control, Message
 from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.messages import pop_message

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from service.realtime.frames import Control, Opcode, Scanner, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Control
 from tests.raw_upstream import CREATED
 
 PATH = "/v1/realtime?model=scripted"

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from service.realtime.closing import close_payload, parse_close
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Completed, Control
 from tests.messages import pop_payload
 
 CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.realtime.closing import parse_close, sendable_close_code
-from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream.dial import Connected
 
 _READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})

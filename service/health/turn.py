@@ -13,8 +13,9 @@ from typing import Final
 from service.failures import Failure, Phase
 from service.realtime.closing import parse_close
 from service.realtime.events import ERROR_CODES, ErrorEvent, parse_error
-from service.realtime.frames import Control, Item, Message, Opcode, Violation
+from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, RESPONSE_DONE, incident_in
+from service.realtime.items import Control, Item, Message, Violation
 from service.upstream import translate
 from service.upstream.dial import Connected
 

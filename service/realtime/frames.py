@@ -16,10 +16,8 @@ from typing import Final
 
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
-from service.realtime.framing import Broken, Header, Opcode, build_frame, check_close, read_header, unmask
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Output, Violation
-
-__all__ = ["Chunk", "Completed", "Control", "Item", "Message", "Opcode", "Violation", "build_frame", "unmask"]
+from service.realtime.framing import Broken, Header, Opcode, check_close, read_header, unmask
+from service.realtime.items import Completed, Control, Item, Message, Output, Violation
 
 WHOLE_FRAME_BYTES: Final = 65_536
 """A frame up to this size goes on when it is complete; a larger one is streamed."""

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode, sendable_close_code
-from service.realtime.frames import Violation
+from service.realtime.items import Violation
 
 Side = Literal["client", "upstream"]
 

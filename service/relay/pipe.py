@@ -8,8 +8,10 @@ import time
 from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
-from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
 from service.realtime.incidents import Incident, incident_in
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 

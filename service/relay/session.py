@@ -18,8 +18,10 @@ import structlog
 
 from service.failures import CATALOGUE
 from service.realtime.closing import sendable_close_code
-from service.realtime.frames import Opcode, Scanner, Violation
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, Incident
+from service.realtime.items import Violation
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import Pipe

@@ -25,7 +25,9 @@ from yarl import URL
 from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode
 from service.realtime.events import READ_TYPES, parse_error
-from service.realtime.frames import Control, Item, Opcode, Scanner
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Control, Item
 from service.upstream import translate
 from service.upstream.gate import Gate
 from service.upstream.resolver import SharedResolver

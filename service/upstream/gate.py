@@ -6,7 +6,9 @@ from typing import Final
 from service.failures import Failure, Phase
 from service.realtime.closing import parse_close, sendable_close_code
 from service.realtime.events import ErrorEvent, parse_error
-from service.realtime.frames import Chunk, Completed, Control, Item, Message, Opcode, Scanner, Violation
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream import translate
 from service.wire.leg import Leg
 

@@ -12,7 +12,9 @@ from typing import Final
 from aiohttp import web
 
 from service.failures import CATALOGUE, Failure, Retry
-from service.realtime.frames import Control, Opcode, Scanner
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Control
 from service.web.upgrade import Handshake
 from service.wire.leg import Leg, close_leg
 from service.wire.seam import answer_client

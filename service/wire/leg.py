@@ -14,12 +14,13 @@ import os
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
 from service.realtime.closing import close_payload
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
 
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
@@ -222,10 +223,10 @@ class Leg(asyncio.Protocol):
 
     def _acknowledged_bytes(self) -> int:
         """How many bytes the peer's system has taken so far, as the kernel counts; 0 where it does not."""
+        if sys.platform != "linux":
+            return 0
         sock = self._transport.get_extra_info("socket")
-        with suppress(
-            OSError, AttributeError, struct.error
-        ):  # a socket that is gone, or none; a system that does not count
+        with suppress(OSError, AttributeError, struct.error):  # a socket that is gone, or none; an old kernel
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             return int(struct.unpack_from("Q", info, _BYTES_ACKED_AT)[0])
         return 0

@@ -12,7 +12,7 @@ from service.health import monitor as module
 from service.health.monitor import Pace
 from service.health.turn import DAY_SECONDS, TurnBudget, take_turn
 from service.realtime.closing import close_payload
-from service.realtime.frames import Opcode
+from service.realtime.framing import Opcode
 from service.simulator import Simulator, SimulatorOptions
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay, simulated_relay
 from tests.raw_upstream import CREATED, Wire, raw_upstream

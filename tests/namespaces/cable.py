@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Chunk, Completed, Control
 from tests.harness import Answer, RawClient
 from tests.messages import pop_payload
 from tests.raw_http import Exchange, answer_well

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.realtime.closing import parse_close
-from service.realtime.frames import Control, Opcode
+from service.realtime.framing import Opcode
+from service.realtime.items import Control
 from tests.certificates import Authority
 from tests.harness import KEY_CANARY, RawClient, eventually, payload_of
 from tests.namespaces.cable import NEAR, Cable, FarUpstream, far_upstream

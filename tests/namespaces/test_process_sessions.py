@@ -6,7 +6,7 @@ import time
 from contextlib import AsyncExitStack
 
 from service.failures import CATALOGUE
-from service.realtime.frames import Opcode
+from service.realtime.framing import Opcode
 from tests.certificates import Authority
 from tests.harness import eventually
 from tests.namespaces.cable import FAR, TALK, Cable, FarUpstream, plugged_in

@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from service.realtime.events import HEAD_BYTES, event_type
-from service.realtime.frames import (
-    HELD_BYTES,
-    WHOLE_FRAME_BYTES,
-    Chunk,
-    Completed,
-    Control,
-    Item,
-    Message,
-    Scanner,
-    Violation,
-)
+from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 
 FRAME_COST = 64
 """What a held fragment counts for beside its bytes, so that a flood of empty ones is bounded too."""

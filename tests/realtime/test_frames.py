@@ -8,20 +8,9 @@ from hypothesis import strategies as st
 
 from service.realtime.closing import CloseCode, close_code_may_be_sent, close_payload, parse_close, sendable_close_code
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
-from service.realtime.frames import (
-    HELD_BYTES,
-    WHOLE_FRAME_BYTES,
-    Chunk,
-    Completed,
-    Control,
-    Item,
-    Message,
-    Opcode,
-    Scanner,
-    Violation,
-    build_frame,
-    unmask,
-)
+from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
+from service.realtime.framing import Opcode, build_frame, unmask
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 
 CAP = 300_000
 KEY = b"\x01\x7f\x80\xff"

@@ -17,17 +17,9 @@ from fuzz.seeds import seeds_of
 from fuzz.targets import TARGETS
 from service.realtime.closing import close_payload, parse_close, sendable_close_code
 from service.realtime.events import HEAD_BYTES
-from service.realtime.frames import (
-    HELD_BYTES,
-    WHOLE_FRAME_BYTES,
-    Chunk,
-    Control,
-    Message,
-    Opcode,
-    Scanner,
-    Violation,
-    build_frame,
-)
+from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Control, Message, Violation
 from tests.realtime.reference_frames import HEADER_BYTES, Story, Watch, decode, held_bytes
 
 CAP: Final = 150_000

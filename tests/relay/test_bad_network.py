@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from service.failures import CATALOGUE
-from service.realtime.frames import Opcode
+from service.realtime.framing import Opcode
 from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.invariants import nothing_left
 from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream

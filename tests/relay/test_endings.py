@@ -8,7 +8,8 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.frames import Control, Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Control
 from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay

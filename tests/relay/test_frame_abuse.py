@@ -13,7 +13,9 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
-from service.realtime.frames import Control, Opcode, Scanner, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Control
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
 from tests.realtime.reference_frames import decode

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
 from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
 from tests.raw_upstream import CREATED, Wire, raw_upstream
 

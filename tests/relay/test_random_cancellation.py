@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.realtime.closing import close_code_may_be_sent, close_payload
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
 from service.relay.registry import Registry
 from service.relay.session import Instruments
 from service.settings import Settings

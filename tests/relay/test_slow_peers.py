@@ -16,7 +16,9 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
-from service.realtime.frames import WHOLE_FRAME_BYTES, Chunk, Control, Opcode, Scanner, build_frame
+from service.realtime.frames import WHOLE_FRAME_BYTES, Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Control
 from service.relay.session import Session
 from service.relay.watchdog import Limits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from service.realtime.closing import close_payload
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
 from tests.harness import eventually, open_raw, payload_of, simulated_relay
 from tests.raw_http import PATH, Exchange, Script
 from tests.raw_upstream import CREATED

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.realtime.frames import Opcode
+from service.realtime.framing import Opcode
 from tests.harness import Answer, RawClient, Relay, eventually, open_raw, running_relay
 from tests.invariants import nothing_left, open_descriptors
 from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from service.realtime.closing import close_payload
-from service.realtime.frames import Chunk, Completed, Control, Opcode, Scanner, build_frame
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Completed, Control
 from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg, close_leg
 
 

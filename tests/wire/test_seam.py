@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.framing import Opcode, build_frame
 from tests.harness import Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, Wire, raw_upstream
 
