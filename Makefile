@@ -52,12 +52,12 @@ doctor: $(RUN)/.stamp  ## find out why it does not connect, rung by rung; ARGS="
 test: $(DEV)/.stamp  ## run the tests
 	@$(DEV)/bin/python -m pytest
 
-# A network and mounts of their own, so that no rule touches the machine's.
+# A network and mounts of their own, so that no rule touches the machine's. The tests run on asyncio, the relays that they start on uvloop.
 test-faults: $(DEV)/.stamp  ## run the tests of networks that fail; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "test-faults needs root: it makes a network of its own" >&2; exit 2; }
 	@command -v ip >/dev/null && command -v iptables >/dev/null || \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends iproute2 iptables
-	@unshare --net --mount -- sh -c 'ip link set lo up && TEST_FAULTS=1 exec $(DEV)/bin/python -m pytest tests/namespaces -p no:cacheprovider'
+	@unshare --net --mount -- sh -c 'ip link set lo up && TEST_FAULTS=1 TEST_LOOP=asyncio exec $(DEV)/bin/python -m pytest tests/namespaces -p no:cacheprovider'
 
 # wstest is made ready on its first run, in ~/.cache/realtime-relay; without a Python 2.7 here that takes root and three minutes.
 conformance: $(DEV)/.stamp  ## Autobahn's WebSocket test suite on both sides of the relay; ARGS="--short" and others are passed on

@@ -66,7 +66,14 @@ class Wire:
         return None
 
     async def gone(self) -> None:
-        """Read up to the end of the stream."""
+        """Read up to the peer's CLOSE, and answer it, or to the end of the stream."""
+        close = await self.until_close()
+        if close is not None:
+            with suppress(ConnectionError):
+                self.send_close(close[0])
+
+    async def deaf(self) -> None:
+        """Read up to the end of the stream; a CLOSE is not answered."""
         with suppress(ConnectionError):
             while await self.reader.read(65_536):
                 pass

@@ -55,7 +55,8 @@ async def d5_client_falls_silent(cable: Cable, running: Running, address: str, *
     with cable.silence(address):
         await eventually(lambda: running.ending_of(address) is not None, 45)
         waited = time.monotonic() - started
-        assert "client_lost" == running.ending_of(address)
+        # Who vanished behind what it has not taken cannot be told from one that only stopped reading, and has the same time.
+        assert running.ending_of(address) == ("client_too_slow" if is_told else "client_lost")
         client.reset()
     return waited
 

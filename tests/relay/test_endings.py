@@ -70,7 +70,7 @@ async def test_a_session_counts_until_its_sockets_are_gone() -> None:
 
     async def deaf_to_close(wire: Wire) -> None:
         wire.send(CREATED)
-        await wire.gone()
+        await wire.deaf()
 
     async with session(deaf_to_close, RELAY_MAX_SESSIONS="1") as (relay, client):
         client.reset()
@@ -338,7 +338,7 @@ async def test_upstream_that_will_not_close_is_aborted(stubborn: str) -> None:
         wire.send(CREATED)
         try:
             if stubborn == "deaf":
-                await wire.gone()
+                await wire.deaf()
             else:
                 while True:
                     wire.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 1000 + b'"}')

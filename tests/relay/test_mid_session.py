@@ -182,7 +182,7 @@ async def test_d9_d10_upstream_says_goodbye_and_hangs_on(code: int | None, text:
         wire.send(CREATED)
         await asyncio.sleep(0)
         wire.send_close(code, text)
-        await asyncio.wait_for(wire.gone(), 2)
+        await asyncio.wait_for(wire.deaf(), 2)
         gone.set()
 
     gone = asyncio.Event()
@@ -212,7 +212,7 @@ async def test_d14_upstream_closes_before_a_slow_client(reads_on: bool, monkeypa
             count += 1
             await asyncio.sleep(0.0005)
         wire.send_close(1001, "deploy")
-        await asyncio.wait_for(wire.gone(), 2)
+        await asyncio.wait_for(wire.deaf(), 2)
         gone.set_result(count)
 
     async with session(script, "upstream_closed") as (relay, client, live):
