@@ -235,7 +235,6 @@ class Scanner:
         if self._held:
             out.cut(at, at)
             out.insert(self._held)
-            self._held = []
             self._forget_held()
         self._released = True
 
