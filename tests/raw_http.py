@@ -14,6 +14,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from tests.raw_upstream import CREATED
+from tests.serving import listening
 
 PATH = "/v1/realtime?model=scripted"
 
@@ -88,7 +89,6 @@ async def raw_http(
 ) -> AsyncIterator[RawHttp]:
     """Run `script` for each request whose model is `scripted`; the relay's own checks are answered well."""
     upstream = RawHttp("", 0)
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
@@ -111,22 +111,10 @@ async def raw_http(
         finally:
             writer.close()
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, host, 0, ssl=tls, backlog=512)
-    upstream.port = server.sockets[0].getsockname()[1]
-    upstream.url = f"{'https' if tls else 'http'}://{host}:{upstream.port}/v1"
-    try:
+    async with listening(serve, host=host, tls=tls) as port:
+        upstream.port = port
+        upstream.url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
         yield upstream
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tuple(tasks))
 
 
 async def answer_well(exchange: Exchange) -> None:

@@ -14,6 +14,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Completed, Control
 from tests.messages import pop_payload
+from tests.serving import listening
 
 CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}'
 
@@ -95,7 +96,7 @@ class RawUpstream:
     url: str
     upgrades: int = 0
     open: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Future[None]] = field(default_factory=set)
 
 
 @asynccontextmanager
@@ -138,18 +139,6 @@ async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncItera
         finally:
             writer.close()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        upstream.tasks.add(task)
-        task.add_done_callback(upstream.tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1 << 20)
-    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    try:
+    async with listening(serve, limit=1 << 20, tasks=upstream.tasks) as port:
+        upstream.url = f"http://127.0.0.1:{port}/v1"
         yield upstream
-    finally:
-        server.close()
-        for task in tuple(upstream.tasks):
-            task.cancel()
-        if upstream.tasks:
-            await asyncio.wait(tuple(upstream.tasks))

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from tests.serving import listening
+
 CHUNK_BYTES: Final = 4096
 QUEUED_CHUNKS: Final = 64
 """What is on its way in one direction; more is left unread, as on a real line."""
@@ -119,20 +121,9 @@ async def tcp_proxy(port: int, line: Line | None = None, host: str = "127.0.0.1"
     """A proxy before a server's port, listening on 127.0.0.1."""
     proxy = TcpProxy(line or Line())
     proxy.go_on()
-    tasks: set[asyncio.Task[None]] = set()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(proxy.serve(reader, writer, (host, port)))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await proxy.serve(reader, writer, (host, port))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(serve, limit=CHUNK_BYTES) as proxy.port:
         yield proxy
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tuple(tasks))

@@ -12,6 +12,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.http11 import Request, Response
 
+from tests.serving import listening
+
 _CASE: Final = re.compile(r"GET \S*[?&]model=case-(\d+)\S* HTTP/1\.1\r\n")
 _UPGRADE: Final = re.compile(r"^upgrade: *websocket\r$", re.IGNORECASE | re.MULTILINE)
 
@@ -98,19 +100,5 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def front(agent: str) -> AsyncIterator[tuple[Front, int]]:
     """A front and its port."""
     served = Front(agent)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(served.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield served, server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tuple(tasks))
+    async with listening(served.serve) as port:
+        yield served, port

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from service.doctor.relay import RelayChain, Visit
 from service.doctor.rungs import Ladder, Rung
 from service.doctor.show import Redaction, Silent, document
 from service.realtime.keys import Secret
+from tests.serving import Serve, listening
 
 KEY_CANARY: Final = "sk-proj-CANARY0key" + "abcdefghijkl" * 10
 TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
@@ -69,13 +70,10 @@ async def climb_relay(
 
 # -- servers ----------------------------------------------------------------------------------------------------------
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
 
 @asynccontextmanager
-async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server on loopback that runs `serve` for each connection: its port."""
-    tasks: set[asyncio.Task[None]] = set()
+async def bare_server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server on loopback that runs `serve` for each connection, whatever becomes of it: its port."""
 
     async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -84,22 +82,10 @@ async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> Asyn
             finally:
                 writer.close()
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(run(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
     # A refused handshake is what some tests are about; asyncio would print it.
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tuple(tasks))
+    async with listening(run, tls=context) as port:
+        yield port
 
 
 def answering(status: str, body: str = "", **headers: str) -> Serve:

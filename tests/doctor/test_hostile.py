@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor.climbing import KEY_CANARY, TOKEN_CANARY, Climb, Serve, climb_provider, climb_relay, listening
+from tests.doctor.climbing import KEY_CANARY, TOKEN_CANARY, Climb, bare_server, climb_provider, climb_relay
 from tests.raw_upstream import Wire, raw_upstream
+from tests.serving import Serve
 
 ECHO = b"Incorrect API key provided: " + KEY_CANARY.encode()
 
@@ -50,7 +51,7 @@ def check(climb: Climb) -> None:
 )
 async def test_any_answer(tmp_path: Path, data: bytes) -> None:
     """Whatever comes instead of an answer, to the provider's chain and to the relay's, breaks a rung."""
-    async with listening(sending(data)) as port:
+    async with bare_server(sending(data)) as port:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
         climbs = [
             await climb_provider(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path),

@@ -19,13 +19,13 @@ from tests.doctor.climbing import (
     PASSWORD_CANARY,
     QUIET,
     Climb,
-    Serve,
     answering,
+    bare_server,
     climb_provider,
-    listening,
     make_pair,
     passing_on,
 )
+from tests.serving import Serve
 from tests.test_process import environment
 
 PROXY_USER = f"http://me:{PASSWORD_CANARY}@127.0.0.1"
@@ -60,7 +60,7 @@ async def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
 
 async def test_one_address_of_several_is_enough() -> None:
     """Where one address is dead and another answers, the rung holds and the dead one is noted."""
-    async with listening(answering("200 OK")) as port:
+    async with bare_server(answering("200 OK")) as port:
         way = Way(URL(f"http://localhost:{port}"), seconds=2)
         found = await network.connect(way, ["127.0.0.2", "127.0.0.1"])
 
@@ -80,7 +80,7 @@ async def test_one_address_of_several_is_enough() -> None:
 async def test_a_certificate_that_is_not_trusted(tmp_path: Path, subject: str, note: str) -> None:
     """The issuer of an untrusted certificate is told, a corporate proxy by its name, and SSL_CERT_FILE is the cure."""
     pair = make_pair(tmp_path, subject)
-    async with listening(answering("200 OK"), pair.server_context()) as port:
+    async with bare_server(answering("200 OK"), pair.server_context()) as port:
         climb = await climb_to(tmp_path, f"https://localhost:{port}/v1")
 
     assert ("tls", "tls_untrusted") == (climb.broken, climb["tls"].reason)
@@ -91,7 +91,7 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path, subject: str, n
 
 async def test_a_port_without_tls(tmp_path: Path) -> None:
     """https:// towards a port of plain HTTP is told as that, whether it answers the handshake with a 400 or not at all."""
-    async with Simulator() as simulator, listening(answering("200 OK")) as silent:
+    async with Simulator() as simulator, bare_server(answering("200 OK")) as silent:
         for port in (URL(simulator.url).port, silent):
             climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
@@ -106,7 +106,7 @@ async def test_tls_that_is_cut(tmp_path: Path) -> None:
         await reader.read(1)
         writer.transport.abort()
 
-    async with listening(cut) as port:
+    async with bare_server(cut) as port:
         climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
 
     assert ("tls", "tls_failed") == (climb.broken, climb["tls"].reason)
@@ -119,7 +119,7 @@ async def test_tls_that_hangs(tmp_path: Path) -> None:
     async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with listening(hang) as port:
+    async with bare_server(hang) as port:
         climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
     assert ("tls", "connect_timeout") == (climb.broken, climb["tls"].reason)
@@ -165,7 +165,7 @@ def proxy(status: str, port: int | None = None, host: str = "provider.invalid") 
 )
 async def test_a_proxy_that_refuses(tmp_path: Path, status: str, meaning: str) -> None:
     """A proxy's refusal breaks the rung of the tunnel with its status; DNS and TCP were the proxy's own."""
-    async with listening(proxy(status)) as port:
+    async with bare_server(proxy(status)) as port:
         setting = {"RELAY_UPSTREAM_PROXY": f"{PROXY_USER}:{port}"}
         climb = await climb_to(tmp_path, "https://provider.invalid/v1", **setting)
 
@@ -190,7 +190,7 @@ async def encrypted_simulator(tmp_path: Path, subject: str) -> AsyncIterator[tup
     pair = make_pair(tmp_path, subject, "api.openai.com")
     async with (
         Simulator(SimulatorOptions(pace=0)) as simulator,
-        listening(passing_on(URL(simulator.url).port or 0), pair.server_context()) as port,
+        bare_server(passing_on(URL(simulator.url).port or 0), pair.server_context()) as port,
     ):
         # A key of no family: the simulator takes it as good, and it is nobody's.
         yield port, {"SSL_CERT_FILE": str(pair.certificate), "OPENAI_API_KEY": "CANARY-key-of-no-family"}
@@ -225,7 +225,7 @@ async def test_all_well_through_a_proxy(tmp_path: Path) -> None:
     """Tunnel, TLS, REST, upgrade and first event go through the proxy; outdated advice about OpenAI is named as such."""
     async with (
         encrypted_simulator(tmp_path, "/O=Acme/CN=localhost") as (port, environ),
-        listening(proxy("200 OK", port, "api.openai.com")) as proxy_port,
+        bare_server(proxy("200 OK", port, "api.openai.com")) as proxy_port,
     ):
         proxied = {"RELAY_UPSTREAM_PROXY": f"{PROXY_USER}:{proxy_port}", "OPENAI_API_KEY": KEY_CANARY}
         code, printed = await run_doctor(tmp_path, {**environ, **proxied})

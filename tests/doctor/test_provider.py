@@ -6,7 +6,7 @@ import pytest
 
 from service.doctor.turn import COST
 from service.simulator import Simulator, SimulatorOptions
-from tests.doctor.climbing import answering, climb_provider, listening
+from tests.doctor.climbing import answering, bare_server, climb_provider
 from tests.raw_upstream import CREATED, Wire, raw_upstream
 
 SIMULATED = {"RELAY_UPSTREAM": "simulator", "RELAY_DIAL_TIMEOUT_SECONDS": "0.3"}
@@ -102,7 +102,7 @@ async def test_a_compatible_server_without_models(tmp_path: Path) -> None:
         wire.send(CREATED)
         await wire.until_close()
 
-    async with raw_upstream(create) as upstream, listening(answering("404 Not Found", "{}")) as bare:
+    async with raw_upstream(create) as upstream, bare_server(answering("404 Not Found", "{}")) as bare:
         environ = {"OPENAI_API_KEY": "anything", "RELAY_MODEL": "scripted"}
         good = await climb_provider(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path)
         bad = await climb_provider(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{bare}/v1"}, tmp_path)
@@ -116,7 +116,7 @@ async def test_a_compatible_server_without_models(tmp_path: Path) -> None:
 async def test_a_wrong_clock_warns(tmp_path: Path) -> None:
     """A Date header a day away warns with the distance; it stops nothing."""
     date = "Tue, 01 Jan 2019 00:00:00 GMT"
-    async with listening(answering("200 OK", "{}", Date=date)) as port:
+    async with bare_server(answering("200 OK", "{}", Date=date)) as port:
         climb = await climb_provider(
             {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path
         )

@@ -11,8 +11,8 @@ from tests.doctor.climbing import (
     TOKEN_CANARY,
     Climb,
     answering,
+    bare_server,
     climb_relay,
-    listening,
     make_pair,
     passing_on,
 )
@@ -123,7 +123,7 @@ async def test_a_model_that_the_relay_does_not_allow() -> None:
 async def test_a_stranger_answers(status: str, body: str, reason: str, note: str) -> None:
     """What is not the relay is never taken for it: its page, its name and what its status means are told."""
     headers = {"Content_Type": "text/html", "Server": "nginx/1.27", "Location": "https://relay.example.com/?token=x"}
-    async with listening(answering(status, body, **headers)) as port:
+    async with bare_server(answering(status, body, **headers)) as port:
         climb = await visit(f"http://127.0.0.1:{port}")
 
     assert ("upgrade", reason) == (climb.broken, climb["upgrade"].reason)
@@ -152,7 +152,7 @@ async def test_headers_lost_on_the_way(old: bytes, new: bytes, rung: str, reason
     """A proxy that drops or adds a header is found out by the relay's own refusal."""
     async with (
         guarded_relay() as relay,
-        listening(passing_on(relay.app.public_port, lambda data: data.replace(old, new))) as port,
+        bare_server(passing_on(relay.app.public_port, lambda data: data.replace(old, new))) as port,
     ):
         climb = await visit(f"http://127.0.0.1:{port}")
 
@@ -173,7 +173,7 @@ async def test_https_to_a_plain_port() -> None:
 async def test_http_to_a_tls_port(tmp_path: Path) -> None:
     """ws:// towards a port of TLS is told as that, by a handshake that is only looked at."""
     pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
-    async with listening(answering("200 OK"), pair.server_context()) as port:
+    async with bare_server(answering("200 OK"), pair.server_context()) as port:
         climb = await visit(f"ws://localhost:{port}")
 
     assert "relay" == climb.broken
@@ -183,7 +183,7 @@ async def test_http_to_a_tls_port(tmp_path: Path) -> None:
 async def test_an_untrusted_certificate_in_front_of_the_relay(tmp_path: Path) -> None:
     """The words are about the relay's address, not about the provider's."""
     pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
-    async with listening(answering("200 OK"), pair.server_context()) as port:
+    async with bare_server(answering("200 OK"), pair.server_context()) as port:
         climb = await visit(f"wss://localhost:{port}")
 
     assert "tls_untrusted" == climb["tls"].reason
@@ -232,7 +232,7 @@ async def test_a_silent_server() -> None:
         await reader.read()
         await asyncio.Event().wait()
 
-    async with listening(hang) as port:
+    async with bare_server(hang) as port:
         climb = await visit(f"http://127.0.0.1:{port}", seconds=0.2)
 
     assert ("relay", "reply_timeout") == (climb.broken, climb["relay"].reason)

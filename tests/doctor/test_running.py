@@ -10,7 +10,7 @@ import pytest
 
 from service.doctor.running import Running, ask, judge
 from service.settings import Settings
-from tests.doctor.climbing import answering, climb_provider, listening
+from tests.doctor.climbing import answering, bare_server, climb_provider
 from tests.harness import running_relay, simulated_relay
 
 
@@ -61,7 +61,7 @@ async def test_another_upstream_and_its_troubles() -> None:
 )
 async def test_another_program_on_the_port(body: str) -> None:
     """Whatever else answers there is not taken for a relay."""
-    async with listening(answering("200 OK", body)) as port:
+    async with bare_server(answering("200 OK", body)) as port:
         settings = Settings(internal_port=port)
         found = judge(await asyncio.wait_for(ask(settings), 5), settings, "openai", [])
 
