@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scenario",
         metavar="NAME",
         choices=[scenario.value for scenario in Scenario],
-        help="how to misbehave, for keys that name no scenario of their own (sk-sim-<name>); one of the list below",
+        help="how to misbehave, for keys that name no scenario of their own (sk-sim-<name>), and for requests without "
+        "?simulate=<name>; one of the list below",
     )
     parser.add_argument("--session-seconds", type=float, default=default.session_seconds, help="cap of a session")
     parser.add_argument(

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from service.simulator import refusals
 from service.simulator.options import TRANSCRIPTION_MODELS, TRANSLATION_MODEL, SimulatorOptions
 from service.simulator.refusals import Refusal
-from service.simulator.scenarios import Scenario, scenario_for
+from service.simulator.scenarios import Scenario, scenario_for, scenario_in_query
 
 SUBPROTOCOL = "realtime"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
@@ -40,11 +40,11 @@ class Approach:
 
 
 def read_approach(path: str, query: Mapping[str, str], headers: CIMultiDict[str], default: Scenario) -> Approach:
-    """Read a request."""
+    """Read a request; raises ValueError if it asks for a scenario that does not exist."""
     key = read_key(headers)
     return Approach(
         key=key,
-        scenario=scenario_for(key, default),
+        scenario=scenario_in_query(query) or scenario_for(key, default),
         model=query.get("model"),
         call_id=query.get("call_id"),
         transcribes=query.get("intent") == "transcription",

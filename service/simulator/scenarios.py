@@ -1,14 +1,17 @@
 """The catalogue of scenarios: every way in which this upstream can misbehave, by name.
 
-A scenario comes from the key (``sk-sim-<name>``, and ``sk-sim-<name>-anything``; the longest name wins), else from the
+A scenario comes from the query of a request to upgrade (``simulate=<name>``, for one call that is to fail among others that
+are well), else from the key (``sk-sim-<name>``, and ``sk-sim-<name>-anything``; the longest name wins), else from the
 simulator's option. A key that names none follows the option, and is good without one. What a scenario does is decided
 where it happens: before the upgrade in ``faults``, in the first event in ``refusals``, later in the sessions.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Self
 
 KEY_PREFIX = "sk-sim-"
+QUERY_PARAMETER = "simulate"
 
 
 class Scenario(Enum):
@@ -95,3 +98,8 @@ def scenario_for(key: str | None, default: Scenario) -> Scenario:
     named = [name for name in _NAMES if rest == name or rest.startswith(f"{name}-")]
     chosen = _NAMES[max(named, key=len)] if named else Scenario.GOOD
     return default if chosen is Scenario.GOOD else chosen
+
+
+def scenario_in_query(query: Mapping[str, str]) -> Scenario | None:
+    """Read the scenario that one request asks for; None if it asks for none. Raises ValueError with the names that exist."""
+    return parse_scenario(query[QUERY_PARAMETER]) if QUERY_PARAMETER in query else None

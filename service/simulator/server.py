@@ -37,6 +37,7 @@ _HANDLERS_END_SECONDS = 0.3
 _ACCEPT = web.RequestKey("simulator_accept", str)
 _WRONG_ACCEPT = "d3Jvbmcgc2VjcmV0IGFuc3dlciE="
 _Kept = TypeVar("_Kept")
+_BAD_REQUEST = 400
 _REFUSED_PATH = 403  # what the provider's edge says to an upgrade at any other address
 
 
@@ -120,7 +121,12 @@ class Simulator:
     async def _handle_socket(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
         record = ConnectionRecord(request.path, MultiDict(request.query), request.headers.copy())
         _keep(self.connections, record, self.options.max_records)
-        approach = read_approach(request.path, request.query, record.headers, self._default)
+        try:
+            approach = read_approach(request.path, request.query, record.headers, self._default)
+        except ValueError as unknown:
+            record.status = _BAD_REQUEST
+            record.note_closed()
+            return web.Response(status=_BAD_REQUEST, text=f"{unknown}\n")
         try:
             answer = await self._answer_without_upgrade(request, transport, approach)
             if answer is not None:

@@ -8,7 +8,10 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario, scenario_for
+from tests.harness import open_raw, running_relay
 from tests.simulator.client import connected
+
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
 
 INVALID = "invalid_request_error"
 
@@ -185,3 +188,30 @@ async def test_a_peer_that_ignores_the_close_is_cut_off() -> None:
         async with http.ws_connect(f"{sim.url}/realtime", headers=headers, autoclose=False):
             await asyncio.wait_for(sim.connections[0].wait_closed(), 1)
             assert sim.connections[0].close_code is None
+
+
+async def test_one_request_may_ask_for_a_scenario(sim: Simulator) -> None:
+    """`?simulate=` holds for that request alone, whatever its key says, and comes through a relay."""
+    async with connected(sim, "model=gpt-realtime&simulate=key-rejected", greeted=False) as caller:
+        assert (await caller.next())["error"]["code"] == "invalid_api_key"
+    async with connected(sim, "model=gpt-realtime&simulate=good", key="sk-sim-drop"):
+        pass
+    async with connected(sim):
+        pass
+    async with running_relay(simulator=sim) as relay:
+        client = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&simulate=quota-exhausted")
+        await client.close()
+    assert client.answer.error["code"] == "quota_exhausted"
+
+
+async def test_an_unknown_scenario_in_the_query_is_refused(sim: Simulator) -> None:
+    """A mistyped name is told, with the names that exist, instead of looking healthy."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with connected(sim, "model=gpt-realtime&simulate=quota", greeted=False):
+            pass
+    assert refused.value.status == 400
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{sim.url}/realtime?simulate=quota", headers=UPGRADE) as reply,
+    ):
+        assert "no scenario is called 'quota'; there are: good, key-rejected" in await reply.text()
