@@ -1,6 +1,7 @@
 """The composition root: the only file that knows every room."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.access.limits import descriptors_for_callers, lowered
+from service.access.limits import descriptors_for_callers, lowered, memory_limit
 from service.health.monitor import Monitor, Pace
 from service.loop import NAME, spare_the_collector
 from service.realtime.keys import Secret, fingerprint, lint
@@ -81,6 +82,7 @@ class App:
         target = await self._target()
         key_problem = self._lint(target)
         self.metrics = Metrics(target.label)
+        self.metrics.memory_limit.set(memory_limit() or math.inf)
         dialler = Dialler(
             target,
             timeout_seconds=settings.dial_timeout_seconds,

@@ -9,6 +9,7 @@ Rules of this file:
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, Incident
 from service.realtime.items import Violation
+from service.realtime.pricing import model_label
+from service.realtime.readings import Reading
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import Pipe
+from service.relay.turn import TurnTimer
 from service.relay.watchdog import Limits, RateMeter, verdict
 from service.telemetry.metrics import DIRECTIONS, Metrics
 from service.telemetry.redact import Redactor
@@ -90,8 +94,20 @@ class Session:
         self._may_tell = True
         self._incidents: set[Incident] = set()  # a closed set, so it stays small
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
-        self._up = Pipe(client, self._upstream, scanner, instruments.client_to_upstream, self)
-        self._down = Pipe(self._upstream, client, connected.scanner, instruments.upstream_to_client, self)
+        talk = instruments.metrics.conversations
+        self._model = model_label(facts.model)
+        self._turn = TurnTimer(time.perf_counter, talk.speech_to_audio.observe, talk.first_delta.observe)
+        self._up = Pipe(
+            client, self._upstream, scanner, traffic=instruments.client_to_upstream, turn=self._turn, owner=self
+        )
+        self._down = Pipe(
+            self._upstream,
+            client,
+            connected.scanner,
+            traffic=instruments.upstream_to_client,
+            turn=self._turn,
+            owner=self,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -221,7 +237,18 @@ class Session:
         self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
         self._end(ending.by_violation(_side(direction), violation))
 
-    def incident_passed(self, incident: Incident) -> None:
+    def event_read(self, reading: Reading) -> None:
+        """Count what an event of upstream tells of the conversation."""
+        talk = self._instruments.metrics.conversations
+        if reading.incident is not None:
+            self._take_incident(reading.incident)
+        if reading.response is not None:
+            talk.response_ended(self._model, reading.response)
+            self._turn.response_ended()
+        for limit, left in reading.head_room:
+            talk.limit_told(limit, left)
+
+    def _take_incident(self, incident: Incident) -> None:
         """Something goes wrong within the session; mostly it goes on. Counted each time, logged once of a kind."""
         metrics, code = self._instruments.metrics, incident.code
         if incident.event == ERROR:

@@ -1,9 +1,10 @@
 """Who comes in: everything that can be refused without asking the provider, in the order in which it is asked."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ class Attempt:
     address: str
     client: str = "unknown"
     model: str | None = None
+    began_at: float = field(default_factory=time.perf_counter)  # uvloop's own time counts whole milliseconds
     is_own_doing: bool = True  # whatever ends it; an outage of the provider's is not counted against its callers
 
 

@@ -6,6 +6,7 @@ up) leaves nothing half done.
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
@@ -57,6 +58,9 @@ class Entrance:
         self._on_dialled = on_dialled
         self._admissions = Admissions(settings, self._metrics, max_sessions=max_sessions, closed=self._closed)
         self._dials = Slots(settings.max_dials, "relay_full", "dials")
+        self._metrics.sessions_limit.set(max_sessions)
+        self._metrics.dials_limit.set(settings.max_dials)
+        self._metrics.dials_active.set_function(lambda: self._dials.taken)
         self._limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             idle_timeout_seconds=settings.idle_timeout_seconds,
@@ -149,6 +153,8 @@ class Entrance:
             self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)
             raise
         self._metrics.dialled(progress.seconds)
+        waited = time.perf_counter() - attempt.began_at
+        self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
         if self._reach.proves(route):
             self._on_dialled(None)
