@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import structlog
@@ -180,6 +181,9 @@ class Entrance:
             limits=self._limits,
             instruments=self._instruments,
             error_event=lambda reason: surface.ending_event(reason, attempt.session_id),
+            drain_event=partial(surface.draining_event, session_id=attempt.session_id)
+            if attempt.wants_draining_event
+            else None,
         )
         return self._registry.start(session)
 
