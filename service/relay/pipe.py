@@ -160,12 +160,11 @@ class Pipe:
             self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
 
     def _hold_back(self) -> None:
-        self._held_back_at = time.perf_counter()
+        self._held_back_at = self._traffic.hold()
         self._source.hold("full")
 
     def _let_go(self) -> None:
         self._source.release("full")
         if self._held_back_at is not None:
-            seconds, self._held_back_at = time.perf_counter() - self._held_back_at, None
-            self.held_back_seconds += seconds
-            self._traffic.held_back_seconds += seconds
+            self.held_back_seconds += self._traffic.release(self._held_back_at)
+            self._held_back_at = None
