@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from service.health.checks import CHECKS, TURN
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
 from service.version import __version__
@@ -112,6 +113,14 @@ def test_probes_ask_what_exists(name: str) -> None:
     assert f'web.get("{probe["httpGet"]["path"]}"' in text_of("service/web/probes.py")
     assert probe["httpGet"]["port"] == "internal"
     assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
+def test_the_one_url_leaves_every_check_out() -> None:
+    """Who must probe a single URL is told one that never asks about the provider."""
+    (query,) = re.findall(r"`/healthz\?(\S+)`", text_of("docs/deployment.md"))
+    (further,) = re.findall(r"`&(exclude=\w+)` with `RELAY_HEALTH_TURNS_PER_DAY`", text_of("docs/deployment.md"))
+
+    assert [f"exclude={check}" for check in (*CHECKS, TURN)] == [*query.split("&"), further]
 
 
 def test_ports_are_the_defaults() -> None:
