@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from service import failures_reference, settings_reference
+from tests.artefacts import generated
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -12,6 +13,11 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (".env.example", settings_reference.render_env_example),
     ("docs/settings.md", settings_reference.render_markdown),
     ("docs/failures.md", failures_reference.render_markdown),
+    (generated.SETTINGS_ENV, generated.render_settings_env),
+    (generated.BASE, generated.render_deployment),
+    (generated.DEV, generated.render_dev_deployment),
+    (generated.KUSTOMIZATION, generated.render_kustomization),
+    (generated.COMPOSE, generated.render_compose),
 )
 
 

@@ -1,37 +1,21 @@
-"""Image, compose file and Kubernetes manifests name what the code has: settings, ports, probes, times."""
+"""Image and compose file name what the code has: settings, ports, probes, times."""
 
 import re
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-import yaml
 
-from service.relay.session import CLIENT_CLOSE_SECONDS
+from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
+from tests.artefacts.generated import close_spread_seconds
+from tests.artefacts.kubernetes import ROOT, env_file, load
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-PROBES: Final = {"/livez", "/readyz"}
 DEFAULTS: Final = Settings()
-
-
-def load(name: str) -> Any:
-    """A manifest."""
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
-
-
-def env_file(name: str) -> dict[str, str]:
-    """The assignments of an env file."""
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 COMPOSE: Final = load("docker-compose.yml")
 RELAY: Final = COMPOSE["services"]["relay"]
-POD: Final = load("k8s/base/deployment.yaml")["spec"]["template"]["spec"]
-CONTAINER: Final = POD["containers"][0]
-K8S_SETTINGS: Final = env_file("k8s/base/settings.env")
 
 
 def seconds(text: str) -> float:
@@ -46,7 +30,6 @@ def seconds(text: str) -> float:
         ("docker-compose.yml", set(RELAY["environment"])),
         ("docker-compose.yml", set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))),
         ("compose/demo.env", set(env_file("compose/demo.env"))),
-        ("k8s/base/settings.env", set(K8S_SETTINGS)),
     ],
 )
 def test_every_variable_is_a_setting(where: str, names: set[str]) -> None:
@@ -55,35 +38,20 @@ def test_every_variable_is_a_setting(where: str, names: set[str]) -> None:
     assert set() == names - SETTING_NAMES
 
 
-@pytest.mark.parametrize("name", ["startupProbe", "livenessProbe", "readinessProbe"])
-def test_kubernetes_probes_ask_what_exists(name: str) -> None:
-    """Liveness and start-up ask /livez, readiness /readyz, on the internal port, with room for a slow answer."""
-    probe = CONTAINER[name]
-
-    assert ("/readyz" if name == "readinessProbe" else "/livez") == probe["httpGet"]["path"]
-    assert probe["httpGet"]["port"] == "internal"
-    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
-
-
 def test_ports_are_the_defaults() -> None:
-    """Image, compose file and pod use the ports that the program listens on."""
-    ports = {"public": DEFAULTS.port, "internal": DEFAULTS.internal_port}
+    """Image and compose file use the ports that the program listens on."""
+    ports = (DEFAULTS.port, DEFAULTS.internal_port)
 
-    assert ports == {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
-    assert [f"127.0.0.1:{port}:{port}" for port in ports.values()] == RELAY["ports"]
+    assert [f"127.0.0.1:{port}:{port}" for port in ports] == RELAY["ports"]
     assert f"EXPOSE {DEFAULTS.port} {DEFAULTS.internal_port}" in DOCKERFILE
-    assert load("k8s/base/service.yaml")["spec"]["ports"][0]["targetPort"] == "public"
 
 
-def test_grace_is_longer_than_the_drain() -> None:
-    """Neither Docker nor Kubernetes kills a relay that is still draining."""
+def test_grace_is_computed() -> None:
+    """Docker kills no relay that is still within its drain."""
     drain = float(re.findall(r"\d+", RELAY["environment"]["RELAY_DRAIN_SECONDS"])[0])
-    pause = int(re.findall(r"sleep\((\d+)\)", " ".join(CONTAINER["lifecycle"]["preStop"]["exec"]["command"]))[0])
 
     assert drain == DEFAULTS.drain_seconds
-    assert seconds(RELAY["stop_grace_period"]) > drain + CLIENT_CLOSE_SECONDS
-    needed = pause + float(K8S_SETTINGS["RELAY_DRAIN_SECONDS"]) + CLIENT_CLOSE_SECONDS
-    assert POD["terminationGracePeriodSeconds"] > needed
+    assert seconds(RELAY["stop_grace_period"]) == grace_seconds(drain, close_spread_seconds({}))
 
 
 def test_the_image_is_hardened() -> None:
@@ -107,20 +75,6 @@ def test_compose_waits_for_readiness() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
     assert COMPOSE["services"]["simulator"]["profiles"] == ["demo"]
-
-
-def test_the_pod_is_hardened() -> None:
-    """Non-root, read-only, no capabilities, no token, no service links, and no secret in a manifest."""
-    security = CONTAINER["securityContext"]
-
-    assert POD["securityContext"]["runAsNonRoot"]
-    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert security["readOnlyRootFilesystem"]
-    assert security["allowPrivilegeEscalation"] is False
-    assert security["capabilities"] == {"drop": ["ALL"]}
-    assert POD["automountServiceAccountToken"] is False
-    assert POD["enableServiceLinks"] is False
-    assert not {"OPENAI_API_KEY", "RELAY_CLIENT_TOKENS"} & set(K8S_SETTINGS)
 
 
 def test_the_build_context_holds_no_secret() -> None:
