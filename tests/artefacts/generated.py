@@ -86,7 +86,7 @@ def pod_grace_seconds(settings: dict[str, str]) -> int:
 
 def close_spread_seconds(settings: dict[str, str]) -> float:
     """What is set, else the default."""
-    default = getattr(Settings(), "close_spread_seconds", 5.0)
+    default = Settings().close_spread_seconds
     return float(settings.get("RELAY_CLOSE_SPREAD_SECONDS", default))
 
 
