@@ -1,7 +1,11 @@
 """Calls through a relay process: many, some of them busy, some of them stuck."""
 
 import asyncio
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import aiohttp
 
 from tests.harness import RawClient, open_raw
 
@@ -51,3 +55,25 @@ async def listen(client: RawClient) -> Told:
     told.at = asyncio.get_running_loop().time()
     await client.close()
     return told
+
+
+async def scrape(internal: str) -> str:
+    """What Prometheus would get."""
+    async with aiohttp.ClientSession() as http, http.get(f"{internal}/metrics") as reply:
+        assert 200 == reply.status
+        return await reply.text()
+
+
+def value(text: str, series: str) -> float:
+    """The value of a series, as it stands in a scrape."""
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+    assert found, series
+    return float(found.group(1))
+
+
+async def until_scrape(internal: str, holds: Callable[[str], bool]) -> str:
+    """Scrape until something holds; returns that scrape."""
+    async with asyncio.timeout(15):
+        while not holds(text := await scrape(internal)):
+            pass
+    return text

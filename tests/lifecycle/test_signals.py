@@ -6,7 +6,6 @@ import pty
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -16,21 +15,12 @@ from service.failures import CATALOGUE
 from service.relay.drain import HURRY_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
 from tests.harness import KEY_CANARY, open_raw
-from tests.lifecycle.calls import DRAINING, call, calls, listen, talk
+from tests.lifecycle.calls import DRAINING, call, calls, listen, talk, until_scrape, value
 from tests.raw_upstream import CREATED, Wire, raw_upstream
 from tests.test_process import Process, environment, get, serving
 
 SCRIPTED = "/v1/realtime?model=scripted"
 GOODBYE = (1001, CATALOGUE["relay_draining"].close_text)
-
-
-async def until_metrics(internal: str, holds: Callable[[str], bool]) -> None:
-    """Scrape until something holds."""
-    async with asyncio.timeout(15), aiohttp.ClientSession() as http:
-        while True:
-            async with http.get(f"{internal}/metrics") as reply:
-                if holds(await reply.text()):
-                    return
 
 
 def finished(process: Process) -> Any:
@@ -131,7 +121,7 @@ async def test_i3_dials_in_flight() -> None:
         ) as (process, port, internal),
     ):
         dialling = [asyncio.ensure_future(open_raw(port, SCRIPTED)) for _ in range(60)]
-        await until_metrics(internal, lambda text: "realtime_relay_dials_active 60.0" in text)
+        await until_scrape(internal, lambda text: 60 == value(text, "realtime_relay_dials_active"))
         process.process.send_signal(signal.SIGTERM)
         assert 60 == (await process.event("drain.started"))["dials"]
         waiting.set()
@@ -167,8 +157,8 @@ async def test_i4_stuck_clients_are_cut_in_time() -> None:
         stuck = [await open_raw(port, SCRIPTED) for _ in range(5)]
         for client in stuck:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's and uvloop's have it
-        held = 'backpressure_seconds_total{direction="upstream_to_client"}'
-        await until_metrics(internal, lambda text: float(text.split(held)[1].split()[0]) > 1)
+        held = 'realtime_relay_backpressure_seconds_total{direction="upstream_to_client"}'
+        await until_scrape(internal, lambda text: value(text, held) > 1)
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGTERM)
 
