@@ -1,11 +1,14 @@
 """Writes the generated documents again: `make docs`. `test_docs_in_step.py` fails when one of them is out of step."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from monitoring.render import FILES
+from monitoring.rule import RUNBOOKS
 from service import failures_reference, settings_reference
-from tests.artefacts import generated
+from tests.artefacts import alert_cases, generated
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -18,6 +21,9 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (generated.DEV, generated.render_dev_deployment),
     (generated.KUSTOMIZATION, generated.render_kustomization),
     (generated.COMPOSE, generated.render_compose),
+    ("monitoring/prometheus/rules_test.yaml", alert_cases.render),
+    ("monitoring/prometheus/rules_slow_test.yaml", alert_cases.render_slow),
+    *((name, partial(render, RUNBOOKS)) for name, render in FILES),
 )
 
 
@@ -25,7 +31,7 @@ def main() -> None:
     """Write every generated file."""
     for name, render in GENERATED:
         path = ROOT / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(), encoding="utf-8")
 
 
