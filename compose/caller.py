@@ -149,7 +149,7 @@ async def _fail(line: Line, name: str) -> bool:
         return False
     outcome = await make_trouble(line, trouble)
     right = outcome.reason == trouble.told
-    said = "" if trouble.told == trouble.reason else f" (the relay: {trouble.reason})"
+    said = "" if trouble.reason in (trouble.told, WELL) else f" (the relay: {trouble.reason})"
     _say(f"{name}: {outcome}{said}" + ("\n" if right else f"\n{name}: NOT AS EXPECTED: {expected(trouble)}\n"))
     return right
 

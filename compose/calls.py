@@ -64,6 +64,7 @@ class Call:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self.outcome = Outcome(_SWITCHING)
+        self.is_over = False
 
     async def send(self, kind: str, **fields: object) -> bool:
         """Send an event; False if the call is over."""
@@ -85,9 +86,9 @@ class Call:
                 return event
             if message.type is aiohttp.WSMsgType.CLOSE:
                 self.outcome = replace(self.outcome, close_code=message.data, close_text=message.extra or "")
-                return None
             if message.type is not aiohttp.WSMsgType.BINARY:
-                return None  # lost, or closed by us
+                self.is_over = True  # closed, or lost
+                return None
 
     async def wait_for(self, kind: str | None, seconds: float) -> bool:
         """Read up to an event of this kind or an error, or to the end of the call; False if the time was too short."""
