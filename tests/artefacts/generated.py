@@ -116,7 +116,7 @@ def render_compose() -> str:
     environment = yaml.safe_load(text)["services"]["relay"]["environment"]
     defaults = {name: value.split(":-")[-1].rstrip("}") for name, value in environment.items() if ":-" in value}
     seconds = grace_seconds(float(defaults["RELAY_DRAIN_SECONDS"]), close_spread_seconds(defaults))
-    return re.sub(r"(?<=stop_grace_period: )\d+(?=s)", str(seconds), text, count=1)
+    return re.sub(r"(?<=STOP_GRACE_PERIOD:-)\d+(?=s)", str(seconds), text, count=1)
 
 
 def render_kustomization() -> str:

@@ -1,0 +1,89 @@
+"""The demo's caller makes every failure that it promises, and sees what the relay says of it."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from caller import client, expected, listing
+from calls import Line
+from conversations import keep_talking
+from service.failures import CATALOGUE, ENDINGS
+from service.simulator import SimulatorOptions
+from service.simulator.scenarios import Scenario
+from tests.harness import Relay, eventually, simulated_relay
+from troubles import CLIENTS, SCENARIOS, TROUBLES, WELL, all_is_well, make_trouble
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DEMO: Final = dict(
+    re.findall(r"^(RELAY_\w+)=(.*)$", (ROOT / "compose/demo.env").read_text(encoding="utf-8"), re.MULTILINE)
+)
+# Made faster than in the demo: the test waits for the clock, not for what happens.
+QUICK: Final = {
+    "RELAY_DIAL_TIMEOUT_SECONDS": "2.5",
+    "RELAY_IDLE_TIMEOUT_SECONDS": "5",
+    "RELAY_MAX_SESSION_SECONDS": "7",
+}
+SLOW: Final = {"stall-mid": "silent_seconds", "slow-reader": "slow_seconds"}
+"""What the relay notices after 20 or 39 seconds, by the limit that says so: shown by `make e2e-container`."""
+REST_ONLY: Final = {Scenario.GOOD, Scenario.MODEL_REST_ONLY_401}
+
+
+def test_every_scenario_can_be_asked_for() -> None:
+    """A scenario that the simulator learns is one that the caller can ask for, and the other way round."""
+    assert {scenario.value for scenario in Scenario if scenario not in REST_ONLY} == set(SCENARIOS)
+    assert not set(SCENARIOS) & set(CLIENTS)
+
+
+def test_every_failure_is_one_of_the_catalogue() -> None:
+    """The caller speaks of failures in the relay's words."""
+    assert set() == {trouble.reason for trouble in TROUBLES.values()} - CATALOGUE.keys() - {WELL}
+    for name, trouble in TROUBLES.items():
+        assert f"{name:<20} {expected(trouble)}" in listing()
+
+
+@pytest.mark.parametrize("name", sorted(TROUBLES.keys() - SLOW))
+async def test_a_failure_is_seen_as_promised(name: str) -> None:
+    """The caller is told the reason, with the demo's own settings, and the relay counts the same one."""
+    trouble = TROUBLES[name]
+    async with simulated_relay(SimulatorOptions(pace=0), **{**DEMO, **QUICK}) as relay, client() as http:
+        line = Line(http, relay.url)
+        assert await all_is_well(line)
+        outcome = await make_trouble(line, trouble)
+
+        assert trouble.told == outcome.reason, outcome
+        await eventually(lambda: trouble.reason == WELL or counted(relay, trouble.reason), 5)
+
+
+async def test_conversations_are_well() -> None:
+    """Every kind of conversation is answered, and none is told of an error but for its own nonsense."""
+    said: list[str] = []
+    answered = 0
+
+    def well() -> None:
+        nonlocal answered
+        answered += 1
+
+    async with simulated_relay(SimulatorOptions(pace=0), **DEMO) as relay, client() as http:
+        line = Line(http, relay.url)
+        talkers = [asyncio.create_task(keep_talking(line, number, well, said.append)) for number in range(6)]
+        await asyncio.sleep(4)
+        for talker in talkers:
+            talker.cancel()
+        await asyncio.wait(talkers)
+        types = relay.metrics_text()
+
+    assert answered >= 6
+    assert not [line for line in said if "nonsense" not in line]
+    for kind in ("input_audio_buffer.speech_started", "response.output_audio.delta", "response.output_text.delta"):
+        assert re.search(rf'events_total{{.*type="{kind}"}} [1-9]', types), kind
+
+
+def counted(relay: Relay, reason: str) -> bool:
+    """Whether a failure or an end has been counted under its reason."""
+    if reason in ENDINGS and relay.metric("realtime_relay_sessions_ended_total", reason=reason):
+        return True
+    family = next(iter(relay.app.metrics.connection_failures.collect()))
+    return any(sample.value for sample in family.samples if sample.labels.get("reason") == reason)

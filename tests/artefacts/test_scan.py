@@ -1,0 +1,57 @@
+"""A scan that could not ask its database is no scan that found nothing."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests import scan
+
+Answer = Callable[[list[str]], list[dict[str, Any]]]
+GOOD: dict[str, Any] = {"name": "yarl", "version": "1.25.1", "vulns": []}
+HOLE: dict[str, Any] = {"name": "aiohttp", "version": "3.8.0", "vulns": [{"id": "CVE-1", "fix_versions": ["3.8.5"]}]}
+SKIPPED: dict[str, Any] = {"name": "yarl", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+
+
+def is_canary(command: list[str]) -> bool:
+    """Whether this run asks for the release that is known to be bad."""
+    return command[-1].endswith("canary.txt")
+
+
+@pytest.mark.parametrize(
+    ("canary", "locked", "expected", "said"),
+    [
+        ([HOLE], [GOOD], 0, "No known vulnerability"),
+        ([HOLE], [GOOD, HOLE], 1, "aiohttp 3.8.0: CVE-1, fixed in 3.8.5"),
+        ([SKIPPED], [SKIPPED], 2, "SCAN NOT DONE: the database does not answer for yarl"),
+        ([HOLE], [GOOD, SKIPPED], 2, "SCAN NOT DONE: the database does not answer for yarl"),
+        ([GOOD], [GOOD], 2, "SCAN NOT DONE: the database knows nothing of aiohttp 3.8.0"),
+        ([], [], 2, "SCAN NOT DONE: the database does not answer for anything"),
+        (None, None, 2, "SCAN NOT DONE: pip-audit: no network"),
+    ],
+)
+def test_only_answers_count(
+    canary: list[Any] | None,
+    locked: list[Any] | None,
+    expected: int,
+    said: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It ends well only if the database answered for every package and knows a hole where there is one."""
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        found = canary if is_canary(command) else locked
+        written = "" if found is None else json.dumps({"dependencies": found})
+        return subprocess.CompletedProcess(command, 0, written, "no network\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+
+    assert expected == scan.main()
+    written = capsys.readouterr()
+    assert said in written.out + written.err
