@@ -6,10 +6,10 @@ FUZZ   := .venv/fuzz
 BENCH  := .venv/bench
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults conformance check fmt lint types fuzz demo bench docs lock clean
+.PHONY: help run doctor test test-faults conformance check fmt lint types fuzz demo bench docs k8s-validate lock clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # A stamp per environment, newer than the lock file it was built from.
 $(RUN)/.stamp: requirements/runtime.txt
@@ -78,6 +78,9 @@ lint: $(DEV)/.stamp  ## format check, lint and types, without the tests
 	@$(DEV)/bin/ruff check .
 	@$(DEV)/bin/mypy
 
+k8s-validate: $(DEV)/.stamp  ## render the Kubernetes manifests and hold them against kubernetes-validate and checkov
+	@$(DEV)/bin/python -m tests.artefacts.validate_k8s
+
 fuzz: $(FUZZ)/.stamp  ## a million inputs for the frame scanner, guided by coverage; ARGS="events --runs 100000" and others are passed on
 	@$(FUZZ)/bin/python -m fuzz $(or $(ARGS),scanner)
 
@@ -87,7 +90,7 @@ demo: $(DEV)/.stamp  ## a recorded voice through relay and simulator, with the o
 bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(findstring --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay against other proxies, in half an hour; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
-docs: $(DEV)/.stamp  ## write the generated documents again (.env.example, docs/settings.md, docs/failures.md)
+docs: $(DEV)/.stamp  ## write the generated documents again (settings, failures, numbers in the manifests)
 	@$(DEV)/bin/python -m tests.generate
 
 lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.toml
@@ -95,7 +98,7 @@ lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.tom
 	@for f in runtime: dev:--extra=dev; do \
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
-	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz; do \
+	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s; do \
 	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 

@@ -17,8 +17,8 @@ from service.realtime.closing import (
 from service.realtime.events import ERROR_CODES, HEAD_BYTES, READ_TYPES, event_type, parse_error
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
-from service.realtime.incidents import incident_in
 from service.realtime.items import Control, Violation
+from service.realtime.readings import INTERRUPTIONS, STATUSES, read_event
 from tests.realtime.reference_frames import Watch, decode
 
 CAPS: Final = (0, 125, 1000, 200_000)
@@ -117,8 +117,13 @@ def events(data: bytes) -> None:
         claim("a label is of the closed set", holds=error.label in ERROR_CODES | {"other"})
         claim("texts are texts", holds=all(isinstance(text, str) for text in (error.type, error.message)))
     for kind in READ_TYPES:
-        incident = incident_in(kind, data)
+        reading = read_event(kind, data)
+        incident, response = reading.incident, reading.response
         claim("an incident has a code", holds=incident is None or (incident.event == kind and bool(incident.code)))
+        claim("a response ends in a way of the closed set", holds=response is None or response.status in STATUSES)
+        is_known = response is None or response.interruption in {None, *INTERRUPTIONS}
+        claim("an interruption is one of the closed set", holds=is_known)
+        claim("what is left is a share", holds=all(0 <= left <= 1 for _, left in reading.head_room))
     if data.isascii():
         claim("bytes and text say the same", holds=error == parse_error(data.decode("ascii")))
 

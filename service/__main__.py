@@ -1,9 +1,13 @@
 """`python -m service`."""
 
 import os
+import signal
 import sys
 
 if __name__ == "__main__":
+    # The system ends no container's first process by a signal that it does not handle, and loading takes a while.
+    if "serve" in sys.argv:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         from service.cli import main
 

@@ -1,8 +1,8 @@
 """The composition root: the only file that knows every room."""
 
 import asyncio
+import math
 import os
-import signal
 import socket
 import ssl
 import sys
@@ -14,13 +14,15 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.access.limits import descriptors_for_callers, lowered
+from service.access.limits import descriptors_for_callers, lowered, memory_limit
 from service.health.monitor import Monitor, Pace
 from service.loop import NAME, spare_the_collector
 from service.realtime.keys import Secret, fingerprint, lint
+from service.relay.drain import Tally, Times
 from service.relay.registry import Registry
 from service.relay.session import Instruments
 from service.settings import Settings
+from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
 from service.telemetry import logs
 from service.telemetry.log_writer import LogWriter
@@ -54,10 +56,10 @@ class App:
         self._pace = pace
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._told = asyncio.Event()  # to stop
-        self._hurry = asyncio.Event()  # and not to wait
+        self._key_file: KeyFile | None = None
         self._log = structlog.get_logger()
         self.registry = Registry()
+        self._signals = Signals(settings.drain_seconds, self.registry.__len__, self._read_key_again)
         self.simulator: Simulator | None = None
         password = settings.proxy.password if settings.proxy is not None else None
         self.redactor = Redactor(
@@ -81,6 +83,7 @@ class App:
         target = await self._target()
         key_problem = self._lint(target)
         self.metrics = Metrics(target.label)
+        self.metrics.memory_limit.set(memory_limit() or math.inf)
         dialler = Dialler(
             target,
             timeout_seconds=settings.dial_timeout_seconds,
@@ -136,7 +139,7 @@ class App:
                 on_new=self.redactor.add,
                 on_taken=self.monitor.ask_again,
             )
-            self.monitor.key_file = key_file
+            self.monitor.key_file = self._key_file = key_file
             self._tasks.append(self._keep("key file", key_file.watch))
         self._tell_start(target)
 
@@ -238,29 +241,31 @@ class App:
         """Whether the background tasks run."""
         return all(not task.done() for task in self._tasks)
 
-    def handle_signals(self) -> None:
-        """SIGTERM and SIGINT drain, a second one hurries. To be called before start, so that no signal kills instead."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+    def handle_signals(self, *, on_terminal: bool) -> None:
+        """Let signals stop the relay; see `signals.py`. To be called before start, so that no signal kills instead."""
+        self._signals.handle(on_terminal=on_terminal)
 
-    def _on_signal(self) -> None:
-        if self._told.is_set():
-            self._hurry.set()
-        self._told.set()
+    def _read_key_again(self) -> bool:
+        """Look at the key file now; False without one."""
+        if self._key_file is not None:
+            self._key_file.look_now()
+        return self._key_file is not None
 
-    async def run(self) -> None:
-        """Serve until a signal, drain, and stop."""
+    async def run(self) -> Tally:
+        """Serve until a signal, drain, and stop; returns what became of the sessions that were open."""
         try:
-            await self._told.wait()
-            await self.drain()
+            await self._signals.told.wait()
+            return await self.drain()
         finally:
             await self.stop()
 
-    async def drain(self) -> None:
+    async def drain(self) -> Tally:
         """Take nobody new; let sessions finish until the deadline; end the rest with 1001."""
         self.metrics.draining.set(1)
-        await self.registry.drain(self._settings.drain_seconds, self._hurry)
+        settings = self._settings
+        return await self.registry.drain(
+            Times(settings.drain_seconds, settings.close_spread_seconds), self._signals.haste
+        )
 
     async def stop(self) -> None:
         """Stop listening and release everything; safe to call twice."""
@@ -296,21 +301,22 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def serve(settings: Settings) -> None:
-    """Run one relay until it is told to stop; raises CannotListen."""
+async def serve(settings: Settings) -> Tally:
+    """Run one relay until it is told to stop; returns what became of the sessions then. Raises CannotListen."""
     app = App(settings)
     writer = LogWriter(sys.stderr)
     logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
     asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
-    app.handle_signals()
+    app.handle_signals(on_terminal=sys.stderr.isatty())
     try:
         await app.start()
         writer.on_drop = app.metrics.log_lines_dropped.inc
         loop = asyncio.get_running_loop()
         writer.on_room = lambda lines: loop.call_soon_threadsafe(_tell_dropped, lines)
         spare_the_collector()
-        await app.run()
+        tally = await app.run()
         structlog.get_logger().info("service.stopped")
+        return tally
     finally:
         writer.close()
 

@@ -1,4 +1,7 @@
-"""`python -m service serve | doctor | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings."""
+"""`python -m service serve | doctor | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings.
+
+`serve` exits with 3 when sessions were cut without being told; with 0 all ended by themselves or were closed with 1001.
+"""
 
 import argparse
 import http.client
@@ -17,6 +20,7 @@ from service.version import __version__
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+CUT: Final = 3
 _PROBE_SECONDS: Final = 3.0
 
 
@@ -81,13 +85,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     if settings is None:
         return USAGE
     try:
-        loop.run(serve(settings))
+        tally = loop.run(serve(settings))
     except CannotListen as exc:
         _print_error(str(exc))
         return FAILED
     except KeyboardInterrupt:  # before the signal handlers stand
         return OK
-    return OK
+    return CUT if tally.aborted else OK
 
 
 def _print_settings(_arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 try:
     import uvloop
@@ -19,10 +19,13 @@ _YOUNG_OBJECTS: Final = 10_000
 """So many new objects before the youngest are looked at; a session is some 150, and the default is 700."""
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on the best loop there is."""
+_Result = TypeVar("_Result")
+
+
+def run(main: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run `main` on the best loop there is; returns what it returns."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def spare_the_collector() -> None:

@@ -93,6 +93,8 @@ class Settings:
     idle_timeout_seconds: float = 900.0
     max_session_seconds: float = 3900.0
     drain_seconds: float = 30.0
+    close_spread_seconds: float = 5.0
+    draining_event: bool = False
     health_turns_per_day: int = 0
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,10 +1,14 @@
 """Writes the generated documents again: `make docs`. `test_docs_in_step.py` fails when one of them is out of step."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from monitoring.render import FILES
+from monitoring.rule import RUNBOOKS
 from service import failures_reference, settings_reference
+from tests.artefacts import alert_cases, generated
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -12,6 +16,14 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (".env.example", settings_reference.render_env_example),
     ("docs/settings.md", settings_reference.render_markdown),
     ("docs/failures.md", failures_reference.render_markdown),
+    (generated.SETTINGS_ENV, generated.render_settings_env),
+    (generated.BASE, generated.render_deployment),
+    (generated.DEV, generated.render_dev_deployment),
+    (generated.KUSTOMIZATION, generated.render_kustomization),
+    (generated.COMPOSE, generated.render_compose),
+    ("monitoring/prometheus/rules_test.yaml", alert_cases.render),
+    ("monitoring/prometheus/rules_slow_test.yaml", alert_cases.render_slow),
+    *((name, partial(render, RUNBOOKS)) for name, render in FILES),
 )
 
 
@@ -19,7 +31,7 @@ def main() -> None:
     """Write every generated file."""
     for name, render in GENERATED:
         path = ROOT / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(), encoding="utf-8")
 
 

@@ -25,7 +25,8 @@ ALLOWED = {
     "health": BASE | {"telemetry", "wire", "upstream", "access", "health"},
 }
 ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | {"web"}
-ALLOWED["app"] = ALLOWED["web"] | {"simulator", "loop"}
+ALLOWED["signals"] = {"signals", "relay"}
+ALLOWED["app"] = ALLOWED["web"] | {"simulator", "loop", "signals"}
 ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
 ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}
 ALLOWED["__main__"] = ALLOWED["cli"]

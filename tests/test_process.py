@@ -62,7 +62,8 @@ class Process:
         """Read the log to its end; the exit code."""
         assert self.process.stderr is not None
         while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
-            self.lines.append(json.loads(line))
+            if line.endswith(b"\n"):  # a process that was killed may have been amid one
+                self.lines.append(json.loads(line))
         return await self.process.wait()
 
 

@@ -17,6 +17,9 @@ _SESSION_BYTES: Final = 256 << 10
 """An idle session with TLS takes a third of it (docs/benchmarks.md); the rest is for what waits to be sent."""
 _MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+_NO_LIMIT_BYTES: Final = 1 << 60
+"""The first version of cgroups says nearly 2^63 where it means none."""
+
 
 class Slots:
     """So many at once, and one more is refused."""
@@ -94,7 +97,14 @@ def descriptors_for_callers() -> int | None:
 
 def memory_allows(files: Iterable[Path] = _MEMORY_LIMITS) -> int | None:
     """So many sessions does the container's memory limit allow; None is no limit, or none that can be read."""
+    limit = memory_limit(files)
+    return None if limit is None else max(1, (limit - _PROCESS_BYTES) // _SESSION_BYTES)
+
+
+def memory_limit(files: Iterable[Path] = _MEMORY_LIMITS) -> int | None:
+    """The container's memory limit in bytes; None is no limit, or none that can be read."""
     for file in files:
         with suppress(OSError, ValueError):  # no such file, or "max"
-            return max(1, (int(file.read_text(encoding="ascii")) - _PROCESS_BYTES) // _SESSION_BYTES)
+            limit = int(file.read_text(encoding="ascii"))
+            return limit if limit < _NO_LIMIT_BYTES else None
     return None

@@ -12,7 +12,7 @@ from typing import Final
 
 from service.failures import Failure, Phase
 from service.realtime.closing import parse_close
-from service.realtime.events import ERROR_CODES, ErrorEvent, parse_error
+from service.realtime.events import ERROR_CODES, ErrorEvent, parse_error, parse_object
 from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, RESPONSE_DONE, incident_in
 from service.realtime.items import Control, Item, Message, Violation
@@ -101,7 +101,7 @@ class _Turn:
                 self._judge(payload)
 
     def _judge(self, payload: bytes) -> None:
-        incident = incident_in(RESPONSE_DONE, payload)
+        incident = incident_in(RESPONSE_DONE, parse_object(payload))
         if incident is None:
             self.done.set_result(None)
             return

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 HEAD_BYTES: Final = 512
 """How much of a message is looked at for its type. Servers put `type` first, SDKs within the first two keys."""
@@ -160,13 +160,23 @@ class ErrorEvent:
         return self.code if self.code in ERROR_CODES else self.type if self.type in ERROR_CODES else "other"
 
 
-def parse_error(payload: bytes | str) -> ErrorEvent | None:
-    """The error in an `error` event or in the JSON body of a refused request, or None if there is none in it."""
+def parse_object(payload: bytes | str) -> Mapping[str, Any]:
+    """The JSON object in a payload; empty if there is none in it."""
     try:
         body = json.loads(payload)
     except (ValueError, RecursionError):
-        return None
-    error = body.get("error") if isinstance(body, Mapping) else None
+        return {}
+    return body if isinstance(body, Mapping) else {}
+
+
+def parse_error(payload: bytes | str) -> ErrorEvent | None:
+    """The error in an `error` event or in the JSON body of a refused request, or None if there is none in it."""
+    return error_in(parse_object(payload))
+
+
+def error_in(body: Mapping[str, Any]) -> ErrorEvent | None:
+    """The error that an event or a body carries, or None if there is none in it."""
+    error = body.get("error")
     if not isinstance(error, Mapping):
         return None
     return ErrorEvent(_text(error.get("type")), _text(error.get("code")) or None, _text(error.get("message")))

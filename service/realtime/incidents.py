@@ -4,12 +4,11 @@ The provider tells of such things in four events: `error`, `response.done` with 
 and `rate_limits.updated` with nothing left. A client library that looks at none of them falls silent without a cause.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from service.realtime.events import ERROR_CODES, parse_error
+from service.realtime.events import ERROR_CODES, error_in
 
 ERROR: Final = "error"
 RESPONSE_DONE: Final = "response.done"
@@ -30,17 +29,11 @@ class Incident:
     code: str
 
 
-def incident_in(kind: str, payload: bytes) -> Incident | None:
+def incident_in(kind: str, body: Mapping[str, Any]) -> Incident | None:
     """What an event of one of `INCIDENT_EVENTS` tells of, None if all is well."""
     if kind in {ERROR, TRANSCRIPTION_FAILED}:
-        error = parse_error(payload)
+        error = error_in(body)
         return Incident(kind, error.label if error is not None else OTHER)
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(body, Mapping):
-        return None
     if kind == RESPONSE_DONE:
         return _failed_response(body.get("response"))
     return _empty_limit(body.get("rate_limits"))

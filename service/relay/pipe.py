@@ -10,8 +10,9 @@ from typing import Final, Protocol
 from service.realtime.closing import parse_close
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
-from service.realtime.incidents import Incident, incident_in
 from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.readings import Reading, read_event
+from service.relay.turn import TurnTimer
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
@@ -32,8 +33,8 @@ class Owner(Protocol):
     def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
         """The pipe's source sent what it must not."""
 
-    def incident_passed(self, incident: Incident) -> None:
-        """An event of upstream went by that tells of a failure within the session."""
+    def event_read(self, reading: Reading) -> None:
+        """One of the events went by that the relay looks into."""
 
     def redact(self, text: str) -> str:
         """A text without secrets."""
@@ -45,11 +46,14 @@ class Owner(Protocol):
 class Pipe:
     """Carries one direction. `draining_to_close` makes it look for the peer's CLOSE only."""
 
-    def __init__(self, source: Leg, sink: Leg, scanner: Scanner, traffic: Traffic, owner: Owner) -> None:
+    def __init__(
+        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, turn: TurnTimer, owner: Owner
+    ) -> None:
         self._source = source
         self._sink = sink
         self._scanner = scanner
         self._traffic = traffic
+        self._turn = turn
         self._direction = traffic.direction
         self._owner = owner
         self.draining_to_close = False
@@ -131,6 +135,8 @@ class Pipe:
     def _count(self, kind: str | None) -> None:
         self.messages += 1
         self._traffic.count(kind)
+        if kind in self._turn.watched:
+            self._turn.passed(kind)
 
     def _take_control(self, opcode: Opcode, payload: bytes) -> None:
         self.controls += 1
@@ -141,10 +147,9 @@ class Pipe:
 
     def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
         """An event that may tell of a failure: passed on untouched, unless its words carry a piece of a key."""
-        incident = incident_in(kind, payload)
-        if incident is not None:
-            self._owner.incident_passed(incident)
-        else:  # a response that is well may speak of anything, keys included
+        reading = read_event(kind, payload)
+        self._owner.event_read(reading)
+        if reading.incident is None:  # a response that is well may speak of anything, keys included
             self._forward(raw)
             return
         text = payload.decode("utf-8", "surrogateescape")
@@ -155,12 +160,11 @@ class Pipe:
             self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
 
     def _hold_back(self) -> None:
-        self._held_back_at = time.perf_counter()
+        self._held_back_at = self._traffic.hold()
         self._source.hold("full")
 
     def _let_go(self) -> None:
         self._source.release("full")
         if self._held_back_at is not None:
-            seconds, self._held_back_at = time.perf_counter() - self._held_back_at, None
-            self.held_back_seconds += seconds
-            self._traffic.held_back_seconds += seconds
+            self.held_back_seconds += self._traffic.release(self._held_back_at)
+            self._held_back_at = None

@@ -1,13 +1,14 @@
 """All live sessions, and the drain."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import structlog
 
 from service.relay.clock import Clock
+from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
 from service.relay.session import Session
 
 
@@ -16,21 +17,26 @@ class Registry:
 
     def __init__(self) -> None:
         self._sessions: dict[asyncio.Task[str], Session] = {}
-        self._dials: set[asyncio.Future[None]] = set()
+        self._dials: set[object] = set()
         self._clock = Clock()
         self.draining = False
+        self._deadline = 0.0  # of the drain, by the loop's time
         self._cut = False  # the drain's time is over: what starts now ends at once
+        self._empty = asyncio.Event()  # neither session nor dial is left
+        self._empty.set()
+        self._tally = Tally()
 
     @contextmanager
     def dialling(self) -> Iterator[None]:
         """While a dial is under way the drain waits for it: it may become a session."""
-        dial: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        dial = object()
         self._dials.add(dial)
+        self._empty.clear()
         try:
             yield
         finally:
             self._dials.discard(dial)
-            dial.cancel()
+            self._look_whether_empty()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -43,38 +49,75 @@ class Registry:
         """Run a session in a task of its own."""
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")
         self._sessions[task] = session
+        self._empty.clear()
         self._clock.add(session)
         task.add_done_callback(self._forget)
         if self._cut:
             session.end("relay_draining")
+        elif self.draining:
+            session.tell_drain(self._deadline - asyncio.get_running_loop().time())
         return task
 
     def _forget(self, task: asyncio.Task[str]) -> None:
         session = self._sessions.pop(task, None)
         if session is not None:
             self._clock.remove(session)
+            if self.draining:
+                self._tally.count(task.result(), was_told=session.was_told)
+        self._look_whether_empty()
+
+    def _look_whether_empty(self) -> None:
+        if not (self._sessions or self._dials):
+            self._empty.set()
 
     def tasks(self) -> Iterable[asyncio.Task[str]]:
         """The tasks of all live sessions."""
         return tuple(self._sessions)
 
-    async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Let sessions finish for so long, or until told to hurry; then end the rest and wait for that."""
-        log = structlog.get_logger()
+    async def drain(self, times: Times, haste: Haste) -> Tally:
+        """Take nobody new, let sessions finish until the deadline, end the rest with 1001 a few at a time."""
+        log, loop = structlog.get_logger(), asyncio.get_running_loop()
+        started = loop.time()
         self.draining = True
-        log.info("drain.started", sessions=len(self), seconds=seconds)
-        hurried = asyncio.ensure_future(hurry.wait())
-        deadline = asyncio.get_running_loop().time() + seconds
-        while (self._sessions or self._dials) and not hurried.done():
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            waited: set[asyncio.Future[Any]] = {*self._sessions, *self._dials, hurried}
-            await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        cut = len(self)
-        await self.finish()
-        log.info("drain.finished", cut=cut)
+        self._deadline = started + times.drain_seconds
+        for session in self._sessions.values():
+            session.tell_drain(times.drain_seconds)
+        log.info("drain.started", sessions=len(self), dials=len(self._dials), seconds=times.drain_seconds)
+        await _first_of(self._empty.wait(), haste.hurry.wait(), seconds=times.drain_seconds)
+        self._cut = True
+        await self._close_in_waves(times, haste.hurry)
+        await self._until_closed(haste)
+        tally = self._tally
+        log.log(
+            30 if tally.aborted else 20,
+            "drain.finished",
+            finished=tally.finished,
+            closed=tally.closed,
+            aborted=tally.aborted,
+            hurried=haste.hurry.is_set(),
+            seconds=round(loop.time() - started, 3),
+        )
+        return tally
+
+    async def _close_in_waves(self, times: Times, hurry: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        left = list(self._sessions.values())
+        random.shuffle(left)
+        start, spread = loop.time(), times.spread_seconds(len(left))
+        moments = sorted(start + random.uniform(0, spread) for _ in left)  # noqa: S311 - jitter
+        for moment, session in zip(moments, left, strict=True):
+            if moment > loop.time() and not hurry.is_set():
+                await _first_of(hurry.wait(), seconds=moment - loop.time())
+            session.end("relay_draining")
+
+    async def _until_closed(self, haste: Haste) -> None:
+        """Wait until the goodbyes are said: their own deadlines bound it, and haste more so."""
+        ended = asyncio.ensure_future(self.finish())
+        await _first_of(asyncio.shield(ended), haste.hurry.wait())
+        await _first_of(asyncio.shield(ended), haste.quit.wait(), seconds=HURRY_SECONDS)
+        for session in tuple(self._sessions.values()):
+            session.abort()
+        await ended
 
     async def finish(self) -> None:
         """End all sessions, also those that a late dial still starts, and wait for that."""
@@ -83,3 +126,13 @@ class Registry:
             session.end("relay_draining")
         while self._sessions:
             await asyncio.wait(self.tasks())
+
+
+async def _first_of(*waits: Awaitable[object], seconds: float | None = None) -> None:
+    """Until one of them is over, or the time is."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -9,6 +9,7 @@ Rules of this file:
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, Incident
 from service.realtime.items import Violation
+from service.realtime.pricing import model_label
+from service.realtime.readings import Reading
 from service.relay import ending
 from service.relay.ending import Ending, Farewell, Side
 from service.relay.pipe import Pipe
+from service.relay.turn import TurnTimer
 from service.relay.watchdog import Limits, RateMeter, verdict
 from service.telemetry.metrics import DIRECTIONS, Metrics
 from service.telemetry.redact import Redactor
@@ -35,6 +39,8 @@ UPSTREAM_CLOSE_SECONDS: Final = 1.25
 CLIENT_CLOSE_SECONDS: Final = 5.0
 ErrorEvent = Callable[[str], bytes]
 """Makes the payload of an error event for a reason; belongs to the room that knows the client's surface."""
+DrainEvent = Callable[[float], bytes]
+"""Makes the payload of the event that tells of a drain, for the seconds until its deadline."""
 
 
 class Instruments:
@@ -68,6 +74,7 @@ class Session:
         limits: Limits,
         instruments: Instruments,
         error_event: ErrorEvent,
+        drain_event: DrainEvent | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.facts = facts
@@ -77,6 +84,9 @@ class Session:
         self._limits = limits
         self._instruments = instruments
         self._error_event = error_event
+        self._drain_event = drain_event  # None for a client that has not asked for it
+        self._drains_at: float | None = None  # what the client is still to be told
+        self.was_told = True  # of its end; False for one that was cut
         self._log = structlog.get_logger().bind(session_id=facts.session_id)
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
@@ -90,8 +100,20 @@ class Session:
         self._may_tell = True
         self._incidents: set[Incident] = set()  # a closed set, so it stays small
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
-        self._up = Pipe(client, self._upstream, scanner, instruments.client_to_upstream, self)
-        self._down = Pipe(self._upstream, client, connected.scanner, instruments.upstream_to_client, self)
+        talk = instruments.metrics.conversations
+        self._model = model_label(facts.model)
+        self._turn = TurnTimer(time.perf_counter, talk.speech_to_audio.observe, talk.first_delta.observe)
+        self._up = Pipe(
+            client, self._upstream, scanner, traffic=instruments.client_to_upstream, turn=self._turn, owner=self
+        )
+        self._down = Pipe(
+            self._upstream,
+            client,
+            connected.scanner,
+            traffic=instruments.upstream_to_client,
+            turn=self._turn,
+            owner=self,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -142,6 +164,17 @@ class Session:
         """End for a reason of the relay's own."""
         self._end(ending.by_relay(reason))
 
+    def abort(self) -> None:
+        """Cut what is left of a session that is ending: there is no more time for goodbyes."""
+        self.was_told = not self._client.buffered_bytes
+        self._client.abort()
+        self._connected.abort()
+
+    def tell_drain(self, seconds: float) -> None:
+        """The session will be ended in so long; a client that asked for it is told, between two messages."""
+        if self._drain_event is not None:
+            self._drains_at = self._loop.time() + seconds
+
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
             self._ended.set_result(end)
@@ -156,12 +189,13 @@ class Session:
             self._client.send_event(self._error_event(end.reason))
         for pipe in (self._up, self._down):
             pipe.stop_holding_back()
-        await asyncio.gather(
+        is_told, _ = await asyncio.gather(
             self._say(self._client, end.client, now + CLIENT_CLOSE_SECONDS),
             self._say(self._upstream, end.upstream, now + UPSTREAM_CLOSE_SECONDS),
         )
+        self.was_told = self.was_told and is_told
 
-    async def _say(self, leg: Leg, farewell: Farewell, deadline: float) -> None:
+    async def _say(self, leg: Leg, farewell: Farewell, deadline: float) -> bool:
         if farewell.abort:
             leg.abort()
         elif farewell.answered:
@@ -169,7 +203,7 @@ class Session:
             leg.close()
         elif farewell.failed and leg.send_close(farewell.code, farewell.text):
             leg.finish()
-        await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
+        return await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
 
     def _account(self, end: Ending) -> None:
         metrics, row = self._instruments.metrics, CATALOGUE[end.reason]
@@ -221,7 +255,18 @@ class Session:
         self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
         self._end(ending.by_violation(_side(direction), violation))
 
-    def incident_passed(self, incident: Incident) -> None:
+    def event_read(self, reading: Reading) -> None:
+        """Count what an event of upstream tells of the conversation."""
+        talk = self._instruments.metrics.conversations
+        if reading.incident is not None:
+            self._take_incident(reading.incident)
+        if reading.response is not None:
+            talk.response_ended(self._model, reading.response)
+            self._turn.response_ended()
+        for limit, left in reading.head_room:
+            talk.limit_told(limit, left)
+
+    def _take_incident(self, incident: Incident) -> None:
         """Something goes wrong within the session; mostly it goes on. Counted each time, logged once of a kind."""
         metrics, code = self._instruments.metrics, incident.code
         if incident.event == ERROR:
@@ -279,12 +324,20 @@ class Session:
         if end is not None:
             self._end(end)
             return
+        self._tell_drain(now)
         if self._client.held_since is not None:
             self._up.look_for_close()  # a client that has hung up must not cost until upstream reads again
         if now - self._pinged_at >= self._limits.ping_seconds:
             self._pinged_at = now
             for leg in (self._client, self._upstream):
                 leg.send_control(Opcode.PING, b"")
+
+    def _tell_drain(self, now: float) -> None:
+        if self._drain_event is None or self._drains_at is None:
+            return
+        if self._down.at_message_boundary and self._client.can_speak:
+            self._client.send_event(self._drain_event(max(0.0, self._drains_at - now)))
+            self._drains_at = None
 
     def _leg_of(self, direction: str) -> Leg:
         return self._client if direction == DIRECTIONS[0] else self._upstream

@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
 from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES
 from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, TRANSCRIPTION_FAILED
+from service.telemetry.conversations import Conversations
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -31,6 +32,8 @@ HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
 
 # A dial's phases: DNS and TCP take milliseconds, TLS and the upgrade a round trip each, the whole at most its budget (8 s).
 _DIAL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
+# What a caller waits: a few round trips when all is well, up to the budget (8 s) when not; clients give up after 10.
+_WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10)
 # Sessions: a misfire lasts seconds, a conversation minutes, and the provider ends it after an hour.
 _SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900)
 # Loop lag: a frame's forwarding is well under a millisecond; from 20 ms on speech is delayed audibly.
@@ -133,6 +136,13 @@ class Metrics:
             buckets=_DIAL_BUCKETS,
             registry=self.registry,
         )
+        self.time_to_first_event = Histogram(
+            f"{PREFIX}_time_to_first_event_seconds",
+            "From a caller's request to the provider's first event, of the calls that got through.",
+            ("upstream",),
+            buckets=_WAIT_BUCKETS,
+            registry=self.registry,
+        )
         self.upstream_retries = Counter(
             f"{PREFIX}_upstream_retries_total",
             "Second attempts within a caller's dial; at most a tenth of the dials.",
@@ -152,6 +162,18 @@ class Metrics:
             registry=self.registry,
         )
         self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Sessions open now.", registry=self.registry)
+        self.sessions_limit = Gauge(
+            f"{PREFIX}_sessions_limit", "Sessions that may be open at once.", registry=self.registry
+        )
+        self.dials_active = Gauge(
+            f"{PREFIX}_dials_active", "Connections to the provider being made now.", registry=self.registry
+        )
+        self.dials_limit = Gauge(
+            f"{PREFIX}_dials_limit", "Connections to the provider that may be made at once.", registry=self.registry
+        )
+        self.memory_limit = Gauge(
+            f"{PREFIX}_memory_limit_bytes", "The container's limit on memory; +Inf without one.", registry=self.registry
+        )
         self.sessions_ended = Counter(
             f"{PREFIX}_sessions_ended_total", "Sessions that ended, by reason.", ("reason",), registry=self.registry
         )
@@ -166,6 +188,7 @@ class Metrics:
             for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True)
         }
         self.registry.register(TrafficCollector(PREFIX, self.traffic.values()))
+        self.conversations = Conversations(PREFIX, self.registry)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
         )
@@ -179,6 +202,12 @@ class Metrics:
             f"{PREFIX}_health_check_status",
             "1 for the status that a check has.",
             ("check", "status"),
+            registry=self.registry,
+        )
+        self.health_reason = Gauge(
+            f"{PREFIX}_health_check_reason",
+            "1 for the reason for which a check does not pass.",
+            ("check", "reason"),
             registry=self.registry,
         )
         self.health_success = Gauge(
@@ -219,6 +248,7 @@ class Metrics:
             self.sessions_ended.labels(reason)
         self.upstream_retries.labels(self.upstream)
         self.breaker_open.labels(self.upstream)
+        self.time_to_first_event.labels(self.upstream)
         for phase in (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT):
             self.connect_duration.labels(self.upstream, phase)
         for result in ("taken", "refused"):
@@ -247,10 +277,12 @@ class Metrics:
         for phase, duration in seconds.items():
             self.connect_duration.labels(self.upstream, phase).observe(duration)
 
-    def check_is(self, check: str, status: str) -> None:
-        """A health check has this status and no other."""
+    def check_is(self, check: str, status: str, reason: str | None = None) -> None:
+        """A health check has this status and no other; `reason` is why it does not pass."""
         for known in HEALTH_STATUSES:
-            self.health_status.labels(check, known).set(1 if known == status else 0)
+            self.health_status.labels(check, known).set(known == status)
+        for known in DIAL_FAILURES:
+            self.health_reason.labels(check, known).set(known == reason)
 
 
 def status_label(http_status: int | None, close_code: int | None) -> str:

@@ -4,6 +4,7 @@ A Prometheus counter takes a lock for each increment, and a message would need t
 else that is ours. Here the data path adds to integers, and the families are made of them when somebody scrapes.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,13 +17,15 @@ OTHER: Final = "other"
 class Traffic:
     """One direction, over all sessions of the process; only its own thread adds to it."""
 
-    __slots__ = ("bytes", "direction", "held_back_seconds", "types")
+    __slots__ = ("_held", "_held_before", "_held_since_sum", "bytes", "direction", "types")
 
     def __init__(self, direction: str, types: Iterable[str]) -> None:
         self.direction = direction
         self.types = dict.fromkeys((*sorted(types), OTHER), 0)  # whole messages
         self.bytes = 0
-        self.held_back_seconds = 0.0
+        self._held_before = 0.0  # seconds of holds that are over
+        self._held = 0  # holds that last
+        self._held_since_sum = 0.0  # when they began, added up
 
     def count(self, kind: str | None) -> None:
         """A message of this type has passed whole."""
@@ -31,6 +34,26 @@ class Traffic:
             types[kind] += 1
         else:
             types[OTHER] += 1
+
+    def hold(self) -> float:
+        """A session holds this direction back from now on; returns the moment, for `release`."""
+        now = time.perf_counter()
+        self._held += 1
+        self._held_since_sum += now
+        return now
+
+    def release(self, since: float) -> float:
+        """The hold that began then is over; returns how many seconds it took."""
+        seconds = time.perf_counter() - since
+        self._held -= 1
+        self._held_since_sum = self._held_since_sum - since if self._held else 0.0
+        self._held_before += seconds
+        return seconds
+
+    @property
+    def held_back_seconds(self) -> float:
+        """All holds, those that last included: a peer that is stuck for good has to show."""
+        return self._held_before + max(0.0, self._held * time.perf_counter() - self._held_since_sum)
 
 
 class TrafficCollector(Collector):

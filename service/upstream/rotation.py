@@ -12,6 +12,7 @@ Docker and Kubernetes replace the file of a mounted secret while the process run
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +63,7 @@ class KeyFile:
         self._on_taken = on_taken
         self._seen = self._text_of(reach)
         self._log = structlog.get_logger()
+        self._asked = asyncio.Event()
         self.refusal: str | None = None
 
     @staticmethod
@@ -73,9 +75,16 @@ class KeyFile:
         """Look for ever."""
         pause = LOOK_SECONDS
         while True:
-            await asyncio.sleep(pause)
+            self._asked.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._asked.wait()
             outcome = await self.look()
             pause = min(pause * 2, SLOWEST_RETRY_SECONDS) if outcome.may_pass else LOOK_SECONDS
+
+    def look_now(self) -> None:
+        """Do not wait for the next look."""
+        self._asked.set()
 
     async def look(self) -> Outcome:
         """Read the file once, and take its key if it is a new one that works."""

@@ -1,9 +1,10 @@
 """Who comes in: everything that can be refused without asking the provider, in the order in which it is asked."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from service.settings import Settings
 from service.settings_parsers import is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import Route
-from service.web.upgrade import parse_route, parse_token
+from service.web.upgrade import parse_route, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
 """Where a request keeps what its client is told in the header `Relay-Notice`, whatever it is answered."""
@@ -35,6 +36,8 @@ class Attempt:
     address: str
     client: str = "unknown"
     model: str | None = None
+    began_at: float = field(default_factory=time.perf_counter)  # uvloop's own time counts whole milliseconds
+    wants_draining_event: bool = False
     is_own_doing: bool = True  # whatever ends it; an outage of the provider's is not counted against its callers
 
 
@@ -69,6 +72,7 @@ class Admissions:
         slot.enter_context(self._visit(request, attempt))
         route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
         attempt.model = dict(route.query).get("model")
+        attempt.wants_draining_event = wants_draining_event(request, default=self._settings.draining_event)
         reason = self._closed()
         if reason is not None:
             raise Failure(reason)

@@ -6,8 +6,10 @@ up) leaves nothing half done.
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import structlog
@@ -57,6 +59,9 @@ class Entrance:
         self._on_dialled = on_dialled
         self._admissions = Admissions(settings, self._metrics, max_sessions=max_sessions, closed=self._closed)
         self._dials = Slots(settings.max_dials, "relay_full", "dials")
+        self._metrics.sessions_limit.set(max_sessions)
+        self._metrics.dials_limit.set(settings.max_dials)
+        self._metrics.dials_active.set_function(lambda: self._dials.taken)
         self._limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             idle_timeout_seconds=settings.idle_timeout_seconds,
@@ -149,6 +154,8 @@ class Entrance:
             self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)
             raise
         self._metrics.dialled(progress.seconds)
+        waited = time.perf_counter() - attempt.began_at
+        self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
         if self._reach.proves(route):
             self._on_dialled(None)
@@ -174,6 +181,9 @@ class Entrance:
             limits=self._limits,
             instruments=self._instruments,
             error_event=lambda reason: surface.ending_event(reason, attempt.session_id),
+            drain_event=partial(surface.draining_event, session_id=attempt.session_id)
+            if attempt.wants_draining_event
+            else None,
         )
         return self._registry.start(session)
 

@@ -52,6 +52,20 @@ def ending_event(reason: str, session_id: str) -> bytes:
     return error_event(Failure(reason), session_id)
 
 
+def draining_event(seconds: float, session_id: str) -> bytes:
+    """The payload of the event that tells an open session of a drain: when it will be closed, and what to do."""
+    row = CATALOGUE["relay_draining"]
+    event = {
+        "type": "relay.draining",
+        "event_id": f"event_{secrets.token_hex(10)}",
+        "closes_in_seconds": round(seconds, 1),
+        "message": row.sentence,
+        "remedy": row.remedy,
+        "session_id": session_id,
+    }
+    return json.dumps(event, separators=(",", ":")).encode()
+
+
 def http_response(failure: Failure, session_id: str) -> web.Response:
     """The refusal of an upgrade."""
     row = failure.row

@@ -22,7 +22,7 @@ SUBPROTOCOL: Final = "realtime"
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
 # URLs are logged by every proxy on the way, so a credential in one is spent.
 _CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "apiKey", "token", "access_token", "key"})
-_OWN_PARAMETERS: Final = frozenset({"on_failure"})
+_OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _MAX_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
@@ -121,6 +121,14 @@ def wants_events(request: web.Request) -> bool:
     if wish in {"http", "event"}:
         return wish == "event"
     return "Origin" in request.headers
+
+
+def wants_draining_event(request: web.Request, *, default: bool) -> bool:
+    """Whether the client is told of a drain by an event of the relay's own; raises Failure with bad_request."""
+    wish = request.query.get("draining_event")
+    if wish not in {None, "true", "false"}:
+        raise Failure("bad_request", detail="draining_event is neither true nor false")
+    return default if wish is None else wish == "true"
 
 
 def client_address(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:

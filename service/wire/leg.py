@@ -325,20 +325,24 @@ class Leg(asyncio.Protocol):
         return os.urandom(4) if self._masks else b""
 
 
-async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float) -> None:
+async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float) -> bool:
     """Say CLOSE, let everything be sent and the peer hang up, and abort at `deadline` (loop time) at the latest.
 
-    The leg's receiver goes on reading until then; it calls `leg.close` when the peer's own CLOSE comes.
+    The leg's receiver goes on reading until then; it calls `leg.close` when the peer's own CLOSE comes. Returns whether the
+    CLOSE was sent; a peer that has taken it and does not hang up has been told all the same.
     """
-    if not leg.send_close(code, reason):
+    is_said = leg.send_close(code, reason)
+    if not is_said:
         leg.abort()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):
             await asyncio.shield(leg.closed)
     if not leg.closed.done():
+        is_said = is_said and not leg.buffered_bytes
         leg.abort()
         # An abort is carried out in the loop's next turn.
         await asyncio.wait({leg.closed}, timeout=1)
+    return is_said
 
 
 def _watch_for_dead_peer(transport: asyncio.Transport, user_timeout_ms: int) -> None:

@@ -16,9 +16,10 @@ from service.web.public import PATHS, TRANSLATION_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
-PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 INDEX = FOLDER / "README.md"
-EVERYTHING = [*PAGES, INDEX]
+ALERTS = FOLDER / "alerts.md"  # by alert, not by reason
+PAGES = sorted(path for path in FOLDER.glob("*.md") if path not in {INDEX, ALERTS})
+EVERYTHING = [*PAGES, INDEX, ALERTS]
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 PROVIDERS_PATHS = {"/v1"}
 # Prometheus' own, put on by the scrape.

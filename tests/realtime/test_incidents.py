@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.events import ERROR_CODES, READ_TYPES
+from service.realtime.events import ERROR_CODES, READ_TYPES, parse_object
 from service.realtime.incidents import (
     ERROR,
     INCIDENT_EVENTS,
@@ -69,7 +69,7 @@ def test_the_events_are_read() -> None:
 )
 def test_what_an_event_tells_of(kind: str, payload: bytes, code: str | None) -> None:
     """A failure has a code of the closed set; what is no failure has none."""
-    assert (Incident(kind, code) if code else None) == incident_in(kind, payload)
+    assert (Incident(kind, code) if code else None) == incident_in(kind, parse_object(payload))
 
 
 json_values = st.recursive(
@@ -94,7 +94,7 @@ json_values = st.recursive(
 )
 def test_any_payload_is_taken(kind: str, payload: bytes) -> None:
     """Whatever upstream sends, nothing is raised, and a code is one of the closed set."""
-    incident = incident_in(kind, payload)
+    incident = incident_in(kind, parse_object(payload))
 
     assert incident is None or incident.event == kind
     assert incident is None or incident.code in {*ERROR_CODES, *LIMITS, OTHER}

@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 import structlog
 
+from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
 from service.relay.registry import Registry
 from service.relay.session import Facts, Session
 from tests.harness import eventually, open_raw, running_relay
@@ -13,21 +14,37 @@ from tests.raw_upstream import CREATED, Wire, raw_upstream
 
 
 class Stub:
-    """A session that lasts until it is ended, and then takes a moment."""
+    """A session that lasts until it is ended, and then takes a moment; a stuck one until it is aborted."""
 
-    def __init__(self, name: str = "s") -> None:
+    def __init__(self, name: str = "s", *, stuck: bool = False) -> None:
         self.facts = Facts(name, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.unstuck = asyncio.Event()
+        self.was_told = True
+        self.ended_at: float | None = None
+        self.told_of: float | None = None
+        if not stuck:
+            self.unstuck.set()
 
     def end(self, reason: str) -> None:
         """The first reason wins."""
         if not self.reason.done():
+            self.ended_at = asyncio.get_running_loop().time()
             self.reason.set_result(reason)
+
+    def abort(self) -> None:
+        """Cut."""
+        self.was_told = False
+        self.unstuck.set()
+
+    def tell_drain(self, seconds: float) -> None:
+        """The drain was announced."""
+        self.told_of = seconds
 
     async def run(self) -> str:
         """Until the end."""
         reason = await self.reason
-        await asyncio.sleep(0.01)
+        await self.unstuck.wait()
         return reason
 
 
@@ -37,60 +54,132 @@ def start(registry: Registry, stub: Stub) -> asyncio.Task[str]:
 
 
 @pytest.fixture
-def hurry() -> asyncio.Event:
-    """What a second signal sets."""
-    return asyncio.Event()
+def haste() -> Haste:
+    """What further signals set."""
+    return Haste()
 
 
-async def test_sessions_finish_by_themselves(hurry: asyncio.Event) -> None:
+async def test_sessions_finish_by_themselves(haste: Haste) -> None:
     """A drain is over when the last session has ended, however much time was left."""
     registry, stub = Registry(), Stub()
     task = start(registry, stub)
-    draining = asyncio.create_task(registry.drain(600, hurry))
+    draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
     await eventually(lambda: registry.draining)
     assert len(registry) == 1
     stub.end("client_closed")
-    await asyncio.wait_for(draining, 2)
 
+    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
     assert ("client_closed", 0) == (task.result(), len(registry))
 
 
 @pytest.mark.parametrize("way", ["deadline", "hurry"])
-async def test_the_rest_is_cut(way: str, hurry: asyncio.Event) -> None:
-    """At the deadline, or when told to hurry, the sessions that are left are ended, and waited for."""
+async def test_the_rest_is_closed(way: str, haste: Haste) -> None:
+    """At the deadline, or when told to hurry, the sessions that are left are ended, waited for, and counted in the log."""
     registry = Registry()
     tasks = [start(registry, Stub()) for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
-        draining = asyncio.create_task(registry.drain(0.05 if way == "deadline" else 600, hurry))
+        draining = asyncio.create_task(registry.drain(Times(0.05 if way == "deadline" else 600, 5), haste))
         if way == "hurry":
-            hurry.set()
-        await asyncio.wait_for(draining, 2)
+            haste.hurry.set()
+        tally = await asyncio.wait_for(draining, 2)
 
     assert ["relay_draining"] * 3 == [task.result() for task in tasks]
-    assert cast("Any", logs[-1]) | {"event": "drain.finished", "cut": 3} == logs[-1]
+    assert Tally(closed=3) == tally
+    expected = {"event": "drain.finished", "finished": 0, "closed": 3, "aborted": 0, "hurried": way == "hurry"}
+    assert cast("Any", logs[-1]) | expected == logs[-1]
+    assert "info" == logs[-1]["log_level"]
 
 
-async def test_a_dial_is_waited_for(hurry: asyncio.Event) -> None:
-    """A caller that was let in before the drain and is still being dialled may become a session."""
+async def test_the_rest_is_closed_in_waves(haste: Haste) -> None:
+    """Those that are left do not all come back at once: their ends are spread over the time that is set, at random."""
+    registry = Registry()
+    stubs = [Stub() for _ in range(100)]
+    for stub in stubs:
+        start(registry, stub)
+    began = asyncio.get_running_loop().time()
+    await asyncio.wait_for(registry.drain(Times(0, 0.5), haste), 5)
+
+    moments = sorted(stub.ended_at - began for stub in stubs if stub.ended_at is not None)
+    assert len(moments) == 100
+    assert 0.3 < moments[-1] < 1
+    assert all(sum(low <= moment < low + 0.1 for moment in moments) < 45 for low in (0, 0.1, 0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("sessions", "spread", "expected"), [(1, 5, 0.02), (100, 5, 2), (1000, 5, 5), (1000, 0, 0), (0, 5, 0)]
+)
+def test_few_are_closed_sooner(sessions: int, spread: float, expected: float) -> None:
+    """A relay with few sessions does not wait out a spread that is meant for many."""
+    assert expected == Times(30, spread).spread_seconds(sessions)
+
+
+async def test_a_hurry_amid_the_waves_ends_them(haste: Haste) -> None:
+    """Whoever hurries does not wait for the spread."""
+    registry = Registry()
+    for _ in range(50):
+        start(registry, Stub())
+    draining = asyncio.create_task(registry.drain(Times(0, 600), haste))
+    await eventually(lambda: registry._cut)
+    haste.hurry.set()
+
+    assert 50 == (await asyncio.wait_for(draining, 1)).closed
+
+
+@pytest.mark.parametrize("way", ["hurry", "quit"])
+async def test_whoever_is_stuck_is_cut(way: str, haste: Haste) -> None:
+    """In a hurry goodbyes get a second, and none when told to quit; what is cut is counted apart, and is a warning."""
+    registry = Registry()
+    start(registry, Stub(stuck=True))
+    start(registry, Stub())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with structlog.testing.capture_logs() as logs:
+        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        haste.hurry.set()
+        if way == "quit":
+            haste.quit.set()
+        tally = await asyncio.wait_for(draining, 3)
+
+    assert Tally(closed=1, aborted=1) == tally
+    assert (HURRY_SECONDS if way == "hurry" else 0) <= loop.time() - began < HURRY_SECONDS + 0.5
+    assert "warning" == logs[-1]["log_level"]
+
+
+async def test_a_dial_is_waited_for(haste: Haste) -> None:
+    """A caller that was let in before the drain and is still being dialled may become a session, and is told of the drain."""
     registry = Registry()
     with registry.dialling():
-        draining = asyncio.create_task(registry.drain(600, hurry))
+        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
         await eventually(lambda: registry.draining)
         stub = Stub()
         start(registry, stub)
     await eventually(lambda: not registry._dials)
     assert not draining.done()
+    assert stub.told_of is not None
+    assert 590 < stub.told_of <= 600
     stub.end("client_closed")
     await asyncio.wait_for(draining, 2)
 
 
-async def test_a_session_that_starts_after_the_deadline_ends_at_once(hurry: asyncio.Event) -> None:
+async def test_a_dial_that_fails_ends_the_wait(haste: Haste) -> None:
+    """A drain that waits for nothing but a dial is over when the dial comes to nothing."""
+    registry = Registry()
+    with registry.dialling():
+        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        await eventually(lambda: registry.draining)
+
+    assert Tally() == await asyncio.wait_for(draining, 2)
+
+
+async def test_a_session_that_starts_after_the_deadline_ends_at_once(haste: Haste) -> None:
     """A dial that outlasts the drain cannot keep the process alive with its session."""
     registry = Registry()
-    start(registry, Stub())
-    draining = asyncio.create_task(registry.drain(0, hurry))
-    await eventually(lambda: registry.draining)
+    first = Stub(stuck=True)
+    start(registry, first)
+    draining = asyncio.create_task(registry.drain(Times(0, 0), haste))
+    await eventually(first.reason.done)
     late = start(registry, Stub("late"))
+    first.unstuck.set()
     await asyncio.wait_for(draining, 2)
 
     assert late.result() == "relay_draining"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from service.realtime.closing import close_code_may_be_sent, close_payload
 from service.realtime.framing import Opcode, build_frame
+from service.relay.drain import Haste, Tally, Times
 from service.relay.registry import Registry
 from service.relay.session import Instruments
 from service.settings import Settings
@@ -100,7 +101,7 @@ class Call:
         self.upstream: Peer = Peer(b"")
         self.client.do(lambda line: line.say(REQUEST))
         self.deadline: float | None = None  # for the end of upstream, once the client has gone
-        self.drains: list[asyncio.Task[None]] = []
+        self.drains: list[asyncio.Task[Tally]] = []
         self.is_cancelled = False  # then aiohttp closes the client's socket, and nobody reads from it any more
 
     def upgrade(self, *, speak: bool = False) -> None:
@@ -148,7 +149,7 @@ class Call:
 
     def drain(self) -> None:
         """The relay drains."""
-        self.drains.append(asyncio.ensure_future(self.relay.registry.drain(0.2, asyncio.Event())))
+        self.drains.append(asyncio.ensure_future(self.relay.registry.drain(Times(0.2, 0.05), Haste())))
 
 
 PEER_STEPS: Final[dict[str, Callable[[Peer], object]]] = {

@@ -1,0 +1,162 @@
+"""How every panel of the boards is made: a unit, what is normal, queries that can be held against the code.
+
+A panel's description is two sentences: what it shows, and after "Normal:" what it looks like when all is well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from grafana_foundation_sdk.builders import common as build_common
+from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.builders import prometheus as build_prometheus
+from grafana_foundation_sdk.builders import stat, statetimeline, timeseries
+from grafana_foundation_sdk.models import common, dashboard, units
+
+from monitoring.promql import metric
+
+WIDTH: Final = 24
+_HEIGHT: Final = 8
+WINDOW: Final = "$__rate_interval"
+SELECTED: Final = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
+SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+RATIO: Final = units.PercentUnit
+SECONDS: Final = units.Seconds
+PER_SECOND: Final = units.CountsPerSecond
+MESSAGES: Final = units.MessagesPerSecond
+BYTES: Final = units.BytesIEC
+BYTES_PER_SECOND: Final = units.BytesPerSecondIEC
+USD: Final = units.Dollars
+COUNT: Final = units.Short
+YES_NO: Final = units.BoolYesNo
+STATE: Final = units.NoUnit
+UNITS: Final = frozenset({RATIO, SECONDS, PER_SECOND, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE})
+
+
+class AnyPanel(Protocol):
+    """What the builders of all kinds of panels have in common; the library knows no such type."""
+
+    def title(self, title: str) -> Self: ...  # noqa: D102
+    def description(self, description: str) -> Self: ...  # noqa: D102
+    def datasource(self, datasource: dashboard.DataSourceRef) -> Self: ...  # noqa: D102
+    def unit(self, unit: str) -> Self: ...  # noqa: D102
+    def span(self, w: int) -> Self: ...  # noqa: D102
+    def height(self, h: int) -> Self: ...  # noqa: D102
+    def id(self, id_val: int) -> Self: ...  # noqa: D102
+    def min(self, min_val: float) -> Self: ...  # noqa: D102
+    def with_target(self, target: Any) -> Self: ...  # noqa: ANN401, D102 - the library's base type differs by release
+    def build(self) -> dashboard.Panel: ...  # noqa: D102
+
+
+Panel = TypeVar("Panel", bound=AnyPanel)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query of a panel; `{{label}}` in the legend is a label of its result."""
+
+    expression: str
+    legend: str
+
+
+def series(name: str, matchers: str = "") -> str:
+    """A metric of the relay, of the deployments and instances that are chosen at the top of the board."""
+    return f"{metric(name)}{{{', '.join(filter(None, (matchers, SELECTED)))}}}"
+
+
+def is_(label: str, value: str) -> str:
+    """A matcher."""
+    return f'{label}="{value}"'
+
+
+def process(name: str) -> str:
+    """A metric that every process has; the job says that it is a relay's."""
+    return f"process_{name}{{{SELECTED}}}"
+
+
+def rate(name: str, matchers: str = "") -> str:
+    """A counter's growth in each second."""
+    return f"rate({series(name, matchers)}[{WINDOW}])"
+
+
+def rate_by(labels: str, name: str, matchers: str = "") -> str:
+    """The same, summed."""
+    return f"sum by ({labels}) ({rate(name, matchers)})"
+
+
+def quantiles(name: str, *shares: float, by: str = "") -> tuple[Query, ...]:
+    """A histogram's quantiles, overall or by a label."""
+    labels = f"le, {by}" if by else "le"
+    legend = f"{{{{{by}}}}} " if by else ""
+    return tuple(
+        Query(f"histogram_quantile({share:g}, {rate_by(labels, f'{name}_bucket')})", f"{legend}p{share * 100:g}")
+        for share in shares
+    )
+
+
+def over_time(
+    title: str, says: str, normal: str, unit: str, *queries: Query, span: int = 8, stacked: bool = False
+) -> timeseries.Panel:
+    """A graph."""
+    panel = timeseries.Panel().fill_opacity(30 if stacked else 8).line_width(1).show_points(common.VisibilityMode.NEVER)
+    panel.legend(
+        build_common.VizLegendOptions()
+        .display_mode(common.LegendDisplayMode.LIST)
+        .placement(common.LegendPlacement.BOTTOM)
+        .show_legend(show_legend=True)
+    )
+    panel.tooltip(
+        build_common.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    )
+    if stacked:
+        panel.stacking(build_common.StackingConfig().mode(common.StackingMode.NORMAL))
+    return _finished(panel, title, says, normal, unit, queries, span)
+
+
+def number(
+    title: str, says: str, normal: str, unit: str, query: Query, *, span: int = 4, steps: Mapping[float, str]
+) -> stat.Panel:
+    """One number, coloured by the step it is on."""
+    panel = stat.Panel().graph_mode(common.BigValueGraphMode.AREA).color_mode(common.BigValueColorMode.VALUE)
+    panel.reduce_options(build_common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False))
+    panel.thresholds(thresholds(steps))
+    return _finished(panel, title, says, normal, unit, (query,), span)
+
+
+def states(
+    title: str, says: str, normal: str, query: Query, names: Mapping[int, tuple[str, str]], *, span: int = 12
+) -> statetimeline.Panel:
+    """Bands of colour over time; `names` says what each value is called and how it is coloured."""
+    panel = statetimeline.Panel().show_value(common.VisibilityMode.AUTO).row_height(0.85).fill_opacity(80)
+    panel.mappings([
+        dashboard.ValueMap(options={
+            str(value): dashboard.ValueMappingResult(text=text, color=color) for value, (text, color) in names.items()
+        })
+    ])  # fmt: skip
+    return _finished(panel, title, says, normal, STATE, (query,), span)
+
+
+def thresholds(steps: Mapping[float, str]) -> build.ThresholdsConfig:
+    """Colours from a value on; the first one holds below everything."""
+    first, *rest = steps.items()
+    return (
+        build.ThresholdsConfig()
+        .mode(dashboard.ThresholdsMode.ABSOLUTE)
+        .steps([
+            dashboard.Threshold(value=None, color=first[1]),
+            *(dashboard.Threshold(value=value, color=color) for value, color in rest),
+        ])
+    )  # fmt: skip
+
+
+def _finished(  # noqa: PLR0917 - its three callers are above
+    panel: Panel, title: str, says: str, normal: str, unit: str, queries: tuple[Query, ...], span: int
+) -> Panel:
+    panel.title(title).description(f"{says} Normal: {normal}").datasource(SOURCE).unit(unit).span(span).height(_HEIGHT)
+    if unit != STATE:
+        panel.min(0)
+    for letter, query in zip("ABCDEFGH", queries, strict=False):
+        target = build_prometheus.Dataquery().ref_id(letter).expr(query.expression).legend_format(query.legend).range()
+        panel.with_target(target.datasource(SOURCE))
+    return panel

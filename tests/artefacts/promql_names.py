@@ -1,0 +1,84 @@
+"""What an expression names, held against what the relay exposes: a query for what does not exist would be silent for ever."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final
+
+import promql_parser
+
+from monitoring.promql import metric
+from monitoring.recording import RECORDS
+from service.failures import CATALOGUE
+from service.health.checks import CHECKS, TURN
+from service.telemetry.metrics import Metrics
+
+SCRAPED: Final = {"namespace", "job", "instance"}
+"""The labels that Prometheus puts on."""
+_MADE: Final = {"resource"}  # by label_replace
+_CHILDREN: Final = ("lhs", "rhs", "expr", "param", "vector_selector")
+
+
+@cache
+def exposed() -> dict[str, dict[str, frozenset[str]]]:
+    """Every series of the relay: by its name, the labels and their values; and `up`, which a scrape adds."""
+    metrics = Metrics("openai")
+    for check in (*CHECKS, TURN):
+        metrics.check_is(check, "pass")
+        metrics.health_success.labels(check)
+    names: dict[str, dict[str, frozenset[str]]] = {"up": {}}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            labels = names.setdefault(sample.name, {})
+            for label, value in sample.labels.items():
+                labels[label] = labels.get(label, frozenset()) | {value}
+    # The relay's own bugs are no refusal that starts at 0.
+    for name, label in (("admissions_total", "result"), ("connection_failures_total", "reason")):
+        names[metric(name)][label] |= {"internal_error"}
+    return names
+
+
+def faults(expression: str) -> list[str]:
+    """What in an expression names nothing; raises ValueError if it is no PromQL."""
+    nodes = list(_walk(promql_parser.parse(expression)))
+    selectors = [node for node in nodes if isinstance(node, promql_parser.VectorSelector)]
+    recorded = {record.name for record in RECORDS}
+    found = []
+    labels = SCRAPED | _MADE
+    for selector in selectors:
+        if selector.name in recorded:
+            labels |= {"reason"}
+            continue
+        if selector.name not in exposed():
+            found.append(f"no metric {selector.name}")
+            continue
+        labels |= exposed()[selector.name].keys()
+        found += [fault for matcher in selector.matchers.matchers for fault in _of_matcher(selector.name, matcher)]
+    for node in nodes:
+        named = re.findall(r"[a-z_]+", " ".join(re.findall(r"\b(?:by|on|ignoring|without) \(([^)]*)\)", str(node))))
+        found += [f"no label {name} in {expression}" for name in named if name not in labels]
+    return found
+
+
+def _of_matcher(name: str, matcher: Any) -> Iterator[str]:
+    if matcher.name in SCRAPED:
+        return
+    values = exposed()[name].get(matcher.name)
+    if values is None:
+        yield f"{name} has no label {matcher.name}"
+        return
+    known = values | CATALOGUE.keys() if matcher.name in {"reason", "result"} else values
+    is_regex = str(matcher.op) in {"MatchOp.Re", "MatchOp.NotRe"}  # the operators have no hash
+    for part in matcher.value.split("|") if is_regex else (re.escape(matcher.value),):
+        if not any(re.fullmatch(part, value) for value in known):
+            yield f"{name} has no {matcher.name} {part}"
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    yield node
+    for name in _CHILDREN:
+        child = getattr(node, name, None)
+        if isinstance(child, promql_parser.Expr) or type(child).__module__ == type(node).__module__:
+            yield from _walk(child)
+    for child in getattr(node, "args", ()):
+        yield from _walk(child)

@@ -1,0 +1,122 @@
+"""The boards: units, what is normal, a grid without overlaps, and no query for what does not exist."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from monitoring import provisioning
+from monitoring.dashboards import BOARDS
+from monitoring.dashboards.panels import UNITS, WIDTH
+from monitoring.rule import RUNBOOKS
+from service.failures import CATALOGUE
+from tests.artefacts.promql_names import SCRAPED, exposed, faults
+from tests.generate import ROOT
+
+FOLDER = ROOT / "monitoring" / "grafana"
+MOST_PANELS = 15
+VARIABLES = {"datasource", "namespace", "job", "instance"}
+
+
+def loaded(name: str) -> Any:
+    """A board as it is checked in."""
+    return json.loads((FOLDER / "dashboards" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def plain(expression: str) -> str:
+    """A query as Prometheus gets it: Grafana's own variables filled in."""
+    return expression.replace("$__rate_interval", "5m").replace("$__range", "6h")
+
+
+PANELS = [(name, panel) for name in BOARDS for panel in loaded(name)["panels"]]
+NAMES = [f"{name}-{panel['title']}" for name, panel in PANELS]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_boards_round_trip(name: str) -> None:
+    """Grafana's own models read each board, and write the same."""
+    plugins.register_default_plugins()
+    data = loaded(name)
+
+    assert data == json.loads(json.dumps(Dashboard.from_json(data), cls=JSONEncoder))
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_boards_are_in_order(name: str) -> None:
+    """Unique ids and titles, the variables, no two panels in one place, none beyond the edge, and not too many to see."""
+    data = loaded(name)
+    panels = data["panels"]
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"].get("x", 0), panel["gridPos"].get("x", 0) + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"].get("y", 0), panel["gridPos"].get("y", 0) + panel["gridPos"]["h"])
+    ]
+
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    assert len(panels) <= MOST_PANELS
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < WIDTH
+    assert {variable["name"] for variable in data["templating"]["list"]} == VARIABLES
+    assert data["uid"] == f"realtime-relay-{name}"
+
+
+def test_every_board_is_another() -> None:
+    """Their uids differ, and each is provisioned from the folder that the provider names."""
+    provider = yaml.safe_load((FOLDER / "provisioning/dashboards/realtime-relay.yaml").read_text(encoding="utf-8"))
+
+    assert len({loaded(name)["uid"] for name in BOARDS}) == len(BOARDS)
+    assert {path.stem for path in (FOLDER / "dashboards").glob("*.json")} == BOARDS.keys()
+    assert provisioning.BOARDS == provider["providers"][0]["options"]["path"]
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
+def test_panels_say_what_is_normal(board: str, panel: Any) -> None:
+    """No panel without a unit, a sentence on what it shows, and one on what is normal."""
+    shows, normal = panel["description"].split(" Normal: ")
+
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+    assert shows.endswith(".")
+    assert normal.endswith(".")
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
+def test_queries_name_what_exists(board: str, panel: Any) -> None:
+    """Metrics, labels, values; every metric is one of the chosen deployments'; legends name labels that can be there."""
+    known = SCRAPED | {label for labels in exposed().values() for label in labels}
+    for target in panel["targets"]:
+        expression = plain(target["expr"])
+        assert [] == faults(expression)
+        for selector in re.findall(r"(?:realtime_relay|process)_\w+(\{[^}]*\})?", target["expr"]):
+            assert 'namespace=~"$namespace", job=~"$job", instance=~"$instance"' in selector
+        assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= known
+        assert set(re.findall(r"\$(\w+)", target["expr"])) <= VARIABLES | {"__rate_interval", "__range"}
+
+
+def test_variables_ask_for_what_exists() -> None:
+    """Each choice is filled from a metric that every relay has."""
+    for variable in loaded("callers")["templating"]["list"][1:]:
+        selector = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
+        assert selector is not None
+        assert selector[1] in exposed()
+        assert selector[2] in SCRAPED
+
+
+def test_links_lead_to_the_documents() -> None:
+    """A failure's series opens its reason's remedy; the files that are linked to exist."""
+    board = loaded("callers")
+    panel = next(panel for panel in board["panels"] if panel["title"] == "Failures by reason")
+    link = panel["fieldConfig"]["defaults"]["links"][0]["url"]
+    text = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+
+    assert f"{RUNBOOKS}/failures.md#${{__field.labels.reason}}" == link
+    assert all(f"### {reason}\n" in text for reason in CATALOGUE)
+    for name in BOARDS:
+        url = loaded(name)["links"][1]["url"]
+        assert (ROOT / "docs" / url.removeprefix(f"{RUNBOOKS}/")).is_file()

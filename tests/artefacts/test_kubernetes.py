@@ -1,0 +1,259 @@
+"""The Kubernetes manifests name what the code has, agree with each other, and are plain enough for an old cluster."""
+
+import re
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from service.health.checks import CHECKS, TURN
+from service.relay.grace import grace_seconds
+from service.settings import SETTING_NAMES, Settings
+from service.version import __version__
+from tests.artefacts import generated
+from tests.artefacts.kubernetes import (
+    ADAPTER,
+    BASE,
+    DEV,
+    EVERYWHERE,
+    FOLDER,
+    INSTALLED,
+    KEDA,
+    OPERATOR,
+    PRODUCTION,
+    ROOT,
+    documents,
+    env_file,
+    load,
+    text_of,
+)
+
+DEFAULTS: Final = Settings()
+OBJECTS: Final = documents(BASE)
+DEPLOYMENT: Final = OBJECTS["Deployment"][0]
+POD: Final = DEPLOYMENT["spec"]["template"]["spec"]
+CONTAINER: Final = POD["containers"][0]
+SETTINGS: Final = env_file(f"{BASE}/settings.env")
+LABELS: Final = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA]
+MANIFESTS: Final = sorted(FOLDER.rglob("*.yaml"))
+# Fields that 1.20 does not know, or that it has behind a gate.
+YOUNGER: Final = {"matchLabelKeys", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "sleep", "grpc", "hostUsers",
+                  "unhealthyPodEvictionPolicy", "internalTrafficPolicy", "trafficDistribution", "endPort",
+                  "restartPolicyRules", "resizePolicy", "containerResource", "ipFamilyPolicy", "podReplacementPolicy",
+                  "appArmorProfile", "tolerance", "loadBalancerClass"}  # fmt: skip
+
+
+def keys_of(node: Any) -> set[str]:
+    """Every key, however deep."""
+    if isinstance(node, dict):
+        return {str(key) for key in node} | {key for value in node.values() for key in keys_of(value)}
+    return {key for value in node for key in keys_of(value)} if isinstance(node, list) else set()
+
+
+def service_of(component: str) -> Any:
+    """One of the two Services."""
+    found = [one for one in OBJECTS["Service"] if one["metadata"]["labels"]["app.kubernetes.io/component"] == component]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_listed_file_exists_and_every_file_is_listed(folder: str) -> None:
+    """A file that no kustomization names would never reach a cluster."""
+    kustomization = load(f"{folder}/kustomization.yaml")
+    listed = {*kustomization.get("resources", []), *kustomization.get("components", [])}
+    listed |= {patch["path"] for patch in kustomization.get("patches", []) if "path" in patch}
+    files = {path.name for path in (ROOT / folder).glob("*.yaml")} - {"kustomization.yaml"}
+
+    assert all((ROOT / folder / name).exists() for name in listed)
+    assert files == {name for name in listed if name.endswith(".yaml")}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_only_components_need_something_installed(path: Any) -> None:
+    """Base and overlays consist of kinds that every cluster knows, and of fields that 1.20 knows."""
+    is_component = path.is_relative_to(FOLDER / "components")
+    known = EVERYWHERE | (INSTALLED if is_component else {})
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        if document.get("kind") in {None, "Kustomization", "Component"}:
+            continue
+        assert document["kind"] in known[document["apiVersion"]]
+        assert set() == keys_of(document) & YOUNGER
+
+
+def test_the_settings_are_those_of_the_program() -> None:
+    """Every setting is in the ConfigMap's file, set or shown with its default, but for those that belong elsewhere."""
+    named = set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", text_of(f"{BASE}/settings.env"), re.MULTILINE))
+
+    assert named == SETTING_NAMES - set(generated.ELSEWHERE)
+    assert set(generated.KUBERNETES) <= named
+    assert set(generated.dev_settings()) <= SETTING_NAMES
+    assert generated.KUBERNETES == SETTINGS
+
+
+def test_the_program_accepts_the_settings() -> None:
+    """What base and dev set is no mistake; dev opens the relay to whoever reaches it, on simulated speech only."""
+    image = {"RELAY_HOST": "0.0.0.0", "RELAY_INTERNAL_HOST": "0.0.0.0"}
+    files = {"OPENAI_API_KEY_FILE", "RELAY_CLIENT_TOKENS_FILE"}
+    values = {name: value for name, value in SETTINGS.items() if name not in files}
+    base = Settings.load(image | values | {"RELAY_CLIENT_TOKENS": "web:3f9c1e6b7a2d4c58"})
+    dev = Settings.load(image | generated.dev_settings())
+
+    assert ("openai", "tokens") == (base.upstream, base.access)
+    assert ("simulator", "open") == (dev.upstream, dev.access)
+
+
+@pytest.mark.parametrize("name", ["startupProbe", "livenessProbe", "readinessProbe"])
+def test_probes_ask_what_exists(name: str) -> None:
+    """Liveness and start-up ask /livez, readiness /readyz, on the internal port, with room for a slow answer."""
+    probe = CONTAINER[name]
+
+    assert ("/readyz" if name == "readinessProbe" else "/livez") == probe["httpGet"]["path"]
+    assert f'web.get("{probe["httpGet"]["path"]}"' in text_of("service/web/probes.py")
+    assert probe["httpGet"]["port"] == "internal"
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
+def test_the_one_url_leaves_every_check_out() -> None:
+    """Who must probe a single URL is told one that never asks about the provider."""
+    (query,) = re.findall(r"`/healthz\?(\S+)`", text_of("docs/deployment.md"))
+    (further,) = re.findall(r"`&(exclude=\w+)` with `RELAY_HEALTH_TURNS_PER_DAY`", text_of("docs/deployment.md"))
+
+    assert [f"exclude={check}" for check in (*CHECKS, TURN)] == [*query.split("&"), further]
+
+
+def test_ports_are_the_defaults() -> None:
+    """Pod, Services and NetworkPolicy use the ports that the program listens on; callers reach only the public one."""
+    ports = {"public": DEFAULTS.port, "internal": DEFAULTS.internal_port}
+    policy = OBJECTS["NetworkPolicy"][0]["spec"]
+
+    assert ports == {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    for component in ("public", "internal"):
+        assert [component] == [port["targetPort"] for port in service_of(component)["spec"]["ports"]]
+    assert service_of("internal")["spec"]["clusterIP"] == "None"
+    assert service_of("internal")["spec"]["publishNotReadyAddresses"]
+    assert [{"port": port, "protocol": "TCP"} for port in ports.values()] == policy["ingress"][0]["ports"]
+    assert (
+        str(DEFAULTS.internal_port) == DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    )
+
+
+def test_the_network_is_closed_but_for_names_and_tls() -> None:
+    """Out go DNS and 443, nothing else; both directions are restricted."""
+    policy = OBJECTS["NetworkPolicy"][0]["spec"]
+    egress = {(port["port"], port["protocol"]) for rule in policy["egress"] for port in rule["ports"]}
+
+    assert {"Ingress", "Egress"} == set(policy["policyTypes"])
+    assert {(53, "UDP"), (53, "TCP"), (443, "TCP")} == egress
+
+
+def test_selectors_select_the_pods() -> None:
+    """Deployment, Services, budget, policy and spread mean the same pods; the autoscalers mean the Deployment."""
+    selectors = [
+        DEPLOYMENT["spec"]["selector"]["matchLabels"],
+        OBJECTS["PodDisruptionBudget"][0]["spec"]["selector"]["matchLabels"],
+        OBJECTS["NetworkPolicy"][0]["spec"]["podSelector"]["matchLabels"],
+        *(service["spec"]["selector"] for service in OBJECTS["Service"]),
+        *(spread["labelSelector"]["matchLabels"] for spread in POD["topologySpreadConstraints"]),
+    ]
+
+    assert all(selector == {"app.kubernetes.io/name": "realtime-relay"} for selector in selectors)
+    assert selectors[0].items() <= LABELS.items()
+
+
+def test_the_monitor_selects_the_internal_service() -> None:
+    """The operator's ServiceMonitor finds one Service, its port by name, and the path of the metrics."""
+    monitor = documents(OPERATOR)["ServiceMonitor"][0]["spec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    chosen = [service for service in OBJECTS["Service"] if wanted <= service["metadata"]["labels"].items()]
+
+    assert [service_of("internal")] == chosen
+    assert [port["name"] for port in chosen[0]["spec"]["ports"]] == [end["port"] for end in monitor["endpoints"]]
+    assert ["/metrics"] == [end["path"] for end in monitor["endpoints"]]
+    assert 'web.get("/metrics"' in text_of("service/web/internal.py")
+
+
+def test_the_operators_rules_have_the_operators_shape() -> None:
+    """Groups with names, rules with an expression; nothing else is known about them here."""
+    groups = documents(OPERATOR)["PrometheusRule"][0]["spec"]["groups"]
+
+    assert groups
+    assert len({group["name"] for group in groups}) == len(groups)
+    assert all(rule["expr"] and ("alert" in rule) != ("record" in rule) for group in groups for rule in group["rules"])
+
+
+def test_grace_is_computed() -> None:
+    """The kubelet kills no relay that is still within its drain, in the base or in dev."""
+    for settings, pod in (
+        (SETTINGS, POD),
+        (generated.dev_settings(), load(f"{DEV}/deployment.yaml")["spec"]["template"]["spec"]),
+    ):
+        drain, spread = float(settings["RELAY_DRAIN_SECONDS"]), generated.close_spread_seconds(settings)
+        assert grace_seconds(drain, spread, generated.pause_seconds()) == pod["terminationGracePeriodSeconds"]
+
+
+def test_grace_is_what_autoscalers_of_nodes_wait_for() -> None:
+    """Cluster autoscalers wait 600 s for a pod by default, and would cut calls after that."""
+    assert POD["terminationGracePeriodSeconds"] <= 600
+
+
+def test_a_rollout_stops_at_a_pod_that_is_not_ready() -> None:
+    """Old pods serve until new ones are ready, and the rollout says that it has stalled after start and first checks."""
+    strategy = DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]
+    production = load(f"{PRODUCTION}/deployment.yaml")["spec"]["strategy"]["rollingUpdate"]
+    startup = CONTAINER["startupProbe"]["periodSeconds"] * CONTAINER["startupProbe"]["failureThreshold"]
+
+    assert strategy["maxUnavailable"] == 0
+    assert "maxUnavailable" not in production
+    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > startup + DEPLOYMENT["spec"]["minReadySeconds"] + 60
+
+
+def test_the_pod_is_hardened() -> None:
+    """Non-root, read-only, no capabilities, no token, no service links."""
+    security = CONTAINER["securityContext"]
+
+    assert POD["securityContext"]["runAsNonRoot"]
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert security["readOnlyRootFilesystem"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["enableServiceLinks"] is False
+    assert f"USER {POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}" in text_of("Dockerfile")
+
+
+def test_secrets_are_files_that_are_replaced() -> None:
+    """The Secret is mounted as a folder, where its files follow it; no manifest holds a secret, and dev needs none."""
+    mount = CONTAINER["volumeMounts"][0]
+    dev = load(f"{DEV}/deployment.yaml")["spec"]["template"]["spec"]
+
+    assert "subPath" not in keys_of(POD)
+    for name in ("OPENAI_API_KEY_FILE", "RELAY_CLIENT_TOKENS_FILE"):
+        assert SETTINGS[name].rpartition("/")[0] == mount["mountPath"]
+        assert generated.dev_settings()[name] == ""
+    assert [{"name": mount["name"], "$patch": "delete"}] == dev["volumes"]
+    assert [{"mountPath": mount["mountPath"], "$patch": "delete"}] == dev["containers"][0]["volumeMounts"]
+    for path in MANIFESTS:
+        assert not re.search(r"^kind: Secret$|sk-[A-Za-z0-9]", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not {"OPENAI_API_KEY", "RELAY_CLIENT_TOKENS"} & {*SETTINGS, *generated.dev_settings()}
+
+
+def test_the_version_is_the_programs() -> None:
+    """Image and label name the version of the code beside them."""
+    kustomization = load(f"{BASE}/kustomization.yaml")
+
+    assert __version__ == kustomization["images"][0]["newTag"]
+    assert __version__ == kustomization["labels"][0]["pairs"]["app.kubernetes.io/version"]
+    assert CONTAINER["image"] == kustomization["images"][0]["name"]
+
+
+def test_every_checkov_finding_is_explained() -> None:
+    """A check that is left out has its reason in the lines above it, once for each."""
+    config = text_of("k8s/checkov.yaml")
+    skipped = load("k8s/checkov.yaml")["skip-check"]
+
+    assert skipped
+    for check in skipped:
+        assert re.search(rf"\n  # [^\n]{{30,}}\n  - {check}\n", config)
+    assert (ROOT / ADAPTER / "values.yaml").exists()

@@ -1,0 +1,59 @@
+"""Prices: which model a name stands for, and what a response cost."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.realtime.pricing import MODELS, OTHER, PRICES, cost_usd, model_label, uncached
+from service.realtime.usage import Tokens, Usage
+from service.simulator.options import CURRENT_MODELS, TRANSLATION_MODEL
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt-realtime", "gpt-realtime"),
+        ("gpt-realtime-2025-08-28", "gpt-realtime"),
+        ("gpt-realtime-mini-2025-12-15", "gpt-realtime-mini"),
+        ("gpt-realtime-2.1-mini", "gpt-realtime-2.1-mini"),
+        ("gpt-realtime-2", "gpt-realtime-2"),
+        ("gpt-realtime-translate", OTHER),
+        ("gpt-realtime-2025", OTHER),
+        ("my-deployment", OTHER),
+        ("", OTHER),
+        (None, OTHER),
+    ],
+)
+def test_a_name_stands_for_a_family(name: str | None, expected: str) -> None:
+    """Dated names count as their family; what has no known price is `other`, whatever a client writes."""
+    assert expected == model_label(name)
+
+
+def test_every_current_model_has_a_price() -> None:
+    """The models that the provider lists are priced; translation is by the minute, which no event tells."""
+    assert {OTHER} == {model_label(name) for name in CURRENT_MODELS} - set(PRICES)
+    assert OTHER == model_label(TRANSLATION_MODEL)
+
+
+def test_what_a_turn_costs() -> None:
+    """A spoken turn of gpt-realtime by hand: 119 fresh text, 200 cached text, 27 audio in; 28 text, 136 audio out."""
+    usage = Usage(Tokens(319, 27), Tokens(28, 136), Tokens(200))
+    expected = (119 * 4 + 200 * 0.4 + 28 * 16 + 27 * 32 + 136 * 64) / 1e6
+
+    assert expected == pytest.approx(cost_usd("gpt-realtime", usage) or 0)
+    assert cost_usd(OTHER, usage) is None
+
+
+tokens = st.builds(Tokens, *[st.integers(0, 100_000)] * 3)
+
+
+@given(st.sampled_from(MODELS), tokens, tokens, st.floats(0, 1))
+def test_caching_saves(model: str, whole: Tokens, output: Tokens, share: float) -> None:
+    """What is cached is never dearer, and input and cached input together are what was put in."""
+    cached = Tokens(int(whole.text * share), int(whole.audio * share), int(whole.image * share))
+    spoken = Tokens(output.text, output.audio)
+    with_cache, without = Usage(whole, spoken, cached), Usage(whole, spoken)
+
+    assert whole == uncached(with_cache) + cached
+    if model != OTHER:
+        assert 0 <= (cost_usd(model, with_cache) or 0) <= (cost_usd(model, without) or 0)

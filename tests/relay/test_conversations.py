@@ -1,0 +1,161 @@
+"""What the relay counts of conversations, through the whole relay and the simulator."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from service.realtime.pricing import cost_usd
+from service.realtime.usage import parse_usage
+from service.simulator import SimulatorOptions
+from tests.harness import Relay, eventually, running_relay, simulated_relay
+from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.simulator.client import Caller, silence, voice
+
+PREFIX = "realtime_relay"
+QUICK = SimulatorOptions(pace=0, rate_limits_delay_seconds=0.001)
+SLOW_ANSWER_SECONDS = 0.3
+
+
+@asynccontextmanager
+async def caller(relay: Relay, model: str = "gpt-realtime-2025-08-28") -> AsyncIterator[Caller]:
+    """A call through the relay, greeted."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{relay.url}/v1/realtime?model={model}", max_msg_size=0) as ws,
+    ):
+        found = Caller(ws)
+        assert (await found.next())["type"] == "session.created"
+        yield found
+
+
+def tokens(relay: Relay, model: str) -> dict[tuple[str, str], float]:
+    """The tokens counted for a model, by kind and modality, without those that are 0."""
+    name = f"{PREFIX}_tokens_total"
+    samples = [sample for family in relay.app.metrics.registry.collect() for sample in family.samples]
+    return {
+        (sample.labels["kind"], sample.labels["modality"]): sample.value
+        for sample in samples
+        if sample.name == name and sample.labels["model"] == model and sample.value
+    }
+
+
+async def test_a_turn_is_counted_as_its_usage_says() -> None:
+    """Tokens by kind and modality, cost by the model's family, responses by status, and the head room that was told."""
+    async with simulated_relay(QUICK) as relay, caller(relay) as client:
+        await client.listen(turn_detection=None)
+        await client.append(voice(1_000))
+        await client.send("input_audio_buffer.commit")
+        await client.send("response.create")
+        done = (await client.until("response.done"))[-1]
+        limits = (await client.until("rate_limits.updated"))[-1]["rate_limits"][0]
+
+        usage = parse_usage(done["response"]["usage"])
+        expected = {
+            ("input", "text"): usage.input.text - usage.cached.text,
+            ("input", "audio"): usage.input.audio - usage.cached.audio,
+            ("cached_input", "text"): usage.cached.text,
+            ("cached_input", "audio"): usage.cached.audio,
+            ("output", "text"): usage.output.text,
+            ("output", "audio"): usage.output.audio,
+        }
+        await eventually(lambda: not math.isnan(relay.metric(f"{PREFIX}_rate_limit_remaining_ratio", limit="tokens")))
+        assert {kind: count for kind, count in expected.items() if count} == tokens(relay, "gpt-realtime")
+        assert cost_usd("gpt-realtime", usage) == pytest.approx(
+            relay.metric(f"{PREFIX}_estimated_cost_usd_total", model="gpt-realtime")
+        )
+        assert 1 == relay.metric(f"{PREFIX}_responses_total", status="completed")
+        assert limits["remaining"] / limits["limit"] == relay.metric(
+            f"{PREFIX}_rate_limit_remaining_ratio", limit="tokens"
+        )
+        assert 0 == relay.metric(f"{PREFIX}_unpriced_responses_total")
+
+
+async def test_a_turn_is_timed() -> None:
+    """Speech to first audio and request to first delta are measured once a turn, as long as they really took."""
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        async for message in wire.messages():
+            if b"response.create" in message:
+                wire.send(b'{"type":"response.created"}')
+                await asyncio.sleep(SLOW_ANSWER_SECONDS)  # what is to be measured
+                for _ in range(3):
+                    wire.send(b'{"type":"response.output_audio.delta","delta":"AAAA"}')
+                wire.send(b'{"type":"response.done","response":{"status":"completed"}}')
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+        caller(relay, "scripted") as client,
+    ):
+        for _ in range(2):
+            await client.send("input_audio_buffer.commit")
+            await client.send("response.create")
+            await client.until("response.done")
+        for name in ("speech_to_audio_seconds", "response_first_delta_seconds"):
+            assert 2 == relay.metric(f"{PREFIX}_{name}_count")
+            assert 2 * SLOW_ANSWER_SECONDS <= relay.metric(f"{PREFIX}_{name}_sum") < 2 * SLOW_ANSWER_SECONDS + 1
+        assert 2 == relay.metric(f"{PREFIX}_unpriced_responses_total")  # no usage came with them
+
+
+async def test_speech_that_the_provider_hears_is_timed() -> None:
+    """With the provider's own turn detection the time runs from speech_stopped; an interruption is counted as one."""
+    async with (
+        simulated_relay(SimulatorOptions(pace=2, rate_limits_delay_seconds=0.001)) as relay,
+        caller(relay) as client,
+    ):
+        await client.append(voice(600) + silence(700))
+        await client.until("response.output_audio.delta")
+        assert 1 == relay.metric(f"{PREFIX}_speech_to_audio_seconds_count")
+        assert 0 == relay.metric(f"{PREFIX}_response_first_delta_seconds_count")
+        await client.append(voice(600))
+        await client.until("response.done")
+
+        assert 1 == relay.metric(f"{PREFIX}_interruptions_total", reason="turn_detected")
+        assert 1 == relay.metric(f"{PREFIX}_responses_total", status="cancelled")
+
+
+async def test_a_model_without_a_price_is_no_guess() -> None:
+    """Tokens of an unknown model count as `other`, whatever its name, and its responses are counted as unpriced."""
+    options = SimulatorOptions(pace=0, models=QUICK.models | {"my-deployment"})
+    async with simulated_relay(options) as relay, caller(relay, "my-deployment") as client:
+        await client.configure(output_modalities=["text"])
+        await client.send("response.create")
+        await client.until("response.done")
+
+        assert tokens(relay, "other")
+        assert 1 == relay.metric(f"{PREFIX}_unpriced_responses_total")
+        assert "my-deployment" not in relay.metrics_text()
+
+
+async def test_the_callers_whole_wait_is_measured() -> None:
+    """From the request to the first event, for those that get through; the limits stand beside what is used of them."""
+    async with simulated_relay(QUICK, RELAY_MAX_SESSIONS="7", RELAY_MAX_DIALS="5") as relay, caller(relay):
+        assert 1 == relay.metric(f"{PREFIX}_time_to_first_event_seconds_count", upstream="compatible")
+        assert 0 < relay.metric(f"{PREFIX}_time_to_first_event_seconds_sum", upstream="compatible") < 2
+        assert (7, 1) == (relay.metric(f"{PREFIX}_sessions_limit"), relay.metric(f"{PREFIX}_sessions_active"))
+        assert (5, 0) == (relay.metric(f"{PREFIX}_dials_limit"), relay.metric(f"{PREFIX}_dials_active"))
+        assert relay.metric(f"{PREFIX}_memory_limit_bytes") > 0
+
+
+def why(relay: Relay) -> list[Any]:
+    """The checks and reasons that are shown as 1."""
+    name = f"{PREFIX}_health_check_reason"
+    samples = [sample for family in relay.app.metrics.registry.collect() for sample in family.samples]
+    return [tuple(sample.labels.values()) for sample in samples if sample.name == name and sample.value]
+
+
+async def test_why_a_check_does_not_pass_is_a_series() -> None:
+    """The reason of each check that does not pass is 1, every other one 0; when all is well none is."""
+    async with simulated_relay(SimulatorOptions(pace=0, scenario="quota-exhausted"), OPENAI_API_KEY="sk-x") as relay:
+        await eventually(lambda: relay.app.monitor.handshake.status == "fail")
+        assert ("handshake", "quota_exhausted") in why(relay)
+        relay.app.monitor.handshake.forget()
+        relay.app.monitor.key.forget()
+        relay.app.monitor._publish()
+        assert [] == why(relay)
