@@ -217,6 +217,11 @@ class Leg(asyncio.Protocol):
         return not (self._mid_frame or self._close_sent or self._transport.is_closing())
 
     @property
+    def hung_up(self) -> bool:
+        """Whether the peer will send nothing more."""
+        return self._eof
+
+    @property
     def buffered_bytes(self) -> int:
         """How much waits to be sent."""
         return self._transport.get_write_buffer_size()
@@ -329,10 +334,11 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
     """Say CLOSE, let everything be sent and the peer hang up, and abort at `deadline` (loop time) at the latest.
 
     The leg's receiver goes on reading until then; it calls `leg.close` when the peer's own CLOSE comes. Returns whether the
-    CLOSE was sent; a peer that has taken it and does not hang up has been told all the same.
+    peer was told, or has hung up by itself; one that has taken the CLOSE and does not hang up has been told all the same.
     """
     is_said = leg.send_close(code, reason)
     if not is_said:
+        is_said = leg.hung_up
         leg.abort()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):
