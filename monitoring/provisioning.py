@@ -5,7 +5,7 @@ from typing import Final
 from monitoring.grafana_alerts import DATASOURCE, FOLDER
 from monitoring.rules import dumped
 
-BOARDS: Final = "/var/lib/grafana/dashboards/realtime-relay"
+BOARDS: Final = "/var/lib/grafana/dashboards"
 PROMETHEUS: Final = "http://prometheus:9090"
 _HEAD: Final = "# Generated from monitoring/ by `make docs`.\n"
 

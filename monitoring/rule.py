@@ -16,7 +16,7 @@ RUNBOOKS: Final = "https://example.com/realtime-relay/docs"
 
 Severity = Literal["critical", "warning"]
 Operator = Literal[">", "<"]
-_FORMATS: Final = {"percent": "humanizePercentage", "seconds": "humanizeDuration", "number": "humanize"}
+_FORMATS: Final = {"percent": "humanizePercentage", "seconds": "humanizeDuration", "number": 'printf "%.0f"'}
 _PLACEHOLDER: Final = re.compile(r"<([a-z]+)>")
 _PROMETHEUS_VALUE: Final = "$value"
 _GRAFANA_VALUE: Final = "$values.A.Value"

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring import provisioning
+from monitoring import provisioning, rules
 from monitoring.dashboards import BOARDS
 from monitoring.dashboards.panels import UNITS, WIDTH
 from monitoring.rule import RUNBOOKS
@@ -73,6 +73,22 @@ def test_every_board_is_another() -> None:
     assert len({loaded(name)["uid"] for name in BOARDS}) == len(BOARDS)
     assert {path.stem for path in (FOLDER / "dashboards").glob("*.json")} == BOARDS.keys()
     assert provisioning.BOARDS == provider["providers"][0]["options"]["path"]
+
+
+def test_compose_puts_the_files_where_they_are_looked_for() -> None:
+    """Boards, rules and configurations are mounted where the provisioning and Prometheus' configuration name them."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    mounted = {
+        volume["source"]: volume["target"]
+        for name in ("prometheus", "alertmanager", "grafana")
+        for volume in services[name]["volumes"]
+        if isinstance(volume, dict)
+    }
+
+    assert all((ROOT / source).exists() for source in mounted)
+    assert provisioning.BOARDS == mounted["./monitoring/grafana/dashboards"]
+    assert rules.RULES_FILE == mounted["./monitoring/prometheus/rules.yaml"]
+    assert provisioning.PROMETHEUS == "http://prometheus:9090"
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
