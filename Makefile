@@ -4,12 +4,14 @@ RUN    := .venv/run
 DEV    := .venv/dev
 FUZZ   := .venv/fuzz
 BENCH  := .venv/bench
+SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults conformance check fmt lint types fuzz demo bench docs k8s-validate lock clean
+.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container check fmt lint fuzz demo bench docs \
+  monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 # A stamp per environment, newer than the lock file it was built from.
 $(RUN)/.stamp: requirements/runtime.txt
@@ -33,6 +35,11 @@ $(BENCH)/.stamp: requirements/bench.txt
 $(BENCH)-litellm/.stamp: requirements/bench-litellm.txt
 	@$(PYTHON) -m venv --clear $(BENCH)-litellm
 	@$(BENCH)-litellm/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bench-litellm.txt
+	@touch $@
+
+$(SUPPLY)/.stamp: requirements/supply.txt
+	@$(PYTHON) -m venv --clear $(SUPPLY)
+	@$(SUPPLY)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/supply.txt
 	@touch $@
 
 $(FUZZ)/.stamp: requirements/fuzz.txt
@@ -63,6 +70,13 @@ test-faults: $(DEV)/.stamp  ## run the tests of networks that fail; needs root
 conformance: $(DEV)/.stamp  ## Autobahn's WebSocket test suite on both sides of the relay; ARGS="--short" and others are passed on
 	@$(DEV)/bin/python -m tests.conformance $(ARGS)
 
+# The programs come from Debian's packages; they are installed where this is root, else unpacked beside.
+e2e-observability: $(DEV)/.stamp  ## every alert by its real cause on a real Prometheus and Alertmanager; every panel's query
+	@$(DEV)/bin/python -m tests.observability
+
+e2e-container: $(DEV)/.stamp  ## image and compose file in the Docker Engine that `docker` reaches; says so where there is none
+	@status=0; $(DEV)/bin/python -m tests.e2e.container $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
+
 check: $(DEV)/.stamp  ## everything that CI checks: format, lint, types, tests
 	@$(DEV)/bin/ruff format --check .
 	@$(DEV)/bin/ruff check .
@@ -78,6 +92,9 @@ lint: $(DEV)/.stamp  ## format check, lint and types, without the tests
 	@$(DEV)/bin/ruff check .
 	@$(DEV)/bin/mypy
 
+monitoring: $(DEV)/.stamp  ## rules and dashboards into build/, with links to the runbooks at RUNBOOKS=https://...
+	@$(DEV)/bin/python -m monitoring.render $(if $(RUNBOOKS),--runbooks $(RUNBOOKS)) --into build
+
 k8s-validate: $(DEV)/.stamp  ## render the Kubernetes manifests and hold them against kubernetes-validate and checkov
 	@$(DEV)/bin/python -m tests.artefacts.validate_k8s
 
@@ -90,15 +107,30 @@ demo: $(DEV)/.stamp  ## a recorded voice through relay and simulator, with the o
 bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(findstring --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay against other proxies, in half an hour; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
-docs: $(DEV)/.stamp  ## write the generated documents again (settings, failures, numbers in the manifests)
+docs: $(DEV)/.stamp  ## write what is generated again: settings, failures, rules, dashboards, numbers in the manifests
 	@$(DEV)/bin/python -m tests.generate
+
+image:  ## build the image realtime-relay:local; BASE=python:3.11-slim@sha256:... pins what it stands on
+	@docker build --build-arg BASE=$(or $(BASE),python:3.11-slim) --build-arg REVISION=$$(git rev-parse HEAD) \
+	  --build-arg VERSION=$$(sed -n 's/^__version__.*"\(.*\)"/\1/p' service/version.py) -t realtime-relay:local .
+
+# What the image holds is what the lock says, so that no engine is needed to list it.
+sbom: $(SUPPLY)/.stamp  ## write sbom.json, the bill of materials of the image's Python packages (CycloneDX)
+	@$(PYTHON) -m venv --clear --without-pip $(SUPPLY)/image
+	@$(SUPPLY)/bin/python -m pip --python $(SUPPLY)/image/bin/python install -q --require-hashes --no-deps --only-binary=:all: \
+	  -r requirements/runtime.txt
+	@$(SUPPLY)/bin/cyclonedx-py environment $(SUPPLY)/image/bin/python --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o sbom.json
+
+scan: $(SUPPLY)/.stamp  ## look for known vulnerabilities; fails where the database cannot be asked
+	@$(SUPPLY)/bin/python -m tests.scan
 
 lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.toml
 	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check uv
 	@for f in runtime: dev:--extra=dev; do \
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
-	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s; do \
+	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s requirements/supply:supply; do \
 	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 

@@ -289,7 +289,7 @@ OPERATION_ALERTS: Final = (
         name="RelayKeyRotationRefused",
         severity="warning",
         area=OPERATION,
-        query=increase("key_rotations_total", "30m", 'result="refused"', INSTANCE),
+        query=f'max by ({INSTANCE}) ({metric("key_file_refused")})',
         operator=">",
         threshold=0,
         hold="0s",
@@ -299,8 +299,7 @@ OPERATION_ALERTS: Final = (
             "one before it. A restart would find only the new one."
         ),
         because=(
-            "at once: whoever has just rotated the key is still there to mend it; it ends by itself after half "
-            "an hour"
+            "at once: whoever has just rotated the key is still there to mend it; it ends when the file is mended"
         ),
     ),
     Alert(
@@ -344,7 +343,7 @@ OPERATION_ALERTS: Final = (
         summary="<instance> has been shutting down for long.",
         description="<instance> of <job> takes nobody new and has not ended for 15 minutes.",
         because=(
-            "15 minutes: Kubernetes' manifest gives 3; whoever sets a longer RELAY_DRAIN_SECONDS sets this "
+            "15 minutes: Kubernetes' manifest gives 10; whoever sets a longer RELAY_DRAIN_SECONDS sets this "
             "one, too"
         ),
     ),

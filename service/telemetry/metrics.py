@@ -88,7 +88,7 @@ _EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("client_left", Phase.FIRST_EVENT, "none"),
 )
 # Refused by the relay itself: phase access, and the status is what it answered.
-_LOCAL: Final = (*REFUSALS, "key_missing", "key_malformed")
+_LOCAL: Final = (*REFUSALS, "key_missing", "key_malformed", "internal_error")
 
 
 class Metrics:
@@ -159,6 +159,11 @@ class Metrics:
             f"{PREFIX}_key_rotations_total",
             "New keys found in the file of OPENAI_API_KEY_FILE, by what became of them.",
             ("result",),
+            registry=self.registry,
+        )
+        self.key_file_refused = Gauge(
+            f"{PREFIX}_key_file_refused",
+            "1 while the file of OPENAI_API_KEY_FILE holds a key that was not taken; the one before it stays in use.",
             registry=self.registry,
         )
         self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Sessions open now.", registry=self.registry)
@@ -239,7 +244,7 @@ class Metrics:
         for reason, phase, status in _EXPECTED:
             self.connection_failures.labels(self.upstream, phase, status, reason)
         for reason in _LOCAL:
-            self.connection_failures.labels(self.upstream, Phase.ACCESS, str(CATALOGUE[reason].http_status), reason)
+            self.connection_failures.labels(self.upstream, Phase.ACCESS, _answered(reason), reason)
         for result in ("admitted", *_LOCAL):
             self.admissions.labels(result)
         for result in ("ok", *DIAL_FAILURES):
@@ -263,8 +268,7 @@ class Metrics:
     def refused(self, failure: Failure) -> None:
         """Admission said no; the status is what was answered."""
         self.admissions.labels(failure.reason).inc()
-        status = status_label(failure.row.http_status or 500, None)
-        self.connection_failures.labels(self.upstream, Phase.ACCESS, status, failure.reason).inc()
+        self.connection_failures.labels(self.upstream, Phase.ACCESS, _answered(failure.reason), failure.reason).inc()
 
     def dial_failed(self, failure: Failure) -> None:
         """A caller's dial did not come about; the status is what the wire said."""
@@ -283,6 +287,11 @@ class Metrics:
             self.health_status.labels(check, known).set(known == status)
         for known in DIAL_FAILURES:
             self.health_reason.labels(check, known).set(known == reason)
+
+
+def _answered(reason: str) -> str:
+    """The status that a client gets for a reason of the relay's own."""
+    return status_label(CATALOGUE[reason].http_status or 500, None)
 
 
 def status_label(http_status: int | None, close_code: int | None) -> str:

@@ -92,7 +92,8 @@ class KeyFile:
         if text is None or text == self._seen:
             return Outcome(self.refusal)
         if text == self._text_of(self._reach):
-            self._seen, self.refusal = text, None  # put back
+            self._seen = text  # put back
+            self._tell_refusal(None)
             return Outcome()
         outcome = await self._judge(Secret(text))
         if not outcome.may_pass:
@@ -134,7 +135,7 @@ class KeyFile:
         return Outcome()
 
     def _refuse(self, reason: str, key: Secret, remedy: str) -> Outcome:
-        self.refusal = reason
+        self._tell_refusal(reason)
         self._metrics.key_rotations.labels("refused").inc()
         self._log.error(
             "key.rotation_refused",
@@ -146,8 +147,12 @@ class KeyFile:
         )
         return Outcome(reason)
 
+    def _tell_refusal(self, reason: str | None) -> None:
+        self.refusal = reason
+        self._metrics.key_file_refused.set(reason is not None)
+
     def _take(self, key: Secret) -> None:
-        self.refusal = None
+        self._tell_refusal(None)
         target = self._reach.dialler.target  # once more: another look may have changed it
         self._reach.use(dataclasses.replace(target, key=key), None)
         self._metrics.key_rotations.labels("taken").inc()

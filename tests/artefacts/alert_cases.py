@@ -146,7 +146,7 @@ CASES: Final = (
          {_BUILT: "1x60", 'dials_active{instance="a"}': "1x9 90x20 1x20", 'dials_limit{instance="a"}': "100x60"},
          15, 31, {"instance": "a", "resource": "dials"}, "90%"),
     Case("RelayKeyRotationRefused", "a wrong key in the file",
-         {'key_rotations_total{result="refused",instance="a"}': "0x9 1x60"}, 10, 40, {"instance": "a"}),
+         {'key_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),

@@ -72,6 +72,8 @@ def test_series_start_at_zero() -> None:
 
     for reason in DIAL_FAILURES:
         assert f'reason="{reason}"' in text, reason
+    assert 'realtime_relay_admissions_total{result="internal_error"} 0.0' in text
+    assert 'phase="access",reason="internal_error",status="500",upstream="openai"} 0.0' in text
     for reason in ("upstream_lost", "relay_draining"):
         assert f'realtime_relay_sessions_ended_total{{reason="{reason}"}} 0.0' in text
 

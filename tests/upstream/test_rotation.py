@@ -106,10 +106,12 @@ async def test_a_bad_key_does_not_replace_a_good_one(key_file: Path, bad: str, r
         assert [reason] == [line["reason"] for line in relay.events("key.rotation_refused")]
         assert reason in str(await notes(relay))
         assert relay.app.monitor.key.status == "pass"
+        assert 1 == relay.metric("realtime_relay_key_file_refused")
 
         put(key_file, LATER)
         await eventually(lambda: rotations(relay, "taken") == 1)
         assert 1 == rotations(relay, "refused")
+        assert 0 == relay.metric("realtime_relay_key_file_refused")
         assert reason not in str(await notes(relay))
         assert "CANARY0" not in str(relay.logs) + relay.metrics_text() + str(await notes(relay))
 
@@ -123,6 +125,16 @@ async def test_a_key_that_is_put_back_is_no_rotation(key_file: Path) -> None:
         await eventually(lambda: relay.app.monitor.notes == [])
 
         assert 0 == rotations(relay, "taken")
+        assert 0 == relay.metric("realtime_relay_key_file_refused")
+
+
+async def test_a_hangup_signal_looks_at_once(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`look_now` takes a new key without waiting for the next look."""
+    monkeypatch.setattr(rotation, "LOOK_SECONDS", 600.0)
+    async with relay_with(key_file) as (relay, _):
+        put(key_file, NEW)
+        assert relay.app._read_key_again()
+        await eventually(lambda: rotations(relay, "taken") == 1)
 
 
 async def test_a_missing_key_is_found_later(tmp_path: Path, key_file: Path) -> None:
