@@ -94,7 +94,7 @@ async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[st
     cpu, own, started = process.cpu_seconds() if process else 0.0, time.process_time(), time.perf_counter()
     await asyncio.sleep(seconds / 2)
     if contender.scrape_port is not None:
-        await _scrape(contender.scrape_port)
+        await scrape(contender.scrape_port)
     await asyncio.sleep(max(0.0, seconds / 2 - (time.perf_counter() - started - seconds / 2)))
     took = time.perf_counter() - started
     cpu = (process.cpu_seconds() if process else 0.0) - cpu
@@ -116,14 +116,15 @@ async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[st
     }
 
 
-async def _scrape(port: int) -> None:
-    """Read the metrics, as Prometheus would."""
+async def scrape(port: int) -> int:
+    """Read the metrics, as Prometheus would; returns the size of the answer in bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    await reader.read(-1)
+    size = len(await reader.read(-1))
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
+    return size
 
 
 async def measure_stall(contender: Contender, upstream: Upstream) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.contenders import Contender, Site
 from bench.load import Fleet, Ticker, Upstream, Verdict
 from bench.machine import prepare
 from bench.matrix import certificate, start
-from bench.measure import MESSAGES_PER_SECOND, percentiles
+from bench.measure import MESSAGES_PER_SECOND, percentiles, scrape
 from bench.process import Process
 
 _AT_ONCE: Final = 20  # dials under way; the relay allows 100
@@ -28,6 +28,7 @@ _SAMPLE_SECONDS: Final = 2.0
 _WARM_UP_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 60.0
 _BATCH: Final = 50
+_SCRAPES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ async def hold(contender: Contender, process: Process, upstream: Upstream, sessi
         await asyncio.sleep(_IDLE_SECONDS)
         share = (process.cpu_seconds() - cpu) / (time.perf_counter() - started)
         _say(f"after {_IDLE_SECONDS:.0f} s idle: {_per_session(process, before.rss, sessions)}; {share:.1%} of a core")
+        await _scrape(contender, process)
         del fleet.up_latencies[:], fleet.down_latencies[:]
         for at, (client, provider) in enumerate(fleet.pairs()):
             client.send()
@@ -129,6 +131,16 @@ async def hold(contender: Contender, process: Process, upstream: Upstream, sessi
     finally:
         await fleet.close()
     return verdict if count == 2 * sessions else Verdict(lost=2 * sessions - count)
+
+
+async def _scrape(contender: Contender, process: Process) -> None:
+    """Scrape as Prometheus does, many times, and say what one costs the relay's processor: so long no frame goes on."""
+    assert contender.scrape_port is not None  # noqa: S101 - the relay has one
+    cpu = process.cpu_seconds()
+    for _ in range(_SCRAPES):
+        size = await scrape(contender.scrape_port)
+    each = (process.cpu_seconds() - cpu) / _SCRAPES
+    _say(f"a scrape: {size} bytes, {1000 * each:.1f} ms of processor time (mean of {_SCRAPES})")
 
 
 def _per_session(process: Process, before_kb: int, sessions: int) -> str:

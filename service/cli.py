@@ -29,9 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     # aiohttp makes a TLS context when it is imported, and this variable makes every context write its secrets to a file.
     os.environ.pop("SSLKEYLOGFILE", None)
-    from service.doctor import command as doctor  # noqa: PLC0415 - after the line above
-    from service.simulator import command as simulate  # noqa: PLC0415 - so, too
-
     parser = _Parser(
         prog="realtime-relay",
         description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",
@@ -39,15 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"realtime-relay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the relay").set_defaults(run=_serve)
-    doctor.add_arguments(commands.add_parser("doctor", help="find out why it does not connect, rung by rung"))
+    doctor = commands.add_parser("doctor", help="find out why it does not connect, rung by rung")
     simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime API")
-    simulate.add_arguments(simulator)
-    simulator.set_defaults(run=simulate.run)
     commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
     probe = commands.add_parser("probe", help="ask a running relay on this machine; exit 0 if it says yes")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
     probe.set_defaults(run=_probe)
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    # Loaded by whom it is for only: a container is probed every few seconds, and loading all of it takes a fifth of one.
+    if "doctor" in words:
+        from service.doctor import command  # noqa: PLC0415 - see above
+
+        command.add_arguments(doctor)
+    if "simulate" in words:
+        from service.simulator import command as simulate  # noqa: PLC0415 - so, too
+
+        simulate.add_arguments(simulator)
+        simulator.set_defaults(run=simulate.run)
+    arguments = parser.parse_args(words)
     arguments.environ = environ
     result: int = arguments.run(arguments)
     return result

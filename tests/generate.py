@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from monitoring import metrics_reference
 from monitoring.render import FILES
 from monitoring.rule import RUNBOOKS
 from service import failures_reference, settings_reference
@@ -16,6 +17,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (".env.example", settings_reference.render_env_example),
     ("docs/settings.md", settings_reference.render_markdown),
     ("docs/failures.md", failures_reference.render_markdown),
+    ("docs/metrics.md", metrics_reference.render_markdown),
     (generated.SETTINGS_ENV, generated.render_settings_env),
     (generated.BASE, generated.render_deployment),
     (generated.DEV, generated.render_dev_deployment),

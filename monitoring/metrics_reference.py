@@ -1,0 +1,93 @@
+"""Every metric for people, by the question that it answers, printed from the relay's own registry."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client.core import Metric
+
+from service.telemetry.metrics import PREFIX, Metrics
+
+QUESTIONS: Final = {
+    "Can callers get through?": (
+        "admissions", "connections_turned_away", "reconnect_loops", "upstream_connects", "connection_failures",
+        "upstream_retries", "breaker_open", "health_check_status", "health_check_reason",
+        "health_check_last_success_timestamp_seconds", "key_rotations", "key_file_refused",
+    ),
+    "How long does it take?": ("time_to_first_event_seconds", "upstream_connect_duration_seconds"),
+    "How do calls go, and how do they end?": (
+        "sessions_active", "sessions_ended", "session_duration_seconds", "upstream_error_events", "session_incidents",
+    ),
+    "What is said, how soon is answered, what does it cost?": (
+        "speech_to_audio_seconds", "response_first_delta_seconds", "responses", "interruptions", "tokens",
+        "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events",
+    ),
+    "Is the box all right?": (
+        "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",
+        "backpressure_seconds", "event_loop_lag_seconds", "background_task_crashes", "log_lines_dropped", "draining", "build",
+    ),
+}  # fmt: skip
+_MOST_VALUES: Final = 12
+
+
+def render_markdown() -> str:
+    """`docs/metrics.md`."""
+    families = {family.name: family for family in _families()}
+    parts = [
+        "# Metrics\n",
+        (
+            "Generated from `service/telemetry/`. Served at `/metrics` of the internal port, in Prometheus' text format or "
+            "OpenMetrics.\n"
+        ),
+        (
+            "Labels are closed sets: nothing that comes from outside becomes a label's value. What an alert looks at starts "
+            "at 0, so that the first failure is an increase. The relay's own health checks are not counted among the "
+            "callers' connects. What each number should be is said by the panels of [the dashboards](monitoring.md).\n"
+        ),
+    ]
+    for question, names in QUESTIONS.items():
+        parts += [f"## {question}\n", "| metric | type | labels | what it is |\n| --- | --- | --- | --- |"]
+        parts[-1] += "".join(f"\n{_row(families[f'{PREFIX}_{name}'])}" for name in names) + "\n"
+    parts.append(
+        "## The process\n\nThe usual ones of Prometheus' client libraries: `process_resident_memory_bytes`, "
+        "`process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`, "
+        "`process_virtual_memory_bytes`.\n"
+    )
+    return "\n".join(parts)
+
+
+def _families() -> Iterable[Metric]:
+    metrics = Metrics("openai")
+    for check in ("key", "handshake"):
+        metrics.check_is(check, "unknown")
+        metrics.health_success.labels(check)
+    return metrics.registry.collect()
+
+
+def _row(family: Metric) -> str:
+    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+    text = family.documentation.replace("|", "\\|")
+    if family.type == "histogram":
+        bounds = [sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")]
+        text += f" Buckets: {', '.join(dict.fromkeys(f'{float(bound):g}' for bound in bounds if bound != '+Inf'))}."
+    return f"| `{family.name}{suffix}` | {family.type} | {_labels(family)} | {text} |"
+
+
+def _labels(family: Metric) -> str:
+    values: dict[str, dict[str, None]] = {}
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            if label != "le":
+                values.setdefault(label, {})[value] = None
+    return "<br>".join(_label(label, list(known)) for label, known in values.items() if label != "version")
+
+
+def _label(label: str, known: list[str]) -> str:
+    match label:
+        case "upstream":
+            return "`upstream`: openai, azure, compatible, simulator"
+        case "reason" | "result" if len(known) > _MOST_VALUES:
+            return f"`{label}`: of [the catalogue](failures.md)"
+        case _ if len(known) > _MOST_VALUES:
+            return f"`{label}`: {len(known)} values"
+        case _:
+            return f"`{label}`: {', '.join(known)}"

@@ -1,0 +1,27 @@
+"""The reference of the metrics leaves none out, and names none that does not exist."""
+
+from collections import Counter
+
+from monitoring.metrics_reference import QUESTIONS, render_markdown
+from service.telemetry.metrics import PREFIX, Metrics
+
+
+def test_every_metric_answers_one_question() -> None:
+    """Each family of the relay's own stands under exactly one question, with its help; a new one has to be sorted in."""
+    own = [family for family in Metrics("openai").registry.collect() if family.name.startswith(f"{PREFIX}_")]
+    listed = Counter(f"{PREFIX}_{name}" for names in QUESTIONS.values() for name in names)
+    text = render_markdown()
+
+    assert {family.name: 1 for family in own} == listed
+    for family in own:
+        assert len(family.documentation) > 10, family.name
+        assert f"| `{family.name}" in text
+
+
+def test_labels_and_buckets_are_told() -> None:
+    """A reader sees which values a label takes and where a histogram's buckets lie."""
+    text = render_markdown()
+
+    assert "`check`: key, handshake<br>`status`: pass, warn, fail, unknown" in text
+    assert "Buckets: 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10." in text
+    assert "`limit`: tokens, requests, other" in text
