@@ -56,8 +56,9 @@ run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key the built-in simul
 doctor: $(RUN)/.stamp  ## find out why it does not connect, rung by rung; ARGS="--turn" and others are passed on
 	@$(AUTO); exec $(RUN)/bin/python -m service doctor $(ARGS)
 
+# Most of their time the tests wait for clocks. A file stays with one of the two; more than two would make each other late.
 test: $(DEV)/.stamp  ## run the tests
-	@$(DEV)/bin/python -m pytest
+	@$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 # A network and mounts of their own, so that no rule touches the machine's. The tests run on asyncio, the relays that they start on uvloop.
 test-faults: $(DEV)/.stamp  ## run the tests of networks that fail; needs root
@@ -81,7 +82,7 @@ check: $(DEV)/.stamp  ## everything that CI checks: format, lint, types, tests
 	@$(DEV)/bin/ruff format --check .
 	@$(DEV)/bin/ruff check .
 	@$(DEV)/bin/mypy
-	@$(DEV)/bin/python -m pytest
+	@$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 fmt: $(DEV)/.stamp  ## format the code and apply safe fixes
 	@$(DEV)/bin/ruff check --fix-only -q .

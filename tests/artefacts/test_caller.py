@@ -22,10 +22,11 @@ DEMO: Final = dict(
 )
 # Made faster than in the demo: the test waits for the clock, not for what happens.
 QUICK: Final = {
-    "RELAY_DIAL_TIMEOUT_SECONDS": "2.5",
-    "RELAY_IDLE_TIMEOUT_SECONDS": "5",
-    "RELAY_MAX_SESSION_SECONDS": "7",
+    "RELAY_DIAL_TIMEOUT_SECONDS": "1",
+    "RELAY_IDLE_TIMEOUT_SECONDS": "2",
+    "RELAY_MAX_SESSION_SECONDS": "3",
 }
+QUICK_SIMULATOR: Final = SimulatorOptions(pace=0, slow_first_event_seconds=0.3)
 SLOW: Final = {"stall-mid": "silent_seconds", "slow-reader": "slow_seconds"}
 """What the relay notices after 20 or 39 seconds, by the limit that says so: shown by `make e2e-container`."""
 REST_ONLY: Final = {Scenario.GOOD, Scenario.MODEL_REST_ONLY_401}
@@ -48,7 +49,7 @@ def test_every_failure_is_one_of_the_catalogue() -> None:
 async def test_a_failure_is_seen_as_promised(name: str) -> None:
     """The caller is told the reason, with the demo's own settings, and the relay counts the same one."""
     trouble = TROUBLES[name]
-    async with simulated_relay(SimulatorOptions(pace=0), **{**DEMO, **QUICK}) as relay, client() as http:
+    async with simulated_relay(QUICK_SIMULATOR, **{**DEMO, **QUICK}) as relay, client() as http:
         line = Line(http, relay.url)
         assert await all_is_well(line)
         outcome = await make_trouble(line, trouble)

@@ -90,19 +90,19 @@ async def test_a_refusal_is_translated(status: str, body: bytes, expected: int, 
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        ("7", {"7"}),
-        ("0", {"1"}),
-        ("-1", {"1", "2", "3", "4", "5"}),
-        ("1000000000", {"300"}),
-        ("9" * 60, {"300"}),
-        ("Fri, 01 Jan 2100 00:00:00 GMT", {"300"}),
-        ("Fri, 01 Jan 1999 00:00:00 GMT", {"1"}),
-        ("soon", {"1", "2", "3", "4", "5"}),
-        ("7" * 7000, {"1", "2", "3", "4", "5"}),
+        ("7", ("7",)),
+        ("0", ("1",)),
+        ("-1", ("1", "2", "3", "4", "5")),
+        ("1000000000", ("300",)),
+        ("9" * 60, ("300",)),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", ("300",)),
+        ("Fri, 01 Jan 1999 00:00:00 GMT", ("1",)),
+        ("soon", ("1", "2", "3", "4", "5")),
+        ("7" * 7000, ("1", "2", "3", "4", "5")),
     ],
     ids=lambda value: str(value)[:20],
 )
-async def test_a7_retry_after_is_clamped(sent: str, told: set[str]) -> None:
+async def test_a7_retry_after_is_clamped(sent: str, told: tuple[str, ...]) -> None:
     """A5, A7: the provider's waiting time is passed on within 1 to 300 s; what is none is replaced. No retry on 429."""
     async with relay_before(answering("429 Too Many", Retry_After=sent)) as (relay, upstream):
         answer = await attempt(relay)
