@@ -139,7 +139,9 @@ async def test_a_peer_that_falls_silent(
             client.send_frame(Opcode.CLOSE, close_payload(1000))
         await eventually(live._ended.done)
         if silent != "nobody":
-            assert round(asyncio.get_running_loop().time() - started, 3) >= SILENT_SECONDS  # its clock counts milliseconds
+            assert (
+                round(asyncio.get_running_loop().time() - started, 3) >= SILENT_SECONDS
+            )  # its clock counts milliseconds
         if silent == "client":
             with contextlib.suppress(ConnectionError):
                 await client.until_close()
