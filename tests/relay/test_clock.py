@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,10 +24,9 @@ class Looked:
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the pace."""
     monkeypatch.setattr(clock, "TICK_SECONDS", TICK)
-    return
 
 
 async def until_looked(sessions: list[Looked], times: int) -> None:

@@ -12,6 +12,7 @@ from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
+from tests import scripted
 from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
 
@@ -21,30 +22,11 @@ Seen = asyncio.Future[tuple[int | None, str] | None]
 
 @asynccontextmanager
 async def session(script: Script, **settings: str) -> AsyncIterator[tuple[Relay, RawClient]]:
-    """A session with a scripted upstream, past its first event."""
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(
-            simulator=None,
-            pace=None,
-            adjust=None,
-            **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings,
-        ) as relay,
-    ):
-        client = await open_raw(relay.app.public_port, PATH)
-        try:
-            assert (await client.next_event())["type"] == "session.created"
-            yield relay, client
-            await client.close()
-            # The invariants of every end: upstream is gone, and the session counted once.
-            await eventually(lambda: upstream.open == 0, 3)
-            await eventually(lambda: len(relay.app.registry) == 0)
-            assert len(relay.events("session.ended")) == len(relay.events("session.started")) == 1
-            assert relay.metric("realtime_relay_sessions_active") == 0
-            reason = relay.events("session.ended")[0]["reason"]
-            assert relay.metric("realtime_relay_sessions_ended_total", reason=reason) == 1
-        finally:
-            await client.close()
+    """A session with a scripted upstream, past its first event, of which there is one."""
+    async with scripted.session(script, **settings) as found:
+        yield found.relay, found.client
+        await found.client.close()
+        await found.ended()
 
 
 def reason_of(relay: Relay) -> str:

@@ -18,34 +18,15 @@ from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.invariants import nothing_left
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire, raw_upstream
+from tests.harness import RawClient, Relay, eventually, open_raw, payload_of
+from tests.raw_upstream import CREATED, Wire
+from tests.scripted import relay_before
 
 PATH: Final = "/v1/realtime?model=scripted"
 CAP: Final = 65_536
 MIB: Final = 1 << 20
 READ_BYTES: Final = 256 * 1024
 """The most that asyncio reads at once."""
-
-
-@asynccontextmanager
-async def relay_before(script: Script, **settings: str) -> AsyncIterator[tuple[Relay, RawUpstream]]:
-    """A relay before a scripted upstream. Afterwards nothing is left, and each session was counted once."""
-    environment = {"RELAY_MODEL": "probe"} | settings
-    async with (
-        nothing_left(),
-        raw_upstream(script) as upstream,
-        running_relay(
-            simulator=None, pace=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
-        ) as relay,
-    ):
-        await eventually(lambda: relay.app.monitor.ready)
-        yield relay, upstream
-        await eventually(lambda: upstream.open == 0, 2)
-        await eventually(lambda: len(relay.app.registry) == 0)
-        assert relay.metric("realtime_relay_sessions_active") == 0
-        assert len(relay.events("session.started")) == len(relay.events("session.ended"))
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from service.relay.session import Session
 from service.relay.watchdog import Limits
+from tests import scripted
 from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.invariants import nothing_left
 from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
@@ -32,27 +33,11 @@ DELTA: Final = b'{"type":"response.output_audio.delta","delta":"' + b"A" * 4000 
 
 @asynccontextmanager
 async def session(script: Script, reason: str, **settings: str) -> AsyncIterator[tuple[Relay, RawClient, Session]]:
-    """A session with a scripted upstream, past its first event. It ends once, for this reason, and leaves nothing."""
-    environment = {"RELAY_MODEL": "probe"} | settings
-    async with (
-        nothing_left(),
-        raw_upstream(script) as upstream,
-        running_relay(
-            simulator=None, pace=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
-        ) as relay,
-    ):
-        await eventually(lambda: relay.app.monitor.ready)
-        client = await open_raw(relay.app.public_port, PATH)
-        try:
-            assert (await client.next_event())["type"] == "session.created"
-            yield relay, client, next(iter(relay.app.registry._sessions.values()))
-        finally:
-            await client.close()
-        await eventually(lambda: upstream.open == 0, 2)
-        await eventually(lambda: len(relay.app.registry) == 0)
-        assert [reason] == [line["reason"] for line in relay.events("session.ended")]
-        assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason=reason)
-        assert 0 == relay.metric("realtime_relay_sessions_active")
+    """A session with a scripted upstream, past its first event. It ends for this reason."""
+    async with scripted.session(script, **settings) as found:
+        yield found.relay, found.client, found.live
+        await found.client.close()
+        assert reason == await found.ended()
 
 
 async def delivered(wire: Wire) -> None:

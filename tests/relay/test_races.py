@@ -16,8 +16,9 @@ from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.relay.watchdog import Limits
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire, raw_upstream
+from tests import scripted
+from tests.harness import RawClient, Relay, eventually
+from tests.raw_upstream import CREATED, RawUpstream, Script, Wire
 
 PATH = "/v1/realtime?model=scripted"
 AUDIO = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
@@ -26,22 +27,11 @@ APPEND = build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.append","audio":
 
 @asynccontextmanager
 async def session(script: Script) -> AsyncIterator[tuple[Relay, RawClient, Session, RawUpstream]]:
-    """A session with a scripted upstream, past its first event."""
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
-    ):
-        await eventually(lambda: relay.app.monitor.ready)  # the health checks' own dial is over
-        client = await open_raw(relay.app.public_port, PATH)
-        try:
-            assert (await client.next_event())["type"] == "session.created"
-            yield relay, client, next(iter(relay.app.registry._sessions.values())), upstream
-        finally:
-            await client.close()
-        await eventually(lambda: upstream.open == 0)
-        await eventually(lambda: len(relay.app.registry) == 0)
-        assert relay.metric("realtime_relay_sessions_active") == 0
-        assert 1 == len(relay.events("session.started")) == len(relay.events("session.ended"))
+    """A session with a scripted upstream, past its first event, of which there is one."""
+    async with scripted.session(script) as found:
+        yield found.relay, found.client, found.live, found.upstream
+        await found.client.close()
+        await found.ended()
 
 
 def reason_of(relay: Relay) -> str:

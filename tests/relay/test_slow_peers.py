@@ -22,9 +22,9 @@ from service.realtime.items import Chunk, Control
 from service.relay.session import Session
 from service.relay.watchdog import Limits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.invariants import nothing_left
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire, raw_upstream
+from tests.harness import RawClient, Relay, eventually, open_raw
+from tests.raw_upstream import CREATED, RawUpstream, Script, Wire
+from tests.scripted import relay_before
 
 PATH: Final = "/v1/realtime?model=scripted"
 READ_BYTES: Final = 256 * 1024  # the most that asyncio reads at once
@@ -64,21 +64,12 @@ def most_buffered(monkeypatch: pytest.MonkeyPatch) -> dict[Leg, int]:
 
 
 @asynccontextmanager
-async def relay_before(script: Script) -> AsyncIterator[tuple[Relay, RawUpstream]]:
-    """A relay before a scripted upstream. Afterwards nothing is left, and no loop has complained."""
+async def relay_without_complaints(script: Script) -> AsyncIterator[tuple[Relay, RawUpstream]]:
+    """A relay before a scripted upstream. Afterwards no loop has complained."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    async with (
-        nothing_left(),
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
-    ):
-        await eventually(lambda: relay.app.monitor.ready)
-        yield relay, upstream
-        await eventually(lambda: upstream.open == 0)
-        await eventually(lambda: len(relay.app.registry) == 0)
-        assert relay.metric("realtime_relay_sessions_active") == 0
-        assert len(relay.events("session.started")) == len(relay.events("session.ended"))
+    async with relay_before(script) as found:
+        yield found
     assert [] == complaints
 
 
@@ -152,7 +143,7 @@ def is_held(leg: Leg) -> bool:
 async def test_e1_e6_a_client_that_reads_nothing(most_buffered: dict[Leg, int]) -> None:
     """It costs a bounded piece, upstream is stopped, and after its time it is cut off with reason, count and log line."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    async with relay_before(pouring(told)) as (relay, _), client_of(relay) as (client, live):
+    async with relay_without_complaints(pouring(told)) as (relay, _), client_of(relay) as (client, live):
         deafen(client)
         down = live._down
         await eventually(lambda: is_held(live._upstream))
@@ -187,7 +178,7 @@ async def test_e4_an_upstream_that_reads_nothing(most_buffered: dict[Leg, int]) 
         listen_again(wire)
         await wire.gone()
 
-    async with relay_before(script) as (relay, _), client_of(relay) as (client, live):
+    async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         client.writer.write(APPEND * 200)
         up = live._up
         await eventually(lambda: is_held(live._client))
@@ -276,7 +267,7 @@ async def test_e5_a_pause_below_the_limit(side: str) -> None:
         finished.set()
         await wire.gone()
 
-    async with relay_before(script) as (relay, _), client_of(relay) as (client, live):
+    async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         if side == "client":
             await take_pauses(client, DELTA)
             finished.set()
@@ -302,7 +293,7 @@ async def test_e2_a_client_that_reads_slowly() -> None:
         await stop(answering)
         await wire.gone()
 
-    async with relay_before(script) as (relay, _), client_of(relay, room=32_768) as (client, live):
+    async with relay_without_complaints(script) as (relay, _), client_of(relay, room=32_768) as (client, live):
         live._limits = Limits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
         # 160 kB/s: what the relay may hold takes two seconds, longer than a peer may read nothing.
         heard = await Ear(client).hear(count * len(DELTA), most=1600, pause=0.01)
@@ -329,7 +320,7 @@ async def test_e12_a_burst_and_a_close_for_a_slow_client(client_speaks: bool) ->
                 wire.until_close()
             )  # as RFC 6455 section 7.1.1 has it: the connection stays until both have said CLOSE
 
-    async with relay_before(script) as (relay, _), client_of(relay) as (client, live):
+    async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         speaking = asyncio.ensure_future(speak(client)) if client_speaks else None
         ear, down = Ear(client), live._down
         heard = await ear.hear(len(burst) + 1, most=20_000, pause=0.002)
@@ -359,7 +350,7 @@ async def test_e3_many_stuck_clients_and_some_that_talk(most_buffered: dict[Leg,
             for _ in range(100 if payload == b"pour" else 1):
                 wire.writer.write(DELTA)
 
-    async with relay_before(script) as (relay, _), contextlib.AsyncExitStack() as stack:
+    async with relay_without_complaints(script) as (relay, _), contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(relay)) for _ in range(45)]
         stuck, talkers = clients[:40], clients[40:]
         for client, _live in stuck:

@@ -1,9 +1,7 @@
 """service/upstream/breaker.py and reach.py: what is tried again, and what is answered from memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -12,8 +10,9 @@ from hypothesis import strategies as st
 from service.failures import DIAL_FAILURES, Failure, Phase, Retry
 from service.upstream import breaker as module
 from service.upstream.breaker import DEFINITE_SECONDS, IN_A_ROW, Breaker, RetryBudget
-from tests.harness import Relay, eventually, open_raw, running_relay, simulated_relay
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire, raw_upstream
+from tests.harness import eventually, open_raw, simulated_relay
+from tests.raw_upstream import CREATED, Script, Wire
+from tests.scripted import relay_before
 
 PATH = "/v1/realtime?model=scripted"
 DEFINITE = sorted(
@@ -207,17 +206,6 @@ def test_retries_are_a_tenth(dials: int) -> None:
 
 
 # -- on sockets -------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def relay_before(script: Script, **settings: Any) -> AsyncIterator[tuple[Relay, RawUpstream]]:
-    """A relay before a scripted upstream, its health checks over."""
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", **settings) as relay,
-    ):
-        await eventually(lambda: relay.app.monitor.ready)
-        yield relay, upstream
 
 
 def drops(times: int) -> Script:

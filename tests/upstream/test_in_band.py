@@ -147,7 +147,7 @@ async def test_b8_a_slow_first_event() -> None:
     async with relay_before(script, RELAY_DIAL_TIMEOUT_SECONDS="4") as (relay, _):
         assert 101 == (await attempt(relay)).status
         name = "realtime_relay_upstream_connect_duration_seconds"
-        assert relay.metric(f"{name}_sum", upstream="compatible", phase="first_event") >= 0.6
+        assert relay.metric(f"{name}_sum", upstream="compatible", phase="first_event") >= 0.59  # two clocks
         assert 0 == relay.metric(f"{name}_bucket", upstream="compatible", phase="first_event", le="0.5")
         assert 1 == relay.metric(f"{name}_bucket", upstream="compatible", phase="first_event", le="1.0")
 

@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from service.realtime.framing import Opcode
-from tests.harness import Answer, RawClient, Relay, eventually, open_raw, running_relay
-from tests.invariants import nothing_left, open_descriptors
-from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
+from tests.harness import Answer, RawClient, Relay, eventually, open_raw
+from tests.invariants import open_descriptors
+from tests.raw_upstream import CREATED, RawUpstream, Wire
+from tests.scripted import relay_before
 
 PATH = "/v1/realtime?model=scripted"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "web:CANARY1token-abcdefghijklmnop"}
@@ -39,12 +40,8 @@ async def mute(wire: Wire) -> None:
 @asynccontextmanager
 async def scene(script: Any = quiet, **settings: str) -> AsyncIterator[tuple[Relay, RawUpstream]]:
     """A relay before an upstream down to the bytes; in the end neither has anything left."""
-    async with nothing_left(), raw_upstream(script) as upstream, running_relay(
-        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
-    ) as relay:  # fmt: skip
-        await eventually(lambda: relay.app.monitor.ready)  # the health checks' own dial is over
+    async with relay_before(script, behind_101=b"", **settings) as (relay, upstream):
         yield relay, upstream
-        await eventually(lambda: upstream.open == 0 and len(relay.app.registry) == 0)
         assert not [line for line in relay.logs if "exc_info" in line]
 
 
