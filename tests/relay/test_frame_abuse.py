@@ -1,115 +1,25 @@
 """Group F of the fault plan over real sockets: frames that no library would send, and what comes of them on both sides."""
 
 import asyncio
-import base64
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
-from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
+from tests.harness import eventually, running_relay
+from tests.raw_upstream import CREATED, Wire, raw_upstream
 from tests.realtime.reference_frames import decode
-
-PATH = "/v1/realtime?model=scripted"
-KEY = b"\x01\x80\x7f\xff"
-GOOD = build_frame(Opcode.TEXT, b'{"type":"session.update"}', KEY)
-CLOSE_BYTES = 2 + 4 + 2  # header, mask, code
-BEHIND = build_frame(Opcode.TEXT, b'{"type":"response.create"}', KEY)
-
-
-@dataclass
-class Heard:
-    """What upstream got on one connection: the bytes of the data frames, and the CLOSE."""
-
-    wire: Wire
-    raw: bytearray = field(default_factory=bytearray)
-    data: bytearray = field(default_factory=bytearray)
-    close: tuple[int | None, str] | None = None
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def listen(self) -> None:
-        """Read everything, hold it against the protocol, and answer the CLOSE."""
-        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
-        try:
-            while data := await self.wire.reader.read(65_536):
-                self.raw += data
-                for item in scanner.feed(data):
-                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
-                        self.close = parse_close(item.payload)
-                        self.wire.send_close(self.close[0])
-                        return
-                    self.data += getattr(item, "raw", b"")
-        finally:
-            self.is_over.set()
-
-
-@dataclass
-class Scene:
-    """A relay, its upstream, and what that has heard, connection by connection."""
-
-    relay: Relay
-    upstream: RawUpstream
-    heard: list[Heard]
-    clients: list[RawClient] = field(default_factory=list)
-
-    async def open(self, headers: dict[str, str] | None = None) -> tuple[RawClient, Heard]:
-        """A session, past its first event."""
-        client = await open_raw(self.relay.app.public_port, PATH, headers)
-        self.clients.append(client)
-        assert (await client.next_event())["type"] == "session.created"
-        return client, self.heard[-1]
-
-
-@asynccontextmanager
-async def scene(**settings: str) -> AsyncIterator[Scene]:
-    """Several sessions, one after another; in the end nothing of any is left, and each was counted once."""
-    heard: list[Heard] = []
-
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        heard.append(Heard(wire))
-        await heard[-1].listen()
-
-    async with raw_upstream(script) as upstream, running_relay(
-        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
-    ) as relay:  # fmt: skip
-        stage = Scene(relay, upstream, heard)
-        try:
-            yield stage
-        finally:
-            for client in stage.clients:
-                await client.close()
-        await eventually(lambda: upstream.open == 0 and len(relay.app.registry) == 0)
-        assert len(heard) == len(relay.events("session.started")) == len(relay.events("session.ended"))
-        assert relay.metric("realtime_relay_sessions_active") == 0
-        assert not relay.events("session.failed")
+from tests.relay.frame_scene import BEHIND, CLOSE_BYTES, GOOD, KEY, frame, head, scene
 
 
 def resident_bytes() -> int:
     """The memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def frame(first: int, payload: bytes = b"", *, mask: bytes = KEY) -> bytes:
-    """A frame with any first byte."""
-    return bytes((first,)) + build_frame(Opcode.TEXT, payload, mask)[1:]
-
-
-def head(*lines: str, end: str = "\r\n") -> bytes:
-    """An upgrade with these lines in it."""
-    key = base64.b64encode(os.urandom(16)).decode()
-    fixed = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
-    return end.join((f"GET {PATH} HTTP/1.1", *lines, *fixed, "", "")).encode()
 
 
 FORBIDDEN = [
@@ -341,98 +251,3 @@ async def test_f14_more_than_a_buffer_before_the_answer() -> None:
 
         assert b"HTTP/1.1 101" == (await reader.read(-1))[:12]
         assert early == heard
-
-
-def deep(depth: int) -> bytes:
-    """JSON that is nested so deep that a recursive parser gives up."""
-    return b"[" * depth + b"]" * depth
-
-
-STRANGE = {
-    "nested": b'{"type":"session.update","x":' + deep(100_000) + b"}",
-    "nan": b'{"type":"session.update","x":NaN,"y":-Infinity,"z":1e999}',
-    "twice": b'{"type":"session.update","type":"response.create","\\u0074ype":"error"}',
-    "many": b'{"type":"session.update"' + b"".join(b',"k%d":%d' % (n, n) for n in range(60_000)) + b"}",
-    "digits": b'{"type":"session.update","x":' + b"9" * 100_000 + b"}",
-    "no-json": b'{"type":"session.update"',
-    "nul": b"\x00" * 1000,
-}
-STRANGE_NEWS = {
-    "nested": b'{"type":"error","error":' + deep(32_000) + b"}",
-    "digits": b'{"type":"error","error":{"code":' + b"9" * 60_000 + b"}}",
-    "wrong-types": b'{"type":"error","error":{"type":[],"code":{},"message":1}}',
-    "response": b'{"type":"response.done","response":{"status":"failed","status_details":{"error":[]}}}',
-    "limits": b'{"type":"rate_limits.updated","rate_limits":[1,{"name":[],"remaining":NaN},{"remaining":-1e999}]}',
-    "no-json": b'{"type":"error","error":{',
-    "no-text": b'{"type":"error","error":{"message":"\xff"}}',
-}
-
-
-@pytest.mark.parametrize("payload", STRANGE.values(), ids=STRANGE.keys())
-async def test_f16_strange_json_of_a_client(payload: bytes) -> None:
-    """F16: what a client sends goes on unread, whatever it says, and holds nobody up."""
-    sent = build_frame(Opcode.TEXT, payload, KEY)
-    async with scene() as stage:
-        client, heard = await stage.open()
-        started = time.monotonic()
-        client.writer.write(sent)
-        await eventually(lambda: len(heard.data) == len(sent))
-
-        assert time.monotonic() - started < 1
-        assert sent == heard.data
-
-
-@pytest.mark.parametrize("payload", STRANGE_NEWS.values(), ids=STRANGE_NEWS.keys())
-async def test_f16_strange_json_of_upstream(payload: bytes) -> None:
-    """F16: events that the relay reads go on as they are, also where it cannot read them; the session lives."""
-    async with scene() as stage:
-        client, heard = await stage.open()
-        heard.wire.send(payload)
-
-        assert build_frame(Opcode.TEXT, payload) == await client.next_item()
-        heard.wire.send(b'{"type":"session.updated"}')
-        assert "session.updated" == (await client.next_event())["type"]
-        assert not stage.relay.events("session.failed")
-
-
-SMUGGLED = {
-    "both-lengths": head("Host: x", "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    "two-lengths": head("Host: x", "Content-Length: 3", "Content-Length: 4") + b"abcd",
-    "odd-length": head("Host: x", "Content-Length: +3") + b"abc",
-    "two-hosts": head("Host: x", "Host: y"),
-    "bare-lf": head("Host: x", end="\n"),
-    "folded": head("Host: x", "X-A: b\r\n c"),
-    "blank-before-colon": head("Host : x"),
-}
-
-
-@pytest.mark.parametrize("request_bytes", SMUGGLED.values(), ids=SMUGGLED.keys())
-async def test_f15_smuggled_requests(request_bytes: bytes) -> None:
-    """F15: a request that two servers could read differently is refused with 400 and goes nowhere."""
-    async with scene() as stage:
-        reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
-        writer.write(request_bytes)
-        answer = await asyncio.wait_for(reader.read(4096), 5)
-        writer.close()
-        await writer.wait_closed()
-
-        assert b"400" == answer.split()[1]
-        assert 0 == stage.upstream.upgrades
-
-
-@pytest.mark.parametrize(
-    ("header", "body"),
-    [("Content-Length: 5", b"hello"), ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")],
-    ids=["length", "chunked"],
-)
-async def test_f15_an_upgrade_with_a_body(header: str, body: bytes) -> None:
-    """F15: the body of an upgrade is not taken for frames; what stands behind it is."""
-    async with scene() as stage:
-        reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
-        writer.write(head("Host: x", header) + body + GOOD)
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-
-        assert b"101" == answer.split()[1]
-        await eventually(lambda: GOOD == stage.heard[-1].data)
-        writer.close()
-        await writer.wait_closed()
