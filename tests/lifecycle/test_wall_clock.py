@@ -1,0 +1,60 @@
+"""A wall clock that jumps while the real process runs (row I11 of the fault plan), by Debian's libfaketime."""
+
+import asyncio
+import signal
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.debian import NotToBeHad, unpacked
+from tests.lifecycle.calls import calls, listen, scrape, talk, until_scrape, value
+from tests.test_process import get, serving
+
+
+def faked(folder: Path) -> dict[str, str]:
+    """Variables under which a process reads its wall clock's offset from a file, each time; its other clocks are real."""
+    try:
+        root = unpacked("libfaketime", "usr/lib")
+    except NotToBeHad as exc:
+        pytest.skip(str(exc))
+    library = next(root.rglob("libfaketime.so.1"))
+    offset = folder / "offset"
+    offset.write_text("+0")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+@pytest.mark.parametrize("jump", ["+1h", "-1h"])
+async def test_i11_the_wall_clock_jumps(jump: str, tmp_path: Path) -> None:
+    """An hour forwards or back ends no call and ages no check; durations stay true, and the drain keeps its time."""
+    async with serving(**faked(tmp_path), RELAY_DRAIN_SECONDS="1.5") as (process, port, internal):
+        started = process.lines[-1]["timestamp"]
+        clients = await calls(port, 20)
+        (tmp_path / "offset").write_text(jump)
+        for client in clients:
+            await talk(client)
+        late = await calls(port, 5)
+        lag = value(await scrape(internal), "realtime_relay_event_loop_lag_seconds_count")
+        text = await until_scrape(
+            internal, lambda text: value(text, "realtime_relay_event_loop_lag_seconds_count") > lag + 1
+        )
+        assert 25 == value(text, "realtime_relay_sessions_active")
+        assert value(text, "realtime_relay_event_loop_lag_seconds_sum") < 5
+        assert [200, 200, 200] == [await get(f"{internal}/{path}") for path in ("livez", "readyz", "healthz")]
+
+        began = asyncio.get_running_loop().time()
+        process.process.send_signal(signal.SIGTERM)
+        told = await asyncio.gather(*(listen(client) for client in [*clients, *late]))
+        assert 0 == await process.rest()
+        assert {1001} == {one.close[0] for one in told if one.close is not None}
+        assert 1.4 < asyncio.get_running_loop().time() - began < 6
+    jumped = datetime.fromisoformat(process.lines[-1]["timestamp"]) - datetime.fromisoformat(started)
+    assert abs(jumped) > timedelta(minutes=50)  # the process did see another time
+    durations = [line["duration_seconds"] for line in process.lines if line["event"] == "session.ended"]
+    assert 25 == len(durations)
+    assert all(0 < duration < 30 for duration in durations)
