@@ -5,9 +5,10 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # The system ends no container's first process by a signal that it does not handle, and loading takes a while.
-    if "serve" in sys.argv:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The system ends no container's first process by a signal that it does not handle, and loading takes a while. Nothing has
+    # been started by then, and an exception in the middle of an import might be caught by whoever imports.
+    if "serve" in sys.argv[1:2]:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         from service.cli import main
 

@@ -55,6 +55,8 @@ async def listen(connection: AsyncRealtimeConnection) -> Turn:
     async for event in connection:
         turn.events.append(event.type)
         match event.type:
+            case "response.created":
+                turn.audio.clear()  # one before it was interrupted, and nothing comes of it any more
             case "response.output_audio.delta":
                 turn.audio += base64.b64decode(event.delta)
             case "response.output_audio_transcript.done":

@@ -95,7 +95,7 @@ async def test_voice_activity_ends_a_turn(phrase: bytes) -> None:
         await speak(connection, phrase + silence, pace=50)
         turn = await listen(connection)
 
-    # The phrase has a pause in it: the detection may hear one turn or two, and answer to the first.
+    # The phrase has a pause in it: the detection may hear one turn or two, and the second interrupts the answer to the first.
     assert [
         "session.created",
         "input_audio_buffer.speech_started",
