@@ -8,7 +8,10 @@ if __name__ == "__main__":
     # The system ends no container's first process by a signal that it does not handle, and loading takes a while. Nothing has
     # been started by then, and an exception in the middle of an import might be caught by whoever imports.
     if "serve" in sys.argv[1:2]:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(0))
+        if not sys.stderr.isatty():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         from service.cli import main
 

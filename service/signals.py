@@ -1,6 +1,6 @@
 """The ladder of signals, as pgbouncer has it: each step is less patient than the one before.
 
-SIGTERM, or SIGINT (Ctrl-C), lets sessions finish. The second ends them now, with goodbyes; a third, or SIGQUIT, without any.
+SIGTERM, or SIGINT (Ctrl-C), lets sessions finish. The second ends them now, with goodbyes; a third, or SIGQUIT, awaits none.
 SIGHUP looks at the key file and ends nothing; from a terminal it says that the terminal was closed, and counts as SIGTERM.
 """
 
@@ -41,10 +41,10 @@ class Signals:
     def _stop(self, number: signal.Signals) -> None:
         if self.haste.hurry.is_set():
             self.haste.quit.set()
-            self._tell(number, "Cutting what is left.")
+            self._tell(number, "Waiting for no more goodbyes: what is left is cut.")
         elif self.told.is_set():
             self.haste.hurry.set()
-            self._tell(number, "Ending the sessions that are left now; another signal cuts them without goodbyes.")
+            self._tell(number, "Ending the sessions that are left now; another signal waits for no goodbyes.")
         else:
             self.told.set()
             self._tell(number, self._patient_words(number))
@@ -59,7 +59,7 @@ class Signals:
     def _quit(self) -> None:
         for event in (self.told, self.haste.hurry, self.haste.quit):
             event.set()
-        self._tell(signal.SIGQUIT, "Cutting all sessions without goodbyes.")
+        self._tell(signal.SIGQUIT, "Ending all sessions now, without waiting for goodbyes.")
 
     def _reload(self) -> None:
         looked = self._read_key_again()

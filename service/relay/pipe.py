@@ -5,6 +5,7 @@ on. When the sink is full the source is held back, so that a stuck peer costs `W
 """
 
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
@@ -12,7 +13,8 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.realtime.readings import Reading, read_event
-from service.relay.turn import TurnTimer
+from service.relay.turn import OF_CLIENTS, TurnTimer
+from service.telemetry.metrics import DIRECTIONS
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
@@ -54,6 +56,7 @@ class Pipe:
         self._scanner = scanner
         self._traffic = traffic
         self._turn = turn
+        self._of_upstream = traffic.direction == DIRECTIONS[1]
         self._direction = traffic.direction
         self._owner = owner
         self.draining_to_close = False
@@ -62,6 +65,7 @@ class Pipe:
         self.bytes = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
+        self.after_take: Callable[[], None] | None = None  # called when the slow path has handed something on
         sink.on_full = self._hold_back
         sink.on_drained = self._let_go
 
@@ -103,6 +107,8 @@ class Pipe:
                     self._take_message(kind, payload, raw)
                 case Violation():
                     self._owner.peer_broke_protocol(self._direction, item)
+        if self.after_take is not None:
+            self.after_take()
 
     def peer_lost(self) -> None:
         """The source is gone."""
@@ -135,7 +141,7 @@ class Pipe:
     def _count(self, kind: str | None) -> None:
         self.messages += 1
         self._traffic.count(kind)
-        if kind in self._turn.watched:
+        if kind in (self._turn.watched if self._of_upstream else OF_CLIENTS):
             self._turn.passed(kind)
 
     def _take_control(self, opcode: Opcode, payload: bytes) -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 
+from service.failures import Failure
 from service.relay.clock import Clock
 from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
 from service.relay.session import Session
+from service.upstream.dial import Connected
 
 
 class Registry:
@@ -22,6 +25,7 @@ class Registry:
         self.draining = False
         self._deadline = 0.0  # of the drain, by the loop's time
         self._cut = False  # the drain's time is over: what starts now ends at once
+        self._scopes: set[asyncio.Timeout] = set()  # of the dials that are awaited
         self._empty = asyncio.Event()  # neither session nor dial is left
         self._empty.set()
         self._tally = Tally()
@@ -37,6 +41,22 @@ class Registry:
         finally:
             self._dials.discard(dial)
             self._look_whether_empty()
+
+    async def dial(self, work: Coroutine[Any, Any, Connected]) -> Connected:
+        """Await a dial, but not beyond the drain's time: raises Failure with relay_draining then."""
+        scope = asyncio.timeout(None)
+        self._scopes.add(scope)
+        try:
+            async with scope:
+                if self._cut:
+                    scope.reschedule(0)
+                return await work
+        except TimeoutError:
+            if scope.expired():
+                raise Failure("relay_draining") from None
+            raise
+        finally:
+            self._scopes.discard(scope)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -63,8 +83,17 @@ class Registry:
         if session is not None:
             self._clock.remove(session)
             if self.draining:
-                self._tally.count(task.result(), was_told=session.was_told)
+                failed = task.cancelled() or task.exception() is not None
+                self._tally.count("internal_error" if failed else task.result(), was_told=session.was_told)
         self._look_whether_empty()
+
+    def _end_taking(self) -> None:
+        """The time of dials is over, too."""
+        self.draining = True
+        if not self._cut:
+            self._cut = True
+            for scope in self._scopes:
+                scope.reschedule(0)
 
     def _look_whether_empty(self) -> None:
         if not (self._sessions or self._dials):
@@ -84,7 +113,7 @@ class Registry:
             session.tell_drain(times.drain_seconds)
         log.info("drain.started", sessions=len(self), dials=len(self._dials), seconds=times.drain_seconds)
         await _first_of(self._empty.wait(), haste.hurry.wait(), seconds=times.drain_seconds)
-        self._cut = True
+        self._end_taking()
         await self._close_in_waves(times, haste.hurry)
         await self._until_closed(haste)
         tally = self._tally
@@ -121,11 +150,10 @@ class Registry:
 
     async def finish(self) -> None:
         """End all sessions, also those that a late dial still starts, and wait for that."""
-        self.draining = self._cut = True
+        self._end_taking()
         for session in tuple(self._sessions.values()):
             session.end("relay_draining")
-        while self._sessions:
-            await asyncio.wait(self.tasks())
+        await self._empty.wait()
 
 
 async def _first_of(*waits: Awaitable[object], seconds: float | None = None) -> None:

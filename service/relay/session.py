@@ -172,8 +172,10 @@ class Session:
 
     def tell_drain(self, seconds: float) -> None:
         """The session will be ended in so long; a client that asked for it is told, between two messages."""
-        if self._drain_event is not None:
+        if self._drain_event is not None and not self._ended.done():
             self._drains_at = self._loop.time() + seconds
+            # The clock finds nearly every client between two messages; one whose messages come in pieces has to be caught.
+            self._down.after_take = self._tell_drain
 
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
@@ -324,7 +326,7 @@ class Session:
         if end is not None:
             self._end(end)
             return
-        self._tell_drain(now)
+        self._tell_drain()
         if self._client.held_since is not None:
             self._up.look_for_close()  # a client that has hung up must not cost until upstream reads again
         if now - self._pinged_at >= self._limits.ping_seconds:
@@ -332,12 +334,12 @@ class Session:
             for leg in (self._client, self._upstream):
                 leg.send_control(Opcode.PING, b"")
 
-    def _tell_drain(self, now: float) -> None:
-        if self._drain_event is None or self._drains_at is None:
+    def _tell_drain(self) -> None:
+        if self._drain_event is None or self._drains_at is None or self._ended.done():
             return
         if self._down.at_message_boundary and self._client.can_speak:
-            self._client.send_event(self._drain_event(max(0.0, self._drains_at - now)))
-            self._drains_at = None
+            self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
+            self._drains_at = self._down.after_take = None
 
     def _leg_of(self, direction: str) -> Leg:
         return self._client if direction == DIRECTIONS[0] else self._upstream

@@ -1,7 +1,7 @@
 """How long the user waits: a session's turns, timed by the events that pass. Pure but for the clock that it is given.
 
-A pipe asks of each message whether its type is in `watched`, which holds the types that would change something now. The
-deltas of an answer, which are most of all messages, are among them only while the first one is awaited.
+The pipe of the provider's events asks of each message whether its type is in `watched`, which holds the types that would
+change something now: the deltas of an answer, most of all messages, only while the first one is awaited.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ DELTAS: Final = frozenset(
     }
 )
 CREATED: Final = "response.created"
-_QUIET: Final = frozenset({SPEECH_STARTED, SPEECH_STOPPED, COMMIT, CREATE})
+OF_CLIENTS: Final = frozenset({COMMIT, CREATE})
+"""What counts from the client's side; a client that sends the provider's events could write the metrics."""
+_QUIET: Final = frozenset({SPEECH_STARTED, SPEECH_STOPPED})
 _ASKED: Final = _QUIET | {CREATED}
 _BEGUN: Final = _ASKED | DELTAS
 
@@ -46,7 +48,7 @@ class TurnTimer:
         self.watched = _QUIET
 
     def passed(self, kind: str) -> None:
-        """An event of a type in `watched` has passed, in either direction."""
+        """An event has passed: of upstream's in `watched`, or of the client's in `OF_CLIENTS`."""
         if kind in DELTAS:
             self._take_delta(kind)
         elif kind == CREATED:

@@ -91,7 +91,8 @@ class Conversations:
             self._interruptions.labels(end.interruption).inc()
         usage = end.usage
         if usage is None:
-            self._unpriced.inc()
+            if end.status != "failed":  # which cost nothing
+                self._unpriced.inc()
             return
         for kind, tokens in zip(_KINDS, (uncached(usage), usage.cached, usage.output), strict=True):
             self._count(model, kind, tokens)

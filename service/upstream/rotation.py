@@ -75,10 +75,10 @@ class KeyFile:
         """Look for ever."""
         pause = LOOK_SECONDS
         while True:
-            self._asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._asked.wait()
+            self._asked.clear()  # before the look: who asks during it wants one more
             outcome = await self.look()
             pause = min(pause * 2, SLOWEST_RETRY_SECONDS) if outcome.may_pass else LOOK_SECONDS
 

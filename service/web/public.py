@@ -146,9 +146,12 @@ class Entrance:
         """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
         progress = Progress()
         try:
-            connected = await self._reach.dial(route, progress)
+            connected = await self._registry.dial(self._reach.dial(route, progress))
         except Failure as failure:
-            self._dial_failed(failure, attempt, progress)
+            if failure.reason == "relay_draining":
+                self._refused(failure, attempt)
+            else:
+                self._dial_failed(failure, attempt, progress)
             raise
         except asyncio.CancelledError:
             self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)

@@ -1,6 +1,7 @@
 """Signals to the real process: the ladder, the drain, the exit code (rows I1 to I7 of the fault plan)."""
 
 import asyncio
+import contextlib
 import os
 import pty
 import re
@@ -17,7 +18,7 @@ from service.failures import CATALOGUE
 from service.relay.drain import HURRY_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
 from tests.harness import KEY_CANARY, eventually, open_raw
-from tests.lifecycle.calls import DRAINING, call, calls, listen, talk, until_scrape, value
+from tests.lifecycle.calls import DRAINING, call, calls, listen, scrape, talk, until_scrape, value
 from tests.raw_upstream import CREATED, Wire, raw_upstream
 from tests.test_process import Process, environment, get, serving
 
@@ -45,6 +46,7 @@ async def test_i2_a_drain_with_five_hundred_calls() -> None:
         assert 1 <= int(newcomer.answer.headers["Retry-After"]) <= 5
         assert "close" == newcomer.answer.headers["Connection"]
         assert [503, 200] == [await get(f"{internal}/{path}") for path in ("readyz", "livez")]
+        assert 1 == value(await scrape(internal), "realtime_relay_draining")
         await asyncio.gather(*(talk(client) for client in clients))
         for client in clients[:100]:
             await client.close()
@@ -136,6 +138,35 @@ async def test_i3_dials_in_flight() -> None:
         assert 60 == finished(process)["closed"]
 
 
+@pytest.mark.parametrize("way", ["deadline", "hurry"])
+async def test_i3_dials_that_outlast_the_drain(way: str) -> None:
+    """Whoever is still being connected when the drain's time is over hears why, and that it may be tried elsewhere."""
+    async with serving(RELAY_DRAIN_SECONDS="0.5" if way == "deadline" else "600", RELAY_DIAL_TIMEOUT_SECONDS="60") as (
+        process,
+        port,
+        internal,
+    ):
+        hanging = "/v1/realtime?model=gpt-realtime&simulate=hang"
+        dialling = [asyncio.ensure_future(open_raw(port, hanging)) for _ in range(10)]
+        await until_scrape(internal, lambda text: 10 == value(text, "realtime_relay_dials_active"))
+        process.process.send_signal(signal.SIGTERM)
+        await process.event("drain.started")
+        began = asyncio.get_running_loop().time()
+        if way == "hurry":
+            process.process.send_signal(signal.SIGTERM)
+        answers = [client.answer for client in await asyncio.gather(*dialling)]
+
+        assert {(503, "relay_draining")} == {(answer.status, answer.error["code"]) for answer in answers}
+        assert all(1 <= int(answer.headers["Retry-After"]) <= 5 for answer in answers)
+        assert 0 == await process.rest()
+        assert asyncio.get_running_loop().time() - began < 2.5
+        assert ["relay_draining"] * 10 == [
+            line["reason"] for line in process.lines if line["event"] == "admission.refused"
+        ]
+        for client in dialling:
+            await client.result().close()
+
+
 async def test_i4_stuck_clients_are_cut_in_time() -> None:
     """A client that reads nothing cannot hold the process: it is cut in the end, and the exit code says so."""
 
@@ -202,7 +233,8 @@ async def test_the_last_rung_cuts(ladder: list[signal.Signals]) -> None:
             process.process.send_signal(number)
             await process.event("signal.received")
 
-        assert await process.rest() in {0, 3}  # 3 unless the goodbye was out before the last signal came
+        code = await process.rest()
+        assert (3 if finished(process)["aborted"] else 0) == code
         assert asyncio.get_running_loop().time() - began < HURRY_SECONDS
         assert finished(process)["seconds"] < HURRY_SECONDS
         await mute.close()
@@ -222,16 +254,17 @@ async def test_i6_a_kill_and_a_restart() -> None:
             assert asyncio.get_running_loop().time() - began < 2 + 2  # two more for a machine that is busy with tests
 
 
-@pytest.mark.parametrize("milliseconds", [0, 20, 50, 100, 150, 200, 300, 400])
-async def test_i7_a_signal_during_the_start(milliseconds: int) -> None:
-    """Whenever SIGTERM comes, from the program's first lines on, the process ends well, and leaves no traceback."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("milliseconds", [0, 50, 100, 200, 300])
+async def test_i7_a_signal_during_the_start(milliseconds: int, number: signal.Signals) -> None:
+    """Whenever SIGTERM or Ctrl-C comes, from the program's first lines on, the process ends well, and leaves no traceback."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "serve",
         env=environment(RELAY_UPSTREAM="simulator"), cwd="/", stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await eventually(lambda: is_caught(child.pid, signal.SIGTERM))
+    await eventually(lambda: is_caught(child.pid, signal.SIGTERM))  # the last of them
     await asyncio.sleep(milliseconds / 1000)  # a moment of the start is what is tested
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(number)
     _, text = await asyncio.wait_for(child.communicate(), 10)
 
     assert 0 == child.returncode, text
@@ -266,6 +299,9 @@ async def test_a_closed_terminal_is_a_signal_to_stop() -> None:
     while b"service.started" not in text:
         text += await asyncio.to_thread(os.read, ours, 65_536)
     child.send_signal(signal.SIGHUP)
-
-    assert 0 == await asyncio.wait_for(child.wait(), 5)
-    os.close(ours)
+    try:
+        assert 0 == await asyncio.wait_for(child.wait(), 5)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        os.close(ours)

@@ -44,6 +44,12 @@ def test_what_a_turn_costs() -> None:
     assert cost_usd(OTHER, usage) is None
 
 
+def test_what_was_cached_has_its_own_price() -> None:
+    """A cached token of each modality costs what the page says: text and audio 0.40, images 0.50 for a million."""
+    for cached, dollars in ((Tokens(1_000_000), 0.4), (Tokens(0, 1_000_000), 0.4), (Tokens(0, 0, 1_000_000), 0.5)):
+        assert dollars == cost_usd("gpt-realtime", Usage(cached, cached=cached))
+
+
 tokens = st.builds(Tokens, *[st.integers(0, 100_000)] * 3)
 
 

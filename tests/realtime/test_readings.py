@@ -57,6 +57,13 @@ def response(**fields: Any) -> bytes:
             response(status="completed", usage={"total_tokens": 10**400, "input_tokens": 10**400}),
             ResponseEnd("completed", None, None),
         ),
+        (
+            response(
+                status="completed",
+                usage={"total_tokens": 10**9, "input_tokens": 10**9, "input_token_details": {"text_tokens": 10**9}},
+            ),
+            ResponseEnd("completed", None, None),
+        ),
         (b'{"response": 7}', None),
         (b"no JSON", None),
     ],

@@ -6,11 +6,13 @@ from typing import Any, cast
 import pytest
 import structlog
 
+from service.realtime.framing import Opcode, build_frame
 from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
 from service.relay.registry import Registry
 from service.relay.session import Facts, Session
-from tests.harness import eventually, open_raw, running_relay
+from tests.harness import eventually, open_raw, running_relay, simulated_relay
 from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.scripted import PATH, relay_before
 
 
 class Stub:
@@ -116,13 +118,13 @@ def test_few_are_closed_sooner(sessions: int, spread: float, expected: float) ->
 async def test_a_hurry_amid_the_waves_ends_them(haste: Haste) -> None:
     """Whoever hurries does not wait for the spread."""
     registry = Registry()
-    for _ in range(50):
+    for _ in range(500):
         start(registry, Stub())
     draining = asyncio.create_task(registry.drain(Times(0, 600), haste))
     await eventually(lambda: registry._cut)
     haste.hurry.set()
 
-    assert 50 == (await asyncio.wait_for(draining, 1)).closed
+    assert 500 == (await asyncio.wait_for(draining, 1)).closed  # ten seconds, without a hurry
 
 
 @pytest.mark.parametrize("way", ["hurry", "quit"])
@@ -159,6 +161,33 @@ async def test_a_dial_is_waited_for(haste: Haste) -> None:
     assert 590 < stub.told_of <= 600
     stub.end("client_closed")
     await asyncio.wait_for(draining, 2)
+
+
+async def test_a_dial_is_waited_for_when_the_last_session_has_ended(haste: Haste) -> None:
+    """That no session is left does not end the drain while somebody is still being connected."""
+    registry, stub = Registry(), Stub()
+    start(registry, stub)
+    with registry.dialling():
+        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        await eventually(lambda: registry.draining)
+        stub.end("client_closed")
+        await eventually(lambda: len(registry) == 0)
+        await asyncio.sleep(0.02)  # it would end in the next turns
+        assert not draining.done()
+
+    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
+
+
+async def test_a_session_that_fails_is_no_hindrance(haste: Haste) -> None:
+    """A session whose task raises is counted and does not make the drain wait."""
+    registry, stub = Registry(), Stub()
+    task = start(registry, stub)
+    draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+    await eventually(lambda: registry.draining)
+    stub.reason.set_exception(ZeroDivisionError())
+
+    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
+    assert isinstance(task.exception(), ZeroDivisionError)
 
 
 async def test_a_dial_that_fails_ends_the_wait(haste: Haste) -> None:
@@ -209,3 +238,46 @@ async def test_stopping_ends_every_session() -> None:
         await stopping
         assert ["relay_draining"] == [event["reason"] for event in relay.events("session.ended")]
         assert relay.metric("realtime_relay_sessions_active") == 0
+
+
+async def test_the_event_comes_between_two_messages() -> None:
+    """A client is told of the drain at a message's end, also where upstream is amid one nearly always."""
+    seen: list[str] = []
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        first = build_frame(Opcode.TEXT, b'{"type":"x",')
+        end = asyncio.ensure_future(wire.until_close())
+        while not end.done():
+            wire.writer.write(bytes((first[0] & 0x7F,)) + first[1:])
+            await asyncio.wait({end}, timeout=0.1)  # amid a message nearly always, when somebody looks now and then
+            wire.writer.write(build_frame(Opcode.CONTINUATION, b'"a":1}'))
+            await asyncio.wait({end}, timeout=0.002)
+        wire.send_close(1000)
+
+    async with relay_before(script, behind_101=b"") as (relay, _):
+        client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
+        await client.next_event()
+        draining = asyncio.ensure_future(relay.app.registry.drain(Times(1, 0), Haste()))
+        while (item := await client.next_item()) is not None and isinstance(item, bytes):
+            seen.append(item.decode("latin-1"))
+        assert await draining == Tally(closed=1)
+        await client.close()
+
+    told = [text for text in seen if "relay.draining" in text]
+    assert 1 == len(told)
+    assert told[0][2:].lstrip("\x7e").find('{"type":"relay.draining"') >= 0
+    assert all(text.count("{") == 1 for text in seen if "relay.draining" not in text and "error" not in text)
+
+
+async def test_the_wish_does_not_travel() -> None:
+    """The relay's own parameters are not the provider's; unknown ones are."""
+    async with simulated_relay() as relay:
+        assert relay.simulator is not None
+        await eventually(lambda: relay.app.monitor.ready)  # its dials are over
+        client = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&draining_event=true&other=1")
+        await client.next_event()
+        await client.close()
+        query = relay.simulator.connections[-1].query
+
+        assert {"model": "gpt-realtime", "other": "1"} == dict(query)

@@ -10,6 +10,7 @@ from service.relay.turn import (
     CREATE,
     CREATED,
     DELTAS,
+    OF_CLIENTS,
     SPEECH_STARTED,
     SPEECH_STOPPED,
     TurnTimer,
@@ -35,7 +36,7 @@ class Timed:
             self.now += 1
             if event == DONE:
                 self.timer.response_ended()
-            elif event in self.timer.watched:
+            elif event in self.timer.watched | OF_CLIENTS:
                 self.asked += 1
                 self.timer.passed(event)
         return self
