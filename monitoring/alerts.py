@@ -19,6 +19,7 @@ from monitoring.conditions import (
     HANDSHAKE_REASONS,
     KNOWN_RELAYS,
     LEAST_FAILURES,
+    SHARE_TAKEN,
     SHORT_OF,
     SLOW,
     billing_incidents,
@@ -256,13 +257,13 @@ CAPACITY_ALERTS: Final = (
         name="RelayNearCapacity",
         severity="warning",
         area=CAPACITY,
-        query=f'sum by ({DEPLOYMENT}) ({metric("sessions_active")}) / sum by ({DEPLOYMENT}) ({metric("sessions_limit")})',
+        query=SHARE_TAKEN,
         operator=">",
         threshold=0.85,
         hold="5m",
         summary="<job> is nearly full.",
         description=(
-            "All instances together carry <percent> of the sessions that they may. At 100 % callers are "
+            "All instances that serve carry together <percent> of the sessions that they may. At 100 % callers are "
             "refused as relay_full, which the connect alerts count."
         ),
         because="85 % leaves time to add an instance before callers are refused",

@@ -25,8 +25,12 @@ HANDSHAKE_REASONS: Final = tuple(reason for reason in DIAL_FAILURES if reason no
 
 
 def checks_by_reason(reasons: tuple[str, ...]) -> str:
-    """Health checks that do not pass for one of these reasons."""
-    return f'max by ({DEPLOYMENT}, reason) ({metric("health_check_reason")}{{reason=~"{one_of(reasons)}"}}) > 0'
+    """Health checks of all instances that do not pass for one of these reasons.
+
+    One of several is a rollout that was stopped by a bad key, while the others serve: nobody is to be woken.
+    """
+    each = f'max by ({INSTANCE}, reason) ({metric("health_check_reason")}{{reason=~"{one_of(reasons)}"}})'
+    return f"min by ({DEPLOYMENT}, reason) ({each}) > 0"
 
 
 def callers_by_reason(reasons: tuple[str, ...]) -> str:
@@ -56,6 +60,12 @@ FAILING_CHECK: Final = (
 SLOW: Final = (
     f"{quantile(0.95, 'time_to_first_event_seconds', '10m')} and on ({DEPLOYMENT}) "
     f"{increase('time_to_first_event_seconds_count', '10m')} >= {LEAST_FAILURES}"
+)
+# An instance that is shutting down has no room for anybody, and its sessions end.
+SERVING: Final = f"* on ({INSTANCE}) (1 - {metric('draining')})"
+SHARE_TAKEN: Final = (
+    f"sum by ({DEPLOYMENT}) ({metric('sessions_active')} {SERVING}) / "
+    f"sum by ({DEPLOYMENT}) ({metric('sessions_limit')} {SERVING})"
 )
 KNOWN_RELAYS: Final = f"group by ({DEPLOYMENT}) (last_over_time({metric('build_info')}[1d]))"
 SHORT_OF: Final = (

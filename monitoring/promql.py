@@ -15,8 +15,12 @@ from service.upstream.translate import from_events
 DEPLOYMENT: Final = "namespace, job"
 INSTANCE: Final = "namespace, job, instance"
 
-OWN_DOING: Final = tuple(reason for reason, row in {**REFUSALS, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT)
-"""Failures that callers bring about themselves; they wake nobody and are no part of the objective."""
+OWN_DOING: Final = (
+    *(reason for reason, row in {**REFUSALS, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT),
+    "relay_draining",
+)
+"""Failures that callers bring about themselves, and the one that the operator asks for; they wake nobody and are no part of
+the objective. That an instance which should serve is shutting down, others see: it is absent, or its drain hangs."""
 COUNTED: Final = (*(reason for reason in {**REFUSALS, **DIAL_FAILURES} if reason not in OWN_DOING), "internal_error")
 """All other failures to connect: what the objective is about."""
 

@@ -135,7 +135,12 @@ CASES: Final = (
          _lag("0+120x90", "0+120x30 3718+118x30 7378+120x30"), 39, 63, {"instance": "a"}, "160ms", "137.5ms"),
     Case("RelayNearCapacity", "both instances together",
          {'sessions_active{instance="a"}': "10x9 95x20 10x20", 'sessions_active{instance="b"}': "10x9 85x20 10x20",
-          'sessions_limit{instance="a"}': "100x60", 'sessions_limit{instance="b"}': "100x60"}, 15, 31, {}, "90%"),
+          'sessions_limit{instance="a"}': "100x60", 'sessions_limit{instance="b"}': "100x60",
+          'draining{instance="a"}': "0x60", 'draining{instance="b"}': "0x60"}, 15, 31, {}, "90%"),
+    Case("RelayNearCapacity", "one is shutting down and has no room for anybody",
+         {'sessions_active{instance="a"}': "10x9 95x20 10x20", 'sessions_active{instance="b"}': "10x60",
+          'sessions_limit{instance="a"}': "100x60", 'sessions_limit{instance="b"}': "100x60",
+          'draining{instance="a"}': "0x60", 'draining{instance="b"}': "1x60"}, 15, 31, {}, "95%"),
     Case("RelayInstanceNearLimit", "open files",
          {_BUILT: "1x60", 'process_open_fds{instance="a"}': "100x9 920x20 100x20",
           'process_max_fds{instance="a"}': "1024x60"}, 15, 31, {"instance": "a", "resource": "open files"}, "89.84%"),
@@ -179,10 +184,29 @@ NOISE: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """What must wake nobody: at no minute does any alert fire."""
 
+WAKES_NOBODY: Final[Mapping[str, Mapping[str, str]]] = {
+    "a rollout is stopped by a bad key": _connects("0+60x90") | {
+        f'health_check_reason{{check="{check}",reason="key_rejected",instance="{instance}"}}':
+            "0x29 1x60" if instance == "new" else "0x90"
+        for check in ("key", "handshake") for instance in ("a", "b", "new")
+    } | {
+        f'health_check_status{{check="{check}",status="fail",instance="{instance}"}}':
+            "0x29 1x60" if instance == "new" else "0x90"
+        for check in ("key", "handshake") for instance in ("a", "b", "new")
+    },
+    "the only instance is restarted, and a caller asks again and again": _connects("0+1x90")
+    | _failures("relay_draining", "0x29 12 24x60", "access", "503"),
+}  # fmt: skip
+"""What may wait until morning: a warning, perhaps, but nothing critical."""
+
 
 def render() -> str:
     """`monitoring/prometheus/rules_test.yaml`."""
-    return _file(1, *(_noise(name, series) for name, series in NOISE.items()))
+    return _file(
+        1,
+        *(_noise(name, series) for name, series in NOISE.items()),
+        *(_noise(name, series, 'severity="critical"') for name, series in WAKES_NOBODY.items()),
+    )
 
 
 def render_slow() -> str:
@@ -219,7 +243,7 @@ def _test(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _noise(name: str, series: Mapping[str, str]) -> dict[str, Any]:
+def _noise(name: str, series: Mapping[str, str], which: str = "") -> dict[str, Any]:
     # A relay that is there and well, so that RelayAbsent is silent, too.
     alive = series if _BUILT in series else {_BUILT: "1x90", 'up{instance="a"}': "1x90", **series}
     return {
@@ -228,7 +252,11 @@ def _noise(name: str, series: Mapping[str, str]) -> dict[str, Any]:
         "input_series": _input(alive, DEPLOYMENT),
         # Over the whole time, not only where one happens to look.
         "promql_expr_test": [
-            {"expr": 'count_over_time(ALERTS{alertstate="firing"}[90m])', "eval_time": "90m", "exp_samples": []}
+            {
+                "expr": f'count_over_time(ALERTS{{alertstate="firing",{which}}}[90m])',
+                "eval_time": "90m",
+                "exp_samples": [],
+            }
         ],
     }
 

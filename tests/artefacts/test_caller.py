@@ -24,7 +24,7 @@ DEMO: Final = dict(
 QUICK: Final = {
     "RELAY_DIAL_TIMEOUT_SECONDS": "1",
     "RELAY_IDLE_TIMEOUT_SECONDS": "2",
-    "RELAY_MAX_SESSION_SECONDS": "3",
+    "RELAY_MAX_SESSION_SECONDS": "4.5",
 }
 QUICK_SIMULATOR: Final = SimulatorOptions(pace=0, slow_first_event_seconds=0.3)
 SLOW: Final = {"stall-mid": "silent_seconds", "slow-reader": "slow_seconds"}
