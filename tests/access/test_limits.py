@@ -14,10 +14,17 @@ from tests.test_process import environment
 
 @pytest.mark.parametrize(
     ("text", "sessions"),
-    [("536870912\n", 1648), ("max\n", None), ("1000\n", 1), ("", None), (str(1 << 40), (1 << 40) // (256 << 10) - 400)],
+    [
+        ("536870912\n", 1648),
+        ("max\n", None),
+        ("1000\n", 1),
+        ("", None),
+        ("9223372036854771712\n", None),
+        (str(1 << 40), (1 << 40) // (256 << 10) - 400),
+    ],
 )
 def test_memory_of_the_container(text: str, sessions: int | None, tmp_path: Path) -> None:
-    """A memory limit is 100 MiB and 256 KiB for each session; `max`, or a file that says nothing, is no limit."""
+    """A memory limit is 100 MiB and 256 KiB for each session; `max`, nearly 2^63 (cgroups 1) or nothing is no limit."""
     file = tmp_path / "memory.max"
     file.write_text(text, encoding="ascii")
 

@@ -13,6 +13,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Completed, Control
 from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg, close_leg
+from tests.harness import eventually
 
 
 class RecordingTransport(asyncio.Transport):
@@ -151,7 +152,31 @@ async def test_no_close_inside_a_frame() -> None:
     await asyncio.sleep(0)
     assert (True, b"\x81\x7f") == (transport.aborted, bytes(transport.written))
     leg.connection_lost(None)
-    await closing
+    assert not await closing  # nobody was told
+
+
+@pytest.mark.parametrize("unsent", [0, 100])
+async def test_a_peer_that_does_not_hang_up(unsent: int) -> None:
+    """A CLOSE that has left the process was said, whether or not the peer answers; one that waits unsent was not."""
+    leg, transport = new_leg()
+    transport.get_write_buffer_size = lambda: unsent  # type: ignore[method-assign]  # what a full socket says
+    closing = asyncio.create_task(close_leg(leg, 1001, "", deadline=asyncio.get_running_loop().time() + 0.05))
+    await eventually(lambda: transport.aborted)
+    leg.connection_lost(None)
+
+    assert (unsent == 0) is await closing
+
+
+async def test_a_peer_that_has_hung_up_by_itself_was_not_cut() -> None:
+    """Whoever is gone before a CLOSE can be said does not count as cut."""
+    leg, transport = new_leg()
+    leg.eof_received()
+    transport.close()
+    closing = asyncio.create_task(close_leg(leg, 1001, "", deadline=asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+    leg.connection_lost(None)
+
+    assert await closing
 
 
 async def test_reading_resumes_when_nobody_holds() -> None:
