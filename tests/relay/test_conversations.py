@@ -99,7 +99,7 @@ async def test_a_turn_is_timed() -> None:
             await client.until("response.done")
         for name in ("speech_to_audio_seconds", "response_first_delta_seconds"):
             assert 2 == relay.metric(f"{PREFIX}_{name}_count")
-            assert 2 * SLOW_ANSWER_SECONDS <= relay.metric(f"{PREFIX}_{name}_sum") < 2 * SLOW_ANSWER_SECONDS + 1
+            assert 1.9 * SLOW_ANSWER_SECONDS < relay.metric(f"{PREFIX}_{name}_sum") < 2 * SLOW_ANSWER_SECONDS + 1
         assert 2 == relay.metric(f"{PREFIX}_unpriced_responses_total")  # no usage came with them
 
 

@@ -157,9 +157,10 @@ async def test_e1_e6_a_client_that_reads_nothing(most_buffered: dict[Leg, int]) 
         line = relay.events("session.ended")[0]
         assert ("client_too_slow", "client", "warning") == (line["reason"], line["blame"], line["log_level"])
         assert live.facts.session_id == line["session_id"]
-        assert line["held_back_seconds"] >= SLOW_SECONDS
+        assert line["held_back_seconds"] >= SLOW_SECONDS - 0.01
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason="client_too_slow")
-        assert SLOW_SECONDS <= relay.metric("realtime_relay_backpressure_seconds_total", direction="upstream_to_client")
+        held = relay.metric("realtime_relay_backpressure_seconds_total", direction="upstream_to_client")
+        assert held >= SLOW_SECONDS - 0.01  # the loop's clock counts milliseconds
         assert [] == relay.events("request.failed") == relay.events("session.failed")
         listen_again(client)
         with contextlib.suppress(ConnectionError):

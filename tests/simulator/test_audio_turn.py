@@ -218,4 +218,4 @@ async def test_audio_is_paced() -> None:
         await caller.listen(turn_detection=None)
         began = time.monotonic()
         await _parrot(caller, voice(1_000))
-        assert 1 / 15 <= time.monotonic() - began <= 0.5
+        assert 1 / 16 <= time.monotonic() - began <= 0.5
