@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,10 +98,6 @@ class Registry:
     def _look_whether_empty(self) -> None:
         if not (self._sessions or self._dials):
             self._empty.set()
-
-    def tasks(self) -> Iterable[asyncio.Task[str]]:
-        """The tasks of all live sessions."""
-        return tuple(self._sessions)
 
     async def drain(self, times: Times, haste: Haste) -> Tally:
         """Take nobody new, let sessions finish until the deadline, end the rest with 1001 a few at a time."""

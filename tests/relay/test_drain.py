@@ -243,6 +243,7 @@ async def test_stopping_ends_every_session() -> None:
 async def test_the_event_comes_between_two_messages() -> None:
     """A client is told of the drain at a message's end, also where upstream is amid one nearly always."""
     seen: list[str] = []
+    amid = asyncio.Event()
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)
@@ -250,14 +251,21 @@ async def test_the_event_comes_between_two_messages() -> None:
         end = asyncio.ensure_future(wire.until_close())
         while not end.done():
             wire.writer.write(bytes((first[0] & 0x7F,)) + first[1:])
-            await asyncio.wait({end}, timeout=0.1)  # amid a message nearly always, when somebody looks now and then
+            amid.set()  # and nearly always, when somebody looks now and then
+            for _ in range(3):
+                await asyncio.wait({end}, timeout=0.03)
+                middle = build_frame(Opcode.CONTINUATION, b" ")
+                wire.writer.write(bytes((middle[0] & 0x7F,)) + middle[1:])
+            await asyncio.wait({end}, timeout=0.03)
             wire.writer.write(build_frame(Opcode.CONTINUATION, b'"a":1}'))
+            amid.clear()
             await asyncio.wait({end}, timeout=0.002)
         wire.send_close(1000)
 
     async with relay_before(script, behind_101=b"") as (relay, _):
         client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
         await client.next_event()
+        await amid.wait()
         draining = asyncio.ensure_future(relay.app.registry.drain(Times(1, 0), Haste()))
         while (item := await client.next_item()) is not None and isinstance(item, bytes):
             seen.append(item.decode("latin-1"))
