@@ -97,19 +97,19 @@ monitoring: $(DEV)/.stamp  ## rules and dashboards into build/, with links to th
 	@$(DEV)/bin/python -m monitoring.render $(if $(RUNBOOKS),--runbooks $(RUNBOOKS)) --into build
 
 k8s-validate: $(DEV)/.stamp  ## render the Kubernetes manifests and hold them against kubernetes-validate and checkov
-	@$(DEV)/bin/python -m tests.artefacts.validate_k8s
+	@$(DEV)/bin/python -m tools.validate_k8s
 
 fuzz: $(FUZZ)/.stamp  ## a million inputs for the frame scanner, guided by coverage; ARGS="events --runs 100000" and others are passed on
 	@$(FUZZ)/bin/python -m fuzz $(or $(ARGS),scanner)
 
 demo: $(DEV)/.stamp  ## a recorded voice through relay and simulator, with the official SDK
-	@$(DEV)/bin/python -m tests.demo
+	@$(DEV)/bin/python -m tools.demo
 
 bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(findstring --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay against other proxies, in half an hour; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
 docs: $(DEV)/.stamp  ## write what is generated again: settings, failures, rules, dashboards, numbers in the manifests
-	@$(DEV)/bin/python -m tests.generate
+	@$(DEV)/bin/python -m tools.generate
 
 image:  ## build the image realtime-relay:local; BASE=python:3.11-slim@sha256:... pins what it stands on
 	@docker build --build-arg BASE=$(or $(BASE),python:3.11-slim) --build-arg REVISION=$$(git rev-parse HEAD) \
@@ -125,7 +125,7 @@ sbom: $(SUPPLY)/.stamp  ## write sbom.json, the bill of materials of the image's
 	@echo "wrote sbom.json"
 
 scan: $(SUPPLY)/.stamp  ## look for known vulnerabilities; fails where the database cannot be asked
-	@$(SUPPLY)/bin/python -m tests.scan
+	@$(SUPPLY)/bin/python -m tools.scan
 
 lock: $(DEV)/.stamp  ## resolve and hash the lock files again from pyproject.toml
 	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check uv

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.debian import NotToBeHad
+from tools.debian import NotToBeHad
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any, Final
 from bench.contenders import Contender, NotAvailable, Site, begin
 from bench.load import Upstream
 from bench.measure import Plan, measure, measure_stall, wait_until_ready
-from tests.certificates import Authority
-from tests.debian import NotToBeHad
+from tests.support.certificates import Authority
+from tools.debian import NotToBeHad
 
 LITELLM_SESSIONS: Final = (1, 50)
 _REST_SECONDS: Final = 0.3  # between two contenders, for what the last one leaves to do

@@ -19,7 +19,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control, Violation
 from service.realtime.readings import INTERRUPTIONS, STATUSES, read_event
-from tests.realtime.reference_frames import Watch, decode
+from tests.support.reference_frames import Watch, decode
 
 CAPS: Final = (0, 125, 1000, 200_000)
 MANY_BLANKS: Final = (

@@ -15,12 +15,12 @@ import structlog
 from aiohttp import web
 
 from service.access.limits import descriptors_for_callers, lowered, memory_limit
-from service.health.monitor import Monitor, Pace
-from service.loop import NAME, spare_the_collector
+from service.health.monitor import Monitor, RefreshIntervals
+from service.loop import NAME, freeze_garbage_collector
 from service.realtime.keys import Secret, fingerprint, lint
-from service.relay.drain import Tally, Times
+from service.relay.drain import DrainResult, DrainTiming
 from service.relay.registry import Registry
-from service.relay.session import Instruments
+from service.relay.session import SessionTelemetry
 from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
@@ -28,16 +28,16 @@ from service.telemetry import logs
 from service.telemetry.log_writer import LogWriter
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
+from service.upstream.connector import Connector
 from service.upstream.dial import Dialler
-from service.upstream.reach import Reach
-from service.upstream.rotation import KeyFile
+from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
 from service.version import __version__
-from service.web.door import Door
-from service.web.internal import Internal
+from service.web.connection_limit import ConnectionLimit
+from service.web.internal import InternalHandler
 from service.web.listener import listen
 from service.web.probes import Probes
-from service.web.public import Entrance
+from service.web.realtime import RealtimeHandler
 
 _LAG_SECONDS: Final = 0.5
 _RESTART_SECONDS: Final = 1.0
@@ -51,12 +51,12 @@ class CannotListen(Exception):
 class App:
     """One relay: listeners, background tasks, sessions. Start, then wait for `run` or call `stop`."""
 
-    def __init__(self, settings: Settings, *, pace: Pace | None = None) -> None:
+    def __init__(self, settings: Settings, *, pace: RefreshIntervals | None = None) -> None:
         self._settings = settings
         self._pace = pace
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._key_file: KeyFile | None = None
+        self._key_file: KeyFileWatcher | None = None
         self._log = structlog.get_logger()
         self.registry = Registry()
         self._signals = Signals(settings.drain_seconds, self.registry.__len__, self._read_key_again)
@@ -93,7 +93,7 @@ class App:
         self._stack.push_async_callback(dialler.close)
         # Runs after the listeners are closed: until then a late dial may still start a session.
         self._stack.push_async_callback(self.registry.finish)
-        self.reach = reach = Reach(dialler, key_problem)
+        self.reach = reach = Connector(dialler, key_problem)
         reach.on_retry = self.metrics.upstream_retries.labels(target.label).inc
         self.metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
         self.monitor = Monitor(
@@ -104,11 +104,11 @@ class App:
             pace=self._pace,
         )
         max_sessions = self._sessions_that_fit()
-        entrance = Entrance(
+        entrance = RealtimeHandler(
             settings,
             reach,
             self.registry,
-            instruments=Instruments(self.metrics, self.redactor),
+            instruments=SessionTelemetry(self.metrics, self.redactor),
             max_sessions=max_sessions,
             on_dialled=self.monitor.told,
         )
@@ -118,7 +118,7 @@ class App:
             settings.host,
             settings.port,
             [*entrance.routes(), *probes.routes(detailed=False)],
-            lambda server: Door(
+            lambda server: ConnectionLimit(
                 server, self.registry.upstream_sockets, descriptors_for_callers(), self.metrics.turned_away
             ),
         )
@@ -126,11 +126,11 @@ class App:
             "RELAY_INTERNAL_PORT",
             settings.internal_host,
             settings.internal_port,
-            [*Internal(self.metrics).routes(), *probes.routes(detailed=True)],
+            [*InternalHandler(self.metrics).routes(), *probes.routes(detailed=True)],
         )
         self._tasks = [self._keep("health", self.monitor.run), self._keep("loop lag", self._measure_lag)]
         if settings.openai_api_key_file is not None and not target.simulated:
-            key_file = KeyFile(
+            key_file = KeyFileWatcher(
                 settings.openai_api_key_file,
                 reach,
                 self.metrics,
@@ -207,7 +207,7 @@ class App:
         host: str,
         port: int,
         routes: Iterable[web.RouteDef],
-        door: Callable[[web.Server], Door] | None = None,
+        door: Callable[[web.Server], ConnectionLimit] | None = None,
     ) -> int:
         try:
             return await listen(self._stack, host, port, routes, door)
@@ -251,7 +251,7 @@ class App:
             self._key_file.look_now()
         return self._key_file is not None
 
-    async def run(self) -> Tally:
+    async def run(self) -> DrainResult:
         """Serve until a signal, drain, and stop; returns what became of the sessions that were open."""
         try:
             await self._signals.told.wait()
@@ -259,12 +259,12 @@ class App:
         finally:
             await self.stop()
 
-    async def drain(self) -> Tally:
+    async def drain(self) -> DrainResult:
         """Take nobody new; let sessions finish until the deadline; end the rest with 1001."""
         self.metrics.draining.set(1)
         settings = self._settings
         return await self.registry.drain(
-            Times(settings.drain_seconds, settings.close_spread_seconds), self._signals.haste
+            DrainTiming(settings.drain_seconds, settings.close_spread_seconds), self._signals.haste
         )
 
     async def stop(self) -> None:
@@ -301,7 +301,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def serve(settings: Settings) -> Tally:
+async def serve(settings: Settings) -> DrainResult:
     """Run one relay until it is told to stop; returns what became of the sessions then. Raises CannotListen."""
     app = App(settings)
     writer = LogWriter(sys.stderr)
@@ -313,7 +313,7 @@ async def serve(settings: Settings) -> Tally:
         writer.on_drop = app.metrics.log_lines_dropped.inc
         loop = asyncio.get_running_loop()
         writer.on_room = lambda lines: loop.call_soon_threadsafe(_tell_dropped, lines)
-        spare_the_collector()
+        freeze_garbage_collector()
         tally = await app.run()
         structlog.get_logger().info("service.stopped")
         return tally

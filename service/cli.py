@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from service import settings_reference
 from service.realtime.keys import redact
-from service.settings import Settings, SettingsRejected
+from service.settings import Settings, SettingsRejected, reference
 from service.version import __version__
 
 OK: Final = 0
@@ -101,7 +100,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _print_settings(_arguments: argparse.Namespace) -> int:
-    sys.stdout.write(settings_reference.render_text())
+    sys.stdout.write(reference.render_text())
     return OK
 
 

@@ -11,7 +11,7 @@ Rules of this file:
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 
@@ -34,12 +34,12 @@ class Retry(StrEnum):
     LATER = "later"
 
 
-class Level(StrEnum):
-    """The log level of a row: ERROR lost service, WARNING an operator could act, INFO life cycle."""
+class Level(IntEnum):
+    """The log level of a row, as `logging` numbers it: ERROR lost service, WARNING operator can act, INFO life cycle."""
 
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,16 +304,16 @@ class Phase(StrEnum):
 class Failure(Exception):
     """A connection that did not come about: a row of the catalogue and what the wire said.
 
-    `wire_status` is the HTTP status or close code that upstream sent, None if it sent neither. `upstream_code` is one
+    `http_status` and `close_code` are what upstream sent, None for what it did not send. `upstream_code` is one
     of the provider's own error codes that the catalogue knows, never free text. `close_reason` is kept only in the
     provider's own shape (`type.code`). `detail` is for the log alone: static or made from facts, never upstream text.
     """
 
     reason: str
     phase: Phase = Phase.ACCESS
-    wire_status: int | None = None
-    upstream_code: str | None = None
+    http_status: int | None = None
     close_code: int | None = None
+    upstream_code: str | None = None
     close_reason: str | None = None
     retry_after_seconds: int | None = None
     detail: str | None = None
@@ -322,6 +322,11 @@ class Failure(Exception):
     def row(self) -> Row:
         """The catalogue's row."""
         return CATALOGUE[self.reason]
+
+    @property
+    def wire_status(self) -> int | None:
+        """What upstream answered: its close code if it sent one, else its HTTP status."""
+        return self.close_code if self.close_code is not None else self.http_status
 
     def __str__(self) -> str:
         return self.row.sentence

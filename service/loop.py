@@ -28,7 +28,7 @@ def run(main: Coroutine[Any, Any, _Result]) -> _Result:
         return runner.run(main)
 
 
-def spare_the_collector() -> None:
+def freeze_garbage_collector() -> None:
     """To be called once all is loaded: what is there now lives as long as the process and is never looked at again.
 
     A full collection stops every session for as long as it takes, and the modules alone are forty thousand objects.

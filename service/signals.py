@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from service.relay.drain import Haste
+from service.relay.drain import DrainSignals
 
 
 class Signals:
@@ -21,7 +21,7 @@ class Signals:
 
     def __init__(self, drain_seconds: float, sessions: Callable[[], int], read_key_again: Callable[[], bool]) -> None:
         self.told = asyncio.Event()
-        self.haste = Haste()
+        self.haste = DrainSignals()
         self._drain_seconds = drain_seconds
         self._sessions = sessions
         self._read_key_again = read_key_again

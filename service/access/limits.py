@@ -21,7 +21,7 @@ _NO_LIMIT_BYTES: Final = 1 << 60
 """The first version of cgroups says nearly 2^63 where it means none."""
 
 
-class Slots:
+class ConcurrencyLimit:
     """So many at once, and one more is refused."""
 
     def __init__(self, most: int, reason: str, what: str) -> None:
@@ -42,7 +42,7 @@ class Slots:
             self.taken -= 1
 
 
-class ClientSlots:
+class PerClientLimit:
     """So many at once for each client; 0 is no limit. Who has none open takes no memory."""
 
     def __init__(self, most: int, reason: str) -> None:
@@ -65,7 +65,7 @@ class ClientSlots:
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
+class MachineLimit:
     """A limit of the machine that allows fewer sessions than were wanted."""
 
     sessions: int
@@ -73,13 +73,13 @@ class Lowered:
     remedy: str
 
 
-def lowered(wanted: int) -> Lowered | None:
+def lowered(wanted: int) -> MachineLimit | None:
     """The limit of this machine that `wanted` sessions would exceed, the tightest of them."""
     limits = (
         (descriptors_allow(), "open files", "Raise it (ulimit -n): two for each session and a hundred more."),
         (memory_allows(), "memory", "Raise the container's memory limit: 100 MiB and 256 KiB for each session."),
     )
-    found = [Lowered(most, what, remedy) for most, what, remedy in limits if most is not None and most < wanted]
+    found = [MachineLimit(most, what, remedy) for most, what, remedy in limits if most is not None and most < wanted]
     return min(found, key=lambda limit: limit.sessions, default=None)
 
 

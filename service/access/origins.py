@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from service.failures import Failure
-from service.settings_parsers import is_loopback
+from service.realtime.names import is_loopback
 
 
-class OriginCheck:
+class OriginPolicy:
     """Exact origins, `*` for any; with an empty list only pages served from this machine's loopback."""
 
     def __init__(self, allowed: Iterable[str]) -> None:

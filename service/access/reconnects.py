@@ -27,7 +27,7 @@ class _Visits:
     told: bool = False
 
 
-class Reconnects:
+class ReconnectLimiter:
     """Counts short attempts for each client. `most` within a minute are let in, 0 is no limit; noticing is always on."""
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:

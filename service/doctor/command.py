@@ -7,7 +7,6 @@ start this program every few seconds.
 import argparse
 import asyncio
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from yarl import URL
 from service.doctor.rungs import Ladder
 from service.doctor.show import Redaction, Silent, Text, document
 from service.realtime.keys import Secret
+from service.realtime.names import MODEL_NAME
 
 OK: Final = 0
 FAILED: Final = 1
@@ -26,7 +26,6 @@ USAGE: Final = 2
 _DEFAULT_MODEL: Final = "gpt-realtime"
 _CREDENTIALS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
 _MAX_TOKEN_BYTES: Final = 65_536
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 
 
 class Chain(Protocol):
@@ -91,11 +90,11 @@ def _to_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -> i
 
 
 def _to_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from service.doctor.relay import RelayChain, Visit  # noqa: PLC0415 - see above
+    from service.doctor.relay import RelayAttempt, RelayChain  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
     model = _parse_model(arguments.model or environ.get("RELAY_MODEL", "").strip()) or _DEFAULT_MODEL
-    visit = Visit(
+    visit = RelayAttempt(
         _parse_relay(arguments.relay), model, token, _parse_origin(arguments.origin), with_turn=arguments.turn
     )
     secrets = [token.reveal()] if token is not None else []
@@ -133,7 +132,7 @@ async def _quietly(chain: Chain, ladder: Ladder) -> None:
 
 
 def _parse_model(text: str | None) -> str | None:
-    if text and not _MODEL.fullmatch(text):
+    if text and not MODEL_NAME.fullmatch(text):
         raise Misused("--model and RELAY_MODEL want a model's name, such as gpt-realtime")
     return text or None
 

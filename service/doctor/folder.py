@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from service.doctor.sources import EnvText, read_env_text
-from service.envfiles import PROFILE, PROFILE_VARIABLE
+from service.settings.envfiles import PROFILE, PROFILE_VARIABLE
 
 _LOOKS_MEANT: Final = re.compile(r"[._]?(env|evn|dotenv)([._-].*)?|.+\.env(\.(txt|local))*|[._]?envrc", re.IGNORECASE)
 _TEMPLATE: Final = re.compile(

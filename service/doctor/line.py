@@ -35,7 +35,7 @@ class HungUp(Exception):
         self.reason = reason
 
 
-class Line:
+class EventStream:
     """One socket past its upgrade. Close it."""
 
     def __init__(self, connected: Connected) -> None:

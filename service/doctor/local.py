@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 from service.doctor import sources
 from service.doctor.folder import Folder, look_around
 from service.doctor.rungs import Broken, Found, broken_by
-from service.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.failures import Failure
 from service.realtime.keys import family_of, fingerprint, lint
+from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, Settings, SettingsRejected
-from service.settings_parsers import is_loopback
-from service.settings_proxy import SETTING, VARIABLES, NotAProxy, is_excepted, parse_proxy
-from service.settings_warnings import find_warnings
+from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
+from service.settings.warnings import find_warnings
+from service.upstream.proxy import SETTING, VARIABLES, NotAProxy, is_excepted, parse_proxy
 from service.upstream.target import Target
 
 OUTDATED_KEY_ADVICE: Final = (

@@ -18,8 +18,8 @@ from yarl import URL
 
 from service.doctor.rungs import Broken, Found, Words, broken_by
 from service.failures import Failure, Phase
-from service.settings_proxy import Proxy
 from service.upstream import translate
+from service.upstream.proxy import Proxy
 from service.upstream.resolver import look_up
 
 _MAX_ADDRESSES: Final = 8
@@ -28,7 +28,7 @@ _STRAGGLER_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """How a peer is reached: its URL, the proxy if one applies, and the words for what can go wrong."""
 
     url: URL
@@ -65,7 +65,7 @@ class Way:
         return broken_by(failure, *notes, *self.hints, words=self.words)
 
 
-async def resolve(way: Way) -> tuple[Found, list[str]]:
+async def resolve(way: Route) -> tuple[Found, list[str]]:
     """All addresses of the first hop."""
     host, port = way.first_hop
     whose = f"the proxy {host}" if way.proxy is not None else host
@@ -91,7 +91,7 @@ async def resolve(way: Way) -> tuple[Found, list[str]]:
     return Found(f"{whose} is {', '.join(addresses)}", notes), addresses
 
 
-async def connect(way: Way, addresses: Sequence[str]) -> Found:
+async def connect(way: Route, addresses: Sequence[str]) -> Found:
     """Connect to every address; one that answers is enough."""
     _, port = way.first_hop
     tried = list(addresses)[:_MAX_ADDRESSES]
@@ -123,7 +123,7 @@ async def connect(way: Way, addresses: Sequence[str]) -> Found:
     return Found(f"{answered[0]} port {port} answers", notes, seconds=reached)
 
 
-def _unreachable(way: Way, results: dict[str, OSError | None]) -> Broken:
+def _unreachable(way: Route, results: dict[str, OSError | None]) -> Broken:
     host, port = way.first_hop
     notes = [f"{address} port {port}: {_name(exc)}." for address, exc in results.items() if exc is not None]
     first = next((exc for exc in results.values() if exc is not None), None)
@@ -151,14 +151,14 @@ def _name(exc: OSError | None) -> str:
 # -- the tunnel -------------------------------------------------------------------------------------------------------
 
 
-async def dig_tunnel(way: Way) -> Found:
+async def dig_tunnel(way: Route) -> Found:
     """Ask the proxy to CONNECT to the peer."""
     _, writer = await open_stream(way)
     await hang_up(writer)
     return Found(f"the proxy connects to {way.host} port {way.port}")
 
 
-async def open_stream(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_stream(way: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Make a connection over which TLS can start; raises Broken or OSError."""
     host, port = way.first_hop
     is_tls_proxy = way.proxy is not None and way.proxy.url.startswith("https:")
@@ -175,7 +175,7 @@ async def open_stream(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     return reader, writer
 
 
-async def _ask_proxy(way: Way, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _ask_proxy(way: Route, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     peer = f"[{way.host}]:{way.port}" if ":" in way.host else f"{way.host}:{way.port}"
     lines = [f"CONNECT {peer} HTTP/1.1", f"Host: {peer}"]
     if proxy.user is not None:
@@ -200,7 +200,7 @@ async def _ask_proxy(way: Way, proxy: Proxy, reader: asyncio.StreamReader, write
             Failure(
                 "proxy_failed",
                 Phase.CONNECT,
-                wire_status=status or None,
+                http_status=status or None,
                 detail=f"asked to CONNECT to {peer}, {meaning}",
             )
         )

@@ -11,18 +11,18 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from service.doctor import network, running, tls, turn
-from service.doctor.line import HungUp, Line
+from service.doctor import network, response_check, running, tls
+from service.doctor.line import EventStream, HungUp
 from service.doctor.local import Local
-from service.doctor.network import Way
+from service.doctor.network import Route
 from service.doctor.rungs import Broken, Found, Ladder, broken_by
 from service.failures import Failure, Phase
-from service.health.turn import REQUEST
+from service.health.response_check import REQUEST
 from service.realtime.keys import Secret
 from service.simulator import Simulator, SimulatorOptions
-from service.upstream.dial import Connected, Dialler, Progress
+from service.upstream.dial import Connected, Dialler, DialProgress
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
-from service.upstream.target import Route, Target
+from service.upstream.target import DialRequest, Target
 
 SIMULATED_KEY: Final = "sk-sim-good"
 _TURN_SECONDS: Final = 30.0
@@ -49,7 +49,7 @@ class ProviderChain:
         self.target: Target | None = None
         self._stands_in = False
         self._addresses: list[str] = []
-        self._line: Line | None = None
+        self._line: EventStream | None = None
         self._task: asyncio.Task[Connected] | None = None
         self._progress = _Watched()
         self._answer: tuple[datetime, Mapping[str, str]] | None = None  # when the last answer came, and its headers
@@ -82,7 +82,7 @@ class ProviderChain:
             await ladder.climb("upgrade", self._upgrade)
             await ladder.climb("first_event", self._first_event)
             if self._with_turn:
-                ladder.announce(turn.COST)
+                ladder.announce(response_check.COST)
                 await ladder.climb("turn", self._turn)
             await self._hang_up()
 
@@ -129,9 +129,9 @@ class ProviderChain:
 
     # -- the network --------------------------------------------------------------------------------------------------
 
-    def _way(self) -> Way:
+    def _way(self) -> Route:
         target = self._reached()
-        return Way(
+        return Route(
             URL(target.base_url),
             target.proxy,
             self._local.settings.dial_timeout_seconds,
@@ -234,7 +234,7 @@ class ProviderChain:
     async def _upgrade(self) -> Found:
         """Begin to dial; this rung holds once the 101 is there, the next one waits for the rest."""
         dialler = self._dialler()
-        self._task = asyncio.ensure_future(dialler.dial(Route(query=(("model", self._model),)), self._progress))
+        self._task = asyncio.ensure_future(dialler.dial(DialRequest(query=(("model", self._model),)), self._progress))
         self._stack.push_async_callback(_settle, self._task)
         upgraded = asyncio.ensure_future(self._progress.upgraded.wait())
         try:
@@ -268,7 +268,7 @@ class ProviderChain:
         except Failure as failure:
             raise broken_by(failure, *self._first_event_notes(failure)) from None
         seconds = self._progress.seconds.get(Phase.FIRST_EVENT, 0.0)
-        self._line = Line(connected)
+        self._line = EventStream(connected)
         if self._local.settings.first_event == "optional":
             return Found("not waited for, because RELAY_FIRST_EVENT is optional", status="skipped")
         event = await self._line.next_event(1.0)
@@ -287,14 +287,14 @@ class ProviderChain:
 
     async def _turn(self) -> Found:
         assert self._line is not None  # noqa: S101 - the rung below has made it
-        return await take_turn(self._line)
+        return await request_response(self._line)
 
     async def _hang_up(self) -> None:
         if self._line is not None:
             await self._line.close()
 
 
-async def take_turn(line: Line) -> Found:
+async def request_response(line: EventStream) -> Found:
     """Ask for one short text and wait for its end; raises Broken."""
     line.send(REQUEST)
     try:
@@ -302,9 +302,9 @@ async def take_turn(line: Line) -> Found:
             while True:
                 event = await line.next_event(_TURN_SECONDS)
                 if event.type == "response.done":
-                    return turn.judge_done(event.body)
+                    return response_check.judge_done(event.body)
                 if event.type == "error":
-                    raise turn.judge_error(event.body)
+                    raise response_check.judge_error(event.body)
     except TimeoutError:
         raise Broken(f"No response.done came within {_TURN_SECONDS:.0f} s.", reason="upstream_too_slow") from None
     except HungUp as hung:
@@ -312,7 +312,7 @@ async def take_turn(line: Line) -> Found:
         raise broken_by(Failure("upstream_closed" if hung.code else "upstream_lost"), f"Closed {told}.") from None
 
 
-class _Watched(Progress):
+class _Watched(DialProgress):
     """Tells when the upgrade is over."""
 
     def __init__(self) -> None:

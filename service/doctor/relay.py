@@ -12,19 +12,19 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from service.doctor import network, reply, tls, turn
-from service.doctor.line import HungUp, Line
-from service.doctor.network import Way
-from service.doctor.provider import take_turn
+from service.doctor import network, reply, response_check, tls
+from service.doctor.line import EventStream, HungUp
+from service.doctor.network import Route
+from service.doctor.provider import request_response
 from service.doctor.reply import UPGRADED, WORDS, Reply
 from service.doctor.rungs import Broken, Found, Ladder, broken_by
 from service.failures import Failure, Phase
 from service.realtime.frames import Scanner
 from service.realtime.keys import Secret
-from service.settings_parsers import is_loopback
-from service.settings_proxy import VARIABLES
+from service.realtime.names import is_loopback
 from service.upstream import translate
-from service.upstream.dial import Connected, Progress, open_session, read_body
+from service.upstream.dial import Connected, DialProgress, open_session, read_body
+from service.upstream.proxy import VARIABLES
 from service.wire.seam import accept_for, take_upstream
 
 _PINGS: Final = 3
@@ -34,7 +34,7 @@ _SOCKET_PATH: Final = "/v1/realtime"
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class RelayAttempt:
     """Which relay to visit, and as whom. `origin` makes it a browser's visit: credentials go as a subprotocol."""
 
     url: URL
@@ -57,15 +57,15 @@ def socket_url(url: URL, model: str) -> URL:
 class RelayChain:
     """Climbs from the relay's name to the time of a round trip."""
 
-    def __init__(self, visit: Visit, environ: Mapping[str, str]) -> None:
+    def __init__(self, visit: RelayAttempt, environ: Mapping[str, str]) -> None:
         self._visit = visit
         self._environ = environ
         self._url = socket_url(visit.url, visit.model)
-        self._way = Way(self._url, seconds=visit.seconds, words=WORDS)
+        self._way = Route(self._url, seconds=visit.seconds, words=WORDS)
         self._addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._reply = Reply(0, {})
-        self._line: Line | None = None
+        self._line: EventStream | None = None
 
     def describe(self) -> dict[str, object]:
         """What is examined."""
@@ -86,7 +86,7 @@ class RelayChain:
             await ladder.climb("first_event", self._first_event)
             await ladder.climb("round_trip", self._round_trip)
             if self._visit.with_turn:
-                ladder.announce(turn.COST)
+                ladder.announce(response_check.COST)
                 await ladder.climb("turn", self._turn)
             if self._line is not None:
                 await self._line.close()
@@ -207,7 +207,7 @@ class RelayChain:
 
     async def _turn(self) -> Found:
         assert self._line is not None  # noqa: S101 - the rung below has made it
-        return await take_turn(self._line)
+        return await request_response(self._line)
 
     # -- the request --------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class RelayChain:
         self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], key: str | None = None
     ) -> Reply:
         """GET; a 101 to our key becomes the line. Raises Broken in the words of this side."""
-        progress = Progress()
+        progress = DialProgress()
         try:
             async with asyncio.timeout(self._visit.seconds):
                 response = await session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress)
@@ -262,11 +262,11 @@ class RelayChain:
             problem = "the subprotocol 'realtime' did not come back, without which browsers refuse the socket"
         if problem is not None:
             response.close()
-            raise broken_by(Failure("bad_reply", Phase.UPGRADE, wire_status=UPGRADED, detail=problem), words=WORDS)
+            raise broken_by(Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem), words=WORDS)
         try:
             leg = take_upstream(response)
         except ConnectionResetError:
             response.close()
             raise broken_by(Failure("dropped_early", Phase.UPGRADE), words=WORDS) from None
         scanner = Scanner(masked=False, max_message_bytes=1 << 24)
-        self._line = Line(Connected(leg, scanner, [], Progress()))
+        self._line = EventStream(Connected(leg, scanner, [], DialProgress()))

@@ -161,7 +161,7 @@ def refused_by_stranger(reply: Reply, *, scheme: str) -> Broken:
 
 
 def _broken(reason: str, reply: Reply, notes: list[str]) -> Broken:
-    return broken_by(Failure(reason, Phase.UPGRADE, wire_status=reply.status), *notes, words=WORDS)
+    return broken_by(Failure(reason, Phase.UPGRADE, http_status=reply.status), *notes, words=WORDS)
 
 
 def _who(reply: Reply) -> list[str]:

@@ -12,9 +12,9 @@ from typing import Final
 
 from dotenv.parser import Binding, parse_stream
 
-from service.envfiles import ENVIRONMENT_ORIGIN, Layers
 from service.realtime.keys import family_of, fingerprint
 from service.settings import SETTING_NAMES, SETTINGS
+from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers
 
 KEY: Final = "OPENAI_API_KEY"
 SIMULATOR_PREFIX: Final = "sk-sim-"

@@ -15,7 +15,7 @@ from typing import Final
 from yarl import URL
 
 from service.doctor.certificates import Certificate, inspector_of, parse_certificate
-from service.doctor.network import Way, hang_up, open_stream, tls_context
+from service.doctor.network import Route, hang_up, open_stream, tls_context
 from service.doctor.rungs import Broken, Found
 from service.failures import Failure, Phase
 from service.upstream import translate
@@ -25,7 +25,7 @@ _EXPIRES_SOON_DAYS: Final = 14
 _OTHER_STORES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
-async def shake_hands(way: Way) -> Found:
+async def shake_hands(way: Route) -> Found:
     """The TLS handshake, verified as a dial verifies it; says who issued the certificate."""
     try:
         async with asyncio.timeout(way.seconds):
@@ -61,7 +61,7 @@ def _judge(certificate: Certificate, version: str) -> Found:
     return Found(finding)
 
 
-async def _untrusted(way: Way, exc: ssl.SSLCertVerificationError) -> Broken:
+async def _untrusted(way: Route, exc: ssl.SSLCertVerificationError) -> Broken:
     blind = tls_context()
     blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
     certificate = None
@@ -113,20 +113,20 @@ def store_notes() -> list[str]:
     return notes
 
 
-async def _no_tls(way: Way, why: str) -> Broken:
+async def _no_tls(way: Route, why: str) -> Broken:
     return way.broken(
         Failure("tls_failed", Phase.CONNECT, detail=why.replace("_", " ").lower()), *await _plain_notes(way)
     )
 
 
-async def _hangs(way: Way) -> Broken:
+async def _hangs(way: Route) -> Broken:
     """A server of plain HTTP may wait for the end of a line that TLS never sends."""
     if notes := await _plain_notes(way):
         return way.broken(Failure("tls_failed", Phase.CONNECT, detail="the handshake is not answered"), *notes)
     return way.broken(translate.from_timeout(Phase.CONNECT), "TCP connected, but the TLS handshake hangs.")
 
 
-async def _plain_notes(way: Way) -> list[str]:
+async def _plain_notes(way: Route) -> list[str]:
     if way.proxy is not None or not await speaks_http(way.host, way.port):
         return []
     return [
@@ -134,7 +134,7 @@ async def _plain_notes(way: Way) -> list[str]:
     ]
 
 
-async def _handshake(way: Way, context: ssl.SSLContext) -> tuple[Certificate | None, str]:
+async def _handshake(way: Route, context: ssl.SSLContext) -> tuple[Certificate | None, str]:
     _, writer = await open_stream(way)
     try:
         await writer.start_tls(context, server_hostname=way.host)
@@ -168,7 +168,7 @@ async def speaks_tls(host: str, port: int) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_LOOK_SECONDS):
-            await _handshake(Way(URL.build(scheme="https", host=host, port=port)), context)
+            await _handshake(Route(URL.build(scheme="https", host=host, port=port)), context)
             return True
     return False
 

@@ -14,17 +14,17 @@ import structlog
 
 from service.failures import Failure
 from service.health.checks import CHECKS, TURN, Check
-from service.health.turn import TurnBudget, take_turn
+from service.health.response_check import ResponseCheckBudget, request_response
 from service.telemetry.metrics import Metrics
 from service.upstream import translate
-from service.upstream.reach import Reach
+from service.upstream.connector import Connector
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
-from service.upstream.rotation import KeyFile
-from service.upstream.target import Route
+from service.upstream.rotation import KeyFileWatcher
+from service.upstream.target import DialRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RefreshIntervals:
     """How often is asked, in seconds."""
 
     good: float = 60.0
@@ -37,16 +37,22 @@ class Monitor:
     """Both checks, and the latch of readiness."""
 
     def __init__(
-        self, reach: Reach, metrics: Metrics, *, model: str, turns_per_day: int = 0, pace: Pace | None = None
+        self,
+        reach: Connector,
+        metrics: Metrics,
+        *,
+        model: str,
+        turns_per_day: int = 0,
+        pace: RefreshIntervals | None = None,
     ) -> None:
         self._reach = reach
         self._dialler = reach.dialler
         self._metrics = metrics
         self._model = model
-        self._pace = pace or Pace()
+        self._pace = pace or RefreshIntervals()
         self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
         self.turn = Check(TURN) if turns_per_day else None
-        self._turns = TurnBudget(turns_per_day)
+        self._turns = ResponseCheckBudget(turns_per_day)
         self._settled = asyncio.Event()  # the first refresh is over
         self._nudged = asyncio.Event()
         self._retry_seconds = self._pace.first_retry
@@ -56,7 +62,7 @@ class Monitor:
         self._started_at = asyncio.get_running_loop().time()
         self._opened = False
         self._rest_refusal: Failure | None = None
-        self.key_file: KeyFile | None = None
+        self.key_file: KeyFileWatcher | None = None
         self._log = structlog.get_logger()
         self._publish()
 
@@ -181,13 +187,13 @@ class Monitor:
             return
         started = loop.time()
         try:
-            connected = await self._dialler.dial(Route(query=(("model", self._model),)))
+            connected = await self._dialler.dial(DialRequest(query=(("model", self._model),)))
         except Failure as failure:
             self.handshake.failed(failure, time.time(), loop.time() - started)
             self._heed(failure)
         else:
             self.handshake.succeeded(time.time(), loop.time() - started)
-            if self._reach.proves(Route()):
+            if self._reach.proves(DialRequest()):
                 self._reach.breaker.succeeded()
             await connected.close()
 
@@ -198,9 +204,9 @@ class Monitor:
             return
         started = loop.time()
         try:
-            connected = await self._dialler.dial(Route(query=(("model", self._model),)))
+            connected = await self._dialler.dial(DialRequest(query=(("model", self._model),)))
             try:
-                await take_turn(connected)
+                await request_response(connected)
             finally:
                 await connected.close()
         except Failure as failure:
@@ -211,7 +217,7 @@ class Monitor:
     def _judge_key(self) -> None:
         """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
         now, rest, seconds = time.time(), self._rest_refusal, self.key.seconds
-        opened = self.handshake.failures == 0 and self._reach.proves(Route())
+        opened = self.handshake.failures == 0 and self._reach.proves(DialRequest())
         refused = self.handshake.reason if self.handshake.failures else None
         if refused is not None and refused.startswith("key_"):
             self.key.failed(Failure(refused), now, seconds)

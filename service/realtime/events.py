@@ -7,10 +7,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 HEAD_BYTES: Final = 512
 """How much of a message is looked at for its type. Servers put `type` first, SDKs within the first two keys."""
+
+
+class Direction(StrEnum):
+    """The direction that a message travels in; also the `direction` label."""
+
+    CLIENT_TO_UPSTREAM = "client_to_upstream"
+    UPSTREAM_TO_CLIENT = "upstream_to_client"
+
 
 CLIENT_EVENT_TYPES: Final = frozenset(
     {

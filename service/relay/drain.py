@@ -12,7 +12,7 @@ HURRY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class DrainTiming:
     """How long sessions may go on, and over how long the rest is then closed."""
 
     drain_seconds: float
@@ -24,7 +24,7 @@ class Times:
 
 
 @dataclass(slots=True)
-class Haste:
+class DrainSignals:
     """What signals may change while a drain is under way: `hurry` waits for no session, `quit` not even for goodbyes."""
 
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -32,7 +32,7 @@ class Haste:
 
 
 @dataclass(slots=True)
-class Tally:
+class DrainResult:
     """What became of the sessions: ended by themselves, closed with 1001, cut without a word."""
 
     finished: int = 0

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
+from service.realtime.events import Direction
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.realtime.readings import Reading, read_event
-from service.relay.turn import OF_CLIENTS, TurnTimer
-from service.telemetry.metrics import DIRECTIONS
+from service.relay.latency import OF_CLIENTS, LatencyTimer
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
@@ -26,13 +26,13 @@ LOOK_BYTES: Final = 8192
 class Owner(Protocol):
     """The session, as its pipes see it."""
 
-    def peer_closed(self, direction: str, code: int | None, reason: str) -> None:
+    def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
         """The pipe's source said CLOSE."""
 
-    def peer_lost(self, direction: str) -> None:
+    def peer_lost(self, direction: Direction) -> None:
         """The pipe's source is gone without a word."""
 
-    def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
+    def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The pipe's source sent what it must not."""
 
     def event_read(self, reading: Reading) -> None:
@@ -49,14 +49,14 @@ class Pipe:
     """Carries one direction. `draining_to_close` makes it look for the peer's CLOSE only."""
 
     def __init__(
-        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, turn: TurnTimer, owner: Owner
+        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, turn: LatencyTimer, owner: Owner
     ) -> None:
         self._source = source
         self._sink = sink
         self._scanner = scanner
         self._traffic = traffic
         self._turn = turn
-        self._of_upstream = traffic.direction == DIRECTIONS[1]
+        self._of_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
         self._direction = traffic.direction
         self._owner = owner
         self.draining_to_close = False

@@ -9,9 +9,9 @@ from typing import Any
 import structlog
 
 from service.failures import Failure
-from service.relay.clock import Clock
-from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
+from service.relay.drain import HURRY_SECONDS, DrainResult, DrainSignals, DrainTiming
 from service.relay.session import Session
+from service.relay.ticker import Ticker
 from service.upstream.dial import Connected
 
 
@@ -21,14 +21,14 @@ class Registry:
     def __init__(self) -> None:
         self._sessions: dict[asyncio.Task[str], Session] = {}
         self._dials: set[object] = set()
-        self._clock = Clock()
+        self._ticker = Ticker()
         self.draining = False
         self._deadline = 0.0  # of the drain, by the loop's time
         self._cut = False  # the drain's time is over: what starts now ends at once
         self._scopes: set[asyncio.Timeout] = set()  # of the dials that are awaited
         self._empty = asyncio.Event()  # neither session nor dial is left
         self._empty.set()
-        self._tally = Tally()
+        self._tally = DrainResult()
 
     @contextmanager
     def dialling(self) -> Iterator[None]:
@@ -70,7 +70,7 @@ class Registry:
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")
         self._sessions[task] = session
         self._empty.clear()
-        self._clock.add(session)
+        self._ticker.add(session)
         task.add_done_callback(self._forget)
         if self._cut:
             session.end("relay_draining")
@@ -81,7 +81,7 @@ class Registry:
     def _forget(self, task: asyncio.Task[str]) -> None:
         session = self._sessions.pop(task, None)
         if session is not None:
-            self._clock.remove(session)
+            self._ticker.remove(session)
             if self.draining:
                 failed = task.cancelled() or task.exception() is not None
                 self._tally.count("internal_error" if failed else task.result(), was_told=session.was_told)
@@ -99,7 +99,7 @@ class Registry:
         if not (self._sessions or self._dials):
             self._empty.set()
 
-    async def drain(self, times: Times, haste: Haste) -> Tally:
+    async def drain(self, times: DrainTiming, haste: DrainSignals) -> DrainResult:
         """Take nobody new, let sessions finish until the deadline, end the rest with 1001 a few at a time."""
         log, loop = structlog.get_logger(), asyncio.get_running_loop()
         started = loop.time()
@@ -124,7 +124,7 @@ class Registry:
         )
         return tally
 
-    async def _close_in_waves(self, times: Times, hurry: asyncio.Event) -> None:
+    async def _close_in_waves(self, times: DrainTiming, hurry: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         left = list(self._sessions.values())
         random.shuffle(left)
@@ -135,7 +135,7 @@ class Registry:
                 await _first_of(hurry.wait(), seconds=moment - loop.time())
             session.end("relay_draining")
 
-    async def _until_closed(self, haste: Haste) -> None:
+    async def _until_closed(self, haste: DrainSignals) -> None:
         """Wait until the goodbyes are said: their own deadlines bound it, and haste more so."""
         ended = asyncio.ensure_future(self.finish())
         await _first_of(asyncio.shield(ended), haste.hurry.wait())

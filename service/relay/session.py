@@ -19,6 +19,7 @@ import structlog
 
 from service.failures import CATALOGUE
 from service.realtime.closing import sendable_close_code
+from service.realtime.events import Direction
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.incidents import ERROR, Incident
@@ -26,11 +27,11 @@ from service.realtime.items import Violation
 from service.realtime.pricing import model_label
 from service.realtime.readings import Reading
 from service.relay import ending
-from service.relay.ending import Ending, Farewell, Side
+from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
-from service.relay.turn import TurnTimer
-from service.relay.watchdog import Limits, RateMeter, verdict
-from service.telemetry.metrics import DIRECTIONS, Metrics
+from service.relay.watchdog import RateMeter, SessionLimits, verdict
+from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
 from service.wire.leg import Leg, close_leg
@@ -43,17 +44,17 @@ DrainEvent = Callable[[float], bytes]
 """Makes the payload of the event that tells of a drain, for the seconds until its deadline."""
 
 
-class Instruments:
+class SessionTelemetry:
     """What all sessions of a process share: metrics, the counts of what passes, redaction."""
 
     def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
         self.metrics = metrics
         self.redactor = redactor
-        self.client_to_upstream, self.upstream_to_client = (metrics.traffic[direction] for direction in DIRECTIONS)
+        self.client_to_upstream, self.upstream_to_client = (metrics.traffic[direction] for direction in Direction)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SessionInfo:
     """What is known of a session when it starts, for its log lines. Nothing secret, nothing unescaped."""
 
     session_id: str
@@ -67,12 +68,12 @@ class Session:
 
     def __init__(
         self,
-        facts: Facts,
+        facts: SessionInfo,
         client: Leg,
         connected: Connected,
         *,
-        limits: Limits,
-        instruments: Instruments,
+        limits: SessionLimits,
+        instruments: SessionTelemetry,
         error_event: ErrorEvent,
         drain_event: DrainEvent | None = None,
     ) -> None:
@@ -102,7 +103,7 @@ class Session:
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         talk = instruments.metrics.conversations
         self._model = model_label(facts.model)
-        self._turn = TurnTimer(time.perf_counter, talk.speech_to_audio.observe, talk.first_delta.observe)
+        self._turn = LatencyTimer(time.perf_counter, talk.speech_to_audio.observe, talk.first_delta.observe)
         self._up = Pipe(
             client, self._upstream, scanner, traffic=instruments.client_to_upstream, turn=self._turn, owner=self
         )
@@ -197,7 +198,7 @@ class Session:
         )
         self.was_told = self.was_told and is_told
 
-    async def _say(self, leg: Leg, farewell: Farewell, deadline: float) -> bool:
+    async def _say(self, leg: Leg, farewell: CloseInstruction, deadline: float) -> bool:
         if farewell.abort:
             leg.abort()
         elif farewell.answered:
@@ -213,7 +214,7 @@ class Session:
         metrics.sessions_ended.labels(end.reason).inc()
         metrics.session_duration.observe(duration)
         self._log.log(
-            _LEVELS[row.level],
+            row.level,
             "session.ended",
             reason=end.reason,
             blame=row.blame,
@@ -234,7 +235,7 @@ class Session:
 
     # -- what the pipes tell ------------------------------------------------------------------------------------------
 
-    def peer_closed(self, direction: str, code: int | None, reason: str) -> None:
+    def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
         """A side said CLOSE: the end, or the answer to ours."""
         if self._ended.done():
             leg = self._leg_of(direction)
@@ -245,14 +246,14 @@ class Session:
         text = self.redact(reason) if side == "upstream" else reason
         self._end(ending.by_close(side, code, text, expired=self._expired))
 
-    def peer_lost(self, direction: str) -> None:
+    def peer_lost(self, direction: Direction) -> None:
         """A side is gone."""
         if self._ended.done():
             self._leg_of(direction).close()
         else:
             self._end(ending.by_loss(_side(direction)))
 
-    def peer_broke_protocol(self, direction: str, violation: Violation) -> None:
+    def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """A side sent what it must not."""
         self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
         self._end(ending.by_violation(_side(direction), violation))
@@ -300,14 +301,14 @@ class Session:
 
     # -- the watchdog -------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Called by the clock, twice a second."""
         try:
-            self._look()
+            self._check_limits()
         except Exception:  # noqa: BLE001 - a session whose clock has stopped would never end
             self.failed()
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         if self._ended.done():
             return
         now = self._loop.time()
@@ -341,13 +342,10 @@ class Session:
             self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
             self._drains_at = self._down.after_take = None
 
-    def _leg_of(self, direction: str) -> Leg:
-        return self._client if direction == DIRECTIONS[0] else self._upstream
+    def _leg_of(self, direction: Direction) -> Leg:
+        return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream
 
 
-def _side(direction: str) -> Side:
+def _side(direction: Direction) -> Side:
     """Where a direction comes from."""
-    return "client" if direction == DIRECTIONS[0] else "upstream"
-
-
-_LEVELS: Final = {"info": 20, "warning": 30, "error": 40}
+    return "client" if direction == Direction.CLIENT_TO_UPSTREAM else "upstream"

@@ -11,7 +11,7 @@ RATE_WINDOW_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SessionLimits:
     """The bounds of a session. 0 seconds is off for idle and duration."""
 
     max_message_bytes: int
@@ -49,7 +49,7 @@ class RateMeter:
 
 
 def verdict(
-    now: float, client: Leg, upstream: Leg, limits: Limits, *, started_at: float, active_at: float
+    now: float, client: Leg, upstream: Leg, limits: SessionLimits, *, started_at: float, active_at: float
 ) -> Ending | None:
     """The end that the clock demands, or None. The dead come first, then the slow, then the merely idle."""
     for leg, side in ((client, "client"), (upstream, "upstream")):

@@ -20,7 +20,7 @@ _KINDS: Final = ("input", "cached_input", "output")
 _SPOKEN: Final = ("text", "audio")  # a response holds no images
 
 
-class Conversations:
+class ConversationMetrics:
     """The instruments, on the relay's registry."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:

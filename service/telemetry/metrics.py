@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
-from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES
+from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES, Direction
 from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, TRANSCRIPTION_FAILED
-from service.telemetry.conversations import Conversations
+from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -27,7 +27,6 @@ HTTP_STATUSES: Final = frozenset({
 })  # fmt: skip
 CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4000, 4004})
 
-DIRECTIONS: Final = ("client_to_upstream", "upstream_to_client")
 HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
 
 # A dial's phases: DNS and TCP take milliseconds, TLS and the upgrade a round trip each, the whole at most its budget (8 s).
@@ -190,10 +189,10 @@ class Metrics:
         )
         self.traffic = {
             direction: Traffic(direction, types)
-            for direction, types in zip(DIRECTIONS, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True)
+            for direction, types in zip(Direction, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True)
         }
         self.registry.register(TrafficCollector(PREFIX, self.traffic.values()))
-        self.conversations = Conversations(PREFIX, self.registry)
+        self.conversations = ConversationMetrics(PREFIX, self.registry)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
         )
@@ -273,7 +272,7 @@ class Metrics:
     def dial_failed(self, failure: Failure) -> None:
         """A caller's dial did not come about; the status is what the wire said."""
         self.upstream_connects.labels(self.upstream, failure.reason).inc()
-        status = status_label(None if failure.close_code else failure.wire_status, failure.close_code)
+        status = status_label(failure.http_status, failure.close_code)
         self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
 
     def dialled(self, seconds: dict[Phase, float]) -> None:

@@ -11,6 +11,8 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.realtime.events import Direction
+
 OTHER: Final = "other"
 
 
@@ -19,7 +21,7 @@ class Traffic:
 
     __slots__ = ("_held", "_held_before", "_held_since_sum", "bytes", "direction", "types")
 
-    def __init__(self, direction: str, types: Iterable[str]) -> None:
+    def __init__(self, direction: Direction, types: Iterable[str]) -> None:
         self.direction = direction
         self.types = dict.fromkeys((*sorted(types), OTHER), 0)  # whole messages
         self.bytes = 0

@@ -48,10 +48,10 @@ class Breaker:
         return self._failure is not None
 
     @contextmanager
-    def passage(self) -> Iterator["Passage"]:
+    def passage(self) -> Iterator["BreakerPermit"]:
         """Let a dial pass; raises Failure with phase breaker while others have just been refused."""
         is_trial = self._admit()
-        passage = Passage(is_trial, self._generation)
+        passage = BreakerPermit(is_trial, self._generation)
         try:
             yield passage
         finally:
@@ -77,7 +77,7 @@ class Breaker:
         self._failure, self._row, self._opened = None, 0, 0
         self._generation += 1
 
-    def failed(self, failure: Failure, passage: "Passage | None" = None) -> None:
+    def failed(self, failure: Failure, passage: "BreakerPermit | None" = None) -> None:
         """A dial came to nothing. Dials that were under way when it opened, or before the key changed, add nothing."""
         if passage is not None and (passage.generation != self._generation or (self.is_open and not passage.is_trial)):
             return
@@ -106,7 +106,7 @@ def _may_be_one_callers(failure: Failure) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class BreakerPermit:
     """Leave to dial. `is_trial`: this is the one dial that finds out whether the trouble is over."""
 
     is_trial: bool

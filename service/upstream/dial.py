@@ -29,9 +29,9 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.items import Control, Item
 from service.upstream import translate
-from service.upstream.gate import Gate
+from service.upstream.first_event import FirstEventReader
 from service.upstream.resolver import SharedResolver
-from service.upstream.target import Route, Target
+from service.upstream.target import DialRequest, Target
 from service.wire.leg import Leg, close_leg
 from service.wire.seam import accept_for, take_upstream
 
@@ -40,7 +40,7 @@ BODY_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
-class Progress:
+class DialProgress:
     """How far a dial came and how long each phase took, in seconds. Phases that were not needed are absent."""
 
     phase: Phase = Phase.CONNECT
@@ -71,7 +71,7 @@ class Connected:
     leg: Leg
     scanner: Scanner
     items: list[Item]
-    progress: Progress
+    progress: DialProgress
 
     async def close(self, seconds: float = 1.0) -> None:
         """Hang up without having used it."""
@@ -110,14 +110,14 @@ class Dialler:
 
     async def dial(
         self,
-        route: Route,
-        progress: Progress | None = None,
+        route: DialRequest,
+        progress: DialProgress | None = None,
         *,
         seconds: float | None = None,
         target: Target | None = None,
     ) -> Connected:
         """Reach the target, or another one with this one's rules; raises Failure, also when the budget runs out."""
-        progress = progress or Progress()
+        progress = progress or DialProgress()
         progress.enter(Phase.CONNECT)
         try:
             async with asyncio.timeout(seconds or self.timeout_seconds):
@@ -127,7 +127,7 @@ class Dialler:
         finally:
             progress.finish()
 
-    async def _dial(self, target: Target, route: Route, progress: Progress) -> Connected:
+    async def _dial(self, target: Target, route: DialRequest, progress: DialProgress) -> Connected:
         response = await self._upgrade(target, route, progress)
         try:
             leg = take_upstream(response)
@@ -140,7 +140,7 @@ class Dialler:
             leg.hold("gate")
             return connected
         progress.enter(Phase.FIRST_EVENT)
-        gate = Gate(leg, scanner)
+        gate = FirstEventReader(leg, scanner)
         leg.start(gate)
         try:
             connected.items = await gate.opened
@@ -151,7 +151,7 @@ class Dialler:
             raise
         return connected
 
-    async def _upgrade(self, target: Target, route: Route, progress: Progress) -> aiohttp.ClientResponse:
+    async def _upgrade(self, target: Target, route: DialRequest, progress: DialProgress) -> aiohttp.ClientResponse:
         url = target.socket_url(route)
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         headers = target.headers() | {
@@ -174,7 +174,7 @@ class Dialler:
             return response
         try:
             if problem is not None:
-                raise Failure("bad_reply", Phase.UPGRADE, wire_status=101, detail=problem)
+                raise Failure("bad_reply", Phase.UPGRADE, http_status=101, detail=problem)
             error = parse_error(await read_body(response))
             raise translate.from_status(response.status, error, response.headers, is_call=route.has("call_id"))
         finally:
@@ -182,7 +182,7 @@ class Dialler:
 
 
 async def request(
-    session: aiohttp.ClientSession, target: Target, url: URL, headers: Mapping[str, str], progress: Progress
+    session: aiohttp.ClientSession, target: Target, url: URL, headers: Mapping[str, str], progress: DialProgress
 ) -> aiohttp.ClientResponse:
     """GET from a target, through its proxy if it has one, following nothing; the caller closes the response."""
     proxy = target.proxy
@@ -225,7 +225,7 @@ def _trace() -> aiohttp.TraceConfig:
     def on(phase: Phase) -> Callable[[aiohttp.ClientSession, SimpleNamespace, object], Awaitable[None]]:
         async def enter(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
             progress = context.trace_request_ctx
-            if isinstance(progress, Progress):
+            if isinstance(progress, DialProgress):
                 progress.enter(phase)
 
         return enter

@@ -8,13 +8,13 @@ import aiohttp
 from service.failures import Failure, Phase
 from service.realtime.events import parse_error
 from service.upstream import translate
-from service.upstream.dial import Progress, read_body, request
+from service.upstream.dial import DialProgress, read_body, request
 from service.upstream.target import Target
 
 
 async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str, *, timeout_seconds: float) -> None:
     """Ask for a model's description. Returns if the provider gives it; raises Failure otherwise."""
-    progress = Progress()
+    progress = DialProgress()
     url = target.model_url(model)
     headers = target.headers() | {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:

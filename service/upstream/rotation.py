@@ -21,8 +21,8 @@ import structlog
 from service.failures import Failure, Retry
 from service.realtime.keys import Secret, fingerprint, lint
 from service.telemetry.metrics import Metrics
-from service.upstream.reach import Reach
-from service.upstream.target import Route
+from service.upstream.connector import Connector
+from service.upstream.target import DialRequest
 
 LOOK_SECONDS: Final = 2.0
 SLOWEST_RETRY_SECONDS: Final = 60.0
@@ -30,14 +30,14 @@ FILE_BYTES: Final = 65_536
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class RotationOutcome:
     """What became of a new key: None if it was taken, else why not, and whether it is worth another look."""
 
     refusal: str | None = None
     may_pass: bool = False
 
 
-class KeyFile:
+class KeyFileWatcher:
     """Watches one file. `is_refused` tells whether the key that holds is known to be refused; `on_new` gets each new key.
 
     `on_new` is called before the first dial with the key, so that nothing can be logged that holds it.
@@ -46,7 +46,7 @@ class KeyFile:
     def __init__(
         self,
         path: Path,
-        reach: Reach,
+        reach: Connector,
         metrics: Metrics,
         *,
         model: str,
@@ -57,7 +57,7 @@ class KeyFile:
         self._path = path
         self._reach = reach
         self._metrics = metrics
-        self._route = Route(query=(("model", model),))
+        self._route = DialRequest(query=(("model", model),))
         self._is_refused = is_refused
         self._on_new = on_new
         self._on_taken = on_taken
@@ -67,7 +67,7 @@ class KeyFile:
         self.refusal: str | None = None
 
     @staticmethod
-    def _text_of(reach: Reach) -> str | None:
+    def _text_of(reach: Connector) -> str | None:
         key = reach.dialler.target.key
         return key.reveal() if key is not None else None
 
@@ -86,15 +86,15 @@ class KeyFile:
         """Do not wait for the next look."""
         self._asked.set()
 
-    async def look(self) -> Outcome:
+    async def look(self) -> RotationOutcome:
         """Read the file once, and take its key if it is a new one that works."""
         text = await asyncio.to_thread(self._read)
         if text is None or text == self._seen:
-            return Outcome(self.refusal)
+            return RotationOutcome(self.refusal)
         if text == self._text_of(self._reach):
             self._seen = text  # put back
             self._tell_refusal(None)
-            return Outcome()
+            return RotationOutcome()
         outcome = await self._judge(Secret(text))
         if not outcome.may_pass:
             self._seen = text
@@ -109,7 +109,7 @@ class KeyFile:
             return None
         return text if text.strip() else None
 
-    async def _judge(self, key: Secret) -> Outcome:
+    async def _judge(self, key: Secret) -> RotationOutcome:
         self._on_new(key)
         target = dataclasses.replace(self._reach.dialler.target, key=key)
         fatal = next((problem for problem in lint(key.reveal(), target.label) if problem.fatal), None)
@@ -128,13 +128,13 @@ class KeyFile:
                     message=failure.row.sentence,
                     remedy=failure.row.remedy,
                 )
-                return Outcome(failure.reason, may_pass=True)
+                return RotationOutcome(failure.reason, may_pass=True)
         else:
             await connected.close()
         self._take(key)
-        return Outcome()
+        return RotationOutcome()
 
-    def _refuse(self, reason: str, key: Secret, remedy: str) -> Outcome:
+    def _refuse(self, reason: str, key: Secret, remedy: str) -> RotationOutcome:
         self._tell_refusal(reason)
         self._metrics.key_rotations.labels("refused").inc()
         self._log.error(
@@ -145,7 +145,7 @@ class KeyFile:
             fingerprint=fingerprint(key.reveal()),
             origin=f"file {self._path}",
         )
-        return Outcome(reason)
+        return RotationOutcome(reason)
 
     def _tell_refusal(self, reason: str | None) -> None:
         self.refusal = reason

@@ -7,7 +7,7 @@ from aiohttp import encode_basic_auth
 from yarl import URL
 
 from service.realtime.keys import Secret
-from service.settings_proxy import Proxy
+from service.upstream.proxy import Proxy
 from service.version import __version__
 
 Label = Literal["openai", "azure", "compatible", "simulator"]
@@ -17,7 +17,7 @@ _AZURE_SUFFIXES: Final = (".openai.azure.com", ".services.ai.azure.com", ".cogni
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class DialRequest:
     """What a client asked for: which socket, and the query to hand on, re-encoded pair by pair."""
 
     query: tuple[tuple[str, str], ...] = ()
@@ -50,7 +50,7 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", "simulator" if self.simulated else provider_of(self.base_url))
 
-    def socket_url(self, route: Route) -> URL:
+    def socket_url(self, route: DialRequest) -> URL:
         """The URL of a socket. http(s), not ws(s): proxies from the environment are looked up by that scheme."""
         path = "realtime/translations" if route.translation else "realtime"
         return (URL(self.base_url) / path).with_query(list(route.query))

@@ -87,7 +87,7 @@ def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str
     return Failure(
         reason,
         Phase.UPGRADE,
-        wire_status=status,
+        http_status=status,
         upstream_code=_known_code(error),
         retry_after_seconds=parse_retry_after(headers.get("Retry-After")),
     )
@@ -118,7 +118,6 @@ def from_events(error: ErrorEvent | None, close_code: int | None, close_reason: 
     return Failure(
         reason,
         Phase.FIRST_EVENT,
-        wire_status=close_code,
         upstream_code=_known_code(error) or _code_of_close_text(shape),
         close_code=close_code,
         close_reason=shape,
@@ -185,7 +184,7 @@ def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
     name = type(exc).__name__
     match exc:
         case aiohttp.ClientHttpProxyError():
-            return Failure("proxy_failed", Phase.CONNECT, wire_status=exc.status, detail=_proxy_detail(exc.status))
+            return Failure("proxy_failed", Phase.CONNECT, http_status=exc.status, detail=_proxy_detail(exc.status))
         case aiohttp.ClientConnectorDNSError():  # the provider's name is for the proxy to resolve
             return Failure("proxy_failed", Phase.DNS, detail="the proxy's own name cannot be resolved")
         case aiohttp.ClientProxyConnectionError():

@@ -11,16 +11,16 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
-from service.access.limits import ClientSlots, Slots
-from service.access.origins import OriginCheck
-from service.access.reconnects import Reconnects
-from service.access.tokens import ANYBODY, TokenCheck
+from service.access.limits import ConcurrencyLimit, PerClientLimit
+from service.access.origins import OriginPolicy
+from service.access.reconnects import ReconnectLimiter
+from service.access.tokens import ANYBODY, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
+from service.realtime.names import is_loopback
 from service.settings import Settings
-from service.settings_parsers import is_loopback
 from service.telemetry.metrics import Metrics
-from service.upstream.target import Route
-from service.web.upgrade import parse_route, parse_token, wants_draining_event
+from service.upstream.target import DialRequest
+from service.web.request import parse_route, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
 """Where a request keeps what its client is told in the header `Relay-Notice`, whatever it is answered."""
@@ -41,7 +41,7 @@ class Attempt:
     is_own_doing: bool = True  # whatever ends it; an outage of the provider's is not counted against its callers
 
 
-class Admissions:
+class AdmissionControl:
     """Origins, tokens, models, and how much at once and how often.
 
     `closed` yields the reason for which nobody comes in now, or None.
@@ -55,16 +55,16 @@ class Admissions:
         self._settings = settings
         self._metrics = metrics
         self._closed = closed
-        self._tokens = TokenCheck(settings.access, settings.client_tokens)
-        self._origins = OriginCheck(settings.allowed_origins)
-        self._sessions = Slots(max_sessions, "relay_full", "sessions")
-        self._sessions_of = ClientSlots(settings.max_sessions_per_client, "too_many_sessions")
-        self._reconnects = Reconnects(settings.max_reconnects_per_minute, clock)
-        self._strangers = Reconnects(WRONG_TOKENS_A_MINUTE, clock)
+        self._tokens = TokenAuthenticator(settings.access, settings.client_tokens)
+        self._origins = OriginPolicy(settings.allowed_origins)
+        self._sessions = ConcurrencyLimit(max_sessions, "relay_full", "sessions")
+        self._sessions_of = PerClientLimit(settings.max_sessions_per_client, "too_many_sessions")
+        self._reconnects = ReconnectLimiter(settings.max_reconnects_per_minute, clock)
+        self._strangers = ReconnectLimiter(WRONG_TOKENS_A_MINUTE, clock)
         self._told_of_proxy = False
         self._log = structlog.get_logger()
 
-    def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> Route:
+    def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> DialRequest:
         """Let a client in, holding its place until `slot` is closed; raises Failure."""
         self._origins.admit(request.headers.getall("Origin", []))
         self._know(request, attempt)

@@ -10,7 +10,7 @@ from service.telemetry.metrics import Metrics
 from service.version import __version__
 
 
-class Internal:
+class InternalHandler:
     """What operators read."""
 
     def __init__(self, metrics: Metrics) -> None:

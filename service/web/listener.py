@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from service.web.admission import NOTICE
-from service.web.door import Door
+from service.web.connection_limit import ConnectionLimit
 
 _BACKLOG: Final = 256
 """More would only queue what admission refuses, and would multiply asyncio's log lines when descriptors run out."""
@@ -19,7 +19,7 @@ async def listen(
     host: str,
     port: int,
     routes: Iterable[web.RouteDef],
-    door: Callable[[web.Server], Door] | None,
+    door: Callable[[web.Server], ConnectionLimit] | None,
 ) -> int:
     """Serve routes until the stack is closed; returns the port. Raises OSError if the address cannot be had."""
     app = web.Application(client_max_size=1024)

@@ -8,13 +8,12 @@ import time
 import aiohttp
 import pytest
 
-from service.access.tokens import TokenCheck
+from service.access.tokens import ClientToken, TokenAuthenticator
 from service.failures import Failure
 from service.realtime.keys import Secret
-from service.settings_parsers import ClientToken
-from tests.harness import KEY_CANARY, Relay, eventually, open_raw, running_relay, simulated_relay
-from tests.raw_http import PATH, Exchange, raw_http
-from tests.raw_upstream import CREATED
+from tests.support.harness import KEY_CANARY, Relay, eventually, open_raw, running_relay, simulated_relay
+from tests.support.raw_http_server import PATH, Exchange, raw_http
+from tests.support.raw_websocket_server import CREATED
 
 TOKEN = "CANARY1token-abcdefghijklmnop"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -77,7 +76,7 @@ def test_h2_the_time_tells_nothing() -> None:
 
     What is compared are digests, all of them each time; the bound is wide, since a clock on a busy machine is not.
     """
-    check = TokenCheck("tokens", tuple(ClientToken(f"t{n}", Secret(f"{TOKEN}{n:04}")) for n in range(50)))
+    check = TokenAuthenticator("tokens", tuple(ClientToken(f"t{n}", Secret(f"{TOKEN}{n:04}")) for n in range(50)))
 
     def seconds(shown: str) -> float:
         started = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.access.limits import memory_allows
-from tests.test_process import environment
+from tests.support.relay_process import environment
 
 
 @pytest.mark.parametrize(

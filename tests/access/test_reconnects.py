@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.access.reconnects import MOST_CLIENTS, NOTICED_AT, SHORT_SECONDS, WINDOW_SECONDS, Reconnects
+from service.access.reconnects import MOST_CLIENTS, NOTICED_AT, SHORT_SECONDS, WINDOW_SECONDS, ReconnectLimiter
 from service.failures import CATALOGUE, Failure
 from service.web.admission import WRONG_TOKENS_A_MINUTE
-from tests.harness import Answer, Relay, eventually, open_raw, simulated_relay
+from tests.support.harness import Answer, Relay, eventually, open_raw, simulated_relay
 
 CLIENT = ("web", "192.0.2.1")
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "web:CANARY1token-abcdefghij,app:CANARY2token-abcdefghij"}
@@ -37,7 +37,7 @@ def clock() -> Clock:
 
 def test_a_loop_is_noticed_once_and_refused_in_the_end(clock: Clock) -> None:
     """Told at the tenth short session, refused at the limit until the oldest is a minute old, told anew after a pause."""
-    reconnects = Reconnects(20, clock)
+    reconnects = ReconnectLimiter(20, clock)
     told = []
     for number in range(20):
         assert (number >= NOTICED_AT) is reconnects.admit(CLIENT)
@@ -57,7 +57,7 @@ def test_a_loop_is_noticed_once_and_refused_in_the_end(clock: Clock) -> None:
 
 def test_sessions_of_some_length_do_not_count(clock: Clock) -> None:
     """A call centre that opens a thousand calls at once is no loop."""
-    reconnects = Reconnects(20, clock)
+    reconnects = ReconnectLimiter(20, clock)
     for _ in range(1000):
         assert not reconnects.admit(CLIENT)
         assert reconnects.left(CLIENT, SHORT_SECONDS) is None
@@ -65,7 +65,7 @@ def test_sessions_of_some_length_do_not_count(clock: Clock) -> None:
 
 def test_clients_do_not_hinder_each_other(clock: Clock) -> None:
     """Another token, or the same one at another address, is another client; with 0 nobody is refused."""
-    reconnects, endless = Reconnects(10, clock), Reconnects(0, clock)
+    reconnects, endless = ReconnectLimiter(10, clock), ReconnectLimiter(0, clock)
     for _ in range(10):
         reconnects.left(CLIENT, 0)
     for _ in range(5000):
@@ -78,7 +78,7 @@ def test_clients_do_not_hinder_each_other(clock: Clock) -> None:
 
 def test_memory_is_bounded(clock: Clock) -> None:
     """However many clients come, the least recent are forgotten; however often one comes, little is kept of it."""
-    reconnects = Reconnects(50, clock)
+    reconnects = ReconnectLimiter(50, clock)
     for number in range(MOST_CLIENTS + 500):
         reconnects.left(("x", str(number)), 0)
     for _ in range(1000):
@@ -92,7 +92,7 @@ def test_memory_is_bounded(clock: Clock) -> None:
 def test_never_more_than_the_limit_within_a_minute(visits: list[tuple[float, float]], most: int) -> None:
     """Whatever the rhythm, no more short sessions are let in within any minute, and who waits as told is let in."""
     clock = Clock()
-    reconnects = Reconnects(most, clock)
+    reconnects = ReconnectLimiter(most, clock)
     ends: list[float] = []
     for pause, lasted in visits:
         clock.now += pause

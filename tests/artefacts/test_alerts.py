@@ -16,10 +16,10 @@ from monitoring.promql import BILLING_CODES, COUNTED, CUT_BY_PROVIDER, KEY_REASO
 from monitoring.recording import RECORDS, inlined
 from monitoring.rule import Alert
 from service.failures import CATALOGUE, DIAL_FAILURES, REFUSALS
-from service.settings_declared import SETTINGS
-from tests.artefacts.alert_cases import CASES
+from service.settings.declared import SETTINGS
 from tests.artefacts.promql_names import faults
-from tests.generate import ROOT
+from tools.alert_cases import CASES
+from tools.generate import ROOT
 
 FOLDER = ROOT / "monitoring"
 RUNBOOK = ROOT / "docs" / "runbooks" / "alerts.md"

@@ -13,7 +13,7 @@ from conversations import keep_talking
 from service.failures import CATALOGUE, ENDINGS
 from service.simulator import SimulatorOptions
 from service.simulator.scenarios import Scenario
-from tests.harness import Relay, eventually, simulated_relay
+from tests.support.harness import Relay, eventually, simulated_relay
 from troubles import CLIENTS, SCENARIOS, TROUBLES, WELL, all_is_well, make_trouble
 
 ROOT: Final = Path(__file__).resolve().parents[2]

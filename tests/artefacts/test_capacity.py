@@ -8,8 +8,9 @@ import pytest
 
 from service.access import limits
 from service.telemetry.metrics import PREFIX, Metrics
-from tests.artefacts import capacity, generated
-from tests.artefacts.kubernetes import (
+from tests.artefacts import capacity
+from tools import generated
+from tools.manifests import (
     ADAPTER,
     BASE,
     DEV,

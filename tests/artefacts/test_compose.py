@@ -13,8 +13,8 @@ import conversations
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
 from service.simulator.options import CURRENT_MODELS
-from tests.artefacts.generated import close_spread_seconds
-from tests.debian import NotToBeHad, unpacked
+from tools.debian import NotToBeHad, unpacked
+from tools.generated import close_spread_seconds
 from troubles import CROWD_TOKENS, LOOP_TOKEN, TOKEN
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from monitoring.dashboards.panels import UNITS, WIDTH
 from monitoring.rule import RUNBOOKS
 from service.failures import CATALOGUE
 from tests.artefacts.promql_names import SCRAPED, exposed, faults
-from tests.generate import ROOT
+from tools.generate import ROOT
 
 FOLDER = ROOT / "monitoring" / "grafana"
 MOST_PANELS = 15

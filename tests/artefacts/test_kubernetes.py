@@ -10,8 +10,8 @@ from service.health.checks import CHECKS, TURN
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
 from service.version import __version__
-from tests.artefacts import generated
-from tests.artefacts.kubernetes import (
+from tools import generated
+from tools.manifests import (
     ADAPTER,
     BASE,
     DEV,

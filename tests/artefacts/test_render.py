@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.artefacts.kubernetes import BASE, KEDA, OPERATOR, PRODUCTION, documents
-from tests.artefacts.render import Rendered, mistakes
+from tools.kustomize import Rendered, mistakes
+from tools.manifests import BASE, KEDA, OPERATOR, PRODUCTION, documents
 
 SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "realtime-relay"}}
 

@@ -12,7 +12,7 @@ from service.failures import CATALOGUE, RUNBOOKS
 from service.health.checks import CHECKS
 from service.settings import SETTING_NAMES
 from service.telemetry.metrics import PREFIX, Metrics
-from service.web.public import PATHS, TRANSLATION_PATHS
+from service.web.realtime import PATHS, TRANSLATION_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import scan
+from tools import scan
 
 Answer = Callable[[list[str]], list[dict[str, Any]]]
 GOOD: dict[str, Any] = {"name": "yarl", "version": "1.25.1", "vulns": []}

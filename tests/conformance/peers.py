@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.http11 import Request, Response
 
-from tests.serving import listening
+from tests.support.tcp_server import listening
 
 _CASE: Final = re.compile(r"GET \S*[?&]model=case-(\d+)\S* HTTP/1\.1\r\n")
 _UPGRADE: Final = re.compile(r"^upgrade: *websocket\r$", re.IGNORECASE | re.MULTILINE)

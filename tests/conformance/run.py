@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from tests.conformance.peers import echo_client, echo_upstream, front
 from tests.conformance.wstest import Wstest
-from tests.harness import KEY_CANARY
-from tests.test_process import Process, serving
+from tests.support.harness import KEY_CANARY
+from tests.support.relay_process import Process, serving
 
 AGENT: Final = "relay"
 FAULTS: Final = {"session.failed", "loop.exception_caught", "task.crashed", "no log event"}

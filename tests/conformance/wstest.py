@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.debian import NotToBeHad, unpacked
+from tools.debian import NotToBeHad, unpacked
 
 PINS: Final = Path(__file__).with_name("wstest.txt")
 VIRTUALENV: Final = ("virtualenv==20.15.1", "distlib==0.4.4", "filelock==3.19.1", "platformdirs==2.6.2", "six==1.17.0")

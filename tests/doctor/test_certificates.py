@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.doctor.certificates import inspector_of, parse_certificate
-from tests.doctor.climbing import make_pair
+from tests.support.doctor_chain import make_pair
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from service import cli
 from service.doctor.rungs import Ladder, Rung
 from service.doctor.show import Redaction, Text
-from tests.doctor.climbing import KEY_CANARY, PASSWORD_CANARY, QUIET, TOKEN_CANARY, climb_provider, climb_relay
-from tests.test_process import ROOT, environment
+from tests.support.doctor_chain import KEY_CANARY, PASSWORD_CANARY, QUIET, TOKEN_CANARY, climb_provider, climb_relay
+from tests.support.relay_process import ROOT, environment
 
 
 def doctor(tmp_path: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from service.doctor.folder import look_around
 from service.doctor.sources import read_env_text
-from tests.doctor.climbing import KEY_CANARY, climb_provider
+from tests.support.doctor_chain import KEY_CANARY, climb_provider
 
 LINE = f"OPENAI_API_KEY={KEY_CANARY}\n"
 SIMULATED = {"RELAY_UPSTREAM": "simulator"}

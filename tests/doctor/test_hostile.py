@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor.climbing import KEY_CANARY, TOKEN_CANARY, Climb, bare_server, climb_provider, climb_relay
-from tests.raw_upstream import Wire, raw_upstream
-from tests.serving import Serve
+from tests.support.doctor_chain import KEY_CANARY, TOKEN_CANARY, Climb, bare_server, climb_provider, climb_relay
+from tests.support.raw_websocket_server import Wire, raw_upstream
+from tests.support.tcp_server import Serve
 
 ECHO = b"Incorrect API key provided: " + KEY_CANARY.encode()
 

@@ -11,10 +11,10 @@ import pytest
 from yarl import URL
 
 from service.doctor import network
-from service.doctor.network import Way
+from service.doctor.network import Route
 from service.doctor.tls import store_notes
 from service.simulator import Simulator, SimulatorOptions
-from tests.doctor.climbing import (
+from tests.support.doctor_chain import (
     KEY_CANARY,
     PASSWORD_CANARY,
     QUIET,
@@ -25,8 +25,8 @@ from tests.doctor.climbing import (
     make_pair,
     passing_on,
 )
-from tests.serving import Serve
-from tests.test_process import environment
+from tests.support.relay_process import environment
+from tests.support.tcp_server import Serve
 
 PROXY_USER = f"http://me:{PASSWORD_CANARY}@127.0.0.1"
 
@@ -61,7 +61,7 @@ async def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
 async def test_one_address_of_several_is_enough() -> None:
     """Where one address is dead and another answers, the rung holds and the dead one is noted."""
     async with bare_server(answering("200 OK")) as port:
-        way = Way(URL(f"http://localhost:{port}"), seconds=2)
+        way = Route(URL(f"http://localhost:{port}"), seconds=2)
         found = await network.connect(way, ["127.0.0.2", "127.0.0.1"])
 
     assert f"127.0.0.1 port {port} answers" == found.finding

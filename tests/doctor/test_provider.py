@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor.turn import COST
+from service.doctor.response_check import COST
 from service.simulator import Simulator, SimulatorOptions
-from tests.doctor.climbing import answering, bare_server, climb_provider
-from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.support.doctor_chain import answering, bare_server, climb_provider
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 SIMULATED = {"RELAY_UPSTREAM": "simulator", "RELAY_DIAL_TIMEOUT_SECONDS": "0.3"}
 LADDER = [

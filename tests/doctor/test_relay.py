@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor.climbing import (
+from tests.support.doctor_chain import (
     TOKEN_CANARY,
     Climb,
     answering,
@@ -16,8 +16,8 @@ from tests.doctor.climbing import (
     make_pair,
     passing_on,
 )
-from tests.harness import Relay, eventually, simulated_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.support.harness import Relay, eventually, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 LADDER = ["address", "dns", "tcp", "tls", "relay", "upgrade", "origin", "token", "first_event", "round_trip"]
 PAGE = "https://app.example.com"

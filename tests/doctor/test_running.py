@@ -10,8 +10,8 @@ import pytest
 
 from service.doctor.running import Running, ask, judge
 from service.settings import Settings
-from tests.doctor.climbing import answering, bare_server, climb_provider
-from tests.harness import running_relay, simulated_relay
+from tests.support.doctor_chain import answering, bare_server, climb_provider
+from tests.support.harness import running_relay, simulated_relay
 
 
 async def test_a_relay_that_runs_is_recognised(tmp_path: Path) -> None:

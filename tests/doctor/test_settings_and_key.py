@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.realtime.keys import fingerprint
-from tests.doctor.climbing import KEY_CANARY, PASSWORD_CANARY, Climb, climb_provider
+from tests.support.doctor_chain import KEY_CANARY, PASSWORD_CANARY, Climb, climb_provider
 
 SIMULATED = {"RELAY_UPSTREAM": "simulator"}
 # A name that no resolver knows (RFC 2606), so that nothing leaves the machine of the tests.

@@ -7,9 +7,9 @@ from typing import Any, Final
 import aiohttp
 
 from conversations import tone
-from tests.conversation import client_for, listen, manual_session, sha256, speak
 from tests.e2e.engine import Failed
 from tests.e2e.stage import TOKEN, Stage, check, counts, status_of, until
+from tools.conversation import client_for, listen, manual_session, sha256, speak
 from troubles import TROUBLES, WELL
 
 DRAIN_SECONDS: Final = 6.0

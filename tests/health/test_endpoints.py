@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.health import monitor as module
-from service.health.monitor import Pace
-from service.health.turn import DAY_SECONDS, TurnBudget, take_turn
+from service.health.monitor import RefreshIntervals
+from service.health.response_check import DAY_SECONDS, ResponseCheckBudget, request_response
 from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode
 from service.simulator import Simulator, SimulatorOptions
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay, simulated_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 # A thousandth of the real pace: 30 minutes pass in 1.8 s, a refresh each 60 ms.
 SCALE = 1000
-FAST = Pace(good=0.06, first_retry=0.005, slowest_retry=0.12, grace=0.06)
+FAST = RefreshIntervals(good=0.06, first_retry=0.005, slowest_retry=0.12, grace=0.06)
 
 
 async def ask(relay: Relay, path: str, *, internal: bool = True, method: str = "GET") -> tuple[int, str, Any]:
@@ -334,7 +334,7 @@ async def test_a_deep_turn_that_goes_wrong_is_given_up(
     answer: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FIN, silence, CLOSE or an error in place of the response: a failure within its time, and the socket is closed."""
-    monkeypatch.setattr(module, "take_turn", lambda connected: take_turn(connected, 0.1))
+    monkeypatch.setattr(module, "request_response", lambda connected: request_response(connected, 0.1))
 
     async def upstream(wire: Wire) -> None:
         wire.send(CREATED)
@@ -361,7 +361,7 @@ async def test_a_deep_turn_that_goes_wrong_is_given_up(
 @given(st.integers(0, 50), st.lists(st.floats(0, 20_000), max_size=200))
 def test_a_day_has_so_many_turns(most: int, pauses: list[float]) -> None:
     """Whatever the rhythm of refreshes, no 24 hours hold more turns than allowed, and the first is not put off."""
-    budget = TurnBudget(most)
+    budget = ResponseCheckBudget(most)
     now, taken = 0.0, []
     for pause in pauses:
         now += pause

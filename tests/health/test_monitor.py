@@ -6,11 +6,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.health.monitor import Pace
+from service.health.monitor import RefreshIntervals
 from service.simulator import Simulator, SimulatorOptions
-from tests.harness import Relay, eventually, open_raw, running_relay, simulated_relay
+from tests.support.harness import Relay, eventually, open_raw, running_relay, simulated_relay
 
-QUICK = Pace(good=0.05, first_retry=0.05, slowest_retry=0.05, grace=0.3)
+QUICK = RefreshIntervals(good=0.05, first_retry=0.05, slowest_retry=0.05, grace=0.3)
 
 
 async def get(relay: Relay, path: str, *, internal: bool = True) -> tuple[int, Any]:
@@ -120,7 +120,7 @@ async def test_trouble_that_may_pass_does_not_keep_a_new_instance_shut() -> None
 async def test_live_sessions_are_evidence() -> None:
     """While callers get through, no handshake is made for the check's own sake."""
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
-        pace = Pace(good=0.3, first_retry=0.05, slowest_retry=0.05)
+        pace = RefreshIntervals(good=0.3, first_retry=0.05, slowest_retry=0.05)
         async with running_relay(simulator=simulator, pace=pace) as relay:
             await relay.app.monitor.settled(2)
             made = len(simulator.connections)

@@ -8,8 +8,8 @@ from typing import Final
 
 import aiohttp
 
-from tests.lifecycle.calls import call, calls, scrape, talk, until_scrape, value
-from tests.test_process import Process, get, serving
+from tests.support.calls import call, calls, scrape, talk, until_scrape, value
+from tests.support.relay_process import Process, get, serving
 
 LAG: Final = "realtime_relay_event_loop_lag_seconds"
 

@@ -17,10 +17,10 @@ import pytest
 from service.failures import CATALOGUE
 from service.relay.drain import HURRY_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
-from tests.harness import KEY_CANARY, eventually, open_raw
-from tests.lifecycle.calls import DRAINING, call, calls, listen, scrape, talk, until_scrape, value
-from tests.raw_upstream import CREATED, Wire, raw_upstream
-from tests.test_process import Process, environment, get, serving
+from tests.support.calls import DRAINING, call, calls, listen, scrape, talk, until_scrape, value
+from tests.support.harness import KEY_CANARY, eventually, open_raw
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.relay_process import Process, environment, get, serving
 
 SCRIPTED = "/v1/realtime?model=scripted"
 GOODBYE = (1001, CATALOGUE["relay_draining"].close_text)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.debian import NotToBeHad, unpacked
-from tests.lifecycle.calls import calls, listen, scrape, talk, until_scrape, value
-from tests.test_process import get, serving
+from tests.support.calls import calls, listen, scrape, talk, until_scrape, value
+from tests.support.relay_process import get, serving
+from tools.debian import NotToBeHad, unpacked
 
 
 def faked(folder: Path) -> dict[str, str]:

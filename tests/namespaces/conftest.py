@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
-from tests.namespaces.cable import FAR, NAME
+from tests.support.certificates import Authority
+from tests.support.network_namespace import FAR, NAME
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,10 +7,10 @@ import time
 import aiohttp
 import pytest
 
-from tests.harness import eventually, running_relay
 from tests.namespaces.conftest import Network
-from tests.raw_http import Exchange, raw_http
-from tests.raw_upstream import CREATED
+from tests.support.harness import eventually, running_relay
+from tests.support.raw_http_server import Exchange, raw_http
+from tests.support.raw_websocket_server import CREATED
 from tests.upstream.test_http_refusals import attempt, counted
 
 

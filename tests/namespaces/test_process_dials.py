@@ -11,11 +11,11 @@ from typing import Final
 
 import aiohttp
 
-from tests.certificates import Authority
-from tests.harness import Answer, eventually, open_raw
-from tests.namespaces.cable import FAR, FAR_IPV6, NAME, PATH, Cable, far_upstream, plugged_in
 from tests.namespaces.conftest import Network
-from tests.namespaces.process import LOG, Running, relay, talk_to
+from tests.support.certificates import Authority
+from tests.support.harness import Answer, eventually, open_raw
+from tests.support.namespaced_relay import LOG, Running, relay, talk_to
+from tests.support.network_namespace import FAR, FAR_IPV6, NAME, PATH, Cable, far_upstream, plugged_in
 
 
 async def dial(cable: Cable, url: str, authority: Authority, seconds: float) -> tuple[Answer, float, str]:

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 
 from service.failures import CATALOGUE
 from service.realtime.framing import Opcode
-from tests.certificates import Authority
-from tests.harness import eventually
-from tests.namespaces.cable import FAR, TALK, Cable, FarUpstream, plugged_in
-from tests.namespaces.process import LOG, Running, far_relay, listen, speak, talk_to, there_and_back
+from tests.support.certificates import Authority
+from tests.support.harness import eventually
+from tests.support.namespaced_relay import LOG, Running, far_relay, listen, speak, talk_to, there_and_back
+from tests.support.network_namespace import FAR, TALK, Cable, FarUpstream, plugged_in
 
 
 async def d3_upstream_falls_silent(cable: Cable, running: Running, upstream: FarUpstream, address: str) -> float:

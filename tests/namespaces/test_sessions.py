@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.failures import CATALOGUE
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.namespaces.conftest import Network
-from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 

@@ -16,12 +16,12 @@ from typing import Final
 from aiohttp import ClientSession, ClientTimeout
 
 from monitoring.alerts import ALERTS
-from tests.debian import NotToBeHad
 from tests.observability import causes, programs
 from tests.observability.callers import call, calling, converse, path
 from tests.observability.panels import faults_of_boards, faults_of_grafana, faults_of_records
 from tests.observability.receiver import Missing, receiving
 from tests.observability.stage import Stage
+from tools.debian import NotToBeHad
 
 NOT_RUN: Final = 3
 _MOST_SECONDS: Final = 280

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from tests.harness import RawClient, open_raw
+from tests.support.harness import RawClient, open_raw
 
 Talk = Callable[[RawClient], Awaitable[None]]
 _CALL_SECONDS: Final = 10.0

@@ -14,9 +14,9 @@ import yaml
 from aiohttp import ClientError, ClientSession
 
 from monitoring import rules
-from tests.debian import NotToBeHad, unpacked
-from tests.generate import ROOT
 from tests.observability.pace import paced
+from tools.debian import NotToBeHad, unpacked
+from tools.generate import ROOT
 
 PACKAGES: Final = ("prometheus", "prometheus-alertmanager")
 _START_SECONDS: Final = 30.0

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from service.simulator import Simulator, SimulatorOptions
 from tests.observability.programs import answering, ended, free_port
-from tests.test_process import environment
+from tests.support.relay_process import environment
 
 GOOD_KEY: Final = "sk-sim-good-0123456789abcdef"
 

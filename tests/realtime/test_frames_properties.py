@@ -20,7 +20,7 @@ from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Control, Message, Violation
-from tests.realtime.reference_frames import HEADER_BYTES, Story, Watch, decode, held_bytes
+from tests.support.reference_frames import HEADER_BYTES, Story, Watch, decode, held_bytes
 
 CAP: Final = 150_000
 KEYS: Final = (b"\x01\x7f\x80\xff", b"\x00\x00\x00\x00", b"{{{{", b'"t"\x81')

@@ -11,10 +11,10 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.framing import Opcode
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.invariants import nothing_left
-from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
-from tests.tcp_proxy import Line, TcpProxy, tcp_proxy
+from tests.support.faulty_tcp_proxy import LinkProfile, TcpProxy, tcp_proxy
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.invariants import nothing_left
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 SIDES = ["client", "upstream"]
@@ -43,7 +43,7 @@ class BadSession:
 
 
 @asynccontextmanager
-async def bad_session(side: str, line: Line | None = None) -> AsyncIterator[BadSession]:
+async def bad_session(side: str, line: LinkProfile | None = None) -> AsyncIterator[BadSession]:
     """A session with an echo; the line is bad on the given side. Afterwards nothing is left of it."""
     async with nothing_left(), raw_upstream(echo) as upstream:
         port = int(upstream.url.rsplit(":", 1)[1].split("/")[0])
@@ -86,7 +86,7 @@ async def there_and_back(session: BadSession, events: list[bytes], seconds: floa
 @pytest.mark.parametrize("side", SIDES)
 async def test_d19_delay_and_jitter(side: str) -> None:
     """200 ms each way and 100 ms of jitter: nothing is missing, changed or out of order."""
-    async with bad_session(side, Line(delay=0.2, jitter=0.1)) as session:
+    async with bad_session(side, LinkProfile(delay=0.2, jitter=0.1)) as session:
         events = [speech(number, 64 * (number % 100)) for number in range(300)]
 
         assert events == await there_and_back(session, events, 15)
@@ -95,7 +95,7 @@ async def test_d19_delay_and_jitter(side: str) -> None:
 @pytest.mark.parametrize("side", SIDES)
 async def test_d19_a_narrow_line(side: str) -> None:
     """64 kbit/s: it takes as long as it has to, and all of it arrives."""
-    async with bad_session(side, Line(bytes_per_second=8000)) as session:
+    async with bad_session(side, LinkProfile(bytes_per_second=8000)) as session:
         events = [speech(number, 1024) for number in range(16)]
         started = asyncio.get_running_loop().time()
 
@@ -145,7 +145,7 @@ async def test_a_half_close_by_the_client() -> None:
 
 async def test_a_reset_on_the_way_to_upstream() -> None:
     """A reset while both talk: the client is told at once, whatever was half said, and it is counted once."""
-    async with bad_session("upstream", Line(bytes_per_second=200_000)) as session:
+    async with bad_session("upstream", LinkProfile(bytes_per_second=200_000)) as session:
         for number in range(50):
             session.client.send_frame(Opcode.TEXT, speech(number, 16_384))
         await eventually(lambda: session.proxy.carried["down"] > 50_000)
@@ -161,7 +161,7 @@ async def test_a_reset_on_the_way_to_upstream() -> None:
 
 async def test_a_reset_on_the_way_to_the_client() -> None:
     """A client that is cut off while both talk: upstream, which costs money, is closed within two seconds."""
-    async with bad_session("client", Line(bytes_per_second=200_000)) as session:
+    async with bad_session("client", LinkProfile(bytes_per_second=200_000)) as session:
         for number in range(50):
             session.client.send_frame(Opcode.TEXT, speech(number, 16_384))
         await eventually(lambda: session.proxy.carried["down"] > 50_000)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.realtime.framing import Opcode, build_frame
-from service.relay.watchdog import Limits
+from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
+from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 READ_BYTES = 256 * 1024  # the most that asyncio reads at once
@@ -157,7 +157,7 @@ async def test_peers_that_stay_deaf_are_cut_off() -> None:
     async with session(script) as (relay, client):
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         live = next(iter(relay.app.registry._sessions.values()))
-        live._limits = Limits(max_message_bytes=1 << 20, slow_seconds=0.2)
+        live._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2)
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
         assert relay.events("session.ended")[0]["reason"] == "client_too_slow"
@@ -181,7 +181,7 @@ async def test_pings_stay_on_their_leg() -> None:
         assert not heard
 
         live = next(iter(relay.app.registry._sessions.values()))
-        live._limits = Limits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0)
+        live._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0)
         ping = await client.next_item()
         assert ping.opcode is Opcode.PING
         # Nobody answers that ping, so the client counts as gone.

@@ -12,9 +12,9 @@ import pytest
 from service.realtime.pricing import cost_usd
 from service.realtime.usage import parse_usage
 from service.simulator import SimulatorOptions
-from tests.harness import Relay, eventually, running_relay, simulated_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
-from tests.simulator.client import Caller, silence, voice
+from tests.support.harness import Relay, eventually, running_relay, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.simulator_client import Caller, silence, voice
 
 PREFIX = "realtime_relay"
 QUICK = SimulatorOptions(pace=0, rate_limits_delay_seconds=0.001)

@@ -7,19 +7,19 @@ import pytest
 import structlog
 
 from service.realtime.framing import Opcode, build_frame
-from service.relay.drain import HURRY_SECONDS, Haste, Tally, Times
+from service.relay.drain import HURRY_SECONDS, DrainResult, DrainSignals, DrainTiming
 from service.relay.registry import Registry
-from service.relay.session import Facts, Session
-from tests.harness import eventually, open_raw, running_relay, simulated_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
-from tests.scripted import PATH, relay_before
+from service.relay.session import Session, SessionInfo
+from tests.support.harness import eventually, open_raw, running_relay, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.scripted_upstream import PATH, relay_before
 
 
 class Stub:
     """A session that lasts until it is ended, and then takes a moment; a stuck one until it is aborted."""
 
     def __init__(self, name: str = "s", *, stuck: bool = False) -> None:
-        self.facts = Facts(name, "client", "127.0.0.1", None)
+        self.facts = SessionInfo(name, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.unstuck = asyncio.Event()
         self.was_told = True
@@ -56,50 +56,50 @@ def start(registry: Registry, stub: Stub) -> asyncio.Task[str]:
 
 
 @pytest.fixture
-def haste() -> Haste:
+def haste() -> DrainSignals:
     """What further signals set."""
-    return Haste()
+    return DrainSignals()
 
 
-async def test_sessions_finish_by_themselves(haste: Haste) -> None:
+async def test_sessions_finish_by_themselves(haste: DrainSignals) -> None:
     """A drain is over when the last session has ended, however much time was left."""
     registry, stub = Registry(), Stub()
     task = start(registry, stub)
-    draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+    draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
     await eventually(lambda: registry.draining)
     assert len(registry) == 1
     stub.end("client_closed")
 
-    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
     assert ("client_closed", 0) == (task.result(), len(registry))
 
 
 @pytest.mark.parametrize("way", ["deadline", "hurry"])
-async def test_the_rest_is_closed(way: str, haste: Haste) -> None:
+async def test_the_rest_is_closed(way: str, haste: DrainSignals) -> None:
     """At the deadline, or when told to hurry, the sessions that are left are ended, waited for, and counted in the log."""
     registry = Registry()
     tasks = [start(registry, Stub()) for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
-        draining = asyncio.create_task(registry.drain(Times(0.05 if way == "deadline" else 600, 5), haste))
+        draining = asyncio.create_task(registry.drain(DrainTiming(0.05 if way == "deadline" else 600, 5), haste))
         if way == "hurry":
             haste.hurry.set()
         tally = await asyncio.wait_for(draining, 2)
 
     assert ["relay_draining"] * 3 == [task.result() for task in tasks]
-    assert Tally(closed=3) == tally
+    assert DrainResult(closed=3) == tally
     expected = {"event": "drain.finished", "finished": 0, "closed": 3, "aborted": 0, "hurried": way == "hurry"}
     assert cast("Any", logs[-1]) | expected == logs[-1]
     assert "info" == logs[-1]["log_level"]
 
 
-async def test_the_rest_is_closed_in_waves(haste: Haste) -> None:
+async def test_the_rest_is_closed_in_waves(haste: DrainSignals) -> None:
     """Those that are left do not all come back at once: their ends are spread over the time that is set, at random."""
     registry = Registry()
     stubs = [Stub() for _ in range(100)]
     for stub in stubs:
         start(registry, stub)
     began = asyncio.get_running_loop().time()
-    await asyncio.wait_for(registry.drain(Times(0, 0.5), haste), 5)
+    await asyncio.wait_for(registry.drain(DrainTiming(0, 0.5), haste), 5)
 
     moments = sorted(stub.ended_at - began for stub in stubs if stub.ended_at is not None)
     assert len(moments) == 100
@@ -112,15 +112,15 @@ async def test_the_rest_is_closed_in_waves(haste: Haste) -> None:
 )
 def test_few_are_closed_sooner(sessions: int, spread: float, expected: float) -> None:
     """A relay with few sessions does not wait out a spread that is meant for many."""
-    assert expected == Times(30, spread).spread_seconds(sessions)
+    assert expected == DrainTiming(30, spread).spread_seconds(sessions)
 
 
-async def test_a_hurry_amid_the_waves_ends_them(haste: Haste) -> None:
+async def test_a_hurry_amid_the_waves_ends_them(haste: DrainSignals) -> None:
     """Whoever hurries does not wait for the spread."""
     registry = Registry()
     for _ in range(500):
         start(registry, Stub())
-    draining = asyncio.create_task(registry.drain(Times(0, 600), haste))
+    draining = asyncio.create_task(registry.drain(DrainTiming(0, 600), haste))
     await eventually(lambda: registry._cut)
     haste.hurry.set()
 
@@ -128,7 +128,7 @@ async def test_a_hurry_amid_the_waves_ends_them(haste: Haste) -> None:
 
 
 @pytest.mark.parametrize("way", ["hurry", "quit"])
-async def test_whoever_is_stuck_is_cut(way: str, haste: Haste) -> None:
+async def test_whoever_is_stuck_is_cut(way: str, haste: DrainSignals) -> None:
     """In a hurry goodbyes get a second, and none when told to quit; what is cut is counted apart, and is a warning."""
     registry = Registry()
     start(registry, Stub(stuck=True))
@@ -136,22 +136,22 @@ async def test_whoever_is_stuck_is_cut(way: str, haste: Haste) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with structlog.testing.capture_logs() as logs:
-        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
         haste.hurry.set()
         if way == "quit":
             haste.quit.set()
         tally = await asyncio.wait_for(draining, 3)
 
-    assert Tally(closed=1, aborted=1) == tally
+    assert DrainResult(closed=1, aborted=1) == tally
     assert (HURRY_SECONDS if way == "hurry" else 0) <= loop.time() - began < HURRY_SECONDS + 0.5
     assert "warning" == logs[-1]["log_level"]
 
 
-async def test_a_dial_is_waited_for(haste: Haste) -> None:
+async def test_a_dial_is_waited_for(haste: DrainSignals) -> None:
     """A caller that was let in before the drain and is still being dialled may become a session, and is told of the drain."""
     registry = Registry()
     with registry.dialling():
-        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
         await eventually(lambda: registry.draining)
         stub = Stub()
         start(registry, stub)
@@ -163,49 +163,49 @@ async def test_a_dial_is_waited_for(haste: Haste) -> None:
     await asyncio.wait_for(draining, 2)
 
 
-async def test_a_dial_is_waited_for_when_the_last_session_has_ended(haste: Haste) -> None:
+async def test_a_dial_is_waited_for_when_the_last_session_has_ended(haste: DrainSignals) -> None:
     """That no session is left does not end the drain while somebody is still being connected."""
     registry, stub = Registry(), Stub()
     start(registry, stub)
     with registry.dialling():
-        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
         await eventually(lambda: registry.draining)
         stub.end("client_closed")
         await eventually(lambda: len(registry) == 0)
         await asyncio.sleep(0.02)  # it would end in the next turns
         assert not draining.done()
 
-    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
 
 
-async def test_a_session_that_fails_is_no_hindrance(haste: Haste) -> None:
+async def test_a_session_that_fails_is_no_hindrance(haste: DrainSignals) -> None:
     """A session whose task raises is counted and does not make the drain wait."""
     registry, stub = Registry(), Stub()
     task = start(registry, stub)
-    draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+    draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
     await eventually(lambda: registry.draining)
     stub.reason.set_exception(ZeroDivisionError())
 
-    assert Tally(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
-async def test_a_dial_that_fails_ends_the_wait(haste: Haste) -> None:
+async def test_a_dial_that_fails_ends_the_wait(haste: DrainSignals) -> None:
     """A drain that waits for nothing but a dial is over when the dial comes to nothing."""
     registry = Registry()
     with registry.dialling():
-        draining = asyncio.create_task(registry.drain(Times(600, 5), haste))
+        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
         await eventually(lambda: registry.draining)
 
-    assert Tally() == await asyncio.wait_for(draining, 2)
+    assert DrainResult() == await asyncio.wait_for(draining, 2)
 
 
-async def test_a_session_that_starts_after_the_deadline_ends_at_once(haste: Haste) -> None:
+async def test_a_session_that_starts_after_the_deadline_ends_at_once(haste: DrainSignals) -> None:
     """A dial that outlasts the drain cannot keep the process alive with its session."""
     registry = Registry()
     first = Stub(stuck=True)
     start(registry, first)
-    draining = asyncio.create_task(registry.drain(Times(0, 0), haste))
+    draining = asyncio.create_task(registry.drain(DrainTiming(0, 0), haste))
     await eventually(first.reason.done)
     late = start(registry, Stub("late"))
     first.unstuck.set()
@@ -266,10 +266,10 @@ async def test_the_event_comes_between_two_messages() -> None:
         client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
         await client.next_event()
         await amid.wait()
-        draining = asyncio.ensure_future(relay.app.registry.drain(Times(1, 0), Haste()))
+        draining = asyncio.ensure_future(relay.app.registry.drain(DrainTiming(1, 0), DrainSignals()))
         while (item := await client.next_item()) is not None and isinstance(item, bytes):
             seen.append(item.decode("latin-1"))
-        assert await draining == Tally(closed=1)
+        assert await draining == DrainResult(closed=1)
         await client.close()
 
     told = [text for text in seen if "relay.draining" in text]

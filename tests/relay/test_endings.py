@@ -10,11 +10,11 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
-from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
-from tests import scripted
-from tests.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
+from service.relay.ticker import TICK_SECONDS
+from tests.support import scripted_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
+from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 Seen = asyncio.Future[tuple[int | None, str] | None]
@@ -23,7 +23,7 @@ Seen = asyncio.Future[tuple[int | None, str] | None]
 @asynccontextmanager
 async def session(script: Script, **settings: str) -> AsyncIterator[tuple[Relay, RawClient]]:
     """A session with a scripted upstream, past its first event, of which there is one."""
-    async with scripted.session(script, **settings) as found:
+    async with scripted_upstream.session(script, **settings) as found:
         yield found.relay, found.client
         await found.client.close()
         await found.ended()

@@ -11,10 +11,10 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
 from service.realtime.framing import Opcode, build_frame
-from tests.harness import eventually, running_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
-from tests.realtime.reference_frames import decode
-from tests.relay.frame_scene import BEHIND, CLOSE_BYTES, GOOD, KEY, frame, head, scene
+from tests.support.harness import eventually, running_relay
+from tests.support.raw_frames import BEHIND, CLOSE_BYTES, GOOD, KEY, frame, head, scene
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.reference_frames import decode
 
 
 def resident_bytes() -> int:

@@ -14,12 +14,22 @@ from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode
 from service.relay.pipe import Pipe
 from service.relay.session import Session
-from service.upstream.gate import Gate
+from service.upstream.first_event import FirstEventReader
 from service.wire.leg import Leg
-from tests.harness import Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.harness import Relay, eventually, open_raw, running_relay
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
 
-OURS = (Session, Pipe, Leg, Gate, Connection, ResponseHandler, RequestHandler, web.Request, web.StreamResponse)
+OURS = (
+    Session,
+    Pipe,
+    Leg,
+    FirstEventReader,
+    Connection,
+    ResponseHandler,
+    RequestHandler,
+    web.Request,
+    web.StreamResponse,
+)
 PATH = "/v1/realtime?model=scripted"
 SESSIONS = 5
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from service.realtime.framing import Opcode, build_frame
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 

@@ -18,9 +18,9 @@ from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of
-from tests.raw_upstream import CREATED, Wire
-from tests.scripted import relay_before
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of
+from tests.support.raw_websocket_server import CREATED, Wire
+from tests.support.scripted_upstream import relay_before
 
 PATH: Final = "/v1/realtime?model=scripted"
 CAP: Final = 65_536

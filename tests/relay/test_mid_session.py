@@ -20,11 +20,11 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Control
 from service.relay.session import Session
-from service.relay.watchdog import Limits
-from tests import scripted
-from tests.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.invariants import nothing_left
-from tests.raw_upstream import CREATED, Script, Wire, raw_upstream
+from service.relay.watchdog import SessionLimits
+from tests.support import scripted_upstream
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.invariants import nothing_left
+from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
 
 PATH: Final = "/v1/realtime?model=scripted"
 LOST: Final = (1011, CATALOGUE["upstream_lost"].close_text)
@@ -34,7 +34,7 @@ DELTA: Final = b'{"type":"response.output_audio.delta","delta":"' + b"A" * 4000 
 @asynccontextmanager
 async def session(script: Script, reason: str, **settings: str) -> AsyncIterator[tuple[Relay, RawClient, Session]]:
     """A session with a scripted upstream, past its first event. It ends for this reason."""
-    async with scripted.session(script, **settings) as found:
+    async with scripted_upstream.session(script, **settings) as found:
         yield found.relay, found.client, found.live
         await found.client.close()
         assert reason == await found.ended()
@@ -96,7 +96,7 @@ async def test_a_peer_that_falls_silent(
     silent: str, other_talks: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who answers no ping is lost after its time, whatever the other says; who only answers pings may go on for ever."""
-    monkeypatch.setattr("service.relay.clock.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("service.relay.ticker.TICK_SECONDS", 0.05)
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def be(peer: RawClient | Wire, name: str) -> None:
@@ -115,7 +115,7 @@ async def test_a_peer_that_falls_silent(
         told.set_result(await wire.until_close())
 
     async with session(script, reason) as (relay, client, live):
-        live._limits = Limits(max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS)
+        live._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS)
         started = asyncio.get_running_loop().time()
         being = asyncio.ensure_future(be(client, "client"))
         if silent == "nobody":

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode, build_frame
-from service.relay.clock import TICK_SECONDS
 from service.relay.pipe import Pipe
 from service.relay.session import Session
-from service.relay.watchdog import Limits
-from tests import scripted
-from tests.harness import RawClient, Relay, eventually
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire
+from service.relay.ticker import TICK_SECONDS
+from service.relay.watchdog import SessionLimits
+from tests.support import scripted_upstream
+from tests.support.harness import RawClient, Relay, eventually
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, Wire
 
 PATH = "/v1/realtime?model=scripted"
 AUDIO = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
@@ -28,7 +28,7 @@ APPEND = build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.append","audio":
 @asynccontextmanager
 async def session(script: Script) -> AsyncIterator[tuple[Relay, RawClient, Session, RawUpstream]]:
     """A session with a scripted upstream, past its first event, of which there is one."""
-    async with scripted.session(script) as found:
+    async with scripted_upstream.session(script) as found:
         yield found.relay, found.client, found.live, found.upstream
         await found.client.close()
         await found.ended()
@@ -141,7 +141,7 @@ async def test_upstream_that_reads_nothing_is_cut_off() -> None:
         await wire.gone()
 
     async with session(script) as (relay, client, live, _):
-        live._limits = Limits(max_message_bytes=1 << 20, slow_seconds=0.1)
+        live._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1)
         while live._client.held_since is None:
             client.writer.write(APPEND)
             await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 """D18: whatever happens to a call, and wherever its handler is cancelled, it ends once and leaves nothing behind.
 
-A call goes its whole way here, from its request to the last byte, with a `tests.deep.Line` on either side of the relay.
+A call goes its whole way here, from its request to the last byte, with a `MemoryTransport` on either side of the relay.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.realtime.closing import close_code_may_be_sent
-from tests.deep import DEEP_SECONDS, IS_DEEP, HandClock, Line, LineLeg, examples
-from tests.relay.lives import DIAL_SECONDS, STEPS, WAITS, Call, MemoryRelay, Peer
+from tests.support.memory_relay import DIAL_SECONDS, STEPS, WAITS, Call, MemoryRelay, Peer
+from tests.support.memory_transport import DEEP_SECONDS, IS_DEEP, HandClock, MemoryLeg, MemoryTransport, examples
 
 
-def heard_by(line: Line) -> tuple[list[bytes], bytes]:
+def heard_by(line: MemoryTransport) -> tuple[list[bytes], bytes]:
     """The frames in what a peer has read, and an unfinished one behind them. Shares no code with the scanner."""
     raw = bytes(line.heard).split(b"\r\n\r\n", 1)[1] if line.heard.startswith(b"HTTP/") else bytes(line.heard)
     frames, at = [], 0
@@ -37,7 +37,7 @@ def heard_by(line: Line) -> tuple[list[bytes], bytes]:
     return frames, raw[at:]
 
 
-def check_what_was_heard(line: Line, sender: Peer, *, is_open: bool) -> None:
+def check_what_was_heard(line: MemoryTransport, sender: Peer, *, is_open: bool) -> None:
     """A prefix of what was sent, and all of it while the session lives; at most one CLOSE, and nothing behind it."""
     frames, rest = heard_by(line)
     closes = [number for number, frame in enumerate(frames) if frame[0] == 0x88]
@@ -75,8 +75,8 @@ async def live(relay: MemoryRelay, loop: HandClock, steps: list[str], read_bytes
         assert all(line.lost_at is not None for line in call.dialled), "upstream outlives its client"
     await asyncio.sleep(WAITS["what is due"])
     if relay.count("session.started") > relay.count("session.ended"):
-        call.client.do(Line.listen)
-        call.upstream.do(Line.listen)
+        call.client.do(MemoryTransport.listen)
+        call.upstream.do(MemoryTransport.listen)
         await asyncio.sleep(WAITS["what is due"])
     is_open = any(not session._ended.done() for session in relay.registry._sessions.values())
     if upstream is not None and relay.count("session.started"):
@@ -84,7 +84,7 @@ async def live(relay: MemoryRelay, loop: HandClock, steps: list[str], read_bytes
         check_what_was_heard(upstream, call.client, is_open=is_open)
     assert not (is_open and any(drain.done() for drain in call.drains))
     if is_open or not relay.count("session.started"):
-        call.client_goes(Line.hang_up)
+        call.client_goes(MemoryTransport.hang_up)
     # A session is over six seconds after its client at the latest, a tick and five for the CLOSE. A call that never became
     # one is refused when its dial has had its time, and aiohttp lingers for ten more.
     await asyncio.sleep(6 if relay.count("session.started") else DIAL_SECONDS + 12)
@@ -108,7 +108,7 @@ def memory_relay() -> Iterator[tuple[HandClock, MemoryRelay]]:
     with (
         closing(HandClock()) as loop,
         structlog.testing.capture_logs() as logs,
-        patch("service.wire.seam.Leg", LineLeg),
+        patch("service.wire.seam.Leg", MemoryLeg),
     ):
         relay = MemoryRelay(logs)
         loop.run_until_complete(relay.start())

@@ -20,11 +20,11 @@ from service.realtime.frames import WHOLE_FRAME_BYTES, Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Control
 from service.relay.session import Session
-from service.relay.watchdog import Limits
+from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
-from tests.harness import RawClient, Relay, eventually, open_raw
-from tests.raw_upstream import CREATED, RawUpstream, Script, Wire
-from tests.scripted import relay_before
+from tests.support.harness import RawClient, Relay, eventually, open_raw
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, Wire
+from tests.support.scripted_upstream import relay_before
 
 PATH: Final = "/v1/realtime?model=scripted"
 READ_BYTES: Final = 256 * 1024  # the most that asyncio reads at once
@@ -33,7 +33,7 @@ BOUND: Final = WRITE_HIGH_BYTES + READ_BYTES + WHOLE_FRAME_BYTES
 KERNEL_BYTES: Final = 131_072
 """What the kernel may keep on either side of a connection; it takes twice that. On loopback less makes TCP crawl."""
 SLOW_SECONDS: Final = 0.8
-LIMITS: Final = Limits(
+LIMITS: Final = SessionLimits(
     max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS, ping_seconds=SLOW_SECONDS, silent_seconds=2 * SLOW_SECONDS
 )
 DELTA: Final = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
@@ -46,7 +46,7 @@ CREATED_FRAME: Final = build_frame(Opcode.TEXT, CREATED)
 @pytest.fixture(autouse=True)
 def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog looks as often as suits the shrunken limits."""
-    monkeypatch.setattr("service.relay.clock.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("service.relay.ticker.TICK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ async def test_e2_a_client_that_reads_slowly() -> None:
         await wire.gone()
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay, room=32_768) as (client, live):
-        live._limits = Limits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
+        live._limits = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
         # 160 kB/s: what the relay may hold takes two seconds, longer than a peer may read nothing.
         heard = await Ear(client).hear(count * len(DELTA), most=1600, pause=0.01)
         finished.set()

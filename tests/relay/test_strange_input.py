@@ -6,8 +6,8 @@ import time
 import pytest
 
 from service.realtime.framing import Opcode, build_frame
-from tests.harness import eventually
-from tests.relay.frame_scene import GOOD, KEY, head, scene
+from tests.support.harness import eventually
+from tests.support.raw_frames import GOOD, KEY, head, scene
 
 
 def deep(depth: int) -> bytes:

@@ -11,12 +11,12 @@ from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode
 from service.realtime.items import Violation
 from service.relay import ending
-from service.relay.ending import Ending, Farewell, Side
-from service.relay.watchdog import RATE_WINDOW_SECONDS, Limits, RateMeter, verdict
+from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, verdict
 from service.wire.leg import Leg
 
 NOW = 1000.0
-LIMITS = Limits(max_message_bytes=1, idle_timeout_seconds=900, max_session_seconds=3900)
+LIMITS = SessionLimits(max_message_bytes=1, idle_timeout_seconds=900, max_session_seconds=3900)
 
 
 @given(
@@ -41,7 +41,7 @@ def test_a_rate_is_an_average(steps: list[tuple[float, int]], most: int) -> None
 
 
 @dataclass
-class Facts:
+class LegState:
     """A leg as the watchdog sees it."""
 
     held_since: float | None = None
@@ -55,15 +55,15 @@ class Facts:
 
 
 def reason(
-    client: Facts | None = None,
-    upstream: Facts | None = None,
-    limits: Limits = LIMITS,
+    client: LegState | None = None,
+    upstream: LegState | None = None,
+    limits: SessionLimits = LIMITS,
     *,
     started_at: float = NOW,
     active_at: float = NOW,
 ) -> str | None:
     """The reason of the verdict, or None."""
-    legs = cast("Leg", client or Facts()), cast("Leg", upstream or Facts())
+    legs = cast("Leg", client or LegState()), cast("Leg", upstream or LegState())
     end = verdict(NOW, *legs, limits, started_at=started_at, active_at=active_at)
     return end.reason if end else None
 
@@ -71,26 +71,26 @@ def reason(
 @pytest.mark.parametrize(
     ("leg", "why"),
     [
-        (Facts(), None),
-        (Facts(heard_at=NOW - 38), None),
-        (Facts(heard_at=NOW - 40), "lost"),
-        (Facts(heard_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
-        (Facts(full_since=NOW - 19), None),
-        (Facts(full_since=NOW - 21), "too_slow"),
-        (Facts(full_since=NOW - 21, held_since=NOW - 21), "too_slow"),
+        (LegState(), None),
+        (LegState(heard_at=NOW - 38), None),
+        (LegState(heard_at=NOW - 40), "lost"),
+        (LegState(heard_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
+        (LegState(full_since=NOW - 19), None),
+        (LegState(full_since=NOW - 21), "too_slow"),
+        (LegState(full_since=NOW - 21, held_since=NOW - 21), "too_slow"),
     ],
 )
 @pytest.mark.parametrize("side", ["client", "upstream"])
-def test_silence_and_slowness(leg: Facts, why: str | None, side: str) -> None:
+def test_silence_and_slowness(leg: LegState, why: str | None, side: str) -> None:
     """Either side may be silent for 39 s and leave everything unread for 20 s, unless it is we who do not listen."""
     assert (why and f"{side}_{why}") == reason(**{side: leg})  # type: ignore[arg-type]  # the key is one of the two
 
 
 def test_only_a_held_client_is_looked_after() -> None:
     """A client that is gone ends the session although it is held; upstream's last words wait until the client reads on."""
-    assert reason(client=Facts(held_since=NOW, gone=True)) == "client_lost"
-    assert reason(upstream=Facts(held_since=NOW, gone=True)) is None
-    assert reason(client=Facts(gone=True)) is None  # the event loop tells of that
+    assert reason(client=LegState(held_since=NOW, gone=True)) == "client_lost"
+    assert reason(upstream=LegState(held_since=NOW, gone=True)) is None
+    assert reason(client=LegState(gone=True)) is None  # the event loop tells of that
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_only_a_held_client_is_looked_after() -> None:
         (LIMITS, NOW - 3901, NOW, "max_duration"),
         (LIMITS, NOW - 901, NOW - 901, "idle_timeout"),
         (LIMITS, NOW - 3901, NOW - 901, "max_duration"),
-        (Limits(max_message_bytes=1), 0.0, 0.0, None),
+        (SessionLimits(max_message_bytes=1), 0.0, 0.0, None),
     ],
 )
-def test_duration_and_idleness(limits: Limits, started: float, active: float, expected: str | None) -> None:
+def test_duration_and_idleness(limits: SessionLimits, started: float, active: float, expected: str | None) -> None:
     """Both have their bound, and 0 is no bound."""
     assert expected == reason(limits=limits, started_at=started, active_at=active)
 
@@ -126,8 +126,8 @@ def test_a_close_is_answered_and_passed_on(side: Side, code: int | None, told: i
     closer, other = (end.client, end.upstream) if side == "client" else (end.upstream, end.client)
 
     assert (f"{side}_closed", False) == (end.reason, end.tell)
-    assert Farewell(told, answered=True) == closer
-    assert Farewell(onward, "text") == other
+    assert CloseInstruction(told, answered=True) == closer
+    assert CloseInstruction(onward, "text") == other
 
 
 def test_an_expired_session_is_known_by_its_words() -> None:
@@ -156,7 +156,7 @@ def test_an_expired_session_is_known_by_its_words() -> None:
 def test_what_each_side_is_told(end: Ending, client: int | str, upstream: int | str, tell: bool) -> None:
     """A CLOSE to whoever can hear it, nothing to the others; the client's carries the catalogue's words."""
 
-    def told(farewell: Farewell) -> int | str | None:
+    def told(farewell: CloseInstruction) -> int | str | None:
         return "abort" if farewell.abort else farewell.code
 
     assert (client, upstream, tell) == (told(end.client), told(end.upstream), end.tell)

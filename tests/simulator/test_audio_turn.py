@@ -8,7 +8,7 @@ import time
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.simulator.client import Caller, connected, kinds, silence, spoken, voice
+from tests.support.simulator_client import Caller, connected, kinds, silence, spoken, voice
 
 
 async def _parrot(caller: Caller, audio: bytes) -> bytes:

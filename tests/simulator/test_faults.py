@@ -8,7 +8,7 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
-from tests.simulator.client import KEY, Caller, connected, kinds
+from tests.support.simulator_client import KEY, Caller, connected, kinds
 
 # scenario, status, header and its value, what the body holds
 HTTP = [

@@ -1,7 +1,7 @@
 """Conversation items: their order, and what can be done with them."""
 
 from service.simulator import Simulator
-from tests.simulator.client import Caller, connected, kinds, voice
+from tests.support.simulator_client import Caller, connected, kinds, voice
 
 
 async def _add(caller: Caller, name: str, **more: object) -> list[dict[str, object]]:

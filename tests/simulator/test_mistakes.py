@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.simulator.client import connected, silence
+from tests.support.simulator_client import connected, silence
 
 # event, code, param, a piece of the message
 MISTAKES: list[tuple[dict[str, Any], str, str | None, str]] = [

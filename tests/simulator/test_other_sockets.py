@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from service.simulator import Simulator
-from tests.simulator.client import connected, kinds, silence, voice
+from tests.support.simulator_client import connected, kinds, silence, voice
 
 
 async def test_a_transcription_session_says_so(sim: Simulator) -> None:

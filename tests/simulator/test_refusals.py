@@ -8,8 +8,8 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario, scenario_for
-from tests.harness import open_raw, running_relay
-from tests.simulator.client import connected
+from tests.support.harness import open_raw, running_relay
+from tests.support.simulator_client import connected
 
 UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
 

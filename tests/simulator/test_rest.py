@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from service.simulator import Simulator
-from tests.simulator.client import connected
+from tests.support.simulator_client import connected
 
 
 async def _get(sim: Simulator, path: str, key: str | None = "sk-sim-good") -> tuple[int, Any, dict[str, str]]:

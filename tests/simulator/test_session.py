@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.simulator.client import connected, voice
+from tests.support.simulator_client import connected, voice
 
 
 async def test_the_session_has_the_keys_of_the_wire_in_order(sim: Simulator) -> None:

@@ -3,7 +3,7 @@
 import re
 
 from service.simulator import Simulator
-from tests.simulator.client import connected, kinds
+from tests.support.simulator_client import connected, kinds
 
 
 async def test_a_text_turn_has_the_order_of_the_wire(sim: Simulator) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.simulator.audio import ALAW, PCM16, ULAW, AudioFormat, tone
 from service.simulator.vad import InputBuffer, SpeechStarted, SpeechStopped, TurnDetection
-from tests.simulator.client import silence, voice
+from tests.support.simulator_client import silence, voice
 
 TALK = silence(500) + voice(400) + silence(500) + voice(300) + silence(400)
 

@@ -14,8 +14,8 @@ import structlog
 from service.telemetry import logs
 from service.telemetry.log_writer import LogWriter
 from service.telemetry.redact import Redactor
-from tests.harness import eventually, open_raw
-from tests.test_process import get, serving
+from tests.support.harness import eventually, open_raw
+from tests.support.relay_process import get, serving
 
 Pipe = tuple[int, TextIO]
 

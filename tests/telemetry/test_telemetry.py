@@ -15,7 +15,7 @@ from service.realtime.keys import Secret
 from service.telemetry import logs
 from service.telemetry.metrics import CLOSE_CODES, HTTP_STATUSES, Metrics, status_label
 from service.telemetry.redact import Redactor
-from tests.harness import open_raw, simulated_relay
+from tests.support.harness import open_raw, simulated_relay
 
 SECRET = "CANARY-secret-without-any-shape"
 
@@ -98,7 +98,7 @@ def test_every_failure_can_be_counted() -> None:
     """Whatever the reason and phase, counting works, and adds one."""
     metrics = Metrics("azure")
     for reason in CATALOGUE:
-        metrics.dial_failed(Failure(reason, Phase.UPGRADE, wire_status=599))
+        metrics.dial_failed(Failure(reason, Phase.UPGRADE, http_status=599))
 
     labels = {"upstream": "azure", "phase": "upgrade", "status": "other_http", "reason": "bad_reply"}
     assert metrics.registry.get_sample_value("realtime_relay_connection_failures_total", labels) == 1

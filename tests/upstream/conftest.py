@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 
 @pytest.fixture(scope="session")

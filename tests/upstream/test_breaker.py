@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from service.failures import DIAL_FAILURES, Failure, Phase, Retry
 from service.upstream import breaker as module
 from service.upstream.breaker import DEFINITE_SECONDS, IN_A_ROW, Breaker, RetryBudget
-from tests.harness import eventually, open_raw, simulated_relay
-from tests.raw_upstream import CREATED, Script, Wire
-from tests.scripted import relay_before
+from tests.support.harness import eventually, open_raw, simulated_relay
+from tests.support.raw_websocket_server import CREATED, Script, Wire
+from tests.support.scripted_upstream import relay_before
 
 PATH = "/v1/realtime?model=scripted"
 DEFINITE = sorted(
@@ -53,7 +53,7 @@ def passes(breaker: Breaker) -> bool:
 def test_a_definite_refusal_is_remembered(reason: str, clock: Clock) -> None:
     """The next callers hear it at once, as the provider's own words, with the time after which one of them tries."""
     breaker = Breaker(clock)
-    breaker.failed(Failure(reason, Phase.UPGRADE, wire_status=401, upstream_code="invalid_api_key"))
+    breaker.failed(Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
     clock.now += 5
 
     with pytest.raises(Failure) as caught, breaker.passage():
@@ -110,7 +110,7 @@ def test_a_bare_403_is_not_everybodys_at_once(clock: Clock) -> None:
     breaker = Breaker(clock)
     for _ in range(IN_A_ROW):
         assert not breaker.is_open
-        breaker.failed(Failure("key_forbidden", Phase.UPGRADE, wire_status=403))
+        breaker.failed(Failure("key_forbidden", Phase.UPGRADE, http_status=403))
 
     assert breaker.is_open
 

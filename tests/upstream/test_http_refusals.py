@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Answer, Relay, eventually, open_raw, running_relay
-from tests.invariants import nothing_left
-from tests.raw_http import PATH, Exchange, RawHttp, Script, raw_http
-from tests.raw_upstream import CREATED
+from tests.support.harness import Answer, Relay, eventually, open_raw, running_relay
+from tests.support.invariants import nothing_left
+from tests.support.raw_http_server import PATH, Exchange, RawHttp, Script, raw_http
+from tests.support.raw_websocket_server import CREATED
 
 MASKED = b'{"error":{"type":"invalid_request_error","code":"invalid_api_key","message":"Incorrect: sk-sim-g********CANARY5"}}'
 

@@ -7,9 +7,9 @@ import pytest
 
 from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode, build_frame
-from tests.harness import eventually, open_raw, payload_of, simulated_relay
-from tests.raw_http import PATH, Exchange, Script
-from tests.raw_upstream import CREATED
+from tests.support.harness import eventually, open_raw, payload_of, simulated_relay
+from tests.support.raw_http_server import PATH, Exchange, Script
+from tests.support.raw_websocket_server import CREATED
 from tests.upstream.test_http_refusals import attempt, counted, relay_before
 
 

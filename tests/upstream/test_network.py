@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from service.upstream import resolver
-from tests.certificates import Authority
-from tests.harness import eventually, open_raw, running_relay
-from tests.invariants import nothing_left
-from tests.raw_http import PATH, Exchange, raw_http
-from tests.raw_upstream import CREATED
+from tests.support.certificates import Authority
+from tests.support.harness import eventually, open_raw, running_relay
+from tests.support.invariants import nothing_left
+from tests.support.raw_http_server import PATH, Exchange, raw_http
+from tests.support.raw_websocket_server import CREATED
 from tests.upstream.test_http_refusals import attempt, counted
 
 ROOT = Path(__file__).resolve().parents[2]

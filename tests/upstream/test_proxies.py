@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from service.realtime.keys import Secret
 from service.settings import Settings
-from service.settings_proxy import NotAProxy, Proxy, choose_proxy, parse_proxy
-from tests.certificates import Authority
-from tests.debian import NotToBeHad, unpacked
-from tests.harness import Answer, Relay, eventually, open_raw, payload_of, running_relay
-from tests.raw_http import PATH, Exchange, RawHttp, raw_http
-from tests.raw_upstream import CREATED
+from service.upstream.proxy import NotAProxy, Proxy, choose_proxy, parse_proxy
+from tests.support.certificates import Authority
+from tests.support.harness import Answer, Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.raw_http_server import PATH, Exchange, RawHttp, raw_http
+from tests.support.raw_websocket_server import CREATED
+from tools.debian import NotToBeHad, unpacked
 
 PASSWORD = "CANARY6password"
 

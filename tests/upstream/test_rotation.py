@@ -10,7 +10,7 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.upstream import rotation
-from tests.harness import Relay, eventually, open_raw, running_relay
+from tests.support.harness import Relay, eventually, open_raw, running_relay
 
 OLD, NEW, LATER = "sk-sim-good-CANARY0old0key", "sk-sim-good-CANARY0new0key", "sk-sim-good-CANARY0later0key"
 REFUSED = "sk-sim-key-rejected-CANARY0"

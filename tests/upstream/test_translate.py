@@ -13,7 +13,7 @@ from service.failures import CATALOGUE, Failure, Phase
 from service.realtime.events import ErrorEvent, parse_error
 from service.realtime.keys import Secret
 from service.upstream import translate
-from service.upstream.target import Route, Target
+from service.upstream.target import DialRequest, Target
 
 
 def os_error(number: int | None) -> OSError:
@@ -128,6 +128,6 @@ def test_targets(url: str, label: str, header: str) -> None:
 
     assert label == target.label
     assert {"Authorization", "api-key"} & target.headers().keys() == {header}
-    route = Route(query=(("model", "a&b=c"), ("x", "y z")))
+    route = DialRequest(query=(("model", "a&b=c"), ("x", "y z")))
     assert str(target.socket_url(route)).startswith(f"{url}/realtime?model=a%26b%3Dc&x=y")
     assert isinstance(Failure("bad_reply"), Exception)

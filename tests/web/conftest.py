@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.web.flood_scene import PATIENCE_SECONDS
+from tests.support.request_flood import PATIENCE_SECONDS
 
 
 @pytest.fixture

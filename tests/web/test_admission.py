@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.access.tokens import TokenCheck
+from service.access.tokens import TokenAuthenticator
 from service.failures import CATALOGUE
 from service.simulator import SimulatorOptions
-from tests.harness import KEY_CANARY, TOKEN_CANARY, Relay, eventually, open_raw, simulated_relay
+from tests.support.harness import KEY_CANARY, TOKEN_CANARY, Relay, eventually, open_raw, simulated_relay
 
 PATH = "/v1/realtime?model=gpt-realtime"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"web:{TOKEN_CANARY},other-token-0123456789"}
@@ -275,7 +275,7 @@ async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.M
         raise RuntimeError("CANARY")
 
     async with simulated_relay() as relay:
-        monkeypatch.setattr(TokenCheck, "admit", broken)
+        monkeypatch.setattr(TokenAuthenticator, "admit", broken)
         client = await open_raw(relay.app.public_port)
         await client.close()
         (line,) = relay.events("request.failed")

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.harness import Relay, open_raw
-from tests.web.flood_scene import (
+from tests.support.harness import Relay, open_raw
+from tests.support.request_flood import (
     PATH,
     PATIENCE_SECONDS,
     livez_seconds,

@@ -5,10 +5,10 @@ import gc
 from collections import Counter
 
 from service.realtime.framing import Opcode
-from tests.harness import RawClient, Relay, eventually, open_raw
-from tests.invariants import open_descriptors
-from tests.raw_upstream import CREATED, Wire
-from tests.web.flood_scene import (
+from tests.support.harness import RawClient, Relay, eventually, open_raw
+from tests.support.invariants import open_descriptors
+from tests.support.raw_websocket_server import CREATED, Wire
+from tests.support.request_flood import (
     PATH,
     TOKENS,
     livez_seconds,

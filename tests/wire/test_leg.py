@@ -13,7 +13,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Completed, Control
 from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg, close_leg
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 
 class RecordingTransport(asyncio.Transport):

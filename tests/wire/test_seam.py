@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from service.realtime.framing import Opcode, build_frame
-from tests.harness import Relay, eventually, open_raw, running_relay
-from tests.raw_upstream import CREATED, Wire, raw_upstream
+from tests.support.harness import Relay, eventually, open_raw, running_relay
+from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 SECOND = b'{"type":"conversation.created","event_id":"event_2","conversation":{"id":"conv_1"}}'

@@ -1,0 +1,75 @@
+"""Imports run one way; this test walks them and names a broken arrow."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SERVICE = Path(__file__).resolve().parents[2] / "service"
+
+# A room may import itself and what its layers below hold. `settings` builds values of `access` and `upstream`, so it stands
+# above them, and nothing but the composition root and the commands may import it.
+BASE = {"failures", "realtime", "version"}
+ALLOWED = {
+    "version": set[str](),
+    "loop": set[str](),
+    "failures": {"failures", "realtime"},
+    "realtime": {"realtime"},
+    "simulator": {"simulator", "realtime", "version"},
+    "telemetry": BASE | {"telemetry"},
+    "wire": BASE | {"telemetry", "wire"},
+    "upstream": BASE | {"telemetry", "wire", "upstream"},
+    "access": BASE | {"telemetry", "access"},
+    "relay": BASE | {"telemetry", "wire", "upstream", "relay"},
+    "health": BASE | {"telemetry", "wire", "upstream", "health"},
+    "supervisor": BASE | {"telemetry"},
+}
+ALLOWED["settings"] = {"settings", "realtime", "access", "upstream"}
+ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"web", "settings"}  # settings: to go
+ALLOWED["signals"] = {"signals", "relay"}
+ALLOWED["app"] = ALLOWED["web"] | {"settings", "simulator", "loop", "signals", "supervisor"}
+ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
+ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}
+ALLOWED["__main__"] = ALLOWED["cli"]
+PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secrets", "ssl", "logging", "structlog"}
+
+
+def room_of(module: str) -> str:
+    """The room that a module belongs to; the catalogue is one room in two files."""
+    name = module.split(".")[1] if "." in module else module
+    return "failures" if name.startswith("failures") else name
+
+
+def imports(path: Path) -> Iterator[str]:
+    """All modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            module = node.module or ""
+            yield from (f"service.{alias.name}" for alias in node.names) if module == "service" else [module]
+
+
+FILES = [path for path in sorted(SERVICE.rglob("*.py")) if path != SERVICE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SERVICE)) for path in FILES])
+def test_imports_run_one_way(path: Path) -> None:
+    """A file imports only rooms below its own."""
+    parts = path.relative_to(SERVICE).with_suffix("").parts
+    room = room_of(f"service.{parts[0]}")
+    broken = {
+        f"{room} -> {room_of(name)} ({name})"
+        for name in imports(path)
+        if name.startswith("service.") and room_of(name) not in ALLOWED[room]
+    }
+
+    assert set() == broken
+
+
+@pytest.mark.parametrize("path", sorted((SERVICE / "realtime").glob("*.py")), ids=lambda path: str(path.name))
+def test_the_pure_room_does_no_io(path: Path) -> None:
+    """Knowledge of the protocol needs no loop, no socket, no clock and no operating system."""
+    assert set() == {name.split(".")[0] for name in imports(path)} & PURE_FORBIDDEN

@@ -1,0 +1,105 @@
+"""A human voice through relay and simulator, with the official SDK: the bytes that come back are those that were spoken."""
+
+import os
+import warnings
+from itertools import groupby
+
+import pytest
+
+from service.simulator import SimulatorOptions
+from tests.support.harness import eventually, simulated_relay
+from tools.conversation import client_for, listen, manual_session, sha256, speak
+from tools.voice import BYTES_PER_SECOND, NoVoice, load_phrase
+
+AUDIO_TURN = [
+    "response.created",
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.content_part.added",
+    "DELTAS",
+    "response.output_audio.done",
+    "response.output_audio_transcript.done",
+    "response.content_part.done",
+    "conversation.item.done",
+    "response.output_item.done",
+    "response.done",
+    "rate_limits.updated",
+]
+DELTAS = {"response.output_audio.delta", "response.output_audio_transcript.delta"}
+
+
+@pytest.fixture(scope="module")
+def phrase() -> bytes:
+    """A recorded phrase; without one the test is skipped aloud, and fails where it must not be skipped."""
+    try:
+        return load_phrase("Front_Center")
+    except NoVoice as why:
+        if os.environ.get("TEST_REQUIRE_VOICE"):
+            raise
+        warnings.warn(f"NO RECORDED VOICE: {why}", RuntimeWarning, stacklevel=1)
+        pytest.skip(f"NO RECORDED VOICE: {why}")
+
+
+def shape(events: list[str]) -> list[str]:
+    """The order of events, runs of deltas as one."""
+    named = ("DELTAS" if event in DELTAS else event for event in events)
+    return [event for event, _ in groupby(named)]
+
+
+async def test_a_voice_comes_back_byte_for_byte(phrase: bytes) -> None:
+    """Spoken in real time, the phrase is heard whole upstream and comes back whole; order and usage are exact."""
+    async with (
+        simulated_relay(SimulatorOptions(pace=6)) as relay,
+        client_for(relay.url) as client,
+        client.realtime.connect(model="gpt-realtime") as connection,
+    ):
+        await manual_session(connection)
+        await speak(connection, phrase)
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        turn = await listen(connection)
+
+    assert relay.simulator is not None
+    record = relay.simulator.connections[-1]
+    assert sha256(phrase) == record.audio_in_sha256
+    assert sha256(phrase) == record.audio_out_sha256
+    assert sha256(phrase) == sha256(bytes(turn.audio))
+    assert [
+        "session.created",
+        "session.updated",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        *AUDIO_TURN,
+    ] == shape(turn.events)
+
+    usage, seconds = turn.response.usage, len(phrase) / BYTES_PER_SECOND
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert abs(usage.input_token_details.audio_tokens - seconds * 10) <= 1
+    assert abs(usage.output_token_details.audio_tokens - seconds * 20) <= 1
+
+    await eventually(lambda: relay.events("session.ended"))
+    ended = relay.events("session.ended")[0]
+    assert ended["reason"] == "client_closed"
+    assert ended["upstream_to_client_messages"] == len(turn.events)
+
+
+async def test_voice_activity_ends_a_turn(phrase: bytes) -> None:
+    """With the provider's own turn detection, speech and a pause bring the answer without being asked for."""
+    silence = bytes(BYTES_PER_SECOND)
+    async with (
+        simulated_relay(SimulatorOptions(pace=0)) as relay,
+        client_for(relay.url) as client,
+        client.realtime.connect(model="gpt-realtime") as connection,
+    ):
+        await speak(connection, phrase + silence, pace=50)
+        turn = await listen(connection)
+
+    # The phrase has a pause in it: the detection may hear one turn or two, and the second interrupts the answer to the first.
+    assert [
+        "session.created",
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+    ] == shape(turn.events)[:4]
+    assert bytes(turn.audio) in phrase + silence

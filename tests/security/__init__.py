@@ -1,0 +1,1 @@
+"""Secrets: where they must not appear."""

@@ -1,0 +1,229 @@
+"""What the tests share: a relay on port 0, a raw client, log and metric readers."""
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from prometheus_client import generate_latest
+
+from service.app import App
+from service.health.monitor import RefreshIntervals
+from service.realtime.closing import parse_close
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Chunk, Completed, Control, Message
+from service.settings import Settings
+from service.simulator import Simulator, SimulatorOptions
+from tests.support.messages import pop_message
+
+KEY_CANARY: Final = "sk-sim-good-CANARY0key1234567890"
+TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
+QUIET_PACE: Final = RefreshIntervals(good=3600, first_retry=3600, slowest_retry=3600)
+
+
+def environment(**overrides: str) -> dict[str, str]:
+    """The settings of a test relay: any free ports, short drain."""
+    return {
+        "RELAY_PORT": "0",
+        "RELAY_INTERNAL_PORT": "0",
+        "RELAY_DRAIN_SECONDS": "0",
+        "OPENAI_API_KEY": KEY_CANARY,
+        **overrides,
+    }
+
+
+@dataclass
+class Relay:
+    """A running relay and what it says of itself."""
+
+    app: App
+    logs: list[Any]
+    simulator: Simulator | None = None
+
+    @property
+    def url(self) -> str:
+        """Where callers connect, without a path."""
+        return f"http://127.0.0.1:{self.app.public_port}"
+
+    @property
+    def internal_url(self) -> str:
+        """Where operators look."""
+        return f"http://127.0.0.1:{self.app.internal_port}"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a series, by its full name; 0 if it does not exist."""
+        return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def metrics_text(self) -> str:
+        """What a scrape returns."""
+        return generate_latest(self.app.metrics.registry).decode()
+
+    def events(self, name: str) -> list[Any]:
+        """The log events of one name."""
+        return [event for event in self.logs if event["event"] == name]
+
+
+@asynccontextmanager
+async def running_relay(
+    *,
+    simulator: Simulator | None = None,
+    pace: RefreshIntervals | None = None,
+    adjust: Callable[[Settings], Settings] | None = None,
+    **overrides: str,
+) -> AsyncIterator[Relay]:
+    """A relay in front of a simulator, or of whatever OPENAI_BASE_URL names; `adjust` sets what no variable would."""
+    if simulator is not None:
+        overrides.setdefault("OPENAI_BASE_URL", simulator.url)
+    settings = Settings.load(environment(**overrides))
+    settings = adjust(settings) if adjust is not None else settings
+    with structlog.testing.capture_logs() as logs:
+        app = App(settings, pace=pace or QUIET_PACE)
+        await app.start()
+        try:
+            yield Relay(app, logs, simulator)
+        finally:
+            await app.drain()
+            await app.stop()
+
+
+@asynccontextmanager
+async def simulated_relay(options: SimulatorOptions | None = None, /, **overrides: str) -> AsyncIterator[Relay]:
+    """A relay with a simulator of its own, seen by the relay as a compatible upstream."""
+    async with (
+        Simulator(options or SimulatorOptions(pace=0)) as simulator,
+        running_relay(simulator=simulator, pace=None, adjust=None, **overrides) as relay,
+    ):
+        yield relay
+
+
+@dataclass
+class Answer:
+    """A server's answer to an upgrade."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def error(self) -> Any:
+        """The error object of a refusal."""
+        return json.loads(self.body)["error"]
+
+
+@dataclass
+class RawClient:
+    """A WebSocket client down to the bytes: it can send what no library would."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    answer: Answer
+    scanner: Scanner = field(default_factory=lambda: Scanner(masked=False, max_message_bytes=1 << 30))
+    _items: list[Any] = field(default_factory=list)
+    _partial: bytearray = field(default_factory=bytearray)
+
+    def send_frame(self, opcode: Opcode, payload: bytes) -> None:
+        """Send a masked frame."""
+        self.writer.write(build_frame(opcode, payload, os.urandom(4)))
+
+    def send_event(self, **event: object) -> None:
+        """Send an event."""
+        self.send_frame(Opcode.TEXT, json.dumps(event).encode())
+
+    async def next_item(self) -> Any:
+        """The next message as bytes of its frames, control frame, or None at the end of the stream."""
+        while True:
+            while self._items:
+                item = self._items.pop(0)
+                if isinstance(item, Chunk | Message):
+                    self._partial += item.raw
+                elif isinstance(item, Completed):
+                    return pop_message(self._partial, masked=False)
+                else:
+                    return item
+            data = await self.reader.read(65_536)
+            if not data:
+                return None
+            self._items += self.scanner.feed(data)
+
+    async def next_event(self) -> Any:
+        """The next event; control frames before it are passed over. None at the end of the stream."""
+        while True:
+            item = await self.next_item()
+            if item is None or isinstance(item, bytes):
+                return None if item is None else json.loads(payload_of(item))
+            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                self._items.insert(0, item)
+                return None
+
+    async def until_close(self) -> tuple[int | None, str] | None:
+        """Read to the CLOSE frame: its code and reason; None if the stream ends without one."""
+        while (item := await self.next_item()) is not None:
+            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                return parse_close(item.payload)
+        return None
+
+    def reset(self) -> None:
+        """Hang up with RST."""
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Hang up with FIN."""
+        self.writer.close()
+        await asyncio.wait([asyncio.ensure_future(self._wait_closed())], timeout=2)
+
+    async def _wait_closed(self) -> None:
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+
+def payload_of(raw: bytes) -> bytes:
+    """The payload of one unmasked frame."""
+    length, start = raw[1] & 0x7F, 2
+    if length == 126:
+        start = 4
+    elif length == 127:
+        start = 10
+    return raw[start:]
+
+
+async def open_raw(
+    port: int,
+    path: str = "/v1/realtime?model=gpt-realtime",
+    headers: Mapping[str, str] | None = None,
+    behind: bytes = b"",
+) -> RawClient:
+    """Send an upgrade, with `behind` right behind it, and read the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    fields = {
+        "Host": f"127.0.0.1:{port}",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+        **(headers or {}),
+    }
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value), "", ""]
+    writer.write("\r\n".join(lines).encode() + behind)
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        answer = Answer(int(head[0].split()[1]), dict(line.split(": ", 1) for line in head[1:] if line))
+        if answer.status != 101:
+            answer.body = await reader.readexactly(int(answer.headers.get("Content-Length", "0")))
+    except BaseException:
+        writer.close()
+        raise
+    return RawClient(reader, writer, answer)
+
+
+async def eventually(condition: Any, seconds: float = 3.0) -> None:
+    """Wait for something that has no event of its own, for so long at most."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "it did not come about"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,27 @@
+"""What has to hold after every case, whatever was done in it."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.support.harness import eventually
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Tasks and descriptors are back to where they were within two seconds."""
+    gc.collect()
+    # uvloop opens two descriptors for good, with its first thread and its first listener.
+    await asyncio.to_thread(gc.collect)
+    (await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)).close()
+    tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()
+    yield
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks, 2)
+    await eventually(lambda: open_descriptors() <= descriptors, 2)

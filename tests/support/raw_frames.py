@@ -1,0 +1,101 @@
+"""A relay, raw frames for it, and what comes of them upstream."""
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from service.realtime.closing import parse_close
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Control
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
+
+PATH = "/v1/realtime?model=scripted"
+KEY = b"\x01\x80\x7f\xff"
+GOOD = build_frame(Opcode.TEXT, b'{"type":"session.update"}', KEY)
+CLOSE_BYTES = 2 + 4 + 2  # header, mask, code
+BEHIND = build_frame(Opcode.TEXT, b'{"type":"response.create"}', KEY)
+
+
+@dataclass
+class Heard:
+    """What upstream got on one connection: the bytes of the data frames, and the CLOSE."""
+
+    wire: Wire
+    raw: bytearray = field(default_factory=bytearray)
+    data: bytearray = field(default_factory=bytearray)
+    close: tuple[int | None, str] | None = None
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def listen(self) -> None:
+        """Read everything, hold it against the protocol, and answer the CLOSE."""
+        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
+        try:
+            while data := await self.wire.reader.read(65_536):
+                self.raw += data
+                for item in scanner.feed(data):
+                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                        self.close = parse_close(item.payload)
+                        self.wire.send_close(self.close[0])
+                        return
+                    self.data += getattr(item, "raw", b"")
+        finally:
+            self.is_over.set()
+
+
+@dataclass
+class Scene:
+    """A relay, its upstream, and what that has heard, connection by connection."""
+
+    relay: Relay
+    upstream: RawUpstream
+    heard: list[Heard]
+    clients: list[RawClient] = field(default_factory=list)
+
+    async def open(self, headers: dict[str, str] | None = None) -> tuple[RawClient, Heard]:
+        """A session, past its first event."""
+        client = await open_raw(self.relay.app.public_port, PATH, headers)
+        self.clients.append(client)
+        assert (await client.next_event())["type"] == "session.created"
+        return client, self.heard[-1]
+
+
+@asynccontextmanager
+async def scene(**settings: str) -> AsyncIterator[Scene]:
+    """Several sessions, one after another; in the end nothing of any is left, and each was counted once."""
+    heard: list[Heard] = []
+
+    async def script(wire: Wire) -> None:
+        wire.send(CREATED)
+        heard.append(Heard(wire))
+        await heard[-1].listen()
+
+    async with raw_upstream(script) as upstream, running_relay(
+        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
+    ) as relay:  # fmt: skip
+        stage = Scene(relay, upstream, heard)
+        try:
+            yield stage
+        finally:
+            for client in stage.clients:
+                await client.close()
+        await eventually(lambda: upstream.open == 0 and len(relay.app.registry) == 0)
+        assert len(heard) == len(relay.events("session.started")) == len(relay.events("session.ended"))
+        assert relay.metric("realtime_relay_sessions_active") == 0
+        assert not relay.events("session.failed")
+
+
+def frame(first: int, payload: bytes = b"", *, mask: bytes = KEY) -> bytes:
+    """A frame with any first byte."""
+    return bytes((first,)) + build_frame(Opcode.TEXT, payload, mask)[1:]
+
+
+def head(*lines: str, end: str = "\r\n") -> bytes:
+    """An upgrade with these lines in it."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    fixed = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
+    return end.join((f"GET {PATH} HTTP/1.1", *lines, *fixed, "", "")).encode()

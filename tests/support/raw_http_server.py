@@ -1,0 +1,126 @@
+"""An upstream down to the bytes before its 101: it answers a request with whatever a script writes."""
+
+import asyncio
+import base64
+import hashlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode, build_frame
+from service.realtime.items import Control
+from tests.support.raw_websocket_server import CREATED
+from tests.support.tcp_server import listening
+
+PATH = "/v1/realtime?model=scripted"
+
+
+@dataclass
+class Exchange:
+    """One request of the relay, its head read, nothing answered yet."""
+
+    head: str
+    number: int  # of the scripted requests, from 1
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def header(self, name: str) -> str | None:
+        """A header of the request."""
+        lines = (line.partition(": ") for line in self.head.split("\r\n")[1:])
+        return next((value for key, _, value in lines if key.lower() == name.lower()), None)
+
+    def answer(self, status: str, body: bytes = b"", **headers: str) -> None:
+        """Write a whole response."""
+        fields = {"Content-Length": str(len(body)), "Connection": "close"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        self.writer.write("\r\n".join(lines).encode("latin-1") + body)
+
+    def upgrade(
+        self, *events: bytes, headers: str = "Upgrade: websocket\r\nConnection: Upgrade\r\n", accept: str = ""
+    ) -> None:
+        """Write a 101 with these headers, and events behind it."""
+        text = (self.header("Sec-WebSocket-Key") or "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False)
+        accept = accept or base64.b64encode(digest.digest()).decode()
+        head = f"HTTP/1.1 101 Switching Protocols\r\n{headers}Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        self.writer.write(head.encode() + b"".join(build_frame(Opcode.TEXT, event) for event in events))
+
+    async def gone(self) -> None:
+        """Read until the relay hangs up; answer its CLOSE, so that nobody has to wait for it."""
+        scanner = Scanner(masked=True, max_message_bytes=1 << 30)
+        with suppress(ConnectionError):
+            while data := await self.reader.read(65_536):
+                for item in scanner.feed(data):
+                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                        self.writer.write(build_frame(Opcode.CLOSE, item.payload))
+                        return
+
+    def reset(self) -> None:
+        """Hang up with RST."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+@dataclass
+class RawHttp:
+    """A listening upstream and what it has seen of scripted requests."""
+
+    url: str
+    port: int
+    requests: int = 0
+    open: int = 0
+    connections: int = 0  # scripted or not, also those that never became a request
+    heads: list[str] = field(default_factory=list)
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+@asynccontextmanager
+async def raw_http(
+    script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[RawHttp]:
+    """Run `script` for each request whose model is `scripted`; the relay's own checks are answered well."""
+    upstream = RawHttp("", 0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream.connections += 1
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            exchange = Exchange(head, upstream.requests + 1, reader, writer)
+            if "model=scripted" not in head:
+                await answer_well(exchange)
+                return
+            upstream.requests += 1
+            upstream.open += 1
+            upstream.heads.append(head)
+            try:
+                await script(exchange)
+                await writer.drain()
+            finally:
+                upstream.open -= 1
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with listening(serve, host=host, tls=tls) as port:
+        upstream.port = port
+        upstream.url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
+        yield upstream
+
+
+async def answer_well(exchange: Exchange) -> None:
+    """What a healthy provider answers to a health check."""
+    if "upgrade: websocket" in exchange.head.lower():
+        exchange.upgrade(CREATED)
+        await exchange.gone()
+    else:
+        exchange.answer("200 OK", b"{}")

@@ -1,0 +1,96 @@
+"""The program as a process of its own: start it, read its log, ask its URLs."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """A clean environment for the program: nothing of ours leaks in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "OPENAI_", "PYTHON"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", **settings}
+
+
+def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a folder without .env files."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *words],
+        env=environment(**settings),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@dataclass
+class Process:
+    """A running relay."""
+
+    process: asyncio.subprocess.Process
+    lines: list[Any] = field(default_factory=list)
+
+    async def event(self, name: str) -> Any:
+        """The next log event of a name."""
+        assert self.process.stderr is not None
+        while True:
+            line = await asyncio.wait_for(self.process.stderr.readline(), 15)
+            assert line, f"the log ended before {name}"
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == name:
+                return self.lines[-1]
+
+    async def rest(self) -> int:
+        """Read the log to its end; the exit code."""
+        assert self.process.stderr is not None
+        while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
+            if line.endswith(b"\n"):  # a process that was killed may have been amid one
+                self.lines.append(json.loads(line))
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(**settings: str) -> AsyncIterator[tuple[Process, int, str]]:
+    """A relay process on the simulator: the process, its public port, its internal URL."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "serve",
+        env=environment(**{"RELAY_UPSTREAM": "auto"} | settings),
+        cwd="/",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    process = Process(child)
+    try:
+        started = await process.event("service.started")
+        health = urlsplit(started["health"])
+        yield process, urlsplit(started["url"]).port or 0, f"http://{health.netloc}"
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await process.rest()
+
+
+async def get(url: str) -> int:
+    """The status of a URL."""
+
+    def fetch() -> int:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
+                return int(response.status)
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            return exc.code
+
+    return await asyncio.to_thread(fetch)

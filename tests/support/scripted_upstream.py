@@ -1,0 +1,70 @@
+"""A relay before an upstream whose every byte a test decides; afterwards nothing is left of its sessions."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from service.relay.session import Session
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
+from tests.support.invariants import nothing_left
+from tests.support.raw_websocket_server import RawUpstream, Script, raw_upstream
+
+PATH = "/v1/realtime?model=scripted"
+
+
+@asynccontextmanager
+async def relay_before(
+    script: Script, *, behind_101: bytes = b"", **settings: str
+) -> AsyncIterator[tuple[Relay, RawUpstream]]:
+    """The relay, once its health checks' own dial is over. In the end upstream is gone, and each session was counted once."""
+    environment = {"RELAY_MODEL": "probe"} | settings
+    async with (
+        nothing_left(),
+        raw_upstream(script, behind_101=behind_101) as upstream,
+        running_relay(
+            simulator=None, pace=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
+        ) as relay,
+    ):
+        await eventually(lambda: relay.app.monitor.ready)
+        yield relay, upstream
+        await eventually(lambda: upstream.open == 0)
+        await eventually(lambda: len(relay.app.registry) == 0)
+        assert relay.metric("realtime_relay_sessions_active") == 0
+        ended = relay.events("session.ended")
+        assert len(relay.events("session.started")) == len(ended)
+        for reason in {line["reason"] for line in ended}:
+            count = sum(line["reason"] == reason for line in ended)
+            assert count == relay.metric("realtime_relay_sessions_ended_total", reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """One session and its ends."""
+
+    relay: Relay
+    client: RawClient
+    live: Session
+    upstream: RawUpstream
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        [ended] = self.relay.events("session.ended")
+        return str(ended["reason"])
+
+    async def ended(self, seconds: float = 3.0) -> str:
+        """Wait for the end; its reason."""
+        await eventually(lambda: bool(self.relay.events("session.ended")), seconds)
+        return self.reason
+
+
+@asynccontextmanager
+async def session(script: Script, **settings: str) -> AsyncIterator[Scripted]:
+    """A session past its first event; the client hangs up at the latest when the test is done with it."""
+    async with relay_before(script, behind_101=b"", **settings) as (relay, upstream):
+        client = await open_raw(relay.app.public_port, PATH)
+        try:
+            assert (await client.next_event())["type"] == "session.created"
+            yield Scripted(relay, client, next(iter(relay.app.registry._sessions.values())), upstream)
+        finally:
+            await client.close()

@@ -1,0 +1,60 @@
+"""service/web/door.py, with a real process and a real limit on open files."""
+
+import asyncio
+import json
+import sys
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+from tests.support.harness import open_raw
+from tests.support.relay_process import environment, get
+
+FILES = 220
+
+
+async def test_silent_connections_leave_room_for_probes_and_sessions() -> None:
+    """Before those that say nothing have taken all descriptors the last are cut off, told of once; all else goes on."""
+    child = await asyncio.create_subprocess_exec(
+        "sh", "-c", f'ulimit -n {FILES} && exec "$0" -m service serve', sys.executable,
+        env=environment(RELAY_UPSTREAM="simulator"), cwd="/", stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stderr is not None
+
+    async def event(name: str) -> dict[str, str]:
+        while True:
+            line = json.loads(await asyncio.wait_for(child.stderr.readline(), 15))  # type: ignore[union-attr]  # it is piped
+            if line["event"] == name:
+                return dict(line)
+
+    try:
+        started = await event("service.started")
+        port, health = urlsplit(started["url"]).port or 0, urlsplit(started["health"])
+        async with AsyncExitStack() as stack:
+            client = await open_raw(port)
+            stack.push_async_callback(client.close)
+            await client.next_event()
+            silent = []
+            for _ in range(FILES):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                stack.callback(writer.close)
+                silent.append(reader)
+            told = await event("connections.turned_away")
+
+            assert 1 <= int(told["connections"])
+            assert "ulimit -n" in told["remedy"]
+            assert b"" == await read_end(silent[-1])
+            assert 200 == await get(f"http://{health.netloc}/livez")
+            client.send_event(type="session.update", session={"type": "realtime", "instructions": "x"})
+            assert "session.updated" == (await client.next_event())["type"]
+    finally:
+        child.terminate()
+        await child.communicate()
+    assert 0 == child.returncode
+
+
+async def read_end(reader: asyncio.StreamReader) -> bytes:
+    """What comes up to the end of a connection that was cut off."""
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        return b""

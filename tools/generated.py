@@ -1,0 +1,124 @@
+"""What `make docs` writes into the deployment's files: the Kubernetes settings, grace periods, the version.
+
+A grace period and a version are one number in a file that people edit; only that number is replaced.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from service.relay.grace import grace_seconds
+from service.settings import SETTINGS, Setting, Settings
+from service.version import __version__
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+BASE: Final = "k8s/base/deployment.yaml"
+DEV: Final = "k8s/overlays/dev/deployment.yaml"
+KUSTOMIZATION: Final = "k8s/base/kustomization.yaml"
+DEV_KUSTOMIZATION: Final = "k8s/overlays/dev/kustomization.yaml"
+SETTINGS_ENV: Final = "k8s/base/settings.env"
+COMPOSE: Final = "docker-compose.yml"
+
+SECRETS: Final = "/run/secrets/realtime-relay"
+KUBERNETES: Final = {
+    "OPENAI_API_KEY_FILE": f"{SECRETS}/openai-api-key",
+    "RELAY_CLIENT_TOKENS_FILE": f"{SECRETS}/client-tokens",
+    "RELAY_ACCESS": "tokens",
+    "RELAY_MAX_SESSIONS": "1000",  # docs/capacity.md
+    # Calls of nine minutes end by themselves. With all that comes after the drain this makes a grace of 600 s, which is
+    # as long as cluster autoscalers wait for a pod.
+    "RELAY_DRAIN_SECONDS": "570",
+    "RELAY_LOG_FORMAT": "json",
+}
+ELSEWHERE: Final = {
+    "OPENAI_API_KEY": "a secret",
+    "RELAY_CLIENT_TOKENS": "a secret",
+    "RELAY_UPSTREAM_PROXY": "it may hold a password",
+    "RELAY_HOST": "the image's",
+    "RELAY_INTERNAL_HOST": "the image's",
+    "RELAY_PORT": "the manifests'",
+    "RELAY_INTERNAL_PORT": "the manifests'",
+    "RELAY_ENV": "the image has no .env files",
+}
+"""What does not belong into the ConfigMap, and why not."""
+
+
+def read(name: str) -> str:
+    """A file of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def render_settings_env() -> str:
+    """`k8s/base/settings.env`: every setting that may stand there; what is not chosen shows its default."""
+    lines = [
+        "# The ConfigMap. Generated from service/settings/declared.py and tools/generated.py by `make docs`; an",
+        "# overlay changes a value with configMapGenerator and `behavior: merge`. Secrets are files: docs/deployment.md.",
+    ]
+    for setting in SETTINGS:
+        names = [name for name in (setting.name, setting.file_name) if name and name not in ELSEWHERE]
+        for name in names:
+            lines += ["", f"# {setting.sentence} Accepts {_accepts(setting, name)}.", _assignment(setting, name)]
+    return "\n".join(lines) + "\n"
+
+
+def _accepts(setting: Setting, name: str) -> str:
+    return setting.accepts if name == setting.name else "the path of a file with it"
+
+
+def _assignment(setting: Setting, name: str) -> str:
+    if name in KUBERNETES:
+        return f"{name}={KUBERNETES[name]}"
+    default = (setting.default or "") if name == setting.name else ""
+    return f"# {name}={default}"
+
+
+def pause_seconds() -> float:
+    """How long the pod's preStop waits before SIGTERM is sent."""
+    return float(re.findall(r"time\.sleep\(([\d.]+)\)", read(BASE))[0])
+
+
+def pod_grace_seconds(settings: dict[str, str]) -> int:
+    """A pod's grace period, from the settings that it gets."""
+    return grace_seconds(float(settings["RELAY_DRAIN_SECONDS"]), close_spread_seconds(settings), pause_seconds())
+
+
+def close_spread_seconds(settings: dict[str, str]) -> float:
+    """What is set, else the default."""
+    default = Settings().close_spread_seconds
+    return float(settings.get("RELAY_CLOSE_SPREAD_SECONDS", default))
+
+
+def dev_settings() -> dict[str, str]:
+    """The settings of the overlay `dev`: the base's, with its own on top."""
+    literals = yaml.safe_load(read(DEV_KUSTOMIZATION))["configMapGenerator"][0]["literals"]
+    return KUBERNETES | dict(literal.split("=", 1) for literal in literals)
+
+
+def render_deployment() -> str:
+    """`k8s/base/deployment.yaml`."""
+    return _with_pod_grace(read(BASE), pod_grace_seconds(KUBERNETES))
+
+
+def render_dev_deployment() -> str:
+    """`k8s/overlays/dev/deployment.yaml`."""
+    return _with_pod_grace(read(DEV), pod_grace_seconds(dev_settings()))
+
+
+def _with_pod_grace(text: str, seconds: int) -> str:
+    return re.sub(r"(?<=terminationGracePeriodSeconds: )\d+", str(seconds), text)
+
+
+def render_compose() -> str:
+    """`docker-compose.yml`; Docker has no pause before SIGTERM."""
+    text = read(COMPOSE)
+    environment = yaml.safe_load(text)["services"]["relay"]["environment"]
+    defaults = {name: value.split(":-")[-1].rstrip("}") for name, value in environment.items() if ":-" in value}
+    seconds = grace_seconds(float(defaults["RELAY_DRAIN_SECONDS"]), close_spread_seconds(defaults))
+    return re.sub(r"(?<=STOP_GRACE_PERIOD:-)\d+(?=s)", str(seconds), text, count=1)
+
+
+def render_kustomization() -> str:
+    """`k8s/base/kustomization.yaml`, with the version as the image's tag and as a label."""
+    return re.sub(r'((?:newTag|kubernetes\.io/version): )"[^"]*"', rf'\g<1>"{__version__}"', read(KUSTOMIZATION))

@@ -1,0 +1,68 @@
+"""The Kubernetes manifests as they stand in the repository, read without kustomize."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FOLDER: Final = ROOT / "k8s"
+BASE: Final = "k8s/base"
+DEV: Final = "k8s/overlays/dev"
+PRODUCTION: Final = "k8s/overlays/production"
+OPERATOR: Final = "k8s/components/prometheus-operator"
+KEDA: Final = "k8s/components/keda"
+ADAPTER: Final = "k8s/components/prometheus-adapter"
+
+EVERYWHERE: Final = {
+    "apps/v1": {"Deployment"},
+    "autoscaling/v2": {"HorizontalPodAutoscaler"},
+    "networking.k8s.io/v1": {"NetworkPolicy"},
+    "policy/v1": {"PodDisruptionBudget"},
+    "v1": {"ConfigMap", "Namespace", "Service"},
+}
+"""What base and overlays may consist of: every plain cluster knows it, down to 1.20 once two versions are rewritten
+(policy/v1beta1, autoscaling/v2beta2).
+"""
+INSTALLED: Final = {
+    "keda.sh/v1alpha1": {"ScaledObject"},
+    "monitoring.coreos.com/v1": {"PrometheusRule", "ServiceMonitor"},
+}
+"""What components may add: it needs KEDA or the Prometheus operator."""
+
+
+def text_of(name: str) -> str:
+    """A file of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def load(name: str) -> Any:
+    """A file with one document."""
+    return yaml.safe_load(text_of(name))
+
+
+def documents(folder: str) -> dict[str, list[Any]]:
+    """The objects that a kustomization lists as files, by kind."""
+    found: dict[str, list[Any]] = {}
+    for resource in load(f"{folder}/kustomization.yaml").get("resources", []):
+        if resource.endswith(".yaml"):
+            for document in yaml.safe_load_all(text_of(f"{folder}/{resource}")):
+                found.setdefault(document["kind"], []).append(document)
+    return found
+
+
+def env_file(name: str) -> dict[str, str]:
+    """The assignments of an env file."""
+    lines = text_of(name).splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def mebibytes(quantity: str) -> int:
+    """A quantity of memory such as 384Mi."""
+    assert quantity.endswith("Mi"), quantity
+    return int(quantity.removesuffix("Mi"))
+
+
+def millicores(quantity: str) -> int:
+    """A quantity of processor such as 300m or 1."""
+    return int(quantity.removesuffix("m")) if quantity.endswith("m") else 1000 * int(quantity)
