@@ -12,7 +12,6 @@ import aiohttp
 from yarl import URL
 
 from service.doctor import network, response_check, running, tls
-from service.doctor.line import EventStream, HungUp
 from service.doctor.local import Local
 from service.doctor.network import Route
 from service.doctor.rungs import Broken, Found, Ladder, broken_by
@@ -22,6 +21,7 @@ from service.realtime.keys import Secret
 from service.simulator import Simulator, SimulatorOptions
 from service.upstream.dial import Connected, Dialler, DialProgress
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
+from service.upstream.stream import EventStream, StreamClosed
 from service.upstream.target import DialRequest, Target
 
 SIMULATED_KEY: Final = "sk-sim-good"
@@ -307,9 +307,9 @@ async def request_response(line: EventStream) -> Found:
                     raise response_check.judge_error(event.body)
     except TimeoutError:
         raise Broken(f"No response.done came within {_TURN_SECONDS:.0f} s.", reason="upstream_too_slow") from None
-    except HungUp as hung:
-        told = f"with {hung.code}" if hung.code is not None else "without a word"
-        raise broken_by(Failure("upstream_closed" if hung.code else "upstream_lost"), f"Closed {told}.") from None
+    except StreamClosed as closed:
+        told = f"with {closed.code}" if closed.code is not None else "without a word"
+        raise broken_by(Failure("upstream_closed" if closed.code else "upstream_lost"), f"Closed {told}.") from None
 
 
 class _Watched(DialProgress):

@@ -13,7 +13,6 @@ import aiohttp
 from yarl import URL
 
 from service.doctor import network, reply, response_check, tls
-from service.doctor.line import EventStream, HungUp
 from service.doctor.network import Route
 from service.doctor.provider import request_response
 from service.doctor.reply import UPGRADED, WORDS, Reply
@@ -25,6 +24,7 @@ from service.realtime.names import is_loopback
 from service.upstream import translate
 from service.upstream.dial import Connected, DialProgress, open_session, read_body
 from service.upstream.proxy import VARIABLES
+from service.upstream.stream import EventStream, StreamClosed
 from service.wire.seam import accept_for, take_upstream
 
 _PINGS: Final = 3
@@ -181,8 +181,8 @@ class RelayChain:
             event = await self._line.next_event(self._visit.seconds)
         except TimeoutError:
             raise broken_by(Failure("first_event_timeout", Phase.FIRST_EVENT), words=WORDS) from None
-        except HungUp as hung:
-            shown = f"Closed with {hung.code}." if hung.code is not None else "Closed without a word."
+        except StreamClosed as closed:
+            shown = f"Closed with {closed.code}." if closed.code is not None else "Closed without a word."
             raise broken_by(Failure("dropped_early", Phase.FIRST_EVENT), shown, words=WORDS) from None
         if event.type == "error":
             told = reply.relay_error_in(event.body)

@@ -5,21 +5,18 @@ credit is looked at, when the first response is asked for.
 """
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
 from service.failures import Failure, Phase
-from service.realtime.closing import parse_close
-from service.realtime.events import ERROR_CODES, ErrorEvent, parse_error, parse_object
-from service.realtime.framing import Opcode
+from service.realtime.events import ERROR_CODES, ErrorEvent, error_in
 from service.realtime.incidents import ERROR, RESPONSE_DONE, incident_in
-from service.realtime.items import Control, Item, Message, Violation
 from service.upstream import translate
 from service.upstream.dial import Connected
+from service.upstream.stream import EventStream, ProtocolViolation, StreamClosed
 
-TURN_SECONDS: Final = 20.0
+RESPONSE_SECONDS: Final = 20.0
 DAY_SECONDS: Final = 86_400.0
 MAX_OUTPUT_TOKENS: Final = 16
 REQUEST: Final[Mapping[str, object]] = {
@@ -56,58 +53,30 @@ class ResponseCheckBudget:
         return True
 
 
-async def request_response(connected: Connected, seconds: float = TURN_SECONDS) -> None:
-    """Ask for a response and wait until it is done; raises Failure if there is none. The caller closes the socket."""
-    turn = _Turn(connected)
-    connected.leg.start(turn)
-    connected.leg.release("gate")
-    connected.leg.send_event(json.dumps(REQUEST).encode())
+async def request_response(connected: Connected, timeout_seconds: float = RESPONSE_SECONDS) -> None:
+    """Request a response and wait until it is done; raises Failure if there is none. The caller closes the connection."""
+    stream = EventStream(connected)
+    stream.send(REQUEST)
     try:
-        async with asyncio.timeout(seconds):
-            await turn.done
+        async with asyncio.timeout(timeout_seconds):
+            await _response_done(stream, timeout_seconds)
     except TimeoutError:
-        raise Failure("upstream_error", Phase.FIRST_EVENT, detail=f"no response within {seconds:g} s") from None
+        detail = f"no response within {timeout_seconds:g} s"
+        raise Failure("upstream_error", Phase.FIRST_EVENT, detail=detail) from None
+    except ProtocolViolation as violation:
+        raise Failure("bad_reply", Phase.FIRST_EVENT, detail=violation.reason) from None
+    except StreamClosed as closed:
+        raise translate.from_events(None, closed.code, closed.reason) from None
 
 
-class _Turn:
-    """Reads upstream until the response is done. `done` yields nothing, or raises the Failure."""
-
-    def __init__(self, connected: Connected) -> None:
-        self._leg = connected.leg
-        self._scanner = connected.scanner
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def receive(self, data: bytes) -> None:
-        """Take the next bytes."""
-        for item in self._scanner.feed(data):
-            if not self.done.done():
-                self._look_at(item)
-
-    def peer_lost(self) -> None:
-        """Upstream is gone."""
-        self._fail(Failure("dropped_early", Phase.FIRST_EVENT, detail="lost during the response"))
-
-    def _look_at(self, item: Item) -> None:
-        match item:
-            case Control(Opcode.PING, payload):
-                self._leg.send_control(Opcode.PONG, payload)
-            case Control(Opcode.CLOSE, payload):
-                self._fail(translate.from_events(None, *parse_close(payload)))
-            case Violation(_, detail):
-                self._fail(Failure("bad_reply", Phase.FIRST_EVENT, detail=detail))
-            case Message(kind, payload, _) if kind == ERROR:
-                self._fail(translate.from_events(parse_error(payload), None, ""))
-            case Message(kind, payload, _) if kind == RESPONSE_DONE:
-                self._judge(payload)
-
-    def _judge(self, payload: bytes) -> None:
-        incident = incident_in(RESPONSE_DONE, parse_object(payload))
-        if incident is None:
-            self.done.set_result(None)
-            return
-        code = incident.code if incident.code in ERROR_CODES else None
-        self._fail(translate.from_events(ErrorEvent("", code, ""), None, ""))
-
-    def _fail(self, failure: Failure) -> None:
-        if not self.done.done():
-            self.done.set_exception(failure)
+async def _response_done(stream: EventStream, timeout_seconds: float) -> None:
+    while True:
+        event = await stream.next_event(timeout_seconds)
+        if event.type == ERROR:
+            raise translate.from_events(error_in(event.body) or ErrorEvent("", None, ""), None, "")
+        if event.type == RESPONSE_DONE and event.body:  # one that is too large to be read shows nothing
+            incident = incident_in(RESPONSE_DONE, event.body)
+            if incident is None:
+                return
+            code = incident.code if incident.code in ERROR_CODES else None
+            raise translate.from_events(ErrorEvent("", code, ""), None, "")

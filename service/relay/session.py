@@ -34,6 +34,7 @@ from service.relay.watchdog import RateMeter, SessionLimits, verdict
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
+from service.upstream.first_event import FIRST_EVENT_HOLD
 from service.wire.leg import Leg, close_leg
 
 UPSTREAM_CLOSE_SECONDS: Final = 1.25
@@ -159,7 +160,7 @@ class Session:
         self._connected.items = []
         self._upstream.start(self._down)
         self._client.start(self._up)
-        self._upstream.release("gate")
+        self._upstream.release(FIRST_EVENT_HOLD)
 
     def end(self, reason: str) -> None:
         """End for a reason of the relay's own."""

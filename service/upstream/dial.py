@@ -29,7 +29,7 @@ from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.items import Control, Item
 from service.upstream import translate
-from service.upstream.first_event import FirstEventReader
+from service.upstream.first_event import FIRST_EVENT_HOLD, FirstEventReader
 from service.upstream.resolver import SharedResolver
 from service.upstream.target import DialRequest, Target
 from service.wire.leg import Leg, close_leg
@@ -65,7 +65,7 @@ class Connected:
     """An upstream socket past its gate.
 
     `items` is what came up to and behind the first event and has not been forwarded; `scanner` goes on where they end. The
-    leg is held under the name "gate" until its owner releases it.
+    leg is held as FIRST_EVENT_HOLD until its owner releases it.
     """
 
     leg: Leg
@@ -77,7 +77,7 @@ class Connected:
         """Hang up without having used it."""
         try:
             self.leg.start(_HangUp(self.leg, self.scanner))
-            self.leg.release("gate")
+            self.leg.release(FIRST_EVENT_HOLD)
             await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
         finally:
             self.abort()  # also when cancelled: an upstream socket that nobody owns costs money
@@ -137,7 +137,7 @@ class Dialler:
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, read_types=READ_TYPES)
         connected = Connected(leg, scanner, [], progress)
         if not route.promises_first_event or self.first_event == "optional":
-            leg.hold("gate")
+            leg.hold(FIRST_EVENT_HOLD)
             return connected
         progress.enter(Phase.FIRST_EVENT)
         gate = FirstEventReader(leg, scanner)

@@ -12,6 +12,8 @@ from service.realtime.items import Chunk, Completed, Control, Item, Message, Vio
 from service.upstream import translate
 from service.wire.leg import Leg
 
+FIRST_EVENT_HOLD: Final = "first_event"
+"""The name under which a leg is held from its first event until its owner reads it."""
 CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
 """How long the CLOSE behind a first `error` is waited for; on the wire it comes in the same millisecond."""
 FIRST_EVENT_BYTES: Final = 1_048_576
@@ -86,7 +88,7 @@ class FirstEventReader:
         )
 
     def _open(self) -> None:
-        self._leg.hold("gate")
+        self._leg.hold(FIRST_EVENT_HOLD)
         if not self.opened.done():
             self.opened.set_result(self._items)
 

@@ -1,0 +1,138 @@
+"""Events over an upstream connection, one at a time: for health checks and the doctor, not for sessions."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.realtime.closing import parse_close, sendable_close_code
+from service.realtime.events import parse_object
+from service.realtime.frames import Scanner
+from service.realtime.framing import Opcode
+from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.upstream.dial import Connected
+from service.upstream.first_event import FIRST_EVENT_HOLD
+
+_READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `body` is parsed for `error`, `session.created` and `response.done` up to 64 KiB, else empty."""
+
+    type: str
+    body: Mapping[str, Any]
+
+
+class StreamClosed(Exception):
+    """The connection has ended. `code` is that of the peer's CLOSE frame: None if it had none, or if no CLOSE came."""
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.reason = reason
+
+
+class ProtocolViolation(StreamClosed):
+    """The peer violated RFC 6455 or sent too large a message. `code` is the close code for it, `reason` says what."""
+
+
+class EventStream:
+    """Reads and sends events on a connection that has been dialled.
+
+    The stream owns the connection: close it with `close`. Events that arrived behind the first event are not lost.
+    Pings are answered and a CLOSE is echoed while nobody calls `next_event`, too.
+    """
+
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        # The connection's own scanner opens other types. It enforces the limit on messages, so that this one has none.
+        self._events = Scanner(masked=False, max_message_bytes=sys.maxsize, read_types=_READ_TYPES)
+        self._received: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the end
+        self._pongs: asyncio.Queue[bytes] = asyncio.Queue()
+        self._payload: bytes | None = None  # of the message whose end comes next
+        self._ended: tuple[type[StreamClosed], int | None, str] | None = None
+        self._process(connected.items)
+        connected.leg.start(self)
+        connected.leg.release(FIRST_EVENT_HOLD)
+
+    async def next_event(self, timeout_seconds: float) -> Event:
+        """Wait for the next event.
+
+        Raises StreamClosed once all events before the end have been returned, and again on every later call; raises
+        TimeoutError after `timeout_seconds`. Cancellation loses no event. For one caller at a time.
+        """
+        async with asyncio.timeout(timeout_seconds):
+            event = await self._received.get()
+        if event is None:
+            self._received.put_nowait(None)
+            assert self._ended is not None  # noqa: S101 - set before None is queued
+            error, code, reason = self._ended
+            raise error(code, reason)
+        return event
+
+    def send(self, event: Mapping[str, object]) -> None:
+        """Send an event. Does nothing once the connection is closed."""
+        self._connected.leg.send_event(json.dumps(event, separators=(",", ":")).encode())
+
+    async def ping(self, timeout_seconds: float) -> float:
+        """Send a ping and return the seconds until its pong; raises TimeoutError."""
+        payload = os.urandom(4)
+        sent_at = time.perf_counter()
+        self._connected.leg.send_control(Opcode.PING, payload)
+        async with asyncio.timeout(timeout_seconds):
+            while await self._pongs.get() != payload:
+                pass  # a pong that nothing asked for (RFC 6455 section 5.5.3)
+        return time.perf_counter() - sent_at
+
+    async def close(self) -> None:
+        """Close the connection; see `Connected.close`."""
+        await self._connected.close()
+
+    # -- the leg's receiver -------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Process the next bytes; called by the leg."""
+        self._process(self._connected.scanner.feed(data))
+
+    def peer_lost(self) -> None:
+        """Record that the connection ended without CLOSE; called by the leg."""
+        self._end(StreamClosed, None, "")
+
+    def _process(self, items: Iterable[Item]) -> None:
+        for item in items:
+            match item:
+                case Chunk() | Message():
+                    self._process_events(self._events.feed(item.raw))
+                case Control(Opcode.PING, payload):
+                    self._connected.leg.send_control(Opcode.PONG, payload)
+                case Control(Opcode.PONG, payload):
+                    self._pongs.put_nowait(payload)
+                case Control(Opcode.CLOSE, payload):
+                    code, reason = parse_close(payload)
+                    self._connected.leg.send_close(sendable_close_code(code), "")
+                    self._end(StreamClosed, code, reason)
+                case Violation(code, detail):
+                    self._end(ProtocolViolation, code, detail)
+                case _:
+                    pass  # `_events` yields it once more
+
+    def _process_events(self, items: Iterable[Item]) -> None:
+        for item in items:
+            match item:
+                case Message(_, payload, _):
+                    self._payload = payload
+                case Completed(event_type, _):
+                    body, self._payload = parse_object(self._payload or b""), None
+                    self._received.put_nowait(Event(event_type or "", body))
+                case _:
+                    pass  # part of an event whose body is not read
+
+    def _end(self, error: type[StreamClosed], code: int | None, reason: str) -> None:
+        if self._ended is None:
+            self._ended = (error, code, reason)
+            self._received.put_nowait(None)
