@@ -63,7 +63,7 @@ class Certificate:
         return self.subject == self.issuer
 
 
-def inspector_of(issuer: str) -> str | None:
+def inspection_product(issuer: str) -> str | None:
     """The product that opens TLS on its way and issued a certificate, None if the name is of none that is known."""
     found = (name for name, pattern in _INSPECTORS if re.search(pattern, issuer, re.IGNORECASE))
     return next(found, None)

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
-from service.doctor.rungs import Ladder
-from service.doctor.show import Redaction, Silent, Text, document
+from service.doctor.output import NullReporter, Redaction, TextReporter, json_document
+from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME
 
@@ -31,14 +31,14 @@ _MAX_TOKEN_BYTES: Final = 65_536
 class Chain(Protocol):
     """What can be climbed."""
 
-    async def climb(self, ladder: Ladder) -> None:
+    async def run(self, runner: StepRunner) -> None:
         """Try every rung."""
 
     def describe(self) -> dict[str, object]:
         """What is examined."""
 
 
-class Misused(Exception):
+class UsageError(Exception):
     """The command line cannot be used; the message holds nothing secret."""
 
 
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.relay is None:
             return _to_provider(arguments, environ)
         return _to_relay(arguments, environ)
-    except Misused as exc:
+    except UsageError as exc:
         sys.stderr.write(f"realtime-relay doctor: {exc}\n")
         return USAGE
     except KeyboardInterrupt:
@@ -78,27 +78,27 @@ def _to_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -> i
         f"--{name}" for name in ("origin", "token-env", "token-file") if getattr(arguments, name.replace("-", "_"))
     ]
     if arguments.token is not None:
-        raise Misused("a token is not taken from the command line, where others can read it")
+        raise UsageError("a token is not taken from the command line, where others can read it")
     if given:
-        raise Misused(f"{given[0]} is of use with --relay only")
-    from service.doctor.local import Local  # noqa: PLC0415 - see above
+        raise UsageError(f"{given[0]} is of use with --relay only")
+    from service.doctor.local import LocalConfiguration  # noqa: PLC0415 - see above
     from service.doctor.provider import ProviderChain  # noqa: PLC0415 - see above
 
-    local = Local(environ, Path.cwd())
+    local = LocalConfiguration(environ, Path.cwd())
     chain = ProviderChain(local, model=_parse_model(arguments.model), with_turn=arguments.turn)
     return _climb(arguments, environ, chain, local.secrets, "from the settings to the provider's first event")
 
 
 def _to_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from service.doctor.relay import RelayAttempt, RelayChain  # noqa: PLC0415 - see above
+    from service.doctor.relay import RelayChain, RelayOptions  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
     model = _parse_model(arguments.model or environ.get("RELAY_MODEL", "").strip()) or _DEFAULT_MODEL
-    visit = RelayAttempt(
+    options = RelayOptions(
         _parse_relay(arguments.relay), model, token, _parse_origin(arguments.origin), with_turn=arguments.turn
     )
     secrets = [token.reveal()] if token is not None else []
-    chain = RelayChain(visit, environ)
+    chain = RelayChain(options, environ)
     return _climb(arguments, environ, chain, lambda: secrets, "from here to a running relay's first event")
 
 
@@ -110,22 +110,22 @@ def _climb(
     what: str,
 ) -> int:
     redaction = Redaction(secrets)
-    text = Text(sys.stdout, redaction, environ)
-    ladder = Ladder(Silent() if arguments.json else text)
+    text = TextReporter(sys.stdout, redaction, environ)
+    runner = StepRunner(NullReporter() if arguments.json else text)
     if not arguments.json:
         text.head(what)
-    asyncio.run(_quietly(chain, ladder))
+    asyncio.run(_quietly(chain, runner))
     if arguments.json:
-        sys.stdout.write(document(ladder.rungs, chain.describe(), redaction))
+        sys.stdout.write(json_document(runner.results, chain.describe(), redaction))
     else:
-        text.verdict(ladder.rungs, "All well: connected, session ready.")
-    return FAILED if ladder.broken is not None else OK
+        text.verdict(runner.results, "All well: connected, session ready.")
+    return FAILED if runner.failed is not None else OK
 
 
-async def _quietly(chain: Chain, ladder: Ladder) -> None:
+async def _quietly(chain: Chain, runner: StepRunner) -> None:
     # asyncio's default prints reprs of what a dying socket left behind, into the middle of the report.
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-    await chain.climb(ladder)
+    await chain.run(runner)
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ async def _quietly(chain: Chain, ladder: Ladder) -> None:
 
 def _parse_model(text: str | None) -> str | None:
     if text and not MODEL_NAME.fullmatch(text):
-        raise Misused("--model and RELAY_MODEL want a model's name, such as gpt-realtime")
+        raise UsageError("--model and RELAY_MODEL want a model's name, such as gpt-realtime")
     return text or None
 
 
@@ -145,11 +145,15 @@ def _parse_relay(text: str) -> URL:
     except ValueError:
         usable = False
     if not usable:
-        raise Misused("--relay wants a URL such as http://127.0.0.1:8080 or wss://relay.example.com/v1/realtime")
+        raise UsageError("--relay wants a URL such as http://127.0.0.1:8080 or wss://relay.example.com/v1/realtime")
     if url.user or url.password:
-        raise Misused("--relay takes no credentials in its URL; name the client token with --token-env or --token-file")
+        raise UsageError(
+            "--relay takes no credentials in its URL; name the client token with --token-env or --token-file"
+        )
     if _CREDENTIALS & {name.lower() for name in url.query}:
-        raise Misused("a credential in the URL is not taken, because URLs are logged; use --token-env or --token-file")
+        raise UsageError(
+            "a credential in the URL is not taken, because URLs are logged; use --token-env or --token-file"
+        )
     return url
 
 
@@ -158,17 +162,17 @@ def _parse_origin(text: str | None) -> str | None:
         return None
     parts = urlsplit(text)
     if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or not text.isprintable():
-        raise Misused("--origin wants scheme, host and port only, as in https://app.example.com")
+        raise UsageError("--origin wants scheme, host and port only, as in https://app.example.com")
     return text
 
 
 def _read_token(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Secret | None:
     if arguments.token is not None:
-        raise Misused(
+        raise UsageError(
             "a token is not taken from the command line, where others can read it; use --token-env or --token-file"
         )
     if arguments.token_env is not None and arguments.token_file is not None:
-        raise Misused("give --token-env or --token-file, not both")
+        raise UsageError("give --token-env or --token-file, not both")
     if arguments.token_env is not None:
         value = environ.get(arguments.token_env, "")
         where = "the variable that --token-env names"
@@ -178,12 +182,12 @@ def _read_token(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Se
             with Path(arguments.token_file).open("rb") as file:
                 value = file.read(_MAX_TOKEN_BYTES).decode("utf-8-sig", "replace")
         except OSError as exc:
-            raise Misused(f"{where} cannot be read: {exc.strerror}") from None
+            raise UsageError(f"{where} cannot be read: {exc.strerror}") from None
     else:
         return None
     value = value.strip()
     if not value:
-        raise Misused(f"{where} is unset or empty")
+        raise UsageError(f"{where} is unset or empty")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise Misused(f"{where} holds what no token is: blanks or characters that cannot travel in a header")
+        raise UsageError(f"{where} holds what no token is: blanks or characters that cannot travel in a header")
     return Secret(value)

@@ -6,8 +6,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from service.doctor import sources
-from service.doctor.folder import Folder, look_around
-from service.doctor.rungs import Broken, Found, broken_by
+from service.doctor.env_files import EnvFiles, find_env_files
+from service.doctor.steps import Finding, StepFailed, step_failed
 from service.failures import Failure
 from service.realtime.keys import family_of, fingerprint, lint
 from service.realtime.names import is_loopback
@@ -23,14 +23,14 @@ OUTDATED_KEY_ADVICE: Final = (
 )
 
 
-class Local:
+class LocalConfiguration:
     """The settings of a process that is started in `directory` with `environ`, and where they come from."""
 
     def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
         self.environ = environ
         self.directory = directory
         self.layers: Layers = read_layers(environ, directory)
-        self.folder: Folder = look_around(directory, environ)
+        self.folder: EnvFiles = find_env_files(directory, environ)
         self.settings = Settings()
 
     @property
@@ -54,7 +54,7 @@ class Local:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    async def files(self) -> Found:
+    async def files(self) -> Finding:
         """Which `.env` files exist, which were read, which were meant."""
         read = [file.name for file in self.folder.read]
         finding = (
@@ -62,34 +62,34 @@ class Local:
         )
         remarks = [*self.folder.remarks]
         oddities = [f"{file.name} {remark}." for file in self.folder.read for remark in file.text.remarks]
-        near = [str(miss) for miss in self.folder.near]
+        unread = [str(miss) for miss in self.folder.unread]
         # A file in another folder may belong to another program; it matters where the key is missing.
-        matters = [miss for miss in self.folder.near if not miss.elsewhere or not self.has_key]
+        matters = [miss for miss in self.folder.unread if not miss.elsewhere or not self.has_key]
         unreadable = any("cannot be read" in oddity or "was not read" in oddity for oddity in oddities)
-        notes = [*(f"{remark}." for remark in remarks), *near, *oddities]
-        return Found(finding, notes, "warn" if remarks or matters or unreadable else "ok")
+        notes = [*(f"{remark}." for remark in remarks), *unread, *oddities]
+        return Finding(finding, notes, "warn" if remarks or matters or unreadable else "ok")
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
-    async def read_settings(self) -> Found:
+    async def read_settings(self) -> Finding:
         """Parse the settings; all mistakes break this rung together. Values that hide others, and odd names, warn."""
         notes = [f"{sentence}." for sentence in sources.disagreements(self.layers)]
         # Names like OPENAI_KEY are told of even where a key is found: somebody may be changing the wrong one.
         warnings = find_warnings(self.layers, SETTING_NAMES, has_key=False)
         notes += [f"{warning.variable} {warning.sentence}." for warning in warnings]
-        notes += [f"{name} {sentence}" for name, sentence in sources.misnamed(self.layers)]
-        empty = [f"{sentence}." for sentence in sources.emptied(self.layers)]
+        notes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers)]
+        empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers)]
         try:
             self.settings = Settings.load(self.environ, self.directory)
         except SettingsRejected as rejected:
-            raise Broken(
+            raise StepFailed(
                 f"{len(rejected.problems)} setting(s) cannot be used; the relay would not start.",
                 remedy="Correct them; 'python -m service settings' prints what each accepts.",
                 notes=[*(f"{problem}." for problem in rejected.problems), *notes, *empty],
             ) from None
         if self.settings.openai_api_key_problem:
             notes.append(f"{self.settings.openai_api_key_problem}.")
-        return Found(self._summary(), [*notes, *empty], "warn" if notes else "ok")
+        return Finding(self._summary(), [*notes, *empty], "warn" if notes else "ok")
 
     def _summary(self) -> str:
         shown = [f"{name} ({origin})" for name, origin in sorted(self.settings.origins.items())]
@@ -97,17 +97,17 @@ class Local:
 
     # -- key ----------------------------------------------------------------------------------------------------------
 
-    def judge_key(self, target: Target, *, stands_in: bool) -> Found:
+    def check_key(self, target: Target, *, stands_in: bool) -> Finding:
         """Family, fingerprint, origin and lint of the key; raises Broken as the relay would refuse to dial."""
         if stands_in:
-            return Found(
+            return Finding(
                 "no key was found: the built-in simulator stands in for OpenAI (RELAY_UPSTREAM=auto)",
                 [*self.hints(), "Set OPENAI_API_KEY to reach OpenAI."],
                 "warn",
             )
         key = self.settings.openai_api_key.reveal() if self.settings.openai_api_key is not None else None
         if target.simulated and key is None:
-            return Found("RELAY_UPSTREAM=simulator: the built-in simulator needs none")
+            return Finding("RELAY_UPSTREAM=simulator: the built-in simulator needs none")
         problems = lint(key, target.label)
         words = [f"{problem.sentence} {problem.remedy}" for problem in problems]
         fatal = [problem for problem in problems if problem.fatal]
@@ -115,21 +115,23 @@ class Local:
             reason = "key_missing" if key is None or fatal[0].code == "missing" else "key_malformed"
             shown = [self._shown_key(key)] if key is not None else []
             notes = [*words, *shown, *(self.hints() if reason == "key_missing" else ())]
-            raise broken_by(Failure(reason), *notes)
+            raise step_failed(Failure(reason), *notes)
         words += self._family_notes(key, target)
-        return Found(self._shown_key(key), [*words, *self._facts(target)], "warn" if words else "ok")
+        return Finding(self._shown_key(key), [*words, *self._facts(target)], "warn" if words else "ok")
 
     def hints(self) -> list[str]:
         """Where the key may be that was not found."""
         hints = [self.settings.openai_api_key_problem] if self.settings.openai_api_key_problem else []
-        hints += [sentence for sentence in sources.emptied(self.layers) if sentence.startswith(sources.KEY)]
+        hints += [sentence for sentence in sources.empty_settings(self.layers) if sentence.startswith(sources.KEY)]
         hints += [
             f"{warning.variable} {warning.sentence}"
             for warning in find_warnings(self.layers, SETTING_NAMES, has_key=False)
             if sources.KEY in warning.sentence
         ]
-        hints += [f"{name} {sentence}" for name, sentence in sources.misnamed(self.layers) if sources.KEY in sentence]
-        hints += [str(miss).removesuffix(".") for miss in self.folder.near if miss.holds_key]
+        hints += [
+            f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers) if sources.KEY in sentence
+        ]
+        hints += [str(miss).removesuffix(".") for miss in self.folder.unread if miss.holds_key]
         hints += [
             f"{file.name} {remark}"
             for file in self.folder.read
@@ -167,7 +169,7 @@ class Local:
 
     # -- proxy --------------------------------------------------------------------------------------------------------
 
-    def judge_proxy(self, target: Target) -> Found:
+    def check_proxy(self, target: Target) -> Finding:
         """Whether the way leads through a proxy, and which variables say so or are passed over."""
         host = urlsplit(target.base_url).hostname or ""
         named = [name for name in VARIABLES if self.environ.get(name, "").strip()]
@@ -179,22 +181,24 @@ class Local:
         ]
         if target.proxy is not None:
             who = " with a user and password" if target.proxy.user else ""
-            return Found(
+            return Finding(
                 f"through {target.proxy.url}{who} (from {target.proxy.origin})", notes, "warn" if notes else "ok"
             )
         if target.simulated or is_loopback(host):
-            return Found("none: the upstream is on this machine", notes)
+            return Finding("none: the upstream is on this machine", notes)
         if not named:
-            return Found("none: no proxy is set", notes, "warn" if notes else "ok")
+            return Finding("none: no proxy is set", notes, "warn" if notes else "ok")
         shown = _shown_proxy(self.environ[named[0]], named[0])
         if self.settings.upstream_proxy is None:
             notes.insert(
                 0, f"{named[0]} is set ({shown}) but not used, because {SETTING} is off; set it to auto to use it."
             )
-            return Found("direct", notes, "warn")
+            return Finding("direct", notes, "warn")
         if is_excepted(host, self.environ):
-            return Found(f"direct: NO_PROXY excepts {host} from {named[0]} ({shown})", notes, "warn" if notes else "ok")
-        return Found("direct", notes, "warn" if notes else "ok")
+            return Finding(
+                f"direct: NO_PROXY excepts {host} from {named[0]} ({shown})", notes, "warn" if notes else "ok"
+            )
+        return Finding("direct", notes, "warn" if notes else "ok")
 
     def unused_proxy(self, target: Target) -> list[str]:
         """A hint for rungs of the network that break although a proxy could have been used."""

@@ -12,9 +12,9 @@ import aiohttp
 from yarl import URL
 
 from service.doctor import network, response_check, running, tls
-from service.doctor.local import Local
+from service.doctor.local import LocalConfiguration
 from service.doctor.network import Route
-from service.doctor.rungs import Broken, Found, Ladder, broken_by
+from service.doctor.steps import Finding, StepFailed, StepRunner, step_failed
 from service.failures import Failure, Phase
 from service.health.response_check import REQUEST
 from service.realtime.keys import Secret
@@ -41,7 +41,7 @@ _MODEL_PROVES: Final = (
 class ProviderChain:
     """Climbs from the files to the first event, and to a response if `with_turn`."""
 
-    def __init__(self, local: Local, *, model: str | None = None, with_turn: bool = False) -> None:
+    def __init__(self, local: LocalConfiguration, *, model: str | None = None, with_turn: bool = False) -> None:
         self._local = local
         self._wanted_model = model
         self._with_turn = with_turn
@@ -64,35 +64,35 @@ class ProviderChain:
     def _model(self) -> str:
         return self._wanted_model or self._local.settings.model
 
-    async def climb(self, ladder: Ladder) -> None:
+    async def run(self, runner: StepRunner) -> None:
         """Try every rung; whatever was opened is closed at the end."""
         async with self._stack:
-            await ladder.climb("files", self._local.files)
-            await ladder.climb("settings", self._settings)
-            await ladder.climb("running", self._running)
-            await ladder.climb("key", self._key)
-            await ladder.climb("proxy", self._proxy)
-            await ladder.climb("dns", self._dns)
-            await ladder.climb("tcp", self._tcp)
+            await runner.run_step("files", self._local.files)
+            await runner.run_step("settings", self._settings)
+            await runner.run_step("running", self._running)
+            await runner.run_step("key", self._key)
+            await runner.run_step("proxy", self._proxy)
+            await runner.run_step("dns", self._dns)
+            await runner.run_step("tcp", self._tcp)
             if self.target is not None and self.target.proxy is not None:
-                await ladder.climb("tunnel", self._tunnel)
-            await ladder.climb("tls", self._tls)
-            await ladder.climb("model", self._ask_model)
-            await ladder.climb("clock", self._clock)
-            await ladder.climb("upgrade", self._upgrade)
-            await ladder.climb("first_event", self._first_event)
+                await runner.run_step("tunnel", self._tunnel)
+            await runner.run_step("tls", self._tls)
+            await runner.run_step("model", self._ask_model)
+            await runner.run_step("clock", self._clock)
+            await runner.run_step("upgrade", self._upgrade)
+            await runner.run_step("first_event", self._first_event)
             if self._with_turn:
-                ladder.announce(response_check.COST)
-                await ladder.climb("turn", self._turn)
+                runner.announce(response_check.COST)
+                await runner.run_step("turn", self._turn)
             await self._hang_up()
 
     # -- this machine -------------------------------------------------------------------------------------------------
 
-    async def _settings(self) -> Found:
+    async def _settings(self) -> Finding:
         found = await self._local.read_settings()
         self.target = await self._choose_target()
         shown = f"{self.target.label} at {self.target.base_url}, model {self._model}"
-        return Found(f"{shown}; {found.finding}", found.notes, found.status)
+        return Finding(f"{shown}; {found.finding}", found.notes, found.status)
 
     async def _choose_target(self) -> Target:
         """As the relay's own composition root chooses it."""
@@ -114,22 +114,22 @@ class ProviderChain:
             raise AssertionError("the rung of the settings has not been climbed")
         return self.target
 
-    async def _running(self) -> Found:
+    async def _running(self) -> Finding:
         settings = self._local.settings
         if settings.internal_port == 0:
-            return Found("RELAY_INTERNAL_PORT is 0: there is no port to ask", status="skipped")
+            return Finding("RELAY_INTERNAL_PORT is 0: there is no port to ask", status="skipped")
         files = [file.path for file in self._local.folder.read]
-        return running.judge(await running.ask(settings), settings, self._reached().label, files)
+        return running.judge(await running.query_relay(settings), settings, self._reached().label, files)
 
-    async def _key(self) -> Found:
-        return self._local.judge_key(self._reached(), stands_in=self._stands_in)
+    async def _key(self) -> Finding:
+        return self._local.check_key(self._reached(), stands_in=self._stands_in)
 
-    async def _proxy(self) -> Found:
-        return self._local.judge_proxy(self._reached())
+    async def _proxy(self) -> Finding:
+        return self._local.check_proxy(self._reached())
 
     # -- the network --------------------------------------------------------------------------------------------------
 
-    def _way(self) -> Route:
+    def _route(self) -> Route:
         target = self._reached()
         return Route(
             URL(target.base_url),
@@ -138,21 +138,21 @@ class ProviderChain:
             hints=self._local.unused_proxy(target),
         )
 
-    async def _dns(self) -> Found:
-        found, self._addresses = await network.resolve(self._way())
+    async def _dns(self) -> Finding:
+        found, self._addresses = await network.resolve(self._route())
         return found
 
-    async def _tcp(self) -> Found:
-        return await network.connect(self._way(), self._addresses)
+    async def _tcp(self) -> Finding:
+        return await network.connect(self._route(), self._addresses)
 
-    async def _tunnel(self) -> Found:
-        return await network.dig_tunnel(self._way())
+    async def _tunnel(self) -> Finding:
+        return await network.open_tunnel(self._route())
 
-    async def _tls(self) -> Found:
-        way = self._way()
-        if not way.is_tls:
-            return Found("plain HTTP to this machine; there is no TLS", status="skipped")
-        return await tls.shake_hands(way)
+    async def _tls(self) -> Finding:
+        route = self._route()
+        if not route.is_tls:
+            return Finding("plain HTTP to this machine; there is no TLS", status="skipped")
+        return await tls.check_handshake(route)
 
     # -- the provider -------------------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class ProviderChain:
     ) -> None:
         self._answer = (datetime.now(UTC), ended.response.headers)
 
-    async def _ask_model(self) -> Found:
+    async def _ask_model(self) -> Finding:
         target, dialler = self._reached(), self._dialler()
         seconds = self._local.settings.dial_timeout_seconds
         try:
@@ -187,23 +187,23 @@ class ProviderChain:
                 or failure.reason == "proxy_failed"
                 or failure.upstream_code == "invalid_api_key"
             ):
-                raise broken_by(failure, *self._page_notes(failure)) from None
+                raise step_failed(failure, *self._page_notes(failure)) from None
             return self._judge_refusal(failure, target)
-        return Found(f"the provider describes {self._model} to this key", [_MODEL_PROVES])
+        return Finding(f"the provider describes {self._model} to this key", [_MODEL_PROVES])
 
-    def _judge_refusal(self, failure: Failure, target: Target) -> Found:
+    def _judge_refusal(self, failure: Failure, target: Target) -> Finding:
         """A refusal of REST never overrides a socket that works: a key may be restricted to Realtime."""
         said = f"HTTP {failure.wire_status}"
         code = f", {failure.upstream_code}" if failure.upstream_code else ""
         if target.label in {"azure", "compatible"} and says_nothing_of_the_key(failure):
-            return Found(f"{said}{code}: not every server describes its models; the socket decides", status="skipped")
+            return Finding(f"{said}{code}: not every server describes its models; the socket decides", status="skipped")
         finding = f"{failure.reason} ({said}{code}): {failure.row.sentence}"
         notes = self._page_notes(failure)
         if proves_the_key(failure):
             notes.append("The key itself was taken: the provider looks at the model after the key.")
         elif failure.reason == "key_forbidden":
             notes.append("A restricted key may lack the right to list models and still open Realtime sessions.")
-        return Found(finding, [*notes, "The socket decides; see below."], "warn")
+        return Finding(finding, [*notes, "The socket decides; see below."], "warn")
 
     def _page_notes(self, failure: Failure) -> list[str]:
         """What the headers tell of who answered."""
@@ -217,21 +217,21 @@ class ProviderChain:
                 notes.append(f"It leads to {URL(headers.get('Location', '')).host or 'another path'}.")
         return notes
 
-    async def _clock(self) -> Found:
+    async def _clock(self) -> Finding:
         if self._answer is None or "Date" not in self._answer[1]:
-            return Found("no Date header came", status="skipped")
+            return Finding("no Date header came", status="skipped")
         came, headers = self._answer
         try:
             skew = (came - parsedate_to_datetime(headers["Date"]).astimezone(UTC)).total_seconds()
         except (ValueError, OverflowError):
-            return Found("the Date header is no date", status="skipped")
+            return Finding("the Date header is no date", status="skipped")
         if abs(skew) <= _SKEW_SECONDS:
-            return Found("right to some seconds", seconds=0.0)
+            return Finding("right to some seconds", seconds=0.0)
         side = "ahead of" if skew > 0 else "behind"
         notes = ["A wrong clock makes certificates invalid and spoils logs; switch on time synchronisation (NTP)."]
-        return Found(f"this machine's clock is {abs(skew):.0f} s {side} the provider's", notes, "warn", 0.0)
+        return Finding(f"this machine's clock is {abs(skew):.0f} s {side} the provider's", notes, "warn", 0.0)
 
-    async def _upgrade(self) -> Found:
+    async def _upgrade(self) -> Finding:
         """Begin to dial; this rung holds once the 101 is there, the next one waits for the rest."""
         dialler = self._dialler()
         self._task = asyncio.ensure_future(dialler.dial(DialRequest(query=(("model", self._model),)), self._progress))
@@ -246,8 +246,8 @@ class ProviderChain:
             notes = self._page_notes(failure) + self._local.unused_proxy(self._reached())
             if failure.reason in {"bad_reply", "dropped_early", "reply_timeout"}:
                 notes.append("The plain request before it got through, so something on the way may block WebSockets.")
-            raise broken_by(failure, *notes)
-        return Found(
+            raise step_failed(failure, *notes)
+        return Finding(
             "connected: 101 Switching Protocols; WebSockets get through",
             ["Does not prove the key: OpenAI upgrades before it looks at key, model and credit."],
         )
@@ -261,16 +261,16 @@ class ProviderChain:
             raise error
         return error
 
-    async def _first_event(self) -> Found:
+    async def _first_event(self) -> Finding:
         assert self._task is not None  # noqa: S101 - the rung below has made it
         try:
             connected = await self._task
         except Failure as failure:
-            raise broken_by(failure, *self._first_event_notes(failure)) from None
+            raise step_failed(failure, *self._first_event_notes(failure)) from None
         seconds = self._progress.seconds.get(Phase.FIRST_EVENT, 0.0)
         self._line = EventStream(connected)
         if self._local.settings.first_event == "optional":
-            return Found("not waited for, because RELAY_FIRST_EVENT is optional", status="skipped")
+            return Finding("not waited for, because RELAY_FIRST_EVENT is optional", status="skipped")
         event = await self._line.next_event(1.0)
         session = event.body.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
@@ -278,14 +278,14 @@ class ProviderChain:
         notes = ["Proves key, model, permission and network together; the session cost nothing."]
         if self._reached().label == "openai":
             notes.append(NO_BETA)
-        return Found(f"session ready: {event.type or 'an event'}{known}", notes, seconds=seconds)
+        return Finding(f"session ready: {event.type or 'an event'}{known}", notes, seconds=seconds)
 
     def _first_event_notes(self, failure: Failure) -> list[str]:
         if failure.reason in {"model_not_found", "key_forbidden"} and self._reached().label == "openai":
             return [f"Allow {self._model} for the project: platform.openai.com, Project, Limits, Model usage.", NO_BETA]
         return []
 
-    async def _turn(self) -> Found:
+    async def _turn(self) -> Finding:
         assert self._line is not None  # noqa: S101 - the rung below has made it
         return await request_response(self._line)
 
@@ -294,7 +294,7 @@ class ProviderChain:
             await self._line.close()
 
 
-async def request_response(line: EventStream) -> Found:
+async def request_response(line: EventStream) -> Finding:
     """Ask for one short text and wait for its end; raises Broken."""
     line.send(REQUEST)
     try:
@@ -306,10 +306,10 @@ async def request_response(line: EventStream) -> Found:
                 if event.type == "error":
                     raise response_check.judge_error(event.body)
     except TimeoutError:
-        raise Broken(f"No response.done came within {_TURN_SECONDS:.0f} s.", reason="upstream_too_slow") from None
+        raise StepFailed(f"No response.done came within {_TURN_SECONDS:.0f} s.", reason="upstream_too_slow") from None
     except StreamClosed as closed:
         told = f"with {closed.code}" if closed.code is not None else "without a word"
-        raise broken_by(Failure("upstream_closed" if closed.code else "upstream_lost"), f"Closed {told}.") from None
+        raise step_failed(Failure("upstream_closed" if closed.code else "upstream_lost"), f"Closed {told}.") from None
 
 
 class _Watched(DialProgress):

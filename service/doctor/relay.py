@@ -15,8 +15,8 @@ from yarl import URL
 from service.doctor import network, reply, response_check, tls
 from service.doctor.network import Route
 from service.doctor.provider import request_response
-from service.doctor.reply import UPGRADED, WORDS, Reply
-from service.doctor.rungs import Broken, Found, Ladder, broken_by
+from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
+from service.doctor.steps import Finding, StepFailed, StepRunner, step_failed
 from service.failures import Failure, Phase
 from service.realtime.frames import Scanner
 from service.realtime.keys import Secret
@@ -34,7 +34,7 @@ _SOCKET_PATH: Final = "/v1/realtime"
 
 
 @dataclass(frozen=True, slots=True)
-class RelayAttempt:
+class RelayOptions:
     """Which relay to visit, and as whom. `origin` makes it a browser's visit: credentials go as a subprotocol."""
 
     url: URL
@@ -57,11 +57,11 @@ def socket_url(url: URL, model: str) -> URL:
 class RelayChain:
     """Climbs from the relay's name to the time of a round trip."""
 
-    def __init__(self, visit: RelayAttempt, environ: Mapping[str, str]) -> None:
-        self._visit = visit
+    def __init__(self, options: RelayOptions, environ: Mapping[str, str]) -> None:
+        self._options = options
         self._environ = environ
-        self._url = socket_url(visit.url, visit.model)
-        self._way = Route(self._url, seconds=visit.seconds, words=WORDS)
+        self._url = socket_url(options.url, options.model)
+        self._route = Route(self._url, seconds=options.seconds, words=RELAY_EXPLANATIONS)
         self._addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._reply = Reply(0, {})
@@ -69,54 +69,54 @@ class RelayChain:
 
     def describe(self) -> dict[str, object]:
         """What is examined."""
-        return {"relay": str(self._url.with_query(None)), "origin": self._visit.origin, "model": self._visit.model}
+        return {"relay": str(self._url.with_query(None)), "origin": self._options.origin, "model": self._options.model}
 
-    async def climb(self, ladder: Ladder) -> None:
+    async def run(self, runner: StepRunner) -> None:
         """Try every rung; whatever was opened is closed at the end."""
-        ladder.words = WORDS
+        runner.words = RELAY_EXPLANATIONS
         async with self._stack:
-            await ladder.climb("address", self._address)
-            await ladder.climb("dns", self._dns)
-            await ladder.climb("tcp", self._tcp)
-            await ladder.climb("tls", self._tls)
-            await ladder.climb("relay", self._ask_health)
-            await ladder.climb("upgrade", self._upgrade)
-            await ladder.climb("origin", self._origin)
-            await ladder.climb("token", self._token)
-            await ladder.climb("first_event", self._first_event)
-            await ladder.climb("round_trip", self._round_trip)
-            if self._visit.with_turn:
-                ladder.announce(response_check.COST)
-                await ladder.climb("turn", self._turn)
+            await runner.run_step("address", self._address)
+            await runner.run_step("dns", self._dns)
+            await runner.run_step("tcp", self._tcp)
+            await runner.run_step("tls", self._tls)
+            await runner.run_step("relay", self._ask_health)
+            await runner.run_step("upgrade", self._upgrade)
+            await runner.run_step("origin", self._origin)
+            await runner.run_step("token", self._token)
+            await runner.run_step("first_event", self._first_event)
+            await runner.run_step("round_trip", self._round_trip)
+            if self._options.with_turn:
+                runner.announce(response_check.COST)
+                await runner.run_step("turn", self._turn)
             if self._line is not None:
                 await self._line.close()
 
-    async def _address(self) -> Found:
+    async def _address(self) -> Finding:
         notes = []
-        is_plain = not self._way.is_tls
-        if is_plain and self._visit.token is not None and not is_loopback(self._way.host):
+        is_plain = not self._route.is_tls
+        if is_plain and self._options.token is not None and not is_loopback(self._route.host):
             notes.append("The token travels in clear text; put TLS in front of the relay and use https:// or wss://.")
-        if is_plain and (self._visit.origin or "").startswith("https://"):
+        if is_plain and (self._options.origin or "").startswith("https://"):
             notes.append("Browsers refuse ws:// from a page that came by https://; the page needs wss://.")
         proxies = [name for name in VARIABLES if self._environ.get(name, "").strip()]
         status = "warn" if notes else "ok"
-        if proxies and not is_loopback(self._way.host):
+        if proxies and not is_loopback(self._route.host):
             notes.append(f"{proxies[0]} is set; this visit goes straight to the relay, but SDKs and browsers may not.")
-        return Found(str(self._url.with_query(None)), notes, "warn" if status == "warn" else "ok")
+        return Finding(str(self._url.with_query(None)), notes, "warn" if status == "warn" else "ok")
 
-    async def _dns(self) -> Found:
-        found, self._addresses = await network.resolve(self._way)
+    async def _dns(self) -> Finding:
+        found, self._addresses = await network.resolve(self._route)
         return found
 
-    async def _tcp(self) -> Found:
-        return await network.connect(self._way, self._addresses)
+    async def _tcp(self) -> Finding:
+        return await network.connect(self._route, self._addresses)
 
-    async def _tls(self) -> Found:
-        if not self._way.is_tls:
-            return Found("plain HTTP, as the URL says", status="skipped")
-        return await tls.shake_hands(self._way)
+    async def _tls(self) -> Finding:
+        if not self._route.is_tls:
+            return Finding("plain HTTP, as the URL says", status="skipped")
+        return await tls.check_handshake(self._route)
 
-    async def _ask_health(self) -> Found:
+    async def _ask_health(self) -> Finding:
         """Who answers: a hint only, since an ingress may pass on nothing but the socket's path."""
         url = self._url.with_path("/healthz").with_query(None)
         async with open_session() as session:
@@ -128,84 +128,84 @@ class RelayChain:
                 if status == "fail"
                 else []
             )
-            return Found(f"a relay answers; its health: {status}", unwell, "warn" if status != "pass" else "ok")
+            return Finding(f"a relay answers; its health: {status}", unwell, "warn" if status != "pass" else "ok")
         page = " with a page of HTML" if answer.is_html else ""
         note = "A proxy or ingress may pass on the socket's path only; the upgrade decides."
-        return Found(f"no relay answers at /healthz (HTTP {answer.status}{page})", [note], "warn")
+        return Finding(f"no relay answers at /healthz (HTTP {answer.status}{page})", [note], "warn")
 
-    async def _upgrade(self) -> Found:
+    async def _upgrade(self) -> Finding:
         session = await self._stack.enter_async_context(open_session())
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         self._reply = await self._get(session, self._url, self._headers(key), key)
         error = self._reply.relay_error
         if self._reply.status == UPGRADED:
-            return Found("101 Switching Protocols")
+            return Finding("101 Switching Protocols")
         if error is None:
-            raise reply.refused_by_stranger(self._reply, scheme=self._url.scheme)
+            raise reply.refused_by_other_server(self._reply, scheme=self._url.scheme)
         if reply.reason_of(error) == "not_a_websocket":
             raise reply.refused_by_relay(error, "The upgrade was asked for, so it was lost on the way to the relay.")
-        return Found(f"the relay itself answered: HTTP {self._reply.status}")
+        return Finding(f"the relay itself answered: HTTP {self._reply.status}")
 
-    async def _origin(self) -> Found:
+    async def _origin(self) -> Finding:
         error = self._refusal()
         if error is not None and reply.reason_of(error) == "origin_refused":
-            shown = self._visit.origin or "none was sent, so something on the way adds one"
+            shown = self._options.origin or "none was sent, so something on the way adds one"
             raise reply.refused_by_relay(error, f"Origin: {shown}.")
-        if self._visit.origin is None:
-            return Found("not asked: only browsers send one; --origin pretends to be a page of it", status="skipped")
-        return Found(f"pages of {self._visit.origin} may connect")
+        if self._options.origin is None:
+            return Finding("not asked: only browsers send one; --origin pretends to be a page of it", status="skipped")
+        return Finding(f"pages of {self._options.origin} may connect")
 
-    async def _token(self) -> Found:
+    async def _token(self) -> Finding:
         error = self._refusal()
         reason = reply.reason_of(error) if error is not None else None
         if error is not None and reason in _ACCESS:
             raise reply.refused_by_relay(error, *self._token_notes(str(reason)))
-        if self._visit.token is None:
-            return Found("none was sent, none is wanted: whoever reaches the relay may use it")
-        way = "as a subprotocol, as browsers do" if self._visit.origin else "as Authorization: Bearer"
-        return Found(f"taken, or not asked for; it was sent {way}")
+        if self._options.token is None:
+            return Finding("none was sent, none is wanted: whoever reaches the relay may use it")
+        how = "as a subprotocol, as browsers do" if self._options.origin else "as Authorization: Bearer"
+        return Finding(f"taken, or not asked for; it was sent {how}")
 
     def _token_notes(self, reason: str) -> Sequence[str]:
-        if self._visit.token is None:
+        if self._options.token is None:
             return ("None was given: name it with --token-env or --token-file.",)
         if reason == "token_missing":
             return ("A token was sent but did not arrive: something on the way drops it.",)
         return ()
 
-    async def _first_event(self) -> Found:
+    async def _first_event(self) -> Finding:
         error = self._refusal()
         if error is not None:
             raise reply.refused_by_relay(error)
         assert self._line is not None  # noqa: S101 - without a refusal there is a line
         try:
-            event = await self._line.next_event(self._visit.seconds)
+            event = await self._line.next_event(self._options.seconds)
         except TimeoutError:
-            raise broken_by(Failure("first_event_timeout", Phase.FIRST_EVENT), words=WORDS) from None
+            raise step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT), words=RELAY_EXPLANATIONS) from None
         except StreamClosed as closed:
             shown = f"Closed with {closed.code}." if closed.code is not None else "Closed without a word."
-            raise broken_by(Failure("dropped_early", Phase.FIRST_EVENT), shown, words=WORDS) from None
+            raise step_failed(Failure("dropped_early", Phase.FIRST_EVENT), shown, words=RELAY_EXPLANATIONS) from None
         if event.type == "error":
             told = reply.relay_error_in(event.body)
             if told is not None:
                 raise reply.refused_by_relay(told)
-            raise broken_by(Failure("upstream_error", Phase.FIRST_EVENT))
-        return Found(f"session ready: {event.type or 'an event'}")
+            raise step_failed(Failure("upstream_error", Phase.FIRST_EVENT))
+        return Finding(f"session ready: {event.type or 'an event'}")
 
-    async def _round_trip(self) -> Found:
+    async def _round_trip(self) -> Finding:
         assert self._line is not None  # noqa: S101 - the rung below has made it
         try:
             times = [await self._line.ping(_PING_SECONDS) for _ in range(_PINGS)]
         except TimeoutError:
             note = "A proxy that does not pass WebSocket control frames on will cut quiet sessions."
-            return Found(f"no pong within {_PING_SECONDS:g} s", [note], "warn")
+            return Finding(f"no pong within {_PING_SECONDS:g} s", [note], "warn")
         middle = statistics.median(times)
-        return Found(
+        return Finding(
             f"{middle * 1000:.1f} ms to the relay and back (median of {_PINGS})",
             ["To the relay only; the provider answers later."],
             seconds=middle,
         )
 
-    async def _turn(self) -> Found:
+    async def _turn(self) -> Finding:
         assert self._line is not None  # noqa: S101 - the rung below has made it
         return await request_response(self._line)
 
@@ -221,10 +221,10 @@ class RelayChain:
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": key,
         }
-        token = self._visit.token.reveal() if self._visit.token is not None else None
-        if self._visit.origin is not None:
+        token = self._options.token.reveal() if self._options.token is not None else None
+        if self._options.origin is not None:
             offered = ["realtime", *([f"openai-insecure-api-key.{token}"] if token else [])]
-            headers |= {"Origin": self._visit.origin, "Sec-WebSocket-Protocol": ", ".join(offered)}
+            headers |= {"Origin": self._options.origin, "Sec-WebSocket-Protocol": ", ".join(offered)}
         elif token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
@@ -235,7 +235,7 @@ class RelayChain:
         """GET; a 101 to our key becomes the line. Raises Broken in the words of this side."""
         progress = DialProgress()
         try:
-            async with asyncio.timeout(self._visit.seconds):
+            async with asyncio.timeout(self._options.seconds):
                 response = await session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise await self._no_answer(exc) from None
@@ -247,26 +247,28 @@ class RelayChain:
         finally:
             response.close()
 
-    async def _no_answer(self, exc: Exception) -> Broken:
-        failure = translate.from_exception(exc, Phase.UPGRADE, tls=self._way.is_tls)
+    async def _no_answer(self, exc: Exception) -> StepFailed:
+        failure = translate.from_exception(exc, Phase.UPGRADE, tls=self._route.is_tls)
         notes = []
-        if not self._way.is_tls and await tls.speaks_tls(self._way.host, self._way.port):
+        if not self._route.is_tls and await tls.speaks_tls(self._route.host, self._route.port):
             notes.append("This port speaks TLS: use https:// or wss:// in the URL.")
-        return broken_by(failure, *notes, words=WORDS)
+        return step_failed(failure, *notes, words=RELAY_EXPLANATIONS)
 
     def _take_line(self, response: aiohttp.ClientResponse, key: str) -> None:
         problem = None
         if response.headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
             problem = "Sec-WebSocket-Accept is wrong: something on the way answers upgrades itself"
-        elif self._visit.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
+        elif self._options.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
             problem = "the subprotocol 'realtime' did not come back, without which browsers refuse the socket"
         if problem is not None:
             response.close()
-            raise broken_by(Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem), words=WORDS)
+            raise step_failed(
+                Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem), words=RELAY_EXPLANATIONS
+            )
         try:
             leg = take_upstream(response)
         except ConnectionResetError:
             response.close()
-            raise broken_by(Failure("dropped_early", Phase.UPGRADE), words=WORDS) from None
+            raise step_failed(Failure("dropped_early", Phase.UPGRADE), words=RELAY_EXPLANATIONS) from None
         scanner = Scanner(masked=False, max_message_bytes=1 << 24)
         self._line = EventStream(Connected(leg, scanner, [], DialProgress()))

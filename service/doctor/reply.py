@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from service.doctor.rungs import Broken, Words, broken_by
+from service.doctor.steps import Explanations, StepFailed, step_failed
 from service.failures import CATALOGUE, Failure, Phase
 
 UPGRADED: Final = 101
@@ -30,7 +30,7 @@ _GATEWAY: Final = {
 }
 
 # The catalogue speaks of the provider; between a client and the relay the same reasons mean this.
-WORDS: Final[Words] = {
+RELAY_EXPLANATIONS: Final[Explanations] = {
     "dns_failed": (
         "The relay's name cannot be resolved.",
         "Check the host in the URL, and the DNS of the network that this machine is in.",
@@ -114,7 +114,7 @@ def reason_of(error: Mapping[str, object]) -> str:
     return code if isinstance(code, str) and _WORD.fullmatch(code) else "unknown"
 
 
-def refused_by_relay(error: Mapping[str, object], *notes: str) -> Broken:
+def refused_by_relay(error: Mapping[str, object], *notes: str) -> StepFailed:
     """The relay's own refusal, in the catalogue's words."""
     reason = reason_of(error)
     told = []
@@ -124,11 +124,11 @@ def refused_by_relay(error: Mapping[str, object], *notes: str) -> Broken:
     if isinstance(session, str) and re.fullmatch(r"[0-9a-f]{1,32}", session):
         told.append(f"The relay's log knows this attempt as session_id {session}.")
     if reason not in CATALOGUE:
-        return Broken("The relay gives a reason that this version does not know.", notes=(reason, *told, *notes))
-    return broken_by(Failure(reason), *told, *notes)
+        return StepFailed("The relay gives a reason that this version does not know.", notes=(reason, *told, *notes))
+    return step_failed(Failure(reason), *told, *notes)
 
 
-def refused_by_stranger(reply: Reply, *, scheme: str) -> Broken:
+def refused_by_other_server(reply: Reply, *, scheme: str) -> StepFailed:
     """What is not the relay has answered the upgrade."""
     notes = [*_who(reply)]
     if reply.status in _REDIRECTS:
@@ -160,8 +160,8 @@ def refused_by_stranger(reply: Reply, *, scheme: str) -> Broken:
     return _broken("bad_reply", reply, notes)
 
 
-def _broken(reason: str, reply: Reply, notes: list[str]) -> Broken:
-    return broken_by(Failure(reason, Phase.UPGRADE, http_status=reply.status), *notes, words=WORDS)
+def _broken(reason: str, reply: Reply, notes: list[str]) -> StepFailed:
+    return step_failed(Failure(reason, Phase.UPGRADE, http_status=reply.status), *notes, words=RELAY_EXPLANATIONS)
 
 
 def _who(reply: Reply) -> list[str]:

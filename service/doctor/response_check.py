@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from service.doctor.rungs import Broken, Found, broken_by
+from service.doctor.steps import Finding, StepFailed, step_failed
 from service.failures import Failure
 from service.health.response_check import MAX_OUTPUT_TOKENS
 from service.realtime.events import ERROR_CODES, ErrorEvent
@@ -16,7 +16,7 @@ COST: Final = (
 )
 
 
-def judge_done(body: Mapping[str, object]) -> Found:
+def judge_done(body: Mapping[str, object]) -> Finding:
     """What `response.done` says; raises Broken if the response failed."""
     response = _mapping(body.get("response"))
     status = str(response.get("status") or "unknown")[:40]
@@ -25,22 +25,22 @@ def judge_done(body: Mapping[str, object]) -> Found:
         raise _failed(_mapping(details.get("error")))
     tokens = _tokens(_mapping(response.get("usage")))
     if status == "completed":
-        return Found(f"the model has answered; {tokens}")
+        return Finding(f"the model has answered; {tokens}")
     if status == "incomplete" and details.get("reason") == "max_output_tokens":
-        return Found(f"the model has answered up to the cap of {MAX_OUTPUT_TOKENS} tokens; {tokens}")
-    return Found(f"the response ended as {status!r}; {tokens}", status="warn")
+        return Finding(f"the model has answered up to the cap of {MAX_OUTPUT_TOKENS} tokens; {tokens}")
+    return Finding(f"the response ended as {status!r}; {tokens}", status="warn")
 
 
-def judge_error(body: Mapping[str, object]) -> Broken:
+def judge_error(body: Mapping[str, object]) -> StepFailed:
     """An `error` event in answer to the request."""
     return _failed(_mapping(body.get("error")))
 
 
-def _failed(error: Mapping[str, object]) -> Broken:
+def _failed(error: Mapping[str, object]) -> StepFailed:
     event = ErrorEvent(*(str(error.get(name) or "") for name in ("type", "code", "message")))
     failure = translate.from_events(event, None, "")
     shown = next((name for name in (event.code, event.type) if name in ERROR_CODES), "of a code that is not known")
-    return broken_by(
+    return step_failed(
         Failure(failure.reason, failure.phase),
         f"The session opened, but the response failed: {shown}.",
     )

@@ -14,7 +14,7 @@ from typing import Final
 
 import aiohttp
 
-from service.doctor.rungs import Found
+from service.doctor.steps import Finding
 from service.settings import Settings
 
 _SECONDS: Final = 2.0
@@ -25,7 +25,7 @@ _WORD: Final = re.compile(r"[a-z_]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningRelay:
     """What a relay says of itself."""
 
     upstream: str
@@ -34,7 +34,7 @@ class Running:
     troubles: tuple[str, ...] = ()
 
 
-async def ask(settings: Settings) -> Running | None:
+async def query_relay(settings: Settings) -> RunningRelay | None:
     """Ask the internal port; None if no relay answers there."""
     host = _EVERYWHERE.get(settings.internal_host, settings.internal_host)
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.internal_port}"
@@ -57,7 +57,7 @@ async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
         return bytes(body)
 
 
-def _read(health: Mapping[str, object], started_at: float | None) -> Running:
+def _read(health: Mapping[str, object], started_at: float | None) -> RunningRelay:
     notes, checks = health.get("notes"), health.get("checks")
     told = [str(note) for note in notes] if isinstance(notes, list) else []
     upstream = next((note.removeprefix("upstream: ") for note in told if note.startswith("upstream: ")), "unknown")
@@ -67,14 +67,14 @@ def _read(health: Mapping[str, object], started_at: float | None) -> Running:
         status, reason = str(entry.get("status")), str(entry.get("reason", ""))
         if status in {"warn", "fail"} and _WORD.fullmatch(reason):
             troubles.append(f"{str(name)[:40].removeprefix('upstream:')}: {status} ({reason})")
-    return Running(upstream[:40], str(health.get("releaseId", ""))[:40], started_at, tuple(troubles))
+    return RunningRelay(upstream[:40], str(health.get("releaseId", ""))[:40], started_at, tuple(troubles))
 
 
-def judge(running: Running | None, settings: Settings, upstream: str, files: Iterable[Path]) -> Found:
+def judge(running: RunningRelay | None, settings: Settings, upstream: str, files: Iterable[Path]) -> Finding:
     """Compare what runs with what would be started now."""
     if running is None:
         where = f"{settings.internal_host} port {settings.internal_port}"
-        return Found(f"no relay answers on {where}", status="skipped")
+        return Finding(f"no relay answers on {where}", status="skipped")
     notes = [f"Its own health check says {trouble}." for trouble in running.troubles]
     stale = [path.name for path in files if running.started_at is not None and _mtime(path) > running.started_at]
     if stale:
@@ -89,7 +89,7 @@ def judge(running: Running | None, settings: Settings, upstream: str, files: Ite
         )
     since = f", started {_ago(time.time() - running.started_at)} ago" if running.started_at is not None else ""
     finding = f"a relay {running.version} runs here, upstream {running.upstream}{since}"
-    return Found(finding, notes, "warn" if notes else "ok")
+    return Finding(finding, notes, "warn" if notes else "ok")
 
 
 def _mtime(path: Path) -> float:

@@ -142,7 +142,7 @@ def _hides(name: str, winner: tuple[str, str], loser: tuple[str, str]) -> str:
     return f"{name} in {winner[0]} hides another value in {loser[0]}{shown}; remove one of the two"
 
 
-def emptied(layers: Layers) -> Iterator[str]:
+def empty_settings(layers: Layers) -> Iterator[str]:
     """Settings that are set to nothing somewhere and so count as unset."""
     for layer in layers.layers:
         for name, value in layer.values.items():
@@ -150,7 +150,7 @@ def emptied(layers: Layers) -> Iterator[str]:
                 yield f"{name} is set to nothing ({_place(layer.origin)}), which counts as unset"
 
 
-def misnamed(layers: Layers) -> Iterator[tuple[str, str]]:
+def misspelt_names(layers: Layers) -> Iterator[tuple[str, str]]:
     """Names that were meant for another: the name, and a sentence. Those of the key and of RELAY_* the settings know."""
     for name, origin in sorted(layers.names().items()):
         if name in SETTING_NAMES:

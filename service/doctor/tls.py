@@ -14,9 +14,9 @@ from typing import Final
 
 from yarl import URL
 
-from service.doctor.certificates import Certificate, inspector_of, parse_certificate
-from service.doctor.network import Route, hang_up, open_stream, tls_context
-from service.doctor.rungs import Broken, Found
+from service.doctor.certificates import Certificate, inspection_product, parse_certificate
+from service.doctor.network import Route, abort_connection, open_connection, tls_context
+from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure, Phase
 from service.upstream import translate
 
@@ -25,59 +25,59 @@ _EXPIRES_SOON_DAYS: Final = 14
 _OTHER_STORES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
-async def shake_hands(way: Route) -> Found:
+async def check_handshake(route: Route) -> Finding:
     """The TLS handshake, verified as a dial verifies it; says who issued the certificate."""
     try:
-        async with asyncio.timeout(way.seconds):
-            certificate, version = await _handshake(way, tls_context())
+        async with asyncio.timeout(route.seconds):
+            certificate, version = await _handshake(route, tls_context())
     except TimeoutError:
-        raise await _hangs(way) from None
+        raise await _hangs(route) from None
     except ssl.SSLCertVerificationError as exc:
-        raise await _untrusted(way, exc) from None
+        raise await _untrusted(route, exc) from None
     except ssl.SSLError as exc:
-        raise await _no_tls(way, exc.reason or type(exc).__name__) from None
+        raise await _no_tls(route, exc.reason or type(exc).__name__) from None
     except OSError as exc:
-        raise way.broken(
+        raise route.broken(
             Failure("tls_failed", Phase.CONNECT, detail=type(exc).__name__),
             "The connection was cut in the handshake; firewalls that filter by server name do this.",
         ) from None
     if certificate is None:
-        return Found(version)
+        return Finding(version)
     return _judge(certificate, version)
 
 
-def _judge(certificate: Certificate, version: str) -> Found:
+def _judge(certificate: Certificate, version: str) -> Finding:
     days = (certificate.not_after - datetime.now(UTC)).days
     finding = f"{version}, trusted, issued by {certificate.issuer}, expires in {days} days"
-    inspector = inspector_of(certificate.issuer)
+    inspector = inspection_product(certificate.issuer)
     if inspector is not None:
         note = (
             f"That is {inspector}: a proxy opens TLS on the way and reads everything, the key included. Its certificate is "
             "trusted here; if WebSockets fail below, ask for an exception for this host."
         )
-        return Found(finding, [note], "warn")
+        return Finding(finding, [note], "warn")
     if days < _EXPIRES_SOON_DAYS:
-        return Found(finding, ["The certificate expires soon."], "warn")
-    return Found(finding)
+        return Finding(finding, ["The certificate expires soon."], "warn")
+    return Finding(finding)
 
 
-async def _untrusted(way: Route, exc: ssl.SSLCertVerificationError) -> Broken:
+async def _untrusted(route: Route, exc: ssl.SSLCertVerificationError) -> StepFailed:
     blind = tls_context()
     blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
     certificate = None
-    with suppress(OSError, Broken, TimeoutError):
-        async with asyncio.timeout(way.seconds):
-            certificate, _ = await _handshake(way, blind)
+    with suppress(OSError, StepFailed, TimeoutError):
+        async with asyncio.timeout(route.seconds):
+            certificate, _ = await _handshake(route, blind)
     notes = [] if certificate is None else _who(certificate)
-    return way.broken(
+    return route.broken(
         Failure("tls_untrusted", Phase.CONNECT, detail=exc.verify_message or "verification failed"),
         *notes,
-        *store_notes(),
+        *trust_store_notes(),
     )
 
 
 def _who(certificate: Certificate) -> list[str]:
-    inspector = inspector_of(certificate.issuer) or inspector_of(certificate.subject)
+    inspector = inspection_product(certificate.issuer) or inspection_product(certificate.subject)
     notes = [f"The certificate is for {certificate.subject}, issued by {certificate.issuer}."]
     if inspector is not None:
         notes.append(
@@ -98,7 +98,7 @@ def _who(certificate: Certificate) -> list[str]:
     return notes
 
 
-def store_notes() -> list[str]:
+def trust_store_notes() -> list[str]:
     """Where trusted certificates come from, if there is something odd about it."""
     notes = []
     named = os.environ.get("SSL_CERT_FILE")
@@ -113,31 +113,31 @@ def store_notes() -> list[str]:
     return notes
 
 
-async def _no_tls(way: Route, why: str) -> Broken:
-    return way.broken(
-        Failure("tls_failed", Phase.CONNECT, detail=why.replace("_", " ").lower()), *await _plain_notes(way)
+async def _no_tls(route: Route, why: str) -> StepFailed:
+    return route.broken(
+        Failure("tls_failed", Phase.CONNECT, detail=why.replace("_", " ").lower()), *await _plain_notes(route)
     )
 
 
-async def _hangs(way: Route) -> Broken:
+async def _hangs(route: Route) -> StepFailed:
     """A server of plain HTTP may wait for the end of a line that TLS never sends."""
-    if notes := await _plain_notes(way):
-        return way.broken(Failure("tls_failed", Phase.CONNECT, detail="the handshake is not answered"), *notes)
-    return way.broken(translate.from_timeout(Phase.CONNECT), "TCP connected, but the TLS handshake hangs.")
+    if notes := await _plain_notes(route):
+        return route.broken(Failure("tls_failed", Phase.CONNECT, detail="the handshake is not answered"), *notes)
+    return route.broken(translate.from_timeout(Phase.CONNECT), "TCP connected, but the TLS handshake hangs.")
 
 
-async def _plain_notes(way: Route) -> list[str]:
-    if way.proxy is not None or not await speaks_http(way.host, way.port):
+async def _plain_notes(route: Route) -> list[str]:
+    if route.proxy is not None or not await speaks_http(route.host, route.port):
         return []
     return [
-        f"Port {way.port} speaks plain HTTP, not TLS: the URL should begin with http:// or ws://, or name another port."
+        f"Port {route.port} speaks plain HTTP, not TLS: the URL should begin with http:// or ws://, or name another port."
     ]
 
 
-async def _handshake(way: Route, context: ssl.SSLContext) -> tuple[Certificate | None, str]:
-    _, writer = await open_stream(way)
+async def _handshake(route: Route, context: ssl.SSLContext) -> tuple[Certificate | None, str]:
+    _, writer = await open_connection(route)
     try:
-        await writer.start_tls(context, server_hostname=way.host)
+        await writer.start_tls(context, server_hostname=route.host)
     except BaseException:
         writer.transport.abort()  # and no more: the stream is never told that it is closed, since TLS has its place by now
         raise
@@ -149,7 +149,7 @@ async def _handshake(way: Route, context: ssl.SSLContext) -> tuple[Certificate |
             certificate = parse_certificate(der or b"")
         return certificate, str(tls.version())
     finally:
-        await hang_up(writer)
+        await abort_connection(writer)
 
 
 # -- http where https is, and the other way round -----------------------------------------------------------------------
@@ -181,5 +181,5 @@ async def _first_bytes(host: str, port: int, question: bytes) -> bytes:
                 writer.write(question)
                 return await reader.readexactly(5)
             finally:
-                await hang_up(writer)
+                await abort_connection(writer)
     return b""

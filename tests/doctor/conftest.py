@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor import folder, relay, tls
+from service.doctor import env_files, relay, tls
 
 
 @pytest.fixture(autouse=True)
@@ -17,4 +17,4 @@ def look_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def installed_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A .env of whoever runs the tests, in this checkout, is no finding of theirs."""
-    monkeypatch.setattr(folder, "PROJECT", tmp_path / "program")
+    monkeypatch.setattr(env_files, "PROJECT", tmp_path / "program")

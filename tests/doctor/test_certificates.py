@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.doctor.certificates import inspector_of, parse_certificate
+from service.doctor.certificates import inspection_product, parse_certificate
 from tests.support.doctor_chain import make_pair
 
 
@@ -48,7 +48,7 @@ def test_names_and_dates(der: bytes) -> None:
 )
 def test_inspectors_are_known_by_name(issuer: str, product: str | None) -> None:
     """Products that open TLS are recognised; authorities of the public web are not taken for one."""
-    assert product == inspector_of(issuer)
+    assert product == inspection_product(issuer)
 
 
 @given(cut=st.integers(min_value=0, max_value=400), junk=st.binary(max_size=40))

@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from service import cli
-from service.doctor.rungs import Ladder, Rung
-from service.doctor.show import Redaction, Text
-from tests.support.doctor_chain import KEY_CANARY, PASSWORD_CANARY, QUIET, TOKEN_CANARY, climb_provider, climb_relay
+from service.doctor.output import Redaction, TextReporter
+from service.doctor.steps import StepResult, StepRunner
+from tests.support.doctor_chain import (
+    KEY_CANARY,
+    PASSWORD_CANARY,
+    QUIET,
+    TOKEN_CANARY,
+    run_provider_chain,
+    run_relay_chain,
+)
 from tests.support.relay_process import ROOT, environment
 
 
@@ -159,16 +166,16 @@ class Terminal(io.StringIO):
         return True
 
 
-OK_RUNG = Rung("dns", "ok", "found", 0.0123, ("a note",))
-BROKEN_RUNG = Rung("key", "fail", "It is wrong.", 1.5, (), "key_rejected", "Make another.")
+PASSED = StepResult("dns", "ok", "found", 0.0123, ("a note",))
+FAILED = StepResult("key", "fail", "It is wrong.", 1.5, (), "key_rejected", "Make another.")
 
 
 def shown(stream: io.StringIO, environ: Mapping[str, str]) -> str:
     """Two rungs on a stream."""
-    text = Text(stream, Redaction(lambda: ["CANARY-secret"]), environ)
-    for rung in (OK_RUNG, BROKEN_RUNG):
-        text.began(rung.name)
-        text.ended(rung)
+    text = TextReporter(stream, Redaction(lambda: ["CANARY-secret"]), environ)
+    for rung in (PASSED, FAILED):
+        text.step_started(rung.name)
+        text.step_finished(rung)
     return stream.getvalue()
 
 
@@ -207,31 +214,31 @@ def test_the_last_line_of_defence() -> None:
 async def test_a_fault_of_the_doctor_is_told_as_its_own() -> None:
     """An exception that nobody foresaw breaks its rung as internal_error, with its kind and without its text."""
 
-    class Watcher:
-        def began(self, name: str) -> None: ...
-        def ended(self, rung: Rung) -> None: ...
+    class Reporter:
+        def step_started(self, name: str) -> None: ...
+        def step_finished(self, rung: StepResult) -> None: ...
         def announce(self, sentence: str) -> None: ...
 
     async def fail() -> None:
         raise RuntimeError("CANARY")
 
-    ladder = Ladder(Watcher())
-    await ladder.climb("dns", fail)  # type: ignore[arg-type]
+    runner = StepRunner(Reporter())
+    await runner.run_step("dns", fail)  # type: ignore[arg-type]
 
-    assert ladder.broken is not None
+    assert runner.failed is not None
     assert ("internal_error", ("The doctor itself failed: RuntimeError.",)) == (
-        ladder.broken.reason,
-        ladder.broken.notes,
+        runner.failed.reason,
+        runner.failed.notes,
     )
 
 
 async def test_the_page_names_every_rung_and_option(tmp_path: Path) -> None:
     """docs/doctor.md knows each rung of both ladders, and each option."""
     page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
-    to_provider = await climb_provider({"RELAY_PORT": "x"}, tmp_path, turn=True)
-    to_relay = await climb_relay("http://127.0.0.1:1")
+    to_provider = await run_provider_chain({"RELAY_PORT": "x"}, tmp_path, turn=True)
+    to_relay = await run_relay_chain("http://127.0.0.1:1")
 
-    for rung in (*to_provider.rungs, *to_relay.rungs):
+    for rung in (*to_provider.results, *to_relay.results):
         assert rung.name in page
     for option in ("--json", "--turn", "--model", "--relay", "--origin", "--token-env", "--token-file"):
         assert option in page

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor.folder import look_around
+from service.doctor.env_files import find_env_files
 from service.doctor.sources import read_env_text
-from tests.support.doctor_chain import KEY_CANARY, climb_provider
+from tests.support.doctor_chain import KEY_CANARY, run_provider_chain
 
 LINE = f"OPENAI_API_KEY={KEY_CANARY}\n"
 SIMULATED = {"RELAY_UPSTREAM": "simulator"}
@@ -32,13 +32,13 @@ async def test_a_key_in_a_misnamed_file_is_found(tmp_path: Path, name: str, why:
     """A key in a file with nearly the right name breaks the key's rung, which names the file, the mistake and the cure."""
     (tmp_path / name).write_text(LINE)
 
-    climb = await climb_provider({}, tmp_path)
+    report = await run_provider_chain({}, tmp_path)
 
-    assert "warn" == climb["files"].status
-    assert "key" == climb.broken
-    assert "key_missing" == climb["key"].reason
-    assert f"Probably this: {name} holds OPENAI_API_KEY but is not read: {why}" in climb.notes("key")
-    assert "CANARY" not in climb.printed
+    assert "warn" == report["files"].status
+    assert "key" == report.failed_step
+    assert "key_missing" == report["key"].reason
+    assert f"Probably this: {name} holds OPENAI_API_KEY but is not read: {why}" in report.notes("key")
+    assert "CANARY" not in report.printed
 
 
 @pytest.mark.parametrize("where", ["..", "relay"])
@@ -48,11 +48,11 @@ async def test_a_key_in_the_wrong_folder_is_found(tmp_path: Path, where: str) ->
     (here / "relay").mkdir(parents=True)
     (here / where / ".env").write_text(LINE)
 
-    climb = await climb_provider({}, here)
+    report = await run_provider_chain({}, here)
 
     side = "above" if where == ".." else "below"
-    assert f"it lies in a folder {side} this one. Start in {(here / where).resolve()}" in climb.notes("key")
-    assert "warn" == climb["files"].status
+    assert f"it lies in a folder {side} this one. Start in {(here / where).resolve()}" in report.notes("key")
+    assert "warn" == report["files"].status
 
 
 async def test_a_key_beside_the_program_is_found(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ async def test_a_key_beside_the_program_is_found(tmp_path: Path) -> None:
     program.mkdir()
     (program / ".env").write_text(LINE)
 
-    climb = await climb_provider({}, here)
+    report = await run_provider_chain({}, here)
 
-    assert "it lies beside the program, which was started elsewhere" in climb.notes("key")
+    assert "it lies beside the program, which was started elsewhere" in report.notes("key")
 
 
 async def test_a_file_elsewhere_is_no_warning_where_a_key_is_found(tmp_path: Path) -> None:
@@ -74,10 +74,10 @@ async def test_a_file_elsewhere_is_no_warning_where_a_key_is_found(tmp_path: Pat
     (tmp_path / ".env").write_text(LINE)
     (here / ".env").write_text("OPENAI_API_KEY=sk-sim-good\n")
 
-    climb = await climb_provider(SIMULATED, here)
+    report = await run_provider_chain(SIMULATED, here)
 
-    assert "ok" == climb["files"].status
-    assert "it lies in a folder above this one" in climb.notes("files")
+    assert "ok" == report["files"].status
+    assert "it lies in a folder above this one" in report.notes("files")
 
 
 async def test_a_template_without_a_key_is_not_spoken_of(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_a_template_without_a_key_is_not_spoken_of(tmp_path: Path) -> None
     (tmp_path / ".env.example").write_text("OPENAI_API_KEY=\nRELAY_PORT=8080\n")
     (tmp_path / ".env.sample").write_text("OPENAI_API_KEY=sk-proj-your-key-goes-here-and-nowhere-else\n")
 
-    assert () == look_around(tmp_path, {}).near
+    assert () == find_env_files(tmp_path, {}).unread
 
 
 @pytest.mark.parametrize(
@@ -105,43 +105,43 @@ async def test_oddities_of_a_file_that_is_read(tmp_path: Path, content: bytes, r
     """What an editor has left in the file is told, with its line; the key is read nevertheless."""
     (tmp_path / ".env").write_bytes(content)
 
-    climb = await climb_provider(SIMULATED, tmp_path)
+    report = await run_provider_chain(SIMULATED, tmp_path)
 
-    assert "read: .env" == climb["files"].finding
-    assert f".env {remark}" in climb.notes("files")
-    assert f"project key, {len(KEY_CANARY)} characters" in climb["key"].finding
-    assert climb["key"].finding.endswith("from .env")
-    assert "CANARY" not in climb.printed
+    assert "read: .env" == report["files"].finding
+    assert f".env {remark}" in report.notes("files")
+    assert f"project key, {len(KEY_CANARY)} characters" in report["key"].finding
+    assert report["key"].finding.endswith("from .env")
+    assert "CANARY" not in report.printed
 
 
 async def test_a_utf16_file_is_named_as_such(tmp_path: Path) -> None:
     """What PowerShell's '>' writes cannot be read; the files' rung warns and the key's rung says so again."""
     (tmp_path / ".env").write_bytes(LINE.encode("utf-16"))
 
-    climb = await climb_provider({}, tmp_path)
+    report = await run_provider_chain({}, tmp_path)
 
-    assert "warn" == climb["files"].status
-    assert "is UTF-16 text" in climb.notes("files")
-    assert "Probably this: .env is UTF-16 text" in climb.notes("key")
+    assert "warn" == report["files"].status
+    assert "is UTF-16 text" in report.notes("files")
+    assert "Probably this: .env is UTF-16 text" in report.notes("key")
 
 
 async def test_a_key_under_another_name_is_found_by_its_shape(tmp_path: Path) -> None:
     """A key of OpenAI's shape under a name that nobody could guess is named by its line, not by its value."""
     (tmp_path / ".env").write_text(f"# mine\nMY_SECRET={KEY_CANARY}\n")
 
-    climb = await climb_provider({}, tmp_path)
+    report = await run_provider_chain({}, tmp_path)
 
-    assert "Probably this: .env line 2: MY_SECRET holds what looks like a key of OpenAI" in climb.notes("key")
-    assert "CANARY" not in climb.printed
+    assert "Probably this: .env line 2: MY_SECRET holds what looks like a key of OpenAI" in report.notes("key")
+    assert "CANARY" not in report.printed
 
 
 async def test_a_folder_called_env(tmp_path: Path) -> None:
     """Docker makes a folder where a file to be mounted is missing; the finding says so."""
     (tmp_path / ".env").mkdir()
 
-    climb = await climb_provider(SIMULATED, tmp_path)
+    report = await run_provider_chain(SIMULATED, tmp_path)
 
-    assert ".env is a folder, not a file" in climb.notes("files")
+    assert ".env is a folder, not a file" in report.notes("files")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -150,16 +150,16 @@ async def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(LINE)
     (tmp_path / ".env").chmod(0)
 
-    climb = await climb_provider({}, tmp_path)
+    report = await run_provider_chain({}, tmp_path)
 
-    assert f".env may not be read by this user ({os.geteuid()})" in climb.notes("files")
+    assert f".env may not be read by this user ({os.geteuid()})" in report.notes("files")
 
 
 async def test_a_profile_without_its_file(tmp_path: Path) -> None:
     """RELAY_ENV that names a file which is not there warns; with the file, the file is read."""
-    without = await climb_provider(SIMULATED | {"RELAY_ENV": "staging"}, tmp_path)
+    without = await run_provider_chain(SIMULATED | {"RELAY_ENV": "staging"}, tmp_path)
     (tmp_path / ".env.staging").write_text("RELAY_MODEL=gpt-realtime-mini\n")
-    with_it = await climb_provider(SIMULATED | {"RELAY_ENV": "staging"}, tmp_path)
+    with_it = await run_provider_chain(SIMULATED | {"RELAY_ENV": "staging"}, tmp_path)
 
     assert "RELAY_ENV=staging asks for .env.staging, which does not exist here" in without.notes("files")
     assert "read: .env.staging" == with_it["files"].finding

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.doctor_chain import KEY_CANARY, TOKEN_CANARY, Climb, bare_server, climb_provider, climb_relay
+from tests.support.doctor_chain import (
+    KEY_CANARY,
+    TOKEN_CANARY,
+    ChainReport,
+    bare_server,
+    run_provider_chain,
+    run_relay_chain,
+)
 from tests.support.raw_websocket_server import Wire, raw_upstream
 from tests.support.tcp_server import Serve
 
@@ -24,11 +31,11 @@ def sending(data: bytes) -> Serve:
     return serve
 
 
-def check(climb: Climb) -> None:
+def check(report: ChainReport) -> None:
     """No fault of the doctor's own, no secret, no character that moves a cursor."""
-    assert "The doctor itself failed" not in climb.printed
-    assert "CANARY" not in climb.printed
-    texts = [text for rung in json.loads(climb.printed)["rungs"] for text in (rung["finding"], *rung["notes"])]
+    assert "The doctor itself failed" not in report.printed
+    assert "CANARY" not in report.printed
+    texts = [text for rung in json.loads(report.printed)["rungs"] for text in (rung["finding"], *rung["notes"])]
     assert all(text.isprintable() for text in texts)
 
 
@@ -53,15 +60,17 @@ async def test_any_answer(tmp_path: Path, data: bytes) -> None:
     """Whatever comes instead of an answer, to the provider's chain and to the relay's, breaks a rung."""
     async with bare_server(sending(data)) as port:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
-        climbs = [
-            await climb_provider(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path),
-            await climb_relay(f"http://127.0.0.1:{port}", token=TOKEN_CANARY, seconds=0.5),
-            await climb_relay(f"http://127.0.0.1:{port}", token=TOKEN_CANARY, origin="http://a.example", seconds=0.5),
+        reports = [
+            await run_provider_chain(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path),
+            await run_relay_chain(f"http://127.0.0.1:{port}", token=TOKEN_CANARY, seconds=0.5),
+            await run_relay_chain(
+                f"http://127.0.0.1:{port}", token=TOKEN_CANARY, origin="http://a.example", seconds=0.5
+            ),
         ]
 
-    for climb in climbs:
-        check(climb)
-        assert climb.broken is not None
+    for report in reports:
+        check(report)
+        assert report.failed_step is not None
 
 
 @pytest.mark.parametrize(
@@ -87,11 +96,11 @@ async def test_any_first_event(tmp_path: Path, event: bytes) -> None:
 
     async with raw_upstream(send) as upstream:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_MODEL": "scripted", "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
-        climbs = [
-            await climb_provider(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path),
-            await climb_relay(f"{upstream.url}/realtime?model=scripted", token=KEY_CANARY, seconds=0.5),
+        reports = [
+            await run_provider_chain(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path),
+            await run_relay_chain(f"{upstream.url}/realtime?model=scripted", token=KEY_CANARY, seconds=0.5),
         ]
 
-    for climb in climbs:
-        check(climb)
-        assert ("fail" if b"error" in event else "ok") == climb["first_event"].status
+    for report in reports:
+        check(report)
+        assert ("fail" if b"error" in event else "ok") == report["first_event"].status

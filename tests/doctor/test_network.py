@@ -12,18 +12,18 @@ from yarl import URL
 
 from service.doctor import network
 from service.doctor.network import Route
-from service.doctor.tls import store_notes
+from service.doctor.tls import trust_store_notes
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.doctor_chain import (
     KEY_CANARY,
     PASSWORD_CANARY,
     QUIET,
-    Climb,
+    ChainReport,
     answering,
     bare_server,
-    climb_provider,
     make_pair,
     passing_on,
+    run_provider_chain,
 )
 from tests.support.relay_process import environment
 from tests.support.tcp_server import Serve
@@ -31,38 +31,38 @@ from tests.support.tcp_server import Serve
 PROXY_USER = f"http://me:{PASSWORD_CANARY}@127.0.0.1"
 
 
-async def climb_to(tmp_path: Path, url: str, **settings: str) -> Climb:
+async def climb_to(tmp_path: Path, url: str, **settings: str) -> ChainReport:
     """Climb towards an upstream with a key that must not be shown."""
     environ = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY_CANARY, "RELAY_DIAL_TIMEOUT_SECONDS": "2"}
-    climb = await climb_provider(environ | settings, tmp_path)
-    assert "CANARY" not in climb.printed
-    return climb
+    report = await run_provider_chain(environ | settings, tmp_path)
+    assert "CANARY" not in report.printed
+    return report
 
 
 async def test_a_name_that_does_not_exist(tmp_path: Path) -> None:
     """An unknown name breaks the rung of DNS, and a proxy that could have been used is pointed out."""
-    climb = await climb_to(tmp_path, "https://provider.invalid/v1", HTTPS_PROXY="http://proxy.invalid:3128")
+    report = await climb_to(tmp_path, "https://provider.invalid/v1", HTTPS_PROXY="http://proxy.invalid:3128")
 
-    assert ("dns", "dns_failed") == (climb.broken, climb["dns"].reason)
-    assert "provider.invalid" in climb.notes("dns")
-    assert "RELAY_UPSTREAM_PROXY=auto would use it" in climb.notes("dns")
+    assert ("dns", "dns_failed") == (report.failed_step, report["dns"].reason)
+    assert "provider.invalid" in report.notes("dns")
+    assert "RELAY_UPSTREAM_PROXY=auto would use it" in report.notes("dns")
 
 
 async def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
     """A refused connection breaks the rung of TCP, with the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
+    report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
 
-    assert ("tcp", "connect_refused") == (climb.broken, climb["tcp"].reason)
-    assert f"127.0.0.1 port {port}: Connection refused." in climb.notes("tcp")
+    assert ("tcp", "connect_refused") == (report.failed_step, report["tcp"].reason)
+    assert f"127.0.0.1 port {port}: Connection refused." in report.notes("tcp")
 
 
 async def test_one_address_of_several_is_enough() -> None:
     """Where one address is dead and another answers, the rung holds and the dead one is noted."""
     async with bare_server(answering("200 OK")) as port:
-        way = Route(URL(f"http://localhost:{port}"), seconds=2)
-        found = await network.connect(way, ["127.0.0.2", "127.0.0.1"])
+        route = Route(URL(f"http://localhost:{port}"), seconds=2)
+        found = await network.connect(route, ["127.0.0.2", "127.0.0.1"])
 
     assert f"127.0.0.1 port {port} answers" == found.finding
     assert ("127.0.0.2 cannot be reached (Connection refused); another address is used.",) == tuple(found.notes)
@@ -81,22 +81,22 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path, subject: str, n
     """The issuer of an untrusted certificate is told, a corporate proxy by its name, and SSL_CERT_FILE is the cure."""
     pair = make_pair(tmp_path, subject)
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
-        climb = await climb_to(tmp_path, f"https://localhost:{port}/v1")
+        report = await climb_to(tmp_path, f"https://localhost:{port}/v1")
 
-    assert ("tls", "tls_untrusted") == (climb.broken, climb["tls"].reason)
-    assert note in climb.notes("tls")
-    assert "SSL_CERT_FILE" in (climb["tls"].remedy or "")
-    assert "self-signed certificate" in climb.notes("tls")
+    assert ("tls", "tls_untrusted") == (report.failed_step, report["tls"].reason)
+    assert note in report.notes("tls")
+    assert "SSL_CERT_FILE" in (report["tls"].remedy or "")
+    assert "self-signed certificate" in report.notes("tls")
 
 
 async def test_a_port_without_tls(tmp_path: Path) -> None:
     """https:// towards a port of plain HTTP is told as that, whether it answers the handshake with a 400 or not at all."""
     async with Simulator() as simulator, bare_server(answering("200 OK")) as silent:
         for port in (URL(simulator.url).port, silent):
-            climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
+            report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
-            assert ("tls", "tls_failed") == (climb.broken, climb["tls"].reason)
-            assert f"Port {port} speaks plain HTTP, not TLS" in climb.notes("tls")
+            assert ("tls", "tls_failed") == (report.failed_step, report["tls"].reason)
+            assert f"Port {port} speaks plain HTTP, not TLS" in report.notes("tls")
 
 
 async def test_tls_that_is_cut(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ async def test_tls_that_is_cut(tmp_path: Path) -> None:
         writer.transport.abort()
 
     async with bare_server(cut) as port:
-        climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
+        report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
 
-    assert ("tls", "tls_failed") == (climb.broken, climb["tls"].reason)
-    assert "firewalls that filter by server name do this" in climb.notes("tls")
+    assert ("tls", "tls_failed") == (report.failed_step, report["tls"].reason)
+    assert "firewalls that filter by server name do this" in report.notes("tls")
 
 
 async def test_tls_that_hangs(tmp_path: Path) -> None:
@@ -120,23 +120,23 @@ async def test_tls_that_hangs(tmp_path: Path) -> None:
         await reader.read()
 
     async with bare_server(hang) as port:
-        climb = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
+        report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
-    assert ("tls", "connect_timeout") == (climb.broken, climb["tls"].reason)
-    assert "the TLS handshake hangs" in climb.notes("tls")
+    assert ("tls", "connect_timeout") == (report.failed_step, report["tls"].reason)
+    assert "the TLS handshake hangs" in report.notes("tls")
 
 
 def test_odd_trust_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """SSL_CERT_FILE that names nothing, and other programs' variables for the same purpose, are told."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
-    named = store_notes()
+    named = trust_store_notes()
     monkeypatch.delenv("SSL_CERT_FILE")
     for name in ("CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/x")
 
     assert ["SSL_CERT_FILE names a file that does not exist, so nothing is trusted."] == named
-    assert "REQUESTS_CA_BUNDLE is set, but only SSL_CERT_FILE is read here." in store_notes()
+    assert "REQUESTS_CA_BUNDLE is set, but only SSL_CERT_FILE is read here." in trust_store_notes()
 
 
 # -- proxies ----------------------------------------------------------------------------------------------------------
@@ -167,12 +167,12 @@ async def test_a_proxy_that_refuses(tmp_path: Path, status: str, meaning: str) -
     """A proxy's refusal breaks the rung of the tunnel with its status; DNS and TCP were the proxy's own."""
     async with bare_server(proxy(status)) as port:
         setting = {"RELAY_UPSTREAM_PROXY": f"{PROXY_USER}:{port}"}
-        climb = await climb_to(tmp_path, "https://provider.invalid/v1", **setting)
+        report = await climb_to(tmp_path, "https://provider.invalid/v1", **setting)
 
-    assert ("tunnel", "proxy_failed") == (climb.broken, climb["tunnel"].reason)
-    assert f"HTTP {status[:3]}" in climb.notes("tunnel")
-    assert meaning in climb.notes("tunnel")
-    assert "the proxy 127.0.0.1 is an address" in climb["dns"].finding
+    assert ("tunnel", "proxy_failed") == (report.failed_step, report["tunnel"].reason)
+    assert f"HTTP {status[:3]}" in report.notes("tunnel")
+    assert meaning in report.notes("tunnel")
+    assert "the proxy 127.0.0.1 is an address" in report["dns"].finding
 
 
 async def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ async def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
     no_name = await climb_to(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://proxy.invalid:1")
     no_port = await climb_to(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://127.0.0.1:1")
 
-    assert ("dns", "proxy_failed") == (no_name.broken, no_name["dns"].reason)
-    assert ("tcp", "proxy_failed") == (no_port.broken, no_port["tcp"].reason)
+    assert ("dns", "proxy_failed") == (no_name.failed_step, no_name["dns"].reason)
+    assert ("tcp", "proxy_failed") == (no_port.failed_step, no_port["tcp"].reason)
 
 
 @asynccontextmanager

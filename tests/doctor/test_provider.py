@@ -6,11 +6,11 @@ import pytest
 
 from service.doctor.response_check import COST
 from service.simulator import Simulator, SimulatorOptions
-from tests.support.doctor_chain import answering, bare_server, climb_provider
+from tests.support.doctor_chain import answering, bare_server, run_provider_chain
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 SIMULATED = {"RELAY_UPSTREAM": "simulator", "RELAY_DIAL_TIMEOUT_SECONDS": "0.3"}
-LADDER = [
+STEPS = [
     "files", "settings", "running", "key", "proxy", "dns", "tcp", "tls", "model", "clock", "upgrade", "first_event"
 ]  # fmt: skip
 
@@ -43,43 +43,43 @@ LADDER = [
 )
 async def test_the_first_broken_rung(tmp_path: Path, scenario: str, rung: str, reason: str, wire: str) -> None:
     """Each way to fail breaks the rung where it shows, in the catalogue's words; what is behind is not tried."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": f"sk-sim-{scenario}"}, tmp_path)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": f"sk-sim-{scenario}"}, tmp_path)
 
-    assert (rung, reason) == (climb.broken, climb[rung].reason)
-    assert f"docs/failures.md#{reason}" == climb[rung].anchor
-    assert climb[rung].remedy
-    assert wire in climb.notes(rung)
-    behind = LADDER[LADDER.index(rung) + 1 :]
-    assert [("skipped", "not tried")] * len(behind) == [(climb[name].status, climb[name].finding) for name in behind]
+    assert (rung, reason) == (report.failed_step, report[rung].reason)
+    assert f"docs/failures.md#{reason}" == report[rung].anchor
+    assert report[rung].remedy
+    assert wire in report.notes(rung)
+    behind = STEPS[STEPS.index(rung) + 1 :]
+    assert [("skipped", "not tried")] * len(behind) == [(report[name].status, report[name].finding) for name in behind]
 
 
 async def test_all_well(tmp_path: Path) -> None:
     """With a good key every rung is climbed in order, and the signs of success are told."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": "sk-sim-good"}, tmp_path)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": "sk-sim-good"}, tmp_path)
 
-    assert LADDER == [rung.name for rung in climb.rungs]
-    assert climb.broken is None
-    assert climb["upgrade"].finding.startswith("connected: 101")
-    assert "session ready: session.created, model gpt-realtime" == climb["first_event"].finding
-    assert "Does not prove credit, the Realtime permission" in climb.notes("model")
-    assert "right to some seconds" == climb["clock"].finding
-    assert all(rung.seconds >= 0 for rung in climb.rungs)
+    assert STEPS == [rung.name for rung in report.results]
+    assert report.failed_step is None
+    assert report["upgrade"].finding.startswith("connected: 101")
+    assert "session ready: session.created, model gpt-realtime" == report["first_event"].finding
+    assert "Does not prove credit, the Realtime permission" in report.notes("model")
+    assert "right to some seconds" == report["clock"].finding
+    assert all(rung.seconds >= 0 for rung in report.results)
 
 
 async def test_rest_never_overrides_a_socket_that_works(tmp_path: Path) -> None:
     """A restricted key that may not list models warns there, and the socket decides that all is well."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": "sk-sim-model-rest-only-401"}, tmp_path)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": "sk-sim-model-rest-only-401"}, tmp_path)
 
-    assert climb.broken is None
-    assert "warn" == climb["model"].status
-    assert "A restricted key may lack the right to list models" in climb.notes("model")
+    assert report.failed_step is None
+    assert "warn" == report["model"].status
+    assert "A restricted key may lack the right to list models" in report.notes("model")
 
 
 async def test_a_portal_is_recognised(tmp_path: Path) -> None:
     """A page of HTML where the API should answer is called a portal, proxy or edge; blocked WebSockets are suspected."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": "sk-sim-no-upgrade"}, tmp_path)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": "sk-sim-no-upgrade"}, tmp_path)
 
-    assert "The answer is a page of HTML" in climb.notes("upgrade")
+    assert "The answer is a page of HTML" in report.notes("upgrade")
 
 
 async def test_nothing_is_left_at_the_provider(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ async def test_nothing_is_left_at_the_provider(tmp_path: Path) -> None:
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
         environ = {"OPENAI_BASE_URL": simulator.url, "RELAY_DIAL_TIMEOUT_SECONDS": "0.3"}
         for key in ("sk-sim-good", "sk-sim-hang", "sk-sim-quota-exhausted"):
-            climb = await climb_provider(environ | {"OPENAI_API_KEY": key}, tmp_path)
-            assert "compatible" in climb["settings"].finding
+            report = await run_provider_chain(environ | {"OPENAI_API_KEY": key}, tmp_path)
+            assert "compatible" in report["settings"].finding
 
         assert 3 == len(simulator.connections)
         assert "gpt-realtime" == simulator.connections[0].query["model"]
@@ -104,10 +104,10 @@ async def test_a_compatible_server_without_models(tmp_path: Path) -> None:
 
     async with raw_upstream(create) as upstream, bare_server(answering("404 Not Found", "{}")) as bare:
         environ = {"OPENAI_API_KEY": "anything", "RELAY_MODEL": "scripted"}
-        good = await climb_provider(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path)
-        bad = await climb_provider(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{bare}/v1"}, tmp_path)
+        good = await run_provider_chain(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path)
+        bad = await run_provider_chain(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{bare}/v1"}, tmp_path)
 
-    assert (None, "ok") == (good.broken, good["first_event"].status)
+    assert (None, "ok") == (good.failed_step, good["first_event"].status)
     assert "skipped" == bad["model"].status
     assert "HTTP 404: not every server describes its models" in bad["model"].finding
     assert "model_not_found" == bad["upgrade"].reason
@@ -117,13 +117,13 @@ async def test_a_wrong_clock_warns(tmp_path: Path) -> None:
     """A Date header a day away warns with the distance; it stops nothing."""
     date = "Tue, 01 Jan 2019 00:00:00 GMT"
     async with bare_server(answering("200 OK", "{}", Date=date)) as port:
-        climb = await climb_provider(
+        report = await run_provider_chain(
             {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path
         )
 
-    assert "warn" == climb["clock"].status
-    assert "s ahead of the provider's" in climb["clock"].finding
-    assert "upgrade" == climb.broken
+    assert "warn" == report["clock"].status
+    assert "s ahead of the provider's" in report["clock"].finding
+    assert "upgrade" == report.failed_step
 
 
 async def test_a_server_that_sends_no_event_by_itself(tmp_path: Path) -> None:
@@ -134,17 +134,17 @@ async def test_a_server_that_sends_no_event_by_itself(tmp_path: Path) -> None:
 
     async with raw_upstream(wait) as upstream:
         environ = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "scripted"}
-        climb = await climb_provider(environ | {"RELAY_FIRST_EVENT": "optional"}, tmp_path)
+        report = await run_provider_chain(environ | {"RELAY_FIRST_EVENT": "optional"}, tmp_path)
 
-    assert (None, "skipped") == (climb.broken, climb["first_event"].status)
+    assert (None, "skipped") == (report.failed_step, report["first_event"].status)
 
 
 async def test_a_turn(tmp_path: Path) -> None:
     """`--turn` gets one short text answer and tells its tokens."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": "sk-sim-good"}, tmp_path, turn=True)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": "sk-sim-good"}, tmp_path, turn=True)
 
-    assert "ok" == climb["turn"].status
-    assert "the model has answered; 0 tokens in, " in climb["turn"].finding
+    assert "ok" == report["turn"].status
+    assert "the model has answered; 0 tokens in, " in report["turn"].finding
     assert "about 120 tokens" in COST
 
 
@@ -158,10 +158,10 @@ async def test_a_turn(tmp_path: Path) -> None:
 )
 async def test_a_turn_that_fails(tmp_path: Path, scenario: str, reason: str, code: str) -> None:
     """A response that fails in a session that opened breaks the last rung, with the provider's code."""
-    climb = await climb_provider(SIMULATED | {"OPENAI_API_KEY": f"sk-sim-{scenario}"}, tmp_path, turn=True)
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": f"sk-sim-{scenario}"}, tmp_path, turn=True)
 
-    assert ("turn", reason) == (climb.broken, climb["turn"].reason)
-    assert f"The session opened, but the response failed: {code}." in climb.notes("turn")
+    assert ("turn", reason) == (report.failed_step, report["turn"].reason)
+    assert f"The session opened, but the response failed: {code}." in report.notes("turn")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_other_ends_of_a_turn(tmp_path: Path, last: bytes | None, reason: 
 
     async with raw_upstream(answer) as upstream:
         environ = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "scripted"}
-        climb = await climb_provider(environ, tmp_path, turn=True)
+        report = await run_provider_chain(environ, tmp_path, turn=True)
 
-    assert reason == climb["turn"].reason
-    assert said in climb.notes("turn")
+    assert reason == report["turn"].reason
+    assert said in report.notes("turn")

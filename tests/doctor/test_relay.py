@@ -9,17 +9,17 @@ import pytest
 
 from tests.support.doctor_chain import (
     TOKEN_CANARY,
-    Climb,
+    ChainReport,
     answering,
     bare_server,
-    climb_relay,
     make_pair,
     passing_on,
+    run_relay_chain,
 )
 from tests.support.harness import Relay, eventually, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
-LADDER = ["address", "dns", "tcp", "tls", "relay", "upgrade", "origin", "token", "first_event", "round_trip"]
+STEPS = ["address", "dns", "tcp", "tls", "relay", "upgrade", "origin", "token", "first_event", "round_trip"]
 PAGE = "https://app.example.com"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"web:{TOKEN_CANARY}"}
 HTML = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
@@ -32,24 +32,26 @@ async def guarded_relay(**settings: str) -> AsyncIterator[Relay]:
         yield relay
 
 
-async def visit(url: str, token: str | None = TOKEN_CANARY, origin: str | None = None, seconds: float = 3.0) -> Climb:
+async def options(
+    url: str, token: str | None = TOKEN_CANARY, origin: str | None = None, seconds: float = 3.0
+) -> ChainReport:
     """Climb, and make sure that the token is nowhere in what would be printed."""
-    climb = await climb_relay(url, token=token, origin=origin, seconds=seconds)
-    assert "CANARY" not in climb.printed
-    return climb
+    report = await run_relay_chain(url, token=token, origin=origin, seconds=seconds)
+    assert "CANARY" not in report.printed
+    return report
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/realtime", "/openai/realtime?model=gpt-realtime-mini"])
 async def test_all_well(path: str) -> None:
     """With the right token the whole ladder is climbed, whichever form the URL has."""
     async with guarded_relay() as relay:
-        climb = await visit(relay.url + path)
+        report = await options(relay.url + path)
 
-        assert LADDER == [rung.name for rung in climb.rungs]
-        assert climb.broken is None, climb.printed
-        assert "session ready: session.created" == climb["first_event"].finding
-        assert "ms to the relay and back (median of 3)" in climb["round_trip"].finding
-        assert 0 < climb["round_trip"].seconds < 1
+        assert STEPS == [rung.name for rung in report.results]
+        assert report.failed_step is None, report.printed
+        assert "session ready: session.created" == report["first_event"].finding
+        assert "ms to the relay and back (median of 3)" in report["round_trip"].finding
+        assert 0 < report["round_trip"].seconds < 1
         await eventually(lambda: relay.events("session.ended"))
         assert ["client_closed"] == [event["reason"] for event in relay.events("session.ended")]
 
@@ -57,11 +59,11 @@ async def test_all_well(path: str) -> None:
 async def test_as_a_browser() -> None:
     """With --origin the token goes as a subprotocol, `realtime` comes back, and the origin's rung holds."""
     async with guarded_relay() as relay:
-        climb = await visit(relay.url.replace("http", "ws"), origin=PAGE)
+        report = await options(relay.url.replace("http", "ws"), origin=PAGE)
 
-    assert climb.broken is None, climb.printed
-    assert f"pages of {PAGE} may connect" == climb["origin"].finding
-    assert "as a subprotocol, as browsers do" in climb["token"].finding
+    assert report.failed_step is None, report.printed
+    assert f"pages of {PAGE} may connect" == report["origin"].finding
+    assert "as a subprotocol, as browsers do" in report["token"].finding
 
 
 @pytest.mark.parametrize(
@@ -76,13 +78,13 @@ async def test_as_a_browser() -> None:
 async def test_refusals_at_the_door(token: str | None, origin: str | None, rung: str, reason: str, note: str) -> None:
     """A wrong token, none, and a refused origin break their own rungs in the catalogue's words."""
     async with guarded_relay() as relay:
-        climb = await visit(relay.url, token, origin)
+        report = await options(relay.url, token, origin)
 
-    assert (rung, reason) == (climb.broken, climb[rung].reason)
-    assert f"docs/failures.md#{reason}" == climb[rung].anchor
-    assert note in climb.notes(rung)
-    assert "the relay itself answered" in climb["upgrade"].finding
-    assert "skipped" == climb["first_event"].status
+    assert (rung, reason) == (report.failed_step, report[rung].reason)
+    assert f"docs/failures.md#{reason}" == report[rung].anchor
+    assert note in report.notes(rung)
+    assert "the relay itself answered" in report["upgrade"].finding
+    assert "skipped" == report["first_event"].status
 
 
 @pytest.mark.parametrize("origin", [None, PAGE])
@@ -90,20 +92,20 @@ async def test_refusals_at_the_door(token: str | None, origin: str | None, rung:
 async def test_what_the_relay_itself_cannot_reach(scenario: str, origin: str | None) -> None:
     """A failure behind the relay reaches the last rung with its reason, by status or by event; health has warned before."""
     async with guarded_relay(OPENAI_API_KEY=f"sk-sim-{scenario}") as relay:
-        climb = await visit(relay.url, origin=origin)
+        report = await options(relay.url, origin=origin)
 
-    assert "first_event" == climb.broken
-    assert scenario.replace("-", "_") == climb["first_event"].reason
-    assert "run the doctor where it runs" in climb.notes("relay")
-    assert "The relay's log knows this attempt as session_id" in climb.notes("first_event")
+    assert "first_event" == report.failed_step
+    assert scenario.replace("-", "_") == report["first_event"].reason
+    assert "run the doctor where it runs" in report.notes("relay")
+    assert "The relay's log knows this attempt as session_id" in report.notes("first_event")
 
 
 async def test_a_model_that_the_relay_does_not_allow() -> None:
     """The relay's refusal of a model is told as such."""
     async with guarded_relay(RELAY_ALLOWED_MODELS="gpt-realtime-mini") as relay:
-        climb = await visit(relay.url)
+        report = await options(relay.url)
 
-    assert "model_refused" == climb["first_event"].reason
+    assert "model_refused" == report["first_event"].reason
 
 
 @pytest.mark.parametrize(
@@ -124,14 +126,14 @@ async def test_a_stranger_answers(status: str, body: str, reason: str, note: str
     """What is not the relay is never taken for it: its page, its name and what its status means are told."""
     headers = {"Content_Type": "text/html", "Server": "nginx/1.27", "Location": "https://relay.example.com/?token=x"}
     async with bare_server(answering(status, body, **headers)) as port:
-        climb = await visit(f"http://127.0.0.1:{port}")
+        report = await options(f"http://127.0.0.1:{port}")
 
-    assert ("upgrade", reason) == (climb.broken, climb["upgrade"].reason)
-    assert note in climb.notes("upgrade")
-    assert f"HTTP {status[:3]}" in climb.notes("upgrade")
-    assert "It calls itself Server: nginx/1.27." in climb.notes("upgrade")
-    assert ("with the title '502 Bad Gateway'" in climb.notes("upgrade")) is (body == HTML)
-    assert "no relay answers at /healthz" in climb["relay"].finding
+    assert ("upgrade", reason) == (report.failed_step, report["upgrade"].reason)
+    assert note in report.notes("upgrade")
+    assert f"HTTP {status[:3]}" in report.notes("upgrade")
+    assert "It calls itself Server: nginx/1.27." in report.notes("upgrade")
+    assert ("with the title '502 Bad Gateway'" in report.notes("upgrade")) is (body == HTML)
+    assert "no relay answers at /healthz" in report["relay"].finding
 
 
 @pytest.mark.parametrize(
@@ -154,49 +156,49 @@ async def test_headers_lost_on_the_way(old: bytes, new: bytes, rung: str, reason
         guarded_relay() as relay,
         bare_server(passing_on(relay.app.public_port, lambda data: data.replace(old, new))) as port,
     ):
-        climb = await visit(f"http://127.0.0.1:{port}")
+        report = await options(f"http://127.0.0.1:{port}")
 
-    assert (rung, reason) == (climb.broken, climb[rung].reason)
-    assert note in climb.notes(rung)
+    assert (rung, reason) == (report.failed_step, report[rung].reason)
+    assert note in report.notes(rung)
 
 
 async def test_https_to_a_plain_port() -> None:
     """wss:// towards the relay's own port, which speaks no TLS, is told as that."""
     async with guarded_relay() as relay:
-        climb = await visit(relay.url.replace("http", "wss"))
+        report = await options(relay.url.replace("http", "wss"))
 
-    assert ("tls", "tls_failed") == (climb.broken, climb["tls"].reason)
-    assert "speaks plain HTTP, not TLS" in climb.notes("tls")
-    assert "the relay itself does not, an ingress or proxy in front of it does" in (climb["tls"].remedy or "")
+    assert ("tls", "tls_failed") == (report.failed_step, report["tls"].reason)
+    assert "speaks plain HTTP, not TLS" in report.notes("tls")
+    assert "the relay itself does not, an ingress or proxy in front of it does" in (report["tls"].remedy or "")
 
 
 async def test_http_to_a_tls_port(tmp_path: Path) -> None:
     """ws:// towards a port of TLS is told as that, by a handshake that is only looked at."""
     pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
-        climb = await visit(f"ws://localhost:{port}")
+        report = await options(f"ws://localhost:{port}")
 
-    assert "relay" == climb.broken
-    assert "This port speaks TLS: use https:// or wss:// in the URL." in climb.notes("relay")
+    assert "relay" == report.failed_step
+    assert "This port speaks TLS: use https:// or wss:// in the URL." in report.notes("relay")
 
 
 async def test_an_untrusted_certificate_in_front_of_the_relay(tmp_path: Path) -> None:
     """The words are about the relay's address, not about the provider's."""
     pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
-        climb = await visit(f"wss://localhost:{port}")
+        report = await options(f"wss://localhost:{port}")
 
-    assert "tls_untrusted" == climb["tls"].reason
-    assert "The certificate at the relay's address is not trusted." == climb["tls"].finding
+    assert "tls_untrusted" == report["tls"].reason
+    assert "The certificate at the relay's address is not trusted." == report["tls"].finding
 
 
 async def test_nobody_there() -> None:
     """A name or port that does not exist is the relay's, not the provider's."""
-    no_name = await visit("http://relay.invalid:8080")
-    no_port = await visit("http://127.0.0.1:1")
+    no_name = await options("http://relay.invalid:8080")
+    no_port = await options("http://127.0.0.1:1")
 
-    assert ("dns", "The relay's name cannot be resolved.") == (no_name.broken, no_name["dns"].finding)
-    assert ("tcp", "The relay's address refused the connection.") == (no_port.broken, no_port["tcp"].finding)
+    assert ("dns", "The relay's name cannot be resolved.") == (no_name.failed_step, no_name["dns"].finding)
+    assert ("tcp", "The relay's address refused the connection.") == (no_port.failed_step, no_port["tcp"].finding)
 
 
 async def test_silence_behind_the_upgrade() -> None:
@@ -206,9 +208,9 @@ async def test_silence_behind_the_upgrade() -> None:
         await asyncio.Event().wait()
 
     async with raw_upstream(silent) as upstream:
-        climb = await visit(f"{upstream.url}/realtime?model=scripted", seconds=0.2)
+        report = await options(f"{upstream.url}/realtime?model=scripted", seconds=0.2)
 
-    assert ("first_event", "first_event_timeout") == (climb.broken, climb["first_event"].reason)
+    assert ("first_event", "first_event_timeout") == (report.failed_step, report["first_event"].reason)
 
 
 async def test_pings_that_are_not_answered() -> None:
@@ -219,10 +221,10 @@ async def test_pings_that_are_not_answered() -> None:
         await wire.until_close()
 
     async with raw_upstream(create) as upstream:
-        climb = await visit(f"{upstream.url}/realtime?model=scripted")
+        report = await options(f"{upstream.url}/realtime?model=scripted")
 
-    assert (None, "warn") == (climb.broken, climb["round_trip"].status)
-    assert "no pong within 0.3 s" == climb["round_trip"].finding
+    assert (None, "warn") == (report.failed_step, report["round_trip"].status)
+    assert "no pong within 0.3 s" == report["round_trip"].finding
 
 
 async def test_a_silent_server() -> None:
@@ -233,23 +235,23 @@ async def test_a_silent_server() -> None:
         await asyncio.Event().wait()
 
     async with bare_server(hang) as port:
-        climb = await visit(f"http://127.0.0.1:{port}", seconds=0.2)
+        report = await options(f"http://127.0.0.1:{port}", seconds=0.2)
 
-    assert ("relay", "reply_timeout") == (climb.broken, climb["relay"].reason)
+    assert ("relay", "reply_timeout") == (report.failed_step, report["relay"].reason)
 
 
 async def test_a_token_in_clear_text() -> None:
     """A token over plain HTTP to another machine warns, as does ws:// for a page that came by https://."""
-    climb = await visit("http://relay.invalid", origin=PAGE)
+    report = await options("http://relay.invalid", origin=PAGE)
 
-    assert "warn" == climb["address"].status
-    assert "The token travels in clear text" in climb.notes("address")
-    assert "Browsers refuse ws:// from a page that came by https://" in climb.notes("address")
+    assert "warn" == report["address"].status
+    assert "The token travels in clear text" in report.notes("address")
+    assert "Browsers refuse ws:// from a page that came by https://" in report.notes("address")
 
 
 async def test_a_turn_through_the_relay() -> None:
     """`--turn` goes through the relay to the provider and back."""
     async with guarded_relay() as relay:
-        climb = await climb_relay(relay.url, token=TOKEN_CANARY, turn=True)
+        report = await run_relay_chain(relay.url, token=TOKEN_CANARY, turn=True)
 
-    assert "ok" == climb["turn"].status, climb.printed
+    assert "ok" == report["turn"].status, report.printed

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor.running import Running, ask, judge
+from service.doctor.running import RunningRelay, judge, query_relay
 from service.settings import Settings
-from tests.support.doctor_chain import answering, bare_server, climb_provider
+from tests.support.doctor_chain import answering, bare_server, run_provider_chain
 from tests.support.harness import running_relay, simulated_relay
 
 
@@ -23,11 +23,11 @@ async def test_a_relay_that_runs_is_recognised(tmp_path: Path) -> None:
             "OPENAI_BASE_URL": relay.simulator.url,
             "RELAY_INTERNAL_PORT": str(relay.app.internal_port),
         }
-        climb = await climb_provider(environ, tmp_path)
+        report = await run_provider_chain(environ, tmp_path)
 
-    assert "ok" == climb["running"].status
-    assert climb["running"].finding.startswith("a relay 0.")
-    assert "upstream compatible, started " in climb["running"].finding
+    assert "ok" == report["running"].status
+    assert report["running"].finding.startswith("a relay 0.")
+    assert "upstream compatible, started " in report["running"].finding
 
 
 async def test_a_file_newer_than_the_relay(tmp_path: Path) -> None:
@@ -37,18 +37,18 @@ async def test_a_file_newer_than_the_relay(tmp_path: Path) -> None:
     os.utime(tmp_path / ".env", (future, future))
     async with running_relay(RELAY_UPSTREAM="simulator") as relay:
         port = str(relay.app.internal_port)
-        climb = await climb_provider({"RELAY_UPSTREAM": "simulator", "RELAY_INTERNAL_PORT": port}, tmp_path)
+        report = await run_provider_chain({"RELAY_UPSTREAM": "simulator", "RELAY_INTERNAL_PORT": port}, tmp_path)
 
-    assert "warn" == climb["running"].status
-    assert ".env was changed after that relay started. Restart it" in climb.notes("running")
-    assert climb.broken is None
+    assert "warn" == report["running"].status
+    assert ".env was changed after that relay started. Restart it" in report.notes("running")
+    assert report.failed_step is None
 
 
 async def test_another_upstream_and_its_troubles() -> None:
     """A relay with another upstream than the settings name, and one whose health fails, are told."""
     async with running_relay(RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-quota-exhausted") as relay:
         settings = Settings(internal_port=relay.app.internal_port)
-        found = judge(await ask(settings), settings, "openai", [])
+        found = judge(await query_relay(settings), settings, "openai", [])
 
     assert "warn" == found.status
     assert "That relay uses simulator, but the settings here name openai" in found.notes[0]
@@ -63,7 +63,7 @@ async def test_another_program_on_the_port(body: str) -> None:
     """Whatever else answers there is not taken for a relay."""
     async with bare_server(answering("200 OK", body)) as port:
         settings = Settings(internal_port=port)
-        found = judge(await asyncio.wait_for(ask(settings), 5), settings, "openai", [])
+        found = judge(await asyncio.wait_for(query_relay(settings), 5), settings, "openai", [])
 
     assert ("skipped", f"no relay answers on 127.0.0.1 port {port}") == (found.status, found.finding)
 
@@ -72,5 +72,5 @@ def test_ages_are_told_in_words() -> None:
     """Seconds, minutes, hours and days."""
     now = time.time()
     for age, words in ((5, "s ago"), (180, "3 min ago"), (7300, "2 h ago"), (200_000, "2 d ago")):
-        found = judge(Running("openai", "1", now - age), Settings(), "openai", [])
+        found = judge(RunningRelay("openai", "1", now - age), Settings(), "openai", [])
         assert words in found.finding

@@ -11,11 +11,11 @@ from typing import Final
 
 from yarl import URL
 
-from service.doctor.local import Local
+from service.doctor.local import LocalConfiguration
+from service.doctor.output import NullReporter, Redaction, json_document
 from service.doctor.provider import ProviderChain
-from service.doctor.relay import RelayAttempt, RelayChain
-from service.doctor.rungs import Ladder, Rung
-from service.doctor.show import Redaction, Silent, document
+from service.doctor.relay import RelayChain, RelayOptions
+from service.doctor.steps import StepResult, StepRunner
 from service.realtime.keys import Secret
 from tests.support.tcp_server import Serve, listening
 
@@ -27,19 +27,19 @@ QUIET: Final = {"RELAY_INTERNAL_PORT": "0"}
 
 
 @dataclass
-class Climb:
+class ChainReport:
     """The results of one climb, and all that would be printed of them."""
 
-    rungs: list[Rung]
+    results: list[StepResult]
     printed: str
 
-    def __getitem__(self, name: str) -> Rung:
-        return next(rung for rung in self.rungs if rung.name == name)
+    def __getitem__(self, name: str) -> StepResult:
+        return next(rung for rung in self.results if rung.name == name)
 
     @property
-    def broken(self) -> str | None:
+    def failed_step(self) -> str | None:
         """The name of the broken rung."""
-        return next((rung.name for rung in self.rungs if rung.status == "fail"), None)
+        return next((rung.name for rung in self.results if rung.status == "fail"), None)
 
     def notes(self, name: str) -> str:
         """Finding and notes of a rung, in one text."""
@@ -47,25 +47,25 @@ class Climb:
         return "\n".join((rung.finding, *rung.notes, rung.remedy or ""))
 
 
-async def climb_provider(environ: Mapping[str, str], directory: Path, *, turn: bool = False) -> Climb:
+async def run_provider_chain(environ: Mapping[str, str], directory: Path, *, turn: bool = False) -> ChainReport:
     """From the settings to the provider."""
-    local = Local(QUIET | dict(environ), directory)
+    local = LocalConfiguration(QUIET | dict(environ), directory)
     chain = ProviderChain(local, with_turn=turn)
-    ladder = Ladder(Silent())
-    await chain.climb(ladder)
-    return Climb(ladder.rungs, document(ladder.rungs, chain.describe(), Redaction(local.secrets)))
+    runner = StepRunner(NullReporter())
+    await chain.run(runner)
+    return ChainReport(runner.results, json_document(runner.results, chain.describe(), Redaction(local.secrets)))
 
 
-async def climb_relay(
+async def run_relay_chain(
     url: str, *, token: str | None = None, origin: str | None = None, seconds: float = 3.0, turn: bool = False
-) -> Climb:
+) -> ChainReport:
     """From a client to a relay."""
     secret = Secret(token) if token is not None else None
-    chain = RelayChain(RelayAttempt(URL(url), "gpt-realtime", secret, origin, seconds, turn), {})
-    ladder = Ladder(Silent())
-    await chain.climb(ladder)
+    chain = RelayChain(RelayOptions(URL(url), "gpt-realtime", secret, origin, seconds, turn), {})
+    runner = StepRunner(NullReporter())
+    await chain.run(runner)
     redaction = Redaction(lambda: [token] if token else [])
-    return Climb(ladder.rungs, document(ladder.rungs, chain.describe(), redaction))
+    return ChainReport(runner.results, json_document(runner.results, chain.describe(), redaction))
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TextIO
 
-from service.doctor.rungs import NOT_TRIED, Rung
+from service.doctor.steps import NOT_TRIED, StepResult
 from service.realtime.keys import redact
 from service.version import __version__
 
@@ -45,7 +45,7 @@ class Redaction:
                 return value
 
 
-class Text:
+class TextReporter:
     """Prints each rung as it ends."""
 
     def __init__(self, stream: TextIO, redaction: Redaction, environ: Mapping[str, str]) -> None:
@@ -59,7 +59,7 @@ class Text:
         """The first line."""
         self._write(f"realtime-relay {__version__} doctor: {self._clean(what)}\n\n")
 
-    def began(self, name: str) -> None:
+    def step_started(self, name: str) -> None:
         """Show what is being tried, on a terminal."""
         if self._live:
             self._write(f"{_START_OF_LINE}  ...   {name}")
@@ -70,22 +70,22 @@ class Text:
             self._write(_START_OF_LINE)
         self._write(self._paragraph(sentence) + "\n")
 
-    def ended(self, rung: Rung) -> None:
+    def step_finished(self, result: StepResult) -> None:
         """Print a result."""
-        mark = self._colour(rung.status, f"{_MARKS[rung.status]:<5}")
-        was_tried = rung.finding != NOT_TRIED
-        seconds = f"  ({_duration(rung.seconds)})" if was_tried and rung.status != "skipped" else ""
-        finding = f"{rung.reason}: {rung.finding}" if rung.reason else rung.finding
+        mark = self._colour(result.status, f"{_MARKS[result.status]:<5}")
+        was_tried = result.finding != NOT_TRIED
+        seconds = f"  ({_duration(result.seconds)})" if was_tried and result.status != "skipped" else ""
+        finding = f"{result.reason}: {result.finding}" if result.reason else result.finding
         start = _START_OF_LINE if self._live else ""
-        lines = [f"{start}  {mark} {rung.name:<12} {self._clean(finding)}{seconds}"]
-        lines += [self._paragraph(note) for note in rung.notes]
-        if rung.remedy:
-            lines.append(self._paragraph(f"-> {rung.remedy}"))
-        if rung.anchor:
-            lines.append(self._paragraph(f"see {rung.anchor}"))
+        lines = [f"{start}  {mark} {result.name:<12} {self._clean(finding)}{seconds}"]
+        lines += [self._paragraph(note) for note in result.notes]
+        if result.remedy:
+            lines.append(self._paragraph(f"-> {result.remedy}"))
+        if result.anchor:
+            lines.append(self._paragraph(f"see {result.anchor}"))
         self._write("\n".join(lines) + "\n")
 
-    def verdict(self, rungs: Iterable[Rung], success: str) -> None:
+    def verdict(self, rungs: Iterable[StepResult], success: str) -> None:
         """The last line."""
         known = list(rungs)
         broken = next((rung for rung in known if rung.status == "fail"), None)
@@ -114,27 +114,27 @@ class Text:
         self._stream.flush()
 
 
-class Silent:
+class NullReporter:
     """For machines: nothing is printed until the document is complete."""
 
     def announce(self, sentence: str) -> None:
         """Say nothing."""
 
-    def began(self, name: str) -> None:
+    def step_started(self, name: str) -> None:
         """Say nothing."""
 
-    def ended(self, rung: Rung) -> None:
+    def step_finished(self, result: StepResult) -> None:
         """Say nothing."""
 
 
-def document(rungs: Iterable[Rung], target: Mapping[str, object], redaction: Redaction) -> str:
+def json_document(rungs: Iterable[StepResult], target: Mapping[str, object], redaction: Redaction) -> str:
     """The one JSON document."""
     known = list(rungs)
     body = {
         "version": __version__,
-        "ok": all(rung.status != "fail" for rung in known),
+        "ok": all(result.status != "fail" for result in known),
         "target": target,
-        "rungs": [rung.as_object() for rung in known],
+        "rungs": [result.as_object() for result in known],
     }
     return json.dumps(redaction.tree(body), indent=2) + "\n"
 

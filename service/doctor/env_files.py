@@ -37,7 +37,7 @@ class EnvFile:
 
 
 @dataclass(frozen=True, slots=True)
-class NearMiss:
+class UnreadFile:
     """A file that is not read although it was probably meant. `elsewhere`: it lies in another folder."""
 
     shown: str
@@ -52,35 +52,35 @@ class NearMiss:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class EnvFiles:
     """The working directory, as far as settings may come from it."""
 
     path: Path
     read: tuple[EnvFile, ...]
-    near: tuple[NearMiss, ...]
+    unread: tuple[UnreadFile, ...]
     remarks: tuple[str, ...]
 
 
-def look_around(directory: Path, environ: Mapping[str, str]) -> Folder:
+def find_env_files(directory: Path, environ: Mapping[str, str]) -> EnvFiles:
     """Look at a folder, its parents and its children."""
-    names = names_read(environ)
+    names = read_names(environ)
     read = tuple(
         EnvFile(name, directory / name, read_env_text(data))
         for name in names
         if (data := _read(directory / name)) is not None
     )
-    near = (*_in(directory, names), *_above(directory), *_below(directory), *_at_project(directory))
-    return Folder(directory, read, tuple(dict.fromkeys(near)), tuple(_remarks(directory, names, environ)))
+    unread = (*_in(directory, names), *_above(directory), *_below(directory), *_at_project(directory))
+    return EnvFiles(directory, read, tuple(dict.fromkeys(unread)), tuple(_remarks(directory, names, environ)))
 
 
-def names_read(environ: Mapping[str, str]) -> list[str]:
+def read_names(environ: Mapping[str, str]) -> list[str]:
     """The files that are read, the strongest first."""
     profile = environ.get(PROFILE_VARIABLE, "").strip()
     middle = [f".env.{profile}"] if PROFILE.fullmatch(profile) else []
     return [".env.local", *middle, ".env"]
 
 
-def _in(directory: Path, names: list[str]) -> Iterator[NearMiss]:
+def _in(directory: Path, names: list[str]) -> Iterator[UnreadFile]:
     """Files of this folder whose name is not quite right."""
     for entry in _listing(directory):
         if entry in names or not _LOOKS_MEANT.fullmatch(entry):
@@ -90,7 +90,7 @@ def _in(directory: Path, names: list[str]) -> Iterator[NearMiss]:
         if text is None or not (text.holds_key if is_template else text.holds_setting):
             continue
         why, remedy = _misnaming(entry, is_template=is_template)
-        yield NearMiss(entry, why, remedy, text.holds_key)
+        yield UnreadFile(entry, why, remedy, text.holds_key)
 
 
 def _misnaming(name: str, *, is_template: bool) -> tuple[str, str]:
@@ -111,29 +111,29 @@ def _misnaming(name: str, *, is_template: bool) -> tuple[str, str]:
     return "only .env.local, .env.<RELAY_ENV> and .env are", f"Rename it: mv {name} .env"
 
 
-def _above(directory: Path) -> Iterator[NearMiss]:
+def _above(directory: Path) -> Iterator[UnreadFile]:
     for parent in list(directory.resolve().parents)[:_PARENTS]:
         yield from _elsewhere(parent, "it lies in a folder above this one")
 
 
-def _below(directory: Path) -> Iterator[NearMiss]:
+def _below(directory: Path) -> Iterator[UnreadFile]:
     for entry in _listing(directory)[:_CHILDREN]:
         child = directory / entry
         if not entry.startswith(".") and entry not in _NOT_ENTERED and child.is_dir() and not child.is_symlink():
             yield from _elsewhere(child, "it lies in a folder below this one")
 
 
-def _at_project(directory: Path) -> Iterator[NearMiss]:
+def _at_project(directory: Path) -> Iterator[UnreadFile]:
     """Beside the program, when it was started somewhere else."""
     if directory.resolve() != PROJECT and PROJECT.name != "site-packages":
         yield from _elsewhere(PROJECT, "it lies beside the program, which was started elsewhere")
 
 
-def _elsewhere(folder: Path, why: str) -> Iterator[NearMiss]:
+def _elsewhere(folder: Path, why: str) -> Iterator[UnreadFile]:
     for name in (".env.local", ".env"):
         text = _text(folder / name)
         if text is not None and text.holds_setting:
-            yield NearMiss(
+            yield UnreadFile(
                 str(folder / name), why, f"Start in {folder}, or move the file here", text.holds_key, elsewhere=True
             )
 

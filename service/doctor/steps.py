@@ -14,14 +14,14 @@ from typing import Final, Literal, Protocol
 from service.failures import CATALOGUE, Failure, Phase
 
 Status = Literal["ok", "warn", "fail", "skipped"]
-Words = Mapping[str, tuple[str, str]]
+Explanations = Mapping[str, tuple[str, str]]
 """Sentence and remedy by reason, where the catalogue's speak of another peer."""
 
 NOT_TRIED: Final = "not tried"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Finding:
     """What a rung that holds has found. `seconds` only if it is not the time that the work took."""
 
     finding: str
@@ -30,7 +30,7 @@ class Found:
     seconds: float | None = None
 
 
-class Broken(Exception):
+class StepFailed(Exception):
     """A rung does not hold. `reason` is the catalogue's, None where it has no row (bad settings)."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class StepResult:
     """The result of one rung."""
 
     name: str
@@ -74,68 +74,68 @@ class Rung:
         }
 
 
-class Watcher(Protocol):
+class Reporter(Protocol):
     """Who is told of the progress."""
 
-    def began(self, name: str) -> None:
+    def step_started(self, name: str) -> None:
         """A rung is being tried."""
 
-    def ended(self, rung: Rung) -> None:
+    def step_finished(self, result: StepResult) -> None:
         """A rung has its result."""
 
     def announce(self, sentence: str) -> None:
         """Something has to be known before the next rung is tried."""
 
 
-class Ladder:
+class StepRunner:
     """The results so far. `broken` is the rung at which the climb ended, None while it goes on."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self.rungs: list[Rung] = []
-        self.broken: Rung | None = None
-        self.words: Words = {}
+    def __init__(self, watcher: Reporter) -> None:
+        self.results: list[StepResult] = []
+        self.failed: StepResult | None = None
+        self.words: Explanations = {}
         self._watcher = watcher
 
     def announce(self, sentence: str) -> None:
         """Say something before a rung, unless it will not be tried."""
-        if self.broken is None:
+        if self.failed is None:
             self._watcher.announce(sentence)
 
-    async def climb(self, name: str, work: Callable[[], Awaitable[Found]]) -> None:
+    async def run_step(self, name: str, work: Callable[[], Awaitable[Finding]]) -> None:
         """Try one rung, unless one before it is broken."""
-        if self.broken is not None:
-            self._add(Rung(name, "skipped", NOT_TRIED))
+        if self.failed is not None:
+            self._add(StepResult(name, "skipped", NOT_TRIED))
             return
-        self._watcher.began(name)
+        self._watcher.step_started(name)
         since = time.perf_counter()
         try:
             found = await work()
         except Failure as failure:
-            self._break(name, broken_by(failure, words=self.words), since)
-        except Broken as broken:
+            self._break(name, step_failed(failure, words=self.words), since)
+        except StepFailed as broken:
             self._break(name, broken, since)
         except Exception as exc:  # noqa: BLE001 - a fault of the doctor must not hide what the other rungs have found
             kind = type(exc).__name__
-            self._break(name, broken_by(Failure("internal_error"), f"The doctor itself failed: {kind}."), since)
+            self._break(name, step_failed(Failure("internal_error"), f"The doctor itself failed: {kind}."), since)
         else:
             seconds = time.perf_counter() - since if found.seconds is None else found.seconds
-            self._add(Rung(name, found.status, found.finding, seconds, tuple(found.notes)))
+            self._add(StepResult(name, found.status, found.finding, seconds, tuple(found.notes)))
 
-    def _break(self, name: str, broken: Broken, since: float) -> None:
+    def _break(self, name: str, broken: StepFailed, since: float) -> None:
         seconds = time.perf_counter() - since
-        self.broken = Rung(name, "fail", broken.finding, seconds, broken.notes, broken.reason, broken.remedy)
-        self._add(self.broken)
+        self.failed = StepResult(name, "fail", broken.finding, seconds, broken.notes, broken.reason, broken.remedy)
+        self._add(self.failed)
 
-    def _add(self, rung: Rung) -> None:
-        self.rungs.append(rung)
-        self._watcher.ended(rung)
+    def _add(self, result: StepResult) -> None:
+        self.results.append(result)
+        self._watcher.step_finished(result)
 
 
-def broken_by(failure: Failure, *notes: str, words: Words | None = None) -> Broken:
+def step_failed(failure: Failure, *notes: str, words: Explanations | None = None) -> StepFailed:
     """A failure as a broken rung: the catalogue's words, then what the wire said, then the notes."""
     row = failure.row
     sentence, remedy = (words or {}).get(row.reason, (row.sentence, row.remedy))
-    return Broken(sentence, reason=row.reason, remedy=remedy, notes=(*_wire_notes(failure), *notes))
+    return StepFailed(sentence, reason=row.reason, remedy=remedy, notes=(*_wire_notes(failure), *notes))
 
 
 def _wire_notes(failure: Failure) -> list[str]:
