@@ -1,29 +1,26 @@
-"""The composition root: the only file that knows every room."""
+"""The composition root: builds every room, starts it, drains it, stops it."""
 
 import asyncio
 import math
 import os
-import socket
-import ssl
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, suppress
-from typing import Final
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 from aiohttp import web
 
-from service.access.limits import descriptors_for_callers, lowered, memory_limit
+from service import configuration, loop, startup
+from service.access.limits import descriptors_for_callers, memory_limit
 from service.health.monitor import Monitor, RefreshIntervals
-from service.loop import NAME, freeze_garbage_collector
-from service.realtime.keys import Secret, fingerprint, lint
-from service.relay.drain import DrainResult, DrainTiming
+from service.relay.drain import DrainResult
 from service.relay.registry import Registry
 from service.relay.session import SessionTelemetry
 from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
+from service.supervisor import Supervisor, measure_lag
 from service.telemetry import logs
 from service.telemetry.log_writer import LogWriter
 from service.telemetry.metrics import Metrics
@@ -32,16 +29,11 @@ from service.upstream.connector import Connector
 from service.upstream.dial import Dialler
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
-from service.version import __version__
 from service.web.connection_limit import ConnectionLimit
 from service.web.internal import InternalHandler
 from service.web.listener import listen
 from service.web.probes import Probes
 from service.web.realtime import RealtimeHandler
-
-_LAG_SECONDS: Final = 0.5
-_RESTART_SECONDS: Final = 1.0
-SIMULATED_KEY: Final = "sk-sim-good"
 
 
 class CannotListen(Exception):
@@ -49,29 +41,26 @@ class CannotListen(Exception):
 
 
 class App:
-    """One relay: listeners, background tasks, sessions. Start, then wait for `run` or call `stop`."""
+    """One relay: its listeners, background tasks and sessions. Call `start`, then await `run` or call `stop`."""
 
     def __init__(self, settings: Settings, *, pace: RefreshIntervals | None = None) -> None:
         self._settings = settings
         self._pace = pace
         self._stack = AsyncExitStack()
-        self._tasks: list[asyncio.Task[None]] = []
         self._key_file: KeyFileWatcher | None = None
-        self._log = structlog.get_logger()
         self.registry = Registry()
-        self._signals = Signals(settings.drain_seconds, self.registry.__len__, self._read_key_again)
+        self.redactor = Redactor(configuration.secrets(settings))
+        self.metrics = Metrics(configuration.upstream_label(settings))
+        self._supervisor = Supervisor(self.metrics.task_crashes)
+        self._signals = Signals(settings.drain_seconds, self.registry.__len__, self._check_key_file)
         self.simulator: Simulator | None = None
-        password = settings.proxy.password if settings.proxy is not None else None
-        self.redactor = Redactor(
-            [settings.openai_api_key, password, *(token.secret for token in settings.client_tokens)]
-        )
         self.public_port = 0
         self.internal_port = 0
 
     # -- start --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen and begin to check; raises CannotListen, with nothing left running."""
+        """Listen and begin the health checks; raises CannotListen, with nothing left running."""
         try:
             await self._start()
         except BaseException:
@@ -79,180 +68,104 @@ class App:
             raise
 
     async def _start(self) -> None:
-        settings = self._settings
-        target = await self._target()
-        key_problem = self._lint(target)
-        self.metrics = Metrics(target.label)
-        self.metrics.memory_limit.set(memory_limit() or math.inf)
-        dialler = Dialler(
-            target,
-            timeout_seconds=settings.dial_timeout_seconds,
-            first_event=settings.first_event,
-            max_message_bytes=settings.max_message_bytes,
-        )
+        target = await self._choose_target()
+        self._build_upstream(target, startup.check_key(target, self._settings))
+        await self._listen()
+        self._supervisor.start("health", self.monitor.run)
+        self._supervisor.start("loop lag", partial(measure_lag, self.metrics.loop_lag))
+        self._watch_key_file(target)
+        startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
+
+    async def _choose_target(self) -> Target:
+        if not configuration.needs_simulator(self._settings):
+            return configuration.target(self._settings)
+        self.simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
+        if configuration.simulator_replaces_openai(self._settings):
+            startup.report_simulator()
+        return configuration.target(self._settings, self.simulator.url)
+
+    def _build_upstream(self, target: Target, key_problem: str | None) -> None:
+        metrics = self.metrics
+        dialler = Dialler(target, **configuration.dial_options(self._settings))
         self._stack.push_async_callback(dialler.close)
         # Runs after the listeners are closed: until then a late dial may still start a session.
         self._stack.push_async_callback(self.registry.finish)
         self.reach = reach = Connector(dialler, key_problem)
-        reach.on_retry = self.metrics.upstream_retries.labels(target.label).inc
-        self.metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
-        self.monitor = Monitor(
-            reach,
-            self.metrics,
-            model=settings.model,
-            turns_per_day=settings.health_turns_per_day,
-            pace=self._pace,
-        )
-        max_sessions = self._sessions_that_fit()
-        entrance = RealtimeHandler(
+        reach.on_retry = metrics.upstream_retries.labels(target.label).inc
+        metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
+        self.monitor = Monitor(reach, metrics, **configuration.monitor_options(self._settings), pace=self._pace)
+
+    async def _listen(self) -> None:
+        settings, metrics = self._settings, self.metrics
+        metrics.memory_limit.set(memory_limit() or math.inf)
+        handler = RealtimeHandler(
             settings,
-            reach,
+            self.reach,
             self.registry,
-            instruments=SessionTelemetry(self.metrics, self.redactor),
-            max_sessions=max_sessions,
+            instruments=SessionTelemetry(metrics, self.redactor),
+            max_sessions=startup.sessions_that_fit(settings.max_sessions),
             on_dialled=self.monitor.told,
         )
-        probes = Probes(self.monitor, self.registry, self.metrics, self.is_alive)
-        self.public_port = await self._listen(
+        probes = Probes(self.monitor, self.registry, metrics, self._supervisor.is_alive)
+        self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
             settings.port,
-            [*entrance.routes(), *probes.routes(detailed=False)],
+            [*handler.routes(), *probes.routes(detailed=False)],
             lambda server: ConnectionLimit(
-                server, self.registry.upstream_sockets, descriptors_for_callers(), self.metrics.turned_away
+                server, self.registry.upstream_sockets, descriptors_for_callers(), metrics.turned_away
             ),
         )
-        self.internal_port = await self._listen(
+        self.internal_port = await self._listen_on(
             "RELAY_INTERNAL_PORT",
             settings.internal_host,
             settings.internal_port,
-            [*InternalHandler(self.metrics).routes(), *probes.routes(detailed=True)],
-        )
-        self._tasks = [self._keep("health", self.monitor.run), self._keep("loop lag", self._measure_lag)]
-        if settings.openai_api_key_file is not None and not target.simulated:
-            key_file = KeyFileWatcher(
-                settings.openai_api_key_file,
-                reach,
-                self.metrics,
-                model=settings.model,
-                is_refused=self.monitor.is_refused,
-                on_new=self.redactor.add,
-                on_taken=self.monitor.ask_again,
-            )
-            self.monitor.key_file = self._key_file = key_file
-            self._tasks.append(self._keep("key file", key_file.watch))
-        self._tell_start(target)
-
-    def _sessions_that_fit(self) -> int:
-        """RELAY_MAX_SESSIONS, or less where the machine gives less; told once."""
-        wanted = self._settings.max_sessions
-        limit = lowered(wanted)
-        if limit is None:
-            return wanted
-        self._log.warning(
-            "limit.lowered",
-            message=f"The limit on {limit.what} allows fewer sessions than RELAY_MAX_SESSIONS.",
-            remedy=limit.remedy,
-            max_sessions=limit.sessions,
-            wanted=wanted,
-        )
-        return limit.sessions
-
-    async def _target(self) -> Target:
-        settings = self._settings
-        standing_in = settings.upstream == "auto" and settings.openai_api_key is None
-        if settings.upstream == "simulator" or standing_in:
-            self.simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
-            if standing_in:
-                self._log.warning(
-                    "simulator.stands_in",
-                    message="No key was found: the built-in simulator stands in for OpenAI. Set OPENAI_API_KEY to reach it.",
-                )
-            key = settings.openai_api_key or Secret(SIMULATED_KEY)
-            return Target(self.simulator.url, key, simulated=True)
-        return Target(
-            settings.openai_base_url,
-            settings.openai_api_key,
-            settings.openai_org_id,
-            settings.openai_project_id,
-            proxy=settings.proxy,
+            [*InternalHandler(metrics).routes(), *probes.routes(detailed=True)],
         )
 
-    def _lint(self, target: Target) -> str | None:
-        """Log what is wrong with the key; the reason for which no dial is worth trying, or None."""
-        key = target.key.reveal() if target.key is not None else None
-        problems = lint(key, target.label)
-        for problem in problems:
-            self._log.log(
-                40 if problem.fatal else 30,
-                "key.problem_found",
-                problem=problem.code,
-                message=problem.sentence,
-                remedy=problem.remedy,
-                origin=self._settings.origins.get("OPENAI_API_KEY"),
-                read=self._settings.openai_api_key_problem,
-            )
-        if key is not None and not target.simulated:
-            self._log.info(
-                "key.found", fingerprint=fingerprint(key), origin=self._settings.origins.get("OPENAI_API_KEY")
-            )
-        fatal = [problem for problem in problems if problem.fatal]
-        if not fatal:
-            return None
-        return "key_missing" if fatal[0].code == "missing" else "key_malformed"
-
-    async def _listen(
+    async def _listen_on(
         self,
         variable: str,
         host: str,
         port: int,
         routes: Iterable[web.RouteDef],
-        door: Callable[[web.Server], ConnectionLimit] | None = None,
+        limit: Callable[[web.Server], ConnectionLimit] | None = None,
     ) -> int:
         try:
-            return await listen(self._stack, host, port, routes, door)
+            return await listen(self._stack, host, port, routes, limit)
         except OSError as exc:
             why = os.strerror(exc.errno) if exc.errno else "no such address"
             raise CannotListen(f"{variable}: cannot listen on {host} port {port}: {why}") from None
 
-    def _tell_start(self, target: Target) -> None:
-        settings = self._settings
-        for warning in settings.warnings:
-            self._log.warning("setting.odd", variable=warning.variable, message=warning.sentence)
-        if settings.access == "open" and settings.open_anywhere:
-            self._log.warning(
-                "access.open_anywhere", message="Whoever reaches the port can spend the provider's credit."
-            )
-        shown = settings.host if settings.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 - compared only
-        self._log.info(
-            "service.started",
-            version=__version__,
-            loop=NAME,
-            url=f"ws://{_bracketed(shown)}:{self.public_port}/v1/realtime?model={settings.model}",
-            health=f"http://127.0.0.1:{self.internal_port}/healthz?verbose",
-            upstream=target.label,
-            access=settings.access,
-            settings=settings.summary(),
+    def _watch_key_file(self, target: Target) -> None:
+        path = self._settings.openai_api_key_file
+        if path is None or target.simulated:
+            return
+        self._key_file = self.monitor.key_file = KeyFileWatcher(
+            path,
+            self.reach,
+            self.metrics,
+            model=self._settings.model,
+            is_refused=self.monitor.is_refused,
+            on_new=self.redactor.add,
+            on_taken=self.monitor.ask_again,
         )
+        self._supervisor.start("key file", self._key_file.watch)
 
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    def is_alive(self) -> bool:
-        """Whether the background tasks run."""
-        return all(not task.done() for task in self._tasks)
+    # -- run, drain, stop ---------------------------------------------------------------------------------------------
 
     def handle_signals(self, *, on_terminal: bool) -> None:
-        """Let signals stop the relay; see `signals.py`. To be called before start, so that no signal kills instead."""
+        """Let signals stop the relay; see `signals.py`. Call it before `start`, or a signal ends the process at once."""
         self._signals.handle(on_terminal=on_terminal)
 
-    def _read_key_again(self) -> bool:
-        """Look at the key file now; False without one."""
+    def _check_key_file(self) -> bool:
+        """Have the key file read now; False if none is watched."""
         if self._key_file is not None:
             self._key_file.look_now()
         return self._key_file is not None
 
     async def run(self) -> DrainResult:
-        """Serve until a signal, drain, and stop; returns what became of the sessions that were open."""
+        """Serve until a signal, drain, and stop; returns how the open sessions ended."""
         try:
             await self._signals.told.wait()
             return await self.drain()
@@ -260,82 +173,38 @@ class App:
             await self.stop()
 
     async def drain(self) -> DrainResult:
-        """Take nobody new; let sessions finish until the deadline; end the rest with 1001."""
+        """Refuse new sessions, let open ones finish until the deadline, close the remaining ones with 1001."""
         self.metrics.draining.set(1)
-        settings = self._settings
-        return await self.registry.drain(
-            DrainTiming(settings.drain_seconds, settings.close_spread_seconds), self._signals.haste
-        )
+        return await self.registry.drain(configuration.drain_timing(self._settings), self._signals.haste)
 
     async def stop(self) -> None:
         """Stop listening and release everything; safe to call twice."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._supervisor.stop()
         await self.registry.finish()
         await self._stack.aclose()
 
-    def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Run work for ever: what crashes is logged and started again."""
-
-        async def forever() -> None:
-            while True:
-                try:
-                    await work()
-                except Exception:  # noqa: BLE001 - whatever it is, health and liveness must not die of it in silence
-                    self._log.exception("task.crashed", task=name)
-                    self.metrics.task_crashes.inc()
-                await asyncio.sleep(_RESTART_SECONDS)
-
-        return asyncio.get_running_loop().create_task(forever(), name=name)
-
-    async def _measure_lag(self) -> None:
-        while True:
-            due = time.perf_counter() + _LAG_SECONDS  # uvloop's own time stands still within a turn
-            await asyncio.sleep(_LAG_SECONDS)
-            self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
 
 async def serve(settings: Settings) -> DrainResult:
-    """Run one relay until it is told to stop; returns what became of the sessions then. Raises CannotListen."""
+    """Run one relay until a signal stops it; returns how the open sessions ended. Raises CannotListen."""
     app = App(settings)
     writer = LogWriter(sys.stderr)
     logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
-    asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
+    loop.log_unhandled_exceptions()
     app.handle_signals(on_terminal=sys.stderr.isatty())
+    writer.on_drop = app.metrics.log_lines_dropped.inc
+    running_loop = asyncio.get_running_loop()
+    writer.on_room = lambda lines: running_loop.call_soon_threadsafe(_report_dropped_lines, lines)
     try:
         await app.start()
-        writer.on_drop = app.metrics.log_lines_dropped.inc
-        loop = asyncio.get_running_loop()
-        writer.on_room = lambda lines: loop.call_soon_threadsafe(_tell_dropped, lines)
-        freeze_garbage_collector()
-        tally = await app.run()
+        loop.freeze_garbage_collector()
+        result = await app.run()
         structlog.get_logger().info("service.stopped")
-        return tally
+        return result
     finally:
         writer.close()
 
 
-def _tell_dropped(lines: int) -> None:
+def _report_dropped_lines(lines: int) -> None:
     structlog.get_logger().warning(
-        "log.lines_dropped", message="Whoever reads the log did not keep up, and lines were dropped.", lines=lines
+        "log.lines_dropped", message=f"The reader of the log was too slow; {lines} lines were dropped.", lines=lines
     )
-
-
-def _on_loop_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """The default prints reprs, which may hold request headers; the type and place are enough."""
-    exc = context.get("exception")
-    with suppress(Exception):
-        structlog.get_logger().error(
-            "loop.exception_caught",
-            message=str(context.get("message")),
-            exc_type=type(exc).__name__ if exc else None,
-            exc_info=exc
-            if isinstance(exc, BaseException) and not isinstance(exc, ssl.SSLError | socket.error)
-            else None,
-        )

@@ -1,38 +1,63 @@
-"""The event loop, and the garbage collector beside it. What was measured is in docs/decisions/0003."""
+"""The event loop: which one runs, how the garbage collector is tuned for it, and what happens to unhandled exceptions.
+
+The measurements behind the choices are in docs/decisions/0003-event-loop.md.
+"""
 
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
+
+import structlog
 
 try:
     import uvloop
-except ImportError:  # as on PyPy; asyncio's own loop does the same for twice the processor time
+except ImportError:  # for example on PyPy; asyncio's own loop does the same at twice the processor time
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     new_event_loop = uvloop.new_event_loop
 
 NAME: Final = new_event_loop.__module__.partition(".")[0]
-"""Of the library that the loop comes from."""
+"""The library that provides the event loop: uvloop or asyncio."""
 
 _YOUNG_OBJECTS: Final = 10_000
-"""So many new objects before the youngest are looked at; a session is some 150, and the default is 700."""
+"""Allocations before the youngest generation is collected; Python's default is 700, and a session is about 150 objects."""
 
 
 _Result = TypeVar("_Result")
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run `main` on the best loop there is; returns what it returns."""
+    """Run `main` on uvloop where it is installed, else on asyncio's own loop; returns its result."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
 
 
 def freeze_garbage_collector() -> None:
-    """To be called once all is loaded: what is there now lives as long as the process and is never looked at again.
+    """Exempt all objects that exist now from garbage collection. Call it when everything is loaded.
 
-    A full collection stops every session for as long as it takes, and the modules alone are forty thousand objects.
+    A full collection stops every session while it runs, and the modules alone are forty thousand objects that live as long
+    as the process.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
+
+
+def log_unhandled_exceptions() -> None:
+    """Log exceptions that no task or callback handles. asyncio's default prints reprs, which may hold request headers."""
+    asyncio.get_running_loop().set_exception_handler(_log_exception)
+
+
+def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    exc = context.get("exception")
+    # A traceback of a network error shows nothing that its type does not.
+    has_traceback = isinstance(exc, BaseException) and not isinstance(exc, OSError)
+    with suppress(Exception):
+        structlog.get_logger().error(
+            "loop.exception_caught",
+            message=str(context.get("message")),
+            exc_type=type(exc).__name__ if exc else None,
+            exc_info=exc if has_traceback else None,
+        )

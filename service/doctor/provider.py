@@ -11,20 +11,19 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from service import configuration
 from service.doctor import network, response_check, running, tls
 from service.doctor.local import LocalConfiguration
 from service.doctor.network import Route
 from service.doctor.steps import Finding, StepFailed, StepRunner, step_failed
 from service.failures import Failure, Phase
 from service.health.response_check import REQUEST
-from service.realtime.keys import Secret
 from service.simulator import Simulator, SimulatorOptions
 from service.upstream.dial import Connected, Dialler, DialProgress
 from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
 from service.upstream.stream import EventStream, StreamClosed
 from service.upstream.target import DialRequest, Target
 
-SIMULATED_KEY: Final = "sk-sim-good"
 _TURN_SECONDS: Final = 30.0
 _SKEW_SECONDS: Final = 30.0
 """Below it, nothing here depends on the clock; the Date header has whole seconds and travels, too."""
@@ -47,7 +46,6 @@ class ProviderChain:
         self._with_turn = with_turn
         self._stack = AsyncExitStack()
         self.target: Target | None = None
-        self._stands_in = False
         self._addresses: list[str] = []
         self._line: EventStream | None = None
         self._task: asyncio.Task[Connected] | None = None
@@ -95,19 +93,11 @@ class ProviderChain:
         return Finding(f"{shown}; {found.finding}", found.notes, found.status)
 
     async def _choose_target(self) -> Target:
-        """As the relay's own composition root chooses it."""
         settings = self._local.settings
-        self._stands_in = settings.upstream == "auto" and settings.openai_api_key is None
-        if settings.upstream == "simulator" or self._stands_in:
-            simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
-            return Target(simulator.url, settings.openai_api_key or Secret(SIMULATED_KEY), simulated=True)
-        return Target(
-            settings.openai_base_url,
-            settings.openai_api_key,
-            settings.openai_org_id,
-            settings.openai_project_id,
-            proxy=settings.proxy,
-        )
+        if not configuration.needs_simulator(settings):
+            return configuration.target(settings)
+        simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
+        return configuration.target(settings, simulator.url)
 
     def _reached(self) -> Target:
         if self.target is None:
@@ -122,7 +112,8 @@ class ProviderChain:
         return running.judge(await running.query_relay(settings), settings, self._reached().label, files)
 
     async def _key(self) -> Finding:
-        return self._local.check_key(self._reached(), stands_in=self._stands_in)
+        stands_in = configuration.simulator_replaces_openai(self._local.settings)
+        return self._local.check_key(self._reached(), stands_in=stands_in)
 
     async def _proxy(self) -> Finding:
         return self._local.check_proxy(self._reached())
@@ -157,13 +148,7 @@ class ProviderChain:
     # -- the provider -------------------------------------------------------------------------------------------------
 
     def _dialler(self) -> Dialler:
-        settings = self._local.settings
-        dialler = Dialler(
-            self._reached(),
-            timeout_seconds=settings.dial_timeout_seconds,
-            first_event=settings.first_event,
-            max_message_bytes=settings.max_message_bytes,
-        )
+        dialler = Dialler(self._reached(), **configuration.dial_options(self._local.settings))
         self._stack.push_async_callback(dialler.close)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._note_answer)

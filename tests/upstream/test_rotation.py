@@ -133,7 +133,7 @@ async def test_a_hangup_signal_looks_at_once(key_file: Path, monkeypatch: pytest
     monkeypatch.setattr(rotation, "LOOK_SECONDS", 600.0)
     async with relay_with(key_file) as (relay, _):
         put(key_file, NEW)
-        assert relay.app._read_key_again()
+        assert relay.app._check_key_file()
         await eventually(lambda: rotations(relay, "taken") == 1)
 
 

@@ -1,0 +1,86 @@
+"""From the settings of the process to the configuration of each room. Pure.
+
+The composition root, the commands and the doctor call these functions; no other room sees `Settings`.
+"""
+
+from collections.abc import Iterator
+from typing import Final, Literal, TypedDict
+
+from service.realtime.keys import Secret
+from service.relay.drain import DrainTiming
+from service.settings import Settings
+from service.upstream.target import Label, Target, provider_of
+
+SIMULATED_KEY: Final = "sk-sim-good"
+"""The provider key of a relay that runs on the built-in simulator and has none of its own."""
+
+
+class DialOptions(TypedDict):
+    """The options of `Dialler`."""
+
+    timeout_seconds: float
+    first_event: Literal["required", "optional"]
+    max_message_bytes: int
+
+
+class MonitorOptions(TypedDict):
+    """The options of `Monitor`."""
+
+    model: str
+    turns_per_day: int
+
+
+def needs_simulator(settings: Settings) -> bool:
+    """Whether the upstream is the built-in simulator."""
+    return settings.upstream == "simulator" or simulator_replaces_openai(settings)
+
+
+def simulator_replaces_openai(settings: Settings) -> bool:
+    """Whether the simulator is used only because RELAY_UPSTREAM is auto and there is no key."""
+    return settings.upstream == "auto" and settings.openai_api_key is None
+
+
+def upstream_label(settings: Settings) -> Label:
+    """The label of the upstream in metrics and logs, known before the simulator has an address."""
+    return "simulator" if needs_simulator(settings) else provider_of(settings.openai_base_url)
+
+
+def target(settings: Settings, simulator_url: str | None = None) -> Target:
+    """The upstream to dial. `simulator_url` is the address of the running simulator where `needs_simulator` is true."""
+    if simulator_url is not None:
+        return Target(simulator_url, settings.openai_api_key or Secret(SIMULATED_KEY), simulated=True)
+    return Target(
+        settings.openai_base_url,
+        settings.openai_api_key,
+        settings.openai_org_id,
+        settings.openai_project_id,
+        proxy=settings.proxy,
+    )
+
+
+def dial_options(settings: Settings) -> DialOptions:
+    """The budget of a dial, and what counts as its success."""
+    return {
+        "timeout_seconds": settings.dial_timeout_seconds,
+        "first_event": settings.first_event,
+        "max_message_bytes": settings.max_message_bytes,
+    }
+
+
+def monitor_options(settings: Settings) -> MonitorOptions:
+    """What the health checks ask for, and how often they ask for a response."""
+    return {"model": settings.model, "turns_per_day": settings.health_turns_per_day}
+
+
+def drain_timing(settings: Settings) -> DrainTiming:
+    """How long sessions may go on after SIGTERM, and over how long the remaining ones are closed."""
+    return DrainTiming(settings.drain_seconds, settings.close_spread_seconds)
+
+
+def secrets(settings: Settings) -> Iterator[Secret]:
+    """Every secret that the process holds, for the redaction of its logs."""
+    if settings.openai_api_key is not None:
+        yield settings.openai_api_key
+    if settings.proxy is not None and settings.proxy.password is not None:
+        yield settings.proxy.password
+    yield from (token.secret for token in settings.client_tokens)

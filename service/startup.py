@@ -1,0 +1,86 @@
+"""The checks and log lines of the start: the key, the limits of the machine, odd settings, and where the relay listens."""
+
+import logging
+from typing import Final
+
+import structlog
+
+from service.access.limits import lowered
+from service.loop import NAME
+from service.realtime.keys import fingerprint, lint
+from service.settings import Settings
+from service.upstream.target import Target
+from service.version import __version__
+
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+
+def report_simulator() -> None:
+    """Warn that the simulator answers in place of OpenAI."""
+    structlog.get_logger().warning(
+        "simulator.stands_in",
+        message="No key was found: the built-in simulator answers in place of OpenAI. "
+        "Set OPENAI_API_KEY to connect to OpenAI.",
+    )
+
+
+def check_key(target: Target, settings: Settings) -> str | None:
+    """Log the provider key and its problems; the reason for which no dial can succeed, or None."""
+    log = structlog.get_logger()
+    key = target.key.reveal() if target.key is not None else None
+    origin = settings.origins.get("OPENAI_API_KEY")
+    problems = lint(key, target.label)
+    for problem in problems:
+        log.log(
+            logging.ERROR if problem.fatal else logging.WARNING,
+            "key.problem_found",
+            problem=problem.code,
+            message=problem.sentence,
+            remedy=problem.remedy,
+            origin=origin,
+            read=settings.openai_api_key_problem,
+        )
+    if key is not None and not target.simulated:
+        log.info("key.found", fingerprint=fingerprint(key), origin=origin)
+    fatal = next((problem for problem in problems if problem.fatal), None)
+    if fatal is None:
+        return None
+    return "key_missing" if fatal.code == "missing" else "key_malformed"
+
+
+def sessions_that_fit(max_sessions: int) -> int:
+    """RELAY_MAX_SESSIONS, or fewer where the limits of the machine allow fewer; logs why."""
+    limit = lowered(max_sessions)
+    if limit is None:
+        return max_sessions
+    structlog.get_logger().warning(
+        "limit.lowered",
+        message=f"The limit on {limit.what} allows only {limit.sessions} sessions; RELAY_MAX_SESSIONS is {max_sessions}.",
+        remedy=limit.remedy,
+        max_sessions=limit.sessions,
+        wanted=max_sessions,
+    )
+    return limit.sessions
+
+
+def report_start(settings: Settings, target: Target, *, public_port: int, internal_port: int) -> None:
+    """Log what is odd about the settings, then where the relay listens and which upstream it uses."""
+    log = structlog.get_logger()
+    for warning in settings.warnings:
+        log.warning("setting.odd", variable=warning.variable, message=warning.sentence)
+    if settings.access == "open" and settings.open_anywhere:
+        log.warning(
+            "access.open_anywhere",
+            message="Access is open off loopback: any client that reaches the port can spend the provider's credit.",
+        )
+    host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
+    log.info(
+        "service.started",
+        version=__version__,
+        loop=NAME,
+        url=f"ws://{f'[{host}]' if ':' in host else host}:{public_port}/v1/realtime?model={settings.model}",
+        health=f"http://127.0.0.1:{internal_port}/healthz?verbose",
+        upstream=target.label,
+        access=settings.access,
+        settings=settings.summary(),
+    )
