@@ -1,12 +1,13 @@
-"""THE catalogue: every way a connection fails or a session ends, one row each.
+"""The catalogue: one row for every way a connection fails or a session ends.
 
 Rules of this file:
 
-* A reason exists here or not at all. HTTP bodies, error events, close frames, log lines, metric labels, health reports
-  and `docs/failures.md` all take their words from these rows, so that a person reads the same cause everywhere.
-* A sentence says what happened, a remedy what to do next. Both are static: nothing from outside is ever put into them.
-* HTTP 424 (Failed Dependency) stands for what only the operator can mend. Official clients retry 408, 429 and 5xx, and
-  official sockets retry 1011 and 1013; a cause that will not pass must arrive, and must not be hammered.
+* Every reason code is defined here. HTTP bodies, error events, close frames, log lines, metric labels, health reports,
+  the doctor, alerts and `docs/failures.md` take their text from these rows, so all of them report a cause alike.
+* A sentence states what failed; a remedy states what to do, in the imperative. Both are static: no text from a client
+  or from the provider is ever inserted.
+* HTTP 424 (Failed Dependency) marks a cause that only the operator can fix. Official clients retry 408, 429 and 5xx,
+  and their sockets retry 1011 and 1013; a permanent failure must reach the caller and must not be retried.
 * `reason: sentence` fits a close frame (123 bytes, RFC 6455 section 5.5).
 """
 
@@ -16,18 +17,18 @@ from typing import Final
 
 
 class Blame(StrEnum):
-    """Whose move it is."""
+    """The party that has to act."""
 
     CLIENT = "client"
     OPERATOR = "operator"
     PROVIDER = "provider"
     NETWORK = "network"
     RELAY = "relay"
-    NOBODY = "nobody"  # an ordinary ending
+    NONE = "nobody"  # a normal close; the value is part of the log output
 
 
 class Retry(StrEnum):
-    """Whether the same attempt can succeed without anybody changing anything."""
+    """Whether the same attempt can succeed without a change of client, relay or account."""
 
     NEVER = "never"
     NOW = "now"
@@ -35,7 +36,10 @@ class Retry(StrEnum):
 
 
 class Level(IntEnum):
-    """The log level of a row, as `logging` numbers it: ERROR lost service, WARNING operator can act, INFO life cycle."""
+    """The log level of a row, numbered as in `logging`.
+
+    ERROR: service is lost. WARNING: the operator can act. INFO: normal life cycle.
+    """
 
     INFO = 20
     WARNING = 30
@@ -44,10 +48,11 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to fail or to end.
+    """One reason for which a connection fails or a session ends.
 
-    `http_status` is what a plain client gets instead of its 101, None where no HTTP answer can be given any more;
-    `close_code` is for the client's socket, None where a refusal is always an HTTP status or the peer's own code holds.
+    `http_status` is the status that the client receives instead of its 101; None where the upgrade is already answered.
+    `close_code` is sent to the client's socket; None where the refusal is always an HTTP status, or where the relay
+    passes on the peer's own close code.
     """
 
     reason: str
@@ -61,24 +66,24 @@ class Row:
 
     @property
     def close_text(self) -> str:
-        """The reason of a close frame: static, at most 123 bytes."""
+        """The reason text of a close frame: static, at most 123 bytes."""
         return f"{self.reason}: {self.sentence}"
 
     @property
     def anchor(self) -> str:
-        """Where `docs/failures.md` speaks of this row."""
+        """Path and anchor of this row in `docs/failures.md`."""
         return f"docs/failures.md#{self.reason}"
 
     @property
     def runbook(self) -> str:
-        """Where an operator who was woken by this row reads on."""
+        """Path and anchor of this row in the runbooks."""
         return f"docs/runbooks/{RUNBOOKS[self.reason]}.md#{self.reason}"
 
 
 def _rows(*rows: Row) -> dict[str, Row]:
     table = {row.reason: row for row in rows}
     if len(table) != len(rows):
-        raise ValueError("a reason stands twice in the catalogue")
+        raise ValueError("the catalogue defines a reason twice")
     return table
 
 
@@ -93,176 +98,184 @@ _NEVER, _NOW, _LATER = Retry.NEVER, Retry.NOW, Retry.LATER
 _INFO, _WARNING, _ERROR = Level.INFO, Level.WARNING, Level.ERROR
 
 # fmt: off
-REFUSALS: Final = _rows(  # by the relay itself, before anything is dialled
+REFUSALS: Final = _rows(  # by the relay itself, before it dials
     Row("token_missing", _CLIENT, 401, None, _NEVER, _INFO,
-        "The relay was given no token.",
+        "The request carries no client token.",
         "Send one of the relay's client tokens as 'Authorization: Bearer <token>', as 'api-key: <token>', or as the "
-        "subprotocol 'openai-insecure-api-key.<token>'. A token in the URL is not taken, because URLs are logged."),
+        "subprotocol 'openai-insecure-api-key.<token>'. The relay rejects a token in the URL because URLs are logged."),
     Row("token_invalid", _CLIENT, 401, None, _NEVER, _INFO,
-        "The relay does not know this token.",
-        "Use a token listed in RELAY_CLIENT_TOKENS of the relay. It is not the provider's key: the relay holds that."),
+        "The relay does not know this client token.",
+        "Use a token that RELAY_CLIENT_TOKENS of the relay lists. Do not send the provider's key; only the relay holds it."),
     Row("origin_refused", _CLIENT, 403, None, _NEVER, _INFO,
-        "Pages of this origin may not use the relay.",
-        "Add the page's exact origin (scheme, host and port, as in https://app.example.com) to RELAY_ALLOWED_ORIGINS."),
+        "The relay does not allow pages of this origin.",
+        "Add the page's exact origin (scheme, host and port, for example https://app.example.com) to RELAY_ALLOWED_ORIGINS "
+        "and restart the relay."),
     Row("bad_request", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request is malformed.",
-        "Send each of model, intent and call_id at most once, no more than 16 other query parameters in 2 kB, and a "
-        "valid WebSocket handshake."),
+        "Send a valid WebSocket handshake, each of model, intent and call_id at most once, and at most 16 other query "
+        "parameters in a query of at most 2 kB."),
     Row("model_refused", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The relay does not allow this model.",
-        "Ask for a model listed in RELAY_ALLOWED_MODELS, or add this one to the list."),
+        "Request a model that RELAY_ALLOWED_MODELS lists, or add this model to it and restart the relay."),
     Row("model_missing", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request names no model.",
         "Add ?model=<name> to the URL, for example ?model=gpt-realtime."),
     Row("not_a_websocket", _CLIENT, 426, None, _NEVER, _INFO,
-        "This address speaks WebSocket only.",
-        "Connect with a WebSocket client, version 13. If you did, a proxy on the way drops the headers 'Upgrade' and "
-        "'Connection'."),
+        "This endpoint accepts WebSocket connections only.",
+        "Connect with a WebSocket client (RFC 6455, version 13). If the client is one, configure the proxy in front of the "
+        "relay to forward the headers 'Upgrade' and 'Connection'."),
     Row("too_many_sessions", _CLIENT, 429, None, _LATER, _INFO,
-        "This client has too many sessions open.",
-        "Close a session, or wait for one to end, before you open another. Operator: RELAY_MAX_SESSIONS_PER_CLIENT."),
+        "This client is at its session limit.",
+        "Close a session, or wait for one to end, before you open another. Operator: the limit is "
+        "RELAY_MAX_SESSIONS_PER_CLIENT."),
     Row("too_many_connects", _CLIENT, 429, None, _LATER, _INFO,
         "This client connects too often.",
-        "Keep one session open instead of opening one after another; look for a start that is triggered twice, or a loop "
-        "that connects again without a pause. Operator: RELAY_MAX_RECONNECTS_PER_MINUTE."),
+        "Keep one session open instead of opening a new one each time. Check the client for a start that runs twice and for "
+        "a reconnect loop without a delay. Operator: the limit is RELAY_MAX_RECONNECTS_PER_MINUTE."),
     Row("relay_full", _RELAY, 503, 1013, _LATER, _WARNING,
-        "The relay carries as many sessions as it may.",
-        "Try again shortly. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS."),
+        "The relay is at its session limit.",
+        "Retry in a few seconds. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS."),
     Row("relay_draining", _RELAY, 503, 1001, _LATER, _INFO,
-        "This instance of the relay is shutting down.",
-        "Connect again: another instance, or this one's successor, takes over."),
+        "This relay instance is shutting down.",
+        "Connect again. Another instance, or this one after its restart, accepts the connection."),
 )
 
-DIAL_FAILURES: Final = _rows(  # reaching the provider, up to its first event
+DIAL_FAILURES: Final = _rows(  # while the relay connects to the provider, up to its first event
     Row("key_missing", _OPERATOR, 424, 3000, _NEVER, _ERROR,
-        "The relay holds no provider key.",
-        "Set OPENAI_API_KEY (or OPENAI_API_KEY_FILE) for the relay's process, by environment or in .env of its working "
-        "directory, and restart the relay; 'python -m service doctor' shows where it looked."),
+        "The relay has no provider key.",
+        "Set OPENAI_API_KEY or OPENAI_API_KEY_FILE in the relay's environment or in .env of its working directory, and "
+        "restart the relay. Run 'python -m service doctor' to see where the relay looked for the key."),
     Row("key_malformed", _OPERATOR, 424, 3000, _NEVER, _ERROR,
-        "The relay's provider key cannot be right.",
-        "Look at OPENAI_API_KEY for quotes, blanks, line ends, 'Bearer ', a placeholder or another vendor's key; the "
-        "relay's log names the problem."),
+        "The configured provider key is malformed.",
+        "Remove quotes, spaces, line breaks and a leading 'Bearer' from OPENAI_API_KEY, or replace a placeholder or another "
+        "vendor's key. Run 'python -m service doctor' to see which problem it is."),
     Row("key_rejected", _OPERATOR, 424, 3000, _NEVER, _ERROR,
-        "The provider does not accept the relay's key.",
-        "Compare the key's fingerprint in the relay's log with the key you meant; make a new key at "
-        "https://platform.openai.com/api-keys if it was revoked. Put it into the file of OPENAI_API_KEY_FILE, which needs "
-        "no restart, or into the environment, and restart the relay."),
+        "The provider rejected the relay's key.",
+        "Compare the key's fingerprint in the log event key.found with the key that you intended. If that key was revoked, "
+        "create one at https://platform.openai.com/api-keys. Write it to the file that OPENAI_API_KEY_FILE names (no "
+        "restart needed), or set OPENAI_API_KEY and restart the relay."),
     Row("key_forbidden", _OPERATOR, 424, 3000, _NEVER, _ERROR,
-        "The relay's key is known, but may not do this.",
-        "Give the key the Realtime permission (restricted keys), check its project, organization and role, and any IP "
-        "allow-list at the provider."),
+        "The provider knows the relay's key but denies it access.",
+        "Grant the key the Realtime permission if it is restricted. Check its project (OPENAI_PROJECT_ID), organization "
+        "(OPENAI_ORG_ID) and role, and the IP allow-list at the provider."),
     Row("region_blocked", _OPERATOR, 424, 1008, _NEVER, _ERROR,
-        "The provider does not serve this country or network.",
-        "Run the relay in a supported country, or check which address its traffic leaves from."),
+        "The provider does not serve the relay's country or network.",
+        "Run the relay in a supported country. If it is in one, check which public address its outgoing traffic uses."),
     Row("quota_exhausted", _OPERATOR, 424, 1008, _NEVER, _ERROR,
-        "The provider account has no credit left.",
-        "Add credit or raise the spend limit at https://platform.openai.com/settings/organization/billing; waiting "
-        "does not help."),
+        "The provider account has no credit left or is at its spend limit.",
+        "Add credit or raise the spend limit at https://platform.openai.com/settings/organization/billing. Waiting does not "
+        "help."),
     Row("beta_shape", _OPERATOR, 424, 1008, _NEVER, _ERROR,
-        "The provider refused a beta-style connection.",
-        "The beta interface is gone. The relay sends no beta header: look for a proxy that adds 'OpenAI-Beta', or an "
-        "OPENAI_BASE_URL that points at a beta route."),
+        "The provider rejected a connection to its retired beta interface.",
+        "Remove the proxy rule that adds the header 'OpenAI-Beta', or replace the beta route in OPENAI_BASE_URL. The relay "
+        "itself sends no beta header."),
     Row("model_not_found", _CLIENT, 404, 4004, _NEVER, _WARNING,
-        "The provider does not offer this model to this key.",
-        "Check the spelling, whether the model was retired, and whether the key's project may use it; on Azure the "
-        "name is the deployment's. A wrong path in OPENAI_BASE_URL looks the same."),
+        "The provider does not offer this model to the relay's key.",
+        "Check the model's spelling, whether the provider has retired it, and whether the key's project has access to it. On "
+        "Azure, use the deployment's name. A wrong path in OPENAI_BASE_URL causes the same answer."),
     Row("call_not_found", _CLIENT, 404, 4004, _NEVER, _INFO,
-        "The provider knows no such call.",
-        "Connect while the call lasts, with the call_id from its Location header; just after creating it, try once "
-        "more."),
+        "The provider does not know this call_id.",
+        "Connect while the call is active, with the call_id from its Location header. If the call was just created, retry "
+        "once."),
     Row("rate_limited", _PROVIDER, 429, 1013, _LATER, _WARNING,
-        "The provider limits the rate of this account.",
-        "Wait as long as Retry-After says, then connect again more slowly."),
+        "The provider account is at its rate limit.",
+        "Wait for the seconds in Retry-After, then open connections at a lower rate."),
     Row("upstream_overloaded", _PROVIDER, 503, 1013, _LATER, _WARNING,
         "The provider is overloaded.",
-        "Try again with growing pauses; see https://status.openai.com."),
+        "Retry with exponential backoff. Check https://status.openai.com."),
     Row("upstream_error", _PROVIDER, 503, 1013, _LATER, _WARNING,
         "The provider failed to open the session.",
-        "Try again with growing pauses; see https://status.openai.com."),
+        "Retry with exponential backoff. Check https://status.openai.com."),
     Row("dns_failed", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "The provider's name cannot be resolved.",
-        "Check OPENAI_BASE_URL and the relay's DNS: 'getent hosts api.openai.com' where the relay runs."),
+        "The provider's host name could not be resolved.",
+        "Check the host in OPENAI_BASE_URL and the relay's DNS resolver: run 'getent hosts api.openai.com' where the relay "
+        "runs."),
     Row("connect_refused", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "The provider's address refused the connection.",
-        "Check host and port of OPENAI_BASE_URL, and firewalls that answer with a reset."),
+        "The provider's address refused the TCP connection.",
+        "Check host and port of OPENAI_BASE_URL, and firewalls that answer with a TCP reset."),
     Row("network_unreachable", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "There is no route to the provider.",
-        "Check the relay's network, its default route and its NetworkPolicy for egress to port 443."),
+        "The relay has no network route to the provider.",
+        "Check the relay's network, its default route, and its NetworkPolicy, which must allow egress to port 443."),
     Row("proxy_failed", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "A proxy on the way to the provider refused.",
-        "Check the proxy's credentials and whether it lets WebSockets through to the provider's host."),
+        "The proxy did not connect the relay to the provider.",
+        "Check host, port and credentials of RELAY_UPSTREAM_PROXY, and whether the proxy allows CONNECT to port 443 of the "
+        "provider's host."),
     Row("bad_reply", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "What answered does not speak the Realtime API.",
-        "Check the path of OPENAI_BASE_URL, and for a captive portal or proxy that answers in the provider's place."),
+        "The server at OPENAI_BASE_URL does not speak the Realtime API.",
+        "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1), or remove the captive portal or proxy that "
+        "answers in place of the provider."),
     Row("redirect_refused", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "The provider's address answered with a redirect.",
-        "Set OPENAI_BASE_URL to the final address. The relay follows no redirect, since that would hand on its key."),
+        "The server at OPENAI_BASE_URL answered with a redirect.",
+        "Set OPENAI_BASE_URL to the final address. The relay follows no redirect because that would send its key to another "
+        "server."),
     Row("dropped_early", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "The provider dropped the connection before its first event.",
-        "Try again; if it stays, look for a firewall or proxy that cuts WebSockets."),
+        "The connection to the provider was lost before the first event.",
+        "Retry. If it persists, check for a firewall or proxy that cuts WebSocket connections."),
     Row("tls_failed", _NETWORK, 502, 1008, _NEVER, _ERROR,
-        "No TLS connection to the provider came about.",
-        "Check that OPENAI_BASE_URL names a TLS port that speaks TLS 1.2 or newer."),
+        "The TLS handshake with the provider failed.",
+        "Check that the host and port of OPENAI_BASE_URL serve TLS 1.2 or later."),
     Row("tls_untrusted", _NETWORK, 502, 1008, _NEVER, _ERROR,
-        "The provider's certificate is not trusted.",
-        "Behind a company proxy that opens TLS, set SSL_CERT_FILE to its CA bundle; else check host name and clock."),
+        "The provider's TLS certificate is not trusted.",
+        "If a company proxy intercepts TLS, set SSL_CERT_FILE to its CA bundle. Otherwise check the host in OPENAI_BASE_URL "
+        "and the system clock."),
     Row("connect_timeout", _NETWORK, 504, 1013, _NOW, _WARNING,
-        "The provider could not be reached in time.",
-        "Check firewalls that drop silently, DNS, and RELAY_DIAL_TIMEOUT_SECONDS."),
+        "The connection to the provider timed out.",
+        "Check the DNS resolver, firewalls that drop packets silently, and RELAY_DIAL_TIMEOUT_SECONDS."),
     Row("reply_timeout", _PROVIDER, 504, 1013, _NOW, _WARNING,
-        "The provider did not answer the handshake in time.",
-        "Try again; if it stays, look for a proxy that holds WebSocket handshakes back."),
+        "The provider did not answer the opening handshake in time.",
+        "Retry. If it persists, check for a proxy that delays or blocks WebSocket handshakes."),
     Row("first_event_timeout", _PROVIDER, 504, 1013, _NOW, _WARNING,
-        "The provider opened the socket but sent no event in time.",
-        "Try again; for a compatible server that sends none, set RELAY_FIRST_EVENT=optional."),
+        "The provider accepted the connection but sent no event in time.",
+        "Retry. If the provider is a compatible server that sends no first event, set RELAY_FIRST_EVENT=optional."),
     Row("client_left", _CLIENT, None, None, _NOW, _INFO,
-        "The client gave up while the provider was being reached.",
-        "Give the client an open timeout longer than RELAY_DIAL_TIMEOUT_SECONDS."),
+        "The client disconnected before the provider was connected.",
+        "Set the client's open timeout to more than RELAY_DIAL_TIMEOUT_SECONDS."),
 )
 
-ENDINGS: Final = _rows(  # of a session that was open
-    Row("client_closed", Blame.NOBODY, None, None, _NOW, _INFO,
+ENDINGS: Final = _rows(  # of an open session
+    Row("client_closed", Blame.NONE, None, None, _NOW, _INFO,
         "The client closed the session.",
-        "Nothing to do."),
+        "No action is needed."),
     Row("client_lost", _NETWORK, None, None, _NOW, _INFO,
-        "The client's connection was lost.",
-        "Nothing to do for one; for many, look at the network or proxy in front of the relay."),
+        "The connection to the client was lost.",
+        "No action is needed for a single case. For many, check the network and the proxy in front of the relay."),
     Row("client_too_slow", _CLIENT, None, 1008, _NOW, _WARNING,
-        "The client did not read what was sent to it.",
-        "Read the socket without pause; move slow work, such as playing audio, off the reading loop."),
+        "The client did not read from its connection for too long.",
+        "Read from the socket continuously, and move slow work such as audio playback out of the read loop."),
     Row("client_protocol_error", _CLIENT, None, 1002, _NEVER, _WARNING,
-        "The client broke the WebSocket protocol.",
-        "Use a WebSocket library that obeys RFC 6455 and sends no extension that was not agreed."),
+        "The client violated the WebSocket protocol.",
+        "Use a WebSocket library that complies with RFC 6455, and no extension that was not negotiated."),
     Row("message_too_big", _CLIENT, None, 1009, _NEVER, _WARNING,
-        "A message was larger than the relay allows.",
-        "Send audio in pieces of a second or less, or raise RELAY_MAX_MESSAGE_BYTES."),
+        "A message exceeded the relay's size limit.",
+        "Send audio in chunks of at most one second, or raise RELAY_MAX_MESSAGE_BYTES."),
     Row("rate_exceeded", _CLIENT, None, 1008, _LATER, _WARNING,
-        "The client sent more than it may.",
-        "Send audio at the pace it is spoken, in pieces of 20 to 100 ms."),
+        "The client exceeded the relay's rate limit for messages or bytes.",
+        "Send audio in real time, in chunks of 20 to 100 ms. Operator: the limits are RELAY_MAX_MESSAGES_PER_SECOND and "
+        "RELAY_MAX_BYTES_PER_SECOND."),
     Row("idle_timeout", _CLIENT, None, 1001, _NOW, _INFO,
-        "Nothing was said in either direction for too long.",
-        "Connect again when there is something to say, or raise RELAY_IDLE_TIMEOUT_SECONDS."),
+        "Neither side sent a message within the idle timeout.",
+        "Connect again when there is something to send, or raise RELAY_IDLE_TIMEOUT_SECONDS."),
     Row("max_duration", _OPERATOR, None, 1001, _NOW, _INFO,
-        "The session reached the relay's longest duration.",
+        "The session reached the relay's maximum duration.",
         "Connect again, or raise RELAY_MAX_SESSION_SECONDS."),
     Row("upstream_closed", _PROVIDER, None, None, _NOW, _INFO,
         "The provider closed the session.",
-        "See the provider's close code and the error event before it."),
+        "Check the provider's close code and the error event before it."),
     Row("upstream_lost", _NETWORK, None, 1011, _NOW, _WARNING,
         "The connection to the provider was lost.",
-        "Connect again; the conversation has to be set up anew."),
+        "Connect again and set up the conversation anew."),
     Row("upstream_too_slow", _PROVIDER, None, 1011, _NOW, _WARNING,
-        "The provider stopped taking what was sent.",
-        "Connect again; see https://status.openai.com if it stays."),
+        "The provider did not read from its connection for too long.",
+        "Connect again. If it persists, check https://status.openai.com."),
     Row("upstream_protocol_error", _PROVIDER, None, 1011, _NOW, _ERROR,
-        "The provider broke the WebSocket protocol.",
-        "Connect again; if it stays, look for a proxy that changes WebSocket frames."),
+        "The provider violated the WebSocket protocol.",
+        "Connect again. If it persists, check for a proxy that modifies WebSocket frames."),
     Row("session_expired", _PROVIDER, None, 1001, _NOW, _INFO,
-        "The session reached the provider's longest duration.",
-        "Connect again and set the conversation up anew; the provider ends every session after a fixed time."),
+        "The session reached the provider's maximum duration.",
+        "Connect again and set up the conversation anew. The provider ends every session after a fixed time."),
     Row("internal_error", _RELAY, None, 1011, _LATER, _ERROR,
-        "The relay failed; this is its own fault.",
-        "Try again; please report the session_id with the relay's log."),
+        "The relay failed because of an internal error.",
+        "Retry. Report the session_id together with the relay's log lines that carry it."),
 )
 # fmt: on
 
@@ -286,11 +299,11 @@ _RUNBOOKS: Final = {
     "relay": ("relay_full", "relay_draining", "max_duration", "internal_error"),
 }  # fmt: skip
 RUNBOOKS: Final = {reason: page for page, reasons in _RUNBOOKS.items() for reason in reasons}
-"""The page under `docs/runbooks/` that helps with a reason."""
+"""Reason code to the name of its page in `docs/runbooks/`."""
 
 
 class Phase(StrEnum):
-    """How far a connection came: the `phase` label of `connection_failures_total`."""
+    """The step at which a connection failed: the `phase` label of `connection_failures_total`."""
 
     ACCESS = "access"
     DNS = "dns"
@@ -302,11 +315,12 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Failure(Exception):
-    """A connection that did not come about: a row of the catalogue and what the wire said.
+    """A failed connection attempt: its reason in the catalogue, the step that failed, and what the provider sent.
 
-    `http_status` and `close_code` are what upstream sent, None for what it did not send. `upstream_code` is one
-    of the provider's own error codes that the catalogue knows, never free text. `close_reason` is kept only in the
-    provider's own shape (`type.code`). `detail` is for the log alone: static or made from facts, never upstream text.
+    Raised by admission and dialling; caught by the request handler, which renders it for the client, and by the checks.
+    `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is one of the provider's
+    error codes that the relay knows, `close_reason` a close reason of the shape `type.code`: neither holds free text.
+    `detail` goes to the log only. It is static or built from facts, and never contains text from the provider.
     """
 
     reason: str
@@ -320,12 +334,12 @@ class Failure(Exception):
 
     @property
     def row(self) -> Row:
-        """The catalogue's row."""
+        """The row of this reason in the catalogue."""
         return CATALOGUE[self.reason]
 
     @property
     def wire_status(self) -> int | None:
-        """What upstream answered: its close code if it sent one, else its HTTP status."""
+        """The status that the provider sent: its close code if there is one, else its HTTP status."""
         return self.close_code if self.close_code is not None else self.http_status
 
     def __str__(self) -> str:

@@ -1,20 +1,20 @@
-"""The whole catalogue for people, with an anchor for each reason, printed from its rows."""
+"""Renders the catalogue as `docs/failures.md`, with one anchor for each reason."""
 
 from service.failures import DIAL_FAILURES, ENDINGS, REFUSALS, RUNBOOKS, Row
 
 
 def render_markdown() -> str:
-    """`docs/failures.md`."""
+    """The text of `docs/failures.md`."""
     parts = [
         "# Failures and endings\n",
-        "Generated from `service/failures.py`; every surface of the relay speaks of a failure in these words.\n",
-        "Where the provider closed with a code of its own (3000 to 4999), browsers get that code and its reason instead.\n",
-        "`retry` says whether the same attempt can succeed without anybody changing anything.\n",
+        "Generated from `service/failures.py`; every response, log line, metric and report of the relay uses these texts.\n",
+        "If the provider closed with a private code (3000 to 4999), browsers receive that code and its reason instead.\n",
+        "`retry` states whether the same attempt can succeed without a change of client, relay or account.\n",
     ]
     for title, table in (
-        ("Refused by the relay", REFUSALS),
-        ("The provider could not be reached", DIAL_FAILURES),
-        ("How a session ends", ENDINGS),
+        ("Requests that the relay refuses", REFUSALS),
+        ("Connections to the provider that fail", DIAL_FAILURES),
+        ("How sessions end", ENDINGS),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_render_row(row) for row in table.values())

@@ -66,7 +66,7 @@ def test_a_broken_rung_is_exit_code_1_and_no_secret_is_told(tmp_path: Path) -> N
     )
 
     assert 1 == result.returncode
-    assert "FAIL  dns          dns_failed: The provider's name cannot be resolved." in result.stdout
+    assert "FAIL  dns          dns_failed: The provider's host name could not be resolved." in result.stdout
     assert "see docs/failures.md#dns_failed" in result.stdout
     assert result.stdout.endswith("Broken at dns; 6 behind it not tried.\n")
     assert "\x1b" not in result.stdout
