@@ -167,10 +167,10 @@ class Pipe:
 
     def _hold_back(self) -> None:
         self._held_back_at = self._traffic.hold()
-        self._source.hold("full")
+        self._source.hold("sink_full")
 
     def _let_go(self) -> None:
-        self._source.release("full")
+        self._source.release("sink_full")
         if self._held_back_at is not None:
             self.held_back_seconds += self._traffic.release(self._held_back_at)
             self._held_back_at = None

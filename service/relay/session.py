@@ -35,7 +35,8 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
 from service.upstream.first_event import FIRST_EVENT_HOLD
-from service.wire.leg import Leg, close_leg
+from service.wire.closing import close_leg
+from service.wire.leg import Leg
 
 UPSTREAM_CLOSE_SECONDS: Final = 1.25
 CLIENT_CLOSE_SECONDS: Final = 5.0

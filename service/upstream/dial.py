@@ -26,13 +26,13 @@ from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode
 from service.realtime.events import READ_TYPES, parse_error
 from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Control, Item
+from service.realtime.items import Item
 from service.upstream import translate
 from service.upstream.first_event import FIRST_EVENT_HOLD, FirstEventReader
 from service.upstream.resolver import SharedResolver
 from service.upstream.target import DialRequest, Target
-from service.wire.leg import Leg, close_leg
+from service.wire.closing import CloseReader, close_leg
+from service.wire.leg import Leg
 from service.wire.seam import accept_for, take_upstream
 
 BODY_BYTES: Final = 65_536
@@ -76,7 +76,7 @@ class Connected:
     async def close(self, seconds: float = 1.0) -> None:
         """Hang up without having used it."""
         try:
-            self.leg.start(_HangUp(self.leg, self.scanner))
+            self.leg.start(CloseReader(self.leg, self.scanner))
             self.leg.release(FIRST_EVENT_HOLD)
             await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
         finally:
@@ -263,18 +263,3 @@ def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
     if headers.get("Sec-WebSocket-Extensions") or headers.get("Sec-WebSocket-Protocol"):
         return "101 with an extension or subprotocol that was not offered"
     return None
-
-
-class _HangUp:
-    """Reads on after our CLOSE, only to see the peer's."""
-
-    def __init__(self, leg: Leg, scanner: Scanner) -> None:
-        self._leg = leg
-        self._scanner = scanner
-
-    def receive(self, data: bytes) -> None:
-        if any(isinstance(item, Control) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):
-            self._leg.close()
-
-    def peer_lost(self) -> None:
-        self._leg.close()

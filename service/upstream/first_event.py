@@ -4,12 +4,11 @@ import asyncio
 from typing import Final
 
 from service.failures import Failure, Phase
-from service.realtime.closing import parse_close, sendable_close_code
 from service.realtime.events import ErrorEvent, parse_error
 from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
 from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream import translate
+from service.wire.control import handle_control
 from service.wire.leg import Leg
 
 FIRST_EVENT_HOLD: Final = "first_event"
@@ -52,15 +51,16 @@ class FirstEventReader:
             self._refuse(Failure("dropped_early", Phase.FIRST_EVENT))
 
     def _look_at(self, item: Item) -> None:
+        if isinstance(item, Control | Violation):
+            end = handle_control(self._leg, item)
+            if end is not None:
+                self._refuse(
+                    Failure("bad_reply", Phase.FIRST_EVENT, detail=end.reason)
+                    if end.is_violation
+                    else translate.from_events(self._error, end.code, end.reason)
+                )
+            return
         match item:
-            case Control(Opcode.PING, payload):
-                self._leg.send_control(Opcode.PONG, payload)
-            case Control(Opcode.CLOSE, payload):
-                code, reason = parse_close(payload)
-                self._leg.send_close(sendable_close_code(code), "")
-                self._refuse(translate.from_events(self._error, code, reason))
-            case Violation(_, detail):
-                self._refuse(Failure("bad_reply", Phase.FIRST_EVENT, detail=detail))
             case Message("error", payload, _) if self._error is None:
                 self._take_error(parse_error(payload) or ErrorEvent("", None, ""))
             case _ if self._error is not None:
@@ -77,8 +77,6 @@ class FirstEventReader:
             case Completed():
                 self._items.append(item)
                 self._open()
-            case _:
-                pass  # an unasked-for pong
 
     def _take_error(self, error: ErrorEvent) -> None:
         self._error = error

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.realtime.closing import parse_close, sendable_close_code
 from service.realtime.events import parse_object
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode
 from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream.dial import Connected
 from service.upstream.first_event import FIRST_EVENT_HOLD
+from service.wire.control import handle_control
 
 _READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
 
@@ -108,16 +108,12 @@ class EventStream:
             match item:
                 case Chunk() | Message():
                     self._process_events(self._events.feed(item.raw))
-                case Control(Opcode.PING, payload):
-                    self._connected.leg.send_control(Opcode.PONG, payload)
                 case Control(Opcode.PONG, payload):
                     self._pongs.put_nowait(payload)
-                case Control(Opcode.CLOSE, payload):
-                    code, reason = parse_close(payload)
-                    self._connected.leg.send_close(sendable_close_code(code), "")
-                    self._end(StreamClosed, code, reason)
-                case Violation(code, detail):
-                    self._end(ProtocolViolation, code, detail)
+                case Control() | Violation():
+                    end = handle_control(self._connected.leg, item)
+                    if end is not None:
+                        self._end(ProtocolViolation if end.is_violation else StreamClosed, end.code, end.reason)
                 case _:
                     pass  # `_events` yields it once more
 

@@ -13,10 +13,8 @@ from aiohttp import web
 
 from service.failures import CATALOGUE, Failure, Retry
 from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Control
 from service.web.request import Handshake
-from service.wire.leg import Leg, close_leg
+from service.wire.closing import CloseReader, close_leg
 from service.wire.seam import answer_client
 
 _OWN_CODES: Final = range(3000, 5000)
@@ -106,25 +104,9 @@ async def tell_by_event(request: web.Request, handshake: Handshake, failure: Fai
         leg = await answer_client(request, handshake.key, handshake.subprotocol)
     except ConnectionError:
         return
-    leg.start(_UntilClose(leg))
+    leg.start(CloseReader(leg, Scanner(masked=True, max_message_bytes=1 << 40)))
     leg.send_event(error_event(failure, session_id))
     code, reason = close_words(failure)
     deadline = asyncio.get_running_loop().time() + _FAREWELL_SECONDS
     # A task of its own: the handler is cancelled when the client hangs up, and the socket has to be closed even so.
     await asyncio.shield(asyncio.ensure_future(close_leg(leg, code, reason, deadline=deadline)))
-
-
-class _UntilClose:
-    """Reads on only to see the client's CLOSE."""
-
-    def __init__(self, leg: Leg) -> None:
-        self._leg = leg
-        self._scanner = Scanner(masked=True, max_message_bytes=1 << 40)
-
-    def receive(self, data: bytes) -> None:
-        items = self._scanner.feed(data)
-        if any(isinstance(item, Control) and item.opcode is Opcode.CLOSE for item in items):
-            self._leg.close()
-
-    def peer_lost(self) -> None:
-        self._leg.close()

@@ -17,7 +17,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from service.realtime.closing import close_payload
 from service.realtime.framing import Opcode, build_frame
@@ -55,6 +55,10 @@ _KEEPALIVE: Final = (
 _USER_TIMEOUT_MS: Final = {"client": 60_000, "upstream": 20_000}
 
 
+HoldReason = Literal["backlog", "first_event", "sink_full"]
+"""Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
+
+
 class Receiver(Protocol):
     """Who reads a leg: the dial's gate first, then a pipe."""
 
@@ -87,7 +91,7 @@ class Leg(asyncio.Protocol):
         self._pong: bytes | None = (
             None  # the newest pong that waits; older ones need no answer (RFC 6455 section 5.5.3)
         )
-        self._holds: set[str] = set()
+        self._holds: set[HoldReason] = set()
         self._backlog = bytearray()  # read, and to be handed on in the next turns
         self.full_since: float | None = None  # and since then its peer has taken next to nothing
         self._taken = 0  # what the peer had acknowledged at the last look that found progress
@@ -133,10 +137,10 @@ class Leg(asyncio.Protocol):
         if part and self._receiver is not None:
             self._receiver.receive(part)
         if self._backlog:
-            self.hold("turn")
+            self.hold("backlog")
             self._loop.call_soon(self._next_slice)  # after all that is ready now, before the loop waits again
         else:
-            self.release("turn")
+            self.release("backlog")
 
     def eof_received(self) -> bool:
         """Called by the transport: a WebSocket has no half-open state, so the peer is gone."""
@@ -166,7 +170,7 @@ class Leg(asyncio.Protocol):
                 self._receiver.receive(rest)
             self._receiver.peer_lost()
 
-    def hold(self, why: str) -> None:
+    def hold(self, why: HoldReason) -> None:
         """Stop reading; the kernel's window then stops the peer."""
         if not self._holds:
             self.held_since = self._loop.time()
@@ -174,7 +178,7 @@ class Leg(asyncio.Protocol):
                 self._transport.pause_reading()
         self._holds.add(why)
 
-    def release(self, why: str) -> None:
+    def release(self, why: HoldReason) -> None:
         """Read again, unless something else holds."""
         self._holds.discard(why)
         if self._holds or self.held_since is None:
@@ -328,27 +332,6 @@ class Leg(asyncio.Protocol):
 
     def _key(self) -> bytes:
         return os.urandom(4) if self._masks else b""
-
-
-async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float) -> bool:
-    """Say CLOSE, let everything be sent and the peer hang up, and abort at `deadline` (loop time) at the latest.
-
-    The leg's receiver goes on reading until then; it calls `leg.close` when the peer's own CLOSE comes. Returns whether the
-    peer was told, or has hung up by itself; one that has taken the CLOSE and does not hang up has been told all the same.
-    """
-    is_said = leg.send_close(code, reason)
-    if not is_said:
-        is_said = leg.hung_up
-        leg.abort()
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline):
-            await asyncio.shield(leg.closed)
-    if not leg.closed.done():
-        is_said = is_said and not leg.buffered_bytes
-        leg.abort()
-        # An abort is carried out in the loop's next turn.
-        await asyncio.wait({leg.closed}, timeout=1)
-    return is_said
 
 
 def _watch_for_dead_peer(transport: asyncio.Transport, user_timeout_ms: int) -> None:

@@ -12,7 +12,8 @@ from service.realtime.closing import close_payload
 from service.realtime.frames import Scanner
 from service.realtime.framing import Opcode, build_frame
 from service.realtime.items import Chunk, Completed, Control
-from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg, close_leg
+from service.wire.closing import close_leg
+from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg
 from tests.support.harness import eventually
 
 
@@ -182,13 +183,13 @@ async def test_a_peer_that_has_hung_up_by_itself_was_not_cut() -> None:
 async def test_reading_resumes_when_nobody_holds() -> None:
     """Several may hold a leg; it is read again when the last lets go."""
     leg, transport = new_leg()
-    leg.hold("gate")
-    leg.hold("full")
-    leg.release("gate")
+    leg.hold("first_event")
+    leg.hold("sink_full")
+    leg.release("first_event")
     assert (True, False) == (leg.held_since is not None, transport.reading)
-    leg.release("full")
+    leg.release("sink_full")
     assert (None, True) == (leg.held_since, transport.reading)
-    leg.release("full")
+    leg.release("sink_full")
     assert transport.reading
 
 
@@ -215,7 +216,7 @@ async def test_slices_are_not_lost_with_the_peer() -> None:
     leg, transport = new_leg()
     ear = Ear()
     leg.start(ear)
-    leg.hold("full")
+    leg.hold("sink_full")
     leg.data_received(b"x" * 3 * SLICE_BYTES)
     leg.eof_received()
     assert (3 * SLICE_BYTES, 1) == (len(ear.heard), ear.lost)
@@ -262,9 +263,9 @@ async def test_who_takes_what_it_is_sent_is_alive(
 async def test_silence_is_not_counted_while_we_do_not_listen() -> None:
     """A leg that is let go counts as heard, since whatever its peer said meanwhile was left unread."""
     leg, _ = new_leg()
-    leg.hold("full")
+    leg.hold("sink_full")
     leg.heard_at -= 60
-    leg.release("full")
+    leg.release("sink_full")
 
     assert asyncio.get_running_loop().time() - leg.heard_at < 1
 

@@ -1,0 +1,38 @@
+"""Control frames, for every receiver except `Pipe`, whose session decides what a close frame means."""
+
+from dataclasses import dataclass
+
+from service.realtime.closing import parse_close, sendable_close_code
+from service.realtime.framing import Opcode
+from service.realtime.items import Control, Item, Violation
+from service.wire.leg import Leg
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """How a peer's stream ended: with a close frame or, if `is_violation`, with bytes that break RFC 6455 or a limit.
+
+    `code` is the close frame's code, None if it has none, or the close code that names the violation. `reason` is text of the
+    peer, or the static description of the violation.
+    """
+
+    code: int | None
+    reason: str
+    is_violation: bool = False
+
+
+def handle_control(leg: Leg, item: Item) -> StreamEnd | None:
+    """Answer a ping with a pong and a close frame with a close frame; return the end of the stream if `item` is one.
+
+    A violation is reported and not answered: the caller owns the leg and aborts it. All other items are ignored.
+    """
+    match item:
+        case Control(Opcode.PING, payload):
+            leg.send_control(Opcode.PONG, payload)
+        case Control(Opcode.CLOSE, payload):
+            code, reason = parse_close(payload)
+            leg.send_close(sendable_close_code(code), "")
+            return StreamEnd(code, reason)
+        case Violation(code, detail):
+            return StreamEnd(code, detail, is_violation=True)
+    return None
