@@ -5,7 +5,7 @@ from typing import Final
 
 from fuzz.targets import CAPS, MANY_BLANKS, SOME_BLANKS
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 
 KEY: Final = b"\x00\x00\x00\x00"  # a mask that hides nothing, so that the fuzzer can work on what is under it
 ERROR: Final = b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_value","message":"m"}}'

@@ -9,17 +9,17 @@ from typing import Final
 
 from service.realtime.closing import (
     MAX_REASON_BYTES,
-    close_code_may_be_sent,
+    close_code_to_forward,
     close_payload,
+    is_sendable_close_code,
     parse_close,
-    sendable_close_code,
 )
-from service.realtime.events import ERROR_CODES, HEAD_BYTES, READ_TYPES, event_type, parse_error
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control, Violation
-from service.realtime.readings import INTERRUPTIONS, STATUSES, read_event
-from tests.support.reference_frames import Watch, decode
+from service.realtime.events import ERROR_CODES, HEAD_BYTES, PARSED_EVENT_TYPES, event_type, parse_error
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control, Violation
+from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, parse_server_event
+from tests.support.reference_decoder import Watch, decode
 
 CAPS: Final = (0, 125, 1000, 200_000)
 MANY_BLANKS: Final = (
@@ -47,14 +47,18 @@ def scanner(data: bytes) -> None:
     if len(data) < 2:  # noqa: PLR2004 - the two bytes of the choice
         return
     choice, count = data[0], data[1] % 8
-    masked, cap, read_types = bool(choice & 1), CAPS[choice >> 1 & 3], READ_TYPES if choice & 8 else frozenset()
+    masked, cap, parsed_types = (
+        bool(choice & 1),
+        CAPS[choice >> 1 & 3],
+        PARSED_EVENT_TYPES if choice & 8 else frozenset(),
+    )
     places, stream = data[2 : 2 + 2 * count], data[2 + 2 * count :]
     stream = stream.replace(*MANY_BLANKS, MOST_BLANKS).replace(*SOME_BLANKS)
     cuts = [int.from_bytes(places[n : n + 2], "big") * len(stream) >> 16 for n in range(0, len(places), 2)]
     story = decode(stream, masked=masked, cap=cap)
 
     def watched(cuts: list[int]) -> Watch:
-        watch = Watch(Scanner(masked=masked, max_message_bytes=cap, read_types=read_types), story, read_types)
+        watch = Watch(Scanner(masked=masked, max_message_bytes=cap, parsed_types=parsed_types), story, parsed_types)
         watch.feed_cut(cuts)
         claim("little is held back", holds=watch.most_held <= MOST_HELD)
         return watch
@@ -74,13 +78,13 @@ def closing(data: bytes) -> None:
             reason = data[2:].decode("utf-8", errors)
         except UnicodeDecodeError:
             continue
-        _check_close_that_is_sent(sendable_close_code(code), reason)
-        _check_close_that_is_sent(sendable_close_code(None), reason)
+        _check_close_that_is_sent(close_code_to_forward(code), reason)
+        _check_close_that_is_sent(close_code_to_forward(None), reason)
     _check_close_that_came(data[:125])
 
 
 def _check_close_that_is_sent(code: int, reason: str) -> None:
-    claim("a code that may be sent", holds=close_code_may_be_sent(code) and sendable_close_code(code) == code)
+    claim("a code that may be sent", holds=is_sendable_close_code(code) and close_code_to_forward(code) == code)
     payload = close_payload(code, reason)
     sent, text = parse_close(payload)
     claim("the code is kept", holds=sent == code)
@@ -97,7 +101,7 @@ def _check_close_that_came(payload: bytes) -> None:
         claim("the RFC's codes", holds=item.close_code in {1002, 1007})
         return
     claim("its payload is unmasked", holds=item == Control(Opcode.CLOSE, payload))
-    claim("a code is none, or may be sent", holds=code is None or close_code_may_be_sent(code))
+    claim("a code is none, or may be sent", holds=code is None or is_sendable_close_code(code))
     claim("payload and parts say the same", holds=close_payload(code, reason) == payload)
 
 
@@ -116,14 +120,16 @@ def events(data: bytes) -> None:
     if error is not None:
         claim("a label is of the closed set", holds=error.label in ERROR_CODES | {"other"})
         claim("texts are texts", holds=all(isinstance(text, str) for text in (error.type, error.message)))
-    for kind in READ_TYPES:
-        reading = read_event(kind, data)
+    for kind in PARSED_EVENT_TYPES:
+        reading = parse_server_event(kind, data)
         incident, response = reading.incident, reading.response
         claim("an incident has a code", holds=incident is None or (incident.event == kind and bool(incident.code)))
-        claim("a response ends in a way of the closed set", holds=response is None or response.status in STATUSES)
-        is_known = response is None or response.interruption in {None, *INTERRUPTIONS}
+        claim(
+            "a response ends in a way of the closed set", holds=response is None or response.status in RESPONSE_STATUSES
+        )
+        is_known = response is None or response.interruption in {None, *INTERRUPTION_REASONS}
         claim("an interruption is one of the closed set", holds=is_known)
-        claim("what is left is a share", holds=all(0 <= left <= 1 for _, left in reading.head_room))
+        claim("what is left is a share", holds=all(0 <= left <= 1 for _, left in reading.remaining_ratios))
     if data.isascii():
         claim("bytes and text say the same", holds=error == parse_error(data.decode("ascii")))
 

@@ -58,7 +58,7 @@ def render_markdown() -> str:
 def _families() -> Iterable[Metric]:
     metrics = Metrics("openai")
     for check in ("key", "handshake"):
-        metrics.check_is(check, "unknown")
+        metrics.set_check_status(check, "unknown")
         metrics.health_success.labels(check)
     return metrics.registry.collect()
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from service.realtime.keys import redact
+from service.realtime.redaction import redact
 from service.settings import Settings, SettingsRejected, reference
 from service.version import __version__
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TextIO
 
 from service.doctor.steps import NOT_TRIED, StepResult
-from service.realtime.keys import redact
+from service.realtime.redaction import redact
 from service.version import __version__
 
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "1;31", "skipped": "2"}

@@ -18,9 +18,9 @@ from service.doctor.provider import request_response
 from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
 from service.doctor.steps import Finding, StepFailed, StepRunner, step_failed
 from service.failures import Failure, Phase
-from service.realtime.frames import Scanner
 from service.realtime.keys import Secret
 from service.realtime.names import is_loopback
+from service.realtime.scanner import Scanner
 from service.upstream import translate
 from service.upstream.dial import Connected, DialProgress, open_session, read_body
 from service.upstream.proxy import VARIABLES

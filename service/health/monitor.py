@@ -245,5 +245,5 @@ class Monitor:
 
     def _publish(self) -> None:
         for check in self.checks:
-            self._metrics.check_is(check.name, check.status, check.reason)
+            self._metrics.set_check_status(check.name, check.status, check.reason)
             self._metrics.health_success.labels(check.name).set(check.passed_at or 0)

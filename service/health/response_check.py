@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from service.failures import Failure, Phase
-from service.realtime.events import ERROR_CODES, ErrorEvent, error_in
-from service.realtime.incidents import ERROR, RESPONSE_DONE, incident_in
+from service.realtime.events import ERROR_CODES, ErrorEvent, find_error
+from service.realtime.incidents import ERROR, RESPONSE_DONE, find_incident
 from service.upstream import translate
 from service.upstream.dial import Connected
 from service.upstream.stream import EventStream, ProtocolViolation, StreamClosed
@@ -73,9 +73,9 @@ async def _response_done(stream: EventStream, timeout_seconds: float) -> None:
     while True:
         event = await stream.next_event(timeout_seconds)
         if event.type == ERROR:
-            raise translate.from_events(error_in(event.body) or ErrorEvent("", None, ""), None, "")
+            raise translate.from_events(find_error(event.body) or ErrorEvent("", None, ""), None, "")
         if event.type == RESPONSE_DONE and event.body:  # one that is too large to be read shows nothing
-            incident = incident_in(RESPONSE_DONE, event.body)
+            incident = find_incident(RESPONSE_DONE, event.body)
             if incident is None:
                 return
             code = incident.code if incident.code in ERROR_CODES else None

@@ -18,19 +18,19 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
 
 
-def close_code_may_be_sent(code: int) -> bool:
+def is_sendable_close_code(code: int) -> bool:
     """Whether a code may stand in a CLOSE frame (section 7.4, and the registry: 1012 to 1014 were added later)."""
     return 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999  # noqa: PLR2004, RUF021 - the RFC's ranges
 
 
-def sendable_close_code(code: int | None) -> int:
+def close_code_to_forward(code: int | None) -> int:
     """The code to send on for one that was received: none at all becomes 1000, one that may not be sent 1011.
 
     1014 is registered, but some client libraries fail on it, so it becomes 1011 too.
     """
     if code is None or code == CloseCode.NO_STATUS:
         return CloseCode.NORMAL
-    if code == 1014 or not close_code_may_be_sent(code):  # noqa: PLR2004 - see above
+    if code == 1014 or not is_sendable_close_code(code):  # noqa: PLR2004 - see above
         return CloseCode.INTERNAL_ERROR
     return code
 

@@ -93,7 +93,7 @@ SERVER_EVENT_TYPES: Final = frozenset(
     }
 )
 
-READ_TYPES: Final = frozenset(
+PARSED_EVENT_TYPES: Final = frozenset(
     {"error", "response.done", "conversation.item.input_audio_transcription.failed", "rate_limits.updated"}
 )
 """The server events that the relay reads whole, since they tell of failures; all others pass unread."""
@@ -180,10 +180,10 @@ def parse_object(payload: bytes | str) -> Mapping[str, Any]:
 
 def parse_error(payload: bytes | str) -> ErrorEvent | None:
     """The error in an `error` event or in the JSON body of a refused request, or None if there is none in it."""
-    return error_in(parse_object(payload))
+    return find_error(parse_object(payload))
 
 
-def error_in(body: Mapping[str, Any]) -> ErrorEvent | None:
+def find_error(body: Mapping[str, Any]) -> ErrorEvent | None:
     """The error that an event or a body carries, or None if there is none in it."""
     error = body.get("error")
     if not isinstance(error, Mapping):

@@ -1,279 +1,115 @@
-"""The stream of one direction: an incremental RFC 6455 scanner.
+"""What a single RFC 6455 frame is: opcodes, masks, headers, frames of our own.
 
-Pure: bytes in, items out; no sockets, no clock. Rules of this file:
-
-* Slicing does not matter: however the bytes of a stream are cut, the same messages, control frames and bytes come out.
-* Data frames come out exactly as they came in, masks and fragments included, in runs as long as the read allows. Only
-  control frames and the few messages that somebody asked for are opened.
-* What most reads are, one whole event, is recognised by `glance` without any of the machinery below.
-* Memory is bounded: at most one frame of `WHOLE_FRAME_BYTES` and `HELD_BYTES` of held-back fragments are kept.
-* Text is not checked for UTF-8: that is for the endpoint, whose 1007 passes through.
+Pure. The scanner in `scanner.py` makes messages of frames; this file knows no more than one.
 """
 
-from copy import deepcopy
-from functools import cache
-from typing import Final
+from enum import IntEnum
+from typing import Final, NamedTuple
 
-from service.realtime.closing import CloseCode
-from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
-from service.realtime.framing import Broken, Header, Opcode, check_close, read_header, unmask
-from service.realtime.items import Completed, Control, Item, Message, Output, Violation
+from service.realtime.closing import CloseCode, is_sendable_close_code
 
-WHOLE_FRAME_BYTES: Final = 65_536
-"""A frame up to this size goes on when it is complete; a larger one is streamed."""
-HELD_BYTES: Final = 65_536
-"""At most this much of a message is held back until its type is known or, if it is to be read, until it is whole."""
-
-_TEXT_WHOLE: Final = 0x80 | Opcode.TEXT  # the first byte of an unfragmented text message
-_LENGTH_OF_TWO: Final = 0x7E  # the second byte of a frame whose length stands in the next two
-_GLANCE_BYTES: Final = 64  # of a payload: enough for the longest type that is known, its key and its quotes
-_GLANCE_LEAST: Final = 8 + 126  # the shortest frame, masked, whose length needs two bytes
-_EACH_KEY: Final = int.from_bytes(b"\x01\0\0\0" * (_GLANCE_BYTES // 4), "little")  # times a mask: the mask, repeated
+MAX_CONTROL_BYTES: Final = 125
+"""The longest payload of a control frame, and the longest whose length is told by the second byte (section 5.2)."""
+MAX_TWO_BYTES: Final = 0xFFFF
 
 
-@cache
-def _types_that_pass(read_types: frozenset[str]) -> dict[bytes, str]:
-    """The known event types that nobody asked for, by the bytes in which they stand in a message."""
-    return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - read_types}
+class Opcode(IntEnum):
+    """RFC 6455 section 5.2."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
 
 
-class Scanner:
-    """Reads one direction of a connection.
+class ProtocolError(Exception):
+    """A peer broke the protocol or a limit: the close code that says so and a static sentence."""
 
-    `masked` says whether frames must be masked (from a client) or must not be (from a server). Messages whose type is in
-    `read_types` and which are at most `HELD_BYTES` long come out as `Message`, all others as `Chunk`s.
+    def __init__(self, code: CloseCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Header(NamedTuple):
+    """A frame's header."""
+
+    opcode: int
+    fin: bool
+    size: int  # of the header, in bytes
+    length: int  # of the payload, in bytes
+    key: bytes  # the mask, empty if unmasked
+
+
+def read_header(data: bytes, at: int, *, masked: bool) -> Header | int:
+    """The header that begins at `at`, or how many bytes of it have to be there before more can be told.
+
+    Raises Broken as soon as the offending byte is there. The mask, of which nothing can be wrong, may be missing.
     """
-
-    def __init__(self, *, masked: bool, max_message_bytes: int, read_types: frozenset[str] = frozenset()) -> None:
-        self._masked = masked
-        self._max_message_bytes = max_message_bytes
-        self._second_byte = _LENGTH_OF_TWO | (0x80 if masked else 0)
-        self._read_types = read_types
-        self._types_that_pass = _types_that_pass(read_types)
-        self._amid = False  # in a frame or in a message, or at the end: a glance cannot tell what comes next
-        self._carry = bytearray()  # the incomplete frame behind the last read
-        self._needed = 0  # so many bytes of it, before a look at it is of use
-        self._stream_left = 0  # bytes still to come of a frame that is being streamed
-        self._stream_fin = False
-        self._dead = False
-        self._open = False  # a message has begun and has not ended
-        self._size = 0  # payload bytes of the open message, as declared so far
-        self._type: str | None = None
-        self._decided = False  # whether the type has been looked for in full
-        self._head = b""
-        self._held: list[bytes] = []  # frames of the open message that wait
-        self._held_size = 0
-        self._released = False  # part of the open message has gone on
-        self.fragments = 0
-        """Data frames so far that did not end their message."""
-
-    @property
-    def mid_frame(self) -> bool:
-        """Whether a frame has gone on in part only: nothing else may be written behind it."""
-        return self._stream_left > 0
-
-    @property
-    def at_message_boundary(self) -> bool:
-        """Whether no message has gone on in part only."""
-        return not (self._open and self._released)
-
-    def twin(self) -> "Scanner":
-        """A scanner in the same state, to look ahead with."""
-        shared = (self._types_that_pass, self._read_types)
-        return deepcopy(self, {id(table): table for table in shared})
-
-    def glance(self, data: bytes) -> str | None:
-        """The type of the event if `data` is exactly one whole message, of a known type that nobody asked for.
-
-        It may then go on as it is and counts as taken; on None nothing was taken, and `feed` has to have it.
-        """
-        size = len(data)
-        # Only frames with a length of two bytes: 126 bytes to 64 KiB, which is nearly all that is ever sent.
-        if size < _GLANCE_LEAST or self._amid or data[0] != _TEXT_WHOLE or data[1] != self._second_byte:
-            return None
-        length = (data[2] << 8) | data[3]
-        if length > self._max_message_bytes:
-            return None
-        if self._masked:
-            if length + 8 != size:
-                return None
-            key = int.from_bytes(data[4:8], "little") * _EACH_KEY
-            head = (int.from_bytes(data[8 : _GLANCE_BYTES + 8], "little") ^ key).to_bytes(_GLANCE_BYTES, "little")
-        else:
-            if length + 4 != size:
-                return None
-            head = data[4 : _GLANCE_BYTES + 4]
-        # Without a blank, as servers and JavaScript write it, or with one, as Python does.
-        start = 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else 0
-        end = head.find(b'"', start) if start else -1
-        return self._types_that_pass.get(head[start:end]) if end > 0 else None
-
-    def feed(self, data: bytes) -> list[Item]:
-        """Take the next bytes, of any length, and return what they complete."""
-        if self._dead:
-            return []
-        if self._carry:
-            self._carry += data
-            if len(self._carry) < self._needed:
-                return []
-            data = bytes(self._carry)
-            self._carry.clear()
-        out = Output(data)
-        at = self._scan(data, out)
-        if not self._dead:
-            out.cut(at, at)
-            self._carry += data[at:]
-            self._amid = self._open or bool(self._carry)
-        out.emit(mid_frame=self._stream_left > 0)
-        return out.items
-
-    def _scan(self, data: bytes, out: Output) -> int:
-        """Go from frame to frame; returns where the incomplete one begins that has to wait for more."""
-        at, end = 0, len(data)
-        try:
-            if self._stream_left:
-                at = self._stream(0, end, out)
-            while at < end:
-                following = self._step(data, at, end, out)
-                if following == at:
-                    break
-                at = following
-        except Broken as broken:
-            self._die()
-            out.put(Violation(broken.code, broken.detail), at, end)
-        return at
-
-    def _die(self) -> None:
-        self._dead = self._amid = True
-        self._forget_held()
-
-    def _step(self, data: bytes, at: int, end: int, out: Output) -> int:
-        """Take the frame that begins at `at`; returns where the next one begins, or `at` if more bytes are needed."""
-        self._check_order(data[at] & 0x0F)
-        header = read_header(data, at, masked=self._masked)
-        if isinstance(header, int):
-            self._needed = header
-            return at
-        self._check_size(header)
-        whole = header.length <= WHOLE_FRAME_BYTES
-        self._needed = header.size + (header.length if whole else HEAD_BYTES)
-        if end - at < self._needed:
-            return at
-        if header.opcode >= Opcode.CLOSE:
-            return self._take_control(header, data, at, out)
-        self._begin(header)
-        if not whole:
-            return self._start_stream(header, data, at, end, out)
-        return self._take_frame(header, data, at, out)
-
-    def _check_order(self, opcode: int) -> None:
-        if opcode <= Opcode.BINARY and self._open is not (opcode == Opcode.CONTINUATION):
-            raise Broken(
-                CloseCode.PROTOCOL_ERROR, "new message inside a message" if self._open else "continuation of nothing"
-            )
-
-    def _check_size(self, header: Header) -> None:
-        size = header.length + (self._size if self._open else 0)
-        if header.opcode <= Opcode.BINARY and size > self._max_message_bytes:
-            raise Broken(CloseCode.MESSAGE_TOO_BIG, "message over the cap")
-
-    # -- control frames -----------------------------------------------------------------------------------------------
-
-    def _take_control(self, header: Header, data: bytes, at: int, out: Output) -> int:
-        following = at + self._needed
-        payload = unmask(data[at + header.size : following], header.key)
-        if header.opcode == Opcode.CLOSE:
-            check_close(payload)
-            self._die()  # nothing may follow a CLOSE (section 5.5.1)
-            following = len(data)
-        out.put(Control(Opcode(header.opcode), payload), at, following)
-        return following
-
-    # -- data frames --------------------------------------------------------------------------------------------------
-
-    def _begin(self, header: Header) -> None:
-        if not self._open:
-            self._open, self._size, self._released = True, 0, False
-            # A binary message carries no event.
-            self._type, self._decided = None, header.opcode == Opcode.BINARY
-        self._size += header.length
-        if not header.fin:
-            self.fragments += 1
-
-    def _take_frame(self, header: Header, data: bytes, at: int, out: Output) -> int:
-        following, start = at + self._needed, at + header.size
-        if not self._decided:
-            head = data[start : min(following, start + HEAD_BYTES - len(self._head))]
-            self._decide(unmask(head, header.key), is_last=header.fin)
-        if self._released or (self._decided and not self._is_wanted()):
-            self._release(at, out)
-        else:
-            out.cut(at, following)
-            self._hold(data[at:following], following, out)
-        if header.fin:
-            self._finish(following, out)
-        return following
-
-    def _decide(self, head: bytes, *, is_last: bool) -> None:
-        self._head += head
-        self._type = event_type(self._head)
-        self._decided = self._type is not None or is_last or len(self._head) >= HEAD_BYTES
-
-    def _is_wanted(self) -> bool:
-        return self._type in self._read_types and not self._released
-
-    def _hold(self, raw: bytes, following: int, out: Output) -> None:
-        self._held.append(raw)
-        # Each frame counts for its object too: a flood of empty fragments must not grow past the bound.
-        self._held_size += len(raw) + 64
-        if self._held_size > HELD_BYTES:
-            self._decided = True
-            self._release(following, out)
-
-    def _release(self, at: int, out: Output) -> None:
-        """Let what was held go on before the bytes from `at`, which are part of the run."""
-        if self._held:
-            out.cut(at, at)
-            out.insert(self._held)
-            self._forget_held()
-        self._released = True
-
-    def _forget_held(self) -> None:
-        self._held = []
-        self._held_size = 0
-
-    def _finish(self, following: int, out: Output) -> None:
-        """The open message is whole; the next frame begins at `following`."""
-        if self._held and self._type is not None:  # only what is wanted is held to its end
-            payload = b"".join(_payload_of(frame, masked=self._masked) for frame in self._held)
-            message = Message(self._type, payload, b"".join(self._held))
-            self._forget_held()
-            out.put(message, following, following)
-        out.complete(Completed(self._type, self._size))
-        self._open = False
-        self._head = b""
-
-    # -- frames too large to wait for ---------------------------------------------------------------------------------
-
-    def _start_stream(self, header: Header, data: bytes, at: int, end: int, out: Output) -> int:
-        if not self._decided:
-            start = at + header.size
-            self._decide(unmask(data[start : start + HEAD_BYTES - len(self._head)], header.key), is_last=header.fin)
-            self._decided = True
-        self._release(at, out)
-        self._stream_left, self._stream_fin = header.length, header.fin
-        return self._stream(at + header.size, end, out)
-
-    def _stream(self, at: int, end: int, out: Output) -> int:
-        """Let the payload of a streamed frame go on as far as it is there; returns where it ends."""
-        following = min(end, at + self._stream_left)
-        self._stream_left -= following - at
-        if not self._stream_left and self._stream_fin:
-            self._finish(following, out)
-        return following
+    there = len(data) - at
+    first = data[at]
+    opcode, fin = first & 0x0F, first >= 0x80  # noqa: PLR2004 - the highest bit
+    if first & 0x70:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set, no extension was agreed")
+    if opcode > Opcode.PONG or Opcode.BINARY < opcode < Opcode.CLOSE:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved opcode")
+    if opcode >= Opcode.CLOSE and not fin:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "fragmented control frame")
+    if there < 2:  # noqa: PLR2004 - the two bytes that every header has
+        return 2
+    second = data[at + 1]
+    if (second >= 0x80) is not masked:  # noqa: PLR2004 - the highest bit
+        raise ProtocolError(
+            CloseCode.PROTOCOL_ERROR, "unmasked frame from a client" if masked else "masked frame from a server"
+        )
+    length, size = second & 0x7F, 2
+    if opcode >= Opcode.CLOSE and length > MAX_CONTROL_BYTES:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes")
+    if length > MAX_CONTROL_BYTES:
+        width, least = (2, MAX_CONTROL_BYTES + 1) if length == 126 else (8, MAX_TWO_BYTES + 1)  # noqa: PLR2004 - section 5.2
+        size += width
+        if there < size:
+            return size
+        length = int.from_bytes(data[at + 2 : at + size], "big")
+        if length < least:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "frame length not in its shortest form")
+    if not masked:
+        return Header(opcode, fin, size, length, b"")
+    return Header(opcode, fin, size + 4, length, data[at + size : at + size + 4])
 
 
-def _payload_of(frame: bytes, *, masked: bool) -> bytes:
-    header = read_header(frame, 0, masked=masked)
-    assert isinstance(header, Header)  # noqa: S101 - a frame is held when it is whole
-    return unmask(frame[header.size :], header.key)
+def check_close(payload: bytes) -> None:
+    """Raise Broken for the payload of a CLOSE that section 5.5.1 or 7.4 forbids."""
+    if not payload:
+        return
+    if len(payload) == 1:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close frame with half a code")
+    if not is_sendable_close_code(int.from_bytes(payload[:2], "big")):
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close code that may not be sent")
+    try:
+        payload[2:].decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError(CloseCode.INVALID_PAYLOAD, "close reason is not UTF-8") from None
+
+
+def unmask(payload: bytes, key: bytes) -> bytes:
+    """XOR with the four-byte mask (section 5.3); masking is the same. An empty key leaves the payload as it is."""
+    if not key or not payload:
+        return payload
+    size = len(payload)
+    pad = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
+
+
+def build_frame(opcode: Opcode, payload: bytes, key: bytes = b"") -> bytes:
+    """One whole frame; `key` is a fresh random four-byte mask when a client sends, empty when a server does."""
+    first, mask_bit, length = 0x80 | opcode, 0x80 if key else 0, len(payload)
+    if length <= MAX_CONTROL_BYTES:
+        head = bytes((first, mask_bit | length))
+    elif length <= MAX_TWO_BYTES:
+        head = bytes((first, mask_bit | 126)) + length.to_bytes(2, "big")
+    else:
+        head = bytes((first, mask_bit | 127)) + length.to_bytes(8, "big")
+    return head + key + unmask(payload, key)

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.realtime.events import ERROR_CODES, error_in
+from service.realtime.events import ERROR_CODES, find_error
 
 ERROR: Final = "error"
 RESPONSE_DONE: Final = "response.done"
 TRANSCRIPTION_FAILED: Final = "conversation.item.input_audio_transcription.failed"
-RATE_LIMITS: Final = "rate_limits.updated"
-INCIDENT_EVENTS: Final = (ERROR, RESPONSE_DONE, TRANSCRIPTION_FAILED, RATE_LIMITS)
+RATE_LIMITS_UPDATED: Final = "rate_limits.updated"
+INCIDENT_EVENTS: Final = (ERROR, RESPONSE_DONE, TRANSCRIPTION_FAILED, RATE_LIMITS_UPDATED)
 
-LIMITS: Final = ("tokens", "requests")
+RATE_LIMIT_NAMES: Final = ("tokens", "requests")
 """The limits that the provider reports; `requests` only the beta interface and some compatible servers."""
 OTHER: Final = "other"
 
@@ -29,10 +29,10 @@ class Incident:
     code: str
 
 
-def incident_in(kind: str, body: Mapping[str, Any]) -> Incident | None:
+def find_incident(kind: str, body: Mapping[str, Any]) -> Incident | None:
     """What an event of one of `INCIDENT_EVENTS` tells of, None if all is well."""
     if kind in {ERROR, TRANSCRIPTION_FAILED}:
-        error = error_in(body)
+        error = find_error(body)
         return Incident(kind, error.label if error is not None else OTHER)
     if kind == RESPONSE_DONE:
         return _failed_response(body.get("response"))
@@ -57,5 +57,5 @@ def _empty_limit(limits: object) -> Incident | None:
         remaining = limit.get("remaining") if isinstance(limit, Mapping) else None
         if isinstance(remaining, int | float) and remaining <= 0:
             name = limit.get("name")
-            return Incident(RATE_LIMITS, name if name in LIMITS else OTHER)
+            return Incident(RATE_LIMITS_UPDATED, name if name in RATE_LIMIT_NAMES else OTHER)
     return None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from service.failures import CATALOGUE
-from service.realtime.closing import CloseCode, sendable_close_code
-from service.realtime.items import Violation
+from service.realtime.closing import CloseCode, close_code_to_forward
+from service.realtime.scanner_items import Violation
 
 Side = Literal["client", "upstream"]
 
@@ -37,8 +37,8 @@ class Ending:
 
 def by_close(side: Side, code: int | None, text: str, *, expired: bool = False) -> Ending:
     """A side said CLOSE: it gets its own code back, the other side gets the code on, as far as it may be sent."""
-    echo = CloseInstruction(code if code is None else sendable_close_code(code), answered=True)
-    onward = CloseInstruction(sendable_close_code(code), text)
+    echo = CloseInstruction(code if code is None else close_code_to_forward(code), answered=True)
+    onward = CloseInstruction(close_code_to_forward(code), text)
     if side == "client":
         return Ending("client_closed", echo, onward)
     if expired or (code == CloseCode.GOING_AWAY and _EXPIRED.search(text)):

@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
 from service.realtime.events import Direction
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
-from service.realtime.readings import Reading, read_event
+from service.realtime.frames import Opcode
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.server_events import ParsedEvent, parse_server_event
 from service.relay.latency import OF_CLIENTS, LatencyTimer
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
@@ -35,7 +35,7 @@ class Owner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The pipe's source sent what it must not."""
 
-    def event_read(self, reading: Reading) -> None:
+    def event_read(self, reading: ParsedEvent) -> None:
         """One of the events went by that the relay looks into."""
 
     def redact(self, text: str) -> str:
@@ -82,7 +82,7 @@ class Pipe:
     def receive(self, data: bytes) -> None:
         """Take the next bytes of the source."""
         try:
-            kind = self._scanner.glance(data)
+            kind = self._scanner.whole_event_type(data)
             if kind is None:
                 self.take(self._scanner.feed(data))
             elif not self.draining_to_close:
@@ -117,10 +117,10 @@ class Pipe:
     def look_for_close(self) -> None:
         """While the source is held back, see whether its CLOSE waits behind what was not read."""
         unread, until = self._source.peek(), time.perf_counter() + LOOK_SECONDS
-        # A twin scans ahead; the pipe's own scanner stays where the reading stopped.
-        twin = self._scanner.twin() if unread else self._scanner
+        # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
+        lookahead = self._scanner.copy() if unread else self._scanner
         for at in range(0, len(unread), LOOK_BYTES):
-            for item in twin.feed(unread[at : at + LOOK_BYTES]):
+            for item in lookahead.feed(unread[at : at + LOOK_BYTES]):
                 if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
                     self._owner.peer_closed(self._direction, *parse_close(item.payload))
                     return
@@ -153,7 +153,7 @@ class Pipe:
 
     def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
         """An event that may tell of a failure: passed on untouched, unless its words carry a piece of a key."""
-        reading = read_event(kind, payload)
+        reading = parse_server_event(kind, payload)
         self._owner.event_read(reading)
         if reading.incident is None:  # a response that is well may speak of anything, keys included
             self._forward(raw)

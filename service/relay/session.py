@@ -18,14 +18,14 @@ from typing import Final
 import structlog
 
 from service.failures import CATALOGUE
-from service.realtime.closing import sendable_close_code
+from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from service.realtime.incidents import ERROR, Incident
-from service.realtime.items import Violation
 from service.realtime.pricing import model_label
-from service.realtime.readings import Reading
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Violation
+from service.realtime.server_events import ParsedEvent
 from service.relay import ending
 from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.latency import LatencyTimer
@@ -241,7 +241,7 @@ class Session:
         """A side said CLOSE: the end, or the answer to ours."""
         if self._ended.done():
             leg = self._leg_of(direction)
-            leg.send_close(code if code is None else sendable_close_code(code), "")  # unless ours is out already
+            leg.send_close(code if code is None else close_code_to_forward(code), "")  # unless ours is out already
             leg.close()
             return
         side = _side(direction)
@@ -260,16 +260,16 @@ class Session:
         self._log.debug("session.protocol_broken", side=_side(direction), detail=violation.detail)
         self._end(ending.by_violation(_side(direction), violation))
 
-    def event_read(self, reading: Reading) -> None:
+    def event_read(self, reading: ParsedEvent) -> None:
         """Count what an event of upstream tells of the conversation."""
         talk = self._instruments.metrics.conversations
         if reading.incident is not None:
             self._take_incident(reading.incident)
         if reading.response is not None:
-            talk.response_ended(self._model, reading.response)
+            talk.count_response(self._model, reading.response)
             self._turn.response_ended()
-        for limit, left in reading.head_room:
-            talk.limit_told(limit, left)
+        for limit, left in reading.remaining_ratios:
+            talk.set_remaining_ratio(limit, left)
 
     def _take_incident(self, incident: Incident) -> None:
         """Something goes wrong within the session; mostly it goes on. Counted each time, logged once of a kind."""
@@ -293,7 +293,7 @@ class Session:
 
     def redact(self, text: str) -> str:
         """A text without secrets."""
-        return self._instruments.redactor.text(text)
+        return self._instruments.redactor.redact(text)
 
     def failed(self) -> None:
         """The relay itself failed. The traceback is logged without values: they may hold what nobody may read."""

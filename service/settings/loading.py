@@ -16,8 +16,9 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from service.access.tokens import ClientToken
-from service.realtime.keys import Secret, redact
+from service.realtime.keys import Secret
 from service.realtime.names import is_loopback
+from service.realtime.redaction import redact
 from service.settings.declared import SETTING_NAMES, SETTINGS, Setting
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted

@@ -8,9 +8,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.realtime.incidents import LIMITS, OTHER
+from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES
 from service.realtime.pricing import MODELS, cost_usd, uncached
-from service.realtime.readings import INTERRUPTIONS, STATUSES, ResponseEnd
+from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, ResponseResult
 from service.realtime.usage import Tokens
 
 # An answer that begins within half a second feels like talk, one that takes two like a bad line; a tool call may take tens.
@@ -62,7 +62,7 @@ class ConversationMetrics:
             "Responses without an estimate: the model's price is not known, or the usage cannot be read.",
             registry=registry,
         )
-        self._head_room = Gauge(
+        self._remaining_ratios = Gauge(
             f"{prefix}_rate_limit_remaining_ratio",
             "The share of a rate limit that was left when the provider last told; NaN until it has.",
             ("limit",),
@@ -71,12 +71,12 @@ class ConversationMetrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for status in STATUSES:
+        for status in RESPONSE_STATUSES:
             self._responses.labels(status)
-        for reason in INTERRUPTIONS:
+        for reason in INTERRUPTION_REASONS:
             self._interruptions.labels(reason)
-        for limit in (*LIMITS, OTHER):
-            self._head_room.labels(limit).set(math.nan)
+        for limit in (*RATE_LIMIT_NAMES, OTHER):
+            self._remaining_ratios.labels(limit).set(math.nan)
         for model in MODELS:
             for kind in _KINDS:
                 for modality in _SPOKEN if kind == "output" else _MODALITIES:
@@ -84,7 +84,7 @@ class ConversationMetrics:
             if model != OTHER:
                 self._cost.labels(model)
 
-    def response_ended(self, model: str, end: ResponseEnd) -> None:
+    def count_response(self, model: str, end: ResponseResult) -> None:
         """A response has ended; `model` is one of `MODELS`."""
         self._responses.labels(end.status).inc()
         if end.interruption is not None:
@@ -108,6 +108,6 @@ class ConversationMetrics:
             if count:
                 self._tokens.labels(model, kind, modality).inc(count)
 
-    def limit_told(self, limit: str, left: float) -> None:
+    def set_remaining_ratio(self, limit: str, left: float) -> None:
         """The provider told what share of a limit is left, 0 to 1."""
-        self._head_room.labels(limit).set(left)
+        self._remaining_ratios.labels(limit).set(left)

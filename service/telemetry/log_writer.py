@@ -7,7 +7,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final, TextIO
 
-MOST_LINES: Final = 10_000
+MAX_QUEUED_LINES: Final = 10_000
 """So many lines may wait, some three megabytes; what comes then is dropped, counted, and told of when there is room again."""
 _BATCH: Final = 200
 
@@ -19,11 +19,11 @@ class LogWriter:
     logger holds its lock while it writes.
     """
 
-    def __init__(self, stream: TextIO, most_lines: int = MOST_LINES) -> None:
+    def __init__(self, stream: TextIO, max_lines: int = MAX_QUEUED_LINES) -> None:
         self._is_terminal = stream.isatty()
         # Past Python's buffer: a thread that is stuck in it would hold its lock, and the interpreter could not end.
         self._descriptor = os.dup(stream.fileno())
-        self._most_lines = most_lines
+        self._most_lines = max_lines
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._closed = False
         self._dropped = 0  # since the last line that told of it

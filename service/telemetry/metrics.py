@@ -14,7 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
 from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES, Direction
-from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, TRANSCRIPTION_FAILED
+from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, TRANSCRIPTION_FAILED
 from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
@@ -261,26 +261,26 @@ class Metrics:
             self.upstream_errors.labels(code)
             self.incidents.labels(RESPONSE_DONE, code)
             self.incidents.labels(TRANSCRIPTION_FAILED, code)
-        for limit in (*LIMITS, OTHER):
-            self.incidents.labels(RATE_LIMITS, limit)
+        for limit in (*RATE_LIMIT_NAMES, OTHER):
+            self.incidents.labels(RATE_LIMITS_UPDATED, limit)
 
-    def refused(self, failure: Failure) -> None:
+    def count_refusal(self, failure: Failure) -> None:
         """Admission said no; the status is what was answered."""
         self.admissions.labels(failure.reason).inc()
         self.connection_failures.labels(self.upstream, Phase.ACCESS, _answered(failure.reason), failure.reason).inc()
 
-    def dial_failed(self, failure: Failure) -> None:
+    def count_dial_failure(self, failure: Failure) -> None:
         """A caller's dial did not come about; the status is what the wire said."""
         self.upstream_connects.labels(self.upstream, failure.reason).inc()
         status = status_label(failure.http_status, failure.close_code)
         self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
 
-    def dialled(self, seconds: dict[Phase, float]) -> None:
+    def observe_dial(self, seconds: dict[Phase, float]) -> None:
         """The phases of a dial, as far as it came."""
         for phase, duration in seconds.items():
             self.connect_duration.labels(self.upstream, phase).observe(duration)
 
-    def check_is(self, check: str, status: str, reason: str | None = None) -> None:
+    def set_check_status(self, check: str, status: str, reason: str | None = None) -> None:
         """A health check has this status and no other; `reason` is why it does not pass."""
         for known in HEALTH_STATUSES:
             self.health_status.labels(check, known).set(known == status)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from structlog.typing import EventDict, WrappedLogger
 
-from service.realtime.keys import Secret, redact
+from service.realtime.keys import Secret
+from service.realtime.redaction import redact
 
 _MOST: Final = 64
 """Keys rotate; who rotates more often than this within one process needs no old ones hidden."""
@@ -33,21 +34,21 @@ class Redactor:
             event[name] = self._clean(value)
         return event
 
-    def text(self, value: str) -> str:
+    def redact(self, value: str) -> str:
         """A text without secrets."""
         return redact(value, (*self._own, *self._added))
 
     def _clean(self, value: Any) -> Any:  # noqa: ANN401 - log events hold anything
         match value:
             case str():
-                return self.text(value)
+                return self.redact(value)
             case bytes():
-                return self.text(value.decode("utf-8", "replace"))
+                return self.redact(value.decode("utf-8", "replace"))
             case bool() | int() | float() | None:
                 return value
             case Mapping() | MutableMapping():
-                return {self.text(str(key)): self._clean(item) for key, item in value.items()}
+                return {self.redact(str(key)): self._clean(item) for key, item in value.items()}
             case list() | tuple() | set() | frozenset():
                 return [self._clean(item) for item in value]
             case _:
-                return self.text(str(value))  # str, never repr: reprs of client errors carry request headers
+                return self.redact(str(value))  # str, never repr: reprs of client errors carry request headers

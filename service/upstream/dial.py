@@ -24,9 +24,9 @@ from yarl import URL
 
 from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode
-from service.realtime.events import READ_TYPES, parse_error
-from service.realtime.frames import Scanner
-from service.realtime.items import Item
+from service.realtime.events import PARSED_EVENT_TYPES, parse_error
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Item
 from service.upstream import translate
 from service.upstream.first_event import FIRST_EVENT_HOLD, FirstEventReader
 from service.upstream.resolver import SharedResolver
@@ -134,7 +134,7 @@ class Dialler:
         except ConnectionResetError:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
-        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, read_types=READ_TYPES)
+        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=PARSED_EVENT_TYPES)
         connected = Connected(leg, scanner, [], progress)
         if not route.promises_first_event or self.first_event == "optional":
             leg.hold(FIRST_EVENT_HOLD)

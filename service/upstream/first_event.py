@@ -5,8 +5,8 @@ from typing import Final
 
 from service.failures import Failure, Phase
 from service.realtime.events import ErrorEvent, parse_error
-from service.realtime.frames import Scanner
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream import translate
 from service.wire.control import handle_control
 from service.wire.leg import Leg

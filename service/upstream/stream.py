@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.realtime.events import parse_object
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.frames import Opcode
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream.dial import Connected
 from service.upstream.first_event import FIRST_EVENT_HOLD
 from service.wire.control import handle_control
@@ -51,7 +51,7 @@ class EventStream:
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
         # The connection's own scanner opens other types. It enforces the limit on messages, so that this one has none.
-        self._events = Scanner(masked=False, max_message_bytes=sys.maxsize, read_types=_READ_TYPES)
+        self._events = Scanner(masked=False, max_message_bytes=sys.maxsize, parsed_types=_READ_TYPES)
         self._received: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the end
         self._pongs: asyncio.Queue[bytes] = asyncio.Queue()
         self._payload: bytes | None = None  # of the message whose end comes next

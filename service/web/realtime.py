@@ -94,7 +94,7 @@ class RealtimeHandler:
             if ANSWER in request:
                 raise  # too late for an answer; aiohttp closes the socket
             failure = Failure("internal_error")
-            self._metrics.refused(failure)
+            self._metrics.count_refusal(failure)
             return refusals.http_response(failure, attempt.session_id)
         finally:
             request.pop(ANSWER, None)  # the answer knows its request: a circle would wait for the garbage collector
@@ -154,7 +154,7 @@ class RealtimeHandler:
         except asyncio.CancelledError:
             self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)
             raise
-        self._metrics.dialled(progress.seconds)
+        self._metrics.observe_dial(progress.seconds)
         waited = time.perf_counter() - attempt.began_at
         self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
@@ -198,13 +198,13 @@ class RealtimeHandler:
 
     def _refused(self, failure: Failure, attempt: Attempt) -> None:
         attempt.is_own_doing = failure.row.blame is Blame.CLIENT
-        self._metrics.refused(failure)
+        self._metrics.count_refusal(failure)
         self._tell("admission.refused", failure, attempt)
 
     def _dial_failed(self, failure: Failure, attempt: Attempt, progress: DialProgress) -> None:
         attempt.is_own_doing = failure.row.blame is Blame.CLIENT
-        self._metrics.dialled(progress.seconds)
-        self._metrics.dial_failed(failure)
+        self._metrics.observe_dial(progress.seconds)
+        self._metrics.count_dial_failure(failure)
         self._on_dialled(failure)
         self._tell("upstream.connect_failed", failure, attempt)
 

@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from service.failures import CATALOGUE, Failure, Retry
-from service.realtime.frames import Scanner
+from service.realtime.scanner import Scanner
 from service.web.request import Handshake
 from service.wire.closing import CloseReader, close_leg
 from service.wire.seam import answer_client

@@ -8,9 +8,9 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Control
+from service.realtime.frames import Opcode
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control
 from service.wire.leg import Leg
 
 _ABORT_SECONDS: Final = 1.0

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from service.realtime.closing import parse_close, sendable_close_code
-from service.realtime.framing import Opcode
-from service.realtime.items import Control, Item, Violation
+from service.realtime.closing import close_code_to_forward, parse_close
+from service.realtime.frames import Opcode
+from service.realtime.scanner_items import Control, Item, Violation
 from service.wire.leg import Leg
 
 
@@ -31,7 +31,7 @@ def handle_control(leg: Leg, item: Item) -> StreamEnd | None:
             leg.send_control(Opcode.PONG, payload)
         case Control(Opcode.CLOSE, payload):
             code, reason = parse_close(payload)
-            leg.send_close(sendable_close_code(code), "")
+            leg.send_close(close_code_to_forward(code), "")
             return StreamEnd(code, reason)
         case Violation(code, detail):
             return StreamEnd(code, detail, is_violation=True)

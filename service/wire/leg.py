@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Final, Literal, Protocol
 
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 
 WRITE_HIGH_BYTES: Final = 65_536
 """Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""

@@ -3,7 +3,7 @@
 import pytest
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Row
-from service.realtime.closing import MAX_REASON_BYTES, close_code_may_be_sent
+from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 
 # The published status table: HTTP status and close code of each reason. A change here breaks clients and alerts.
 CONTRACT = {
@@ -36,7 +36,7 @@ def test_every_refusal_and_dial_failure_keeps_its_published_codes() -> None:
 def test_a_row_can_be_shown_everywhere(row: Row) -> None:
     """The text fits a close frame, the code may be sent, sentence and remedy are sentences."""
     assert len(row.close_text.encode()) <= MAX_REASON_BYTES
-    assert row.close_code is None or close_code_may_be_sent(row.close_code)
+    assert row.close_code is None or is_sendable_close_code(row.close_code)
     assert row.sentence.endswith(".")
     assert row.remedy.endswith(".")
 

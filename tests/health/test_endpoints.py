@@ -12,7 +12,7 @@ from service.health import monitor as module
 from service.health.monitor import RefreshIntervals
 from service.health.response_check import DAY_SECONDS, ResponseCheckBudget, request_response
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream

@@ -6,7 +6,7 @@ import time
 from contextlib import AsyncExitStack
 
 from service.failures import CATALOGUE
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from tests.support.certificates import Authority
 from tests.support.harness import eventually
 from tests.support.namespaced_relay import LOG, Running, far_relay, listen, speak, talk_to, there_and_back

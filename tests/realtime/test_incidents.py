@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.events import ERROR_CODES, READ_TYPES, parse_object
+from service.realtime.events import ERROR_CODES, PARSED_EVENT_TYPES, parse_object
 from service.realtime.incidents import (
     ERROR,
     INCIDENT_EVENTS,
-    LIMITS,
     OTHER,
-    RATE_LIMITS,
+    RATE_LIMIT_NAMES,
+    RATE_LIMITS_UPDATED,
     RESPONSE_DONE,
     TRANSCRIPTION_FAILED,
     Incident,
-    incident_in,
+    find_incident,
 )
 
 
@@ -32,12 +32,12 @@ def failed(error: object) -> bytes:
 
 def limits(*rows: object) -> bytes:
     """A `rate_limits.updated` event."""
-    return json.dumps({"type": RATE_LIMITS, "rate_limits": rows}).encode()
+    return json.dumps({"type": RATE_LIMITS_UPDATED, "rate_limits": rows}).encode()
 
 
 def test_the_events_are_read() -> None:
     """What the relay looks into is what the scanner hands over whole."""
-    assert set(INCIDENT_EVENTS) == READ_TYPES
+    assert set(INCIDENT_EVENTS) == PARSED_EVENT_TYPES
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,21 @@ def test_the_events_are_read() -> None:
         (RESPONSE_DONE, response(status="cancelled", status_details={"reason": "turn_detected"}), None),
         (RESPONSE_DONE, response(status="incomplete", status_details={"reason": "max_output_tokens"}), None),
         (RESPONSE_DONE, b"[]", None),
-        (RATE_LIMITS, limits({"name": "tokens", "limit": 10, "remaining": 9, "reset_seconds": 0.1}), None),
-        (RATE_LIMITS, limits({"name": "tokens", "limit": 10, "remaining": 0}), "tokens"),
-        (RATE_LIMITS, limits({"name": "tokens", "remaining": 5}, {"name": "requests", "remaining": -1}), "requests"),
-        (RATE_LIMITS, limits({"name": "of my making", "remaining": 0}), OTHER),
-        (RATE_LIMITS, limits("tokens", {"remaining": "0"}), None),
-        (RATE_LIMITS, b'{"rate_limits": 7}', None),
+        (RATE_LIMITS_UPDATED, limits({"name": "tokens", "limit": 10, "remaining": 9, "reset_seconds": 0.1}), None),
+        (RATE_LIMITS_UPDATED, limits({"name": "tokens", "limit": 10, "remaining": 0}), "tokens"),
+        (
+            RATE_LIMITS_UPDATED,
+            limits({"name": "tokens", "remaining": 5}, {"name": "requests", "remaining": -1}),
+            "requests",
+        ),
+        (RATE_LIMITS_UPDATED, limits({"name": "of my making", "remaining": 0}), OTHER),
+        (RATE_LIMITS_UPDATED, limits("tokens", {"remaining": "0"}), None),
+        (RATE_LIMITS_UPDATED, b'{"rate_limits": 7}', None),
     ],
 )
 def test_what_an_event_tells_of(kind: str, payload: bytes, code: str | None) -> None:
     """A failure has a code of the closed set; what is no failure has none."""
-    assert (Incident(kind, code) if code else None) == incident_in(kind, parse_object(payload))
+    assert (Incident(kind, code) if code else None) == find_incident(kind, parse_object(payload))
 
 
 json_values = st.recursive(
@@ -94,7 +98,7 @@ json_values = st.recursive(
 )
 def test_any_payload_is_taken(kind: str, payload: bytes) -> None:
     """Whatever upstream sends, nothing is raised, and a code is one of the closed set."""
-    incident = incident_in(kind, parse_object(payload))
+    incident = find_incident(kind, parse_object(payload))
 
     assert incident is None or incident.event == kind
-    assert incident is None or incident.code in {*ERROR_CODES, *LIMITS, OTHER}
+    assert incident is None or incident.code in {*ERROR_CODES, *RATE_LIMIT_NAMES, OTHER}

@@ -1,13 +1,10 @@
 """service/realtime/keys.py."""
 
 import pickle
-import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.realtime.keys import REDACTED, Secret, family_of, fingerprint, lint, redact
+from service.realtime.keys import Secret, family_of, fingerprint, lint
 
 GOOD = "sk-proj-" + "A1b2C3d4" * 9 + "T3BlbkFJ" + "Z9y8X7w6" * 9
 
@@ -92,62 +89,3 @@ def test_secret_shows_itself_nowhere() -> None:
     assert secret == Secret(GOOD)
     assert secret != Secret("other")
     assert family_of(GOOD).name == "project key"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"Incorrect API key provided: {GOOD}.",
-        "Incorrect API key provided: sk-proj-" + "*" * 150 + "sQoA. You can find",
-        f"Authorization: Bearer {GOOD}",
-        f"realtime, openai-insecure-api-key.{GOOD}, x",
-        "GET /v1/realtime?api-key=hunter2hunter2&model=x",
-        "?token=hunter2hunter2",
-    ],
-)
-def test_key_shapes_are_redacted(text: str) -> None:
-    """A key, whole or masked, in a sentence, a header or a query, is hidden; the words around it stay."""
-    clean = redact(text)
-
-    assert REDACTED in clean
-    for piece in (GOOD[8:], "sQoA", "hunter2"):
-        assert piece not in clean
-    assert clean.split()[0].split("=")[0].split(".")[0] in text
-
-
-@given(
-    before=st.text(max_size=50),
-    secret=st.text("abcdefXYZ0123456789_-", min_size=17, max_size=60),
-    after=st.text(max_size=50),
-)
-def test_a_known_secret_never_survives(before: str, secret: str, after: str) -> None:
-    """A secret that is known is gone whatever stands around it, and so is its tail."""
-    clean = redact(f"{before} {secret} {after}", [secret])
-
-    assert secret not in clean
-    assert secret[-8:] not in clean.replace(before, "").replace(after, "") or secret[-8:] in REDACTED
-
-
-@given(st.text(max_size=300))
-def test_redaction_is_stable(text: str) -> None:
-    """Redacting twice changes nothing more."""
-    once = redact(text)
-
-    assert once == redact(once)
-
-
-def test_redaction_is_linear() -> None:
-    """A megabyte of almost-keys takes no noticeable time."""
-    started = time.perf_counter()
-    redact("sk-" * 100_000 + "bearer " * 50_000 + "?token" * 50_000)
-
-    assert time.perf_counter() - started < 5
-
-
-def test_pieces_that_are_words_stay() -> None:
-    """A token that begins or ends with a word does not blot that word out of every line; its other end stays hidden."""
-    token = "realtime-client-token-12x4"
-
-    assert "gpt-realtime /v1/realtime" == redact("gpt-realtime /v1/realtime", [token])
-    assert "token-12x4" not in redact("it ends in token-12x4", [token])
-    assert "key_rejected" == redact("key_rejected", ["sk-sim-key-rejected"])

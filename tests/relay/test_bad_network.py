@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from service.failures import CATALOGUE
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from tests.support.faulty_tcp_proxy import LinkProfile, TcpProxy, tcp_proxy
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.support.invariants import nothing_left

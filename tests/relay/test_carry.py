@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay

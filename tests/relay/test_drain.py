@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import HURRY_SECONDS, DrainResult, DrainSignals, DrainTiming
 from service.relay.registry import Registry
 from service.relay.session import Session, SessionInfo

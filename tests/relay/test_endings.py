@@ -8,8 +8,8 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner_items import Control
 from service.relay.pipe import Pipe
 from service.relay.ticker import TICK_SECONDS
 from tests.support import scripted_upstream

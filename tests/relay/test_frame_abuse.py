@@ -10,11 +10,11 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually, running_relay
 from tests.support.raw_frames import BEHIND, CLOSE_BYTES, GOOD, KEY, frame, head, scene
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
-from tests.support.reference_frames import decode
+from tests.support.reference_decoder import decode
 
 
 def resident_bytes() -> int:

@@ -11,7 +11,7 @@ from aiohttp.connector import Connection
 from aiohttp.web_protocol import RequestHandler
 
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.upstream.first_event import FirstEventReader

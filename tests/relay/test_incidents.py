@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 

@@ -13,9 +13,9 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of

@@ -16,9 +16,9 @@ import structlog
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.relay.ticker import TICK_SECONDS

@@ -15,7 +15,7 @@ import structlog
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.realtime.closing import close_code_may_be_sent
+from service.realtime.closing import is_sendable_close_code
 from tests.support.memory_relay import DIAL_SECONDS, STEPS, WAITS, Call, MemoryRelay, Peer
 from tests.support.memory_transport import DEEP_SECONDS, IS_DEEP, HandClock, MemoryLeg, MemoryTransport, examples
 
@@ -45,7 +45,7 @@ def check_what_was_heard(line: MemoryTransport, sender: Peer, *, is_open: bool) 
     for frame in (frames[number] for number in closes if frames[number][1] & 0x7F):
         start = 6 if frame[1] & 0x80 else 2
         code = bytes(a ^ b for a, b in zip(frame[start : start + 2], frame[2:start] or b"\0\0", strict=False))
-        assert close_code_may_be_sent(int.from_bytes(code, "big"))
+        assert is_sendable_close_code(int.from_bytes(code, "big"))
     assert not (closes and rest)
     data = [frame for frame in frames if not frame[0] & 0x08]
     # A message begins where the one before it has ended, the relay's own event too.

@@ -16,9 +16,9 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
-from service.realtime.frames import WHOLE_FRAME_BYTES, Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Chunk, Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, Scanner
+from service.realtime.scanner_items import Chunk, Control
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
@@ -28,7 +28,7 @@ from tests.support.scripted_upstream import relay_before
 
 PATH: Final = "/v1/realtime?model=scripted"
 READ_BYTES: Final = 256 * 1024  # the most that asyncio reads at once
-BOUND: Final = WRITE_HIGH_BYTES + READ_BYTES + WHOLE_FRAME_BYTES
+BOUND: Final = WRITE_HIGH_BYTES + READ_BYTES + MAX_BUFFERED_FRAME_BYTES
 """What may wait for a peer that does not read, as docs/architecture.md has it."""
 KERNEL_BYTES: Final = 131_072
 """What the kernel may keep on either side of a connection; it takes twice that. On loopback less makes TCP crawl."""

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually
 from tests.support.raw_frames import GOOD, KEY, head, scene
 

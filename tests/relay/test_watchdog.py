@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode
-from service.realtime.items import Violation
+from service.realtime.scanner_items import Violation
 from service.relay import ending
 from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, verdict

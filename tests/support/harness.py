@@ -15,9 +15,9 @@ from prometheus_client import generate_latest
 from service.app import App
 from service.health.monitor import RefreshIntervals
 from service.realtime.closing import parse_close
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Chunk, Completed, Control, Message
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Message
 from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import DrainResult, DrainSignals, DrainTiming
 from service.relay.registry import Registry
 from service.relay.session import SessionTelemetry

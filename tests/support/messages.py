@@ -1,6 +1,6 @@
 """Takes single messages out of the runs of bytes in which a scanner lets them go on."""
 
-from service.realtime.framing import Header, read_header, unmask
+from service.realtime.frames import Header, read_header, unmask
 
 
 def pop_message(run: bytearray, *, masked: bool) -> bytes:

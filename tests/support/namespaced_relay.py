@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.realtime.closing import parse_close
-from service.realtime.framing import Opcode
-from service.realtime.items import Control
+from service.realtime.frames import Opcode
+from service.realtime.scanner_items import Control
 from tests.support.certificates import Authority
 from tests.support.harness import KEY_CANARY, RawClient, eventually, payload_of
 from tests.support.network_namespace import NEAR, Cable, FarUpstream, far_upstream

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode
-from service.realtime.items import Chunk, Completed, Control
+from service.realtime.frames import Opcode
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control
 from tests.support.harness import Answer, RawClient
 from tests.support.messages import pop_payload
 from tests.support.raw_http_server import Exchange, answer_well

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.realtime.closing import parse_close
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Control
 from tests.support.raw_websocket_server import CREATED
 from tests.support.tcp_server import listening
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from service.realtime.closing import close_payload, parse_close
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Chunk, Completed, Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control
 from tests.support.messages import pop_payload
 from tests.support.tcp_server import listening
 

@@ -58,7 +58,7 @@ async def test_a_reader_that_stalls_costs_lines_and_not_time(pipe: Pipe) -> None
     """Beyond the bound lines are dropped and counted, the oldest kept; it is told once there is room again."""
     reading, stream = pipe
     dropped, told = list[int](), list[int]()
-    writer = LogWriter(stream, most_lines=10)
+    writer = LogWriter(stream, max_lines=10)
     writer.on_drop, writer.on_room = (lambda: dropped.append(1)), told.append
     stuck = "x" * 5000 + "\n"
     writer.write(stuck)
@@ -81,7 +81,7 @@ async def test_a_reader_that_stalls_costs_lines_and_not_time(pipe: Pipe) -> None
 async def test_a_log_that_recovers_tells_of_what_it_lost(pipe: Pipe) -> None:
     """Through the real loggers, which hold a lock while they write: the line of the loss comes, and nothing stands still."""
     reading, stream = pipe
-    writer, told = LogWriter(stream, most_lines=4), list[int]()
+    writer, told = LogWriter(stream, max_lines=4), list[int]()
     writer.on_room = told.append
     logs.configure("json", "info", Redactor([]), writer)
     log = structlog.get_logger()

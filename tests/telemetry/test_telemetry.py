@@ -98,7 +98,7 @@ def test_every_failure_can_be_counted() -> None:
     """Whatever the reason and phase, counting works, and adds one."""
     metrics = Metrics("azure")
     for reason in CATALOGUE:
-        metrics.dial_failed(Failure(reason, Phase.UPGRADE, http_status=599))
+        metrics.count_dial_failure(Failure(reason, Phase.UPGRADE, http_status=599))
 
     labels = {"upstream": "azure", "phase": "upgrade", "status": "other_http", "reason": "bad_reply"}
     assert metrics.registry.get_sample_value("realtime_relay_connection_failures_total", labels) == 1
@@ -144,4 +144,4 @@ def test_new_secrets_do_not_push_the_old_ones_out() -> None:
         redactor.add(Secret(f"CANARY-new-secret-{number:03}"))
 
     text = " ".join(secret.reveal() for secret in own) + " CANARY-new-secret-199"
-    assert "CANARY" not in redactor.text(text)
+    assert "CANARY" not in redactor.redact(text)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually, open_raw, payload_of, simulated_relay
 from tests.support.raw_http_server import PATH, Exchange, Script
 from tests.support.raw_websocket_server import CREATED

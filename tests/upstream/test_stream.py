@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.realtime.closing import close_payload
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from service.upstream.dial import Dialler
 from service.upstream.stream import Event, EventStream, ProtocolViolation, StreamClosed
 from service.upstream.target import DialRequest, Target

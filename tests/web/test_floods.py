@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections import Counter
 
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 from tests.support.harness import RawClient, Relay, eventually, open_raw
 from tests.support.invariants import open_descriptors
 from tests.support.raw_websocket_server import CREATED, Wire

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from service.realtime.closing import close_payload
-from service.realtime.frames import Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Chunk, Completed, Control
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control
 from service.wire.closing import close_leg
 from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg
 from tests.support.harness import eventually

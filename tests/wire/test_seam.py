@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.realtime.framing import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import Relay, eventually, open_raw, running_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.events import READ_TYPES
-from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, Incident
-from service.realtime.readings import INTERRUPTIONS, STATUSES, Reading, ResponseEnd, read_event
+from service.realtime.events import PARSED_EVENT_TYPES
+from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, Incident
+from service.realtime.server_events import (
+    INTERRUPTION_REASONS,
+    RESPONSE_STATUSES,
+    ParsedEvent,
+    ResponseResult,
+    parse_server_event,
+)
 from service.realtime.usage import Tokens, Usage
 
 COUNTS = {
@@ -36,46 +42,49 @@ def response(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        (response(status="completed", usage=COUNTS), ResponseEnd("completed", None, USAGE)),
+        (response(status="completed", usage=COUNTS), ResponseResult("completed", None, USAGE)),
         (
             response(status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"}, usage=COUNTS),
-            ResponseEnd("cancelled", "turn_detected", USAGE),
+            ResponseResult("cancelled", "turn_detected", USAGE),
         ),
         (
             response(status="cancelled", status_details={"reason": "client_cancelled"}),
-            ResponseEnd("cancelled", "client_cancelled", None),
+            ResponseResult("cancelled", "client_cancelled", None),
         ),
-        (response(status="cancelled", status_details=None), ResponseEnd("cancelled", OTHER, None)),
-        (response(status="cancelled", status_details={"reason": "of my own"}), ResponseEnd("cancelled", OTHER, None)),
+        (response(status="cancelled", status_details=None), ResponseResult("cancelled", OTHER, None)),
+        (
+            response(status="cancelled", status_details={"reason": "of my own"}),
+            ResponseResult("cancelled", OTHER, None),
+        ),
         (
             response(status="incomplete", status_details={"reason": "max_output_tokens"}, usage=COUNTS),
-            ResponseEnd("incomplete", None, USAGE),
+            ResponseResult("incomplete", None, USAGE),
         ),
-        (response(status="in_progress"), ResponseEnd(OTHER, None, None)),
-        (response(usage={**COUNTS, "total_tokens": 1}), ResponseEnd(OTHER, None, None)),
+        (response(status="in_progress"), ResponseResult(OTHER, None, None)),
+        (response(usage={**COUNTS, "total_tokens": 1}), ResponseResult(OTHER, None, None)),
         (
             response(status="completed", usage={"total_tokens": 10**400, "input_tokens": 10**400}),
-            ResponseEnd("completed", None, None),
+            ResponseResult("completed", None, None),
         ),
         (
             response(
                 status="completed",
                 usage={"total_tokens": 10**9, "input_tokens": 10**9, "input_token_details": {"text_tokens": 10**9}},
             ),
-            ResponseEnd("completed", None, None),
+            ResponseResult("completed", None, None),
         ),
         (b'{"response": 7}', None),
         (b"no JSON", None),
     ],
 )
-def test_the_end_of_a_response(payload: bytes, expected: ResponseEnd | None) -> None:
+def test_the_end_of_a_response(payload: bytes, expected: ResponseResult | None) -> None:
     """Status and interruption are of closed sets; a usage that contradicts itself, or is absurd, is none."""
-    assert expected == read_event(RESPONSE_DONE, payload).response
+    assert expected == parse_server_event(RESPONSE_DONE, payload).response
 
 
 def limits(*rows: object) -> bytes:
     """A rate_limits.updated."""
-    return json.dumps({"type": RATE_LIMITS, "rate_limits": rows}).encode()
+    return json.dumps({"type": RATE_LIMITS_UPDATED, "rate_limits": rows}).encode()
 
 
 @pytest.mark.parametrize(
@@ -95,15 +104,15 @@ def limits(*rows: object) -> bytes:
 )
 def test_what_is_left_of_a_limit(payload: bytes, expected: tuple[tuple[str, float], ...]) -> None:
     """A share from 0 to 1 for each limit that can be read; numbers that are none are passed over."""
-    assert expected == read_event(RATE_LIMITS, payload).head_room
+    assert expected == parse_server_event(RATE_LIMITS_UPDATED, payload).remaining_ratios
 
 
 def test_a_failure_and_its_usage_come_from_one_reading() -> None:
     """A response that failed is an incident and an end at once."""
     payload = response(status="failed", status_details={"error": {"code": "insufficient_quota"}}, usage=COUNTS)
 
-    assert read_event(RESPONSE_DONE, payload) == Reading(
-        Incident(RESPONSE_DONE, "insufficient_quota"), ResponseEnd("failed", None, USAGE), ()
+    assert parse_server_event(RESPONSE_DONE, payload) == ParsedEvent(
+        Incident(RESPONSE_DONE, "insufficient_quota"), ResponseResult("failed", None, USAGE), ()
     )
 
 
@@ -117,13 +126,13 @@ usages = st.dictionaries(
     max_size=5,
 )
 rows = st.fixed_dictionaries(
-    {"name": st.sampled_from([*LIMITS, "x"]) | numbers, "limit": numbers, "remaining": numbers}
+    {"name": st.sampled_from([*RATE_LIMIT_NAMES, "x"]) | numbers, "limit": numbers, "remaining": numbers}
 )
 bodies = st.fixed_dictionaries(
     {
         "response": st.fixed_dictionaries(
             {
-                "status": st.sampled_from(STATUSES) | numbers,
+                "status": st.sampled_from(RESPONSE_STATUSES) | numbers,
                 "usage": usages | numbers,
                 "status_details": details | numbers,
             }
@@ -134,12 +143,15 @@ bodies = st.fixed_dictionaries(
 )
 
 
-@given(st.sampled_from(sorted(READ_TYPES)), bodies.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40))
+@given(
+    st.sampled_from(sorted(PARSED_EVENT_TYPES)),
+    bodies.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40),
+)
 def test_any_payload_is_read(kind: str, payload: bytes) -> None:
     """Whatever upstream sends, nothing is raised, and all that comes out may be counted."""
-    reading = read_event(kind, payload)
+    reading = parse_server_event(kind, payload)
 
     if reading.response is not None:
-        assert reading.response.status in STATUSES
-        assert reading.response.interruption in {None, *INTERRUPTIONS}
-    assert all(name in {*LIMITS, OTHER} and 0 <= left <= 1 for name, left in reading.head_room)
+        assert reading.response.status in RESPONSE_STATUSES
+        assert reading.response.interruption in {None, *INTERRUPTION_REASONS}
+    assert all(name in {*RATE_LIMIT_NAMES, OTHER} and 0 <= left <= 1 for name, left in reading.remaining_ratios)

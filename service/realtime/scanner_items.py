@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.realtime.closing import CloseCode
-from service.realtime.framing import Opcode
+from service.realtime.frames import Opcode
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Violation:
 Item = Chunk | Completed | Message | Control | Violation
 
 
-class Output:
+class ItemBuilder:
     """What one read has brought: the bytes that go on, joined into runs, and the items between them."""
 
     def __init__(self, data: bytes) -> None:

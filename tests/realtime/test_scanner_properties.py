@@ -15,23 +15,31 @@ from hypothesis import strategies as st
 
 from fuzz.seeds import seeds_of
 from fuzz.targets import TARGETS
-from service.realtime.closing import close_payload, parse_close, sendable_close_code
+from service.realtime.closing import close_code_to_forward, close_payload, parse_close
 from service.realtime.events import HEAD_BYTES
-from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
-from service.realtime.framing import Opcode, build_frame
-from service.realtime.items import Chunk, Control, Message, Violation
-from tests.support.reference_frames import HEADER_BYTES, Story, Watch, decode, held_bytes
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner_items import Chunk, Control, Message, Violation
+from tests.support.reference_decoder import HEADER_BYTES, Story, Watch, decode, held_bytes
 
 CAP: Final = 150_000
 KEYS: Final = (b"\x01\x7f\x80\xff", b"\x00\x00\x00\x00", b"{{{{", b'"t"\x81')
-READ_TYPES: Final = frozenset({"error", "response.done"})
+PARSED_EVENT_TYPES: Final = frozenset({"error", "response.done"})
 SIZES: Final = (
-    0, 1, 125, 126, 127, HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, 65_535, 65_536, 65_537, WHOLE_FRAME_BYTES + HEAD_BYTES,
-    CAP - 1, CAP, CAP + 1,
+    0, 1, 125, 126, 127, HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, 65_535, 65_536, 65_537,
+    MAX_BUFFERED_FRAME_BYTES + HEAD_BYTES, CAP - 1, CAP, CAP + 1,
 )  # fmt: skip
-EDGE_FRAMES: Final = (1, 700, 65_535, WHOLE_FRAME_BYTES, WHOLE_FRAME_BYTES + 1, WHOLE_FRAME_BYTES + HEAD_BYTES, CAP)
+EDGE_FRAMES: Final = (
+    1,
+    700,
+    65_535,
+    MAX_BUFFERED_FRAME_BYTES,
+    MAX_BUFFERED_FRAME_BYTES + 1,
+    MAX_BUFFERED_FRAME_BYTES + HEAD_BYTES,
+    CAP,
+)
 STEPS: Final = (0, 1, 2, 3, 9, 13, HEADER_BYTES, HEADER_BYTES + HEAD_BYTES - 1, HEADER_BYTES + HEAD_BYTES)
-MOST_HELD: Final = WHOLE_FRAME_BYTES + HEADER_BYTES + HELD_BYTES + HEAD_BYTES
+MOST_HELD: Final = MAX_BUFFERED_FRAME_BYTES + HEADER_BYTES + MAX_HELD_BYTES + HEAD_BYTES
 """One frame, and the fragments that are held back; the first bytes of a message."""
 EDGES: Final = (0, 2, 3, 4, 7, 125, 126, 127, 128, 129, 255)
 
@@ -157,8 +165,8 @@ def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
 
 def watch(stream: bytes, *, masked: bool, cap: int = CAP) -> Watch:
     """A scanner that is compared with the reference all the way."""
-    scanner = Scanner(masked=masked, max_message_bytes=cap, read_types=READ_TYPES)
-    return Watch(scanner, decode(stream, masked=masked, cap=cap), READ_TYPES)
+    scanner = Scanner(masked=masked, max_message_bytes=cap, parsed_types=PARSED_EVENT_TYPES)
+    return Watch(scanner, decode(stream, masked=masked, cap=cap), PARSED_EVENT_TYPES)
 
 
 def places(story: Story) -> st.SearchStrategy[list[int]]:
@@ -196,7 +204,7 @@ def test_what_goes_on_is_the_data_frames(data: st.DataObject, *, masked: bool) -
     parts = data.draw(valid(masked=masked))
     stream = b"".join(parts) + data.draw(st.sampled_from([b"", b"\xff", b"\x08\x00", b"\x81", parts[0]]))
     story = decode(stream, masked=masked, cap=CAP)
-    scanner = Scanner(masked=masked, max_message_bytes=CAP, read_types=READ_TYPES)
+    scanner = Scanner(masked=masked, max_message_bytes=CAP, parsed_types=PARSED_EVENT_TYPES)
     items = [item for piece in sliced(stream, data.draw(places(story))) for item in scanner.feed(piece)]
     passed = b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
     ended = story.violation is not None or any(opcode == Opcode.CLOSE for _, opcode, _ in story.controls)
@@ -211,12 +219,12 @@ def test_a_frame_goes_on_whole_or_is_streamed(data: st.DataObject, *, masked: bo
     """Up to 64 KiB nothing of a frame comes out before its last byte; of a larger one all that is there, save its start."""
     payload = (b'{"type":"%s","a":"' % kind.encode()).ljust(size, b"A")
     frame = build_frame(Opcode.TEXT, payload, KEYS[0] if masked else b"")
-    scanner = Scanner(masked=masked, max_message_bytes=CAP, read_types=READ_TYPES)
+    scanner = Scanner(masked=masked, max_message_bytes=CAP, parsed_types=PARSED_EVENT_TYPES)
     fed = out = 0
     for piece in sliced(frame, data.draw(st.lists(st.integers(0, len(frame)), max_size=8))):
         fed += len(piece)
         out += sum(len(item.raw) for item in scanner.feed(piece) if isinstance(item, Chunk | Message))
-        if size <= WHOLE_FRAME_BYTES:
+        if size <= MAX_BUFFERED_FRAME_BYTES:
             assert out == (len(frame) if fed == len(frame) else 0)
         else:
             assert out == (fed if fed >= len(frame) - size + HEAD_BYTES else 0)
@@ -243,7 +251,7 @@ def test_a_glance_sees_no_more_than_there_is(before: bytes, kind: str) -> None:
     event = build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind.encode(), b"A" * 200))
     subject = watch(before + event, masked=False)
     subject.feed(before)
-    seen = subject.scanner.glance(event)
+    seen = subject.scanner.whole_event_type(event)
 
     assert seen == ("session.updated" if (before, kind) == (BEFORE_A_GLANCE["whole"], "session.updated") else None)
     subject.feed(event)
@@ -270,7 +278,7 @@ def hoards(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
 def test_little_is_held_back(data: st.DataObject, *, masked: bool) -> None:
     """Whatever is sent, and in whatever pieces, what a scanner keeps stays within its published bound."""
     frames = data.draw(hoards(masked=masked))
-    scanner = Scanner(masked=masked, max_message_bytes=1 << 24, read_types=READ_TYPES)
+    scanner = Scanner(masked=masked, max_message_bytes=1 << 24, parsed_types=PARSED_EVENT_TYPES)
     stream = b"".join(frames)
     if data.draw(st.booleans()):
         pieces = sliced(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
@@ -317,7 +325,7 @@ def test_whatever_is_said_for_goodbye(masked: bool) -> None:
         assert story.controls == [(len(frame), 8, payload)], payload
         assert item == Control(Opcode.CLOSE, payload)
         told, text = parse_close(payload)
-        onward = close_payload(sendable_close_code(told), text)
+        onward = close_payload(close_code_to_forward(told), text)
         assert onward == (1011 if code == 1014 else code).to_bytes(2, "big") + reason
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from service.realtime.events import HEAD_BYTES, event_type
-from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 
 FRAME_COST = 64
 """What a held fragment counts for beside its bytes, so that a flood of empty ones is bounded too."""
@@ -166,12 +166,12 @@ def types_of(message: Sequence[Frame]) -> set[str | None]:
     return {shown, None} if len(message) > MANY_FRAMES else {shown}
 
 
-def is_read(message: Sequence[Frame], read_types: frozenset[str]) -> bool | None:
+def is_read(message: Sequence[Frame], parsed_types: frozenset[str]) -> bool | None:
     """Whether a whole message is handed over instead of forwarded; None if either will do."""
     types = types_of(message)
-    if not types & read_types or sum(frame.length for frame in message) > HELD_BYTES:
+    if not types & parsed_types or sum(frame.length for frame in message) > MAX_HELD_BYTES:
         return False
-    return True if held_cost(message) <= HELD_BYTES and None not in types else None
+    return True if held_cost(message) <= MAX_HELD_BYTES and None not in types else None
 
 
 def held_cost(frames: Iterable[Frame]) -> int:
@@ -184,7 +184,7 @@ def going(frame: Frame, fed: int, *, must: bool) -> int:
     if frame.end <= fed:
         return frame.end - frame.start
     payload = fed - frame.start - frame.header
-    if frame.length <= WHOLE_FRAME_BYTES or payload < (HEAD_BYTES if must else 0):
+    if frame.length <= MAX_BUFFERED_FRAME_BYTES or payload < (HEAD_BYTES if must else 0):
         return 0
     return frame.header + payload
 
@@ -194,21 +194,21 @@ def most(story: Story, fed: int) -> int:
     return sum(going(frame, fed, must=False) for frame in story.frames)
 
 
-def least(story: Story, fed: int, read_types: frozenset[str]) -> int:
+def least(story: Story, fed: int, parsed_types: frozenset[str]) -> int:
     """How many bytes of data frames must have gone on: all but those of an open message that may be held back."""
     return sum(
         sum(going(frame, fed, must=True) for frame in message)
         for message in story.messages
-        if completed(message, fed) or not _may_wait([f for f in message if going(f, fed, must=True)], read_types)
+        if completed(message, fed) or not _may_wait([f for f in message if going(f, fed, must=True)], parsed_types)
     )
 
 
-def _may_wait(frames: list[Frame], read_types: frozenset[str]) -> bool:
-    if held_cost(frames) > HELD_BYTES or not all(frame.is_text for frame in frames):
+def _may_wait(frames: list[Frame], parsed_types: frozenset[str]) -> bool:
+    if held_cost(frames) > MAX_HELD_BYTES or not all(frame.is_text for frame in frames):
         return False
     head = head_of(frames)
     shown = event_type(head)
-    return shown in read_types if shown is not None else len(head) < HEAD_BYTES
+    return shown in parsed_types if shown is not None else len(head) < HEAD_BYTES
 
 
 # -- holding a scanner against it -------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Watch:
 
     scanner: Scanner
     story: Story
-    read_types: frozenset[str]
+    parsed_types: frozenset[str]
     fed: int = 0
     forwarded: int = 0
     sizes: list[int] = field(default_factory=list)
@@ -250,11 +250,11 @@ class Watch:
 
     def _glance(self, piece: bytes) -> list[Item]:
         """Whatever a glance tells, the scanner's whole machinery has to tell too."""
-        kind = self.scanner.glance(piece)
+        kind = self.scanner.whole_event_type(piece)
         if kind is None:
             return []
         items: list[Item] = [Chunk(piece), Completed(kind, len(piece) - (8 if piece[1] & 0x80 else 4))]
-        assert items == self.scanner.twin().feed(piece), f"a glance saw {kind}"
+        assert items == self.scanner.copy().feed(piece), f"a glance saw {kind}"
         return items
 
     def feed_cut(self, cuts: Iterable[int]) -> None:
@@ -269,7 +269,7 @@ class Watch:
     def fork(self) -> "Watch":
         """A copy that goes its own way."""
         fork = copy.copy(self)
-        fork.scanner = self.scanner.twin()
+        fork.scanner = self.scanner.copy()
         for name in ("sizes", "types", "read", "controls"):
             setattr(fork, name, list(getattr(self, name)))
         return fork
@@ -287,7 +287,7 @@ class Watch:
                 assert mid_frame is (self.forwarded not in self._frame_ends), "mid_frame of a chunk"
             case Message(kind, payload, raw):
                 self.read.append((self.forwarded, payload))
-                assert kind in self.read_types, f"{kind} was not asked for"
+                assert kind in self.parsed_types, f"{kind} was not asked for"
                 self._pass(raw)
                 assert self.forwarded in self._message_ends, "a message that is not whole"
             case Completed(kind, size):
@@ -307,7 +307,7 @@ class Watch:
     def _look(self) -> None:
         story, fed = self.story, self.fed
         assert self.forwarded <= most(story, fed), "more went on than may"
-        assert self.forwarded >= least(story, fed, self.read_types), "less went on than must"
+        assert self.forwarded >= least(story, fed, self.parsed_types), "less went on than must"
         self.most_held = max(self.most_held, held_bytes(self.scanner))
         over = [message for message in story.messages if completed(message, fed)]
         assert [sum(frame.length for frame in message) for message in over] == self.sizes, "messages"
@@ -324,7 +324,7 @@ class Watch:
         for message, kind in zip(over, self.types, strict=True):
             assert kind in types_of(message), f"type {kind} instead of {types_of(message)}"
             payload = read.pop(at, None)
-            assert is_read(message, self.read_types) in {None, payload is not None}, "read, or not read"
+            assert is_read(message, self.parsed_types) in {None, payload is not None}, "read, or not read"
             assert payload in {None, b"".join(frame.payload for frame in message)}, "payload"
             at += sum(frame.end - frame.start for frame in message)
         assert not read, "a message was handed over that is none"

@@ -1,4 +1,4 @@
-"""service/realtime/frames.py."""
+"""service/realtime/scanner.py."""
 
 import json
 
@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.closing import CloseCode, close_code_may_be_sent, close_payload, parse_close, sendable_close_code
+from service.realtime.closing import (
+    CloseCode,
+    close_code_to_forward,
+    close_payload,
+    is_sendable_close_code,
+    parse_close,
+)
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
-from service.realtime.frames import HELD_BYTES, WHOLE_FRAME_BYTES, Scanner
-from service.realtime.framing import Opcode, build_frame, unmask
-from service.realtime.items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.frames import Opcode, build_frame, unmask
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 
 CAP = 300_000
 KEY = b"\x01\x7f\x80\xff"
@@ -18,7 +24,7 @@ KEY = b"\x01\x7f\x80\xff"
 
 def scanner(*, masked: bool = False, cap: int = CAP) -> Scanner:
     """A scanner that reads `error` events."""
-    return Scanner(masked=masked, max_message_bytes=cap, read_types=frozenset({"error"}))
+    return Scanner(masked=masked, max_message_bytes=cap, parsed_types=frozenset({"error"}))
 
 
 def joined(items: list[Item]) -> list[Item]:
@@ -50,8 +56,10 @@ def event(kind: str, filler: int = 0) -> bytes:
 
 payloads = st.one_of(
     st.binary(max_size=300),
-    st.sampled_from([event("error"), event("response.done", 200), event("error", 1000), event("error", HELD_BYTES)]),
-    st.integers(0, 3).map(lambda extra: event("session.updated", WHOLE_FRAME_BYTES - 40 + extra * 40)),
+    st.sampled_from(
+        [event("error"), event("response.done", 200), event("error", 1000), event("error", MAX_HELD_BYTES)]
+    ),
+    st.integers(0, 3).map(lambda extra: event("session.updated", MAX_BUFFERED_FRAME_BYTES - 40 + extra * 40)),
 )
 
 
@@ -136,7 +144,7 @@ def test_a_glance_sees_what_reading_finds(data: st.DataObject, *, masked: bool, 
     """What a glance takes is one whole message of the type that it says, which goes on; else it takes nothing."""
     read = data.draw(glimpses(masked=masked))
     hasty, careful = scanner(masked=masked, cap=cap), scanner(masked=masked, cap=cap)
-    kind = hasty.glance(read)
+    kind = hasty.whole_event_type(read)
     items = careful.feed(read)
 
     if kind is None:
@@ -159,10 +167,10 @@ def test_there_is_no_glance_amid_anything(amid: bytes, masked: bool) -> None:
         b"\x88": build_frame(Opcode.CLOSE, b"", key),
     }[amid]
     subject = scanner(masked=masked)
-    assert "response.created" == subject.glance(frame)
+    assert "response.created" == subject.whole_event_type(frame)
     subject.feed(begun)
 
-    assert (None, None) == (subject.glance(frame), subject.glance(b""))
+    assert (None, None) == (subject.whole_event_type(frame), subject.whole_event_type(b""))
 
 
 def test_every_known_type_is_seen_at_a_glance() -> None:
@@ -170,7 +178,7 @@ def test_every_known_type_is_seen_at_a_glance() -> None:
     for kind in CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES:
         for masked in (True, False):
             frame = build_frame(Opcode.TEXT, event(kind, 200), KEY if masked else b"")
-            assert (None if kind == "error" else kind) == scanner(masked=masked).glance(frame)
+            assert (None if kind == "error" else kind) == scanner(masked=masked).whole_event_type(frame)
 
 
 def test_type_is_read_through_the_mask() -> None:
@@ -200,7 +208,7 @@ def test_wanted_message_is_handed_over_whole() -> None:
 
 def test_wanted_message_over_the_bound_passes_unread() -> None:
     """An `error` too large to hold is forwarded like any other message."""
-    frame = build_frame(Opcode.TEXT, event("error", WHOLE_FRAME_BYTES * 2))
+    frame = build_frame(Opcode.TEXT, event("error", MAX_BUFFERED_FRAME_BYTES * 2))
     items = joined(scanner().feed(frame))
 
     assert Chunk(frame) == items[0]
@@ -209,7 +217,7 @@ def test_wanted_message_over_the_bound_passes_unread() -> None:
 
 def test_large_frame_is_streamed() -> None:
     """A frame over 64 KiB goes on before it is complete, and the scanner says that it is inside a frame."""
-    frame = build_frame(Opcode.TEXT, event("session.updated", WHOLE_FRAME_BYTES))
+    frame = build_frame(Opcode.TEXT, event("session.updated", MAX_BUFFERED_FRAME_BYTES))
     subject = scanner()
     first = subject.feed(frame[:5000])
 
@@ -230,7 +238,7 @@ def test_flood_of_empty_fragments_is_bounded() -> None:
     items = subject.feed(fragment(Opcode.CONTINUATION, b"", fin=False) * 5000)
 
     assert any(isinstance(item, Chunk) for item in items)
-    assert subject._held_size <= HELD_BYTES
+    assert subject._held_size <= MAX_HELD_BYTES
 
 
 @pytest.mark.parametrize(
@@ -295,11 +303,11 @@ def test_unmask_undoes_itself(payload: bytes, key: bytes) -> None:
 @given(st.integers(0, 5000) | st.none(), st.text(max_size=200))
 def test_close_payload_is_always_legal(code: int | None, reason: str) -> None:
     """What is made from any code and reason can be sent: short enough, valid, and accepted by a scanner."""
-    payload = close_payload(sendable_close_code(code), reason)
+    payload = close_payload(close_code_to_forward(code), reason)
     items = scanner().feed(build_frame(Opcode.CLOSE, payload))
 
     assert [Control(Opcode.CLOSE, payload)] == items
     sent, text = parse_close(payload)
     assert sent is not None
-    assert close_code_may_be_sent(sent)
+    assert is_sendable_close_code(sent)
     assert reason.encode("utf-8", "replace").decode().startswith(text)

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.realtime.events import parse_object
-from service.realtime.incidents import LIMITS, OTHER, RATE_LIMITS, RESPONSE_DONE, Incident, incident_in
+from service.realtime.incidents import (
+    OTHER,
+    RATE_LIMIT_NAMES,
+    RATE_LIMITS_UPDATED,
+    RESPONSE_DONE,
+    Incident,
+    find_incident,
+)
 from service.realtime.usage import Usage, UsageInconsistent, parse_usage
 
-STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
-INTERRUPTIONS: Final = ("turn_detected", "client_cancelled", OTHER)
+RESPONSE_STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
+INTERRUPTION_REASONS: Final = ("turn_detected", "client_cancelled", OTHER)
 """Why a response was cancelled: the user began to speak, or the client sent `response.cancel`."""
 
 _MOST_TOKENS: Final = 10_000_000
@@ -21,7 +28,7 @@ _MOST_TOKENS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseEnd:
+class ResponseResult:
     """How a response ended. `usage` is None where the event has none, or one that contradicts itself."""
 
     status: str
@@ -30,32 +37,32 @@ class ResponseEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedEvent:
     """What one event tells: at most one thing that went wrong, the end of a response, what is left of the limits."""
 
     incident: Incident | None = None
-    response: ResponseEnd | None = None
-    head_room: tuple[tuple[str, float], ...] = ()  # limit and the share of it that is left, 0 to 1
+    response: ResponseResult | None = None
+    remaining_ratios: tuple[tuple[str, float], ...] = ()  # limit and the share of it that is left, 0 to 1
 
 
-def read_event(kind: str, payload: bytes) -> Reading:
+def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
     """Read an event of one of `events.READ_TYPES`; what is not JSON tells nothing."""
     body = parse_object(payload)
-    return Reading(
-        incident_in(kind, body),
+    return ParsedEvent(
+        find_incident(kind, body),
         _response_end(body.get("response")) if kind == RESPONSE_DONE else None,
-        _head_room(body.get("rate_limits")) if kind == RATE_LIMITS else (),
+        _remaining_ratios(body.get("rate_limits")) if kind == RATE_LIMITS_UPDATED else (),
     )
 
 
-def _response_end(response: Any) -> ResponseEnd | None:  # noqa: ANN401 - JSON from the wire
+def _response_end(response: Any) -> ResponseResult | None:  # noqa: ANN401 - JSON from the wire
     if not isinstance(response, Mapping):
         return None
-    status = _member(response.get("status"), STATUSES)
+    status = _member(response.get("status"), RESPONSE_STATUSES)
     details = response.get("status_details")
     reason = details.get("reason") if isinstance(details, Mapping) else None
-    return ResponseEnd(
-        status, _member(reason, INTERRUPTIONS) if status == "cancelled" else None, _usage(response.get("usage"))
+    return ResponseResult(
+        status, _member(reason, INTERRUPTION_REASONS) if status == "cancelled" else None, _usage(response.get("usage"))
     )
 
 
@@ -69,14 +76,14 @@ def _usage(counts: Any) -> Usage | None:  # noqa: ANN401 - JSON from the wire
     return usage if usage.total <= _MOST_TOKENS else None
 
 
-def _head_room(limits: Any) -> tuple[tuple[str, float], ...]:  # noqa: ANN401 - JSON from the wire
+def _remaining_ratios(limits: Any) -> tuple[tuple[str, float], ...]:  # noqa: ANN401 - JSON from the wire
     found = []
     for limit in limits if isinstance(limits, list) else ():
         if not isinstance(limit, Mapping):
             continue
         most, left = _number(limit.get("limit")), _number(limit.get("remaining"))
         if most is not None and left is not None and most > 0:
-            found.append((_member(limit.get("name"), LIMITS), min(1.0, max(0.0, left / most))))
+            found.append((_member(limit.get("name"), RATE_LIMIT_NAMES), min(1.0, max(0.0, left / most))))
     return tuple(found)
 
 

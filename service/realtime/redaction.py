@@ -1,0 +1,79 @@
+"""Redaction: hides keys and tokens in a text. Pure.
+
+Three kinds of secret become `[redacted]`:
+
+* a known secret, and its first and last eight characters: the provider's error messages echo a key masked in the middle;
+* the credential after `Bearer`, `Basic`, `openai-insecure-api-key.` or a credential parameter of a query;
+* anything in the shape of a key: `sk-`, `ek_` and other prefixes of providers with characters after them, and JWTs.
+
+Texts of the relay must survive, because an operator acts on them. Three things are therefore not secret: a placeholder in
+place of a credential (`Bearer <token>`, `sk-proj-...`), a word of a sentence in its place ("bearer or basic authentication"),
+and a keyword of a setting (`auto`), even where it was given as a secret.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from service.realtime.keys import FAMILIES
+
+REDACTED: Final = "[redacted]"
+
+_SETTING_KEYWORDS: Final = frozenset(
+    {"auto", "compatible", "console", "json", "open", "openai", "optional", "required", "simulator", "tokens"}
+)
+"""Values that settings accept. They are documented, so as the value of a secret they protect nothing."""
+
+# A closed vocabulary: a real token that somebody wraps in angle brackets is still redacted.
+_NOUN: Final = r"(?:access|api|bearer|client|key|model|name|openai|provider|relay|secret|the|token|value|your)"
+_PLACEHOLDER: Final = rf"<{_NOUN}(?:[ _-]{_NOUN}){{0,4}}>|your_(?:api_|openai_)?(?:key|token)|\.{{3}}|\u2026"
+# Words that follow "bearer" or "basic" in sentences, and the parameter of a WWW-Authenticate challenge.
+_WORD: Final = (
+    r"and|auth|authentication|authorization|credentials?|headers?|in|is|keys?|nor|of|or|realm=|schemes?|tokens?|`"
+)
+_NO_CREDENTIAL: Final = rf"(?:{_PLACEHOLDER}|{_WORD})[.:!?)\]`]*(?:[\s\\\"',;&]|$)"
+
+_KEY_CHARACTER: Final = r"[A-Za-z0-9_*.\u2026-]"
+# A prefix alone, or with an ellipsis in place of the key.
+_NO_KEY: Final = rf"[.\u2026]*(?!{_KEY_CHARACTER})"
+_FAMILY: Final = "(?:" + "|".join(family.prefix[3:] for family in FAMILIES if re.match("sk-.", family.prefix)) + ")?"
+_SECRET_SHAPES: Final = re.compile(
+    r"(?P<lead>\b(?:bearer|basic)\s+|openai-insecure-api-key\.|[?&](?:api[-_]?key|token|access_token)=)"
+    rf"(?!{_NO_CREDENTIAL})[^\s\\\"',;&]+"
+    # The key may be masked in the middle, as the provider echoes it: sk-proj-****abcd
+    rf"|\b(?:sk-(?!{_FAMILY}{_NO_KEY})|(?:sess|xai)-(?!{_NO_KEY})|(?:ek|gsk|hf)_(?!{_NO_KEY})){_KEY_CHARACTER}{{4,}}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*",
+    re.IGNORECASE,
+)
+
+_PIECE_CHARACTERS: Final = 8
+"""Length of the head and tail of a known secret that are hidden too: the provider's masked echo shows the first eight."""
+_MIN_SECRET_CHARACTERS: Final = 4
+_PLAIN_WORD: Final = re.compile(r"[a-z_.-]*|[A-Z_.-]*")
+_PUBLIC_HEADS: Final = frozenset(
+    family.prefix[:_PIECE_CHARACTERS] for family in FAMILIES if len(family.prefix) >= _PIECE_CHARACTERS
+)
+"""Heads of keys that are the public prefix of a family."""
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return `text` with known secrets, their heads and tails, and everything in the shape of a key replaced.
+
+    Secrets shorter than four characters are not replaced. Redacting a second time changes nothing.
+    """
+    known = [
+        secret
+        for secret in secrets
+        if len(secret) >= _MIN_SECRET_CHARACTERS and secret.lower() not in _SETTING_KEYWORDS
+    ]
+    for secret in known:
+        text = text.replace(secret, REDACTED)
+    # Shapes before heads and tails: a masked echo is one shape, and is not recognised without its head.
+    text = _SECRET_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
+    for secret in known:
+        if len(secret) > 2 * _PIECE_CHARACTERS:
+            for piece in (secret[-_PIECE_CHARACTERS:], secret[:_PIECE_CHARACTERS]):
+                # A piece that is a word, such as 'realtime', reveals nothing of a token and occurs in many texts.
+                if piece not in _PUBLIC_HEADS and not _PLAIN_WORD.fullmatch(piece):
+                    text = text.replace(piece, REDACTED)
+    return text

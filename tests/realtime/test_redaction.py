@@ -1,0 +1,185 @@
+"""service/realtime/redaction.py."""
+
+import ast
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.failures import CATALOGUE
+from service.realtime.redaction import REDACTED, redact
+
+KEY: Final = "sk-proj-" + "A1b2C3d4" * 9 + "T3BlbkFJ" + "Z9y8X7w6" * 9
+SERVICE: Final = Path(__file__).parents[2] / "service"
+KEYWORDS: Final = ["auto", "openai", "simulator", "optional", "required", "open", "tokens", "json", "console"]
+
+
+def sentences(tree: ast.AST) -> Iterator[str]:
+    """Every string constant of a module that has a blank in it, docstrings and the constant parts of f-strings included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            yield node.value
+
+
+@pytest.mark.parametrize("reason", CATALOGUE)
+def test_catalogue_text_is_unchanged(reason: str) -> None:
+    """Sentence, remedy and close text, also where a keyword of a setting is configured as a secret."""
+    row = CATALOGUE[reason]
+
+    for text in (row.sentence, row.remedy, row.close_text):
+        assert text == redact(text, KEYWORDS)
+
+
+@pytest.mark.parametrize("path", sorted(SERVICE.rglob("*.py")), ids=lambda path: str(path.relative_to(SERVICE)))
+def test_static_text_of_the_service_is_unchanged(path: Path) -> None:
+    """Sentences of settings, messages of the doctor, log messages and every other text in the code of the service."""
+    for text in sentences(ast.parse(path.read_text())):
+        assert text == redact(text, KEYWORDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Send 'Authorization: Bearer <token>'.",
+        "Authorization: Bearer <client token>",
+        "bearer <your-api-key>, and",
+        "the subprotocol 'openai-insecure-api-key.<token>'. A token",
+        '["realtime", "openai-insecure-api-key.<client token>"]',
+        "?token=<token>&model=<name>",
+        "?api-key=<key>",
+        "as `Authorization: Bearer <token>` or after `openai-insecure-api-key.`",
+        "Authorization: Bearer YOUR_API_KEY.",
+        "Missing bearer or basic authentication in header",
+        "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
+        "a Bearer token: see the documentation",
+        'WWW-Authenticate: Bearer realm="realtime-relay"',
+        'WWW-Authenticate: Bearer realm=\\"realtime-relay\\"',
+        "Authorization: Bearer ...",
+        "such as sk-proj-...",
+        "OpenAI's keys begin with 'sk-' or 'ek_', project keys with `sk-proj-`.",
+        "a key sk-sim-<name> chooses the scenario",
+        "the built-in simulator (RELAY_UPSTREAM=auto)",
+        "RELAY_UPSTREAM=simulator",
+    ],
+)
+def test_placeholder_is_unchanged(text: str) -> None:
+    """Placeholders, words of a sentence, public prefixes and keywords of settings are no secrets."""
+    assert text == redact(text, KEYWORDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("Authorization: Bearer abc", "abc"),
+        ("Authorization: Bearer hunter2hunter2", "hunter2"),
+        ("bearer Token123", "Token123"),
+        ("Bearer tokens-of-mine", "tokens-of-mine"),
+        ("Bearer or.something", "something"),
+        ("Bearer <hunter2>", "hunter2"),
+        ("Bearer <token>hunter2", "hunter2"),
+        ("Bearer <token hunter2>", "<token"),
+        ("Bearer your_key2", "your_key2"),
+        ("Bearer ...hunter2", "hunter2"),
+        ('Bearer realm=hunter2, "x"', "hunter2"),
+        ("Proxy-Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+        ("openai-insecure-api-key.xyz", "xyz"),
+        ("'openai-insecure-api-key.<xyz>'", "xyz"),
+        ("GET /v1/realtime?token=xyz&model=m", "xyz"),
+        ("GET /v1/realtime?model=m&api-key=hunter2 HTTP/1.1", "hunter2"),
+        ("?access_token=<hunter2>", "hunter2"),
+        ("key sk-proj-...abcd", "abcd"),
+        ("key sk-proj-****", "****"),
+        ("key sk-abcd", "abcd"),
+        ("key sk-sim-good", "good"),
+        ("key ek_0f0f0f", "0f0f"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "c2ln"),
+    ],
+)
+def test_credential_in_place_of_a_placeholder_is_redacted(text: str, secret: str) -> None:
+    """A real credential is hidden wherever a placeholder is not, whatever its shape."""
+    clean = redact(text)
+
+    assert REDACTED in clean
+    assert secret not in clean
+
+
+@given(
+    lead=st.sampled_from(["Bearer ", "basic  ", "openai-insecure-api-key.", "?token=", "&api_key=", "?access_token="]),
+    token=st.from_regex(r"[A-Za-z0-9._~+/<>-]{16,60}", fullmatch=True),
+)
+def test_any_token_after_its_lead_is_redacted(lead: str, token: str) -> None:
+    """No token of the length that the relay asks for is mistaken for a placeholder."""
+    assert lead + REDACTED == redact(lead + token)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Incorrect API key provided: {KEY}.",
+        "Incorrect API key provided: sk-proj-" + "*" * 150 + "sQoA. You can find",
+        f"Authorization: Bearer {KEY}",
+        f"realtime, openai-insecure-api-key.{KEY}, x",
+        "GET /v1/realtime?api-key=hunter2hunter2&model=x",
+        "?token=hunter2hunter2",
+    ],
+)
+def test_key_shape_is_redacted(text: str) -> None:
+    """A key, whole or masked, in a sentence, a header or a query, is hidden; the text around it is kept."""
+    clean = redact(text)
+
+    assert REDACTED in clean
+    for piece in (KEY[8:], "sQoA", "hunter2"):
+        assert piece not in clean
+    assert clean.split()[0].split("=")[0].split(".")[0] in text
+
+
+@given(
+    before=st.text(max_size=50),
+    secret=st.text("abcdefXYZ0123456789_-", min_size=17, max_size=60),
+    after=st.text(max_size=50),
+)
+def test_known_secret_is_redacted_in_any_text(before: str, secret: str, after: str) -> None:
+    """Neither the secret nor its tail survives, whatever the text around it."""
+    clean = redact(f"{before} {secret} {after}", [secret])
+
+    assert secret not in clean
+    assert secret[-8:] not in clean.replace(before, "").replace(after, "") or secret[-8:] in REDACTED
+
+
+@given(st.text(max_size=300))
+def test_redaction_is_idempotent(text: str) -> None:
+    """A second redaction changes nothing."""
+    once = redact(text)
+
+    assert once == redact(once)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-" * 100_000 + "bearer " * 50_000 + "?token" * 50_000,
+        "bearer <token" + " token" * 100_000,
+        "bearer token" + "." * 300_000 + "x",
+        "sk-proj-" + "." * 300_000 + "x",
+    ],
+    ids=["prefixes", "placeholder", "word", "ellipsis"],
+)
+def test_redaction_time_is_linear(text: str) -> None:
+    """A megabyte of almost-secrets takes less than 5 s."""
+    started = time.perf_counter()
+    redact(text)
+
+    assert time.perf_counter() - started < 5
+
+
+def test_words_at_the_ends_of_a_known_secret_are_kept() -> None:
+    """A word at the head or tail of a token is not hidden in other texts; an end that is no word is."""
+    token = "realtime-client-token-12x4"
+
+    assert "gpt-realtime /v1/realtime" == redact("gpt-realtime /v1/realtime", [token])
+    assert "token-12x4" not in redact("it ends in token-12x4", [token])
+    assert "key_rejected" == redact("key_rejected", ["sk-sim-key-rejected"])
