@@ -13,7 +13,8 @@ from aiohttp import web
 
 from service import configuration, loop, startup
 from service.access.limits import descriptors_for_callers, memory_limit
-from service.health.monitor import Monitor, RefreshIntervals
+from service.health.monitor import Monitor
+from service.health.schedule import RefreshIntervals
 from service.relay.drain import DrainResult
 from service.relay.registry import Registry
 from service.relay.session import SessionTelemetry
@@ -43,9 +44,9 @@ class CannotListen(Exception):
 class App:
     """One relay: its listeners, background tasks and sessions. Call `start`, then await `run` or call `stop`."""
 
-    def __init__(self, settings: Settings, *, pace: RefreshIntervals | None = None) -> None:
+    def __init__(self, settings: Settings, *, intervals: RefreshIntervals | None = None) -> None:
         self._settings = settings
-        self._pace = pace
+        self._intervals = intervals
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
         self.registry = Registry()
@@ -70,10 +71,12 @@ class App:
     async def _start(self) -> None:
         target = await self._choose_target()
         self._build_upstream(target, startup.check_key(target, self._settings))
+        self._build_key_file_watcher(target)
         await self._listen()
         self._supervisor.start("health", self.monitor.run)
         self._supervisor.start("loop lag", partial(measure_lag, self.metrics.loop_lag))
-        self._watch_key_file(target)
+        if self._key_file is not None:
+            self._supervisor.start("key file", self._key_file.watch)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
 
     async def _choose_target(self) -> Target:
@@ -90,23 +93,26 @@ class App:
         self._stack.push_async_callback(dialler.close)
         # Runs after the listeners are closed: until then a late dial may still start a session.
         self._stack.push_async_callback(self.registry.finish)
-        self.reach = reach = Connector(dialler, key_problem)
-        reach.on_retry = metrics.upstream_retries.labels(target.label).inc
-        metrics.breaker_open.labels(target.label).set_function(lambda: float(reach.breaker.is_open))
-        self.monitor = Monitor(reach, metrics, **configuration.monitor_options(self._settings), pace=self._pace)
+        on_retry = metrics.upstream_retries.labels(target.label).inc
+        self.connector = connector = Connector(dialler, key_problem, on_retry=on_retry)
+        metrics.breaker_open.labels(target.label).set_function(lambda: float(connector.breaker.is_open))
+        self.monitor = Monitor(
+            connector, metrics, **configuration.monitor_options(self._settings), intervals=self._intervals
+        )
 
     async def _listen(self) -> None:
         settings, metrics = self._settings, self.metrics
         metrics.memory_limit.set(memory_limit() or math.inf)
         handler = RealtimeHandler(
             settings,
-            self.reach,
+            self.connector,
             self.registry,
             instruments=SessionTelemetry(metrics, self.redactor),
             max_sessions=startup.sessions_that_fit(settings.max_sessions),
-            on_dialled=self.monitor.told,
+            on_dialled=self.monitor.dial_finished,
         )
-        probes = Probes(self.monitor, self.registry, metrics, self._supervisor.is_alive)
+        notes = self._key_file.notes if self._key_file is not None else list[str]
+        probes = Probes(self.monitor, self.registry, metrics, self._supervisor.is_alive, notes=notes)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
@@ -137,20 +143,19 @@ class App:
             why = os.strerror(exc.errno) if exc.errno else "no such address"
             raise CannotListen(f"{variable}: cannot listen on {host} port {port}: {why}") from None
 
-    def _watch_key_file(self, target: Target) -> None:
+    def _build_key_file_watcher(self, target: Target) -> None:
         path = self._settings.openai_api_key_file
         if path is None or target.simulated:
             return
-        self._key_file = self.monitor.key_file = KeyFileWatcher(
+        self._key_file = KeyFileWatcher(
             path,
-            self.reach,
+            self.connector,
             self.metrics,
             model=self._settings.model,
-            is_refused=self.monitor.is_refused,
-            on_new=self.redactor.add,
-            on_taken=self.monitor.ask_again,
+            is_key_refused=self.monitor.is_key_refused,
+            on_new_key=self.redactor.add,
+            on_key_changed=self.monitor.key_changed,
         )
-        self._supervisor.start("key file", self._key_file.watch)
 
     # -- run, drain, stop ---------------------------------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class App:
     def _check_key_file(self) -> bool:
         """Have the key file read now; False if none is watched."""
         if self._key_file is not None:
-            self._key_file.look_now()
+            self._key_file.check_now()
         return self._key_file is not None
 
     async def run(self) -> DrainResult:

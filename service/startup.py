@@ -1,14 +1,13 @@
 """The checks and log lines of the start: the key, the limits of the machine, odd settings, and where the relay listens."""
 
-import logging
 from typing import Final
 
 import structlog
 
 from service.access.limits import lowered
 from service.loop import NAME
-from service.realtime.keys import fingerprint, lint
 from service.settings import Settings
+from service.upstream import key_lint
 from service.upstream.target import Target
 from service.version import __version__
 
@@ -26,26 +25,9 @@ def report_simulator() -> None:
 
 def check_key(target: Target, settings: Settings) -> str | None:
     """Log the provider key and its problems; the reason for which no dial can succeed, or None."""
-    log = structlog.get_logger()
-    key = target.key.reveal() if target.key is not None else None
-    origin = settings.origins.get("OPENAI_API_KEY")
-    problems = lint(key, target.label)
-    for problem in problems:
-        log.log(
-            logging.ERROR if problem.fatal else logging.WARNING,
-            "key.problem_found",
-            problem=problem.code,
-            message=problem.sentence,
-            remedy=problem.remedy,
-            origin=origin,
-            read=settings.openai_api_key_problem,
-        )
-    if key is not None and not target.simulated:
-        log.info("key.found", fingerprint=fingerprint(key), origin=origin)
-    fatal = next((problem for problem in problems if problem.fatal), None)
-    if fatal is None:
-        return None
-    return "key_missing" if fatal.code == "missing" else "key_malformed"
+    return key_lint.check_key(
+        target, origin=settings.origins.get("OPENAI_API_KEY"), read_problem=settings.openai_api_key_problem
+    )
 
 
 def sessions_that_fit(max_sessions: int) -> int:

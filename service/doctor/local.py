@@ -14,7 +14,7 @@ from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, Settings, SettingsRejected
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.warnings import find_warnings
-from service.upstream.proxy import SETTING, VARIABLES, NotAProxy, is_excepted, parse_proxy
+from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
 from service.upstream.target import Target
 
 OUTDATED_KEY_ADVICE: Final = (
@@ -102,7 +102,7 @@ class LocalConfiguration:
         if stands_in:
             return Finding(
                 "no key was found: the built-in simulator stands in for OpenAI (RELAY_UPSTREAM=auto)",
-                [*self.hints(), "Set OPENAI_API_KEY to reach OpenAI."],
+                [*self.hints(), "Set OPENAI_API_KEY to connector OpenAI."],
                 "warn",
             )
         key = self.settings.openai_api_key.reveal() if self.settings.openai_api_key is not None else None
@@ -172,11 +172,11 @@ class LocalConfiguration:
     def check_proxy(self, target: Target) -> Finding:
         """Whether the way leads through a proxy, and which variables say so or are passed over."""
         host = urlsplit(target.base_url).hostname or ""
-        named = [name for name in VARIABLES if self.environ.get(name, "").strip()]
+        named = [name for name in PROXY_VARIABLES if self.environ.get(name, "").strip()]
         notes = [
-            f"{name} in {layer.origin} is not read; proxies are taken from the environment only, or from {SETTING}."
+            f"{name} in {layer.origin} is not read; proxies are taken from the environment only, or from {PROXY_SETTING}."
             for layer in self.layers.layers[1:]
-            for name in (*VARIABLES, "http_proxy", "HTTP_PROXY")
+            for name in (*PROXY_VARIABLES, "http_proxy", "HTTP_PROXY")
             if layer.values.get(name, "").strip()
         ]
         if target.proxy is not None:
@@ -191,10 +191,11 @@ class LocalConfiguration:
         shown = _shown_proxy(self.environ[named[0]], named[0])
         if self.settings.upstream_proxy is None:
             notes.insert(
-                0, f"{named[0]} is set ({shown}) but not used, because {SETTING} is off; set it to auto to use it."
+                0,
+                f"{named[0]} is set ({shown}) but not used, because {PROXY_SETTING} is off; set it to auto to use it.",
             )
             return Finding("direct", notes, "warn")
-        if is_excepted(host, self.environ):
+        if bypasses_proxy(host, self.environ):
             return Finding(
                 f"direct: NO_PROXY excepts {host} from {named[0]} ({shown})", notes, "warn" if notes else "ok"
             )
@@ -202,15 +203,15 @@ class LocalConfiguration:
 
     def unused_proxy(self, target: Target) -> list[str]:
         """A hint for rungs of the network that break although a proxy could have been used."""
-        named = [name for name in VARIABLES if self.environ.get(name, "").strip()]
+        named = [name for name in PROXY_VARIABLES if self.environ.get(name, "").strip()]
         host = urlsplit(target.base_url).hostname or ""
         if target.proxy is not None or not named or is_loopback(host) or self.settings.upstream_proxy is not None:
             return []
-        return [f"{named[0]} is set: this network may want a proxy. {SETTING}=auto would use it."]
+        return [f"{named[0]} is set: this network may want a proxy. {PROXY_SETTING}=auto would use it."]
 
 
 def _shown_proxy(value: str, name: str) -> str:
     try:
         return parse_proxy(value, name).url
-    except NotAProxy:
+    except InvalidProxy:
         return "which is not the URL of a proxy"

@@ -20,7 +20,7 @@ from service.failures import Failure, Phase
 from service.health.response_check import REQUEST
 from service.simulator import Simulator, SimulatorOptions
 from service.upstream.dial import Connected, Dialler, DialProgress
-from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
+from service.upstream.rest import fetch_model, is_inconclusive, shows_key_is_valid
 from service.upstream.stream import EventStream, StreamClosed
 from service.upstream.target import DialRequest, Target
 
@@ -180,11 +180,11 @@ class ProviderChain:
         """A refusal of REST never overrides a socket that works: a key may be restricted to Realtime."""
         said = f"HTTP {failure.wire_status}"
         code = f", {failure.upstream_code}" if failure.upstream_code else ""
-        if target.label in {"azure", "compatible"} and says_nothing_of_the_key(failure):
+        if target.label in {"azure", "compatible"} and is_inconclusive(failure):
             return Finding(f"{said}{code}: not every server describes its models; the socket decides", status="skipped")
         finding = f"{failure.reason} ({said}{code}): {failure.row.sentence}"
         notes = self._page_notes(failure)
-        if proves_the_key(failure):
+        if shows_key_is_valid(failure):
             notes.append("The key itself was taken: the provider looks at the model after the key.")
         elif failure.reason == "key_forbidden":
             notes.append("A restricted key may lack the right to list models and still open Realtime sessions.")

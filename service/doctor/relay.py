@@ -23,7 +23,7 @@ from service.realtime.names import is_loopback
 from service.realtime.scanner import Scanner
 from service.upstream import translate
 from service.upstream.dial import Connected, DialProgress, open_session, read_body
-from service.upstream.proxy import VARIABLES
+from service.upstream.proxy import PROXY_VARIABLES
 from service.upstream.stream import EventStream, StreamClosed
 from service.wire.seam import accept_for, take_upstream
 
@@ -98,7 +98,7 @@ class RelayChain:
             notes.append("The token travels in clear text; put TLS in front of the relay and use https:// or wss://.")
         if is_plain and (self._options.origin or "").startswith("https://"):
             notes.append("Browsers refuse ws:// from a page that came by https://; the page needs wss://.")
-        proxies = [name for name in VARIABLES if self._environ.get(name, "").strip()]
+        proxies = [name for name in PROXY_VARIABLES if self._environ.get(name, "").strip()]
         status = "warn" if notes else "ok"
         if proxies and not is_loopback(self._route.host):
             notes.append(f"{proxies[0]} is set; this visit goes straight to the relay, but SDKs and browsers may not.")

@@ -1,1 +1,1 @@
-"""Can a user talk through us now? The key and handshake checks."""
+"""Health checks of the upstream: the key, the handshake and, if enabled, a response."""

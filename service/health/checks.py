@@ -1,7 +1,7 @@
-"""The state of a check: pure, fed with outcomes, read by the reports.
+"""The state of a check. Pure: it is given outcomes and read by the reports.
 
-Definite refusals fail at once: waiting changes nothing. Transient trouble warns, and fails at the third time in a row;
-after that two successes in a row are asked for, so that one lucky call does not hide an outage.
+A definite failure fails a check immediately, since waiting changes nothing. A transient one warns, and fails at the third in
+a row. A failed check needs two successes in a row to pass again, so that one success does not hide an outage.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from service.failures import CATALOGUE, Failure, Retry
 Status = Literal["pass", "warn", "fail", "unknown"]
 Source = Literal["active", "traffic"]
 
-FALL: Final = 3
-RISE: Final = 2
+FAILURE_THRESHOLD: Final = 3
+SUCCESS_THRESHOLD: Final = 2
 CHECKS: Final = ("key", "handshake")
 TURN: Final = "turn"
-"""The deep check, which exists only where RELAY_HEALTH_TURNS_PER_DAY asks for it."""
+"""The check that requests a response; it exists only if RELAY_HEALTH_TURNS_PER_DAY is above 0."""
 
 
 @dataclass(slots=True)
 class Check:
-    """One question and its last answers. Times are wall clock, for people; nothing is computed from them."""
+    """One check and its last results. Times are wall clock, for display only; nothing is computed from them."""
 
     name: str
     status: Status = "unknown"
@@ -35,36 +35,38 @@ class Check:
 
     @property
     def is_definite(self) -> bool:
-        """Whether the last answer was a refusal that waiting does not mend."""
+        """Whether the last result is a definite failure, one that does not go away by waiting."""
         return self.status == "fail" and self.reason is not None and CATALOGUE[self.reason].retry is Retry.NEVER
 
-    def forget(self) -> None:
-        """As if it had never been asked."""
+    def reset(self) -> None:
+        """Return to the state before the first result; the times stay."""
         self.status, self.reason, self.failures, self.successes = "unknown", None, 0, 0
 
     def succeeded(self, now: float, seconds: float | None, source: Source = "active") -> None:
-        """The answer was yes."""
+        """Record a success."""
         self.checked_at = self.passed_at = now
         self.seconds, self.source = seconds, source
         self.failures, self.successes = 0, self.successes + 1
-        if self.status == "fail" and self.successes < RISE:
-            return  # still the reason of before
+        if self.status == "fail" and self.successes < SUCCESS_THRESHOLD:
+            return  # keeps the status and the reason
         self.status, self.reason = "pass", None
 
     def failed(self, failure: Failure, now: float, seconds: float | None, source: Source = "active") -> None:
-        """The answer was no, or there was none."""
+        """Record a failure."""
         self.checked_at, self.seconds, self.source = now, seconds, source
         self.failures, self.successes = self.failures + 1, 0
         self.reason = failure.reason
-        definite = failure.row.retry is Retry.NEVER
-        self.status = "fail" if definite or self.failures >= FALL or self.status == "fail" else "warn"
+        is_definite = failure.row.retry is Retry.NEVER
+        has_failed = is_definite or self.failures >= FAILURE_THRESHOLD or self.status == "fail"
+        self.status = "fail" if has_failed else "warn"
 
     def output(self) -> str | None:
-        """What is wrong, in the catalogue's words."""
+        """The reason, sentence and remedy of the catalogue; None if the check passes."""
         if self.status == "unknown":
             return "not checked yet"
         if self.reason is None:
             return None
         row = CATALOGUE[self.reason]
-        times = f" ({min(self.failures, FALL)}/{FALL})" if self.status == "warn" else ""
-        return f"{row.reason}{times}: {row.sentence} {row.remedy}"
+        is_counted = self.status == "warn"
+        count = f" ({min(self.failures, FAILURE_THRESHOLD)}/{FAILURE_THRESHOLD})" if is_counted else ""
+        return f"{row.reason}{count}: {row.sentence} {row.remedy}"

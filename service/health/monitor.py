@@ -1,68 +1,64 @@
-"""Keeps the checks fresh in the background. Probes only read what stands here, so they never cause a call upstream.
+"""Runs the health checks in the background and keeps their last results, which the probes read.
 
-One refresh at a time, with jitter, more slowly while it fails, never before Retry-After is over. Sessions that open are
-evidence: while they do, nothing is dialled for the check's own sake.
+Rules of this file:
+
+* A probe never causes a call upstream. Refreshes run one at a time, by `RefreshSchedule`.
+* Clients' dials count as evidence: after one that succeeds, the next refresh makes no handshake of its own.
+* The dials of the checks bypass the breaker and are not counted among the clients' dials.
 """
 
 import asyncio
-import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 from service.failures import Failure
 from service.health.checks import CHECKS, TURN, Check
+from service.health.key_verdict import judge_key
 from service.health.response_check import ResponseCheckBudget, request_response
+from service.health.schedule import RefreshIntervals, RefreshSchedule
 from service.telemetry.metrics import Metrics
-from service.upstream import translate
 from service.upstream.connector import Connector
-from service.upstream.rest import fetch_model, proves_the_key, says_nothing_of_the_key
-from service.upstream.rotation import KeyFileWatcher
+from service.upstream.rest import fetch_model
 from service.upstream.target import DialRequest
 
-
-@dataclass(frozen=True, slots=True)
-class RefreshIntervals:
-    """How often is asked, in seconds."""
-
-    good: float = 60.0
-    first_retry: float = 5.0
-    slowest_retry: float = 120.0
-    grace: float = 60.0  # after so long, trouble that may pass no longer keeps `/readyz` shut
+_MODEL_REQUEST_SECONDS: Final = 8.0
 
 
 class Monitor:
-    """Both checks, and the latch of readiness."""
+    """The health checks, and the readiness latch.
+
+    Single-flight: `run` is the only caller of `refresh`. A refresh that is requested while one runs follows it. Everything
+    else here only reads or sets state and returns without waiting, except `wait_for_first_refresh`. Cancelling `run` closes
+    the connection of a check that is in progress; an exception from it is a bug, and the supervisor starts `run` again.
+    """
 
     def __init__(
         self,
-        reach: Connector,
+        connector: Connector,
         metrics: Metrics,
         *,
         model: str,
         turns_per_day: int = 0,
-        pace: RefreshIntervals | None = None,
+        intervals: RefreshIntervals | None = None,
     ) -> None:
-        self._reach = reach
-        self._dialler = reach.dialler
+        self._connector = connector
+        self._dialler = connector.dialler
         self._metrics = metrics
         self._model = model
-        self._pace = pace or RefreshIntervals()
+        self._request = DialRequest(query=(("model", model),))
+        self._intervals = intervals or RefreshIntervals()
+        self._schedule = RefreshSchedule(self._intervals)
         self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
         self.turn = Check(TURN) if turns_per_day else None
-        self._turns = ResponseCheckBudget(turns_per_day)
-        self._settled = asyncio.Event()  # the first refresh is over
-        self._nudged = asyncio.Event()
-        self._retry_seconds = self._pace.first_retry
-        self._not_before = 0.0
-        self._evidence = False  # a caller got through since the last refresh
-        self._refreshed_at = asyncio.get_running_loop().time()
-        self._started_at = asyncio.get_running_loop().time()
-        self._opened = False
-        self._rest_refusal: Failure | None = None
-        self.key_file: KeyFileWatcher | None = None
+        self._response_budget = ResponseCheckBudget(turns_per_day)
+        self._first_refresh_done = asyncio.Event()
+        self._refresh_requested = asyncio.Event()
+        self._client_connected = False  # since the last refresh
+        self._started_at = self._refreshed_at = asyncio.get_running_loop().time()
+        self._is_ready = False
         self._log = structlog.get_logger()
         self._publish()
 
@@ -70,178 +66,171 @@ class Monitor:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The key first, the deepest last."""
+        """The enabled checks; a later one covers more of a session than those before it."""
         return (self.key, self.handshake) if self.turn is None else (self.key, self.handshake, self.turn)
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the checks were refreshed."""
+        """Time since the last refresh ended."""
         return asyncio.get_running_loop().time() - self._refreshed_at
 
     @property
     def stale_after_seconds(self) -> float:
-        """An age that no pause of a working monitor explains."""
-        longest = max(self._pace.good, self._pace.slowest_retry, translate.RETRY_AFTER_MAX_SECONDS)
-        return longest + 60.0
+        """An age that no pause of a running monitor explains."""
+        return self._schedule.stale_after_seconds
 
     @property
     def ready(self) -> bool:
-        """A latch: opens once the checks pass, or when only trouble that may pass outlasts the grace."""
-        if not self._opened:
-            grace_over = asyncio.get_running_loop().time() - self._started_at >= self._pace.grace
-            definite = any(check.is_definite for check in self.checks)
-            passed = all(check.status == "pass" for check in (self.key, self.handshake)) and not definite
-            self._opened = passed or (grace_over and not definite and self._settled.is_set())
-        return self._opened
+        """The readiness latch, which never closes again.
 
-    async def settled(self, seconds: float) -> None:
-        """Wait for the first refresh, but not for long."""
+        It opens once key and handshake pass and no check is definite. Transient failures keep it closed only for the grace
+        period: an instance that starts during an outage must not make the outage worse by never becoming ready.
+        """
+        if not self._is_ready:
+            grace_is_over = asyncio.get_running_loop().time() - self._started_at >= self._intervals.readiness_grace
+            is_definite = any(check.is_definite for check in self.checks)
+            has_passed = self._required_checks_pass() and not is_definite
+            self._is_ready = has_passed or (grace_is_over and not is_definite and self._first_refresh_done.is_set())
+        return self._is_ready
+
+    async def wait_for_first_refresh(self, timeout_seconds: float) -> None:
+        """Wait until the first refresh has ended, or until the timeout."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._settled.wait()
+            async with asyncio.timeout(timeout_seconds):
+                await self._first_refresh_done.wait()
 
-    def is_refused(self) -> bool:
-        """Whether the key that holds is known to be of no use, so that any other is better."""
-        return self._reach.key_problem is not None or self.key.is_definite
+    def is_key_refused(self) -> bool:
+        """Whether the key in use is known to be missing, malformed or refused."""
+        return self._connector.key_problem is not None or self.key.is_definite
 
-    @property
-    def notes(self) -> list[str]:
-        """What an operator should know besides the checks."""
-        refusal = self.key_file.refusal if self.key_file is not None else None
-        if refusal is None:
-            return []
-        return [f"The new key in the file was not taken: {refusal}. The one before it stays in use."]
+    # -- what requests a refresh --------------------------------------------------------------------------------------
 
-    def ask_again(self) -> None:
-        """The key was changed: a refusal of the old one says nothing any more, and the next answer counts by itself."""
+    def key_changed(self) -> None:
+        """Reset the checks that have a definite failure, since it concerned the previous key, and request a refresh."""
         for check in self.checks:
             if check.is_definite:
-                check.forget()
+                check.reset()
         self._publish()
-        self._nudged.set()
+        self._refresh_requested.set()
 
-    # -- what keeps it fresh ------------------------------------------------------------------------------------------
-
-    def told(self, failure: Failure | None) -> None:
-        """How a caller's dial went: success is evidence, a refused key calls for a look at once."""
+    def dial_finished(self, failure: Failure | None) -> None:
+        """Take the outcome of a client's dial as evidence; one that contradicts the checks requests a refresh."""
         if failure is None:
-            self._evidence = True
+            self._client_connected = True
             if self.handshake.status != "pass":
-                self._nudged.set()
+                self._refresh_requested.set()
         elif failure.reason.startswith("key_") and self.handshake.status == "pass":
-            self._nudged.set()
+            self._refresh_requested.set()
+
+    # -- what refreshes -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Refresh for ever."""
+        """Refresh the checks until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            self._nudged.clear()  # before: a nudge during the refresh asks for one more
+            self._refresh_requested.clear()  # before the refresh: a request during it causes one more
             await self.refresh()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._nudged.wait()
-            # A nudge must not become a way to make us call upstream without bound.
-            wait = self._not_before - asyncio.get_running_loop().time()
-            if wait > 0:
-                await asyncio.sleep(wait)
+                async with asyncio.timeout(self._next_pause()):
+                    await self._refresh_requested.wait()
+            remaining_seconds = self._schedule.remaining_seconds(loop.time())
+            if remaining_seconds > 0:
+                await asyncio.sleep(remaining_seconds)
 
     async def refresh(self) -> None:
-        """Ask both questions once."""
+        """Run every check once, publish the results, and log a change of status."""
         before = [check.status for check in self.checks]
         loop = asyncio.get_running_loop()
-        self._not_before = loop.time() + min(1.0, self._pace.first_retry)
-        if self._reach.key_problem is not None:
+        self._schedule.refresh_started(loop.time())
+        if self._connector.key_problem is not None:
             for check in self.checks:
-                check.failed(Failure(self._reach.key_problem), time.time(), None)
+                check.failed(Failure(self._connector.key_problem), time.time(), None)
         else:
-            await asyncio.gather(self._check_rest(), self._check_handshake())
-            self._judge_key()
-            await self._check_turn()
+            models_failure, _ = await asyncio.gather(self._request_model(), self._check_handshake())
+            self._record_key(models_failure)
+            await self._check_response()
         self._refreshed_at = loop.time()
-        self._settled.set()
+        self._first_refresh_done.set()
         self._publish()
         if before != [check.status for check in self.checks]:
-            worst = next((check for check in self.checks if check.reason is not None), None)
-            self._log.log(
-                20 if worst is None else 30,
-                "health.changed",
-                **{check.name: check.status for check in self.checks},
-                reason=worst.reason if worst else None,
-                output=worst.output() if worst else None,
-            )
+            self._log_change()
 
-    async def _check_rest(self) -> None:
-        started = asyncio.get_running_loop().time()
-        self._rest_refusal = None
+    async def _request_model(self) -> Failure | None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        failure: Failure | None = None
         try:
-            await fetch_model(self._dialler.session, self._dialler.target, self._model, timeout_seconds=8)
-        except Failure as failure:
-            self._rest_refusal = failure
-            self._heed(failure)
-        self.key.seconds = asyncio.get_running_loop().time() - started
+            await fetch_model(
+                self._dialler.session, self._dialler.target, self._model, timeout_seconds=_MODEL_REQUEST_SECONDS
+            )
+        except Failure as exc:
+            failure = exc
+            self._schedule.honour_retry_after(failure, loop.time())
+        self.key.seconds = loop.time() - started_at
+        return failure
 
     async def _check_handshake(self) -> None:
         loop = asyncio.get_running_loop()
-        evidence, self._evidence = self._evidence, False
-        if evidence:
+        client_connected, self._client_connected = self._client_connected, False
+        if client_connected:
             self.handshake.succeeded(time.time(), None, "traffic")
             return
-        started = loop.time()
+        started_at = loop.time()
         try:
-            connected = await self._dialler.dial(DialRequest(query=(("model", self._model),)))
+            connected = await self._dialler.dial(self._request)
         except Failure as failure:
-            self.handshake.failed(failure, time.time(), loop.time() - started)
-            self._heed(failure)
+            self.handshake.failed(failure, time.time(), loop.time() - started_at)
+            self._schedule.honour_retry_after(failure, loop.time())
         else:
-            self.handshake.succeeded(time.time(), loop.time() - started)
-            if self._reach.proves(DialRequest()):
-                self._reach.breaker.succeeded()
+            self.handshake.succeeded(time.time(), loop.time() - started_at)
+            if self._connector.awaits_first_event(self._request):
+                self._connector.breaker.succeeded()
             await connected.close()
 
-    async def _check_turn(self) -> None:
-        """Only where a socket opens: without one the handshake says why, and no money is spent on asking again."""
+    async def _check_response(self) -> None:
+        """Request a response if the handshake did not fail: if it did, it gives the cause, and the budget is kept."""
         loop = asyncio.get_running_loop()
-        if self.turn is None or self.handshake.failures or not self._turns.take(loop.time()):
+        if self.turn is None or self.handshake.failures or not self._response_budget.try_acquire(loop.time()):
             return
-        started = loop.time()
+        started_at = loop.time()
         try:
-            connected = await self._dialler.dial(DialRequest(query=(("model", self._model),)))
+            connected = await self._dialler.dial(self._request)
             try:
                 await request_response(connected)
             finally:
                 await connected.close()
         except Failure as failure:
-            self.turn.failed(failure, time.time(), loop.time() - started)
+            self.turn.failed(failure, time.time(), loop.time() - started_at)
         else:
-            self.turn.succeeded(time.time(), loop.time() - started)
+            self.turn.succeeded(time.time(), loop.time() - started_at)
 
-    def _judge_key(self) -> None:
-        """A socket that opens proves the key, whatever REST says: a key may be restricted to Realtime."""
-        now, rest, seconds = time.time(), self._rest_refusal, self.key.seconds
-        opened = self.handshake.failures == 0 and self._reach.proves(DialRequest())
-        refused = self.handshake.reason if self.handshake.failures else None
-        if refused is not None and refused.startswith("key_"):
-            self.key.failed(Failure(refused), now, seconds)
-        elif opened or rest is None or proves_the_key(rest):
-            self.key.succeeded(now, seconds, self.handshake.source if opened and rest else "active")
-        elif says_nothing_of_the_key(rest) and refused is not None:
-            self.key.failed(Failure(refused), now, seconds)
+    def _record_key(self, models_failure: Failure | None) -> None:
+        failure, source = judge_key(
+            models_failure,
+            self.handshake,
+            handshake_proves_key=self._connector.awaits_first_event(self._request),
+        )
+        if failure is None:
+            self.key.succeeded(time.time(), self.key.seconds, source)
         else:
-            self.key.failed(rest, now, seconds)
+            self.key.failed(failure, time.time(), self.key.seconds)
 
-    def _heed(self, failure: Failure) -> None:
-        if failure.retry_after_seconds is not None:
-            until = asyncio.get_running_loop().time() + failure.retry_after_seconds
-            self._not_before = max(self._not_before, until)
+    def _required_checks_pass(self) -> bool:
+        return self.key.status == "pass" and self.handshake.status == "pass"
 
-    def _pause(self) -> float:
-        if all(check.status == "pass" for check in (self.key, self.handshake)):
-            self._retry_seconds = self._pace.first_retry
-            return self._pace.good * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        if all(check.failures == 0 for check in (self.key, self.handshake)):
-            self._retry_seconds = self._pace.first_retry  # on its way back
-        pause = self._retry_seconds
-        self._retry_seconds = min(self._retry_seconds * 2, self._pace.slowest_retry)
-        return pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+    def _next_pause(self) -> float:
+        return self._schedule.next_pause(
+            all_pass=self._required_checks_pass(), any_failed=bool(self.key.failures or self.handshake.failures)
+        )
+
+    def _log_change(self) -> None:
+        failing = next((check for check in self.checks if check.reason is not None), None)
+        (self._log.info if failing is None else self._log.warning)(
+            "health.changed",
+            **{check.name: check.status for check in self.checks},
+            reason=failing.reason if failing else None,
+            output=failing.output() if failing else None,
+        )
 
     def _publish(self) -> None:
         for check in self.checks:

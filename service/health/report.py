@@ -1,7 +1,7 @@
-"""What the probes say. Pure: from the checks to a status and a body.
+"""The response of `/healthz`: from the checks to a status and a body. Pure.
 
-The body is that of the draft "Health Check Response Format for HTTP APIs" (`application/health+json`); `?verbose` and
-`?exclude=` work as kube-apiserver's do. Words come from the catalogue alone.
+The body follows the draft "Health Check Response Format for HTTP APIs" (`application/health+json`); `?verbose` and
+`?exclude=` work as in kube-apiserver. All texts about a check come from the catalogue.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,19 +16,19 @@ Overall = Literal["pass", "warn", "fail"]
 
 
 def overall(checks: Collection[Check], *, is_stale: bool = False) -> Overall:
-    """The worst of the checks; what was never checked cannot be called well, what is stale not quite."""
+    """The worst status of the checks. An unknown check counts as fail; stale results count as warn at best."""
     statuses = {check.status for check in checks}
     if statuses & {"fail", "unknown"}:
         return "fail"
     return "warn" if "warn" in statuses or (checks and is_stale) else "pass"
 
 
-def brief(status: Overall) -> dict[str, object]:
-    """For everybody: the status, and nothing that tells of the inside."""
+def public_body(status: Overall) -> dict[str, object]:
+    """The body on the public port: the status only."""
     return {"status": status}
 
 
-def verbose(
+def detailed_body(
     checks: Collection[Check],
     upstream: str,
     *,
@@ -36,7 +36,7 @@ def verbose(
     is_stale: bool = False,
     notes: Iterable[str] = (),
 ) -> dict[str, object]:
-    """For operators: each check with its last answer."""
+    """The body for operators on the internal port: each check with its last result."""
     body: dict[str, object] = {
         "status": overall(checks, is_stale=is_stale),
         "releaseId": __version__,
@@ -46,12 +46,12 @@ def verbose(
             "relay:sessions": [{"status": "pass", "observedValue": sessions, "observedUnit": "count"}],
         },
     }
-    said = [f"upstream: {upstream}", *notes]
+    lines = [f"upstream: {upstream}", *notes]
     if upstream == "simulator":
-        said.append("The built-in simulator stands in for OpenAI; speech is simulated.")
+        lines.append("The built-in simulator answers in place of OpenAI; speech is simulated.")
     if is_stale:
-        said.append("stale: the checks have not been refreshed for longer than any pause; see task.crashed in the log")
-    body["notes"] = said
+        lines.append("stale: the checks have not run for longer than any pause; search the log for task.crashed")
+    body["notes"] = lines
     return body
 
 

@@ -1,7 +1,7 @@
-"""The deep check: one minimal text response over a socket that is open. It costs tokens, so that it is off by default.
+"""The response check: one minimal text response over an open connection. It costs tokens, so it is off by default.
 
-A key, a model and a handshake that pass do not prove that a response comes: access to a model is checked again, and the
-credit is looked at, when the first response is asked for.
+A key and a handshake that pass do not prove that a response comes: the provider checks the access to the model once more,
+and the credit for the first time, when the first response is requested.
 """
 
 import asyncio
@@ -28,28 +28,28 @@ REQUEST: Final[Mapping[str, object]] = {
         "max_output_tokens": MAX_OUTPUT_TOKENS,
     },
 }
-"""Out of the conversation and with instructions of its own it needs no item and leaves no history. About 120 tokens in and at
-most 16 out, hidden reasoning included: 0.0007 USD on gpt-realtime (list price of November 2026)."""
+"""A response outside the conversation with its own instructions needs no item and leaves no history. It costs about 120 input
+tokens and at most 16 output tokens, reasoning included: 0.0007 USD on gpt-realtime (list price of November 2026)."""
 
 
 class ResponseCheckBudget:
-    """So many turns within any 24 hours, spread evenly. `most` 0 is none at all."""
+    """Limits response checks to `per_day` within any 24 hours, evenly spread; 0 allows none."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken: deque[float] = deque()
+    def __init__(self, per_day: int) -> None:
+        self._per_day = per_day
+        self._acquired_at: deque[float] = deque()
 
-    def take(self, now: float) -> bool:
-        """Whether a turn is due now; if so, it is spent."""
-        if self.most <= 0:
+    def try_acquire(self, now: float) -> bool:
+        """Use one check of the budget if one is due; False if none is."""
+        if self._per_day <= 0:
             return False
-        while self._taken and now - self._taken[0] >= DAY_SECONDS:
-            self._taken.popleft()
-        if self._taken and now - self._taken[-1] < DAY_SECONDS / self.most:
+        while self._acquired_at and now - self._acquired_at[0] >= DAY_SECONDS:
+            self._acquired_at.popleft()
+        if self._acquired_at and now - self._acquired_at[-1] < DAY_SECONDS / self._per_day:
             return False
-        if len(self._taken) >= self.most:
+        if len(self._acquired_at) >= self._per_day:
             return False
-        self._taken.append(now)
+        self._acquired_at.append(now)
         return True
 
 

@@ -34,7 +34,6 @@ from service.relay.watchdog import RateMeter, SessionLimits, verdict
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.dial import Connected
-from service.upstream.first_event import FIRST_EVENT_HOLD
 from service.wire.closing import close_leg
 from service.wire.leg import Leg
 
@@ -161,7 +160,7 @@ class Session:
         self._connected.items = []
         self._upstream.start(self._down)
         self._client.start(self._up)
-        self._upstream.release(FIRST_EVENT_HOLD)
+        self._upstream.release("first_event")
 
     def end(self, reason: str) -> None:
         """End for a reason of the relay's own."""

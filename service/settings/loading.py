@@ -23,7 +23,7 @@ from service.settings.declared import SETTING_NAMES, SETTINGS, Setting
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted
 from service.settings.warnings import SettingWarning, find_warnings
-from service.upstream.proxy import NotAProxy, Proxy, choose_proxy
+from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy
 
 _FIELDS: Final = {setting.name: setting for setting in SETTINGS}
 
@@ -107,7 +107,7 @@ class Settings:
         loader.problems += _cross_check(values, loader.rejected)
         try:
             values["proxy"] = _proxy(values, environ)
-        except NotAProxy as exc:
+        except InvalidProxy as exc:
             accepts = "a URL of a proxy, because RELAY_UPSTREAM_PROXY is auto"
             loader.problems.append(Problem(exc.variable, "(hidden)", accepts, "http://proxy.example.com:3128"))
         if loader.problems:

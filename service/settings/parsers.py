@@ -135,8 +135,8 @@ def upstream_proxy(text: str) -> Secret | None:
     if value.lower() in {"off", proxy.AUTO}:
         return Secret(proxy.AUTO) if value.lower() == proxy.AUTO else None
     try:
-        proxy.parse_proxy(value, proxy.SETTING)
-    except proxy.NotAProxy:
+        proxy.parse_proxy(value, proxy.PROXY_SETTING)
+    except proxy.InvalidProxy:
         raise NotAccepted from None
     return Secret(value)
 

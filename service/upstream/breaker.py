@@ -1,12 +1,14 @@
-"""What is not tried: retries beyond a budget, and dials right after a refusal that another dial would only meet again.
+"""Circuit breaker and retry budget: which dials are not worth making.
 
-Pure but for the clock that is handed in. Rules of this file:
+One breaker serves all clients. Rules of this file:
 
-* A definite refusal that concerns every caller (the key, the credit, the certificate) opens the breaker at once, as
-  pgbouncer's `server_login_retry` does: for `DEFINITE_SECONDS` callers are answered from memory, then one of them is the
-  trial. Waiting callers learn the cause in a millisecond, and the provider is not hammered with a bad key.
-* Trouble that may pass opens it only after `IN_A_ROW` dials, and for a shorter time.
-* What concerns one caller only, such as the model asked for, proves that the provider answers, and closes it.
+* A definite failure that affects every client (key, credit, certificate) opens the breaker at its first occurrence, as
+  pgbouncer's `server_login_retry` does. For `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the
+  provider does not get the bad key again.
+* A transient failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
+* A failure that affects one client only, such as an unknown model, proves that the provider answers. It closes the breaker.
+
+Nothing here waits or reads a clock of its own.
 """
 
 import dataclasses
@@ -18,116 +20,131 @@ from typing import Final
 
 from service.failures import Failure, Phase, Retry
 
-DEFINITE_SECONDS: Final = 15.0
-TRANSIENT_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""How long trouble that may pass is answered from memory; longer each time that the trial meets it again."""
-RETRY_AFTER_SECONDS: Final = 30.0
-"""The longest that a provider's Retry-After holds all callers back; each caller is told the whole of it."""
-IN_A_ROW: Final = 5
+DEFINITE_OPEN_SECONDS: Final = 15.0
+TRANSIENT_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""How long a transient failure keeps the breaker open: the next step each time that the trial fails, too."""
+MAX_RETRY_AFTER_SECONDS: Final = 30.0
+"""Upper bound on how long a provider's Retry-After keeps the breaker open. Clients are given the whole Retry-After."""
+FAILURES_TO_OPEN: Final = 5
 
-_FOR_ONE_CALLER: Final = frozenset({"model_not_found", "model_missing", "call_not_found", "bad_request", "client_left"})
+_REQUEST_SPECIFIC: Final = frozenset({
+    "model_not_found", "model_missing", "call_not_found", "bad_request", "client_left"
+})  # fmt: skip
 
 
 class Breaker:
-    """Remembers the last refusal that concerns every caller. `clock` yields seconds, like a loop's time."""
+    """Refuses dials while the provider is known to refuse them or to fail.
+
+    Closed: `permit` lets every dial pass. Open: `permit` raises the failure that opened it, with phase `breaker` and the
+    seconds until the next trial. Half-open, once the open time has passed: the next `permit` is the trial, and all others
+    still raise until its `with` block ends. The holder of a permit reports the outcome with `succeeded` or `failed`. A trial
+    that ends without a report, because its client disconnected, leaves the trial to the next dial.
+
+    `clock` returns seconds, like the event loop's time.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._failure: Failure | None = None
-        self._since = 0.0
-        self._until = 0.0
-        self._trying = False
-        self._row = 0  # transient failures without a success between them
-        self._opened = 0  # how often in a row
-        self._patience = 0.0  # until when the provider itself asked everybody to wait
-        self._generation = 0  # raised when what was known is over: a dial that began before says nothing any more
+        self._opened_at = 0.0
+        self._open_until = 0.0
+        self._trial_is_running = False
+        self._transient_failures = 0  # without a success between them
+        self._times_opened = 0  # without a success between them
+        self._retry_after_until = 0.0  # when the provider's own Retry-After ends
+        self._generation = 0  # incremented by a success or a new key; outcomes of dials from before it do not count
 
     @property
     def is_open(self) -> bool:
-        """Whether callers are answered from memory, but for the trial."""
+        """Whether the breaker is open or half-open."""
         return self._failure is not None
 
     @contextmanager
-    def passage(self) -> Iterator["BreakerPermit"]:
-        """Let a dial pass; raises Failure with phase breaker while others have just been refused."""
+    def permit(self) -> Iterator["BreakerPermit"]:
+        """Permit one dial, for the time of the `with` block; raises Failure with phase `breaker` if the breaker is open."""
         is_trial = self._admit()
-        passage = BreakerPermit(is_trial, self._generation)
         try:
-            yield passage
+            yield BreakerPermit(is_trial, self._generation)
         finally:
             if is_trial:
-                self._trying = False
+                self._trial_is_running = False
 
     def _admit(self) -> bool:
         if self._failure is None:
             return False
         now = self._clock()
-        if now >= self._until and not self._trying:
-            self._trying = True
+        if now >= self._open_until and not self._trial_is_running:
+            self._trial_is_running = True
             return True
         raise dataclasses.replace(
             self._failure,
             phase=Phase.BREAKER,
-            retry_after_seconds=max(1, math.ceil(max(self._until, self._patience) - now)),
-            detail=f"answered from memory, {now - self._since:.1f} s after the provider's own answer",
+            retry_after_seconds=max(1, math.ceil(max(self._open_until, self._retry_after_until) - now)),
+            detail=f"not dialled: the provider gave this answer {now - self._opened_at:.1f} s ago",
         )
 
     def succeeded(self) -> None:
-        """A first event came, or the key changed: whatever was remembered is over."""
-        self._failure, self._row, self._opened = None, 0, 0
+        """Close the breaker: a dial received its first event, or the key has changed."""
+        self._failure, self._transient_failures, self._times_opened = None, 0, 0
         self._generation += 1
 
-    def failed(self, failure: Failure, passage: "BreakerPermit | None" = None) -> None:
-        """A dial came to nothing. Dials that were under way when it opened, or before the key changed, add nothing."""
-        if passage is not None and (passage.generation != self._generation or (self.is_open and not passage.is_trial)):
+    def failed(self, failure: Failure, permit: "BreakerPermit | None" = None) -> None:
+        """Count a failed dial.
+
+        With its permit, a dial that began before the last success, or before another dial opened the breaker, does not count.
+        """
+        if permit is not None and (permit.generation != self._generation or (self.is_open and not permit.is_trial)):
             return
-        if failure.reason in _FOR_ONE_CALLER:
+        if failure.reason in _REQUEST_SPECIFIC:
             if failure.reason != "client_left":
                 self.succeeded()
             return
-        if failure.row.retry is Retry.NEVER and not _may_be_one_callers(failure):
-            self._open(failure, DEFINITE_SECONDS)
+        if failure.row.retry is Retry.NEVER and not _may_be_request_specific(failure):
+            self._open(failure, DEFINITE_OPEN_SECONDS)
             return
-        self._row += 1
-        if self._row >= IN_A_ROW:
-            step = TRANSIENT_SECONDS[min(self._opened, len(TRANSIENT_SECONDS) - 1)]
-            self._open(failure, min(float(failure.retry_after_seconds or step), RETRY_AFTER_SECONDS))
+        self._transient_failures += 1
+        if self._transient_failures >= FAILURES_TO_OPEN:
+            step = TRANSIENT_OPEN_SECONDS[min(self._times_opened, len(TRANSIENT_OPEN_SECONDS) - 1)]
+            self._open(failure, min(float(failure.retry_after_seconds or step), MAX_RETRY_AFTER_SECONDS))
 
     def _open(self, failure: Failure, seconds: float) -> None:
-        self._since = self._clock()
-        self._failure, self._until = failure, self._since + seconds
-        self._patience = self._since + (failure.retry_after_seconds or 0)
-        self._opened += 1
+        self._opened_at = self._clock()
+        self._failure, self._open_until = failure, self._opened_at + seconds
+        self._retry_after_until = self._opened_at + (failure.retry_after_seconds or 0)
+        self._times_opened += 1
 
 
-def _may_be_one_callers(failure: Failure) -> bool:
-    """A bare 403 may be the edge's answer to one caller's query; only in a row it is everybody's."""
+def _may_be_request_specific(failure: Failure) -> bool:
+    """A 403 without an error code may be the edge's answer to one client's query; only a series of them affects all."""
     return failure.reason == "key_forbidden" and failure.phase is Phase.UPGRADE and failure.upstream_code is None
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerPermit:
-    """Leave to dial. `is_trial`: this is the one dial that finds out whether the trouble is over."""
+    """Permission for one dial. `is_trial`: its outcome closes the breaker or opens it again."""
 
     is_trial: bool
     generation: int = 0
 
 
 class RetryBudget:
-    """Retries are at most a tenth of the dials, so that an outage is not made worse by half as much again."""
+    """A token bucket that limits retries to a tenth of all dials: in an outage retries would add to the provider's load.
 
-    SHARE: Final = 0.1
-    MOST: Final = 10.0
+    It starts with one token, so that the first failure on an idle relay is retried.
+    """
+
+    RATIO: Final = 0.1
+    MAX_TOKENS: Final = 10.0
 
     def __init__(self) -> None:
-        self._tokens = 1.0  # a lone caller's first bad luck
+        self._tokens = 1.0
 
-    def dialled(self) -> None:
-        """A dial that was no retry."""
-        self._tokens = min(self._tokens + self.SHARE, self.MOST)
+    def record_dial(self) -> None:
+        """Count a dial that is not a retry."""
+        self._tokens = min(self._tokens + self.RATIO, self.MAX_TOKENS)
 
-    def take(self) -> bool:
-        """Whether one more retry may be made."""
+    def try_acquire(self) -> bool:
+        """Take a token for a retry; False if there is none."""
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0

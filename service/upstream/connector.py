@@ -1,6 +1,7 @@
-"""Reaching the provider on behalf of callers: the key that holds, the breaker before a dial, one retry behind it.
+"""Dials on behalf of clients: with the current key, through the breaker, with at most one retry.
 
-The health checks go past the breaker, since they are paced by themselves; what they find out closes it.
+Health checks and key validation use the dialler directly: their own schedule limits them. A success of theirs closes the
+breaker.
 """
 
 import asyncio
@@ -14,65 +15,86 @@ from service.upstream.dial import Connected, Dialler, DialProgress
 from service.upstream.target import DialRequest, Target
 
 RETRY_PAUSE_SECONDS: Final = (0.1, 0.5)
-LEAST_SECONDS: Final = 1.0
-"""A retry with less time than this left would only turn the cause into a timeout."""
-# What may pass within half a second. Not what the provider asked us to wait for, nor what took the whole budget, nor an
-# answer that was understood and says no.
-_WORTH_A_RETRY: Final = frozenset({
+MIN_RETRY_SECONDS: Final = 1.0
+"""With less time than this left, a retry would only turn the cause into a timeout."""
+# Failures that may disappear within half a second. Excluded are those with a Retry-After, those that used up the time, and
+# definite refusals.
+_RETRIED_REASONS: Final = frozenset({
     "upstream_error", "upstream_overloaded", "dropped_early", "connect_refused", "network_unreachable"
 })  # fmt: skip
 
 
 class Connector:
-    """One provider as callers see it. `key_problem` says why there is no use in dialling, or is None."""
+    """Dials one target for all clients of the relay.
 
-    def __init__(self, dialler: Dialler, key_problem: str | None) -> None:
+    `key_problem` is the reason for which no dial can succeed (see `key_lint`), or None; the handler refuses clients by it.
+    `on_retry` is called before each retry.
+    """
+
+    def __init__(
+        self, dialler: Dialler, key_problem: str | None, *, on_retry: Callable[[], object] | None = None
+    ) -> None:
         self.dialler = dialler
         self.key_problem = key_problem
         self.breaker = Breaker(asyncio.get_running_loop().time)
-        self.on_retry: Callable[[], None] | None = None
-        self._budget = RetryBudget()
+        self._on_retry = on_retry
+        self._retry_budget = RetryBudget()
 
-    def use(self, target: Target, key_problem: str | None) -> None:
-        """From now on dial this; what runs keeps what it has."""
+    def switch_target(self, target: Target, key_problem: str | None) -> None:
+        """Use another target for all dials from now on, and close the breaker. Open connections and dials are unaffected."""
         self.dialler.target = target
         self.key_problem = key_problem
         self.breaker.succeeded()
 
-    def proves(self, route: DialRequest) -> bool:
-        """Whether a dial that comes home has shown more than a 101, which a refused key gets, too."""
-        return route.promises_first_event and self.dialler.first_event == "required"
+    def awaits_first_event(self, request: DialRequest) -> bool:
+        """Whether a dial waits for a first event. Without one it proves only a 101, which a rejected key gets, too."""
+        return request.promises_first_event and self.dialler.first_event == "required"
 
-    async def dial(self, route: DialRequest, progress: DialProgress) -> Connected:
-        """Reach the provider; raises Failure. At most one retry, and only within the time of one dial."""
+    async def dial(self, request: DialRequest, progress: DialProgress) -> Connected:
+        """Dial for a client, and retry once if the failure is transient.
+
+        Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
+        or from the last attempt. Cancellation aborts the attempt's socket and leaves the breaker as it is. The caller owns
+        the connection that is returned; see `Connected`.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.dialler.timeout_seconds
-        with self.breaker.passage() as passage:
-            self._budget.dialled()
+        with self.breaker.permit() as permit:
+            self._retry_budget.record_dial()
             try:
-                connected = await self.dialler.dial(route, progress)
+                connected = await self.dialler.dial(request, progress)
             except Failure as failure:
                 pause = random.uniform(*RETRY_PAUSE_SECONDS)  # noqa: S311 - jitter
-                left = deadline - loop.time() - pause
-                if passage.is_trial or left < LEAST_SECONDS or not self._is_worth_a_retry(failure):
-                    self.breaker.failed(failure, passage)
+                remaining_seconds = deadline - loop.time() - pause
+                # A trial is not retried: all other clients wait for its outcome.
+                if permit.is_trial or remaining_seconds < MIN_RETRY_SECONDS or not self._may_retry(failure):
+                    self.breaker.failed(failure, permit)
                     raise
-                connected = await self._again(route, progress, passage, pause, left)
-        if self.proves(route):
+                connected = await self._retry(request, progress, permit, pause, remaining_seconds)
+        if self.awaits_first_event(request):
             self.breaker.succeeded()
         return connected
 
-    def _is_worth_a_retry(self, failure: Failure) -> bool:
-        return failure.reason in _WORTH_A_RETRY and failure.retry_after_seconds is None and self._budget.take()
+    def _may_retry(self, failure: Failure) -> bool:
+        return (
+            failure.reason in _RETRIED_REASONS
+            and failure.retry_after_seconds is None
+            and self._retry_budget.try_acquire()
+        )
 
-    async def _again(
-        self, route: DialRequest, progress: DialProgress, passage: BreakerPermit, pause: float, left: float
+    async def _retry(
+        self,
+        request: DialRequest,
+        progress: DialProgress,
+        permit: BreakerPermit,
+        pause: float,
+        timeout_seconds: float,
     ) -> Connected:
-        if self.on_retry is not None:
-            self.on_retry()
+        if self._on_retry is not None:
+            self._on_retry()
         await asyncio.sleep(pause)
         try:
-            return await self.dialler.dial(route, progress, seconds=left)
+            return await self.dialler.dial(request, progress, timeout_seconds=timeout_seconds)
         except Failure as failure:
-            self.breaker.failed(failure, passage)
+            self.breaker.failed(failure, permit)
             raise

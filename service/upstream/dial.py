@@ -1,12 +1,12 @@
-"""One attempt to reach a target, phase by phase, until the first event.
+"""One dial of a target: DNS, connect, opening handshake, first event.
 
 Rules of this file:
 
-* One budget covers DNS, connect, HTTP reply and first event; whatever phase it runs out in names the failure.
-* A 101 proves nothing: the provider upgrades with a wrong key, an unknown model or no credit, then sends `error` and
-  CLOSE in the same millisecond. Only a first event that is no `error` opens the gate.
-* Nothing is retried, redirected or decompressed behind our back.
-* What is raised is a `Failure`, or CancelledError when the client gave up; either way the socket is gone.
+* One timeout covers all phases. The phase in which it expires determines the failure.
+* A 101 proves nothing: the provider upgrades with a wrong key, an unknown model or no credit, then sends `error` and a
+  close frame in the same millisecond. A dial succeeds with a first event that is not an `error`.
+* aiohttp retries nothing, follows no redirect and decompresses nothing.
+* A dial that does not succeed raises Failure, or CancelledError if it was cancelled, and has closed its socket.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from service.realtime.events import PARSED_EVENT_TYPES, parse_error
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item
 from service.upstream import translate
-from service.upstream.first_event import FIRST_EVENT_HOLD, FirstEventReader
+from service.upstream.first_event import FirstEventReader
 from service.upstream.resolver import SharedResolver
 from service.upstream.target import DialRequest, Target
 from service.wire.closing import CloseReader, close_leg
@@ -41,31 +41,35 @@ BODY_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class DialProgress:
-    """How far a dial came and how long each phase took, in seconds. Phases that were not needed are absent."""
+    """The current phase of a dial, and the duration of each phase in seconds. A phase that was skipped is absent.
+
+    A dial that is retried adds to the durations of the first attempt.
+    """
 
     phase: Phase = Phase.CONNECT
     seconds: dict[Phase, float] = field(default_factory=dict)
     _since: float = 0.0
 
     def enter(self, phase: Phase) -> None:
-        """A phase begins and the one before it is over."""
-        now = time.perf_counter()  # uvloop's own time counts whole milliseconds
+        """End the current phase and begin another."""
+        now = time.perf_counter()  # uvloop's own time has a resolution of a millisecond
         if self._since:
             self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
 
     def finish(self) -> None:
-        """The last phase is over; a retry may follow."""
+        """End the current phase."""
         self.enter(self.phase)
         self._since = 0.0
 
 
 @dataclass(slots=True)
 class Connected:
-    """An upstream socket past its gate.
+    """The upstream connection of a successful dial.
 
-    `items` is what came up to and behind the first event and has not been forwarded; `scanner` goes on where they end. The
-    leg is held as FIRST_EVENT_HOLD until its owner releases it.
+    The holder owns the socket: it has to call `close` or `abort`, or pass the ownership on. `items` are all items received
+    so far, the first event and whatever followed it; none has been forwarded. `scanner` continues where they end. The
+    leg reads nothing more until its owner calls `leg.start(receiver)` and `leg.release("first_event")`.
     """
 
     leg: Leg
@@ -73,22 +77,27 @@ class Connected:
     items: list[Item]
     progress: DialProgress
 
-    async def close(self, seconds: float = 1.0) -> None:
-        """Hang up without having used it."""
+    async def close(self, timeout_seconds: float = 1.0) -> None:
+        """Close with 1000. Everything that is received meanwhile is discarded.
+
+        On return the socket is closed, by the closing handshake or aborted after `timeout_seconds`. Cancellation aborts it.
+        """
         try:
             self.leg.start(CloseReader(self.leg, self.scanner))
-            self.leg.release(FIRST_EVENT_HOLD)
-            await close_leg(self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + seconds)
+            self.leg.release("first_event")
+            await close_leg(
+                self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + timeout_seconds
+            )
         finally:
-            self.abort()  # also when cancelled: an upstream socket that nobody owns costs money
+            self.abort()  # also when cancelled: a session that stays open costs money
 
     def abort(self) -> None:
-        """Drop it at once."""
+        """Close the socket immediately, without a close frame."""
         self.leg.abort()
 
 
 class Dialler:
-    """Dials one target. Owns the HTTP session, which shares nothing between users: no cookies, no pool, no proxies."""
+    """Dials one target. Owns an HTTP session, which shares nothing between clients: no cookies and no connection pool."""
 
     def __init__(
         self,
@@ -105,30 +114,38 @@ class Dialler:
         self.session = open_session()
 
     async def close(self) -> None:
-        """Release the HTTP session."""
+        """Close the HTTP session. Connections that are open stay open."""
         await self.session.close()
 
     async def dial(
         self,
-        route: DialRequest,
+        request: DialRequest,
         progress: DialProgress | None = None,
         *,
-        seconds: float | None = None,
+        timeout_seconds: float | None = None,
         target: Target | None = None,
     ) -> Connected:
-        """Reach the target, or another one with this one's rules; raises Failure, also when the budget runs out."""
+        """Connect, upgrade, and wait for the first event if the request promises one.
+
+        `timeout_seconds`, or else the dialler's own timeout, covers DNS, connect, TLS, HTTP reply and first event together.
+        `target` replaces the dialler's own target for this dial. `progress` is updated during the dial, also if it fails.
+
+        Raises Failure for every refusal and error, and for the timeout; its phase is that of the expiry. Raises
+        CancelledError if it is cancelled. In both cases the socket is closed. On return the caller owns the connection; see
+        `Connected`.
+        """
         progress = progress or DialProgress()
         progress.enter(Phase.CONNECT)
         try:
-            async with asyncio.timeout(seconds or self.timeout_seconds):
-                return await self._dial(target or self.target, route, progress)
+            async with asyncio.timeout(timeout_seconds or self.timeout_seconds):
+                return await self._dial(target or self.target, request, progress)
         except TimeoutError:
             raise translate.from_timeout(progress.phase) from None
         finally:
             progress.finish()
 
-    async def _dial(self, target: Target, route: DialRequest, progress: DialProgress) -> Connected:
-        response = await self._upgrade(target, route, progress)
+    async def _dial(self, target: Target, request: DialRequest, progress: DialProgress) -> Connected:
+        response = await self._upgrade(target, request, progress)
         try:
             leg = take_upstream(response)
         except ConnectionResetError:
@@ -136,23 +153,24 @@ class Dialler:
             raise Failure("dropped_early", Phase.UPGRADE) from None
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=PARSED_EVENT_TYPES)
         connected = Connected(leg, scanner, [], progress)
-        if not route.promises_first_event or self.first_event == "optional":
-            leg.hold(FIRST_EVENT_HOLD)
+        if not request.promises_first_event or self.first_event == "optional":
+            leg.hold("first_event")
             return connected
         progress.enter(Phase.FIRST_EVENT)
-        gate = FirstEventReader(leg, scanner)
-        leg.start(gate)
+        reader = FirstEventReader(leg, scanner)
+        leg.start(reader)
         try:
-            connected.items = await gate.opened
+            connected.items = await reader.items
         except BaseException:
-            del gate  # it has the exception, which has this frame: a circle would wait for the garbage collector
-            # Also when the client gave up: a socket that nobody owns would cost money.
-            connected.abort()
+            del (
+                reader
+            )  # it refers to the exception, and that to this frame: only the garbage collector would free the cycle
+            connected.abort()  # also when cancelled: a session that stays open costs money
             raise
         return connected
 
-    async def _upgrade(self, target: Target, route: DialRequest, progress: DialProgress) -> aiohttp.ClientResponse:
-        url = target.socket_url(route)
+    async def _upgrade(self, target: Target, request: DialRequest, progress: DialProgress) -> aiohttp.ClientResponse:
+        url = target.socket_url(request)
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         headers = target.headers() | {
             "Upgrade": "websocket",
@@ -161,10 +179,10 @@ class Dialler:
             "Sec-WebSocket-Key": key,
             "Accept-Encoding": "identity",
         }
-        if route.safety_identifier is not None:
-            headers["OpenAI-Safety-Identifier"] = route.safety_identifier
+        if request.safety_identifier is not None:
+            headers["OpenAI-Safety-Identifier"] = request.safety_identifier
         try:
-            response = await request(self.session, target, url, headers, progress)
+            response = await http_get(self.session, target, url, headers, progress)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise translate.from_exception(
                 exc, progress.phase, tls=url.scheme == "https", proxied=target.proxy is not None
@@ -176,15 +194,15 @@ class Dialler:
             if problem is not None:
                 raise Failure("bad_reply", Phase.UPGRADE, http_status=101, detail=problem)
             error = parse_error(await read_body(response))
-            raise translate.from_status(response.status, error, response.headers, is_call=route.has("call_id"))
+            raise translate.from_status(response.status, error, response.headers, is_call=request.has("call_id"))
         finally:
             response.close()
 
 
-async def request(
+async def http_get(
     session: aiohttp.ClientSession, target: Target, url: URL, headers: Mapping[str, str], progress: DialProgress
 ) -> aiohttp.ClientResponse:
-    """GET from a target, through its proxy if it has one, following nothing; the caller closes the response."""
+    """Send a GET to a target, through its proxy if it has one. Follows no redirect. The caller closes the response."""
     proxy = target.proxy
     return await session.get(
         url,
@@ -197,29 +215,29 @@ async def request(
 
 
 def open_session() -> aiohttp.ClientSession:
-    """An HTTP session that keeps nothing between requests and retries nothing."""
+    """An HTTP session that keeps no state between requests and retries nothing."""
     connector = aiohttp.TCPConnector(
-        limit=0,  # admission is ours; the default of 100 would queue the 101st socket for minutes
+        limit=0,  # admission limits the dials; the default of 100 would queue the 101st connection for minutes
         force_close=True,
-        use_dns_cache=False,  # the resolver has its own
+        use_dns_cache=False,  # SharedResolver has its own
         resolver=SharedResolver(),
     )
     session = aiohttp.ClientSession(
         connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),  # one user's __cf_bm must not be sent for another
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the dial's own budget covers all of it
-        auto_decompress=False,  # a refusal's body must not be a bomb
+        cookie_jar=aiohttp.DummyCookieJar(),  # the __cf_bm cookie of one client must not be sent for another
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the dial's timeout covers everything
+        auto_decompress=False,  # the body of a refusal may be a decompression bomb
         trust_env=False,
         trace_configs=[_trace()],
     )
-    # aiohttp sends a GET again when a connection drops (client.py:909 in 3.14.5); a second paid handshake must be ours
-    # to decide. Its own test client switches it off in this way (test_utils.py:306).
+    # aiohttp repeats a GET when the connection drops (client.py:909 in 3.14.5), which would open a second paid session.
+    # Its own test client disables that in the same way (test_utils.py:306).
     session._retry_connection = False  # noqa: SLF001 - no public switch exists
     return session
 
 
 def _trace() -> aiohttp.TraceConfig:
-    """Tells the `Progress` of a request which phase it is in."""
+    """A trace that updates the DialProgress of a request, which aiohttp passes as `trace_request_ctx`."""
     trace = aiohttp.TraceConfig()
 
     def on(phase: Phase) -> Callable[[aiohttp.ClientSession, SimpleNamespace, object], Awaitable[None]]:
@@ -238,20 +256,20 @@ def _trace() -> aiohttp.TraceConfig:
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:
-    """The start of a refusal's body: at most 64 KiB and one second, whatever it claims to be."""
+    """The body of a refusal, cut at `BODY_BYTES` and at what arrives within `BODY_SECONDS`."""
     body = bytearray()
     with suppress(aiohttp.ClientError, OSError, TimeoutError):
         async with asyncio.timeout(BODY_SECONDS):
             while len(body) < BODY_BYTES:
-                piece = await response.content.read(BODY_BYTES - len(body))
-                if not piece:
+                chunk = await response.content.read(BODY_BYTES - len(body))
+                if not chunk:
                     break
-                body += piece
+                body += chunk
     return bytes(body)
 
 
 def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
-    """What is wrong with a 101 (RFC 6455 section 4.1), or None."""
+    """The requirement of RFC 6455 section 4.1 that a 101 violates, or None."""
     headers = response.headers
     if headers.get("Upgrade", "").strip().lower() != "websocket":
         return "101 without 'Upgrade: websocket'"

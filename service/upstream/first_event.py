@@ -1,4 +1,4 @@
-"""Behind the 101: reads upstream until its first event shows that a session is really there."""
+"""Reads upstream after the 101 until the first event, which shows that a session exists."""
 
 import asyncio
 from typing import Final
@@ -11,50 +11,53 @@ from service.upstream import translate
 from service.wire.control import handle_control
 from service.wire.leg import Leg
 
-FIRST_EVENT_HOLD: Final = "first_event"
-"""The name under which a leg is held from its first event until its owner reads it."""
 CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
-"""How long the CLOSE behind a first `error` is waited for; on the wire it comes in the same millisecond."""
-FIRST_EVENT_BYTES: Final = 1_048_576
-"""A first event larger than this is streamed instead of awaited whole; it has shown that upstream is alive."""
+"""How long to wait for the close frame behind an `error` event. OpenAI sends both in the same millisecond."""
+MAX_FIRST_EVENT_BYTES: Final = 1_048_576
+"""A larger first event is streamed instead of collected. It has shown that upstream works."""
 
 
 class FirstEventReader:
-    """Reads upstream until its first event is there whole. `opened` yields the items so far, or raises the Failure."""
+    """The receiver of a leg during a dial.
+
+    `items` resolves once the first event is complete: all items received so far, the first event and what followed it in
+    the same read. It fails with the Failure if upstream refuses, violates the protocol or disconnects first. The leg is held
+    from then on. The reader does not close the leg; its owner does.
+    """
 
     def __init__(self, leg: Leg, scanner: Scanner) -> None:
         self._leg = leg
         self._scanner = scanner
-        self._items: list[Item] = []
-        self._size = 0
+        self._received: list[Item] = []
+        self._received_bytes = 0
         self._error: ErrorEvent | None = None
-        self._late: asyncio.TimerHandle | None = None
-        self.opened: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
+        self._close_timer: asyncio.TimerHandle | None = None
+        self.items: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Process the next bytes; called by the leg."""
         items = self._scanner.feed(data)
-        if self.opened.done():
-            self._items += items  # behind the gate, in the same read
+        if self.items.done():
+            self._received += items  # the same list that `items` resolved with
             return
         for number, item in enumerate(items):
-            self._look_at(item)
-            if self.opened.done():
-                self._items += items[number + 1 :]
+            self._process(item)
+            if self.items.done():
+                self._received += items[number + 1 :]
                 return
 
     def peer_lost(self) -> None:
-        """Upstream is gone."""
+        """Fail the dial: upstream disconnected; called by the leg."""
         if self._error is not None:
-            self._refuse(translate.from_events(self._error, None, ""))
+            self._fail(translate.from_events(self._error, None, ""))
         else:
-            self._refuse(Failure("dropped_early", Phase.FIRST_EVENT))
+            self._fail(Failure("dropped_early", Phase.FIRST_EVENT))
 
-    def _look_at(self, item: Item) -> None:
+    def _process(self, item: Item) -> None:
         if isinstance(item, Control | Violation):
             end = handle_control(self._leg, item)
             if end is not None:
-                self._refuse(
+                self._fail(
                     Failure("bad_reply", Phase.FIRST_EVENT, detail=end.reason)
                     if end.is_violation
                     else translate.from_events(self._error, end.code, end.reason)
@@ -62,36 +65,36 @@ class FirstEventReader:
             return
         match item:
             case Message("error", payload, _) if self._error is None:
-                self._take_error(parse_error(payload) or ErrorEvent("", None, ""))
+                self._wait_for_close(parse_error(payload) or ErrorEvent("", None, ""))
             case _ if self._error is not None:
-                pass  # whatever stands between the error and its CLOSE
+                pass  # between the error and its close frame
             case Message():
-                self._items.append(item)  # its Completed, right behind it, opens
+                self._received.append(item)  # its Completed follows
             case Chunk(raw, mid_frame):
-                self._items.append(item)
-                self._size += len(raw)
-                if mid_frame and self._size > FIRST_EVENT_BYTES:
-                    self._open()
-            case Completed(kind, _) if kind == "error":
-                self._take_error(ErrorEvent("", None, ""))  # too large to have been read
+                self._received.append(item)
+                self._received_bytes += len(raw)
+                if mid_frame and self._received_bytes > MAX_FIRST_EVENT_BYTES:
+                    self._succeed()
+            case Completed(event_type, _) if event_type == "error":
+                self._wait_for_close(ErrorEvent("", None, ""))  # the scanner does not yield a Message of this size
             case Completed():
-                self._items.append(item)
-                self._open()
+                self._received.append(item)
+                self._succeed()
 
-    def _take_error(self, error: ErrorEvent) -> None:
+    def _wait_for_close(self, error: ErrorEvent) -> None:
+        """The code of the close frame refines the failure; without one the `error` event alone decides."""
         self._error = error
-        loop = asyncio.get_running_loop()
-        self._late = loop.call_later(
-            CLOSE_AFTER_ERROR_SECONDS, lambda: self._refuse(translate.from_events(error, None, ""))
+        self._close_timer = asyncio.get_running_loop().call_later(
+            CLOSE_AFTER_ERROR_SECONDS, lambda: self._fail(translate.from_events(error, None, ""))
         )
 
-    def _open(self) -> None:
-        self._leg.hold(FIRST_EVENT_HOLD)
-        if not self.opened.done():
-            self.opened.set_result(self._items)
+    def _succeed(self) -> None:
+        self._leg.hold("first_event")
+        if not self.items.done():
+            self.items.set_result(self._received)
 
-    def _refuse(self, failure: Failure) -> None:
-        if self._late is not None:
-            self._late.cancel()
-        if not self.opened.done():
-            self.opened.set_exception(failure)
+    def _fail(self, failure: Failure) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        if not self.items.done():
+            self.items.set_exception(failure)

@@ -14,12 +14,12 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 from service.realtime.keys import Secret
 
 AUTO: Final = "auto"
-SETTING: Final = "RELAY_UPSTREAM_PROXY"
-VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+PROXY_SETTING: Final = "RELAY_UPSTREAM_PROXY"
+PROXY_VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """In the order in which they are asked; curl's, too."""
 
 
-class NotAProxy(ValueError):
+class InvalidProxy(ValueError):
     """A text that is no URL of a proxy; `variable` is where it stands."""
 
     def __init__(self, variable: str) -> None:
@@ -42,15 +42,15 @@ def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> 
     if setting is None:
         return None
     if setting != AUTO:
-        return parse_proxy(setting, SETTING)
-    for name in VARIABLES:
+        return parse_proxy(setting, PROXY_SETTING)
+    for name in PROXY_VARIABLES:
         value = environ.get(name, "").strip()
         if value:
-            return None if is_excepted(host, environ) else parse_proxy(value, name)
+            return None if bypasses_proxy(host, environ) else parse_proxy(value, name)
     return None
 
 
-def is_excepted(host: str, environ: Mapping[str, str]) -> bool:
+def bypasses_proxy(host: str, environ: Mapping[str, str]) -> bool:
     """Whether NO_PROXY names a host, by the rules of the standard library: suffixes of names, or `*`."""
     excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return bool(excepted) and bool(proxy_bypass_environment(host, {"no": excepted}))
@@ -63,12 +63,12 @@ def parse_proxy(text: str, origin: str) -> Proxy:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise NotAProxy(origin) from None
+        raise InvalidProxy(origin) from None
     if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", host) or port == 0:
-        raise NotAProxy(origin)
+        raise InvalidProxy(origin)
     user = unquote(parts.username) if parts.username else None
     if parts.path.strip("/") or parts.query or parts.fragment or ":" in (user or ""):  # RFC 7617 section 2
-        raise NotAProxy(origin)
+        raise InvalidProxy(origin)
     shown = f"[{host}]" if ":" in host else host
     suffix = f":{port}" if port else ""
     password = Secret(unquote(parts.password)) if parts.password else None

@@ -1,4 +1,4 @@
-"""GET /v1/models/{model}: the cheap half of a health check. It proves the key, not that a socket opens."""
+"""GET /v1/models/{model}: the cheaper half of the health checks. A success proves the key, not that a session can open."""
 
 import asyncio
 from http import HTTPStatus
@@ -8,19 +8,19 @@ import aiohttp
 from service.failures import Failure, Phase
 from service.realtime.events import parse_error
 from service.upstream import translate
-from service.upstream.dial import DialProgress, read_body, request
+from service.upstream.dial import DialProgress, http_get, read_body
 from service.upstream.target import Target
 
 
 async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str, *, timeout_seconds: float) -> None:
-    """Ask for a model's description. Returns if the provider gives it; raises Failure otherwise."""
+    """Request the description of a model. Returns if the provider answers 200; raises Failure otherwise."""
     progress = DialProgress()
     url = target.model_url(model)
     headers = target.headers() | {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
         async with (
             asyncio.timeout(timeout_seconds),
-            await request(session, target, url, headers, progress) as response,
+            await http_get(session, target, url, headers, progress) as response,
         ):
             if response.status == HTTPStatus.OK:
                 return
@@ -33,11 +33,11 @@ async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str
         ) from None
 
 
-def proves_the_key(failure: Failure) -> bool:
-    """Whether a refusal shows that the key was taken: the provider looks at the model after the key."""
+def shows_key_is_valid(failure: Failure) -> bool:
+    """Whether a refusal shows that the provider accepted the key: it checks the model after the key."""
     return failure.upstream_code == "model_not_found"
 
 
-def says_nothing_of_the_key(failure: Failure) -> bool:
-    """Whether a refusal leaves the key unjudged: compatible servers may not serve /models at all."""
+def is_inconclusive(failure: Failure) -> bool:
+    """Whether a refusal leaves open if the key is valid: compatible servers need not serve /models."""
     return failure.reason in {"model_not_found", "call_not_found", "bad_reply", "redirect_refused"}

@@ -14,7 +14,6 @@ from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 from service.upstream.dial import Connected
-from service.upstream.first_event import FIRST_EVENT_HOLD
 from service.wire.control import handle_control
 
 _READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
@@ -58,7 +57,7 @@ class EventStream:
         self._ended: tuple[type[StreamClosed], int | None, str] | None = None
         self._process(connected.items)
         connected.leg.start(self)
-        connected.leg.release(FIRST_EVENT_HOLD)
+        connected.leg.release("first_event")
 
     async def next_event(self, timeout_seconds: float) -> Event:
         """Wait for the next event.

@@ -19,13 +19,22 @@ _HEALTH_TYPE: Final = "application/health+json"
 
 
 class Probes:
-    """The probe routes; `alive` says whether the background tasks run."""
+    """The probe routes. `alive` returns whether the background tasks run, `notes` lines for detailed health."""
 
-    def __init__(self, monitor: Monitor, registry: Registry, metrics: Metrics, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        registry: Registry,
+        metrics: Metrics,
+        alive: Callable[[], bool],
+        *,
+        notes: Callable[[], list[str]],
+    ) -> None:
         self._monitor = monitor
         self._registry = registry
         self._metrics = metrics
         self._alive = alive
+        self._notes = notes
 
     def routes(self, *, detailed: bool) -> list[web.RouteDef]:
         """For the public listener, or with detail for the internal one."""
@@ -69,17 +78,17 @@ class Probes:
     async def _health(self, request: web.Request, *, detailed: bool) -> web.Response:
         checks, notes = self._chosen(request)
         if checks:
-            await self._monitor.settled(_FIRST_CHECK_SECONDS)
+            await self._monitor.wait_for_first_refresh(_FIRST_CHECK_SECONDS)
         is_stale = self._monitor.age_seconds > self._monitor.stale_after_seconds
         status = report.overall(checks, is_stale=is_stale)
-        body = report.brief(status)
+        body = report.public_body(status)
         if detailed and "verbose" in request.query:
-            body = report.verbose(
+            body = report.detailed_body(
                 checks,
                 self._metrics.upstream,
                 sessions=len(self._registry),
                 is_stale=is_stale,
-                notes=[*notes, *self._monitor.notes],
+                notes=[*notes, *self._notes()],
             )
         return web.json_response(
             body,

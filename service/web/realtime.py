@@ -42,7 +42,7 @@ class RealtimeHandler:
     def __init__(
         self,
         settings: Settings,
-        reach: Connector,
+        connector: Connector,
         registry: Registry,
         *,
         instruments: SessionTelemetry,
@@ -50,7 +50,7 @@ class RealtimeHandler:
         on_dialled: Callable[[Failure | None], None],
     ) -> None:
         self._settings = settings
-        self._reach = reach
+        self._connector = connector
         self._registry = registry
         self._instruments = instruments
         self._metrics = instruments.metrics
@@ -138,13 +138,13 @@ class RealtimeHandler:
 
     def _closed(self) -> str | None:
         """Why nobody comes in now."""
-        return "relay_draining" if self._registry.draining else self._reach.key_problem
+        return "relay_draining" if self._registry.draining else self._connector.key_problem
 
     async def _dial(self, route: DialRequest, attempt: Attempt) -> Connected:
         """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
         progress = DialProgress()
         try:
-            connected = await self._registry.dial(self._reach.dial(route, progress))
+            connected = await self._registry.dial(self._connector.dial(route, progress))
         except Failure as failure:
             if failure.reason == "relay_draining":
                 self._refused(failure, attempt)
@@ -158,7 +158,7 @@ class RealtimeHandler:
         waited = time.perf_counter() - attempt.began_at
         self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
-        if self._reach.proves(route):
+        if self._connector.awaits_first_event(route):
             self._on_dialled(None)
         return connected
 

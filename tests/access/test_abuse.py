@@ -60,7 +60,7 @@ def upgrade(target: str, *headers: str) -> bytes:
 async def test_strangers_get_one_answer(headers: dict[str, str]) -> None:
     """No, malformed or misplaced tokens: 401 with WWW-Authenticate, no dial, and nothing of what was shown in the log."""
     async with raw_http(well) as upstream, running_relay(
-        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | TOKENS
+        simulator=None, intervals=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | TOKENS
     ) as relay:  # fmt: skip
         client = await open_raw(relay.app.public_port, PATH, headers)
         await client.close()
@@ -291,7 +291,7 @@ async def test_h17_the_inside_is_not_public(path: str) -> None:
 async def test_h17_verbose_is_not_public() -> None:
     """The public health report says pass or fail, and nothing of why."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         answer = await raw_request(relay, b"GET /healthz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
         assert answer.endswith(b'{"status": "fail"}')

@@ -111,7 +111,7 @@ async def test_a_model_that_the_relay_does_not_allow() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "reason", "note"),
     [
-        ("502 Bad Gateway", HTML, "bad_reply", "The proxy or ingress in front cannot reach the relay."),
+        ("502 Bad Gateway", HTML, "bad_reply", "The proxy or ingress in front cannot connector the relay."),
         ("503 Service Unavailable", HTML, "bad_reply", "has no relay to pass it to"),
         ("404 Not Found", HTML, "bad_reply", "Nothing is at this path"),
         ("401 Unauthorized", "no", "bad_reply", "That is not the relay's refusal"),

@@ -29,7 +29,7 @@ async def test_all_surfaces_agree(reason: str) -> None:
     row = CATALOGUE[reason]
     async with PROVOCATIONS[reason]() as scene:
         plain = await as_plain_client(scene, row)
-        scene.relay.app.reach.breaker.succeeded()  # what is said from memory: tests/upstream/test_breaker.py
+        scene.relay.app.connector.breaker.succeeded()  # what is said from memory: tests/upstream/test_breaker.py
         seen = await as_browser(scene, row)
 
         assert without_id(plain) == without_id(seen)
@@ -113,7 +113,7 @@ def check_counts(scene: Scene, row: Row) -> None:
 
 async def check_health(relay: Relay, row: Row) -> Any:
     """Where the provider refuses, detailed health says so in the same words."""
-    await relay.app.monitor.settled(5)
+    await relay.app.monitor.wait_for_first_refresh(5)
     async with aiohttp.ClientSession() as session, session.get(f"{relay.internal_url}/healthz?verbose") as response:
         body = await response.json(content_type=None)
     if row.reason in DIAL_FAILURES and row.reason not in NOT_OF_THE_PROVIDER:

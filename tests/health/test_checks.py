@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from service.failures import CATALOGUE, DIAL_FAILURES, Failure, Retry
 from service.health import report
-from service.health.checks import FALL, RISE, Check
+from service.health.checks import FAILURE_THRESHOLD, SUCCESS_THRESHOLD, Check
 
 TRANSIENT = Failure("connect_refused")
 DEFINITE = Failure("key_rejected")
@@ -38,14 +38,14 @@ def test_a_definite_refusal_fails_at_once() -> None:
     """What waiting does not mend is not waited for."""
     assert check(None, DEFINITE).status == "fail"
     assert check(None, DEFINITE).is_definite
-    assert not check(*[TRANSIENT] * FALL).is_definite
+    assert not check(*[TRANSIENT] * FAILURE_THRESHOLD).is_definite
 
 
 def test_two_answers_in_a_row_mend() -> None:
     """One lucky call does not hide an outage."""
-    assert check(*[TRANSIENT] * FALL, None).status == "fail"
-    assert check(*[TRANSIENT] * FALL, None, TRANSIENT, None).status == "fail"
-    assert check(*[TRANSIENT] * FALL, *[None] * RISE).status == "pass"
+    assert check(*[TRANSIENT] * FAILURE_THRESHOLD, None).status == "fail"
+    assert check(*[TRANSIENT] * FAILURE_THRESHOLD, None, TRANSIENT, None).status == "fail"
+    assert check(*[TRANSIENT] * FAILURE_THRESHOLD, *[None] * SUCCESS_THRESHOLD).status == "pass"
 
 
 @given(st.lists(st.none() | st.sampled_from(sorted(DIAL_FAILURES)).map(Failure), max_size=30))
@@ -53,7 +53,7 @@ def test_any_history_keeps_the_rules(history: list[Failure | None]) -> None:
     """Whatever happened: two yeses pass, a definite no fails, and what is wrong is told in the catalogue's words."""
     result = check(*history)
 
-    if history[-RISE:] == [None] * RISE:
+    if history[-SUCCESS_THRESHOLD:] == [None] * SUCCESS_THRESHOLD:
         assert result.status == "pass"
     if history and (last := history[-1]) is not None:
         assert result.status == "fail" if last.row.retry is Retry.NEVER else result.status in {"warn", "fail"}

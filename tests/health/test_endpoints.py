@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.health import monitor as module
-from service.health.monitor import RefreshIntervals
 from service.health.response_check import DAY_SECONDS, ResponseCheckBudget, request_response
+from service.health.schedule import RefreshIntervals
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.simulator import Simulator, SimulatorOptions
@@ -19,7 +19,7 @@ from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 
 # A thousandth of the real pace: 30 minutes pass in 1.8 s, a refresh each 60 ms.
 SCALE = 1000
-FAST = RefreshIntervals(good=0.06, first_retry=0.005, slowest_retry=0.12, grace=0.06)
+FAST = RefreshIntervals(passing=0.06, first_retry=0.005, max_retry=0.12, readiness_grace=0.06)
 
 
 async def ask(relay: Relay, path: str, *, internal: bool = True, method: str = "GET") -> tuple[int, str, Any]:
@@ -56,7 +56,7 @@ async def test_an_outage_of_thirty_minutes() -> None:
     simulator = Simulator(SimulatorOptions(pace=0))
     await simulator.start()
     port = int(simulator.url.rsplit(":", 1)[1].split("/")[0])
-    async with running_relay(simulator=simulator, pace=FAST) as relay:
+    async with running_relay(simulator=simulator, intervals=FAST) as relay:
         await eventually(lambda: relay.app.monitor.ready)
         await simulator.stop()
         end = asyncio.get_running_loop().time() + 30 * 60 / SCALE
@@ -94,7 +94,7 @@ async def test_a_revoked_key_fails_at_the_next_look() -> None:
 
     async with (
         raw_upstream(upstream) as raw,
-        running_relay(OPENAI_BASE_URL=raw.url, RELAY_MODEL="scripted", pace=FAST) as relay,
+        running_relay(OPENAI_BASE_URL=raw.url, RELAY_MODEL="scripted", intervals=FAST) as relay,
     ):
         await eventually(lambda: relay.app.monitor.ready)
         refuse = True
@@ -109,8 +109,8 @@ async def test_retry_after_is_heeded() -> None:
     """J7: while the provider asks for patience, nothing is asked; the endpoint goes on to answer, with a warning."""
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
         key = "sk-sim-http-429"
-        async with running_relay(simulator=simulator, pace=FAST, OPENAI_API_KEY=key) as relay:
-            await relay.app.monitor.settled(2)
+        async with running_relay(simulator=simulator, intervals=FAST, OPENAI_API_KEY=key) as relay:
+            await relay.app.monitor.wait_for_first_refresh(2)
             asked = len(simulator.rest_calls)
             loop = asyncio.get_running_loop()
             until = loop.time() + 0.5  # at this pace a hundred refreshes
@@ -137,7 +137,7 @@ async def test_a_check_that_hangs_does_not_hang_the_endpoint() -> None:
 
     async with (
         raw_upstream(upstream) as raw,
-        running_relay(OPENAI_BASE_URL=raw.url, RELAY_MODEL="scripted", pace=FAST) as relay,
+        running_relay(OPENAI_BASE_URL=raw.url, RELAY_MODEL="scripted", intervals=FAST) as relay,
     ):
         await eventually(lambda: relay.app.monitor.ready)
         hang.set()
@@ -149,7 +149,7 @@ async def test_a_check_that_hangs_does_not_hang_the_endpoint() -> None:
 async def test_what_is_stale_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """J8: a snapshot that no pause explains warns, and says so; an endpoint without checks is not touched."""
     async with simulated_relay() as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         monkeypatch.setattr(relay.app.monitor, "_refreshed_at", -1e9)
         status, body, headers = await ask(relay, "/healthz?verbose")
 
@@ -161,9 +161,9 @@ async def test_what_is_stale_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_a_crashed_check_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """J9: a bug in the monitor is logged, counted, and does not end it; meanwhile the endpoints answer."""
     async with simulated_relay() as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         monkeypatch.setattr(relay.app.monitor, "refresh", raising)
-        relay.app.monitor.ask_again()
+        relay.app.monitor.key_changed()
         await eventually(lambda: relay.metric("realtime_relay_background_task_crashes_total") == 1)
 
         assert [200, 200, 200] == await statuses(relay)
@@ -199,7 +199,7 @@ async def close_all(*clients: RawClient) -> None:
 async def test_what_may_be_asked() -> None:
     """J15: one check by path, several excluded, unknown names told without being repeated, HEAD; no detail in public."""
     async with simulated_relay() as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         for path in ("/healthz/key", "/healthz/handshake", "/healthz?exclude=key", "/readyz", "/livez"):
             assert 200 == (await ask(relay, path))[0]
             status, body, _ = await ask(relay, path, method="HEAD")
@@ -221,7 +221,7 @@ async def test_what_may_be_asked() -> None:
 async def test_one_bad_check_fails_by_its_path() -> None:
     """A check by path speaks for itself only."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-quota-exhausted") as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
 
         assert (200, 503) == ((await ask(relay, "/healthz/key"))[0], (await ask(relay, "/healthz/handshake"))[0])
         assert 200 == (await ask(relay, "/healthz?exclude=handshake"))[0]
@@ -230,7 +230,7 @@ async def test_one_bad_check_fails_by_its_path() -> None:
 async def test_readiness_in_detail() -> None:
     """The internal port says why it is shut, with ?verbose a line for each question; the public one only that it is."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         lines = (await ask(relay, "/readyz?verbose"))[1].splitlines()
 
         assert [
@@ -248,7 +248,7 @@ async def test_a_bare_101_proves_nothing() -> None:
     """Where no first event is waited for, a refused key upgrades, too: the refusal over REST stands, readiness stays shut."""
     settings = {"OPENAI_API_KEY": "sk-sim-key-rejected", "RELAY_FIRST_EVENT": "optional"}
     async with simulated_relay(None, **settings) as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
 
         assert "key_rejected" == relay.app.monitor.key.reason
         assert [200, 503, 503] == await statuses(relay)
@@ -258,13 +258,13 @@ async def test_a_nudge_during_a_refresh_asks_once_more() -> None:
     """What became known while the checks were under way is not lost."""
     async with simulated_relay() as relay:
         monitor = relay.app.monitor
-        await monitor.settled(2)
+        await monitor.wait_for_first_refresh(2)
         assert relay.simulator is not None
         simulator = relay.simulator
         asked = len(simulator.rest_calls)
-        monitor.ask_again()
+        monitor.key_changed()
         await eventually(lambda: len(simulator.rest_calls) > asked)
-        monitor.ask_again()  # the refresh has begun
+        monitor.key_changed()  # the refresh has begun
         await eventually(lambda: len(simulator.rest_calls) > asked + 1)
 
 
@@ -273,7 +273,7 @@ async def test_own_handshakes_spend_nothing() -> None:
     async with simulated_relay() as relay:
         assert relay.simulator is not None
         simulator = relay.simulator
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         await eventually(lambda: simulator.open_count == 0, 2)
 
         (connection,) = simulator.connections
@@ -291,7 +291,7 @@ async def test_the_deep_turn_is_off_by_default() -> None:
 async def test_a_deep_turn_within_its_budget() -> None:
     """Asked once at the start and no more until the next is due, however often the checks are refreshed."""
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
-        async with running_relay(simulator=simulator, pace=FAST, RELAY_HEALTH_TURNS_PER_DAY="24") as relay:
+        async with running_relay(simulator=simulator, intervals=FAST, RELAY_HEALTH_TURNS_PER_DAY="24") as relay:
             await eventually(lambda: relay.app.monitor.turn is not None and relay.app.monitor.turn.status == "pass")
             refreshed = len(simulator.rest_calls)
             await eventually(lambda: len(simulator.rest_calls) >= refreshed + 5)
@@ -310,7 +310,7 @@ async def test_a_deep_turn_finds_what_a_handshake_does_not(scenario: str, reason
     """Key and handshake pass, the response does not come: the deep check says why; what is definite fails at once."""
     settings = {"OPENAI_API_KEY": f"sk-sim-{scenario}", "RELAY_HEALTH_TURNS_PER_DAY": "1"}
     async with simulated_relay(None, **settings) as relay:
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         turn = relay.app.monitor.turn
 
         assert turn is not None
@@ -350,7 +350,7 @@ async def test_a_deep_turn_that_goes_wrong_is_given_up(
         raw_upstream(upstream) as raw,
         running_relay(OPENAI_BASE_URL=raw.url, RELAY_MODEL="scripted", RELAY_HEALTH_TURNS_PER_DAY="1") as relay,
     ):
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         turn = relay.app.monitor.turn
 
         assert turn is not None
@@ -365,7 +365,7 @@ def test_a_day_has_so_many_turns(most: int, pauses: list[float]) -> None:
     now, taken = 0.0, []
     for pause in pauses:
         now += pause
-        if budget.take(now):
+        if budget.try_acquire(now):
             taken.append(now)
 
     assert bool(taken) is (most > 0 and bool(pauses))

@@ -6,11 +6,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.health.monitor import RefreshIntervals
+from service.health.schedule import RefreshIntervals
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.harness import Relay, eventually, open_raw, running_relay, simulated_relay
 
-QUICK = RefreshIntervals(good=0.05, first_retry=0.05, slowest_retry=0.05, grace=0.3)
+QUICK = RefreshIntervals(passing=0.05, first_retry=0.05, max_retry=0.05, readiness_grace=0.3)
 
 
 async def get(relay: Relay, path: str, *, internal: bool = True) -> tuple[int, Any]:
@@ -77,7 +77,7 @@ async def test_an_outage_warns_then_fails_and_mends() -> None:
     simulator = Simulator(SimulatorOptions(pace=0))
     await simulator.start()
     port = int(simulator.url.rsplit(":", 1)[1].split("/")[0])
-    async with running_relay(simulator=simulator, pace=QUICK) as relay:
+    async with running_relay(simulator=simulator, intervals=QUICK) as relay:
         await eventually(lambda: relay.app.monitor.ready)
         await simulator.stop()
         await eventually(lambda: "fail" in [line["handshake"] for line in relay.events("health.changed")], 5)
@@ -110,7 +110,7 @@ async def test_trouble_that_may_pass_does_not_keep_a_new_instance_shut() -> None
         assert await status(quiet, "/readyz") == 503
     async with Simulator(SimulatorOptions()) as simulator:
         key = "sk-sim-http-500"
-        async with running_relay(simulator=simulator, pace=QUICK, OPENAI_API_KEY=key) as relay:
+        async with running_relay(simulator=simulator, intervals=QUICK, OPENAI_API_KEY=key) as relay:
             await eventually(lambda: relay.app.monitor.ready)
             assert await status(relay, "/readyz") == 200
             await eventually(lambda: relay.app.monitor.handshake.status == "fail")
@@ -120,9 +120,9 @@ async def test_trouble_that_may_pass_does_not_keep_a_new_instance_shut() -> None
 async def test_live_sessions_are_evidence() -> None:
     """While callers get through, no handshake is made for the check's own sake."""
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
-        pace = RefreshIntervals(good=0.3, first_retry=0.05, slowest_retry=0.05)
-        async with running_relay(simulator=simulator, pace=pace) as relay:
-            await relay.app.monitor.settled(2)
+        intervals = RefreshIntervals(passing=0.3, first_retry=0.05, max_retry=0.05)
+        async with running_relay(simulator=simulator, intervals=intervals) as relay:
+            await relay.app.monitor.wait_for_first_refresh(2)
             made = len(simulator.connections)
             client = await open_raw(relay.app.public_port)
             await eventually(lambda: relay.app.monitor.handshake.source == "traffic")
@@ -133,7 +133,7 @@ async def test_live_sessions_are_evidence() -> None:
 async def test_own_dials_are_not_callers() -> None:
     """The checks' dials appear in no metric of callers."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
 
         assert relay.metric("realtime_relay_upstream_connects_total", upstream="compatible", result="key_rejected") == 0
         labels = {"upstream": "compatible", "phase": "first_event", "status": "3000", "reason": "key_rejected"}
@@ -161,7 +161,7 @@ async def test_excluding_checks() -> None:
 async def test_draining_closes_readiness_only() -> None:
     """A draining instance is alive and well, but gets nobody new."""
     async with simulated_relay() as relay:
-        await relay.app.monitor.settled(2)
+        await relay.app.monitor.wait_for_first_refresh(2)
         relay.app.registry.draining = True
 
         assert [503, 200, 200] == [await status(relay, path) for path in ("/readyz", "/livez", "/healthz")]

@@ -155,7 +155,7 @@ async def test_why_a_check_does_not_pass_is_a_series() -> None:
     async with simulated_relay(SimulatorOptions(pace=0, scenario="quota-exhausted"), OPENAI_API_KEY="sk-x") as relay:
         await eventually(lambda: relay.app.monitor.handshake.status == "fail")
         assert ("handshake", "quota_exhausted") in why(relay)
-        relay.app.monitor.handshake.forget()
-        relay.app.monitor.key.forget()
+        relay.app.monitor.handshake.reset()
+        relay.app.monitor.key.reset()
         relay.app.monitor._publish()
         assert [] == why(relay)

@@ -100,9 +100,9 @@ async def test_an_ended_session_is_freed(end: str) -> None:
 async def test_a_refused_caller_is_forgotten(headers: dict[str, str]) -> None:
     """Nor does a failed dial leave anything, whichever way it was told."""
     async with raw_upstream(refuse) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         for _ in range(SESSIONS):
-            relay.app.reach.breaker.succeeded()
+            relay.app.connector.breaker.succeeded()
             client = await open_raw(relay.app.public_port, PATH, headers)
             if client.answer.status == 101:
                 await client.until_close()

@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
 from service.telemetry import logs
-from tests.support.harness import QUIET_PACE, RawClient, Relay, open_raw
+from tests.support.harness import QUIET_INTERVALS, RawClient, Relay, open_raw
 
 TOKENS = ("CANARY1token-abcdefghijklmnop", "CANARY2token-abcdefghijklmnop")
 STRANGER = "sk-CANARY3strangers-own-key-123456"
@@ -78,7 +78,7 @@ async def test_no_canary_sings(scenario: str, log: io.StringIO) -> None:
         "RELAY_LOG_LEVEL": "debug",
     }
     async with Simulator(SimulatorOptions(pace=0, slow_first_event_seconds=0.1)) as simulator:
-        app = App(Settings.load(environ | {"OPENAI_BASE_URL": simulator.url}), pace=QUIET_PACE)
+        app = App(Settings.load(environ | {"OPENAI_BASE_URL": simulator.url}), intervals=QUIET_INTERVALS)
         logs.configure("json", "debug", app.redactor, log)
         await app.start()
         relay = Relay(app, [], simulator)

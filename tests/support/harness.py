@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from service.app import App
-from service.health.monitor import RefreshIntervals
+from service.health.schedule import RefreshIntervals
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
@@ -24,7 +24,7 @@ from tests.support.messages import pop_message
 
 KEY_CANARY: Final = "sk-sim-good-CANARY0key1234567890"
 TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
-QUIET_PACE: Final = RefreshIntervals(good=3600, first_retry=3600, slowest_retry=3600)
+QUIET_INTERVALS: Final = RefreshIntervals(passing=3600, first_retry=3600, max_retry=3600)
 
 
 def environment(**overrides: str) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Relay:
 async def running_relay(
     *,
     simulator: Simulator | None = None,
-    pace: RefreshIntervals | None = None,
+    intervals: RefreshIntervals | None = None,
     adjust: Callable[[Settings], Settings] | None = None,
     **overrides: str,
 ) -> AsyncIterator[Relay]:
@@ -83,7 +83,7 @@ async def running_relay(
     settings = Settings.load(environment(**overrides))
     settings = adjust(settings) if adjust is not None else settings
     with structlog.testing.capture_logs() as logs:
-        app = App(settings, pace=pace or QUIET_PACE)
+        app = App(settings, intervals=intervals or QUIET_INTERVALS)
         await app.start()
         try:
             yield Relay(app, logs, simulator)
@@ -97,7 +97,7 @@ async def simulated_relay(options: SimulatorOptions | None = None, /, **override
     """A relay with a simulator of its own, seen by the relay as a compatible upstream."""
     async with (
         Simulator(options or SimulatorOptions(pace=0)) as simulator,
-        running_relay(simulator=simulator, pace=None, adjust=None, **overrides) as relay,
+        running_relay(simulator=simulator, intervals=None, adjust=None, **overrides) as relay,
     ):
         yield relay
 

@@ -75,7 +75,7 @@ async def scene(**settings: str) -> AsyncIterator[Scene]:
         await heard[-1].listen()
 
     async with raw_upstream(script) as upstream, running_relay(
-        simulator=None, pace=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
+        simulator=None, intervals=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
     ) as relay:  # fmt: skip
         stage = Scene(relay, upstream, heard)
         try:

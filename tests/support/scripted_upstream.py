@@ -22,7 +22,7 @@ async def relay_before(
         nothing_left(),
         raw_upstream(script, behind_101=behind_101) as upstream,
         running_relay(
-            simulator=None, pace=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
+            simulator=None, intervals=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
         ) as relay,
     ):
         await eventually(lambda: relay.app.monitor.ready)

@@ -1,4 +1,4 @@
-"""service/upstream/breaker.py and reach.py: what is tried again, and what is answered from memory."""
+"""service/upstream/breaker.py and connector.py: what is tried again, and what is answered from memory."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.failures import DIAL_FAILURES, Failure, Phase, Retry
 from service.upstream import breaker as module
-from service.upstream.breaker import DEFINITE_SECONDS, IN_A_ROW, Breaker, RetryBudget
+from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, Breaker, RetryBudget
 from tests.support.harness import eventually, open_raw, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Script, Wire
 from tests.support.scripted_upstream import relay_before
@@ -43,7 +43,7 @@ def clock() -> Clock:
 def passes(breaker: Breaker) -> bool:
     """Whether a dial would be let through now; what it finds out stays open."""
     try:
-        with breaker.passage():
+        with breaker.permit():
             return True
     except Failure:
         return False
@@ -56,20 +56,20 @@ def test_a_definite_refusal_is_remembered(reason: str, clock: Clock) -> None:
     breaker.failed(Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
     clock.now += 5
 
-    with pytest.raises(Failure) as caught, breaker.passage():
+    with pytest.raises(Failure) as caught, breaker.permit():
         pass
     assert (reason, Phase.BREAKER, 401) == (caught.value.reason, caught.value.phase, caught.value.wire_status)
-    assert DEFINITE_SECONDS - 5 == caught.value.retry_after_seconds
+    assert DEFINITE_OPEN_SECONDS - 5 == caught.value.retry_after_seconds
 
 
 def test_one_caller_finds_out(clock: Clock) -> None:
     """After the pause one dial is the trial; while it runs the others still wait; a trial that is given up frees the next."""
     breaker = Breaker(clock)
     breaker.failed(Failure("key_rejected"))
-    clock.now += DEFINITE_SECONDS
+    clock.now += DEFINITE_OPEN_SECONDS
 
-    with breaker.passage() as passage:
-        assert passage.is_trial
+    with breaker.permit() as permit:
+        assert permit.is_trial
         assert not passes(breaker)
     assert passes(breaker)
 
@@ -90,7 +90,7 @@ def test_what_concerns_one_caller_holds_nobody_back(reason: str, clock: Clock) -
 def test_trouble_that_may_pass_opens_late_and_longer_each_time(clock: Clock) -> None:
     """So many failures in a row open it, for a second first; a trial that meets the trouble again opens it for longer."""
     breaker = Breaker(clock)
-    for _ in range(IN_A_ROW):
+    for _ in range(FAILURES_TO_OPEN):
         assert passes(breaker)
         breaker.failed(Failure("upstream_overloaded"))
     assert not passes(breaker)
@@ -108,7 +108,7 @@ def test_trouble_that_may_pass_opens_late_and_longer_each_time(clock: Clock) -> 
 def test_a_bare_403_is_not_everybodys_at_once(clock: Clock) -> None:
     """The edge may answer one caller's query so; only several in a row hold the others back."""
     breaker = Breaker(clock)
-    for _ in range(IN_A_ROW):
+    for _ in range(FAILURES_TO_OPEN):
         assert not breaker.is_open
         breaker.failed(Failure("key_forbidden", Phase.UPGRADE, http_status=403))
 
@@ -128,26 +128,26 @@ def test_a_success_between_failures_starts_the_row_again(clock: Clock) -> None:
 def test_dials_under_way_do_not_escalate(clock: Clock) -> None:
     """Sixty dials that fail together open it once, for its first pause; what began before the key changed adds nothing."""
     breaker = Breaker(clock)
-    passages = []
+    permits = []
     for _ in range(60):
-        with breaker.passage() as passage:
-            passages.append(passage)
-    for passage in passages:
-        breaker.failed(Failure("connect_timeout"), passage)
-    clock.now += module.TRANSIENT_SECONDS[0]
+        with breaker.permit() as permit:
+            permits.append(permit)
+    for permit in permits:
+        breaker.failed(Failure("connect_timeout"), permit)
+    clock.now += module.TRANSIENT_OPEN_SECONDS[0]
     assert passes(breaker)
 
     breaker.succeeded()
-    breaker.failed(Failure("key_rejected"), passages[0])
+    breaker.failed(Failure("key_rejected"), permits[0])
     assert not breaker.is_open
 
 
 def test_the_providers_patience_is_told_whole(clock: Clock) -> None:
     """Callers are held back for half a minute at the most, and told the whole of what the provider asked for."""
     breaker = Breaker(clock)
-    for _ in range(IN_A_ROW):
+    for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
-    with pytest.raises(Failure) as caught, breaker.passage():
+    with pytest.raises(Failure) as caught, breaker.permit():
         pass
 
     assert 300 == caught.value.retry_after_seconds
@@ -156,7 +156,7 @@ def test_the_providers_patience_is_told_whole(clock: Clock) -> None:
 def test_retry_after_holds_back_but_not_for_long(clock: Clock) -> None:
     """The provider's own waiting time holds callers back, up to half a minute."""
     breaker = Breaker(clock)
-    for _ in range(IN_A_ROW):
+    for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
     clock.now += 29
     assert not passes(breaker)
@@ -177,8 +177,8 @@ def test_a_breaker_always_tries_again(sequence: list[tuple[str, float]]) -> None
     for outcome, seconds in sequence:
         clock.now += seconds
         try:
-            with breaker.passage() as passage:
-                assert passage.is_trial is breaker.is_open
+            with breaker.permit() as permit:
+                assert permit.is_trial is breaker.is_open
                 if breaker.is_open:
                     assert not passes(breaker)
                 if outcome == "ok":
@@ -188,8 +188,8 @@ def test_a_breaker_always_tries_again(sequence: list[tuple[str, float]]) -> None
         except Failure as failure:
             held_back.append(failure)
     assert all(failure.phase is Phase.BREAKER for failure in held_back)
-    assert all(1 <= (failure.retry_after_seconds or 0) <= module.RETRY_AFTER_SECONDS for failure in held_back)
-    clock.now += module.RETRY_AFTER_SECONDS
+    assert all(1 <= (failure.retry_after_seconds or 0) <= module.MAX_RETRY_AFTER_SECONDS for failure in held_back)
+    clock.now += module.MAX_RETRY_AFTER_SECONDS
     assert passes(breaker)
 
 
@@ -199,10 +199,10 @@ def test_retries_are_a_tenth(dials: int) -> None:
     budget = RetryBudget()
     retries = 0
     for _ in range(dials):
-        budget.dialled()
-        retries += budget.take()
+        budget.record_dial()
+        retries += budget.try_acquire()
 
-    assert retries <= dials * RetryBudget.SHARE + 1
+    assert retries <= dials * RetryBudget.RATIO + 1
 
 
 # -- on sockets -------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ async def test_an_outage_is_not_made_worse() -> None:
             await client.close()
             assert 502 == client.answer.status
 
-        assert upstream.upgrades <= IN_A_ROW + 2
+        assert upstream.upgrades <= FAILURES_TO_OPEN + 2
         assert 1 == relay.metric("realtime_relay_breaker_open", upstream="compatible")
         assert 0 < relay.metric(
             "realtime_relay_connection_failures_total",
@@ -302,7 +302,7 @@ async def test_a_refused_key_is_answered_from_memory_on_all_surfaces() -> None:
 
 async def test_a_trial_ends_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the pause is over one caller dials; if he gets through, all do."""
-    monkeypatch.setattr(module, "DEFINITE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "DEFINITE_OPEN_SECONDS", 0.05)
     refused = asyncio.Event()
 
     async def script(wire: Wire) -> None:
@@ -319,12 +319,12 @@ async def test_a_trial_ends_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     async with relay_before(script) as (relay, _):
         first = await open_raw(relay.app.public_port, PATH)
         assert 424 == first.answer.status
-        assert relay.app.reach.breaker.is_open
-        await eventually(lambda: relay.app.reach.breaker._until <= asyncio.get_running_loop().time())
+        assert relay.app.connector.breaker.is_open
+        await eventually(lambda: relay.app.connector.breaker._open_until <= asyncio.get_running_loop().time())
         second = await open_raw(relay.app.public_port, PATH)
 
         assert 101 == second.answer.status
-        assert not relay.app.reach.breaker.is_open
+        assert not relay.app.connector.breaker.is_open
         for client in (first, second):
             await client.close()
 
@@ -336,13 +336,13 @@ async def test_a_trial_that_is_given_up_frees_the_next() -> None:
         await wire.gone()
 
     async with relay_before(silent) as (relay, upstream):
-        breaker = relay.app.reach.breaker
+        breaker = relay.app.connector.breaker
         breaker.failed(Failure("key_rejected", Phase.FIRST_EVENT))
-        breaker._until = 0.0
+        breaker._open_until = 0.0
         trial = asyncio.create_task(open_raw(relay.app.public_port, PATH))
         await eventually(lambda: upstream.open == 1)
-        assert breaker._trying
+        assert breaker._trial_is_running
         trial.cancel()
         await asyncio.wait([trial])
-        await eventually(lambda: not breaker._trying)
+        await eventually(lambda: not breaker._trial_is_running)
         await eventually(lambda: upstream.open == 0)

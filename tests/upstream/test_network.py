@@ -102,7 +102,7 @@ async def test_certificates_that_are_not_trusted(
         raw_http(well, tls=tls) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url) as relay,
     ):
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         before = upstream.connections
         answer = await attempt(relay)
 

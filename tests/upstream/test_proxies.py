@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.realtime.keys import Secret
 from service.settings import Settings
-from service.upstream.proxy import NotAProxy, Proxy, choose_proxy, parse_proxy
+from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy, parse_proxy
 from tests.support.certificates import Authority
 from tests.support.harness import Answer, Relay, eventually, open_raw, payload_of, running_relay
 from tests.support.raw_http_server import PATH, Exchange, RawHttp, raw_http
@@ -99,7 +99,7 @@ async def relay_through(
             OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", RELAY_DIAL_TIMEOUT_SECONDS="1.5", adjust=adjust
         ) as relay,
     ):
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         yield relay, upstream
         assert "CANARY" not in str(relay.logs) + relay.metrics_text()
 
@@ -237,7 +237,7 @@ async def test_a_proxy_that_does_not_answer_connect(
 async def test_a_proxy_without_an_address() -> None:
     """A name that does not exist is the proxy's own; the provider's name is for the proxy to look up."""
     unknown = {"RELAY_UPSTREAM_PROXY": "http://proxy.invalid:3128", "OPENAI_BASE_URL": "https://provider.invalid/v1"}
-    async with running_relay(simulator=None, pace=None, adjust=None, **unknown) as relay:
+    async with running_relay(simulator=None, intervals=None, adjust=None, **unknown) as relay:
         answer = await attempt(relay)
 
         assert (502, "proxy_failed") == (answer.status, answer.error["code"])
@@ -286,7 +286,7 @@ def test_any_text_is_a_proxy_or_is_not(text: str) -> None:
     """Whatever is set, a proxy comes out whose URL has no credentials, or NotAProxy."""
     try:
         found = parse_proxy(text, "x")
-    except NotAProxy:
+    except InvalidProxy:
         return
     assert found.url.startswith(("http://", "https://"))
     assert "@" not in found.url

@@ -20,8 +20,8 @@ QUIET = aiohttp.ClientTimeout(total=5)
 @pytest.fixture
 def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file with a key that works; it is looked at often."""
-    monkeypatch.setattr(rotation, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(rotation, "SLOWEST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(rotation, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(rotation, "MAX_RETRY_SECONDS", 0.05)
     path = tmp_path / "key"
     path.write_text(OLD + "\n")
     return path
@@ -34,7 +34,7 @@ async def relay_with(key_file: Path, **settings: Any) -> AsyncIterator[tuple[Rel
         Simulator(SimulatorOptions(pace=0)) as simulator,
         running_relay(simulator=simulator, OPENAI_API_KEY="", OPENAI_API_KEY_FILE=str(key_file), **settings) as relay,
     ):
-        await relay.app.monitor.settled(5)
+        await relay.app.monitor.wait_for_first_refresh(5)
         yield relay, simulator
 
 
@@ -45,7 +45,7 @@ def put(path: Path, text: str) -> None:
 
 def key_of(relay: Relay) -> str | None:
     """The key that the next dial takes."""
-    key = relay.app.reach.dialler.target.key
+    key = relay.app.connector.dialler.target.key
     return key.reveal() if key is not None else None
 
 
@@ -122,15 +122,15 @@ async def test_a_key_that_is_put_back_is_no_rotation(key_file: Path) -> None:
         put(key_file, REFUSED)
         await eventually(lambda: rotations(relay, "refused") == 1)
         put(key_file, OLD)
-        await eventually(lambda: relay.app.monitor.notes == [])
+        await eventually(lambda: relay.metric("realtime_relay_key_file_refused") == 0)
 
         assert 0 == rotations(relay, "taken")
-        assert 0 == relay.metric("realtime_relay_key_file_refused")
+        assert "key_rejected" not in str(await notes(relay))
 
 
 async def test_a_hangup_signal_looks_at_once(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`look_now` takes a new key without waiting for the next look."""
-    monkeypatch.setattr(rotation, "LOOK_SECONDS", 600.0)
+    monkeypatch.setattr(rotation, "POLL_SECONDS", 600.0)
     async with relay_with(key_file) as (relay, _):
         put(key_file, NEW)
         assert relay.app._check_key_file()
@@ -159,11 +159,11 @@ async def test_a_refused_key_is_replaced_and_the_breaker_forgets(key_file: Path)
     """Once the operator mends the key, callers get through at once, not after the breaker's pause."""
     put(key_file, REFUSED)
     async with relay_with(key_file) as (relay, _):
-        await eventually(relay.app.monitor.is_refused)
+        await eventually(relay.app.monitor.is_key_refused)
         client = await open_raw(relay.app.public_port)
         assert 424 == client.answer.status
         await client.close()
-        assert relay.app.reach.breaker.is_open
+        assert relay.app.connector.breaker.is_open
 
         put(key_file, NEW)
         await eventually(lambda: rotations(relay, "taken") == 1)

@@ -141,7 +141,7 @@ async def test_a_refusal_is_told_everywhere(case: Case) -> None:
     async with refusing_relay(case.scenario) as relay:
         assert f'phase="{case.phase}",reason="{case.reason}",status="{case.status}"' in relay.metrics_text()
         await check_plain(relay, case)
-        relay.app.reach.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
+        relay.app.connector.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
@@ -197,7 +197,7 @@ async def check_network(base_url: str, case: Case, **settings: Any) -> None:
     """A failure of the network is told on all surfaces."""
     async with running_relay(OPENAI_BASE_URL=base_url, **settings) as relay:
         await check_plain(relay, case)
-        relay.app.reach.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
+        relay.app.connector.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
