@@ -192,13 +192,15 @@ class App:
 async def serve(settings: Settings) -> DrainResult:
     """Run one relay until a signal stops it; returns how the open sessions ended. Raises CannotListen."""
     app = App(settings)
-    writer = LogWriter(sys.stderr)
+    running_loop = asyncio.get_running_loop()
+    writer = LogWriter(
+        sys.stderr,
+        on_drop=app.metrics.log_lines_dropped.inc,
+        on_recovery=lambda lines: running_loop.call_soon_threadsafe(_report_dropped_lines, lines),
+    )
     logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
     loop.log_unhandled_exceptions()
     app.handle_signals(on_terminal=sys.stderr.isatty())
-    writer.on_drop = app.metrics.log_lines_dropped.inc
-    running_loop = asyncio.get_running_loop()
-    writer.on_room = lambda lines: running_loop.call_soon_threadsafe(_report_dropped_lines, lines)
     try:
         await app.start()
         loop.freeze_garbage_collector()

@@ -1,8 +1,8 @@
-"""Logs: structlog events, `noun.past_verb`, JSON in a container, coloured on a terminal.
+"""Logs: structlog events named `noun.past_verb`, as JSON in a container and as text on a terminal.
 
-Two INFO lines per session; nothing per frame. Never keys, tokens, audio, transcripts, instructions or queries. What the
-standard library's loggers say (asyncio, aiohttp) goes the same way, through the same redaction. A relay writes them off its
-event loop (`log_writer.py`).
+Two INFO lines per session, none per frame. A log never holds keys, tokens, audio, transcripts, instructions or query strings.
+Records of the standard library's loggers (asyncio, aiohttp) pass the same redaction and renderer as the event
+`library.logged`. The relay writes its log outside its event loop (`log_writer.py`).
 """
 
 import logging
@@ -13,6 +13,7 @@ import structlog
 from aiohttp.http import HttpProcessingError
 from structlog.typing import Processor
 
+from service.telemetry.console import ConsoleRenderer
 from service.telemetry.log_writer import LogWriter
 from service.telemetry.redact import Redactor
 
@@ -26,7 +27,10 @@ def configure(
     redactor: Redactor,
     stream: TextIO | LogWriter | None = None,
 ) -> None:
-    """Set logging up for the process; safe to call again."""
+    """Configure structlog and the root logger of the process. A second call replaces the first.
+
+    `stream` is standard error by default. With `auto` a terminal gets text (`console.py`), anything else JSON.
+    """
     out = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and out.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -35,22 +39,17 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Processor] = [structlog.processors.format_exc_info, redactor, _order]
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        if console
-        else structlog.processors.JSONRenderer()
-    )
+    last: list[Processor] = [structlog.processors.format_exc_info, redactor, _order_keys]
+    renderer: Processor = ConsoleRenderer(colours=out.isatty()) if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, *last, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(
-            cast("TextIO", out)
-        ),  # one write for each line, as LogWriter wants it
+        # LogWriter expects one write for each event; structlog's PrintLogger makes two.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, _name_foreign],
+        foreign_pre_chain=[*shared, _name_library_record],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, renderer],
     )
     handler = logging.StreamHandler(out)
@@ -61,12 +60,12 @@ def configure(
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
     server = logging.getLogger("aiohttp.server")
-    server.removeFilter(_without_requests)
-    server.addFilter(_without_requests)
+    server.removeFilter(_hide_request)
+    server.addFilter(_hide_request)
 
 
-def _without_requests(record: logging.LogRecord) -> bool:
-    """A request that cannot be parsed is a stranger's, and its lines may hold tokens: only the kind of mistake is kept."""
+def _hide_request(record: logging.LogRecord) -> bool:
+    """Reduce the record of a request that cannot be parsed to the kind of error: its lines may hold tokens."""
     exc = record.exc_info[1] if record.exc_info else None
     if isinstance(exc, HttpProcessingError):
         record.msg, record.args, record.exc_info, record.exc_text = f"bad request: {type(exc).__name__}", (), None, None
@@ -74,14 +73,16 @@ def _without_requests(record: logging.LogRecord) -> bool:
     return True
 
 
-def _order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """When, how grave and what first, for whoever reads a line with the eye."""
+def _order_keys(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put time, level and event name first, where a person reading JSON lines looks for them."""
     first = {name: event[name] for name in ("timestamp", "level", "event") if name in event}
     return first | {name: value for name, value in event.items() if name not in first}
 
 
-def _name_foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A line of another library is an event of its own kind, with the library's words as its message."""
+def _name_library_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Make a record of another library an event of one name, with the library's text as its message."""
     record = event.get("_record")
     event["message"] = str(event["event"])[:2000]
     event["event"] = "library.logged"

@@ -1,4 +1,4 @@
-"""service/telemetry/log_writer.py, and a relay whose log nobody reads."""
+"""service/telemetry/log_writer.py, and a relay whose log is not read."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ Pipe = tuple[int, TextIO]
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """A pipe that holds little: the descriptor to read from, the stream to write to."""
+    """A pipe of 4096 bytes: the descriptor to read from, the stream to write to."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     with open(writing, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor
@@ -37,8 +37,8 @@ def read_all(reading: int) -> list[str]:
         return stream.read().splitlines()
 
 
-def test_lines_keep_their_order(pipe: Pipe) -> None:
-    """All lines arrive whole, in order, before `close` returns; what comes after is nobody's."""
+def test_lines_are_written_in_order(pipe: Pipe) -> None:
+    """All lines arrive whole and in order before `close` returns; a line after `close` is refused."""
     reading, stream = pipe
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.extend(read_all(reading)))
@@ -46,7 +46,7 @@ def test_lines_keep_their_order(pipe: Pipe) -> None:
     writer = LogWriter(stream)
     stream.close()
     for number in range(5000):
-        writer.write(f"{number} \udc80\n")  # a lone surrogate is no reason to lose a line
+        writer.write(f"{number} \udc80\n")  # a lone surrogate is escaped, not lost
     writer.close(10)
     assert 0 == writer.write("late\n")
     reader.join(10)
@@ -54,18 +54,17 @@ def test_lines_keep_their_order(pipe: Pipe) -> None:
     assert [f"{number} \\udc80" for number in range(5000)] == got
 
 
-async def test_a_reader_that_stalls_costs_lines_and_not_time(pipe: Pipe) -> None:
-    """Beyond the bound lines are dropped and counted, the oldest kept; it is told once there is room again."""
+async def test_full_queue_drops_lines_without_blocking(pipe: Pipe) -> None:
+    """Beyond the limit new lines are dropped and counted; `on_recovery` gets their number once there is room again."""
     reading, stream = pipe
-    dropped, told = list[int](), list[int]()
-    writer = LogWriter(stream, max_lines=10)
-    writer.on_drop, writer.on_room = (lambda: dropped.append(1)), told.append
+    dropped, reported = list[int](), list[int]()
+    writer = LogWriter(stream, on_drop=lambda: dropped.append(1), on_recovery=reported.append, max_lines=10)
     stuck = "x" * 5000 + "\n"
     writer.write(stuck)
     await eventually(writer._lines.empty)
     for number in range(25):
         writer.write(f"{number}\n")
-    assert (15, []) == (len(dropped), told)
+    assert (15, []) == (len(dropped), reported)
 
     got = ""
     while "9\n" not in got:
@@ -73,16 +72,16 @@ async def test_a_reader_that_stalls_costs_lines_and_not_time(pipe: Pipe) -> None
     writer.write("again\n")
     writer.close()
 
-    assert [15] == told
+    assert [15] == reported
     assert stuck + "".join(f"{number}\n" for number in range(10)) == got
     assert b"again\n" == os.read(reading, 65_536)
 
 
-async def test_a_log_that_recovers_tells_of_what_it_lost(pipe: Pipe) -> None:
-    """Through the real loggers, which hold a lock while they write: the line of the loss comes, and nothing stands still."""
+async def test_dropped_lines_are_logged_after_recovery(pipe: Pipe) -> None:
+    """With the real loggers, which hold a lock while they write: the number of lost lines is logged, without a deadlock."""
     reading, stream = pipe
-    writer, told = LogWriter(stream, max_lines=4), list[int]()
-    writer.on_room = told.append
+    reported = list[int]()
+    writer = LogWriter(stream, on_recovery=reported.append, max_lines=4)
     logs.configure("json", "info", Redactor([]), writer)
     log = structlog.get_logger()
     log.info("first.written", filler="x" * 5000)
@@ -94,33 +93,32 @@ async def test_a_log_that_recovers_tells_of_what_it_lost(pipe: Pipe) -> None:
     reader.start()
     await eventually(writer._lines.empty)
     log.info("last.written")
-    await eventually(lambda: bool(told))
-    log.warning("log.lines_dropped", lines=told[0])
+    await eventually(lambda: bool(reported))
+    log.warning("log.lines_dropped", lines=reported[0])
     writer.close()
     stream.close()
     reader.join(10)
 
     events = [json.loads(line)["event"] for line in lines]
-    assert [6] == told
+    assert [6] == reported
     assert ["first.written", *["next.written"] * 4, "last.written", "log.lines_dropped"] == events
 
 
-def test_a_reader_that_is_gone_is_no_error(pipe: Pipe) -> None:
-    """Lines for nobody are counted as lost, and nothing is raised anywhere."""
+def test_closed_reader_is_counted_and_raises_nothing(pipe: Pipe) -> None:
+    """Lines written to a closed pipe count as dropped."""
     reading, stream = pipe
-    lost = list[int]()
-    writer = LogWriter(stream)
-    writer.on_drop = lambda: lost.append(1)
+    dropped = list[int]()
+    writer = LogWriter(stream, on_drop=lambda: dropped.append(1))
     os.close(reading)
-    writer.write("to nobody\n")
+    writer.write("lost\n")
     writer.close()
 
     assert not writer._thread.is_alive()
-    assert [1] == lost
+    assert [1] == dropped
 
 
-async def test_a_relay_goes_on_while_nobody_reads_its_log() -> None:
-    """With the pipe of its log full a relay answers, and ends on SIGTERM all the same."""
+async def test_relay_serves_and_stops_while_its_log_is_not_read() -> None:
+    """With the pipe of its log full the relay answers requests, and exits 0 on SIGTERM."""
     async with serving(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS="web:abcdefghijklmnop") as (relay, port, url):
         for _ in range(800):  # half a kilobyte of log each; the pipe and its reader hold 200 in all
             client = await open_raw(port)

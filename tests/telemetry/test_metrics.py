@@ -1,0 +1,64 @@
+"""service/telemetry/metrics.py: closed label sets, and series that exist before their first increment."""
+
+import pytest
+from prometheus_client import generate_latest
+
+from service.failures import CATALOGUE, DIAL_FAILURES, Failure, Phase
+from service.telemetry.metrics import CLOSE_CODES, HTTP_STATUSES, Metrics, status_label
+from tests.support.harness import open_raw, simulated_relay
+
+
+def test_series_of_failures_start_at_zero() -> None:
+    """Each reason of a failed dial, of a refusal and of an ending has a series before it occurs."""
+    text = generate_latest(Metrics("openai").registry).decode()
+
+    for reason in DIAL_FAILURES:
+        assert f'reason="{reason}"' in text, reason
+    assert 'realtime_relay_admissions_total{result="internal_error"} 0.0' in text
+    assert 'phase="access",reason="internal_error",status="500",upstream="openai"} 0.0' in text
+    for reason in ("upstream_lost", "relay_draining"):
+        assert f'realtime_relay_sessions_ended_total{{reason="{reason}"}} 0.0' in text
+
+
+@pytest.mark.parametrize(
+    ("http", "close", "label"),
+    [
+        (401, None, "401"),
+        (418, None, "other_http"),
+        (None, 3000, "3000"),
+        (None, 4999, "other_close"),
+        (None, None, "none"),
+    ],
+)
+def test_status_label_is_a_closed_set(http: int | None, close: int | None, label: str) -> None:
+    """A status that is not published is counted as `other_http` or `other_close`."""
+    assert label == status_label(http, close)
+    assert len(HTTP_STATUSES | CLOSE_CODES) < 60
+
+
+def test_dial_failure_of_every_reason_is_counted() -> None:
+    """A failure of any reason adds one to its series, also with a status that is not published."""
+    metrics = Metrics("azure")
+    for reason in CATALOGUE:
+        metrics.count_dial_failure(Failure(reason, Phase.UPGRADE, http_status=599))
+
+    labels = {"upstream": "azure", "phase": "upgrade", "status": "other_http", "reason": "bad_reply"}
+    assert metrics.registry.get_sample_value("realtime_relay_connection_failures_total", labels) == 1
+
+
+async def test_client_input_never_becomes_a_label() -> None:
+    """Unknown models, parameters and event types of 30 clients create no series, and a scrape stays below 200 kB."""
+    async with simulated_relay() as relay:
+        first = await open_raw(relay.app.public_port)
+        await first.next_event()
+        before = {line.rsplit(" ", 1)[0] for line in relay.metrics_text().splitlines() if not line.startswith("#")}
+        for number in range(30):
+            client = await open_raw(relay.app.public_port, f"/v1/realtime?model=odd-{number}&x{number}=y")
+            await client.close()
+            first.send_event(type=f"odd.event.{number}")
+            await first.next_event()
+        await first.close()
+        after = {line.rsplit(" ", 1)[0] for line in relay.metrics_text().splitlines() if not line.startswith("#")}
+
+    assert set() == after - before
+    assert len(relay.metrics_text()) < 200_000
