@@ -15,8 +15,7 @@ from service import configuration, loop, startup
 from service.access.limits import descriptors_for_callers, memory_limit
 from service.health.monitor import Monitor
 from service.health.schedule import RefreshIntervals
-from service.relay.drain import DrainResult
-from service.relay.registry import Registry
+from service.relay.drain import Drainer, DrainResult
 from service.relay.session import SessionTelemetry
 from service.settings import Settings
 from service.signals import Signals
@@ -28,6 +27,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.connector import Connector
 from service.upstream.dial import Dialler
+from service.upstream.dials import DialsInFlight
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
 from service.web.connection_limit import ConnectionLimit
@@ -49,11 +49,13 @@ class App:
         self._intervals = intervals
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
-        self.registry = Registry()
+        self.dials = DialsInFlight()
+        self.drainer = Drainer(self.dials)
+        self.sessions = self.drainer.sessions
         self.redactor = Redactor(configuration.secrets(settings))
         self.metrics = Metrics(configuration.upstream_label(settings))
         self._supervisor = Supervisor(self.metrics.task_crashes)
-        self._signals = Signals(settings.drain_seconds, self.registry.__len__, self._check_key_file)
+        self._signals = Signals(settings.drain_seconds, self.sessions.__len__, self._check_key_file)
         self.simulator: Simulator | None = None
         self.public_port = 0
         self.internal_port = 0
@@ -92,7 +94,7 @@ class App:
         dialler = Dialler(target, **configuration.dial_options(self._settings))
         self._stack.push_async_callback(dialler.close)
         # Runs after the listeners are closed: until then a late dial may still start a session.
-        self._stack.push_async_callback(self.registry.finish)
+        self._stack.push_async_callback(self.drainer.end_all)
         on_retry = metrics.upstream_retries.labels(target.label).inc
         self.connector = connector = Connector(dialler, key_problem, on_retry=on_retry)
         metrics.breaker_open.labels(target.label).set_function(lambda: float(connector.breaker.is_open))
@@ -106,20 +108,21 @@ class App:
         handler = RealtimeHandler(
             settings,
             self.connector,
-            self.registry,
+            self.drainer,
+            self.dials,
             instruments=SessionTelemetry(metrics, self.redactor),
             max_sessions=startup.sessions_that_fit(settings.max_sessions),
             on_dialled=self.monitor.dial_finished,
         )
         notes = self._key_file.notes if self._key_file is not None else list[str]
-        probes = Probes(self.monitor, self.registry, metrics, self._supervisor.is_alive, notes=notes)
+        probes = Probes(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
             settings.port,
             [*handler.routes(), *probes.routes(detailed=False)],
             lambda server: ConnectionLimit(
-                server, self.registry.upstream_sockets, descriptors_for_callers(), metrics.turned_away
+                server, self._upstream_sockets, descriptors_for_callers(), metrics.turned_away
             ),
         )
         self.internal_port = await self._listen_on(
@@ -128,6 +131,9 @@ class App:
             settings.internal_port,
             [*InternalHandler(metrics).routes(), *probes.routes(detailed=True)],
         )
+
+    def _upstream_sockets(self) -> int:
+        return len(self.sessions) + len(self.dials)
 
     async def _listen_on(
         self,
@@ -180,12 +186,12 @@ class App:
     async def drain(self) -> DrainResult:
         """Refuse new sessions, let open ones finish until the deadline, close the remaining ones with 1001."""
         self.metrics.draining.set(1)
-        return await self.registry.drain(configuration.drain_timing(self._settings), self._signals.haste)
+        return await self.drainer.drain(configuration.drain_timing(self._settings), self._signals.drain_signals)
 
     async def stop(self) -> None:
         """Stop listening and release everything; safe to call twice."""
         await self._supervisor.stop()
-        await self.registry.finish()
+        await self.drainer.end_all()
         await self._stack.aclose()
 
 

@@ -14,14 +14,14 @@ from service.relay.drain import DrainSignals
 
 
 class Signals:
-    """What signals have asked for: `told` to stop, and in what `haste`.
+    """What signals have asked for: `told` to stop, and how the drain goes on (`drain_signals`).
 
     `sessions` counts those that are open; `read_key_again` is called on SIGHUP and says whether there is a file to look at.
     """
 
     def __init__(self, drain_seconds: float, sessions: Callable[[], int], read_key_again: Callable[[], bool]) -> None:
         self.told = asyncio.Event()
-        self.haste = DrainSignals()
+        self.drain_signals = DrainSignals()
         self._drain_seconds = drain_seconds
         self._sessions = sessions
         self._read_key_again = read_key_again
@@ -39,11 +39,11 @@ class Signals:
             loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self.haste.hurry.is_set():
-            self.haste.quit.set()
+        if self.drain_signals.close_now.is_set():
+            self.drain_signals.abort_now.set()
             self._tell(number, "Waiting for no more goodbyes: what is left is cut.")
         elif self.told.is_set():
-            self.haste.hurry.set()
+            self.drain_signals.close_now.set()
             self._tell(number, "Ending the sessions that are left now; another signal waits for no goodbyes.")
         else:
             self.told.set()
@@ -57,7 +57,7 @@ class Signals:
         return f"Taking nobody new; {sessions} session(s) may go on for {self._drain_seconds:g} s. To end them now: {again}."
 
     def _quit(self) -> None:
-        for event in (self.told, self.haste.hurry, self.haste.quit):
+        for event in (self.told, self.drain_signals.close_now, self.drain_signals.abort_now):
             event.set()
         self._tell(signal.SIGQUIT, "Ending all sessions now, without waiting for goodbyes.")
 

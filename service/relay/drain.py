@@ -1,49 +1,169 @@
-"""How a drain goes: its times, its haste, its tally. What it does to the sessions is in `registry.py`."""
+"""The drain: a relay that stops refuses new clients, lets open sessions finish, then closes the rest.
+
+The stages, and what each waits for:
+
+1. `is_draining` is set: admission and readiness refuse. Open sessions are announced the drain. Sessions and dials may finish
+   until the deadline, or until `DrainSignals.close_now`.
+2. Dials in flight end with `relay_draining`, and so does a session that one of them still starts. The open sessions end one
+   after the other, at random times within the spread; `close_now` ends all of them immediately.
+3. The closing handshakes have their own deadlines. After `close_now` they have `FAST_CLOSE_SECONDS`, after `abort_now` none;
+   then the remaining sessions are aborted.
+"""
 
 import asyncio
+import random
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
+from service.failures import Level
+from service.relay.registry import Registry
+from service.relay.session import Session
+from service.upstream.dials import DialsInFlight
+
 CLOSES_PER_SECOND: Final = 50
-"""What is left at the deadline is closed no faster than this where the spread allows: whoever is closed comes back at once,
-and to relays that are still warming up."""
-HURRY_SECONDS: Final = 1.0
-"""So long may goodbyes take once somebody is in a hurry."""
+"""Sessions are closed no faster than this where the spread allows: their clients reconnect immediately, and to relays that
+are still warming up."""
+FAST_CLOSE_SECONDS: Final = 1.0
+"""Upper bound on closing handshakes after a second signal."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainTiming:
-    """How long sessions may go on, and over how long the rest is then closed."""
+    """How long sessions may go on, and over how long the remaining ones are then closed."""
 
     drain_seconds: float
     close_spread_seconds: float
 
     def spread_seconds(self, sessions: int) -> float:
-        """Over how long so many sessions are closed."""
+        """The time over which this number of sessions is closed."""
         return min(self.close_spread_seconds, sessions / CLOSES_PER_SECOND)
 
 
 @dataclass(slots=True)
 class DrainSignals:
-    """What signals may change while a drain is under way: `hurry` waits for no session, `quit` not even for goodbyes."""
+    """Requests that may arrive during a drain.
 
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    quit: asyncio.Event = field(default_factory=asyncio.Event)
+    `close_now` closes all sessions immediately, `abort_now` aborts them without waiting for a closing handshake.
+    """
+
+    close_now: asyncio.Event = field(default_factory=asyncio.Event)
+    abort_now: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
 class DrainResult:
-    """What became of the sessions: ended by themselves, closed with 1001, cut without a word."""
+    """How the sessions ended: by themselves, closed by the relay, aborted before the peers were informed."""
 
     finished: int = 0
     closed: int = 0
     aborted: int = 0
 
-    def count(self, reason: str, *, was_told: bool) -> None:
-        """A session has ended."""
+    def count(self, reason: str, *, peers_informed: bool) -> None:
+        """Count a session that ended."""
         if reason != "relay_draining":
             self.finished += 1
-        elif was_told:
+        elif peers_informed:
             self.closed += 1
         else:
             self.aborted += 1
+
+
+class Drainer:
+    """Drains the sessions and dials of one relay. Owns the registry of its sessions.
+
+    `drain` is called at most once and then `end_all`; `end_all` alone stops a relay without a drain. `is_draining` never
+    returns to False.
+    """
+
+    def __init__(self, dials: DialsInFlight) -> None:
+        self.sessions = Registry(self._session_started, self._session_ended)
+        self.is_draining = False
+        self._dials = dials
+        self._deadline = 0.0  # loop time
+        self._is_past_deadline = False
+        self._result = DrainResult()
+
+    async def drain(self, timing: DrainTiming, signals: DrainSignals) -> DrainResult:
+        """Refuse new clients, let sessions finish until the deadline, end the rest; returns once no session is open."""
+        log, loop = structlog.get_logger(), asyncio.get_running_loop()
+        started_at = loop.time()
+        self.is_draining = True
+        self._deadline = started_at + timing.drain_seconds
+        for session in self.sessions:
+            session.announce_drain(timing.drain_seconds)
+        log.info("drain.started", sessions=len(self.sessions), dials=len(self._dials), seconds=timing.drain_seconds)
+        await _wait_first(self._wait_empty(), signals.close_now.wait(), timeout_seconds=timing.drain_seconds)
+        self._pass_deadline()
+        await self._close_spread_out(timing, signals.close_now)
+        await self._wait_closed(signals)
+        result = self._result
+        log.log(
+            Level.WARNING if result.aborted else Level.INFO,
+            "drain.finished",
+            finished=result.finished,
+            closed=result.closed,
+            aborted=result.aborted,
+            hurried=signals.close_now.is_set(),
+            seconds=round(loop.time() - started_at, 3),
+        )
+        return result
+
+    async def end_all(self) -> None:
+        """End all sessions immediately, those that a dial in flight still starts included; returns once none is open."""
+        self._pass_deadline()
+        for session in self.sessions:
+            session.end("relay_draining")
+        await self._wait_empty()
+
+    def _session_started(self, session: Session) -> None:
+        if self._is_past_deadline:
+            session.end("relay_draining")
+        elif self.is_draining:
+            session.announce_drain(self._deadline - asyncio.get_running_loop().time())
+
+    def _session_ended(self, session: Session, task: asyncio.Task[str]) -> None:
+        if self.is_draining:
+            failed = task.cancelled() or task.exception() is not None
+            self._result.count("internal_error" if failed else task.result(), peers_informed=session.peers_informed)
+
+    def _pass_deadline(self) -> None:
+        self.is_draining = self._is_past_deadline = True
+        self._dials.expire()
+
+    async def _wait_empty(self) -> None:
+        # A dial is tracked until its session has started, so that neither can become the other unnoticed.
+        while self._dials or self.sessions:
+            await self._dials.wait_empty()
+            await self.sessions.wait_empty()
+
+    async def _close_spread_out(self, timing: DrainTiming, close_now: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        remaining = list(self.sessions)
+        random.shuffle(remaining)
+        start, spread = loop.time(), timing.spread_seconds(len(remaining))
+        times = sorted(start + random.uniform(0, spread) for _ in remaining)  # noqa: S311 - jitter
+        for close_at, session in zip(times, remaining, strict=True):
+            if close_at > loop.time() and not close_now.is_set():
+                await _wait_first(close_now.wait(), timeout_seconds=close_at - loop.time())
+            session.end("relay_draining")
+
+    async def _wait_closed(self, signals: DrainSignals) -> None:
+        closed = asyncio.ensure_future(self.end_all())
+        await _wait_first(asyncio.shield(closed), signals.close_now.wait())
+        await _wait_first(asyncio.shield(closed), signals.abort_now.wait(), timeout_seconds=FAST_CLOSE_SECONDS)
+        for session in self.sessions:
+            session.abort()
+        await closed
+
+
+async def _wait_first(*waits: Awaitable[object], timeout_seconds: float | None = None) -> None:
+    """Wait until one of them is done or the time has passed, and cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -88,7 +88,7 @@ class Session:
         self._error_event = error_event
         self._drain_event = drain_event  # None for a client that has not asked for it
         self._drains_at: float | None = None  # what the client is still to be told
-        self.was_told = True  # of its end; False for one that was cut
+        self.peers_informed = True  # of its end; False for one that was cut
         self._log = structlog.get_logger().bind(session_id=facts.session_id)
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
@@ -168,11 +168,11 @@ class Session:
 
     def abort(self) -> None:
         """Cut what is left of a session that is ending: there is no more time for goodbyes."""
-        self.was_told = not self._client.buffered_bytes
+        self.peers_informed = not self._client.buffered_bytes
         self._client.abort()
         self._connected.abort()
 
-    def tell_drain(self, seconds: float) -> None:
+    def announce_drain(self, seconds: float) -> None:
         """The session will be ended in so long; a client that asked for it is told, between two messages."""
         if self._drain_event is not None and not self._ended.done():
             self._drains_at = self._loop.time() + seconds
@@ -197,7 +197,7 @@ class Session:
             self._say(self._client, end.client, now + CLIENT_CLOSE_SECONDS),
             self._say(self._upstream, end.upstream, now + UPSTREAM_CLOSE_SECONDS),
         )
-        self.was_told = self.was_told and is_told
+        self.peers_informed = self.peers_informed and is_told
 
     async def _say(self, leg: Leg, farewell: CloseInstruction, deadline: float) -> bool:
         if farewell.abort:

@@ -11,7 +11,7 @@ from aiohttp import web
 from service.health import report
 from service.health.checks import Check
 from service.health.monitor import Monitor
-from service.relay.registry import Registry
+from service.relay.drain import Drainer
 from service.telemetry.metrics import Metrics
 
 _FIRST_CHECK_SECONDS: Final = 1.0
@@ -24,14 +24,14 @@ class Probes:
     def __init__(
         self,
         monitor: Monitor,
-        registry: Registry,
+        drainer: Drainer,
         metrics: Metrics,
         alive: Callable[[], bool],
         *,
         notes: Callable[[], list[str]],
     ) -> None:
         self._monitor = monitor
-        self._registry = registry
+        self._drainer = drainer
         self._metrics = metrics
         self._alive = alive
         self._notes = notes
@@ -56,11 +56,11 @@ class Probes:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Whether this instance should get new sessions; strangers need not know why not."""
-        return _plain(ok=self._monitor.ready and not self._registry.draining, no="not ready")
+        return _plain(ok=self._monitor.ready and not self._drainer.is_draining, no="not ready")
 
     async def readyz_detailed(self, request: web.Request) -> web.Response:
         """The same, with the reason, and with `?verbose`."""
-        questions = {"drain": "draining" if self._registry.draining else None}
+        questions = {"drain": "draining" if self._drainer.is_draining else None}
         is_open = self._monitor.ready
         for check in self._monitor.checks:
             missing = check.reason or "not checked yet"
@@ -86,7 +86,7 @@ class Probes:
             body = report.detailed_body(
                 checks,
                 self._metrics.upstream,
-                sessions=len(self._registry),
+                sessions=len(self._drainer.sessions),
                 is_stale=is_stale,
                 notes=[*notes, *self._notes()],
             )

@@ -17,12 +17,13 @@ from aiohttp import web
 
 from service.access.limits import ConcurrencyLimit
 from service.failures import Blame, Failure, Phase
-from service.relay.registry import Registry
+from service.relay.drain import Drainer
 from service.relay.session import Session, SessionInfo, SessionTelemetry
 from service.relay.watchdog import SessionLimits
 from service.settings import Settings
 from service.upstream.connector import Connector
 from service.upstream.dial import Connected, DialProgress
+from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest
 from service.web import refusals
 from service.web.admission import AdmissionControl, Attempt
@@ -43,7 +44,8 @@ class RealtimeHandler:
         self,
         settings: Settings,
         connector: Connector,
-        registry: Registry,
+        drainer: Drainer,
+        dials: DialsInFlight,
         *,
         instruments: SessionTelemetry,
         max_sessions: int,
@@ -51,7 +53,8 @@ class RealtimeHandler:
     ) -> None:
         self._settings = settings
         self._connector = connector
-        self._registry = registry
+        self._drainer = drainer
+        self._dials_in_flight = dials
         self._instruments = instruments
         self._metrics = instruments.metrics
         self._on_dialled = on_dialled
@@ -118,7 +121,7 @@ class RealtimeHandler:
                     handshake = parse_handshake(request)
                     route = self._admissions.admit(request, attempt, session_slot, translation=translation)
                     dial_slot.enter_context(self._dials.take())
-                    dial_slot.enter_context(self._registry.dialling())
+                    dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
                     self._refused(failure, attempt)
                     return await self._say(request, handshake, failure, attempt)
@@ -138,13 +141,13 @@ class RealtimeHandler:
 
     def _closed(self) -> str | None:
         """Why nobody comes in now."""
-        return "relay_draining" if self._registry.draining else self._connector.key_problem
+        return "relay_draining" if self._drainer.is_draining else self._connector.key_problem
 
     async def _dial(self, route: DialRequest, attempt: Attempt) -> Connected:
         """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
         progress = DialProgress()
         try:
-            connected = await self._registry.dial(self._connector.dial(route, progress))
+            connected = await self._dials_in_flight.run(self._connector.dial(route, progress))
         except Failure as failure:
             if failure.reason == "relay_draining":
                 self._refused(failure, attempt)
@@ -186,7 +189,7 @@ class RealtimeHandler:
             if attempt.wants_draining_event
             else None,
         )
-        return self._registry.start(session)
+        return self._drainer.sessions.start(session)
 
     async def _say(
         self, request: web.Request, handshake: Handshake | None, failure: Failure, attempt: Attempt

@@ -273,7 +273,7 @@ async def test_h16_nothing_from_outside_becomes_a_series() -> None:
             client.send_event(type=f"event.of.my.own.{number}")
         await client.next_event()
         await client.close()
-        await eventually(lambda: len(relay.app.registry) == 0)
+        await eventually(lambda: len(relay.app.sessions) == 0)
 
         assert before == await series(relay)
 

@@ -114,7 +114,7 @@ async def visit(relay: Relay, headers: dict[str, str]) -> Answer:
     """Open a session and drop it at once."""
     client = await open_raw(relay.app.public_port, headers=headers)
     await client.close()
-    await eventually(lambda: len(relay.app.registry) == 0)
+    await eventually(lambda: len(relay.app.sessions) == 0)
     return client.answer
 
 
@@ -191,15 +191,15 @@ async def test_sessions_are_bounded_for_each_client() -> None:
         assert 101 == other.status
 
         await held.pop().close()
-        await eventually(lambda: len(relay.app.registry) == 1)
+        await eventually(lambda: len(relay.app.sessions) == 1)
         assert 101 == (await visit_beside(relay, WEB)).status
         await held.pop().close()
 
 
 async def visit_beside(relay: Relay, headers: dict[str, str]) -> Answer:
     """Open a session and drop it, others staying open."""
-    before = len(relay.app.registry)
+    before = len(relay.app.sessions)
     client = await open_raw(relay.app.public_port, headers=headers)
     await client.close()
-    await eventually(lambda: len(relay.app.registry) == before)
+    await eventually(lambda: len(relay.app.sessions) == before)
     return client.answer

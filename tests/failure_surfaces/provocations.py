@@ -112,7 +112,7 @@ async def a_client_in_a_loop() -> AsyncIterator[Scene]:
 async def a_draining_relay() -> AsyncIterator[Scene]:
     """A relay that takes nobody new."""
     async with simulated_relay() as relay:
-        relay.app.registry.draining = True
+        relay.app.drainer.is_draining = True
         yield Scene(relay)
 
 

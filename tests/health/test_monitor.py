@@ -162,7 +162,7 @@ async def test_draining_closes_readiness_only() -> None:
     """A draining instance is alive and well, but gets nobody new."""
     async with simulated_relay() as relay:
         await relay.app.monitor.wait_for_first_refresh(2)
-        relay.app.registry.draining = True
+        relay.app.drainer.is_draining = True
 
         assert [503, 200, 200] == [await status(relay, path) for path in ("/readyz", "/livez", "/healthz")]
 

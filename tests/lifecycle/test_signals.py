@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from service.failures import CATALOGUE
-from service.relay.drain import HURRY_SECONDS
+from service.relay.drain import FAST_CLOSE_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
 from tests.support.calls import DRAINING, call, calls, listen, scrape, talk, until_scrape, value
 from tests.support.harness import KEY_CANARY, eventually, open_raw
@@ -219,7 +219,7 @@ async def test_i5_a_second_signal_ends_it_within_a_second(first: signal.Signals)
 
         assert {GOODBYE} == {one.close for one in told}
         assert 0 == await process.rest()
-        assert asyncio.get_running_loop().time() - began < HURRY_SECONDS + 1
+        assert asyncio.get_running_loop().time() - began < FAST_CLOSE_SECONDS + 1
         assert finished(process)["hurried"]
 
 
@@ -235,8 +235,8 @@ async def test_the_last_rung_cuts(ladder: list[signal.Signals]) -> None:
 
         code = await process.rest()
         assert (3 if finished(process)["aborted"] else 0) == code
-        assert asyncio.get_running_loop().time() - began < HURRY_SECONDS
-        assert finished(process)["seconds"] < HURRY_SECONDS
+        assert asyncio.get_running_loop().time() - began < FAST_CLOSE_SECONDS
+        assert finished(process)["seconds"] < FAST_CLOSE_SECONDS
         await mute.close()
 
 

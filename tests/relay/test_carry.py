@@ -128,8 +128,8 @@ async def test_a_client_that_does_not_read_costs_little() -> None:
         first = build_frame(Opcode.TEXT, CREATED)
         await client.reader.readexactly(len(first))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
-        live = next(iter(relay.app.registry._sessions.values()))
-        await eventually(lambda: "full" in live._upstream._holds)
+        live = next(iter(relay.app.sessions))
+        await eventually(lambda: "sink_full" in live._upstream._holds)
 
         assert not sent.is_set()
         assert live._client.buffered_bytes <= WRITE_HIGH_BYTES + READ_BYTES + len(frame)
@@ -156,7 +156,7 @@ async def test_peers_that_stay_deaf_are_cut_off() -> None:
     told = asyncio.get_running_loop().create_future()
     async with session(script) as (relay, client):
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
-        live = next(iter(relay.app.registry._sessions.values()))
+        live = next(iter(relay.app.sessions))
         live._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2)
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
@@ -180,7 +180,7 @@ async def test_pings_stay_on_their_leg() -> None:
         assert (pong.opcode, pong.payload) == (Opcode.PONG, b"hello")
         assert not heard
 
-        live = next(iter(relay.app.registry._sessions.values()))
+        live = next(iter(relay.app.sessions))
         live._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0)
         ping = await client.next_item()
         assert ping.opcode is Opcode.PING

@@ -1,4 +1,4 @@
-"""The registry of live sessions, and the drain."""
+"""The drain of a relay: sessions, dials in flight, signals."""
 
 import asyncio
 from typing import Any, cast
@@ -7,26 +7,26 @@ import pytest
 import structlog
 
 from service.realtime.frames import Opcode, build_frame
-from service.relay.drain import HURRY_SECONDS, DrainResult, DrainSignals, DrainTiming
-from service.relay.registry import Registry
+from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.session import Session, SessionInfo
+from service.upstream.dials import DialsInFlight
 from tests.support.harness import eventually, open_raw, running_relay, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 from tests.support.scripted_upstream import PATH, relay_before
 
 
-class Stub:
-    """A session that lasts until it is ended, and then takes a moment; a stuck one until it is aborted."""
+class FakeSession:
+    """Lasts until `end` and then a moment longer; a stuck one until `abort`."""
 
-    def __init__(self, name: str = "s", *, stuck: bool = False) -> None:
-        self.facts = SessionInfo(name, "client", "127.0.0.1", None)
+    def __init__(self, session_id: str = "s", *, stuck: bool = False) -> None:
+        self.facts = SessionInfo(session_id, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.unstuck = asyncio.Event()
-        self.was_told = True
+        self.may_finish = asyncio.Event()
+        self.peers_informed = True
         self.ended_at: float | None = None
-        self.told_of: float | None = None
+        self.drain_seconds: float | None = None
         if not stuck:
-            self.unstuck.set()
+            self.may_finish.set()
 
     def end(self, reason: str) -> None:
         """The first reason wins."""
@@ -35,73 +35,85 @@ class Stub:
             self.reason.set_result(reason)
 
     def abort(self) -> None:
-        """Cut."""
-        self.was_told = False
-        self.unstuck.set()
+        """Finish without a closing handshake."""
+        self.peers_informed = False
+        self.may_finish.set()
 
-    def tell_drain(self, seconds: float) -> None:
-        """The drain was announced."""
-        self.told_of = seconds
+    def announce_drain(self, seconds: float) -> None:
+        """Record the announcement."""
+        self.drain_seconds = seconds
 
     async def run(self) -> str:
-        """Until the end."""
+        """Return the reason."""
         reason = await self.reason
-        await self.unstuck.wait()
+        await self.may_finish.wait()
         return reason
 
 
-def start(registry: Registry, stub: Stub) -> asyncio.Task[str]:
-    """Start a stub as if it were a session."""
-    return registry.start(cast("Session", stub))
+def start(drainer: Drainer, session: FakeSession) -> asyncio.Task[str]:
+    """Start a fake session."""
+    return drainer.sessions.start(cast("Session", session))
 
 
 @pytest.fixture
-def haste() -> DrainSignals:
+def dials() -> DialsInFlight:
+    """The dials that the drainer waits for."""
+    return DialsInFlight()
+
+
+@pytest.fixture
+def drainer(dials: DialsInFlight) -> Drainer:
+    """A drainer without sessions."""
+    return Drainer(dials)
+
+
+@pytest.fixture
+def signals() -> DrainSignals:
     """What further signals set."""
     return DrainSignals()
 
 
-async def test_sessions_finish_by_themselves(haste: DrainSignals) -> None:
-    """A drain is over when the last session has ended, however much time was left."""
-    registry, stub = Registry(), Stub()
-    task = start(registry, stub)
-    draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-    await eventually(lambda: registry.draining)
-    assert len(registry) == 1
-    stub.end("client_closed")
+async def test_drain_ends_when_the_last_session_finishes(drainer: Drainer, signals: DrainSignals) -> None:
+    """It does not wait for the deadline."""
+    session = FakeSession()
+    task = start(drainer, session)
+    draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+    await eventually(lambda: drainer.is_draining)
+    assert len(drainer.sessions) == 1
+    session.end("client_closed")
 
     assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
-    assert ("client_closed", 0) == (task.result(), len(registry))
+    assert ("client_closed", 0) == (task.result(), len(drainer.sessions))
 
 
-@pytest.mark.parametrize("way", ["deadline", "hurry"])
-async def test_the_rest_is_closed(way: str, haste: DrainSignals) -> None:
-    """At the deadline, or when told to hurry, the sessions that are left are ended, waited for, and counted in the log."""
-    registry = Registry()
-    tasks = [start(registry, Stub()) for _ in range(3)]
+@pytest.mark.parametrize("cause", ["deadline", "close_now"])
+async def test_drain_closes_remaining_sessions_at_deadline_or_second_signal(
+    cause: str, drainer: Drainer, signals: DrainSignals
+) -> None:
+    """It waits for their closing handshakes and logs how many there were."""
+    tasks = [start(drainer, FakeSession()) for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
-        draining = asyncio.create_task(registry.drain(DrainTiming(0.05 if way == "deadline" else 600, 5), haste))
-        if way == "hurry":
-            haste.hurry.set()
-        tally = await asyncio.wait_for(draining, 2)
+        draining = asyncio.create_task(drainer.drain(DrainTiming(0.05 if cause == "deadline" else 600, 5), signals))
+        if cause == "close_now":
+            signals.close_now.set()
+        result = await asyncio.wait_for(draining, 2)
 
     assert ["relay_draining"] * 3 == [task.result() for task in tasks]
-    assert DrainResult(closed=3) == tally
-    expected = {"event": "drain.finished", "finished": 0, "closed": 3, "aborted": 0, "hurried": way == "hurry"}
+    assert DrainResult(closed=3) == result
+    expected = {"event": "drain.finished", "finished": 0, "closed": 3, "aborted": 0, "hurried": cause == "close_now"}
     assert cast("Any", logs[-1]) | expected == logs[-1]
     assert "info" == logs[-1]["log_level"]
 
 
-async def test_the_rest_is_closed_in_waves(haste: DrainSignals) -> None:
-    """Those that are left do not all come back at once: their ends are spread over the time that is set, at random."""
-    registry = Registry()
-    stubs = [Stub() for _ in range(100)]
-    for stub in stubs:
-        start(registry, stub)
+async def test_drain_spreads_closes_over_the_configured_time(drainer: Drainer, signals: DrainSignals) -> None:
+    """The times are random, so that the clients do not all reconnect at the same moment."""
+    sessions = [FakeSession() for _ in range(100)]
+    for session in sessions:
+        start(drainer, session)
     began = asyncio.get_running_loop().time()
-    await asyncio.wait_for(registry.drain(DrainTiming(0, 0.5), haste), 5)
+    await asyncio.wait_for(drainer.drain(DrainTiming(0, 0.5), signals), 5)
 
-    moments = sorted(stub.ended_at - began for stub in stubs if stub.ended_at is not None)
+    moments = sorted(session.ended_at - began for session in sessions if session.ended_at is not None)
     assert len(moments) == 100
     assert 0.3 < moments[-1] < 1
     assert all(sum(low <= moment < low + 0.1 for moment in moments) < 45 for low in (0, 0.1, 0.2, 0.3, 0.4))
@@ -110,105 +122,107 @@ async def test_the_rest_is_closed_in_waves(haste: DrainSignals) -> None:
 @pytest.mark.parametrize(
     ("sessions", "spread", "expected"), [(1, 5, 0.02), (100, 5, 2), (1000, 5, 5), (1000, 0, 0), (0, 5, 0)]
 )
-def test_few_are_closed_sooner(sessions: int, spread: float, expected: float) -> None:
-    """A relay with few sessions does not wait out a spread that is meant for many."""
+def test_close_spread_is_shorter_for_few_sessions(sessions: int, spread: float, expected: float) -> None:
+    """The configured spread is an upper bound."""
     assert expected == DrainTiming(30, spread).spread_seconds(sessions)
 
 
-async def test_a_hurry_amid_the_waves_ends_them(haste: DrainSignals) -> None:
-    """Whoever hurries does not wait for the spread."""
-    registry = Registry()
+async def test_second_signal_cuts_the_close_spread_short(drainer: Drainer, signals: DrainSignals) -> None:
+    """All remaining sessions are closed immediately."""
     for _ in range(500):
-        start(registry, Stub())
-    draining = asyncio.create_task(registry.drain(DrainTiming(0, 600), haste))
-    await eventually(lambda: registry._cut)
-    haste.hurry.set()
+        start(drainer, FakeSession())
+    draining = asyncio.create_task(drainer.drain(DrainTiming(0, 600), signals))
+    await eventually(lambda: drainer._is_past_deadline)
+    signals.close_now.set()
 
-    assert 500 == (await asyncio.wait_for(draining, 1)).closed  # ten seconds, without a hurry
+    assert 500 == (await asyncio.wait_for(draining, 1)).closed  # it would take ten seconds otherwise
 
 
-@pytest.mark.parametrize("way", ["hurry", "quit"])
-async def test_whoever_is_stuck_is_cut(way: str, haste: DrainSignals) -> None:
-    """In a hurry goodbyes get a second, and none when told to quit; what is cut is counted apart, and is a warning."""
-    registry = Registry()
-    start(registry, Stub(stuck=True))
-    start(registry, Stub())
+@pytest.mark.parametrize("signal", ["close_now", "abort_now"])
+async def test_drain_aborts_stuck_sessions(signal: str, drainer: Drainer, signals: DrainSignals) -> None:
+    """After a second signal closing handshakes have a second, after a third none; aborted sessions are a warning."""
+    start(drainer, FakeSession(stuck=True))
+    start(drainer, FakeSession())
     loop = asyncio.get_running_loop()
     began = loop.time()
     with structlog.testing.capture_logs() as logs:
-        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-        haste.hurry.set()
-        if way == "quit":
-            haste.quit.set()
-        tally = await asyncio.wait_for(draining, 3)
+        draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+        signals.close_now.set()
+        if signal == "abort_now":
+            signals.abort_now.set()
+        result = await asyncio.wait_for(draining, 3)
 
-    assert DrainResult(closed=1, aborted=1) == tally
-    assert (HURRY_SECONDS if way == "hurry" else 0) <= loop.time() - began < HURRY_SECONDS + 0.5
+    assert DrainResult(closed=1, aborted=1) == result
+    minimum = FAST_CLOSE_SECONDS if signal == "close_now" else 0
+    assert minimum <= loop.time() - began < FAST_CLOSE_SECONDS + 0.5
     assert "warning" == logs[-1]["log_level"]
 
 
-async def test_a_dial_is_waited_for(haste: DrainSignals) -> None:
-    """A caller that was let in before the drain and is still being dialled may become a session, and is told of the drain."""
-    registry = Registry()
-    with registry.dialling():
-        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-        await eventually(lambda: registry.draining)
-        stub = Stub()
-        start(registry, stub)
-    await eventually(lambda: not registry._dials)
+async def test_drain_waits_for_a_dial_that_becomes_a_session(
+    drainer: Drainer, dials: DialsInFlight, signals: DrainSignals
+) -> None:
+    """The client was admitted before the drain; its session is announced the drain."""
+    with dials.track():
+        draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+        await eventually(lambda: drainer.is_draining)
+        session = FakeSession()
+        start(drainer, session)
+    await eventually(lambda: len(dials) == 0)
     assert not draining.done()
-    assert stub.told_of is not None
-    assert 590 < stub.told_of <= 600
-    stub.end("client_closed")
+    assert session.drain_seconds is not None
+    assert 590 < session.drain_seconds <= 600
+    session.end("client_closed")
     await asyncio.wait_for(draining, 2)
 
 
-async def test_a_dial_is_waited_for_when_the_last_session_has_ended(haste: DrainSignals) -> None:
-    """That no session is left does not end the drain while somebody is still being connected."""
-    registry, stub = Registry(), Stub()
-    start(registry, stub)
-    with registry.dialling():
-        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-        await eventually(lambda: registry.draining)
-        stub.end("client_closed")
-        await eventually(lambda: len(registry) == 0)
-        await asyncio.sleep(0.02)  # it would end in the next turns
+async def test_drain_waits_for_a_dial_after_the_last_session_has_ended(
+    drainer: Drainer, dials: DialsInFlight, signals: DrainSignals
+) -> None:
+    """An empty registry alone does not end the drain."""
+    session = FakeSession()
+    start(drainer, session)
+    with dials.track():
+        draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+        await eventually(lambda: drainer.is_draining)
+        session.end("client_closed")
+        await eventually(lambda: len(drainer.sessions) == 0)
+        await asyncio.sleep(0.02)  # a drain that did not wait would end in the next event loop iterations
         assert not draining.done()
 
     assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
 
 
-async def test_a_session_that_fails_is_no_hindrance(haste: DrainSignals) -> None:
-    """A session whose task raises is counted and does not make the drain wait."""
-    registry, stub = Registry(), Stub()
-    task = start(registry, stub)
-    draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-    await eventually(lambda: registry.draining)
-    stub.reason.set_exception(ZeroDivisionError())
+async def test_drain_counts_a_session_whose_task_raises(drainer: Drainer, signals: DrainSignals) -> None:
+    """It does not wait for it."""
+    session = FakeSession()
+    task = start(drainer, session)
+    draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+    await eventually(lambda: drainer.is_draining)
+    session.reason.set_exception(ZeroDivisionError())
 
     assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
-async def test_a_dial_that_fails_ends_the_wait(haste: DrainSignals) -> None:
-    """A drain that waits for nothing but a dial is over when the dial comes to nothing."""
-    registry = Registry()
-    with registry.dialling():
-        draining = asyncio.create_task(registry.drain(DrainTiming(600, 5), haste))
-        await eventually(lambda: registry.draining)
+async def test_drain_ends_when_the_last_dial_fails(
+    drainer: Drainer, dials: DialsInFlight, signals: DrainSignals
+) -> None:
+    """No session was open."""
+    with dials.track():
+        draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
+        await eventually(lambda: drainer.is_draining)
 
     assert DrainResult() == await asyncio.wait_for(draining, 2)
 
 
-async def test_a_session_that_starts_after_the_deadline_ends_at_once(haste: DrainSignals) -> None:
+async def test_session_that_starts_after_the_deadline_ends_immediately(drainer: Drainer, signals: DrainSignals) -> None:
     """A dial that outlasts the drain cannot keep the process alive with its session."""
-    registry = Registry()
-    first = Stub(stuck=True)
-    start(registry, first)
-    draining = asyncio.create_task(registry.drain(DrainTiming(0, 0), haste))
+    first = FakeSession(stuck=True)
+    start(drainer, first)
+    draining = asyncio.create_task(drainer.drain(DrainTiming(0, 0), signals))
     await eventually(first.reason.done)
-    late = start(registry, Stub("late"))
-    first.unstuck.set()
+    late = start(drainer, FakeSession("late"))
+    first.may_finish.set()
     await asyncio.wait_for(draining, 2)
 
     assert late.result() == "relay_draining"
@@ -266,7 +280,7 @@ async def test_the_event_comes_between_two_messages() -> None:
         client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
         await client.next_event()
         await amid.wait()
-        draining = asyncio.ensure_future(relay.app.registry.drain(DrainTiming(1, 0), DrainSignals()))
+        draining = asyncio.ensure_future(relay.app.drainer.drain(DrainTiming(1, 0), DrainSignals()))
         while (item := await client.next_item()) is not None and isinstance(item, bytes):
             seen.append(item.decode("latin-1"))
         assert await draining == DrainResult(closed=1)

@@ -56,7 +56,7 @@ async def test_a_session_counts_until_its_sockets_are_gone() -> None:
 
     async with session(deaf_to_close, RELAY_MAX_SESSIONS="1") as (relay, client):
         client.reset()
-        await eventually(next(iter(relay.app.registry._sessions.values()))._ended.done)
+        await eventually(next(iter(relay.app.sessions))._ended.done)
         second = await open_raw(relay.app.public_port, PATH)
         await second.close()
 
@@ -129,7 +129,7 @@ async def test_a_held_back_client_that_vanishes_is_noticed(how: str) -> None:
 
 async def fill_until_held(relay: Relay, client: RawClient) -> None:
     """Send until the relay stops reading, but leave room for a CLOSE."""
-    session_ = next(iter(relay.app.registry._sessions.values()))
+    session_ = next(iter(relay.app.sessions))
     frame = build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 6000 + b'"}', b"abcd")
     while session_._client.held_since is None:
         client.writer.write(frame)

@@ -69,7 +69,7 @@ async def refuse(wire: Wire) -> None:
 
 async def over(relay: Relay, upstream: RawUpstream) -> None:
     """Wait until nothing is under way."""
-    await eventually(lambda: not relay.app.registry and not upstream.tasks)
+    await eventually(lambda: not relay.app.sessions and not upstream.tasks)
 
 
 @pytest.mark.usefixtures("no_collections")

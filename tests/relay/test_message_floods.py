@@ -50,7 +50,7 @@ async def echo(wire: Wire) -> None:
 
 def newest(relay: Relay) -> Session:
     """The session that began last."""
-    return tuple(relay.app.registry._sessions.values())[-1]
+    return tuple(relay.app.sessions)[-1]
 
 
 MOST: Final = 500
@@ -151,7 +151,7 @@ async def test_e9_the_largest_legal_event_both_ways() -> None:
         assert hashlib.sha256(up).hexdigest() == hashlib.sha256(heard.result()).hexdigest()
         assert Control(Opcode.PONG, b"p") == pong
         assert turns > 2
-        assert not any(session._ended.done() for session in relay.app.registry._sessions.values())
+        assert not any(session._ended.done() for session in relay.app.sessions)
 
 
 def in_pieces(size: int, pieces: int, key: bytes = b"") -> bytes:
@@ -285,7 +285,7 @@ async def test_e13_one_firehose_and_many_talkers(size: int) -> None:
                 done[number] += 1
                 behind.append(max(done) - min(done))
 
-        live = next(iter(relay.app.registry._sessions.values()))
+        live = next(iter(relay.app.sessions))
         firehose.send_frame(Opcode.TEXT, b"pour")
         swallowing = asyncio.ensure_future(swallow())
         await eventually(lambda: live._down.bytes > MIB)

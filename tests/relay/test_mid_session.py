@@ -350,12 +350,12 @@ async def test_d17_a_fault_within_one_session(fault: str) -> None:
         for client in (other, struck):
             closing.push_async_callback(client.close)
             await client.next_event()
-        FAULTS[fault](tuple(relay.app.registry._sessions.values())[-1])
+        FAULTS[fault](tuple(relay.app.sessions)[-1])
         struck.send_event(type="session.update")
         close = await asyncio.wait_for(struck.until_close(), 2)
         await struck.close()
         await eventually(lambda: upstream.open == 1, 2)
-        await eventually(lambda: len(relay.app.registry) == 1)
+        await eventually(lambda: len(relay.app.sessions) == 1)
 
         assert (1011, CATALOGUE["internal_error"].close_text) == close
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason="internal_error")
@@ -390,5 +390,5 @@ async def test_d17_a_log_that_is_gone_at_the_start(monkeypatch: pytest.MonkeyPat
         await client.close()
 
         await eventually(lambda: upstream.open == 0, 2)
-        await eventually(lambda: len(relay.app.registry) == 0)
+        await eventually(lambda: len(relay.app.sessions) == 0)
         assert 0 == relay.metric("realtime_relay_sessions_active")

@@ -78,7 +78,7 @@ async def live(relay: MemoryRelay, loop: HandClock, steps: list[str], read_bytes
         call.client.do(MemoryTransport.listen)
         call.upstream.do(MemoryTransport.listen)
         await asyncio.sleep(WAITS["what is due"])
-    is_open = any(not session._ended.done() for session in relay.registry._sessions.values())
+    is_open = any(not session._ended.done() for session in relay.sessions)
     if upstream is not None and relay.count("session.started"):
         check_what_was_heard(client, call.upstream, is_open=is_open)
         check_what_was_heard(upstream, call.client, is_open=is_open)
@@ -92,7 +92,7 @@ async def live(relay: MemoryRelay, loop: HandClock, steps: list[str], read_bytes
     for line in (client, *call.dialled):
         assert line.lost_at is not None, "a socket is left"
     assert tasks == asyncio.all_tasks()
-    assert len(relay.registry) == 0
+    assert len(relay.sessions) == 0
     assert relay.count("session.started") == relay.count("session.ended") <= 1
     gone = {"sessions active": 0, "upstream connections": 0, "client connections": 0}
     assert {"sessions ended": relay.count("session.ended"), **gone} == relay.grown()

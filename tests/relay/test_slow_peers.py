@@ -76,7 +76,7 @@ async def relay_without_complaints(script: Script) -> AsyncIterator[tuple[Relay,
 @asynccontextmanager
 async def client_of(relay: Relay, *, room: int = KERNEL_BYTES) -> AsyncIterator[tuple[RawClient, Session]]:
     """A client past its first event, for which the kernels between it and the relay keep little; and its session."""
-    known = set(relay.app.registry._sessions.values())
+    known = set(relay.app.sessions)
 
     async def connect(host: str, port: int, *, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         sock = socket.socket()
@@ -92,7 +92,7 @@ async def client_of(relay: Relay, *, room: int = KERNEL_BYTES) -> AsyncIterator[
         client = await open_raw(relay.app.public_port, PATH)
     try:
         assert CREATED_FRAME == await client.reader.readexactly(len(CREATED_FRAME))
-        live = next(iter(set(relay.app.registry._sessions.values()) - known))
+        live = next(iter(set(relay.app.sessions) - known))
         live._limits = LIMITS
         narrow(client, room)
         for leg in (live._client, live._upstream):

@@ -10,14 +10,14 @@ from aiohttp import web
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
-from service.relay.drain import DrainResult, DrainSignals, DrainTiming
-from service.relay.registry import Registry
+from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.session import SessionTelemetry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.connector import Connector
 from service.upstream.dial import Dialler
+from service.upstream.dials import DialsInFlight
 from service.upstream.target import Target
 from service.web.realtime import RealtimeHandler
 from tests.support.harness import environment
@@ -134,12 +134,12 @@ class Call:
 
     def end(self) -> None:
         """The relay ends its sessions."""
-        for session in tuple(self.relay.registry._sessions.values()):
+        for session in self.relay.sessions:
             session.end("relay_draining")
 
     def drain(self) -> None:
         """The relay drains."""
-        self.drains.append(asyncio.ensure_future(self.relay.registry.drain(DrainTiming(0.2, 0.05), DrainSignals())))
+        self.drains.append(asyncio.ensure_future(self.relay.drainer.drain(DrainTiming(0.2, 0.05), DrainSignals())))
 
 
 PEER_STEPS: Final[dict[str, Callable[[Peer], object]]] = {
@@ -222,11 +222,14 @@ class MemoryRelay:
         self._call = call
         self.logs.clear()
         self.before = self._books()
-        self.registry = Registry()
+        dials = DialsInFlight()
+        self.drainer = Drainer(dials)
+        self.sessions = self.drainer.sessions
         self._entrance = RealtimeHandler(
             self._settings,
             Connector(self.dialler, None),
-            self.registry,
+            self.drainer,
+            dials,
             instruments=self._instruments,
             max_sessions=10,
             on_dialled=lambda _: None,

@@ -83,7 +83,7 @@ async def scene(**settings: str) -> AsyncIterator[Scene]:
         finally:
             for client in stage.clients:
                 await client.close()
-        await eventually(lambda: upstream.open == 0 and len(relay.app.registry) == 0)
+        await eventually(lambda: upstream.open == 0 and len(relay.app.sessions) == 0)
         assert len(heard) == len(relay.events("session.started")) == len(relay.events("session.ended"))
         assert relay.metric("realtime_relay_sessions_active") == 0
         assert not relay.events("session.failed")

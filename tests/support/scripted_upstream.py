@@ -28,7 +28,7 @@ async def relay_before(
         await eventually(lambda: relay.app.monitor.ready)
         yield relay, upstream
         await eventually(lambda: upstream.open == 0)
-        await eventually(lambda: len(relay.app.registry) == 0)
+        await eventually(lambda: len(relay.app.sessions) == 0)
         assert relay.metric("realtime_relay_sessions_active") == 0
         ended = relay.events("session.ended")
         assert len(relay.events("session.started")) == len(ended)
@@ -65,6 +65,6 @@ async def session(script: Script, **settings: str) -> AsyncIterator[Scripted]:
         client = await open_raw(relay.app.public_port, PATH)
         try:
             assert (await client.next_event())["type"] == "session.created"
-            yield Scripted(relay, client, next(iter(relay.app.registry._sessions.values())), upstream)
+            yield Scripted(relay, client, next(iter(relay.app.sessions)), upstream)
         finally:
             await client.close()

@@ -222,7 +222,7 @@ async def test_a_full_relay_refuses() -> None:
         for client in (first, second, browser):
             await client.close()
         await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
-        await eventually(lambda: len(relay.app.registry) == 0)
+        await eventually(lambda: len(relay.app.sessions) == 0)
         assert (101, None) == await answer(relay)
 
 
@@ -263,7 +263,7 @@ async def test_a_client_that_gives_up_costs_nothing() -> None:
 async def test_a_draining_relay_refuses() -> None:
     """While draining, new clients are told so, and where they may read it."""
     async with simulated_relay() as relay:
-        relay.app.registry.draining = True
+        relay.app.drainer.is_draining = True
 
         assert (503, "relay_draining") == await answer(relay)
 

@@ -75,7 +75,7 @@ async def test_g10_coming_and_going_leaves_nothing() -> None:
         for _ in range(3):
             for _ in range(30):
                 await asyncio.gather(*(come_and_go(relay, number) for number in range(10)))
-            await eventually(lambda: upstream.open == 0 and len(relay.app.registry) == 0)
+            await eventually(lambda: upstream.open == 0 and len(relay.app.sessions) == 0)
             await eventually(lambda: not upstream.tasks)
             relay.logs.clear()  # the harness keeps them all
             gc.collect()
@@ -115,7 +115,7 @@ async def test_g16_all_come_back_at_once() -> None:
 
     async with scene(script) as (relay, upstream):
         clients = await all_connect(relay, 200)
-        assert 200 == upstream.open == len(relay.app.registry)
+        assert 200 == upstream.open == len(relay.app.sessions)
         restart.set()
         told = await asyncio.gather(*(client.until_close() for client in clients))
         assert {1011: 200} == Counter(close[0] for close in told if close is not None)
@@ -123,7 +123,7 @@ async def test_g16_all_come_back_at_once() -> None:
         restart.clear()
         clients = await all_connect(relay, 200)
 
-        assert 200 == upstream.open == len(relay.app.registry)
+        assert 200 == upstream.open == len(relay.app.sessions)
         for client in clients:
             assert "session.created" == (await client.next_event())["type"]
         await asyncio.gather(*(client.close() for client in clients))
