@@ -1,0 +1,119 @@
+"""Numbers in the documents are the constants and defaults of the code."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from monitoring.alerts import ALERTS
+from service.access import limits
+from service.failures import CATALOGUE
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES
+from service.relay.drain import CLOSES_PER_SECOND
+from service.relay.grace import MARGIN_SECONDS, grace_seconds
+from service.relay.session import CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
+from service.relay.ticker import TICK_SECONDS
+from service.relay.watchdog import SessionLimits
+from service.settings import SETTINGS
+from service.upstream.breaker import DEFINITE_SECONDS
+from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
+from tools import generated
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+KIB: Final = 1024
+READ_KIB: Final = 256  # the largest read of asyncio's and uvloop's transports
+HELD_KIB: Final = READ_KIB + (WRITE_HIGH_BYTES + MAX_BUFFERED_FRAME_BYTES + MAX_HELD_BYTES) // KIB
+SESSION: Final = SessionLimits(max_message_bytes=0)
+SLOW: Final = f"{SESSION.slow_seconds:g} s"
+DEFAULTS: Final = {setting.name: setting.default or "" for setting in SETTINGS}
+DIAL: Final = DEFAULTS["RELAY_DIAL_TIMEOUT_SECONDS"]
+DRAIN: Final = DEFAULTS["RELAY_DRAIN_SECONDS"]
+SPREAD: Final = DEFAULTS["RELAY_CLOSE_SPREAD_SECONDS"]
+POD_GRACE: Final = generated.pod_grace_seconds(generated.KUBERNETES)
+PROCESS_MIB: Final = limits._PROCESS_BYTES >> 20
+SESSION_KIB: Final = limits._SESSION_BYTES >> 10
+KEY_REJECTED: Final = CATALOGUE["key_rejected"]
+WORDS: Final = {3: "three", 20: "twenty"}
+
+STATEMENTS: Final = {
+    "README.md": (
+        f"HTTP/1.1 {KEY_REJECTED.http_status} Failed Dependency",
+        f'"message": "{KEY_REJECTED.sentence}"',
+    ),
+    "docs/architecture.md": (
+        f"(`RELAY_DIAL_TIMEOUT_SECONDS`, {DIAL} s)",
+        f"from memory for {DEFINITE_SECONDS:g} s",
+        f"the upstream side {UPSTREAM_CLOSE_SECONDS:g} s and the client {CLIENT_CLOSE_SECONDS:g} s",
+        f"checks each session every {TICK_SECONDS:g} s",
+        f"a peer that reads nothing ({SLOW})",
+        f"answers no ping ({SESSION.silent_seconds:g} s; pings go out every {SESSION.ping_seconds:g} s)",
+        f"one read, at most {READ_KIB} KiB",
+        f"in slices of {SLICE_BYTES // KIB} KiB",
+        f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",
+        f"When more than {WRITE_HIGH_BYTES // KIB} KiB are unsent",
+        f"less than {PROGRESS_BYTES // KIB} KiB in {SLOW} ends the session",
+        f"{WRITE_HIGH_BYTES // KIB} KiB of unsent data, the rest of one read ({READ_KIB} KiB)",
+        f"That is {HELD_KIB} KiB per direction",
+        f"no more than {CLOSES_PER_SECOND} a second",
+    ),
+    "docs/capacity.md": (
+        f"at most {HELD_KIB} KiB in each direction",
+        f"such a session after {SLOW}",
+        f"counts {PROCESS_MIB} MiB for its own process",
+        f"plan {SESSION_KIB} KiB per call",
+        f"{DEFAULTS['RELAY_MAX_DIALS']}, the default",
+    ),
+    "docs/clients.md": (
+        f"`RELAY_DIAL_TIMEOUT_SECONDS` ({DIAL})",
+        f"from memory for {DEFINITE_SECONDS:g} seconds",
+        f"`key_rejected` (HTTP {KEY_REJECTED.http_status}, or close {KEY_REJECTED.close_code})",
+    ),
+    "docs/deployment.md": (
+        f"from memory for up to {DEFINITE_SECONDS:g} seconds",
+        f"{PROCESS_MIB} MiB and {SESSION_KIB} KiB per call",
+        f"drains for `RELAY_DRAIN_SECONDS` ({generated.KUBERNETES['RELAY_DRAIN_SECONDS']})",
+        f"the sum and a margin, {POD_GRACE} s",
+        f"pause {generated.pause_seconds():g} + drain + `RELAY_CLOSE_SPREAD_SECONDS` {SPREAD}",
+        f"+ closing {CLIENT_CLOSE_SECONDS:g} + margin {MARGIN_SECONDS}",
+        f"drains for `RELAY_DRAIN_SECONDS` ({DRAIN})",
+        f"`stop_grace_period` ({grace_seconds(float(DRAIN), float(SPREAD))} s)",
+        f"`STOP_GRACE_PERIOD={grace_seconds(300, float(SPREAD))}s` for `RELAY_DRAIN_SECONDS=300`",
+    ),
+    "docs/invariants.md": (f"at most {HELD_KIB} KiB per direction", f"ends its session after {SLOW}"),
+    "docs/monitoring.md": (f"{WORDS[len(ALERTS)]} alerts",),
+}
+
+
+def one_line(text: str) -> str:
+    """A text with each run of blanks and line breaks as one blank."""
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("document", STATEMENTS)
+def test_document_states_the_numbers_of_the_code(document: str) -> None:
+    """Each statement is in the document, whatever its line breaks."""
+    text = one_line((ROOT / document).read_text(encoding="utf-8"))
+
+    assert [] == [statement for statement in STATEMENTS[document] if statement not in text]
+
+
+def test_readme_shows_defaults_of_settings() -> None:
+    """Each row of the README's table of settings names settings that exist, and their literal defaults."""
+    rows = re.findall(
+        r"^\| (`[A-Z_]+`.*?) \| (.*?) ?\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 5
+    for cell, default in rows:
+        names = [name.removesuffix("_FILE") for name in re.findall(r"`([A-Z_]+)`", cell)]
+        assert DEFAULTS.keys() >= set(names)
+        literal = re.fullmatch(r"(?:`[^`]+`(?:, )?)+", default)
+        assert literal is None or [DEFAULTS[name] for name in names] == re.findall(r"`([^`]+)`", default)
+
+
+def test_monitoring_page_states_the_number_of_dashboards() -> None:
+    """As many as there are files."""
+    dashboards = list((ROOT / "monitoring/grafana/dashboards").glob("*.json"))
+    text = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8").lower()
+
+    assert f"{WORDS[len(dashboards)]} dashboards" in text
