@@ -16,7 +16,7 @@ from service.relay.session import CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS
-from service.upstream.breaker import DEFINITE_SECONDS
+from service.upstream.breaker import DEFINITE_OPEN_SECONDS
 from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
 from tools import generated
 
@@ -43,7 +43,7 @@ STATEMENTS: Final = {
     ),
     "docs/architecture.md": (
         f"(`RELAY_DIAL_TIMEOUT_SECONDS`, {DIAL} s)",
-        f"from memory for {DEFINITE_SECONDS:g} s",
+        f"from memory for {DEFINITE_OPEN_SECONDS:g} s",
         f"the upstream side {UPSTREAM_CLOSE_SECONDS:g} s and the client {CLIENT_CLOSE_SECONDS:g} s",
         f"checks each session every {TICK_SECONDS:g} s",
         f"a peer that reads nothing ({SLOW})",
@@ -66,11 +66,11 @@ STATEMENTS: Final = {
     ),
     "docs/clients.md": (
         f"`RELAY_DIAL_TIMEOUT_SECONDS` ({DIAL})",
-        f"from memory for {DEFINITE_SECONDS:g} seconds",
+        f"from memory for {DEFINITE_OPEN_SECONDS:g} seconds",
         f"`key_rejected` (HTTP {KEY_REJECTED.http_status}, or close {KEY_REJECTED.close_code})",
     ),
     "docs/deployment.md": (
-        f"from memory for up to {DEFINITE_SECONDS:g} seconds",
+        f"from memory for up to {DEFINITE_OPEN_SECONDS:g} seconds",
         f"{PROCESS_MIB} MiB and {SESSION_KIB} KiB per call",
         f"drains for `RELAY_DRAIN_SECONDS` ({generated.KUBERNETES['RELAY_DRAIN_SECONDS']})",
         f"the sum and a margin, {POD_GRACE} s",
