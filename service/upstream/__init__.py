@@ -1,1 +1,1 @@
-"""Reaching the provider."""
+"""Connecting to the provider: targets, dials, breaker and retry, key rotation."""

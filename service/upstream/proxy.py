@@ -1,7 +1,7 @@
-"""Whether the way to the provider leads through a proxy: RELAY_UPSTREAM_PROXY, or what the environment says. Pure.
+"""Which proxy leads to the provider: that of RELAY_UPSTREAM_PROXY, or that of the environment. Pure.
 
-Nothing is read from the environment unless RELAY_UPSTREAM_PROXY is `auto`: a variable that somebody set for other programs
-must not silently decide where the provider's key travels.
+The environment counts only if RELAY_UPSTREAM_PROXY is `auto`: a variable that was set for other programs must not decide
+which host the provider's key is sent through.
 """
 
 import re
@@ -16,11 +16,11 @@ from service.realtime.keys import Secret
 AUTO: Final = "auto"
 PROXY_SETTING: Final = "RELAY_UPSTREAM_PROXY"
 PROXY_VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""In the order in which they are asked; curl's, too."""
+"""In the order in which they are read, which is that of curl."""
 
 
 class InvalidProxy(ValueError):
-    """A text that is no URL of a proxy; `variable` is where it stands."""
+    """A value is not the URL of a proxy. `variable` names the setting or environment variable that holds it."""
 
     def __init__(self, variable: str) -> None:
         super().__init__(variable)
@@ -29,7 +29,7 @@ class InvalidProxy(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that is asked to CONNECT. `origin` is the variable that named it; `url` has no credentials in it."""
+    """An HTTP proxy for CONNECT. `origin` names the setting or variable it was read from; `url` has no credentials."""
 
     url: str
     origin: str
@@ -38,7 +38,10 @@ class Proxy:
 
 
 def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy for a host, or None. `setting` is a URL, `auto` or None; raises NotAProxy."""
+    """The proxy for a host, or None for a direct connection; raises InvalidProxy.
+
+    `setting` is RELAY_UPSTREAM_PROXY: a URL, `auto`, or None where it is off.
+    """
     if setting is None:
         return None
     if setting != AUTO:
@@ -51,13 +54,13 @@ def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> 
 
 
 def bypasses_proxy(host: str, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names a host, by the rules of the standard library: suffixes of names, or `*`."""
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return bool(excepted) and bool(proxy_bypass_environment(host, {"no": excepted}))
+    """Whether NO_PROXY excludes a host, by the rules of the standard library: suffixes of names, or `*`."""
+    no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return bool(no_proxy) and bool(proxy_bypass_environment(host, {"no": no_proxy}))
 
 
 def parse_proxy(text: str, origin: str) -> Proxy:
-    """`http://[user:password@]host:port`, or without the scheme as some environments write it; raises NotAProxy."""
+    """Parse `http://[user:password@]host:port`; the scheme may be missing. Raises InvalidProxy."""
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -69,7 +72,6 @@ def parse_proxy(text: str, origin: str) -> Proxy:
     user = unquote(parts.username) if parts.username else None
     if parts.path.strip("/") or parts.query or parts.fragment or ":" in (user or ""):  # RFC 7617 section 2
         raise InvalidProxy(origin)
-    shown = f"[{host}]" if ":" in host else host
-    suffix = f":{port}" if port else ""
+    authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     password = Secret(unquote(parts.password)) if parts.password else None
-    return Proxy(f"{parts.scheme}://{shown}{suffix}", origin, user, password)
+    return Proxy(f"{parts.scheme}://{authority}", origin, user, password)

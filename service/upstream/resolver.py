@@ -1,9 +1,13 @@
-"""DNS for the dials: one lookup at a time for each name, remembered for a few seconds, in a thread that nobody waits for.
+"""DNS for dials: concurrent lookups of one name share a thread, and results are cached for a few seconds.
 
-Not aiohttp's own, for three reasons. A request that waits there for another one's lookup is traced as if it had its answer,
-so that a dial which DNS holds up would be told as one that cannot connect. `getaddrinfo` cannot be cancelled, and a hundred
-dials must not take all threads of the loop's executor while a resolver is silent. And that executor is joined at the end of
-the process: SIGTERM would take as long as the resolver is silent, 10 to 20 seconds, which a pod's grace does not allow.
+It replaces aiohttp's resolver for three reasons:
+
+* aiohttp traces a request that waits for another one's lookup as if DNS had answered. A dial that DNS delays would be
+  reported as one that cannot connect.
+* `getaddrinfo` cannot be cancelled. While DNS does not answer, a hundred dials would occupy every thread of the event loop's
+  executor.
+* That executor is joined when the process ends. SIGTERM would take as long as the lookup, 10 to 20 seconds, which is longer
+  than a pod's grace period allows.
 """
 
 import asyncio
@@ -15,61 +19,63 @@ from typing import Any, Final
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 TTL_SECONDS: Final = 10.0
-"""An address that has changed is used after this long at the latest."""
+"""Upper bound on how long a changed address stays unnoticed."""
 
 _Key = tuple[str, int, socket.AddressFamily]
 Info = tuple[Any, Any, int, str, Any]
-"""As `socket.getaddrinfo` gives it: family, type, protocol, canonical name, address."""
+"""An entry of `socket.getaddrinfo`: family, type, protocol, canonical name, address."""
 
 
 async def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Info]:
-    """All stream addresses of a host, by the system's resolver; raises OSError. Cancelling leaves the thread to itself."""
+    """Resolve the stream addresses of a host with the system's resolver; raises OSError.
+
+    Each call has a daemon thread of its own. When cancelled, it returns immediately and the thread ends by itself.
+    """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Info]] = loop.create_future()
+    addresses: asyncio.Future[list[Info]] = loop.create_future()
 
-    def tell(result: list[Info] | Exception) -> None:
-        if answer.done():
-            return
+    def deliver(result: list[Info] | Exception) -> None:
+        if addresses.done():
+            return  # cancelled
         if isinstance(result, Exception):
-            answer.set_exception(result)
+            addresses.set_exception(result)
         else:
-            answer.set_result(result)
+            addresses.set_result(result)
 
-    def ask() -> None:
+    def run() -> None:
         result: list[Info] | Exception
         try:
             result = list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
         except (OSError, UnicodeError) as exc:
-            result = exc if isinstance(exc, OSError) else OSError(f"{host!r} is no name")
-        with suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            loop.call_soon_threadsafe(tell, result)
+            result = exc if isinstance(exc, OSError) else OSError(f"{host!r} is not a host name")
+        with suppress(RuntimeError):  # the event loop has been closed
+            loop.call_soon_threadsafe(deliver, result)
 
-    threading.Thread(target=ask, name=f"dns {host}", daemon=True).start()
-    return await answer
+    threading.Thread(target=run, name=f"dns {host}", daemon=True).start()
+    return await addresses
 
 
 class SharedResolver(AbstractResolver):
-    """The system's resolver, asked once for all who want the same."""
+    """The system's resolver with a short cache. Concurrent requests for one host share a lookup."""
 
     def __init__(self) -> None:
-        self._known: dict[_Key, tuple[float, list[ResolveResult]]] = {}
+        self._cache: dict[_Key, tuple[float, list[ResolveResult]]] = {}
         self._pending: dict[_Key, asyncio.Task[list[ResolveResult]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """All addresses of a host; raises OSError."""
+        """Resolve all addresses of a host; raises OSError. Cancellation does not affect other callers of the same lookup."""
         key = (host, port, family)
-        known = self._known.get(key)
+        cached = self._cache.get(key)
         loop = asyncio.get_running_loop()
-        if known is not None and loop.time() - known[0] < TTL_SECONDS:
-            return list(known[1])
+        if cached is not None and loop.time() - cached[0] < TTL_SECONDS:
+            return list(cached[1])
         task = self._pending.get(key)
         if task is None:
             task = self._pending[key] = loop.create_task(self._look_up(key), name=f"dns {host}")
-            task.add_done_callback(_retrieve)
-        # Shielded: a client that gives up must not take the answer from the others.
-        return list(await asyncio.shield(task))
+            task.add_done_callback(_mark_exception_as_retrieved)
+        return list(await asyncio.shield(task))  # cancelling one caller must not cancel the lookup of the others
 
     async def _look_up(self, key: _Key) -> list[ResolveResult]:
         host = key[0]
@@ -77,7 +83,7 @@ class SharedResolver(AbstractResolver):
             infos = await look_up(*key)
         finally:
             del self._pending[key]
-        found = [
+        results = [
             ResolveResult(
                 hostname=host,
                 host=address[0],
@@ -87,18 +93,18 @@ class SharedResolver(AbstractResolver):
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
             for family, _, protocol, _, address in infos
-            if isinstance(address[0], str)  # not where Python was built without IPv6
+            if isinstance(address[0], str)  # an int where Python was built without IPv6
         ]
-        self._known[key] = (asyncio.get_running_loop().time(), found)
-        return found
+        self._cache[key] = (asyncio.get_running_loop().time(), results)
+        return results
 
     async def close(self) -> None:
-        """Wait for nobody; a lookup in its thread ends by itself."""
+        """Cancel the pending lookups. Their threads end by themselves."""
         for task in tuple(self._pending.values()):
             task.cancel()
 
 
-def _retrieve(task: asyncio.Task[list[ResolveResult]]) -> None:
-    """Whoever still waits is told; nobody may be left to."""
+def _mark_exception_as_retrieved(task: asyncio.Task[list[ResolveResult]]) -> None:
+    """If every caller was cancelled, asyncio would log the failure of the lookup as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Events over an upstream connection, one at a time: for health checks and the doctor, not for sessions."""
+"""Reads and sends single events on an upstream connection, for health checks and the doctor. Sessions use pipes."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ class Event:
 
 
 class StreamClosed(Exception):
-    """The connection has ended. `code` is that of the peer's CLOSE frame: None if it had none, or if no CLOSE came."""
+    """The connection has ended. `code` is that of the peer's close frame: None if it had none, or if no frame came."""
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(code)
@@ -41,15 +41,15 @@ class ProtocolViolation(StreamClosed):
 
 
 class EventStream:
-    """Reads and sends events on a connection that has been dialled.
+    """The events of one connection, from the first one on.
 
-    The stream owns the connection: close it with `close`. Events that arrived behind the first event are not lost.
-    Pings are answered and a CLOSE is echoed while nobody calls `next_event`, too.
+    The stream becomes the receiver of the leg: it answers pings and close frames even while `next_event` is not being
+    called. It queues events without a limit, so keep reading. It does not close the connection by itself: call `close`.
     """
 
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
-        # The connection's own scanner opens other types. It enforces the limit on messages, so that this one has none.
+        # The connection's own scanner yields other types as messages; it also enforces the limit on their size.
         self._events = Scanner(masked=False, max_message_bytes=sys.maxsize, parsed_types=_READ_TYPES)
         self._received: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the end
         self._pongs: asyncio.Queue[bytes] = asyncio.Queue()
@@ -62,8 +62,8 @@ class EventStream:
     async def next_event(self, timeout_seconds: float) -> Event:
         """Wait for the next event.
 
-        Raises StreamClosed once all events before the end have been returned, and again on every later call; raises
-        TimeoutError after `timeout_seconds`. Cancellation loses no event. For one caller at a time.
+        Raises StreamClosed after the last event, and again on every later call. Raises TimeoutError after
+        `timeout_seconds`. Timeout and cancellation lose no event. Concurrent calls are not supported.
         """
         async with asyncio.timeout(timeout_seconds):
             event = await self._received.get()
@@ -75,7 +75,7 @@ class EventStream:
         return event
 
     def send(self, event: Mapping[str, object]) -> None:
-        """Send an event. Does nothing once the connection is closed."""
+        """Send an event; does nothing after the connection has closed."""
         self._connected.leg.send_event(json.dumps(event, separators=(",", ":")).encode())
 
     async def ping(self, timeout_seconds: float) -> float:
@@ -99,7 +99,7 @@ class EventStream:
         self._process(self._connected.scanner.feed(data))
 
     def peer_lost(self) -> None:
-        """Record that the connection ended without CLOSE; called by the leg."""
+        """Record that the connection ended without a close frame; called by the leg."""
         self._end(StreamClosed, None, "")
 
     def _process(self, items: Iterable[Item]) -> None:
@@ -114,7 +114,7 @@ class EventStream:
                     if end is not None:
                         self._end(ProtocolViolation if end.is_violation else StreamClosed, end.code, end.reason)
                 case _:
-                    pass  # `_events` yields it once more
+                    pass  # Completed: `_events` yields it as well
 
     def _process_events(self, items: Iterable[Item]) -> None:
         for item in items:

@@ -1,4 +1,4 @@
-"""One upstream: its address, its credentials, and what a request to it looks like."""
+"""One upstream: its base URL, its credentials, and the URLs and headers of requests to it."""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -18,26 +18,26 @@ _AZURE_SUFFIXES: Final = (".openai.azure.com", ".services.ai.azure.com", ".cogni
 
 @dataclass(frozen=True, slots=True)
 class DialRequest:
-    """What a client asked for: which socket, and the query to hand on, re-encoded pair by pair."""
+    """What a client requests from upstream: which endpoint, and with which query, as decoded pairs."""
 
     query: tuple[tuple[str, str], ...] = ()
     translation: bool = False
-    # Headers of the client that the provider wants to see; an allow-list of one (see `web.upgrade`).
+    # The only header of a client that is sent upstream (see `web/request.py`).
     safety_identifier: str | None = None
 
     @property
     def promises_first_event(self) -> bool:
-        """Whether the provider sends an event by itself: not on a sideband, nor on a translation socket."""
+        """Whether the provider sends an event first. It does not on a sideband (`call_id`) or a translation connection."""
         return not self.translation and not self.has("call_id")
 
     def has(self, name: str) -> bool:
-        """Whether the query names this parameter."""
+        """Whether the query has this parameter."""
         return any(key == name for key, _ in self.query)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One upstream. `base_url` is as the SDKs take it, `https://host/v1`."""
+    """One upstream. `base_url` has the form that the SDKs accept, `https://host/v1`."""
 
     base_url: str
     key: Secret | None = None
@@ -50,24 +50,24 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", "simulator" if self.simulated else provider_of(self.base_url))
 
-    def socket_url(self, route: DialRequest) -> URL:
-        """The URL of a socket. http(s), not ws(s): proxies from the environment are looked up by that scheme."""
-        path = "realtime/translations" if route.translation else "realtime"
-        return (URL(self.base_url) / path).with_query(list(route.query))
+    def socket_url(self, request: DialRequest) -> URL:
+        """The URL of a WebSocket, with scheme http(s): the dial sends the upgrade as an HTTP request."""
+        path = "realtime/translations" if request.translation else "realtime"
+        return (URL(self.base_url) / path).with_query(list(request.query))
 
     def model_url(self, model: str) -> URL:
-        """Where the provider describes a model to those who may use it."""
+        """The URL of a model's description, which needs access to the model."""
         return URL(self.base_url) / "models" / model
 
     def proxy_headers(self) -> dict[str, str] | None:
-        """The credentials for the proxy, if it has any; they are sent to it alone, with CONNECT."""
+        """The credentials for the proxy, or None. They are sent with CONNECT only, never to the provider."""
         if self.proxy is None or self.proxy.user is None:
             return None
         password = self.proxy.password.reveal() if self.proxy.password is not None else ""
         return {"Proxy-Authorization": encode_basic_auth(self.proxy.user, password)}
 
     def headers(self) -> dict[str, str]:
-        """Credentials and identity; never logged, never taken from a client."""
+        """The credentials and the user agent of a request. They never come from a client and are never logged."""
         headers = {"User-Agent": USER_AGENT}
         if self.key is not None:
             if self.label == "azure":
@@ -82,7 +82,7 @@ class Target:
 
 
 def provider_of(base_url: str) -> Literal["openai", "azure", "compatible"]:
-    """The provider that serves an address: the `upstream` label, and what keys are held against."""
+    """The provider behind a base URL: the `upstream` label, and the rules for the lint of keys."""
     host = (URL(base_url).host or "").lower().rstrip(".")
     if host == "openai.com" or host.endswith(".openai.com"):
         return "openai"

@@ -1,7 +1,7 @@
-"""The border: what upstream and the network say, translated once into a row of the catalogue.
+"""Translates every answer of upstream and every network error into one reason of the catalogue.
 
-Pure but for naming aiohttp's exceptions. No text from upstream passes: its messages carry pieces of the key, and
-`repr` of aiohttp's client errors carries the request's headers. Only the provider's known error codes do.
+This is the only place that does. No text of upstream passes through it, since its messages contain pieces of the key, and
+`repr` of aiohttp's client errors contains the request's headers; only error codes from a closed set do. Pure.
 """
 
 import errno
@@ -20,8 +20,8 @@ from service.realtime.events import ERROR_CODES, ErrorEvent
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
 
-# The provider's error codes, and types where a code is absent, as published or seen on the wire in 2024-2026.
-_BY_CODE: Final = {
+# The provider's error codes, and types for errors without a code, as published or observed in 2024-2026.
+_REASON_BY_CODE: Final = {
     "invalid_api_key": "key_rejected",
     "account_deactivated": "key_rejected",
     "insufficient_permissions": "key_forbidden",
@@ -44,7 +44,7 @@ _BY_CODE: Final = {
     "invalid_intent": "bad_request",
     "server_error": "upstream_error",
 }
-_BY_STATUS: Final = {
+_REASON_BY_STATUS: Final = {
     401: "key_rejected",
     402: "quota_exhausted",
     403: "key_forbidden",
@@ -54,7 +54,7 @@ _BY_STATUS: Final = {
     503: "upstream_overloaded",
     529: "upstream_overloaded",
 }
-_BY_CLOSE: Final = {
+_REASON_BY_CLOSE_CODE: Final = {
     3000: "key_rejected",
     4004: "model_not_found",
     1001: "upstream_overloaded",
@@ -62,7 +62,7 @@ _BY_CLOSE: Final = {
     1013: "upstream_overloaded",
     1008: "key_forbidden",
 }
-_BY_ERRNO: Final = {
+_REASON_BY_ERRNO: Final = {
     errno.ECONNREFUSED: "connect_refused",
     errno.ENETUNREACH: "network_unreachable",
     errno.EHOSTUNREACH: "network_unreachable",
@@ -71,15 +71,15 @@ _BY_ERRNO: Final = {
     errno.EPERM: "network_unreachable",
     errno.ETIMEDOUT: "connect_timeout",
 }
-_MISTAKES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
-_REASON_SHAPE: Final = re.compile(r"[a-z][a-z_]{0,59}(\.[a-z0-9][a-z0-9_]{0,59})?")
+_BAD_REQUEST_STATUSES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+_CLOSE_REASON_SHAPE: Final = re.compile(r"[a-z][a-z_]{0,59}(\.[a-z0-9][a-z0-9_]{0,59})?")
 
 
 def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str], *, is_call: bool) -> Failure:
-    """A refused upgrade: its HTTP status, the error in its body if one was understood, its headers."""
+    """The failure for an HTTP response other than 101. `error` is the error in its body, None if it has none that parses."""
     reason = _reason_of_error(error)
-    if reason is None and error is not None and status in _MISTAKES:
-        reason = "bad_request"  # the provider understood the request, and took something in it for a mistake
+    if reason is None and error is not None and status in _BAD_REQUEST_STATUSES:
+        reason = "bad_request"  # the provider parsed the request and found a mistake in it
     if reason is None:
         reason = _reason_of_status(status, is_call=is_call)
     elif reason == "upstream_error" and status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -94,8 +94,8 @@ def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str
 
 
 def _reason_of_status(status: int, *, is_call: bool) -> str:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
+    if status in _REASON_BY_STATUS:
+        return _REASON_BY_STATUS[status]
     if status == HTTPStatus.NOT_FOUND:
         return "call_not_found" if is_call else "model_not_found"
     if 300 <= status < 400:  # noqa: PLR2004 - the redirects
@@ -106,47 +106,47 @@ def _reason_of_status(status: int, *, is_call: bool) -> str:
 
 
 def from_events(error: ErrorEvent | None, close_code: int | None, close_reason: str) -> Failure:
-    """A refusal behind the 101: the first event, the CLOSE behind it, or only one of the two."""
-    shape = close_reason if _REASON_SHAPE.fullmatch(close_reason) else None
-    reason = _reason_of_error(error) or _reason_of_close_text(shape)
+    """The failure for a refusal after the 101: an `error` event, a close frame, or both."""
+    close_text = close_reason if _CLOSE_REASON_SHAPE.fullmatch(close_reason) else None
+    reason = _reason_of_error(error) or _reason_of_close_text(close_text)
     if reason is None and close_code is not None:
-        reason = _BY_CLOSE.get(close_code)
+        reason = _REASON_BY_CLOSE_CODE.get(close_code)
     if reason is None and error is not None and error.type == "invalid_request_error":
-        reason = "bad_request"  # something in this caller's query, not what every caller would meet
+        reason = "bad_request"  # a mistake in this client's query, which does not affect other clients
     if reason is None:
         reason = "upstream_error" if error is not None else "dropped_early"
     return Failure(
         reason,
         Phase.FIRST_EVENT,
-        upstream_code=_known_code(error) or _code_of_close_text(shape),
+        upstream_code=_known_code(error) or _code_of_close_text(close_text),
         close_code=close_code,
-        close_reason=shape,
+        close_reason=close_text,
     )
 
 
 def _reason_of_error(error: ErrorEvent | None) -> str | None:
     if error is None:
         return None
-    if error.code in _BY_CODE:
-        return _BY_CODE[error.code]
-    # Sentences that come with a null code; matched, never passed on.
+    if error.code in _REASON_BY_CODE:
+        return _REASON_BY_CODE[error.code]
+    # Messages of errors without a code. They are matched and not passed on.
     if "Missing scopes" in error.message or "insufficient permissions" in error.message:
         return "key_forbidden"
     if error.message.startswith("Missing bearer"):
         return "key_missing"
-    return _BY_CODE.get(error.type)
+    return _REASON_BY_CODE.get(error.type)
 
 
-def _code_of_close_text(shape: str | None) -> str | None:
-    code = shape.rpartition(".")[2] if shape else None
+def _code_of_close_text(close_text: str | None) -> str | None:
+    code = close_text.rpartition(".")[2] if close_text else None
     return code if code in ERROR_CODES else None
 
 
-def _reason_of_close_text(shape: str | None) -> str | None:
-    if shape is None:
+def _reason_of_close_text(close_text: str | None) -> str | None:
+    if close_text is None:
         return None
-    kind, _, code = shape.partition(".")
-    return _BY_CODE.get(code) or _BY_CODE.get(kind)
+    error_type, _, code = close_text.partition(".")
+    return _REASON_BY_CODE.get(code) or _REASON_BY_CODE.get(error_type)
 
 
 def _known_code(error: ErrorEvent | None) -> str | None:
@@ -156,7 +156,7 @@ def _known_code(error: ErrorEvent | None) -> str | None:
 
 
 def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool = False) -> Failure:
-    """What aiohttp or the operating system raised while reaching upstream. Nothing of its text is kept."""
+    """The failure for an exception of aiohttp or the operating system during a dial. None of its text is kept."""
     name = type(exc).__name__
     if proxied and (failure := _from_proxy(exc, phase)) is not None:
         return failure
@@ -170,50 +170,54 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool
         case TimeoutError():
             return from_timeout(phase)
         case aiohttp.ServerDisconnectedError():
-            return Failure("dropped_early", _reached(phase), detail=name)
+            return Failure("dropped_early", _at_least_connect(phase), detail=name)
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return Failure("bad_reply", _reached(phase), detail=name)
+            return Failure("bad_reply", _at_least_connect(phase), detail=name)
         case OSError():
             return _from_os_error(exc, phase, tls=tls)
         case _:
-            return Failure("bad_reply", _reached(phase), detail=name)
+            return Failure("bad_reply", _at_least_connect(phase), detail=name)
 
 
 def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
-    """What went wrong with the proxy itself, None if it did its part."""
+    """The failure if the proxy itself caused the exception, else None."""
     name = type(exc).__name__
     match exc:
         case aiohttp.ClientHttpProxyError():
             return Failure("proxy_failed", Phase.CONNECT, http_status=exc.status, detail=_proxy_detail(exc.status))
-        case aiohttp.ClientConnectorDNSError():  # the provider's name is for the proxy to resolve
-            return Failure("proxy_failed", Phase.DNS, detail="the proxy's own name cannot be resolved")
+        case aiohttp.ClientConnectorDNSError():  # of the proxy's name: the proxy resolves the provider's
+            return Failure("proxy_failed", Phase.DNS, detail="the name of the proxy cannot be resolved")
         case aiohttp.ClientProxyConnectionError():
             return Failure("proxy_failed", Phase.CONNECT, detail="the proxy cannot be reached")
-        case aiohttp.ClientConnectorError():  # behind the proxy's 200: who cut the tunnel cannot be known
+        case aiohttp.ClientConnectorError():  # after the proxy's 200: which side closed the tunnel is unknown
             return None
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() if phase is Phase.CONNECT:
-            return Failure("proxy_failed", Phase.CONNECT, detail=f"the proxy hung up instead of answering ({name})")
+            return Failure(
+                "proxy_failed", Phase.CONNECT, detail=f"the proxy closed the connection without an answer ({name})"
+            )
         case aiohttp.ClientResponseError() if phase is Phase.CONNECT:
-            return Failure("proxy_failed", Phase.CONNECT, detail="what answers at the proxy's address is no HTTP proxy")
+            return Failure(
+                "proxy_failed", Phase.CONNECT, detail="the server at the proxy's address is not an HTTP proxy"
+            )
         case _:
             return None
 
 
 def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
     number = exc.errno
-    cause = getattr(exc, "os_error", exc)  # aiohttp's own errors carry asyncio's, whose resets may have no number
+    cause = getattr(exc, "os_error", exc)  # aiohttp's errors wrap asyncio's, whose resets may have no errno
     detail = errno.errorcode.get(number, type(exc).__name__) if number is not None else type(cause).__name__
     if phase in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return Failure("dropped_early", phase, detail=detail)
     if isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
-        # Connected, then cut. With TLS the handshake was under way; a load balancer that restarts does this, too.
+        # Reset after the TCP handshake, with TLS during its own; a load balancer that restarts causes this, too.
         return Failure("dropped_early", Phase.CONNECT, detail=f"{detail} during the TLS handshake" if tls else detail)
-    reason = _BY_ERRNO.get(number, "network_unreachable") if number is not None else "network_unreachable"
+    reason = _REASON_BY_ERRNO.get(number, "network_unreachable") if number is not None else "network_unreachable"
     return Failure(reason, Phase.CONNECT, detail=detail)
 
 
 def from_timeout(phase: Phase) -> Failure:
-    """The dial's budget ran out in this phase."""
+    """The failure for a timeout in this phase of a dial."""
     match phase:
         case Phase.FIRST_EVENT:
             return Failure("first_event_timeout", phase)
@@ -225,15 +229,14 @@ def from_timeout(phase: Phase) -> Failure:
             return Failure("connect_timeout", Phase.CONNECT)
 
 
-def _reached(phase: Phase) -> Phase:
+def _at_least_connect(phase: Phase) -> Phase:
     return phase if phase in {Phase.UPGRADE, Phase.FIRST_EVENT} else Phase.CONNECT
 
 
 def _proxy_detail(status: int) -> str:
-    """What the proxy's answer to CONNECT means."""
     match status:
-        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED | HTTPStatus.UNAUTHORIZED:  # tinyproxy says 401 to wrong ones
-            return f"the proxy wants other credentials ({status})"
+        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED | HTTPStatus.UNAUTHORIZED:  # tinyproxy answers 401 to wrong ones
+            return f"the proxy requires valid credentials ({status})"
         case HTTPStatus.FORBIDDEN | HTTPStatus.METHOD_NOT_ALLOWED:
             return f"the proxy does not allow this host or port ({status})"
         case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -243,22 +246,25 @@ def _proxy_detail(status: int) -> str:
 
 
 def _certificate_detail(exc: Exception) -> str:
-    """OpenSSL's own sentence, such as 'certificate has expired'; it holds no secret and no text of the peer's."""
+    """OpenSSL's message, such as 'certificate has expired'. It contains no secret and no text of the peer."""
     message = getattr(exc, "verify_message", None)
     return message if isinstance(message, str) else type(exc).__name__
 
 
 def parse_retry_after(value: str | None, now: float | None = None) -> int | None:
-    """Seconds to wait, from a Retry-After header (RFC 9110 section 10.2.3), held within 1 to 300; None if it is no use."""
-    if value is None or len(value) > 64:  # noqa: PLR2004 - no date is longer
+    """The seconds of a Retry-After header (RFC 9110 section 10.2.3), limited to 1 to 300; None if it cannot be parsed.
+
+    `now` is the wall clock, for dates.
+    """
+    if value is None or len(value) > 64:  # noqa: PLR2004 - longer than any date
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
         seconds = float(text)
     else:
         try:
-            when = parsedate_to_datetime(text).timestamp()
+            date = parsedate_to_datetime(text).timestamp()
         except (ValueError, OverflowError, OSError):
             return None
-        seconds = when - (time.time() if now is None else now)
+        seconds = date - (time.time() if now is None else now)
     return int(min(max(seconds, 1), RETRY_AFTER_MAX_SECONDS))

@@ -146,8 +146,8 @@ async def test_a_session_through_a_proxy(
 @pytest.mark.parametrize(
     ("rule", "user", "words"),
     [
-        (f"BasicAuth web {PASSWORD}x", None, "other credentials (407)"),
-        (f"BasicAuth web {PASSWORD}x", "web", "other credentials (401)"),
+        (f"BasicAuth web {PASSWORD}x", None, "requires valid credentials (407)"),
+        (f"BasicAuth web {PASSWORD}x", "web", "requires valid credentials (401)"),
         ("ConnectPort 1", None, "does not allow"),
     ],
 )
@@ -205,10 +205,10 @@ async def test_a_proxy_that_hangs_and_one_that_is_not_there(authority: Authority
 @pytest.mark.parametrize(
     ("data", "is_reset", "words"),
     [
-        (b"", False, "hung up instead of answering"),
-        (b"", True, "hung up instead of answering"),
-        (b"HTTP/1.1 2", False, "hung up instead of answering"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", False, "is no HTTP proxy"),
+        (b"", False, "closed the connection without an answer"),
+        (b"", True, "closed the connection without an answer"),
+        (b"HTTP/1.1 2", False, "closed the connection without an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", False, "is not an HTTP proxy"),
     ],
     ids=["fin", "rst", "half", "ssh"],
 )
@@ -241,7 +241,7 @@ async def test_a_proxy_without_an_address() -> None:
         answer = await attempt(relay)
 
         assert (502, "proxy_failed") == (answer.status, answer.error["code"])
-        assert "own name" in relay.events("upstream.connect_failed")[0]["detail"]
+        assert "name of the proxy" in relay.events("upstream.connect_failed")[0]["detail"]
 
 
 # -- which proxy ------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ async def test_stream_answers_pings_and_measures_its_own() -> None:
 async def test_stream_raises_closed_after_the_last_event_and_on_every_later_call(
     payload: bytes, code: int | None
 ) -> None:
-    """The CLOSE is echoed without a call of `next_event`."""
+    """The close frame is answered without a call of `next_event`."""
     echoed: asyncio.Future[tuple[int | None, str] | None] = asyncio.get_running_loop().create_future()
 
     async def script(wire: Wire) -> None:
@@ -96,7 +96,7 @@ async def test_stream_raises_closed_after_the_last_event_and_on_every_later_call
 
 
 async def test_stream_raises_closed_when_the_connection_is_lost() -> None:
-    """FIN without CLOSE has no code."""
+    """FIN without a close frame has no code."""
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)
@@ -111,7 +111,7 @@ async def test_stream_raises_closed_when_the_connection_is_lost() -> None:
 
 
 async def test_stream_raises_violation_for_a_masked_frame() -> None:
-    """A violation is distinguished from the peer's own CLOSE with the same code."""
+    """A violation is distinguished from a close frame of the peer with the same code."""
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)
