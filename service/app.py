@@ -11,8 +11,7 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from service import configuration, loop, startup
-from service.access.limits import descriptors_for_callers, memory_limit
+from service import configuration, loop, machine, startup
 from service.health.monitor import Monitor
 from service.health.schedule import RefreshIntervals
 from service.relay.drain import Drainer, DrainResult
@@ -104,15 +103,16 @@ class App:
 
     async def _listen(self) -> None:
         settings, metrics = self._settings, self.metrics
-        metrics.memory_limit.set(memory_limit() or math.inf)
+        metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
         handler = RealtimeHandler(
-            settings,
+            configuration.access_policy(settings, startup.sessions_that_fit(settings.max_sessions)),
             self.connector,
             self.drainer,
             self.dials,
-            instruments=SessionTelemetry(metrics, self.redactor),
-            max_sessions=startup.sessions_that_fit(settings.max_sessions),
-            on_dialled=self.monitor.dial_finished,
+            telemetry=SessionTelemetry(metrics, self.redactor),
+            session_limits=configuration.session_limits(settings),
+            max_dials=settings.max_dials,
+            on_dial_result=self.monitor.dial_finished,
         )
         notes = self._key_file.notes if self._key_file is not None else list[str]
         probes = Probes(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
@@ -122,7 +122,7 @@ class App:
             settings.port,
             [*handler.routes(), *probes.routes(detailed=False)],
             lambda server: ConnectionLimit(
-                server, self._upstream_sockets, descriptors_for_callers(), metrics.turned_away
+                server, self._upstream_sockets, machine.max_client_descriptors(), metrics.turned_away
             ),
         )
         self.internal_port = await self._listen_on(

@@ -6,8 +6,10 @@ The composition root, the commands and the doctor call these functions; no other
 from collections.abc import Iterator
 from typing import Final, Literal, TypedDict
 
+from service.access.policy import AccessPolicy
 from service.realtime.keys import Secret
 from service.relay.drain import DrainTiming
+from service.relay.watchdog import SessionLimits
 from service.settings import Settings
 from service.upstream.target import Label, Target, provider_of
 
@@ -70,6 +72,33 @@ def dial_options(settings: Settings) -> DialOptions:
 def monitor_options(settings: Settings) -> MonitorOptions:
     """What the health checks ask for, and how often they ask for a response."""
     return {"model": settings.model, "turns_per_day": settings.health_turns_per_day}
+
+
+def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
+    """The rules of admission. `max_sessions` is RELAY_MAX_SESSIONS or fewer, as the limits of the machine allow."""
+    return AccessPolicy(
+        mode=settings.access,
+        open_anywhere=settings.open_anywhere,
+        client_tokens=settings.client_tokens,
+        allowed_origins=settings.allowed_origins,
+        allowed_models=settings.allowed_models,
+        trusted_proxies=settings.trusted_proxies,
+        max_sessions=max_sessions,
+        max_sessions_per_client=settings.max_sessions_per_client,
+        max_reconnects_per_minute=settings.max_reconnects_per_minute,
+        draining_event=settings.draining_event,
+    )
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """The limits of each session."""
+    return SessionLimits(
+        max_message_bytes=settings.max_message_bytes,
+        idle_timeout_seconds=settings.idle_timeout_seconds,
+        max_session_seconds=settings.max_session_seconds,
+        max_messages_per_second=settings.max_messages_per_second,
+        max_bytes_per_second=settings.max_bytes_per_second,
+    )
 
 
 def drain_timing(settings: Settings) -> DrainTiming:

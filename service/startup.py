@@ -4,7 +4,7 @@ from typing import Final
 
 import structlog
 
-from service.access.limits import lowered
+from service import machine
 from service.loop import NAME
 from service.settings import Settings
 from service.upstream import key_lint
@@ -32,12 +32,12 @@ def check_key(target: Target, settings: Settings) -> str | None:
 
 def sessions_that_fit(max_sessions: int) -> int:
     """RELAY_MAX_SESSIONS, or fewer where the limits of the machine allow fewer; logs why."""
-    limit = lowered(max_sessions)
+    limit = machine.session_limit(max_sessions)
     if limit is None:
         return max_sessions
     structlog.get_logger().warning(
         "limit.lowered",
-        message=f"The limit on {limit.what} allows only {limit.sessions} sessions; RELAY_MAX_SESSIONS is {max_sessions}.",
+        message=f"The limit on {limit.resource_name} allows {limit.sessions} sessions, fewer than RELAY_MAX_SESSIONS.",
         remedy=limit.remedy,
         max_sessions=limit.sessions,
         wanted=max_sessions,

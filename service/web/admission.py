@@ -13,11 +13,11 @@ from aiohttp import web
 
 from service.access.limits import ConcurrencyLimit, PerClientLimit
 from service.access.origins import OriginPolicy
+from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
 from service.access.tokens import ANYBODY, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import is_loopback
-from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest
 from service.web.request import parse_route, parse_token, wants_draining_event
@@ -47,19 +47,17 @@ class AdmissionControl:
     `closed` yields the reason for which nobody comes in now, or None.
     """
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, *, max_sessions: int, closed: Callable[[], str | None]
-    ) -> None:
+    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, closed: Callable[[], str | None]) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
-        self._settings = settings
+        self._policy = policy
         self._metrics = metrics
         self._closed = closed
-        self._tokens = TokenAuthenticator(settings.access, settings.client_tokens)
-        self._origins = OriginPolicy(settings.allowed_origins)
-        self._sessions = ConcurrencyLimit(max_sessions, "relay_full", "sessions")
-        self._sessions_of = PerClientLimit(settings.max_sessions_per_client, "too_many_sessions")
-        self._reconnects = ReconnectLimiter(settings.max_reconnects_per_minute, clock)
+        self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
+        self._origins = OriginPolicy(policy.allowed_origins)
+        self._sessions = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
+        self._sessions_of = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
+        self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._strangers = ReconnectLimiter(WRONG_TOKENS_A_MINUTE, clock)
         self._told_of_proxy = False
         self._log = structlog.get_logger()
@@ -70,20 +68,20 @@ class AdmissionControl:
         self._know(request, attempt)
         self._look_for_a_proxy(request, attempt)
         slot.enter_context(self._visit(request, attempt))
-        route = parse_route(request, translation=translation, allowed_models=self._settings.allowed_models)
+        route = parse_route(request, translation=translation, allowed_models=self._policy.allowed_models)
         attempt.model = dict(route.query).get("model")
-        attempt.wants_draining_event = wants_draining_event(request, default=self._settings.draining_event)
+        attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
         reason = self._closed()
         if reason is not None:
             raise Failure(reason)
         owner = attempt.client if attempt.client != ANYBODY else attempt.address
-        slot.enter_context(self._sessions_of.take(owner))
-        slot.enter_context(self._sessions.take())
+        slot.enter_context(self._sessions_of.acquire(owner))
+        slot.enter_context(self._sessions.acquire())
         return route
 
     def _look_for_a_proxy(self, request: web.Request, attempt: Attempt) -> None:
         """Open access is for this machine; behind a proxy it is for whoever reaches the proxy. Told once."""
-        if self._told_of_proxy or attempt.client != ANYBODY or self._settings.open_anywhere:
+        if self._told_of_proxy or attempt.client != ANYBODY or self._policy.open_anywhere:
             return
         host = urlsplit(f"//{request.host}").hostname or ""
         if not is_loopback(host) or {"X-Forwarded-For", "Forwarded"} & request.headers.keys():

@@ -16,11 +16,11 @@ import structlog
 from aiohttp import web
 
 from service.access.limits import ConcurrencyLimit
+from service.access.policy import AccessPolicy
 from service.failures import Blame, Failure, Phase
 from service.relay.drain import Drainer
 from service.relay.session import Session, SessionInfo, SessionTelemetry
 from service.relay.watchdog import SessionLimits
-from service.settings import Settings
 from service.upstream.connector import Connector
 from service.upstream.dial import Connected, DialProgress
 from service.upstream.dials import DialsInFlight
@@ -37,39 +37,34 @@ TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 class RealtimeHandler:
     """Where clients come in.
 
-    `on_dialled` is told how each dial went, since live traffic is the best evidence for the health checks.
+    `on_dial_result` is told how each dial went, since live traffic is the best evidence for the health checks.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        policy: AccessPolicy,
         connector: Connector,
         drainer: Drainer,
         dials: DialsInFlight,
         *,
-        instruments: SessionTelemetry,
-        max_sessions: int,
-        on_dialled: Callable[[Failure | None], None],
+        telemetry: SessionTelemetry,
+        session_limits: SessionLimits,
+        max_dials: int,
+        on_dial_result: Callable[[Failure | None], None],
     ) -> None:
-        self._settings = settings
+        self._trusted_proxies = policy.trusted_proxies
         self._connector = connector
         self._drainer = drainer
         self._dials_in_flight = dials
-        self._instruments = instruments
-        self._metrics = instruments.metrics
-        self._on_dialled = on_dialled
-        self._admissions = AdmissionControl(settings, self._metrics, max_sessions=max_sessions, closed=self._closed)
-        self._dials = ConcurrencyLimit(settings.max_dials, "relay_full", "dials")
-        self._metrics.sessions_limit.set(max_sessions)
-        self._metrics.dials_limit.set(settings.max_dials)
-        self._metrics.dials_active.set_function(lambda: self._dials.taken)
-        self._limits = SessionLimits(
-            max_message_bytes=settings.max_message_bytes,
-            idle_timeout_seconds=settings.idle_timeout_seconds,
-            max_session_seconds=settings.max_session_seconds,
-            max_messages_per_second=settings.max_messages_per_second,
-            max_bytes_per_second=settings.max_bytes_per_second,
-        )
+        self._telemetry = telemetry
+        self._metrics = telemetry.metrics
+        self._session_limits = session_limits
+        self._on_dial_result = on_dial_result
+        self._admission = AdmissionControl(policy, self._metrics, closed=self._closed)
+        self._dials = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        self._metrics.sessions_limit.set(policy.max_sessions)
+        self._metrics.dials_limit.set(max_dials)
+        self._metrics.dials_active.set_function(lambda: self._dials.active)
         self._log = structlog.get_logger()
 
     def routes(self) -> list[web.RouteDef]:
@@ -89,7 +84,7 @@ class RealtimeHandler:
 
     async def _attend(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
         """A bug of ours is told like any failure, and its traceback goes through the redaction, not to the client."""
-        attempt = Attempt(secrets.token_hex(8), client_address(request, self._settings.trusted_proxies))
+        attempt = Attempt(secrets.token_hex(8), client_address(request, self._trusted_proxies))
         try:
             return await self._handle(request, attempt, translation=translation)
         except Exception:
@@ -119,8 +114,8 @@ class RealtimeHandler:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    route = self._admissions.admit(request, attempt, session_slot, translation=translation)
-                    dial_slot.enter_context(self._dials.take())
+                    route = self._admission.admit(request, attempt, session_slot, translation=translation)
+                    dial_slot.enter_context(self._dials.acquire())
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
                     self._refused(failure, attempt)
@@ -162,7 +157,7 @@ class RealtimeHandler:
         self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
         if self._connector.awaits_first_event(route):
-            self._on_dialled(None)
+            self._on_dial_result(None)
         return connected
 
     async def _start(
@@ -182,8 +177,8 @@ class RealtimeHandler:
             SessionInfo(attempt.session_id, attempt.client, attempt.address, attempt.model),
             client,
             connected,
-            limits=self._limits,
-            instruments=self._instruments,
+            limits=self._session_limits,
+            instruments=self._telemetry,
             error_event=lambda reason: refusals.ending_event(reason, attempt.session_id),
             drain_event=partial(refusals.draining_event, session_id=attempt.session_id)
             if attempt.wants_draining_event
@@ -208,7 +203,7 @@ class RealtimeHandler:
         attempt.is_own_doing = failure.row.blame is Blame.CLIENT
         self._metrics.observe_dial(progress.seconds)
         self._metrics.count_dial_failure(failure)
-        self._on_dialled(failure)
+        self._on_dial_result(failure)
         self._tell("upstream.connect_failed", failure, attempt)
 
     def _tell(self, event: str, failure: Failure, attempt: Attempt) -> None:

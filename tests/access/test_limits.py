@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.access.limits import memory_allows
+from service.machine import max_sessions_by_memory
 from tests.support.relay_process import environment
 
 
@@ -28,7 +28,7 @@ def test_memory_of_the_container(text: str, sessions: int | None, tmp_path: Path
     file = tmp_path / "memory.max"
     file.write_text(text, encoding="ascii")
 
-    assert sessions == memory_allows([tmp_path / "missing", file])
+    assert sessions == max_sessions_by_memory([tmp_path / "missing", file])
 
 
 @pytest.mark.parametrize(("files", "lowered"), [(300, 100), (5000, None)])

@@ -12,7 +12,7 @@ SPEAKING: Final = 0.5
 """The share of a call in which both sides speak; real calls have less."""
 PROCESS_MIB: Final = 100
 SESSION_KIB: Final = 256
-"""The two that service/access/limits.py reckons with."""
+"""The two that service/machine.py reckons with."""
 COMMANDS_MIB: Final = 32
 """For what is run in the container beside the relay: the preStop pause, a probe, doctor."""
 SPARE_DESCRIPTORS: Final = 100

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from service.access import limits
+from service import machine
 from service.telemetry.metrics import PREFIX, Metrics
 from tests.artefacts import capacity
 from tools import generated
@@ -47,10 +47,10 @@ def test_the_page_reckons_as_the_program_does(tmp_path: Path) -> None:
     for sessions in (1, 100, 1000, 1500):
         file = tmp_path / "memory.max"
         file.write_text(str(capacity.memory_mebibytes(sessions) << 20))
-        assert (limits.memory_allows([file]) or 0) >= sessions
+        assert (machine.max_sessions_by_memory([file]) or 0) >= sessions
         file.write_text(str((capacity.PROCESS_MIB << 20) + sessions * (capacity.SESSION_KIB << 10)))
-        assert limits.memory_allows([file]) == sessions
-    assert limits._SPARE_DESCRIPTORS == capacity.SPARE_DESCRIPTORS
+        assert machine.max_sessions_by_memory([file]) == sessions
+    assert machine.SPARE_DESCRIPTORS == capacity.SPARE_DESCRIPTORS
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from monitoring.alerts import ALERTS
-from service.access import limits
+from service import machine
 from service.failures import CATALOGUE
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES
 from service.relay.drain import CLOSES_PER_SECOND
@@ -31,8 +31,8 @@ DIAL: Final = DEFAULTS["RELAY_DIAL_TIMEOUT_SECONDS"]
 DRAIN: Final = DEFAULTS["RELAY_DRAIN_SECONDS"]
 SPREAD: Final = DEFAULTS["RELAY_CLOSE_SPREAD_SECONDS"]
 POD_GRACE: Final = generated.pod_grace_seconds(generated.KUBERNETES)
-PROCESS_MIB: Final = limits._PROCESS_BYTES >> 20
-SESSION_KIB: Final = limits._SESSION_BYTES >> 10
+PROCESS_MIB: Final = machine.PROCESS_BYTES >> 20
+SESSION_KIB: Final = machine.SESSION_BYTES >> 10
 KEY_REJECTED: Final = CATALOGUE["key_rejected"]
 WORDS: Final = {3: "three", 20: "twenty"}
 

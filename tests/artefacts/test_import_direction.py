@@ -14,6 +14,7 @@ BASE = {"failures", "realtime", "version"}
 ALLOWED = {
     "version": set[str](),
     "loop": set[str](),
+    "machine": set[str](),
     "failures": {"failures", "realtime"},
     "realtime": {"realtime"},
     "simulator": {"simulator", "realtime", "version"},
@@ -26,10 +27,10 @@ ALLOWED = {
     "supervisor": BASE | {"telemetry"},
 }
 ALLOWED["settings"] = {"settings", "realtime", "access", "upstream"}
-ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"web", "settings"}  # settings: to go
+ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"web"}
 ALLOWED["signals"] = {"signals", "relay"}
 ALLOWED["configuration"] = ALLOWED["relay"] | ALLOWED["access"] | {"settings", "configuration"}
-ALLOWED["startup"] = ALLOWED["configuration"] | {"loop", "startup"}
+ALLOWED["startup"] = ALLOWED["configuration"] | {"loop", "machine", "startup"}
 ALLOWED["app"] = ALLOWED["web"] | ALLOWED["startup"] | {"app", "simulator", "loop", "signals", "supervisor"}
 ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
 ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}

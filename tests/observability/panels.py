@@ -10,7 +10,7 @@ from monitoring.alerts import ALERTS
 from monitoring.dashboards import BOARDS
 from monitoring.recording import RECORDS, inlined
 from monitoring.rule import RUNBOOKS
-from service.access.limits import memory_limit
+from service.machine import memory_limit_bytes
 from tests.observability.receiver import Missing
 from tests.observability.stage import Stage
 
@@ -19,7 +19,7 @@ _STEP: Final = 2
 
 def _without_data() -> dict[str, str]:
     """Queries that return nothing here, and why."""
-    if memory_limit() is None:
+    if memory_limit_bytes() is None:
         return {"min(realtime_relay_memory_limit_bytes{": "this machine gives no limit on memory, and none is drawn"}
     return {}
 

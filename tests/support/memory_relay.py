@@ -8,11 +8,12 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
+from service.access.policy import AccessPolicy
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.session import SessionTelemetry
-from service.settings import Settings
+from service.relay.watchdog import SessionLimits
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.connector import Connector
@@ -20,13 +21,27 @@ from service.upstream.dial import Dialler
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import Target
 from service.web.realtime import RealtimeHandler
-from tests.support.harness import environment
 from tests.support.memory_transport import MemoryTransport
 from tests.support.raw_websocket_server import CREATED
 
 REQUEST: Final = (
     b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+)
+POLICY: Final = AccessPolicy(
+    mode="open",
+    open_anywhere=False,
+    client_tokens=(),
+    allowed_origins=(),
+    allowed_models=(),
+    trusted_proxies=(),
+    max_sessions=10,
+    max_sessions_per_client=0,
+    max_reconnects_per_minute=0,
+    draining_event=False,
+)
+SESSION_LIMITS: Final = SessionLimits(
+    max_message_bytes=16 << 20, idle_timeout_seconds=900, max_session_seconds=3900, max_messages_per_second=5000
 )
 DIAL_SECONDS: Final = 8.0
 EARLY_BYTES: Final = 250_000
@@ -190,8 +205,7 @@ class MemoryRelay:
     def __init__(self, logs: list[Any]) -> None:
         self.logs = logs
         self.metrics = Metrics("compatible")
-        self._instruments = SessionTelemetry(self.metrics, Redactor())
-        self._settings = Settings.load(environment(RELAY_MAX_RECONNECTS_PER_MINUTE="0"))
+        self._telemetry = SessionTelemetry(self.metrics, Redactor())
 
     async def start(self) -> None:
         """Put together what the calls share."""
@@ -226,13 +240,14 @@ class MemoryRelay:
         self.drainer = Drainer(dials)
         self.sessions = self.drainer.sessions
         self._entrance = RealtimeHandler(
-            self._settings,
+            POLICY,
             Connector(self.dialler, None),
             self.drainer,
             dials,
-            instruments=self._instruments,
-            max_sessions=10,
-            on_dialled=lambda _: None,
+            telemetry=self._telemetry,
+            session_limits=SESSION_LIMITS,
+            max_dials=100,
+            on_dial_result=lambda _: None,
         )
 
     async def _attend(self, request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,28 @@
+"""What admission decides by."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from service.access.tokens import ClientToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessPolicy:
+    """The rules that every client's request is checked against. Nothing has a default here: the settings declare them.
+
+    `mode` is `open` (no credential needed) or `tokens`. An empty `allowed_origins` allows only pages served from loopback,
+    an empty `allowed_models` allows every model. `max_sessions` is the limit of the whole relay and at least 1; 0 means no
+    limit for `max_sessions_per_client` and for `max_reconnects_per_minute`.
+    """
+
+    mode: Literal["open", "tokens"]
+    open_anywhere: bool  # open access behind a proxy is intended, so it is not worth a warning
+    client_tokens: tuple[ClientToken, ...]
+    allowed_origins: tuple[str, ...]
+    allowed_models: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    max_sessions: int
+    max_sessions_per_client: int
+    max_reconnects_per_minute: int
+    draining_event: bool  # whether clients get `relay.draining` unless their query says otherwise
