@@ -1,1 +1,1 @@
-"""Who may come in, and how far."""
+"""Rules of admission: tokens, origins, and limits. No sockets, no HTTP."""

@@ -1,8 +1,8 @@
-"""Which web pages may connect.
+"""Which web pages may open a WebSocket to the relay.
 
-A page's origin is checked also where a token is asked for: without this, any page that a person visits could talk to a
-relay on that person's own machine and spend its credit (cross-site WebSocket hijacking). Clients that are no browsers
-send no Origin and are not held up here.
+Browsers apply no same-origin policy to WebSockets. Without this check, any page that a user opens could connect to a relay
+on that user's machine and spend its credit (cross-site WebSocket hijacking), so the origin is checked in addition to the
+token. Clients other than browsers send no Origin header and pass.
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from service.realtime.names import is_loopback
 
 
 class OriginPolicy:
-    """Exact origins, `*` for any; with an empty list only pages served from this machine's loopback."""
+    """Allows exact origins, or every origin with `*`. An empty list allows only pages served from loopback."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed = frozenset(allowed)
 
-    def admit(self, origins: list[str]) -> None:
-        """Look at all Origin headers of a request; raises Failure with origin_refused."""
+    def check(self, origins: list[str]) -> None:
+        """Check the values of all Origin headers of a request; raises Failure with origin_refused."""
         if not origins:
             return
         if len(origins) > 1 or not self._is_allowed(origins[0]):

@@ -1,8 +1,8 @@
-"""Clients that connect again and again: a loop without a pause, a start that is triggered twice, a password guesser.
+"""Detects and limits clients that reconnect in a loop: a retry without backoff, a start that fires twice, a token guesser.
 
-What counts is an attempt that was over within `SHORT_SECONDS`, whatever ended it: a call centre that opens a hundred calls
-at once is no loop, a page that opens and drops its socket each second is. Pure but for the clock that is handed in; memory
-is bounded by `MOST_CLIENTS`, the least recently seen are forgotten first.
+Only attempts that end within `SHORT_ATTEMPT_SECONDS` count, however they end. A call centre that opens a hundred calls
+concurrently is no loop; a page that opens and drops its socket every second is one. The clock is a parameter, in seconds.
+Memory is bounded: beyond `MAX_CLIENTS` the client whose last short attempt is oldest is forgotten.
 """
 
 import math
@@ -13,60 +13,64 @@ from typing import Final
 
 from service.failures import Failure
 
-SHORT_SECONDS: Final = 5.0
+SHORT_ATTEMPT_SECONDS: Final = 5.0
 WINDOW_SECONDS: Final = 60.0
-NOTICED_AT: Final = 10
-"""So many short attempts within the window are told to the operator, and to the client in a header."""
-MOST_CLIENTS: Final = 2048
-_ROUNDING: Final = 1e-6  # who waits exactly as long as told has waited long enough
+LOOP_THRESHOLD: Final = 10
+"""From this many short attempts within the window on, the operator gets a log line and the client a response header."""
+MAX_CLIENTS: Final = 2048
+_CLOCK_TOLERANCE: Final = 1e-6  # a client that waits exactly for Retry-After must be admitted despite rounding
 
 
 @dataclass(slots=True)
-class _Visits:
-    ends: deque[float] = field(default_factory=deque)  # of short attempts, the oldest first
-    told: bool = False
+class _History:
+    ends: deque[float] = field(default_factory=deque)  # of short attempts, oldest first
+    is_reported: bool = False
 
 
 class ReconnectLimiter:
-    """Counts short attempts for each client. `most` within a minute are let in, 0 is no limit; noticing is always on."""
+    """Counts the short attempts of each client within the last minute.
 
-    def __init__(self, most: int, clock: Callable[[], float]) -> None:
-        self._most = most
+    `limit` attempts are admitted per minute; 0 is no limit. Loops are detected in either case.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        self._limit = limit
         self._clock = clock
-        self._clients: OrderedDict[tuple[str, str], _Visits] = OrderedDict()
+        self._clients: OrderedDict[tuple[str, str], _History] = OrderedDict()
 
     def admit(self, client: tuple[str, str]) -> bool:
-        """Let a client in; whether it has been noticed. Raises Failure with too_many_connects."""
-        visits = self._clients.get(client)
-        if visits is None:
+        """Return whether the client is in a loop; raises Failure with too_many_connects at the limit."""
+        history = self._clients.get(client)
+        if history is None:
             return False
-        now = self._forget(visits)
-        if self._most and len(visits.ends) >= self._most:
-            oldest = visits.ends[-self._most]
+        now = self._expire(history)
+        if self._limit and len(history.ends) >= self._limit:
+            oldest = history.ends[-self._limit]
             raise Failure("too_many_connects", retry_after_seconds=max(1, math.ceil(oldest + WINDOW_SECONDS - now)))
-        return len(visits.ends) >= NOTICED_AT
+        return len(history.ends) >= LOOP_THRESHOLD
 
-    def left(self, client: tuple[str, str], lasted: float) -> int | None:
-        """An attempt is over. The number of short ones within the window, once for each loop, when it is to be told."""
-        if lasted >= SHORT_SECONDS:
+    def record_end(self, client: tuple[str, str], duration_seconds: float) -> int | None:
+        """Record that an attempt ended. Return the number of short attempts when a loop is detected, once per loop."""
+        if duration_seconds >= SHORT_ATTEMPT_SECONDS:
             return None
-        visits = self._clients.pop(client, None) or _Visits()
-        self._clients[client] = visits
-        if len(self._clients) > MOST_CLIENTS:
+        history = self._clients.pop(client, None) or _History()
+        self._clients[client] = history
+        if len(self._clients) > MAX_CLIENTS:
             self._clients.popitem(last=False)
-        visits.ends.append(self._forget(visits))
-        if len(visits.ends) > max(self._most, NOTICED_AT):
-            visits.ends.popleft()
-        if len(visits.ends) < NOTICED_AT:
-            visits.told = False
+        history.ends.append(self._expire(history))
+        if len(history.ends) > max(self._limit, LOOP_THRESHOLD):
+            history.ends.popleft()
+        if len(history.ends) < LOOP_THRESHOLD:
+            history.is_reported = False
             return None
-        if visits.told:
+        if history.is_reported:
             return None
-        visits.told = True
-        return len(visits.ends)
+        history.is_reported = True
+        return len(history.ends)
 
-    def _forget(self, visits: _Visits) -> float:
+    def _expire(self, history: _History) -> float:
+        """Forget the attempts that ended before the window; return the current time."""
         now = self._clock()
-        while visits.ends and now - visits.ends[0] > WINDOW_SECONDS - _ROUNDING:
-            visits.ends.popleft()
+        while history.ends and now - history.ends[0] > WINDOW_SECONDS - _CLOCK_TOLERANCE:
+            history.ends.popleft()
         return now

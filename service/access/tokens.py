@@ -1,53 +1,47 @@
-"""Who is calling: client tokens, compared in constant time."""
+"""Client tokens: which client a credential belongs to."""
 
 import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from service.failures import Failure
 from service.realtime.keys import Secret
 
-ANYBODY = "anybody"
+OPEN_ACCESS_CLIENT: Final = "anybody"
+"""The name of every client while access is open, where no credential identifies a client."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientToken:
-    """A token that admits a client; logs show the name instead."""
+    """A credential of a client. Logs and limits use `name`, never the secret."""
 
     name: str
     secret: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Proof that a client may come in. `client` is the name of its token, never the token."""
-
-    client: str
-
-
 class TokenAuthenticator:
-    """Knows the tokens by their hashes, so that comparing takes the same time whatever is shown."""
+    """Finds the client of a token. It compares with the SHA-256 digest of every known token, so the time reveals none."""
 
-    def __init__(self, access: Literal["open", "tokens"], tokens: Sequence[ClientToken]) -> None:
-        self._open = access == "open"
+    def __init__(self, mode: Literal["open", "tokens"], tokens: Sequence[ClientToken]) -> None:
+        self._is_open = mode == "open"
         self._digests = [(token.name, _digest(token.secret.reveal())) for token in tokens]
 
-    def admit(self, shown: str | None) -> Admission:
-        """Let the holder of a token in; raises Failure with token_missing or token_invalid."""
-        if self._open:
-            return Admission(ANYBODY)
-        if not shown:
+    def authenticate(self, token: str | None) -> str:
+        """Return the name of the client that the token belongs to; raises Failure with token_missing or token_invalid."""
+        if self._is_open:
+            return OPEN_ACCESS_CLIENT
+        if not token:
             raise Failure("token_missing")
-        digest = _digest(shown)
-        found: str | None = None
-        for name, known in self._digests:  # all of them, so that the time does not tell which
+        digest = _digest(token)
+        client: str | None = None
+        for name, known in self._digests:  # no early exit: the time must not reveal which token matched
             if hmac.compare_digest(digest, known):
-                found = name
-        if found is None:
+                client = name
+        if client is None:
             raise Failure("token_invalid")
-        return Admission(found)
+        return client
 
 
 def _digest(token: str) -> bytes:

@@ -1,1 +1,1 @@
-"""The HTTP surface."""
+"""The HTTP listeners and their handlers."""

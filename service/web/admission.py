@@ -1,10 +1,8 @@
-"""Who comes in: everything that can be refused without asking the provider, in the order in which it is asked."""
+"""Admission: every check of a request that needs no upstream connection, in a fixed order."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,101 +13,98 @@ from service.access.limits import ConcurrencyLimit, PerClientLimit
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
-from service.access.tokens import ANYBODY, TokenAuthenticator
+from service.access.tokens import OPEN_ACCESS_CLIENT, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest
-from service.web.request import parse_route, parse_token, wants_draining_event
+from service.web.attempts import Attempt
+from service.web.request import parse_dial_request, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
-"""Where a request keeps what its client is told in the header `Relay-Notice`, whatever it is answered."""
-WRONG_TOKENS_A_MINUTE: Final = 60
-_STRANGER: Final = "stranger"
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What is known of one client's request so far; the log line and the metrics are made from it."""
-
-    session_id: str
-    address: str
-    client: str = "unknown"
-    model: str | None = None
-    began_at: float = field(default_factory=time.perf_counter)  # uvloop's own time counts whole milliseconds
-    wants_draining_event: bool = False
-    is_own_doing: bool = True  # whatever ends it; an outage of the provider's is not counted against its callers
+"""The value of the response header `Relay-Notice`, which goes with every response to the request, whatever its status."""
+INVALID_TOKENS_PER_MINUTE: Final = 60
+"""Per address. Further invalid tokens are answered 429 instead of 401; a valid token is still accepted."""
+_INVALID_TOKEN: Final = "invalid token"  # noqa: S105 - a key of the limiter, in place of a client's name
 
 
 class AdmissionControl:
-    """Origins, tokens, models, and how much at once and how often.
+    """Checks origin, credential, reconnect rate, query, relay state and limits, in this order.
 
-    `closed` yields the reason for which nobody comes in now, or None.
+    `refusal_reason` returns the reason for which the relay refuses every client at present, or None.
     """
 
-    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, closed: Callable[[], str | None]) -> None:
+    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, refusal_reason: Callable[[], str | None]) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
         self._policy = policy
         self._metrics = metrics
-        self._closed = closed
+        self._refusal_reason = refusal_reason
         self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
         self._origins = OriginPolicy(policy.allowed_origins)
         self._sessions = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
-        self._sessions_of = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
+        self._client_sessions = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
-        self._strangers = ReconnectLimiter(WRONG_TOKENS_A_MINUTE, clock)
-        self._told_of_proxy = False
+        self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
+        self._proxy_reported = False
         self._log = structlog.get_logger()
 
     def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> DialRequest:
-        """Let a client in, holding its place until `slot` is closed; raises Failure."""
-        self._origins.admit(request.headers.getall("Origin", []))
-        self._know(request, attempt)
-        self._look_for_a_proxy(request, attempt)
-        slot.enter_context(self._visit(request, attempt))
-        route = parse_route(request, translation=translation, allowed_models=self._policy.allowed_models)
-        attempt.model = dict(route.query).get("model")
+        """Return what to dial for the client. Raises Failure, with the reason of the first check that refuses.
+
+        Fills in `attempt` as far as the checks get. `slot` holds the client's places in all limits until it is closed.
+        """
+        self._origins.check(request.headers.getall("Origin", []))
+        self._authenticate(request, attempt)
+        self._warn_of_proxy(request, attempt)
+        slot.enter_context(self._track_reconnects(request, attempt))
+        dial_request = parse_dial_request(request, translation=translation, allowed_models=self._policy.allowed_models)
+        attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
-        reason = self._closed()
+        reason = self._refusal_reason()
         if reason is not None:
             raise Failure(reason)
-        owner = attempt.client if attempt.client != ANYBODY else attempt.address
-        slot.enter_context(self._sessions_of.acquire(owner))
+        client = attempt.client if attempt.client != OPEN_ACCESS_CLIENT else attempt.address
+        slot.enter_context(self._client_sessions.acquire(client))
         slot.enter_context(self._sessions.acquire())
-        return route
+        return dial_request
 
-    def _look_for_a_proxy(self, request: web.Request, attempt: Attempt) -> None:
-        """Open access is for this machine; behind a proxy it is for whoever reaches the proxy. Told once."""
-        if self._told_of_proxy or attempt.client != ANYBODY or self._policy.open_anywhere:
+    def _warn_of_proxy(self, request: web.Request, attempt: Attempt) -> None:
+        """Log, once, that open access meant for this machine is reachable through a proxy."""
+        if self._proxy_reported or attempt.client != OPEN_ACCESS_CLIENT or self._policy.open_anywhere:
             return
         host = urlsplit(f"//{request.host}").hostname or ""
         if not is_loopback(host) or {"X-Forwarded-For", "Forwarded"} & request.headers.keys():
-            self._told_of_proxy = True
+            self._proxy_reported = True
             self._log.warning(
                 "access.open_behind_proxy",
-                message="A caller came through a proxy, and access is open: whoever reaches the proxy can spend the credit.",
-                remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS; RELAY_TRUSTED_PROXIES names the proxy.",
+                message="A request came through a proxy while access is open: every client of the proxy can spend the "
+                "provider's credit.",
+                remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS, and list the proxy in RELAY_TRUSTED_PROXIES.",
             )
 
-    def _know(self, request: web.Request, attempt: Attempt) -> None:
-        shown = parse_token(request)
+    def _authenticate(self, request: web.Request, attempt: Attempt) -> None:
+        token = parse_token(request)
         try:
-            attempt.client = self._tokens.admit(shown).client
+            attempt.client = self._tokens.authenticate(token)
         except Failure as failure:
-            if failure.reason == "token_invalid":  # somebody guesses, and is slowed down; who shows none does not
-                stranger = (_STRANGER, attempt.address)
-                try:
-                    self._strangers.admit(stranger)
-                except Failure as flood:
-                    flood.detail = "too many wrong tokens from this address"
-                    raise
-                self._told(self._strangers.left(stranger, 0), attempt)
+            if failure.reason == "token_invalid":  # a missing token is no guess and is not limited
+                self._limit_invalid_tokens(attempt)
             raise
 
+    def _limit_invalid_tokens(self, attempt: Attempt) -> None:
+        """Raise Failure with too_many_connects for an address that is guessing tokens."""
+        guesser = (_INVALID_TOKEN, attempt.address)
+        try:
+            self._invalid_tokens.admit(guesser)
+        except Failure as flood:
+            flood.detail = "too many invalid tokens from this address"
+            raise
+        self._report_loop(self._invalid_tokens.record_end(guesser, 0), attempt)
+
     @contextmanager
-    def _visit(self, request: web.Request, attempt: Attempt) -> Iterator[None]:
-        """From here to the end of the session, whatever ends it."""
+    def _track_reconnects(self, request: web.Request, attempt: Attempt) -> Iterator[None]:
+        """Check the client's reconnect rate, and record the attempt when it ends: after a refusal or a whole session."""
         client = (attempt.client, attempt.address)
         if self._reconnects.admit(client):
             request[NOTICE] = "too_many_connects"
@@ -117,11 +112,11 @@ class AdmissionControl:
         try:
             yield
         finally:
-            if attempt.is_own_doing:
-                self._told(self._reconnects.left(client, self._clock() - started), attempt)
+            if attempt.counts_as_reconnect:
+                self._report_loop(self._reconnects.record_end(client, self._clock() - started), attempt)
 
-    def _told(self, times: int | None, attempt: Attempt) -> None:
-        if times is None:
+    def _report_loop(self, short_attempts: int | None, attempt: Attempt) -> None:
+        if short_attempts is None:
             return
         self._metrics.reconnect_loops.inc()
         row = CATALOGUE["too_many_connects"]
@@ -132,5 +127,5 @@ class AdmissionControl:
             remedy=row.remedy,
             client=attempt.client,
             address=attempt.address,
-            short_sessions=times,
+            short_sessions=short_attempts,
         )

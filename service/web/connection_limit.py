@@ -1,7 +1,7 @@
-"""The public listener's door: connections that would take the last descriptors are turned away before they say a word.
+"""The public listener's limit on open connections, which keeps descriptors free for probes, scrapes and dials.
 
-A connection that says nothing costs a descriptor until aiohttp gives it up. Enough of them would leave none for probes,
-scrapes and dials, and the kernel would refuse everybody without a line in any log.
+Every connection costs a descriptor, also one that never sends a request, until aiohttp's keep-alive timeout closes it. Once
+descriptors run out, `accept` fails for every client, and nothing logs why.
 """
 
 import asyncio
@@ -13,56 +13,61 @@ import structlog
 from aiohttp import web
 from prometheus_client import Counter
 
-_TELL_SECONDS: Final = 10.0
+_LOG_INTERVAL_SECONDS: Final = 10.0
 
 
 class ConnectionLimit:
-    """Makes the protocol of a new connection: aiohttp's, or one that hangs up.
+    """The protocol factory of the public listener: aiohttp's protocol below the limit, an abort above it.
 
-    `others` is how many descriptors sessions and dials take beside the listener's own connections; `most` is how many all
-    may take, None for no limit.
+    `maximum` is the number of descriptors that client connections may use together with those that `other_descriptors`
+    counts (sockets of sessions and dials towards upstream); None is no limit. Rejections are counted in `rejections`, and
+    logged at most every 10 s.
     """
 
-    def __init__(self, server: web.Server, others: Callable[[], int], most: int | None, turned_away: Counter) -> None:
+    def __init__(
+        self, server: web.Server, other_descriptors: Callable[[], int], maximum: int | None, rejections: Counter
+    ) -> None:
         self._server = server
-        self._others = others
-        self._most = most
-        self._turned_away = turned_away
-        self._arriving = 0
-        self._untold = 0
-        self._told_at = -_TELL_SECONDS
+        self._other_descriptors = other_descriptors
+        self._maximum = maximum
+        self._rejections = rejections
+        self._accepted = 0  # connections that aiohttp does not count yet
+        self._unlogged = 0
+        self._logged_at = -_LOG_INTERVAL_SECONDS
 
     def __call__(self) -> asyncio.BaseProtocol:
-        """Called by the listener for each connection."""
-        taken = len(self._server.connections) + self._arriving + self._others()
-        if self._most is None or taken < self._most:
-            self._count_arrival()
+        """Make the protocol of a new connection."""
+        in_use = len(self._server.connections) + self._accepted + self._other_descriptors()
+        if self._maximum is None or in_use < self._maximum:
+            self._count_accepted()
             return self._server()
-        self._turned_away.inc()
-        self._untold += 1
+        self._rejections.inc()
+        self._unlogged += 1
         now = time.monotonic()
-        if now - self._told_at >= _TELL_SECONDS:
+        if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
             structlog.get_logger().warning(
                 "connections.turned_away",
-                message="So many connections are open that the limit on open files is near; new ones are cut off.",
-                remedy="Raise the limit on open files (ulimit -n), or find out who opens connections and says nothing.",
-                connections=self._untold,
+                message="New connections are aborted: the number of open connections is near the limit on open files.",
+                remedy="Raise the limit on open files (ulimit -n), or find the clients that connect and send no request.",
+                connections=self._unlogged,
             )
-            self._told_at, self._untold = now, 0
-        return _TurnedAway()
+            self._logged_at, self._unlogged = now, 0
+        return _AbortingProtocol()
 
-    def _count_arrival(self) -> None:
-        """A loop may accept its whole backlog before aiohttp hears of the first: for that turn they are counted here, too."""
-        if not self._arriving:
+    def _count_accepted(self) -> None:
+        """Count connections from accept to `connection_made`, where aiohttp begins to count them.
+
+        The loop may accept its whole backlog within one iteration, before the first `connection_made`.
+        """
+        if not self._accepted:
             loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._all_have_arrived)
-        self._arriving += 1
+            loop.call_soon(loop.call_soon, self._reset_accepted)
+        self._accepted += 1
 
-    def _all_have_arrived(self) -> None:
-        self._arriving = 0
+    def _reset_accepted(self) -> None:
+        self._accepted = 0
 
 
-class _TurnedAway(asyncio.Protocol):
+class _AbortingProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hang up."""
-        cast("asyncio.Transport", transport).abort()  # uvloop's own classes are no subclasses
+        cast("asyncio.Transport", transport).abort()  # a cast: uvloop's transports do not subclass asyncio's

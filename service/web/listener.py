@@ -1,4 +1,4 @@
-"""A listener: aiohttp's server behind a socket of ours, with the bounds that aiohttp leaves open."""
+"""A listener: an aiohttp server on a socket of its own, with the limits that aiohttp leaves unset."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
 
 _BACKLOG: Final = 256
-"""More would only queue what admission refuses, and would multiply asyncio's log lines when descriptors run out."""
+"""A longer backlog only queues clients that admission refuses, and multiplies asyncio's log lines when accept fails."""
 
 
 async def listen(
@@ -19,33 +19,37 @@ async def listen(
     host: str,
     port: int,
     routes: Iterable[web.RouteDef],
-    door: Callable[[web.Server], ConnectionLimit] | None,
+    connection_limit: Callable[[web.Server], ConnectionLimit] | None,
 ) -> int:
-    """Serve routes until the stack is closed; returns the port. Raises OSError if the address cannot be had."""
+    """Serve routes until `stack` is closed; return the port. Raises OSError if the address cannot be listened on.
+
+    `connection_limit` makes the limit for aiohttp's server; None serves every connection.
+    """
     app = web.Application(client_max_size=1024)
     app.router.add_routes(list(routes))
-    app.on_response_prepare.append(_finish_headers)
+    app.on_response_prepare.append(_adjust_headers)
     runner = web.AppRunner(
         app,
-        handle_signals=False,  # aiohttp's own handler would cut sessions instead of draining them
-        access_log=None,  # it would write queries
-        keepalive_timeout=15,  # also the only bound on a client that never finishes its request
+        handle_signals=False,  # aiohttp's signal handler would close sessions instead of draining them
+        access_log=None,  # it logs queries
+        keepalive_timeout=15,  # also the only timeout for a client that never completes its request
         shutdown_timeout=1,
-        handler_cancellation=True,  # a client that gives up while we dial must not cost a session
+        handler_cancellation=True,  # without it a dial goes on after its client has disconnected
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    assert runner.server is not None  # noqa: S101 - there is one after setup
-    factory: Callable[[], asyncio.BaseProtocol] = runner.server if door is None else door(runner.server)
+    server = runner.server
+    assert server is not None  # noqa: S101 - set by setup
+    factory: Callable[[], asyncio.BaseProtocol] = server if connection_limit is None else connection_limit(server)
     listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
     return int(listener.sockets[0].getsockname()[1])
 
 
-async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Versions of libraries are nobody's business; what a client should be told goes with every answer."""
+async def _adjust_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Remove `Server`, which would reveal library versions; add the notice of admission."""
     response.headers.popall("Server", None)
     if NOTICE in request:
         response.headers["Relay-Notice"] = request[NOTICE]
-    if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body to describe
+    if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body, so no content type
         response.headers.popall("Content-Type", None)

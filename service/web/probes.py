@@ -1,6 +1,6 @@
-"""/livez, /readyz, /healthz: three questions, three answers. None of them calls upstream.
+"""/livez, /readyz and /healthz. No probe calls upstream: health comes from the snapshot that the monitor keeps.
 
-Liveness never asks about upstream: an outage of the provider must not restart a process that still carries calls.
+Liveness ignores the state of upstream. An outage of the provider must not restart a process that still carries sessions.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,25 +19,28 @@ _HEALTH_TYPE: Final = "application/health+json"
 
 
 class Probes:
-    """The probe routes. `alive` returns whether the background tasks run, `notes` lines for detailed health."""
+    """Handles the probes.
+
+    `is_alive` returns whether all background tasks are running, `notes` further lines for the detailed health report.
+    """
 
     def __init__(
         self,
         monitor: Monitor,
         drainer: Drainer,
         metrics: Metrics,
-        alive: Callable[[], bool],
+        is_alive: Callable[[], bool],
         *,
         notes: Callable[[], list[str]],
     ) -> None:
         self._monitor = monitor
         self._drainer = drainer
         self._metrics = metrics
-        self._alive = alive
+        self._is_alive = is_alive
         self._notes = notes
 
     def routes(self, *, detailed: bool) -> list[web.RouteDef]:
-        """For the public listener, or with detail for the internal one."""
+        """Return the routes for the public listener, or `detailed` for the internal one."""
         healthz = self.healthz_detailed if detailed else self.healthz
         return [
             web.get("/livez", self.livez_detailed if detailed else self.livez),
@@ -47,36 +50,36 @@ class Probes:
         ]
 
     async def livez(self, _request: web.Request) -> web.Response:
-        """Whether this process still works; 200 also while draining."""
-        return _plain(ok=self._alive(), no="a background task is dead")
+        """Respond 200 while the background tasks run, also during a drain, else 503."""
+        return _plain(ok=self._is_alive(), failure="a background task is not running")
 
     async def livez_detailed(self, request: web.Request) -> web.Response:
-        """The same, with `?verbose`."""
-        return _listed(request, {"background-tasks": None if self._alive() else "a background task is dead"})
+        """Respond as `livez`, and with `?verbose` list the check."""
+        return _listed(request, {"background-tasks": None if self._is_alive() else "a background task is not running"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        """Whether this instance should get new sessions; strangers need not know why not."""
-        return _plain(ok=self._monitor.ready and not self._drainer.is_draining, no="not ready")
+        """Respond 200 while this instance accepts new sessions, else 503 without the cause, which is not public."""
+        return _plain(ok=self._monitor.ready and not self._drainer.is_draining, failure="not ready")
 
     async def readyz_detailed(self, request: web.Request) -> web.Response:
-        """The same, with the reason, and with `?verbose`."""
-        questions = {"drain": "draining" if self._drainer.is_draining else None}
+        """Respond as `readyz`, with the cause, and with `?verbose` list the checks."""
+        results = {"drain": "draining" if self._drainer.is_draining else None}
         is_open = self._monitor.ready
         for check in self._monitor.checks:
             missing = check.reason or "not checked yet"
-            questions[check.name] = None if is_open or check.status == "pass" else missing
-        return _listed(request, questions)
+            results[check.name] = None if is_open or check.status == "pass" else missing
+        return _listed(request, results)
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """Whether a user can talk through us now."""
+        """Respond with the overall health: 200 for pass and warn, 503 for fail."""
         return await self._health(request, detailed=False)
 
     async def healthz_detailed(self, request: web.Request) -> web.Response:
-        """The same, with `?verbose`."""
+        """Respond as `healthz`, and with `?verbose` list the checks."""
         return await self._health(request, detailed=True)
 
     async def _health(self, request: web.Request, *, detailed: bool) -> web.Response:
-        checks, notes = self._chosen(request)
+        checks, notes = self._select_checks(request)
         if checks:
             await self._monitor.wait_for_first_refresh(_FIRST_CHECK_SECONDS)
         is_stale = self._monitor.age_seconds > self._monitor.stale_after_seconds
@@ -97,33 +100,38 @@ class Probes:
             headers={"Cache-Control": "no-store", "X-Health-Status": status},
         )
 
-    def _chosen(self, request: web.Request) -> tuple[list[Check], list[str]]:
-        """The checks that are asked for: one by its path, or all but those that are excluded. Raises HTTPNotFound."""
+    def _select_checks(self, request: web.Request) -> tuple[list[Check], list[str]]:
+        """Return the check named by the path, or all that are not excluded; raises HTTPNotFound for an unknown path."""
         known = {check.name: check for check in self._monitor.checks}
         name = request.match_info.get("check")
         if name is not None:
             if name not in known:
-                raise web.HTTPNotFound(text=f"no such check; there are: {', '.join(known)}\n")
+                raise web.HTTPNotFound(text=f"no such check; the checks are: {', '.join(known)}\n")
             return [known[name]], []
         excluded = set(request.query.getall("exclude", []))
         notes = [f"excluded: {', '.join(sorted(excluded & known.keys()))}"] if excluded & known.keys() else []
         if excluded - known.keys():
-            # As kube-apiserver: a name that is not known excludes nothing, and is no error. It is not repeated here.
+            # As in kube-apiserver an unknown name is no error. The notes do not repeat it: it comes from the client.
             notes.append(
-                f"{len(excluded - known.keys())} name(s) in exclude are no checks; there are: {', '.join(known)}"
+                f"{len(excluded - known.keys())} name(s) in exclude are unknown; the checks are: {', '.join(known)}"
             )
         return [check for check in known.values() if check.name not in excluded], notes
 
 
-def _listed(request: web.Request, questions: Mapping[str, str | None]) -> web.Response:
-    """One word, or with `?verbose` a line for each question, as kube-apiserver has it."""
-    failed = [why for why in questions.values() if why is not None]
+def _listed(request: web.Request, results: Mapping[str, str | None]) -> web.Response:
+    """Respond with one line, or with `?verbose` with a line for each check, in kube-apiserver's format.
+
+    `results` maps each check to the cause of its failure, or None if it passes.
+    """
+    causes = [cause for cause in results.values() if cause is not None]
     if "verbose" not in request.query:
-        return _plain(ok=not failed, no=failed[0] if failed else "")
-    lines = [f"[+]{name} ok" if why is None else f"[-]{name} failed: {why}" for name, why in questions.items()]
-    text = "\n".join([*lines, "check failed" if failed else "check passed"])
-    return _plain(ok=not failed, no=text, yes=text)
+        return _plain(ok=not causes, failure=causes[0] if causes else "")
+    lines = [f"[+]{name} ok" if cause is None else f"[-]{name} failed: {cause}" for name, cause in results.items()]
+    text = "\n".join([*lines, "check failed" if causes else "check passed"])
+    return _plain(ok=not causes, failure=text, success=text)
 
 
-def _plain(*, ok: bool, no: str, yes: str = "ok") -> web.Response:
-    return web.Response(text=f"{yes if ok else no}\n", status=200 if ok else 503, headers={"Cache-Control": "no-store"})
+def _plain(*, ok: bool, failure: str, success: str = "ok") -> web.Response:
+    return web.Response(
+        text=f"{success if ok else failure}\n", status=200 if ok else 503, headers={"Cache-Control": "no-store"}
+    )

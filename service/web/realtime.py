@@ -1,23 +1,17 @@
-"""/v1/realtime and its aliases: admit, dial, answer, carry.
-
-The handler only ever waits; a session runs in a task of its own, so that a handler which aiohttp cancels (the client hung
-up) leaves nothing half done.
-"""
+"""GET /v1/realtime and its aliases: admit, dial, answer 101, start the session."""
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
-import structlog
 from aiohttp import web
 
 from service.access.limits import ConcurrencyLimit
 from service.access.policy import AccessPolicy
-from service.failures import Blame, Failure, Phase
+from service.failures import Failure, Phase
 from service.relay.drain import Drainer
 from service.relay.session import Session, SessionInfo, SessionTelemetry
 from service.relay.watchdog import SessionLimits
@@ -26,18 +20,29 @@ from service.upstream.dial import Connected, DialProgress
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest
 from service.web import refusals
-from service.web.admission import AdmissionControl, Attempt
-from service.web.request import Handshake, client_address, parse_handshake, wants_events
+from service.web.admission import AdmissionControl
+from service.web.attempts import Attempt, AttemptReporter
+from service.web.request import Handshake, client_address, parse_handshake, wants_error_event
 from service.wire.seam import ANSWER, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
+_CLIENT_CLOSED_REQUEST: Final = 499
 
 
 class RealtimeHandler:
-    """Where clients come in.
+    """Handles WebSocket upgrade requests: each gets a session, or a refusal that names its reason.
 
-    `on_dial_result` is told how each dial went, since live traffic is the best evidence for the health checks.
+    * Ordering: handshake, admission, limit on dials, dial, 101, session. The 101 comes last because it cannot be taken
+      back; a client that gets one is connected to an upstream that has sent its first event, if it promises one.
+    * Cancellation: aiohttp cancels a handler when its client disconnects. A dial is cancelled with it and counted as
+      `client_left`. The session's task is shielded, because it still has to close upstream.
+    * Errors: an unexpected exception before the 101 is answered with `internal_error` (500). After the 101 it is raised, and
+      aiohttp closes the socket. Both are logged as `request.failed`.
+    * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
+      held from admission to the 101, a session's slot until its task ends.
+
+    `on_dial_result` is described at `AttemptReporter`.
     """
 
     def __init__(
@@ -59,117 +64,114 @@ class RealtimeHandler:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
-        self._on_dial_result = on_dial_result
-        self._admission = AdmissionControl(policy, self._metrics, closed=self._closed)
+        self._admission = AdmissionControl(policy, self._metrics, refusal_reason=self._refusal_reason)
         self._dials = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
         self._metrics.dials_active.set_function(lambda: self._dials.active)
-        self._log = structlog.get_logger()
 
     def routes(self) -> list[web.RouteDef]:
-        """The public WebSocket routes."""
+        """Return the public WebSocket routes."""
         return [
             *(web.get(path, self.conversation, allow_head=False) for path in PATHS),
             *(web.get(path, self.translation, allow_head=False) for path in TRANSLATION_PATHS),
         ]
 
     async def conversation(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/realtime: conversation, transcription, sideband."""
-        return await self._attend(request, translation=False)
+        """Handle GET /v1/realtime: conversation, transcription and sideband sockets."""
+        return await self._serve(request, translation=False)
 
     async def translation(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/realtime/translations."""
-        return await self._attend(request, translation=True)
+        """Handle GET /v1/realtime/translations."""
+        return await self._serve(request, translation=True)
 
-    async def _attend(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
-        """A bug of ours is told like any failure, and its traceback goes through the redaction, not to the client."""
+    async def _serve(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
+        """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
         attempt = Attempt(secrets.token_hex(8), client_address(request, self._trusted_proxies))
         try:
-            return await self._handle(request, attempt, translation=translation)
+            return await self._run_session(request, attempt, translation=translation)
         except Exception:
-            self._log.exception("request.failed", session_id=attempt.session_id)
+            self._reporter.failed(attempt)
             if ANSWER in request:
-                raise  # too late for an answer; aiohttp closes the socket
+                raise  # the 101 has been sent; aiohttp closes the socket
             failure = Failure("internal_error")
             self._metrics.count_refusal(failure)
             return refusals.http_response(failure, attempt.session_id)
         finally:
-            request.pop(ANSWER, None)  # the answer knows its request: a circle would wait for the garbage collector
+            request.pop(
+                ANSWER, None
+            )  # the response refers to its request: this cycle would wait for the garbage collector
 
-    async def _handle(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
-        opened = await self._open(request, attempt, translation=translation)
-        if not isinstance(opened, asyncio.Task):
-            return opened
-        # Shielded: when the client hangs up, aiohttp cancels this handler, and the session still has to end well.
-        await asyncio.shield(opened)
-        return _answered(request)
+    async def _run_session(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
+        outcome = await self._admit_and_dial(request, attempt, translation=translation)
+        if not isinstance(outcome, asyncio.Task):
+            return outcome
+        # Shielded: aiohttp cancels this handler when the client disconnects, and the session still has to close upstream.
+        await asyncio.shield(outcome)
+        return _sent_response(request)
 
-    async def _open(
+    async def _admit_and_dial(
         self, request: web.Request, attempt: Attempt, *, translation: bool
     ) -> asyncio.Task[str] | web.StreamResponse:
-        """The task of the client's session, or the answer to a client that gets none."""
+        """Return the task of the client's session, or the response to a client that gets none."""
         handshake: Handshake | None = None
         with ExitStack() as session_slot:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    route = self._admission.admit(request, attempt, session_slot, translation=translation)
+                    dial_request = self._admission.admit(request, attempt, session_slot, translation=translation)
                     dial_slot.enter_context(self._dials.acquire())
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
-                    self._refused(failure, attempt)
-                    return await self._say(request, handshake, failure, attempt)
-                self._metrics.admissions.labels("admitted").inc()
+                    self._reporter.refused(failure, attempt)
+                    return await self._send_refusal(request, handshake, failure, attempt)
+                self._reporter.admitted()
                 try:
-                    connected = await self._dial(route, attempt)
+                    connected = await self._dial(dial_request, attempt)
                 except Failure as failure:
                     dial_slot.close()
-                    return await self._say(request, handshake, failure, attempt)
+                    return await self._send_refusal(request, handshake, failure, attempt)
                 task = await self._start(request, handshake, connected, attempt)
                 if task is None:
-                    return _answered(request)
-            # The slot is the session's from here on: the handler may be cancelled seconds before the sockets are gone.
+                    return _sent_response(request)
+            # From here on the session holds the slot: the handler may be cancelled seconds before the sockets are closed.
             held = session_slot.pop_all()
             task.add_done_callback(lambda _: held.close())
             return task
 
-    def _closed(self) -> str | None:
-        """Why nobody comes in now."""
+    def _refusal_reason(self) -> str | None:
         return "relay_draining" if self._drainer.is_draining else self._connector.key_problem
 
-    async def _dial(self, route: DialRequest, attempt: Attempt) -> Connected:
-        """Dial for a client: counted, timed, logged. Raises Failure; CancelledError if the client gave up."""
+    async def _dial(self, dial_request: DialRequest, attempt: Attempt) -> Connected:
+        """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
         progress = DialProgress()
         try:
-            connected = await self._dials_in_flight.run(self._connector.dial(route, progress))
+            connected = await self._dials_in_flight.run(self._connector.dial(dial_request, progress))
         except Failure as failure:
             if failure.reason == "relay_draining":
-                self._refused(failure, attempt)
+                self._reporter.refused(failure, attempt)
             else:
-                self._dial_failed(failure, attempt, progress)
+                self._reporter.dial_failed(failure, attempt, progress)
             raise
         except asyncio.CancelledError:
-            self._dial_failed(Failure("client_left", _caller_phase(progress.phase)), attempt, progress)
+            self._reporter.dial_failed(Failure("client_left", _phase_left_in(progress)), attempt, progress)
             raise
-        self._metrics.observe_dial(progress.seconds)
-        waited = time.perf_counter() - attempt.began_at
-        self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(waited)
-        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
-        if self._connector.awaits_first_event(route):
-            self._on_dial_result(None)
+        awaited = self._connector.awaits_first_event(dial_request)
+        self._reporter.dial_succeeded(attempt, progress, awaited_first_event=awaited)
         return connected
 
     async def _start(
         self, request: web.Request, handshake: Handshake, connected: Connected, attempt: Attempt
     ) -> asyncio.Task[str] | None:
-        """Answer the client and run its session; None if it left in the last moment."""
+        """Answer 101 and start the session's task; return None if the client has disconnected."""
         try:
             client = await answer_client(request, handshake.key, handshake.subprotocol)
         except BaseException as exc:
-            # ConnectionError: the client left in the last moment. CancelledError: so did it. Nobody owns the socket yet.
+            # ConnectionError and CancelledError both mean that the client has disconnected. No session owns the upstream
+            # socket yet, so it has to be closed here.
             connected.abort()
-            self._log.info("session.abandoned", session_id=attempt.session_id)
+            self._reporter.abandoned(attempt)
             if isinstance(exc, ConnectionError):
                 return None
             raise
@@ -179,61 +181,28 @@ class RealtimeHandler:
             connected,
             limits=self._session_limits,
             instruments=self._telemetry,
-            error_event=lambda reason: refusals.ending_event(reason, attempt.session_id),
+            error_event=lambda reason: refusals.error_event(Failure(reason), attempt.session_id),
             drain_event=partial(refusals.draining_event, session_id=attempt.session_id)
             if attempt.wants_draining_event
             else None,
         )
         return self._drainer.sessions.start(session)
 
-    async def _say(
+    async def _send_refusal(
         self, request: web.Request, handshake: Handshake | None, failure: Failure, attempt: Attempt
     ) -> web.StreamResponse:
-        if handshake is not None and refusals.is_told_by_event(failure, wanted=wants_events(request)):
-            await refusals.tell_by_event(request, handshake, failure, attempt.session_id)
-            return _answered(request)
+        """Refuse with an error event and a close code where the client asks for one, else with an HTTP status."""
+        if handshake is not None and refusals.has_close_code(failure) and wants_error_event(request):
+            await refusals.answer_with_error_event(request, handshake, failure, attempt.session_id)
+            return _sent_response(request)
         return refusals.http_response(failure, attempt.session_id)
 
-    def _refused(self, failure: Failure, attempt: Attempt) -> None:
-        attempt.is_own_doing = failure.row.blame is Blame.CLIENT
-        self._metrics.count_refusal(failure)
-        self._tell("admission.refused", failure, attempt)
 
-    def _dial_failed(self, failure: Failure, attempt: Attempt, progress: DialProgress) -> None:
-        attempt.is_own_doing = failure.row.blame is Blame.CLIENT
-        self._metrics.observe_dial(progress.seconds)
-        self._metrics.count_dial_failure(failure)
-        self._on_dial_result(failure)
-        self._tell("upstream.connect_failed", failure, attempt)
-
-    def _tell(self, event: str, failure: Failure, attempt: Attempt) -> None:
-        row = failure.row
-        self._log.log(
-            row.level,
-            event,
-            session_id=attempt.session_id,
-            reason=failure.reason,
-            message=row.sentence,
-            remedy=row.remedy,
-            runbook=row.runbook,
-            blame=row.blame,
-            retry=row.retry,
-            phase=failure.phase,
-            upstream_status=failure.wire_status,
-            upstream_code=failure.upstream_code,
-            detail=failure.detail,
-            client=attempt.client,
-            address=attempt.address,
-            model=attempt.model,
-            upstream=self._metrics.upstream,
-        )
+def _phase_left_in(progress: DialProgress) -> Phase:
+    """The phase label of `client_left`. DNS counts as connect: `client_left` has no series for the phase dns."""
+    return Phase.CONNECT if progress.phase is Phase.DNS else progress.phase
 
 
-def _caller_phase(phase: Phase) -> Phase:
-    """`client_left` is counted for the phases that take time; DNS belongs to connecting there."""
-    return Phase.CONNECT if phase is Phase.DNS else phase
-
-
-def _answered(request: web.Request) -> web.StreamResponse:
-    """The 101 that was sent; without one, the client was gone before."""
-    return request[ANSWER] if ANSWER in request else web.Response(status=499)
+def _sent_response(request: web.Request) -> web.StreamResponse:
+    """The 101 that was sent; 499 if the client disconnected before it, which is for aiohttp only and is never sent."""
+    return request[ANSWER] if ANSWER in request else web.Response(status=_CLIENT_CLOSED_REQUEST)

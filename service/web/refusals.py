@@ -1,6 +1,6 @@
-"""How a failure looks to a client: an HTTP status with a JSON body, or an error event and a close code.
+"""How a client sees a failure: as an HTTP status with a JSON body, or as an error event and a close code.
 
-Both are made from the catalogue's row and say the same.
+Both forms are made from the same row of the catalogue and carry the same error object.
 """
 
 import asyncio
@@ -17,13 +17,14 @@ from service.web.request import Handshake
 from service.wire.closing import CloseReader, close_leg
 from service.wire.seam import answer_client
 
-_OWN_CODES: Final = range(3000, 5000)
-"""Close codes of the provider's own; the standard ones follow the catalogue, which knows what may be tried again."""
-_FAREWELL_SECONDS: Final = 2.0
+_PROVIDER_CLOSE_CODES: Final = range(3000, 5000)
+"""Close codes that the provider defines itself are kept (RFC 6455 section 7.4.2). For the standard ones the catalogue's code
+is sent, because clients decide by it whether to retry."""
+_CLOSE_SECONDS: Final = 2.0
 
 
 def error_object(failure: Failure, session_id: str) -> dict[str, object]:
-    """The error, in the shape of the provider's own errors and with what the catalogue adds."""
+    """Return the `error` object: the shape of the provider's own errors, plus the fields of the catalogue."""
     row = failure.row
     return {
         "type": "relay_error",
@@ -40,32 +41,33 @@ def error_object(failure: Failure, session_id: str) -> dict[str, object]:
 
 
 def error_event(failure: Failure, session_id: str) -> bytes:
-    """The payload of an `error` event."""
-    event = {"type": "error", "event_id": f"event_{secrets.token_hex(10)}", "error": error_object(failure, session_id)}
-    return json.dumps(event, separators=(",", ":")).encode()
-
-
-def ending_event(reason: str, session_id: str) -> bytes:
-    """The `error` event that tells of the end of an open session."""
-    return error_event(Failure(reason), session_id)
+    """Return the payload of an `error` event."""
+    return _event("error", error=error_object(failure, session_id))
 
 
 def draining_event(seconds: float, session_id: str) -> bytes:
-    """The payload of the event that tells an open session of a drain: when it will be closed, and what to do."""
+    """Return the payload of `relay.draining`, which announces that the session is closed in this many seconds."""
     row = CATALOGUE["relay_draining"]
-    event = {
-        "type": "relay.draining",
-        "event_id": f"event_{secrets.token_hex(10)}",
-        "closes_in_seconds": round(seconds, 1),
-        "message": row.sentence,
-        "remedy": row.remedy,
-        "session_id": session_id,
-    }
+    return _event(
+        "relay.draining",
+        closes_in_seconds=round(seconds, 1),
+        message=row.sentence,
+        remedy=row.remedy,
+        session_id=session_id,
+    )
+
+
+def _event(event_type: str, **fields: object) -> bytes:
+    event = {"type": event_type, "event_id": f"event_{secrets.token_hex(10)}", **fields}
     return json.dumps(event, separators=(",", ":")).encode()
 
 
 def http_response(failure: Failure, session_id: str) -> web.Response:
-    """The refusal of an upgrade."""
+    """Return the HTTP response that refuses an upgrade: the row's status, or 500 for a row that has none, and a JSON body.
+
+    429 and 503 carry Retry-After. The connection is closed after a failure that may be retried, so that the next attempt can
+    reach another instance.
+    """
     row = failure.row
     headers = {"Cache-Control": "no-store"}
     match row.http_status:
@@ -74,7 +76,7 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
         case 426:
             headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         case 429 | 503:
-            # A little apart, so that those who were refused together do not come back together.
+            # Random, so that clients that were refused together do not retry together.
             headers["Retry-After"] = str(failure.retry_after_seconds or random.randint(1, 5))  # noqa: S311 - no secret
     response = web.json_response(
         {"error": error_object(failure, session_id)}, status=row.http_status or 500, headers=headers
@@ -84,29 +86,36 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
     return response
 
 
-def close_words(failure: Failure) -> tuple[int, str]:
-    """Close code and reason for a browser; the provider's own code is kept, with its reason if it has the known shape."""
+def has_close_code(failure: Failure) -> bool:
+    """Return whether the failure can be sent as an event; a row without a close code is always an HTTP status."""
+    return CATALOGUE[failure.reason].close_code is not None
+
+
+def close_code_and_reason(failure: Failure) -> tuple[int, str]:
+    """Return the close code and reason for a client: the provider's own where it defines them, else the row's."""
     row = failure.row
     code = failure.close_code
-    if code is not None and code in _OWN_CODES:
+    if code is not None and code in _PROVIDER_CLOSE_CODES:
         return code, failure.close_reason or row.close_text
     return row.close_code or 1011, row.close_text
 
 
-def is_told_by_event(failure: Failure, *, wanted: bool) -> bool:
-    """Whether a failure goes by event: where the client wants it and the reason has a close code."""
-    return wanted and CATALOGUE[failure.reason].close_code is not None
+async def answer_with_error_event(
+    request: web.Request, handshake: Handshake, failure: Failure, session_id: str
+) -> None:
+    """Refuse an upgrade with 101, one error event and a close code, for browsers.
 
-
-async def tell_by_event(request: web.Request, handshake: Handshake, failure: Failure, session_id: str) -> None:
-    """Answer the upgrade only to say why it came to nothing. The client may be gone; nobody is to know then."""
+    * Ordering: the dial has failed, or was not made, before the 101 is sent. The error event precedes the CLOSE frame.
+    * Cancellation: aiohttp cancels the handler when the client disconnects. The closing handshake is a task of its own and
+      goes on, for 2 s at most; then the socket is aborted.
+    * Errors: none. A client that has disconnected before the 101 is ignored, and the request then has no `ANSWER`.
+    """
     try:
         leg = await answer_client(request, handshake.key, handshake.subprotocol)
     except ConnectionError:
         return
     leg.start(CloseReader(leg, Scanner(masked=True, max_message_bytes=1 << 40)))
     leg.send_event(error_event(failure, session_id))
-    code, reason = close_words(failure)
-    deadline = asyncio.get_running_loop().time() + _FAREWELL_SECONDS
-    # A task of its own: the handler is cancelled when the client hangs up, and the socket has to be closed even so.
+    code, reason = close_code_and_reason(failure)
+    deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
     await asyncio.shield(asyncio.ensure_future(close_leg(leg, code, reason, deadline=deadline)))

@@ -1,6 +1,6 @@
-"""What a client asks for: its WebSocket handshake, its credential, its query. Pure but for reading aiohttp's request.
+"""What a client's request asks for: its opening handshake, credential, query and preferences. Reads, and changes nothing.
 
-Nothing of a client's headers goes upstream but what `Route` holds: an allow-list, not a block-list.
+Only what `DialRequest` holds is sent upstream. It is an allow-list: a header that this module does not name goes nowhere.
 """
 
 import base64
@@ -20,31 +20,31 @@ from service.upstream.target import DialRequest
 
 SUBPROTOCOL: Final = "realtime"
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
-# URLs are logged by every proxy on the way, so a credential in one is spent.
+# Every proxy on the way logs URLs, so a credential in one has leaked already.
 _CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "apiKey", "token", "access_token", "key"})
 _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
-_MAX_PARAMETERS: Final = 16
+_MAX_OTHER_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
-_WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The client's half of RFC 6455 section 4.2.1: its key, and `realtime` if it was offered."""
+    """The client's opening handshake (RFC 6455 section 4.2.1). `subprotocol` is `realtime` if the client offers it."""
 
     key: str
     subprotocol: str | None
 
 
 def parse_handshake(request: web.Request) -> Handshake:
-    """Raises Failure with not_a_websocket or bad_request."""
+    """Check the opening handshake; raises Failure with not_a_websocket or bad_request."""
     headers = request.headers
     if (
-        request.version != HttpVersion11  # RFC 9110 section 7.8: an Upgrade in any other is to be ignored
+        request.version != HttpVersion11  # RFC 9110 section 7.8: a server ignores Upgrade in HTTP/1.0
         or headers.get("Upgrade", "").strip().lower() != "websocket"
-        or "upgrade" not in _tokens(headers.getall("Connection", []))
+        or "upgrade" not in _lower_items(headers.getall("Connection", []))
         or headers.get("Sec-WebSocket-Version", "").strip() != "13"
     ):
         raise Failure("not_a_websocket")
@@ -60,36 +60,36 @@ def parse_handshake(request: web.Request) -> Handshake:
 
 
 def parse_token(request: web.Request) -> str | None:
-    """The client's credential, from a header or a subprotocol; raises Failure if it is in the URL."""
+    """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
     if _CREDENTIAL_PARAMETERS & request.query.keys():
-        raise Failure("token_missing", detail="a credential in the URL is not taken")
+        raise Failure("token_missing", detail="a credential in the URL is not accepted")
     scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    if shown := request.headers.get("api-key", "").strip():
-        return shown
+    if api_key := request.headers.get("api-key", "").strip():
+        return api_key
     for item in _subprotocols(request):
         if item.startswith(_TOKEN_SUBPROTOCOL):
             return item.removeprefix(_TOKEN_SUBPROTOCOL) or None
     return None
 
 
-def parse_route(request: web.Request, *, translation: bool, allowed_models: Sequence[str]) -> DialRequest:
-    """What to dial; raises Failure with bad_request, model_missing or model_refused."""
+def parse_dial_request(request: web.Request, *, translation: bool, allowed_models: Sequence[str]) -> DialRequest:
+    """Return what to dial; raises Failure with bad_request, model_missing or model_refused."""
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise Failure("bad_request", detail="query over 2 kB")
     pairs = tuple((name, value) for name, value in request.query.items() if name not in _OWN_PARAMETERS)
-    if sum(name not in _SINGLE_PARAMETERS for name, _ in pairs) > _MAX_PARAMETERS:
+    if sum(name not in _SINGLE_PARAMETERS for name, _ in pairs) > _MAX_OTHER_PARAMETERS:
         raise Failure("bad_request", detail="more than 16 other query parameters")
     names = [name for name, _ in pairs]
     if any(names.count(name) > 1 for name in _SINGLE_PARAMETERS):
-        raise Failure("bad_request", detail="model, intent or call_id twice")
+        raise Failure("bad_request", detail="model, intent, call_id or deployment is repeated")
     if any(not text.isprintable() for pair in pairs for text in pair):
         raise Failure("bad_request", detail="unprintable characters in the query")
     query = dict(pairs)
     for name in ("intent", "call_id"):
-        if name in query and not _WORD.fullmatch(query[name]):
-            raise Failure("bad_request", detail=f"{name} is not a word")
+        if name in query and not _IDENTIFIER.fullmatch(query[name]):
+            raise Failure("bad_request", detail=f"{name} is not an identifier")
     _check_model(query, allowed_models)
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
@@ -107,7 +107,7 @@ def _check_model(query: dict[str, str], allowed: Sequence[str]) -> None:
         if not query[name]:
             raise Failure("model_missing")
         if not MODEL_NAME.fullmatch(query[name]):
-            raise Failure("bad_request", detail=f"{name} is no name of a model")
+            raise Failure("bad_request", detail=f"{name} is not a model name")
         if allowed and query[name] not in allowed:
             raise Failure("model_refused")
         needs_model = False
@@ -115,24 +115,28 @@ def _check_model(query: dict[str, str], allowed: Sequence[str]) -> None:
         raise Failure("model_missing")
 
 
-def wants_events(request: web.Request) -> bool:
-    """Whether failures are told by an event and a close code: browsers can read neither status nor body of a refusal."""
-    wish = request.query.get("on_failure")
-    if wish in {"http", "event"}:
-        return wish == "event"
+def wants_error_event(request: web.Request) -> bool:
+    """Return whether the client gets a failure as an error event and a close code instead of an HTTP status.
+
+    Browsers can read neither status nor body of a refused upgrade, so a request with an Origin header gets the event, unless
+    `on_failure` asks for the other.
+    """
+    preference = request.query.get("on_failure")
+    if preference in {"http", "event"}:
+        return preference == "event"
     return "Origin" in request.headers
 
 
 def wants_draining_event(request: web.Request, *, default: bool) -> bool:
-    """Whether the client is told of a drain by an event of the relay's own; raises Failure with bad_request."""
-    wish = request.query.get("draining_event")
-    if wish not in {None, "true", "false"}:
+    """Return whether the client asks for the event `relay.draining`; raises Failure with bad_request."""
+    preference = request.query.get("draining_event")
+    if preference not in {None, "true", "false"}:
         raise Failure("bad_request", detail="draining_event is neither true nor false")
-    return default if wish is None else wish == "true"
+    return default if preference is None else preference == "true"
 
 
 def client_address(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """The client's address: the socket's, or behind trusted proxies the last hop in X-Forwarded-For that is not one."""
+    """Return the client's address: the socket's peer, or behind trusted proxies the last untrusted hop of X-Forwarded-For."""
     remote = request.remote or "unknown"
     hops = [hop.strip() for value in request.headers.getall("X-Forwarded-For", []) for hop in value.split(",")]
     while hops and _is_in(remote, trusted):
@@ -140,7 +144,7 @@ def client_address(request: web.Request, trusted: Sequence[IPv4Network | IPv6Net
         try:
             remote = str(ipaddress.ip_address(hop))
         except ValueError:
-            break  # whatever stands there was not written by a proxy that we trust
+            break  # no address, so no trusted proxy has written it
     return remote
 
 
@@ -157,5 +161,5 @@ def _subprotocols(request: web.Request) -> list[str]:
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
-def _tokens(values: list[str]) -> set[str]:
-    return {token.strip().lower() for value in values for token in value.split(",")}
+def _lower_items(values: list[str]) -> set[str]:
+    return {item.strip().lower() for value in values for item in value.split(",")}

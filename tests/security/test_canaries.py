@@ -1,4 +1,4 @@
-"""Secrets appear nowhere: five canaries are in play in every scenario, and every surface is searched for them."""
+"""Secrets do not leak: every scenario uses five canaries, and every surface is searched for them."""
 
 import io
 import json
@@ -17,14 +17,14 @@ from service.telemetry import logs
 from tests.support.harness import QUIET_INTERVALS, RawClient, Relay, open_raw
 
 TOKENS = ("CANARY1token-abcdefghijklmnop", "CANARY2token-abcdefghijklmnop")
-STRANGER = "sk-CANARY3strangers-own-key-123456"
+CLIENT_KEY = "sk-CANARY3clients-own-key-123456"
 PROMPT = "CANARY4 my secret plan"
 KEY_TAIL = "CANARY5tail"
 
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """The real log, as the process would write it."""
+    """Collect the log as the process writes it."""
     stream = io.StringIO()
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
@@ -36,38 +36,38 @@ def log() -> Iterator[io.StringIO]:
 
 
 async def read_all(client: RawClient) -> str:
-    """Everything that a client is told: status, headers, body, events, close reason."""
-    told = [str(client.answer)]
+    """Return everything that a client receives: status, headers, body, events, close reason."""
+    received = [str(client.answer)]
     if client.answer.status == 101:
         client.send_event(type="session.update", session={"type": "realtime", "instructions": PROMPT})
         client.send_event(type="nonsense", text="x")
         for _ in range(3):
             event = await client.next_event()
             if event is None or event["type"] == "error":
-                told.append(json.dumps(event))
+                received.append(json.dumps(event))
                 break
-            # What the client itself said may come back to it; it is not for anybody else.
-            told.append(json.dumps(event).replace(PROMPT, ""))
+            # The upstream may echo to the client what the client itself has sent.
+            received.append(json.dumps(event).replace(PROMPT, ""))
         if event is not None and event["error"]["type"] == "relay_error":
-            told.append(str(await client.until_close()))
+            received.append(str(await client.until_close()))
     await client.close()
-    return " ".join(told)
+    return " ".join(received)
 
 
 async def surfaces(relay: Relay) -> str:
-    """What operators read."""
-    told = [relay.metrics_text()]
+    """Return everything that an operator reads: metrics and health reports."""
+    texts = [relay.metrics_text()]
     async with aiohttp.ClientSession() as session:
         for url in (relay.internal_url, relay.url):
             for path in ("/healthz?verbose", "/readyz", "/livez"):
                 async with session.get(url + path) as response:
-                    told.append(await response.text() + str(response.headers))
-    return " ".join(told)
+                    texts.append(await response.text() + str(response.headers))
+    return " ".join(texts)
 
 
 @pytest.mark.parametrize("scenario", [scenario.value for scenario in Scenario])
-async def test_no_canary_sings(scenario: str, log: io.StringIO) -> None:
-    """Key, tokens, a stranger's key and a prompt are in no log line, metric, health report, body, event or close reason."""
+async def test_no_surface_holds_a_secret(scenario: str, log: io.StringIO) -> None:
+    """Key, tokens, a client's own key and a prompt: in no log line, metric, health report, body, event or close reason."""
     environ = {
         "OPENAI_API_KEY": f"sk-sim-{scenario}-CANARY0key-{KEY_TAIL}",
         "RELAY_CLIENT_TOKENS": f"{TOKENS[0]},web:{TOKENS[1]}",
@@ -82,22 +82,22 @@ async def test_no_canary_sings(scenario: str, log: io.StringIO) -> None:
         logs.configure("json", "debug", app.redactor, log)
         await app.start()
         relay = Relay(app, [], simulator)
-        told = []
+        texts = []
         try:
             requests = (
-                {"Authorization": f"Bearer {TOKENS[0]}", "OpenAI-Organization": STRANGER},
+                {"Authorization": f"Bearer {TOKENS[0]}", "OpenAI-Organization": CLIENT_KEY},
                 {"Sec-WebSocket-Protocol": f"openai-insecure-api-key.{TOKENS[1]}", "Origin": "http://localhost"},
-                {"Authorization": f"Bearer {STRANGER}"},
+                {"Authorization": f"Bearer {CLIENT_KEY}"},
             )
-            told += [await read_all(await open_raw(app.public_port, headers=headers)) for headers in requests]
-            told.append(await read_all(await open_raw(app.public_port, f"/v1/realtime?model=m&token={TOKENS[0]}")))
-            told.append(await surfaces(relay))
+            texts += [await read_all(await open_raw(app.public_port, headers=headers)) for headers in requests]
+            texts.append(await read_all(await open_raw(app.public_port, f"/v1/realtime?model=m&token={TOKENS[0]}")))
+            texts.append(await surfaces(relay))
         finally:
             await app.drain()
             await app.stop()
-    told.append(log.getvalue())
+    texts.append(log.getvalue())
 
     assert "service.started" in log.getvalue()
-    assert [] == [text[max(0, text.find("CANARY") - 200) :][:400] for text in told if "CANARY" in text]
+    assert [] == [text[max(0, text.find("CANARY") - 200) :][:400] for text in texts if "CANARY" in text]
     for line in log.getvalue().splitlines():
         assert {"timestamp", "level", "event"} <= json.loads(line).keys()

@@ -1,4 +1,4 @@
-"""A relay before an upstream down to the bytes, and callers that come and go."""
+"""A relay in front of a byte-level upstream, and clients that connect and disconnect."""
 
 import asyncio
 import time
@@ -12,31 +12,31 @@ from tests.support.scripted_upstream import relay_before
 
 PATH = "/v1/realtime?model=scripted"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "web:CANARY1token-abcdefghijklmnop"}
-PATIENCE_SECONDS = 0.5
+REQUEST_TIMEOUT_SECONDS = 0.5
 
 
-async def quiet(wire: Wire) -> None:
-    """An upstream that opens sessions and answers CLOSE."""
+async def open_and_close(wire: Wire) -> None:
+    """Script of an upstream that sends its first event and answers CLOSE."""
     wire.send(CREATED)
     if (close := await wire.until_close()) is not None:
         wire.send_close(close[0])
 
 
-async def mute(wire: Wire) -> None:
-    """An upstream that sends no first event."""
+async def send_no_event(wire: Wire) -> None:
+    """Script of an upstream that sends no first event."""
     await wire.gone()
 
 
 @asynccontextmanager
-async def scene(script: Any = quiet, **settings: str) -> AsyncIterator[tuple[Relay, RawUpstream]]:
-    """A relay before an upstream down to the bytes; in the end neither has anything left."""
+async def relay_and_upstream(script: Any = open_and_close, **settings: str) -> AsyncIterator[tuple[Relay, RawUpstream]]:
+    """Run a relay and its upstream. Afterwards neither holds a connection, and no traceback has been logged."""
     async with relay_before(script, behind_101=b"", **settings) as (relay, upstream):
         yield relay, upstream
         assert not [line for line in relay.logs if "exc_info" in line]
 
 
-async def say(relay: Relay, request: bytes) -> bytes:
-    """All that is answered to some bytes, up to the end of the stream."""
+async def send_raw(relay: Relay, request: bytes) -> bytes:
+    """Send bytes and return everything that the relay answers until the end of the stream."""
     reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
     writer.write(request)
     try:
@@ -49,20 +49,20 @@ async def say(relay: Relay, request: bytes) -> bytes:
 
 
 async def livez_seconds(relay: Relay) -> float:
-    """How long a probe takes that connects now."""
+    """Return how long a probe takes that connects now."""
     started = time.monotonic()
-    answer = await say(relay, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await send_raw(relay, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     return time.monotonic() - started
 
 
-async def visit(relay: Relay, headers: dict[str, str] | None = None, path: str = PATH) -> Answer:
-    """Ask for a session, and drop it if there is one."""
+async def connect_once(relay: Relay, headers: dict[str, str] | None = None, path: str = PATH) -> Answer:
+    """Request a session, disconnect, and return the answer to the upgrade."""
     client = await open_raw(relay.app.public_port, path, headers)
     await client.close()
     return client.answer
 
 
-async def visits(relay: Relay, count: int) -> list[Answer]:
-    """One after another."""
-    return [await visit(relay) for _ in range(count)]
+async def connect_repeatedly(relay: Relay, count: int) -> list[Answer]:
+    """Connect and disconnect `count` times, one after another."""
+    return [await connect_once(relay) for _ in range(count)]

@@ -1,22 +1,23 @@
-"""Fixtures of the tests of the HTTP surface."""
+"""Fixtures of the tests of service/web."""
 
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.support.request_flood import PATIENCE_SECONDS
+from tests.support.request_flood import REQUEST_TIMEOUT_SECONDS
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The servers wait half a second instead of their fifteen for a request; tells what they were made with."""
-    made: dict[str, object] = {}
-    real = web.AppRunner
+def short_request_timeout(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Shorten the listeners' timeout for an incomplete request from 15 s; the value is what they were configured with."""
+    configured: dict[str, object] = {}
+    original = web.AppRunner
+    short = {"keepalive_timeout": REQUEST_TIMEOUT_SECONDS, "lingering_time": REQUEST_TIMEOUT_SECONDS}
 
     def runner(app: web.Application, **kwargs: Any) -> web.AppRunner:
-        made.update(kwargs)
-        return real(app, **kwargs | {"keepalive_timeout": PATIENCE_SECONDS, "lingering_time": PATIENCE_SECONDS})
+        configured.update(kwargs)
+        return original(app, **kwargs | short)
 
     monkeypatch.setattr(web, "AppRunner", runner)
-    return made
+    return configured

@@ -1,4 +1,4 @@
-"""Who comes in, what is refused before anything is dialled, and what of a request goes upstream."""
+"""Which requests are admitted, which are refused before a dial, and what of a request is sent upstream."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN_CANARY}"}
 
 
 async def answer(relay: Relay, path: str = PATH, headers: Mapping[str, str] | None = None) -> tuple[int, str | None]:
-    """Status and reason of a request's answer."""
+    """Return the status of a response, and the reason of a refusal."""
     client = await open_raw(relay.app.public_port, path, headers)
     await client.close()
     return client.answer.status, None if client.answer.status == 101 else client.answer.error["code"]
@@ -36,8 +36,8 @@ async def answer(relay: Relay, path: str = PATH, headers: Mapping[str, str] | No
         ({"Sec-WebSocket-Protocol": "realtime, openai-insecure-api-key.nope"}, (401, "token_invalid")),
     ],
 )
-async def test_tokens(headers: dict[str, str], expected: tuple[int, str | None]) -> None:
-    """Each way to show a token is taken, a wrong one is refused, and neither dials when refused."""
+async def test_token_is_read_from_each_header(headers: dict[str, str], expected: tuple[int, str | None]) -> None:
+    """`Authorization`, `api-key` and the subprotocol. A refused request dials no upstream."""
     async with simulated_relay(None, **TOKENS) as relay:
         assert expected == await answer(relay, headers=headers)
         dialled = relay.metric("realtime_relay_upstream_connects_total", upstream="compatible", result="ok")
@@ -45,8 +45,8 @@ async def test_tokens(headers: dict[str, str], expected: tuple[int, str | None])
 
 
 @pytest.mark.parametrize("name", ["api-key", "api_key", "token", "access_token"])
-async def test_a_credential_in_the_url_is_refused(name: str) -> None:
-    """URLs are logged, so a token in one is refused even where it is right, and the remedy says where it belongs."""
+async def test_token_in_the_url_is_refused(name: str) -> None:
+    """Also a valid one, because URLs are logged. The remedy names the headers to use instead."""
     async with simulated_relay(None, **TOKENS) as relay:
         client = await open_raw(relay.app.public_port, f"{PATH}&{name}={TOKEN_CANARY}")
         await client.close()
@@ -56,8 +56,8 @@ async def test_a_credential_in_the_url_is_refused(name: str) -> None:
     assert TOKEN_CANARY not in str(relay.logs)
 
 
-async def test_only_realtime_is_echoed() -> None:
-    """Of the offered subprotocols `realtime` is chosen, wherever it stands; without it none is."""
+async def test_response_selects_only_the_subprotocol_realtime() -> None:
+    """At any position of the offer; without `realtime` in it, no subprotocol is selected. No extension is accepted."""
     token = f"openai-insecure-api-key.{TOKEN_CANARY}"
     async with simulated_relay(None, **TOKENS) as relay:
         offered = await open_raw(relay.app.public_port, headers={"Sec-WebSocket-Protocol": f"{token}, realtime"})
@@ -85,8 +85,8 @@ async def test_only_realtime_is_echoed() -> None:
         ("*", "https://anything.example", 101),
     ],
 )
-async def test_origins(allowed: str, origin: str, status: int) -> None:
-    """Origins match exactly; with no list only pages of this machine may connect. The refusal is an HTTP status."""
+async def test_origin_must_match_exactly(allowed: str, origin: str, status: int) -> None:
+    """Without a list only origins on loopback are allowed. The refusal is an HTTP status."""
     async with simulated_relay(RELAY_ALLOWED_ORIGINS=allowed) as relay:
         assert (status, None if status == 101 else "origin_refused") == await answer(relay, headers={"Origin": origin})
 
@@ -109,8 +109,8 @@ async def test_origins(allowed: str, origin: str, status: int) -> None:
         ("/v1/realtime?intent=transcription", (101, None)),
     ],
 )
-async def test_queries(path: str, expected: tuple[int, str | None]) -> None:
-    """What a query may not be is refused without a dial."""
+async def test_invalid_query_is_refused(path: str, expected: tuple[int, str | None]) -> None:
+    """Missing, repeated, malformed and refused parameters."""
     async with simulated_relay(RELAY_ALLOWED_MODELS="gpt-realtime") as relay:
         assert expected == await answer(relay, path)
 
@@ -126,14 +126,14 @@ async def test_queries(path: str, expected: tuple[int, str | None]) -> None:
         ({"Connection": "keep-alive, Upgrade"}, (101, None)),
     ],
 )
-async def test_handshakes(headers: dict[str, str], expected: tuple[int, str | None]) -> None:
-    """A handshake is held to RFC 6455 section 4.2.1, also in the forms that proxies give it."""
+async def test_handshake_follows_rfc_6455(headers: dict[str, str], expected: tuple[int, str | None]) -> None:
+    """Section 4.2.1, also with a Connection header that a proxy has extended."""
     async with simulated_relay() as relay:
         assert expected == await answer(relay, headers=headers)
 
 
-async def test_what_goes_upstream() -> None:
-    """The relay's key and the query go upstream; nothing that a client wrote into its headers does."""
+async def test_upstream_request_holds_the_query_and_no_client_header() -> None:
+    """Except OpenAI-Safety-Identifier. Credential and organization are the relay's own."""
     headers = {
         **BEARER,
         "OpenAI-Beta": "realtime=v1",
@@ -151,28 +151,28 @@ async def test_what_goes_upstream() -> None:
         created = await client.next_event()
         await client.close()
         assert relay.simulator is not None
-        # The health check's own connection is another.
-        seen = next(record for record in relay.simulator.connections if "extra" in record.query)
+        # The health check has a connection of its own.
+        upstream_request = next(record for record in relay.simulator.connections if "extra" in record.query)
 
     assert created["type"] == "session.created"
-    assert seen.headers["Authorization"] == f"Bearer {KEY_CANARY}"
-    assert seen.headers["OpenAI-Organization"] == "org-relay"
-    assert seen.headers["OpenAI-Safety-Identifier"] == "user-hash-1"
-    assert {"model": "gpt-realtime", "extra": "a&b c"} == dict(seen.query)
-    assert "CLIENT" not in str(seen.headers) + str(seen.query)
+    assert upstream_request.headers["Authorization"] == f"Bearer {KEY_CANARY}"
+    assert upstream_request.headers["OpenAI-Organization"] == "org-relay"
+    assert upstream_request.headers["OpenAI-Safety-Identifier"] == "user-hash-1"
+    assert {"model": "gpt-realtime", "extra": "a&b c"} == dict(upstream_request.query)
+    assert "CLIENT" not in str(upstream_request.headers) + str(upstream_request.query)
     for name in ("OpenAI-Beta", "OpenAI-Project", "Cookie", "X-Forwarded-For", "Sec-WebSocket-Protocol", "Origin"):
-        assert name not in seen.headers
+        assert name not in upstream_request.headers
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime"])
-async def test_aliases(path: str) -> None:
-    """Every path that SDKs build leads to the same socket."""
+async def test_path_aliases_are_served(path: str) -> None:
+    """The paths that SDKs build."""
     async with simulated_relay() as relay:
         assert (101, None) == await answer(relay, f"{path}?model=gpt-realtime")
 
 
-async def test_other_sockets() -> None:
-    """Transcription, sideband and translation sockets open; an unknown call is told as such."""
+async def test_transcription_sideband_and_translation_sockets_open() -> None:
+    """An unknown call is refused with call_not_found."""
     options = SimulatorOptions(pace=0, call_ids=frozenset({"rtc_known"}))
     async with simulated_relay(options) as relay:
         transcription = await open_raw(relay.app.public_port, "/v1/realtime?intent=transcription")
@@ -188,8 +188,8 @@ async def test_other_sockets() -> None:
             await client.close()
 
 
-async def test_a_gate_that_ends_at_the_upgrade_passes_no_key() -> None:
-    """On a socket without a promised first event a refusal passes through, but without the piece of the key in it."""
+async def test_error_event_of_a_translation_socket_is_redacted() -> None:
+    """No first event is awaited there, so the provider's refusal is forwarded, without the part of the key that it quotes."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected-CANARY9tail") as relay:
         client = await open_raw(relay.app.public_port, "/v1/realtime/translations?model=gpt-realtime-translate")
         event = await client.next_event()
@@ -202,14 +202,14 @@ async def test_a_gate_that_ends_at_the_upgrade_passes_no_key() -> None:
     assert close == (3000, "invalid_request_error.invalid_api_key")
 
 
-async def test_an_optional_first_event_opens_at_once() -> None:
-    """For servers that send nothing by themselves the upgrade is enough."""
+async def test_optional_first_event_is_not_awaited() -> None:
+    """With RELAY_FIRST_EVENT=optional the upgrade alone opens the session."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-hang", RELAY_FIRST_EVENT="optional") as relay:
         assert (101, None) == await answer(relay)
 
 
-async def test_a_full_relay_refuses() -> None:
-    """One session over the cap is refused with Retry-After; when one ends there is room again."""
+async def test_session_over_the_limit_is_refused_with_503() -> None:
+    """With Retry-After, or close code 1013 for a browser. When a session ends, the next one is admitted."""
     async with simulated_relay(RELAY_MAX_SESSIONS="1") as relay:
         first = await open_raw(relay.app.public_port)
         second = await open_raw(relay.app.public_port)
@@ -226,8 +226,8 @@ async def test_a_full_relay_refuses() -> None:
         assert (101, None) == await answer(relay)
 
 
-async def test_dials_are_bounded() -> None:
-    """One dial over the cap is refused while the others are still under way."""
+async def test_dial_over_the_limit_is_refused_with_503() -> None:
+    """While the other dials are still in progress."""
     settings = {"OPENAI_API_KEY": "sk-sim-hang", "RELAY_MAX_DIALS": "1", "RELAY_DIAL_TIMEOUT_SECONDS": "2"}
     async with simulated_relay(None, **settings) as relay:
         slow = asyncio.create_task(answer(relay))
@@ -239,8 +239,8 @@ async def test_dials_are_bounded() -> None:
         assert (504, "first_event_timeout") == await slow
 
 
-async def test_a_client_that_gives_up_costs_nothing() -> None:
-    """When a client hangs up during the dial, the dial ends with it, is counted as that, and alerts nobody."""
+async def test_dial_is_cancelled_when_the_client_disconnects() -> None:
+    """The upstream socket is closed within a second, and the dial is counted as client_left."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-hang", RELAY_DIAL_TIMEOUT_SECONDS="30") as relay:
         assert relay.simulator is not None
         simulator = relay.simulator
@@ -249,7 +249,7 @@ async def test_a_client_that_gives_up_costs_nothing() -> None:
             b"GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        # One connection is the health check's own, which hangs as well.
+        # One connection belongs to the health check, which hangs as well.
         await eventually(lambda: simulator.open_count == 2)
         writer.close()
         await eventually(lambda: simulator.open_count == 1, 1.0)
@@ -260,22 +260,22 @@ async def test_a_client_that_gives_up_costs_nothing() -> None:
         assert relay.metric("realtime_relay_connection_failures_total", **labels) == 1
 
 
-async def test_a_draining_relay_refuses() -> None:
-    """While draining, new clients are told so, and where they may read it."""
+async def test_draining_relay_refuses_new_clients() -> None:
+    """With 503 and relay_draining."""
     async with simulated_relay() as relay:
         relay.app.drainer.is_draining = True
 
         assert (503, "relay_draining") == await answer(relay)
 
 
-async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in admission is answered like any failure: a reason and an id to find the traceback by, nothing of it itself."""
+async def test_unexpected_exception_is_answered_with_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body holds the session_id of the log line with the traceback, and nothing of the exception."""
 
     def broken(*_args: object) -> None:
         raise RuntimeError("CANARY")
 
     async with simulated_relay() as relay:
-        monkeypatch.setattr(TokenAuthenticator, "admit", broken)
+        monkeypatch.setattr(TokenAuthenticator, "authenticate", broken)
         client = await open_raw(relay.app.public_port)
         await client.close()
         (line,) = relay.events("request.failed")
@@ -291,7 +291,7 @@ async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("headers", "settings", "is_told"),
+    ("headers", "settings", "is_logged"),
     [
         ({}, {}, False),
         ({"Host": "localhost:8080"}, {}, False),
@@ -301,12 +301,12 @@ async def test_a_fault_of_the_relay_is_told_without_detail(monkeypatch: pytest.M
         ({"Host": "relay.example.com"} | BEARER, TOKENS, False),
     ],
 )
-async def test_open_access_behind_a_proxy_is_told_once(
-    headers: dict[str, str], settings: dict[str, str], *, is_told: bool
+async def test_open_access_behind_a_proxy_is_logged_once(
+    headers: dict[str, str], settings: dict[str, str], *, is_logged: bool
 ) -> None:
-    """Loopback is no protection once a proxy stands before it; the operator is told at the first sign of one, once."""
+    """Listening on loopback protects nothing once a proxy forwards to it. A foreign Host or a forwarding header shows one."""
     async with simulated_relay(None, **settings) as relay:
         for _ in range(2):
             assert (101, None) == await answer(relay, headers=headers)
 
-        assert int(is_told) == len(relay.events("access.open_behind_proxy"))
+        assert int(is_logged) == len(relay.events("access.open_behind_proxy"))

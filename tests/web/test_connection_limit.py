@@ -1,4 +1,4 @@
-"""service/web/door.py, with a real process and a real limit on open files."""
+"""service/web/connection_limit.py, in a real process with a real limit on open files."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ from tests.support.relay_process import environment, get
 FILES = 220
 
 
-async def test_silent_connections_leave_room_for_probes_and_sessions() -> None:
-    """Before those that say nothing have taken all descriptors the last are cut off, told of once; all else goes on."""
+async def test_silent_connections_leave_descriptors_for_probes_and_sessions() -> None:
+    """Connections above the limit are aborted and logged once; a probe and an open session are still served."""
     child = await asyncio.create_subprocess_exec(
         "sh", "-c", f'ulimit -n {FILES} && exec "$0" -m service serve', sys.executable,
         env=environment(RELAY_UPSTREAM="simulator"), cwd="/", stderr=asyncio.subprocess.PIPE,
@@ -38,10 +38,10 @@ async def test_silent_connections_leave_room_for_probes_and_sessions() -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 stack.callback(writer.close)
                 silent.append(reader)
-            told = await event("connections.turned_away")
+            warning = await event("connections.turned_away")
 
-            assert 1 <= int(told["connections"])
-            assert "ulimit -n" in told["remedy"]
+            assert 1 <= int(warning["connections"])
+            assert "ulimit -n" in warning["remedy"]
             assert b"" == await read_end(silent[-1])
             assert 200 == await get(f"http://{health.netloc}/livez")
             client.send_event(type="session.update", session={"type": "realtime", "instructions": "x"})
@@ -53,7 +53,7 @@ async def test_silent_connections_leave_room_for_probes_and_sessions() -> None:
 
 
 async def read_end(reader: asyncio.StreamReader) -> bytes:
-    """What comes up to the end of a connection that was cut off."""
+    """Return what an aborted connection has received."""
     try:
         return await asyncio.wait_for(reader.read(), 5)
     except ConnectionResetError:

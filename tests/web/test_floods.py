@@ -1,4 +1,4 @@
-"""Group G of the fault plan: floods of connections and handshakes."""
+"""Floods of connections and opening handshakes."""
 
 import asyncio
 import gc
@@ -11,21 +11,21 @@ from tests.support.raw_websocket_server import CREATED, Wire
 from tests.support.request_flood import (
     PATH,
     TOKENS,
+    connect_once,
+    connect_repeatedly,
     livez_seconds,
-    mute,
-    scene,
-    visit,
-    visits,
+    relay_and_upstream,
+    send_no_event,
 )
 
 
-async def test_g1_a_flood_without_a_token() -> None:
-    """G1: 300 upgrades without a token, 100 at once: each gets its 401, nobody is dialled, probes are answered meanwhile."""
-    async with scene(**TOKENS) as (relay, upstream):
+async def test_flood_without_token_is_refused_with_401() -> None:
+    """300 upgrades, 100 concurrent: no upstream is dialled, and probes are answered meanwhile."""
+    async with relay_and_upstream(**TOKENS) as (relay, upstream):
         before = relay.metric("realtime_relay_admissions_total", result="token_missing")
-        flood = [asyncio.ensure_future(visits(relay, 3)) for _ in range(100)]
+        flood = [asyncio.ensure_future(connect_repeatedly(relay, 3)) for _ in range(100)]
         probes = [await livez_seconds(relay) for _ in range(10)]
-        answers = [answer for some in await asyncio.gather(*flood) for answer in some]
+        answers = [answer for several in await asyncio.gather(*flood) for answer in several]
 
         assert {401: 300} == Counter(answer.status for answer in answers)
         assert 300 == relay.metric("realtime_relay_admissions_total", result="token_missing") - before
@@ -34,9 +34,9 @@ async def test_g1_a_flood_without_a_token() -> None:
         assert {"info"} == {line["log_level"] for line in relay.events("admission.refused")}
 
 
-async def test_g11_a_flood_that_leaves_while_we_dial() -> None:
-    """G11: 60 clients that leave during the dial: each dial ends with its client, within a second, and alerts nobody."""
-    async with scene(mute) as (relay, upstream):
+async def test_flood_that_disconnects_during_the_dial_leaves_no_dial() -> None:
+    """60 clients: each dial ends within a second of its client, is logged at INFO, and does not affect readiness."""
+    async with relay_and_upstream(send_no_event) as (relay, upstream):
         opening = [asyncio.ensure_future(open_raw(relay.app.public_port, PATH)) for _ in range(60)]
         await eventually(lambda: upstream.upgrades == 60)
         for attempt in opening:
@@ -49,11 +49,11 @@ async def test_g11_a_flood_that_leaves_while_we_dial() -> None:
         assert relay.app.monitor.ready
 
 
-async def test_g3_one_more_than_all() -> None:
-    """G3: what is over the cap is refused with 503 and a Retry-After that is not the same for all; open sessions live on."""
-    async with scene(RELAY_MAX_SESSIONS="3") as (relay, upstream):
+async def test_flood_over_the_session_limit_gets_spread_retry_after() -> None:
+    """40 requests above the limit get 503 with different values of Retry-After; the open sessions are not affected."""
+    async with relay_and_upstream(RELAY_MAX_SESSIONS="3") as (relay, upstream):
         held = [await open_raw(relay.app.public_port, PATH) for _ in range(3)]
-        answers = await asyncio.gather(*(visit(relay) for _ in range(40)))
+        answers = await asyncio.gather(*(connect_once(relay) for _ in range(40)))
 
         assert {503: 40} == Counter(answer.status for answer in answers)
         waits = {int(answer.headers["Retry-After"]) for answer in answers}
@@ -67,29 +67,29 @@ async def test_g3_one_more_than_all() -> None:
             await client.close()
 
 
-async def test_g10_coming_and_going_leaves_nothing() -> None:
-    """G10: after 600 and after 900 sessions there are as many tasks, descriptors and objects: nothing is left of any."""
+async def test_ended_sessions_leave_no_task_descriptor_or_object() -> None:
+    """The counts after 900 sessions are those after 600."""
     settings = {"RELAY_MAX_RECONNECTS_PER_MINUTE": "0"}
-    async with scene(**settings) as (relay, upstream):
+    async with relay_and_upstream(**settings) as (relay, upstream):
         counts = []
         for _ in range(3):
             for _ in range(30):
-                await asyncio.gather(*(come_and_go(relay, number) for number in range(10)))
+                await asyncio.gather(*(run_session(relay, number) for number in range(10)))
             await eventually(lambda: upstream.open == 0 and len(relay.app.sessions) == 0)
             await eventually(lambda: not upstream.tasks)
-            relay.logs.clear()  # the harness keeps them all
+            relay.logs.clear()  # the harness keeps every line
             gc.collect()
             counts.append((len(asyncio.all_tasks()), open_descriptors(), len(gc.get_objects())))
 
-        # The first rounds fill caches, and the loop keeps up to a hundred timers that were called off.
+        # The first round fills caches, and the loop keeps up to a hundred cancelled timers.
         (_, _, _), (tasks, descriptors, objects), after = counts
         assert (tasks, descriptors) == after[:2]
         assert after[2] - objects < 150
         assert 900 == upstream.upgrades
 
 
-async def come_and_go(relay: Relay, number: int) -> None:
-    """A session that ends in one of the ways in which sessions end."""
+async def run_session(relay: Relay, number: int) -> None:
+    """Open a session and end it: by a closing handshake, a reset or a FIN."""
     client = await open_raw(relay.app.public_port, PATH)
     assert 101 == client.answer.status
     if number % 3 == 0:
@@ -100,25 +100,25 @@ async def come_and_go(relay: Relay, number: int) -> None:
     await client.close()
 
 
-async def test_g16_all_come_back_at_once() -> None:
-    """G16: 200 clients whose upstream restarts come back at once: each gets in, or is told why not and when to come again."""
+async def test_clients_reconnect_after_an_upstream_restart() -> None:
+    """200 clients reconnect concurrently. Each is admitted, or refused with a reason and Retry-After."""
     restart = asyncio.Event()
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)
-        gone, restarted = asyncio.ensure_future(quiet_end(wire)), asyncio.ensure_future(restart.wait())
-        await asyncio.wait({gone, restarted}, return_when=asyncio.FIRST_COMPLETED)
-        if not gone.done():
+        closed, restarted = asyncio.ensure_future(answer_close(wire)), asyncio.ensure_future(restart.wait())
+        await asyncio.wait({closed, restarted}, return_when=asyncio.FIRST_COMPLETED)
+        if not closed.done():
             wire.reset()
-        for task in (gone, restarted):
+        for task in (closed, restarted):
             task.cancel()
 
-    async with scene(script) as (relay, upstream):
+    async with relay_and_upstream(script) as (relay, upstream):
         clients = await all_connect(relay, 200)
         assert 200 == upstream.open == len(relay.app.sessions)
         restart.set()
-        told = await asyncio.gather(*(client.until_close() for client in clients))
-        assert {1011: 200} == Counter(close[0] for close in told if close is not None)
+        closes = await asyncio.gather(*(client.until_close() for client in clients))
+        assert {1011: 200} == Counter(close[0] for close in closes if close is not None)
         await asyncio.gather(*(client.close() for client in clients))
         restart.clear()
         clients = await all_connect(relay, 200)
@@ -130,24 +130,24 @@ async def test_g16_all_come_back_at_once() -> None:
         assert {"upstream_lost": 200} == Counter(line["reason"] for line in relay.events("session.ended"))
 
 
-async def quiet_end(wire: Wire) -> None:
-    """Answer the CLOSE."""
+async def answer_close(wire: Wire) -> None:
+    """Wait for CLOSE and answer it."""
     if (close := await wire.until_close()) is not None:
         wire.send_close(close[0])
 
 
 async def all_connect(relay: Relay, count: int) -> list[RawClient]:
-    """All at once, and who is refused comes again; nobody is refused without a reason and a time."""
-    inside: list[RawClient] = []
+    """Connect `count` clients concurrently and retry those that are refused, up to ten times."""
+    admitted: list[RawClient] = []
     for _ in range(10):
-        arrived = await asyncio.gather(*(open_raw(relay.app.public_port, PATH) for _ in range(count - len(inside))))
-        for client in arrived:
+        clients = await asyncio.gather(*(open_raw(relay.app.public_port, PATH) for _ in range(count - len(admitted))))
+        for client in clients:
             if client.answer.status == 101:
-                inside.append(client)
+                admitted.append(client)
                 continue
             assert (503, "relay_full") == (client.answer.status, client.answer.error["code"])
             assert 1 <= int(client.answer.headers["Retry-After"]) <= 5
             await client.close()
-        if len(inside) == count:
-            return inside
-    raise AssertionError(f"only {len(inside)} of {count} got in")
+        if len(admitted) == count:
+            return admitted
+    raise AssertionError(f"only {len(admitted)} of {count} clients were admitted")

@@ -1,4 +1,4 @@
-"""Each refusal of the provider, as a plain client and as a browser learn of it, and as operators see it."""
+"""Each refusal of the provider as a client, a browser and an operator see it: status, event, metric and log line."""
 
 import asyncio
 import subprocess
@@ -19,7 +19,7 @@ ORIGIN = {"Origin": "http://localhost:3000"}
 
 @dataclass(frozen=True)
 class Case:
-    """A way for the provider to refuse, and what has to come of it. `browser` is the close code that a browser gets."""
+    """A refusal of the provider and what the relay makes of it. `browser` is the close code that a browser gets."""
 
     scenario: str
     reason: str
@@ -62,7 +62,7 @@ CASES = [
 
 
 def failures(relay: Relay, case: Case) -> float:
-    """The count of the case's own series."""
+    """Return the value of the case's own series."""
     return relay.metric(
         "realtime_relay_connection_failures_total",
         upstream=relay.app.metrics.upstream,
@@ -73,21 +73,21 @@ def failures(relay: Relay, case: Case) -> float:
 
 
 def all_failures(relay: Relay) -> float:
-    """The count of all failures, whatever their labels."""
+    """Return the sum over all series of failures."""
     family = next(iter(relay.app.metrics.connection_failures.collect()))
     return sum(sample.value for sample in family.samples)
 
 
 @asynccontextmanager
 async def refusing_relay(scenario: str) -> AsyncIterator[Relay]:
-    """A relay whose provider refuses."""
+    """Run a relay whose provider refuses."""
     key = f"sk-sim-{scenario}-CANARY0key123456"
     async with simulated_relay(SimulatorOptions(pace=0), OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS="0.6") as relay:
         yield relay
 
 
 async def check_plain(relay: Relay, case: Case) -> None:
-    """A plain client gets the status and the whole error."""
+    """Check that a client without Origin gets the status and the whole error object."""
     client = await open_raw(relay.app.public_port)
     row, error = CATALOGUE[case.reason], client.answer.error
     await client.close()
@@ -108,7 +108,7 @@ async def check_plain(relay: Relay, case: Case) -> None:
 
 
 async def check_browser(relay: Relay, case: Case) -> None:
-    """A browser gets the same error as an event, and a close code."""
+    """Check that a browser gets the same error as an event, and a close code."""
     client = await open_raw(relay.app.public_port, headers=ORIGIN)
     event = await client.next_event()
     code, text = await client.until_close() or (None, "")
@@ -125,7 +125,7 @@ async def check_browser(relay: Relay, case: Case) -> None:
 
 
 def check_operator(relay: Relay, case: Case, *, times: int) -> None:
-    """Operators see the same: one count in a series that stood at 0 before, one log line each, nothing else counted."""
+    """Check that each refusal is counted in one series, which starts at 0, and logged in one line."""
     logged = relay.events("upstream.connect_failed")
 
     assert float(times) == failures(relay, case) == all_failures(relay)
@@ -136,18 +136,18 @@ def check_operator(relay: Relay, case: Case, *, times: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.scenario))
-async def test_a_refusal_is_told_everywhere(case: Case) -> None:
-    """Status, error, event, close code, count and log line of a refusal agree, and none of them holds a secret."""
+async def test_refusal_is_the_same_at_every_surface(case: Case) -> None:
+    """Status, error, event, close code, metric and log line agree, and none of them holds a secret."""
     async with refusing_relay(case.scenario) as relay:
         assert f'phase="{case.phase}",reason="{case.reason}",status="{case.status}"' in relay.metrics_text()
         await check_plain(relay, case)
-        relay.app.connector.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
+        relay.app.connector.breaker.succeeded()  # so that the next request dials; see tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
 
-async def test_retry_after_is_passed_on() -> None:
-    """The provider's own waiting time reaches the client."""
+async def test_retry_after_of_the_provider_is_forwarded() -> None:
+    """With the provider's value, instead of the relay's own."""
     async with refusing_relay("http-429") as relay:
         client = await open_raw(relay.app.public_port)
         await client.close()
@@ -155,19 +155,19 @@ async def test_retry_after_is_passed_on() -> None:
     assert client.answer.headers["Retry-After"] == "7"
 
 
-@pytest.mark.parametrize(("wish", "headers", "status"), [("http", ORIGIN, 424), ("event", {}, 101)])
-async def test_a_client_chooses_its_surface(wish: str, headers: dict[str, str], status: int) -> None:
-    """`on_failure` overrides what the Origin header suggests."""
+@pytest.mark.parametrize(("on_failure", "headers", "status"), [("http", ORIGIN, 424), ("event", {}, 101)])
+async def test_on_failure_overrides_the_origin_header(on_failure: str, headers: dict[str, str], status: int) -> None:
+    """In both directions."""
     async with refusing_relay("key-rejected") as relay:
-        path = f"/v1/realtime?model=gpt-realtime&on_failure={wish}"
+        path = f"/v1/realtime?model=gpt-realtime&on_failure={on_failure}"
         client = await open_raw(relay.app.public_port, path, headers)
         await client.close()
 
     assert status == client.answer.status
 
 
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A server that takes the connection and sends rubbish."""
+async def speak_ssh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the first byte with the banner of another protocol."""
     await reader.read(1)
     writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
     await reader.read()
@@ -175,8 +175,8 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def free_port() -> int:
-    """A port that nobody listens on."""
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    """Return a port without a listener."""
+    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
@@ -184,9 +184,9 @@ async def free_port() -> int:
 
 
 @asynccontextmanager
-async def plain_server() -> AsyncIterator[int]:
-    """The port of a server that speaks neither HTTP nor TLS."""
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+async def ssh_server() -> AsyncIterator[int]:
+    """Run a server that speaks neither HTTP nor TLS; the value is its port."""
+    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -194,40 +194,40 @@ async def plain_server() -> AsyncIterator[int]:
 
 
 async def check_network(base_url: str, case: Case, **settings: Any) -> None:
-    """A failure of the network is told on all surfaces."""
+    """Check that a network failure is reported at every surface."""
     async with running_relay(OPENAI_BASE_URL=base_url, **settings) as relay:
         await check_plain(relay, case)
-        relay.app.connector.breaker.succeeded()  # a dial of its own; what is said from memory: tests/upstream/test_breaker.py
+        relay.app.connector.breaker.succeeded()  # so that the next request dials; see tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
 
-async def test_refused_connection() -> None:
-    """Nobody listens at the provider's address."""
+async def test_refused_connection_is_connect_refused() -> None:
+    """No process listens at the provider's address."""
     await check_network(
         f"http://127.0.0.1:{await free_port()}/v1", Case("", "connect_refused", "connect", "none", 1013)
     )
 
 
-async def test_unknown_name() -> None:
-    """The provider's name does not exist; `.invalid` never does (RFC 6761)."""
+async def test_unknown_host_is_dns_failed() -> None:
+    """Names under `.invalid` never resolve (RFC 6761)."""
     await check_network("https://relay-test.invalid/v1", Case("", "dns_failed", "dns", "none", 1013))
 
 
-async def test_rubbish_instead_of_http() -> None:
-    """What answers is no HTTP server."""
-    async with plain_server() as port:
+async def test_answer_other_than_http_is_bad_reply() -> None:
+    """The server at the provider's address is an SSH server."""
+    async with ssh_server() as port:
         await check_network(f"http://127.0.0.1:{port}/v1", Case("", "bad_reply", "upgrade", "none", 1013))
 
 
-async def test_rubbish_instead_of_tls() -> None:
-    """What answers does not speak TLS."""
-    async with plain_server() as port:
+async def test_answer_other_than_tls_is_tls_failed() -> None:
+    """The server at the provider's address is an SSH server."""
+    async with ssh_server() as port:
         await check_network(f"https://127.0.0.1:{port}/v1", Case("", "tls_failed", "connect", "none", 1008))
 
 
-async def test_untrusted_certificate(tmp_path: Path) -> None:
-    """A certificate that nobody vouches for is refused, and the key is not sent."""
+async def test_self_signed_certificate_is_tls_untrusted(tmp_path: Path) -> None:
+    """The handshake fails before the request with the key is sent."""
     import ssl  # noqa: PLC0415 - needed here only
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -239,7 +239,7 @@ async def test_untrusted_certificate(tmp_path: Path) -> None:
     )  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server = await asyncio.start_server(silent, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0, ssl=context)
     try:
         port = server.sockets[0].getsockname()[1]
         await check_network(f"https://127.0.0.1:{port}/v1", Case("", "tls_untrusted", "connect", "none", 1008))
@@ -247,14 +247,14 @@ async def test_untrusted_certificate(tmp_path: Path) -> None:
         server.close()
 
 
-async def test_a_server_that_takes_the_connection_only() -> None:
-    """A TLS handshake that never goes on is a connect timeout."""
+async def test_stalled_tls_handshake_is_connect_timeout() -> None:
+    """The server accepts the TCP connection and never answers."""
 
-    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
     try:
         port = server.sockets[0].getsockname()[1]
         case = Case("", "connect_timeout", "connect", "none", 1013)
@@ -267,8 +267,8 @@ async def test_a_server_that_takes_the_connection_only() -> None:
     ("key", "reason"),
     [("", "key_missing"), ('"sk-sim-good"', "key_malformed"), ("sk-your-actual-openai-api-key-here", "key_malformed")],
 )
-async def test_a_key_that_cannot_be_right_is_not_tried(key: str, reason: str) -> None:
-    """A missing or malformed key is told without a dial, and counted in phase access with what was answered."""
+async def test_missing_or_malformed_key_is_refused_without_a_dial(key: str, reason: str) -> None:
+    """The failure is counted in phase access, with the status of the response."""
     async with simulated_relay(OPENAI_API_KEY=key) as relay:
         client = await open_raw(relay.app.public_port)
         browser = await open_raw(relay.app.public_port, headers=ORIGIN)

@@ -1,4 +1,4 @@
-"""Group G of the fault plan: clients that never finish, requests that are none."""
+"""Incomplete and invalid requests: slow headers, endless bodies, oversized heads, wrong handshakes, other protocols."""
 
 import asyncio
 import base64
@@ -11,55 +11,57 @@ import pytest
 from tests.support.harness import Relay, open_raw
 from tests.support.request_flood import (
     PATH,
-    PATIENCE_SECONDS,
+    REQUEST_TIMEOUT_SECONDS,
+    connect_once,
     livez_seconds,
-    say,
-    scene,
-    visit,
+    relay_and_upstream,
+    send_raw,
 )
 
-# -- clients that never finish ----------------------------------------------------------------------------------------
+# -- incomplete requests ----------------------------------------------------------------------------------------------
 
-HEAD = b"GET /v1/realtime?model=scripted HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 4000
-WHOLE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+SLOW_HEAD = b"GET /v1/realtime?model=scripted HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 4000
+COMPLETE_REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-@pytest.mark.parametrize("first", [b"", WHOLE], ids=["first-request", "second-request"])
-async def test_g4_headers_byte_by_byte(impatient: dict[str, object], first: bytes) -> None:
-    """G4: 50 clients that send a header byte by byte are each cut off in time, and others are served meanwhile."""
-    async with scene() as (relay, upstream):
-        assert 15 == impatient["keepalive_timeout"]
-        drips = [asyncio.ensure_future(drip(relay, first)) for _ in range(50)]
+@pytest.mark.parametrize("first", [b"", COMPLETE_REQUEST], ids=["first-request", "second-request"])
+async def test_slow_headers_are_disconnected_at_the_timeout(
+    short_request_timeout: dict[str, object], first: bytes
+) -> None:
+    """50 clients send a header byte by byte (slowloris); other requests are served meanwhile."""
+    async with relay_and_upstream() as (relay, upstream):
+        assert 15 == short_request_timeout["keepalive_timeout"]
+        slow = [asyncio.ensure_future(send_head_slowly(relay, first)) for _ in range(50)]
         assert await livez_seconds(relay) < 1
-        assert (await visit(relay)).status == 101
-        lasted = await asyncio.gather(*drips)
+        assert (await connect_once(relay)).status == 101
+        durations = await asyncio.gather(*slow)
 
-        assert max(lasted) < PATIENCE_SECONDS + 1.5
+        assert max(durations) < REQUEST_TIMEOUT_SECONDS + 1.5
         assert 1 == upstream.upgrades
 
 
-async def drip(relay: Relay, first: bytes) -> float:
-    """Send a head in bytes until the server has had enough; how long that took."""
+async def send_head_slowly(relay: Relay, first: bytes) -> float:
+    """Send a head byte by byte until the server disconnects; return the seconds until then."""
     reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
     if first:
         writer.write(first)
         await reader.readuntil(b"ok\n")
     started = time.monotonic()
     end = asyncio.ensure_future(reader.read(-1))
-    for byte in HEAD:
+    for byte in SLOW_HEAD:
         writer.write(bytes((byte,)))
         if (await asyncio.wait({end}, timeout=0.02))[0]:
             break
-    assert end.done(), "nobody minded"
+    assert end.done(), "the server did not disconnect"
     end.exception()
     writer.close()
     return time.monotonic() - started
 
 
-async def test_g5_silent_connections(impatient: dict[str, object]) -> None:
-    """G5: 200 connections on which nothing is said are closed in time, and others are served meanwhile."""
-    async with scene() as (relay, _):
-        silent = [asyncio.ensure_future(say(relay, b"")) for _ in range(200)]
+async def test_silent_connections_are_closed_at_the_timeout(short_request_timeout: dict[str, object]) -> None:
+    """200 connections send no byte; probes are answered meanwhile."""
+    async with relay_and_upstream() as (relay, _):
+        silent = [asyncio.ensure_future(send_raw(relay, b"")) for _ in range(200)]
         await asyncio.sleep(0)
         probes = [await livez_seconds(relay) for _ in range(3)]
         started = time.monotonic()
@@ -67,14 +69,16 @@ async def test_g5_silent_connections(impatient: dict[str, object]) -> None:
 
         assert {b""} == set(answers)
         assert max(probes) < 1
-        assert time.monotonic() - started < PATIENCE_SECONDS + 1.5
+        assert time.monotonic() - started < REQUEST_TIMEOUT_SECONDS + 1.5
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime?model=scripted", "/livez", "/nowhere"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
-async def test_g6_bodies_without_end(impatient: dict[str, object], method: str, path: str) -> None:
-    """G6: a body that never ends is neither waited for nor kept: the answer comes first, and soon the end of the socket."""
-    async with scene() as (relay, upstream):
+async def test_endless_body_is_answered_before_its_end(
+    short_request_timeout: dict[str, object], method: str, path: str
+) -> None:
+    """A chunked body without end is neither awaited nor stored: the response comes first, then the socket is closed."""
+    async with relay_and_upstream() as (relay, upstream):
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
@@ -92,18 +96,18 @@ async def test_g6_bodies_without_end(impatient: dict[str, object], method: str, 
         assert 0 == upstream.upgrades
 
 
-# -- requests that are none -------------------------------------------------------------------------------------------
+# -- invalid requests ------------------------------------------------------------------------------------------------
 
 
 def upgrade(*lines: str, target: str = PATH, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", version: str = "13") -> bytes:
-    """An upgrade with a socket that ends with its answer if it is refused."""
+    """Build an upgrade request."""
     fixed = ["Host: x", "Upgrade: websocket", "Connection: Upgrade"]
     fixed += [f"Sec-WebSocket-Version: {version}"] if version else []
     fixed += [f"Sec-WebSocket-Key: {key}"] if key else []
     return "\r\n".join([f"GET {target} HTTP/1.1", *fixed, *lines, "", ""]).encode("latin-1")
 
 
-LARGE = {
+OVERSIZED = {
     "url": upgrade(target=PATH + "&x=" + "y" * 9000),
     "header": upgrade("X-Long: " + "y" * 9000),
     "headers": upgrade(*(f"X-{n}: y" for n in range(129))),
@@ -111,23 +115,23 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("request_bytes", LARGE.values(), ids=LARGE.keys())
-async def test_g7_heads_that_are_too_large(request_bytes: bytes) -> None:
-    """G7: a URL or header of 9 kB, or 129 headers, are refused with 400, and nobody is dialled."""
-    async with scene() as (relay, upstream):
-        answer = await say(relay, request_bytes)
+@pytest.mark.parametrize("request_bytes", OVERSIZED.values(), ids=OVERSIZED.keys())
+async def test_oversized_head_is_refused_with_400(request_bytes: bytes) -> None:
+    """A URL or header of 9 kB, or 129 headers. No upstream is dialled."""
+    async with relay_and_upstream() as (relay, upstream):
+        answer = await send_raw(relay, request_bytes)
 
         assert b"400" == answer.split()[1]
-        assert len(answer) < 500  # it repeats of the request no more than shows what is meant
+        assert len(answer) < 500  # it quotes at most a short part of the request
         assert b"\r\nContent-Type: text/plain" in answer
         assert 0 == upstream.upgrades
 
 
 @pytest.mark.parametrize("version", ["", "7", "8", "12", "13, 8", "14", "x"])
-async def test_g12_other_versions(version: str) -> None:
-    """G12: any version but 13 is refused with 426, which names 13."""
-    async with scene() as (relay, upstream):
-        answer = await visit(relay, {"Sec-WebSocket-Version": version})
+async def test_websocket_version_other_than_13_is_refused_with_426(version: str) -> None:
+    """The response names version 13 (RFC 6455 section 4.4)."""
+    async with relay_and_upstream() as (relay, upstream):
+        answer = await connect_once(relay, {"Sec-WebSocket-Version": version})
 
         assert 426 == answer.status
         assert ("13", "websocket") == (answer.headers["Sec-WebSocket-Version"], answer.headers["Upgrade"])
@@ -140,9 +144,9 @@ async def test_g12_other_versions(version: str) -> None:
     ["", "short", base64.b64encode(b"x" * 15).decode(), base64.b64encode(b"x" * 17).decode(), "<script>alert(1)</script>",
      "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAA\xe9==", "AAAAAAAAAAAAAAAAAAAAAA==, AAAAAAAAAAAAAAAAAAAAAA=="],
 )  # fmt: skip
-async def test_g13_keys_that_are_none(key: str) -> None:
-    """G13: a missing or wrong Sec-WebSocket-Key is refused with 400 in JSON, in which nothing of it is repeated."""
-    async with scene() as (relay, upstream):
+async def test_invalid_websocket_key_is_refused_with_400(key: str) -> None:
+    """The JSON body does not repeat the key."""
+    async with relay_and_upstream() as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH, {"Sec-WebSocket-Key": key})
         await client.close()
 
@@ -166,9 +170,9 @@ async def test_g13_keys_that_are_none(key: str) -> None:
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 404, 405}, id="http-2-preface"),
     ],
 )
-async def test_g14_other_requests(request_bytes: bytes, statuses: set[int]) -> None:
-    """G14: what is no upgrade is told so by a status, and nobody is dialled."""
-    async with scene() as (relay, upstream):
+async def test_request_without_upgrade_is_refused_by_status(request_bytes: bytes, statuses: set[int]) -> None:
+    """Other methods and HTTP versions. No upstream is dialled."""
+    async with relay_and_upstream() as (relay, upstream):
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(request_bytes)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
@@ -178,20 +182,20 @@ async def test_g14_other_requests(request_bytes: bytes, statuses: set[int]) -> N
         assert 0 == upstream.upgrades
 
 
-async def test_g15_tls_on_the_plain_port(caplog: pytest.LogCaptureFixture) -> None:
-    """G15: a TLS handshake on the plain port is refused or cut off; at most its kind is logged, and nobody is warned."""
+async def test_tls_handshake_on_the_plain_port_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The relay logs nothing; aiohttp logs at most the kind of error, at INFO."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="relay.example.com")
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     hello = outgoing.read()
     with caplog.at_level(logging.DEBUG):
-        async with scene() as (relay, upstream):
+        async with relay_and_upstream() as (relay, upstream):
             lines = len(relay.logs)
-            answer = await say(relay, hello)
+            answer = await send_raw(relay, hello)
 
             assert answer.split()[1:2] in ([], [b"400"])
             assert lines == len(relay.logs)
             assert 0 == upstream.upgrades
-    told = {(record.levelno, record.getMessage()) for record in caplog.records if record.levelno > logging.DEBUG}
-    assert told <= {(logging.INFO, "bad request: BadHttpMethod")}
+    logged = {(record.levelno, record.getMessage()) for record in caplog.records if record.levelno > logging.DEBUG}
+    assert logged <= {(logging.INFO, "bad request: BadHttpMethod")}

@@ -1,4 +1,4 @@
-"""How many sessions a machine can hold, whatever RELAY_MAX_SESSIONS says."""
+"""service/machine.py: limits on memory and open files lower the session limit below RELAY_MAX_SESSIONS."""
 
 import asyncio
 import json
@@ -23,8 +23,8 @@ from tests.support.relay_process import environment
         (str(1 << 40), (1 << 40) // (256 << 10) - 400),
     ],
 )
-def test_memory_of_the_container(text: str, sessions: int | None, tmp_path: Path) -> None:
-    """A memory limit is 100 MiB and 256 KiB for each session; `max`, nearly 2^63 (cgroups 1) or nothing is no limit."""
+def test_memory_limit_is_read_from_cgroups(text: str, sessions: int | None, tmp_path: Path) -> None:
+    """100 MiB plus 256 KiB for each session must fit. `max`, nearly 2^63 (cgroups 1) and an empty file are no limit."""
     file = tmp_path / "memory.max"
     file.write_text(text, encoding="ascii")
 
@@ -32,8 +32,8 @@ def test_memory_of_the_container(text: str, sessions: int | None, tmp_path: Path
 
 
 @pytest.mark.parametrize(("files", "lowered"), [(300, 100), (5000, None)])
-async def test_open_files(files: int, lowered: int | None) -> None:
-    """A limit on open files lowers the sessions, and is told once at the start, with the remedy."""
+async def test_limit_on_open_files_lowers_the_session_limit(files: int, lowered: int | None) -> None:
+    """One warning at the start names the limit and the remedy."""
     child = await asyncio.create_subprocess_exec(
         "sh", "-c", f'ulimit -n {files} && exec "$0" -m service serve', sys.executable,
         env=environment(RELAY_UPSTREAM="simulator", RELAY_MAX_SESSIONS="2000"),
@@ -47,7 +47,7 @@ async def test_open_files(files: int, lowered: int | None) -> None:
     finally:
         child.terminate()
         await child.communicate()
-    told = [line for line in lines if line["event"] == "limit.lowered"]
+    warnings = [line for line in lines if line["event"] == "limit.lowered"]
 
-    assert [lowered] * bool(lowered) == [line["max_sessions"] for line in told]
-    assert all("ulimit -n" in line["remedy"] and line["level"] == "warning" for line in told)
+    assert [lowered] * bool(lowered) == [line["max_sessions"] for line in warnings]
+    assert all("ulimit -n" in line["remedy"] and line["level"] == "warning" for line in warnings)

@@ -1,4 +1,4 @@
-"""Group H of the fault plan: strangers, forged headers, injections, and what must not become a label, a URL or a log line."""
+"""Untrusted input: wrong tokens, forged headers, injections. None of it becomes a label, an upstream URL or a log line."""
 
 import asyncio
 import json
@@ -20,14 +20,14 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"web:{TOKEN}"}
 
 
-async def well(exchange: Exchange) -> None:
-    """An upstream that opens sessions."""
+async def open_session(exchange: Exchange) -> None:
+    """Script of an upstream that opens sessions."""
     exchange.upgrade(CREATED)
     await exchange.gone()
 
 
 async def raw_request(relay: Relay, request: bytes) -> bytes:
-    """The answer to bytes that no client library would send."""
+    """Send bytes that no client library would send; return the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
     writer.write(request)
     try:
@@ -39,7 +39,7 @@ async def raw_request(relay: Relay, request: bytes) -> bytes:
 
 
 def upgrade(target: str, *headers: str) -> bytes:
-    """A valid upgrade with this request target and these headers more."""
+    """Build a valid upgrade with this request target and these additional headers."""
     lines = [
         f"GET {target} HTTP/1.1", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers, "", "",
@@ -50,16 +50,16 @@ def upgrade(target: str, *headers: str) -> bytes:
 @pytest.mark.parametrize(
     "headers",
     [
-        pytest.param({}, id="H1-none"),
-        pytest.param({"Authorization": "Bearer"}, id="H1-empty"),
-        pytest.param({"Authorization": "Bearer " + "x" * 6000}, id="H1-long"),
-        pytest.param({"Authorization": "Bearer \xff\xfe"}, id="H1-bytes"),
-        pytest.param({"Cookie": f"token={TOKEN}; session={TOKEN}"}, id="H7"),
+        pytest.param({}, id="none"),
+        pytest.param({"Authorization": "Bearer"}, id="empty"),
+        pytest.param({"Authorization": "Bearer " + "x" * 6000}, id="long"),
+        pytest.param({"Authorization": "Bearer \xff\xfe"}, id="not-ascii"),
+        pytest.param({"Cookie": f"token={TOKEN}; session={TOKEN}"}, id="cookie"),
     ],
 )
-async def test_strangers_get_one_answer(headers: dict[str, str]) -> None:
-    """No, malformed or misplaced tokens: 401 with WWW-Authenticate, no dial, and nothing of what was shown in the log."""
-    async with raw_http(well) as upstream, running_relay(
+async def test_missing_or_malformed_token_is_refused_with_401(headers: dict[str, str]) -> None:
+    """With WWW-Authenticate and without a dial. Neither the log nor the body repeats a token in the wrong place."""
+    async with raw_http(open_session) as upstream, running_relay(
         simulator=None, intervals=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | TOKENS
     ) as relay:  # fmt: skip
         client = await open_raw(relay.app.public_port, PATH, headers)
@@ -71,18 +71,20 @@ async def test_strangers_get_one_answer(headers: dict[str, str]) -> None:
         assert TOKEN not in str(relay.logs) + client.answer.body.decode()
 
 
-def test_h2_the_time_tells_nothing() -> None:
-    """A token that is wrong at its end takes as long to refuse as one that is wrong altogether.
+def test_token_comparison_takes_constant_time() -> None:
+    """A token that differs in its last character takes as long to refuse as one that differs in all.
 
-    What is compared are digests, all of them each time; the bound is wide, since a clock on a busy machine is not.
+    The authenticator compares the digests of all tokens each time. The bound is wide for the sake of busy machines.
     """
-    check = TokenAuthenticator("tokens", tuple(ClientToken(f"t{n}", Secret(f"{TOKEN}{n:04}")) for n in range(50)))
+    authenticator = TokenAuthenticator(
+        "tokens", tuple(ClientToken(f"t{n}", Secret(f"{TOKEN}{n:04}")) for n in range(50))
+    )
 
-    def seconds(shown: str) -> float:
+    def seconds(token: str) -> float:
         started = time.perf_counter()
         for _ in range(50):
             with pytest.raises(Failure):
-                check.admit(shown)
+                authenticator.authenticate(token)
         return time.perf_counter() - started
 
     near, far = f"{TOKEN}004x", "y" * len(f"{TOKEN}0049")
@@ -90,16 +92,19 @@ def test_h2_the_time_tells_nothing() -> None:
     assert 0.5 < statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs) < 2
 
 
-async def test_h5_nothing_of_a_client_goes_upstream() -> None:
-    """Credentials, cookies, forwarding and proxy headers of the client stay here; the relay's own key goes."""
-    theirs = {
-        "Authorization": "Bearer sk-CANARY3strangers-own", "api-key": "CANARY3", "Cookie": "CANARY3=1",
+async def test_client_headers_are_not_sent_upstream() -> None:
+    """Neither credentials, cookies, forwarding nor proxy headers. The relay sends its own key."""
+    headers = {
+        "Authorization": "Bearer sk-CANARY3clients-own", "api-key": "CANARY3", "Cookie": "CANARY3=1",
         "OpenAI-Organization": "CANARY3", "OpenAI-Project": "CANARY3", "X-Forwarded-For": "192.0.2.3",
         "X-Forwarded-Host": "CANARY3", "Forwarded": "for=CANARY3", "Proxy-Authorization": "CANARY3",
         "Proxy-Connection": "CANARY3", "User-Agent": "CANARY3", "X-Anything": "CANARY3", "Referer": "http://CANARY3/",
     }  # fmt: skip
-    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
-        client = await open_raw(relay.app.public_port, PATH, theirs)
+    async with (
+        raw_http(open_session) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        client = await open_raw(relay.app.public_port, PATH, headers)
         await client.close()
 
         assert 101 == client.answer.status
@@ -112,7 +117,7 @@ async def test_h5_nothing_of_a_client_goes_upstream() -> None:
     ("origins", "status"),
     [
         (["https://app.example.com"], 101),
-        (["https://APP.example.com"], 403),  # browsers write lower case; nobody else's spelling is believed
+        (["https://APP.example.com"], 403),  # browsers send lower case; other spellings do not match
         (["https://app.example.com", "https://app.example.com"], 403),
         (["https://app.example.com", "https://evil.example"], 403),
         (["null"], 403),
@@ -121,8 +126,8 @@ async def test_h5_nothing_of_a_client_goes_upstream() -> None:
         ([], 101),
     ],
 )
-async def test_h6_origins(origins: list[str], status: int) -> None:
-    """One exact origin of the list, or none at all with a good token; two headers are nobody's."""
+async def test_origin_is_checked_beside_a_valid_token(origins: list[str], status: int) -> None:
+    """No Origin header is allowed, one must match exactly, and two are refused."""
     async with simulated_relay(None, RELAY_ALLOWED_ORIGINS="https://app.example.com", **TOKENS) as relay:
         headers = [f"Host: x\r\nAuthorization: Bearer {TOKEN}", *(f"Origin: {origin}" for origin in origins)]
         answer = await raw_request(relay, upgrade("/v1/realtime?model=gpt-realtime", *headers))
@@ -140,8 +145,8 @@ async def test_h6_origins(origins: list[str], status: int) -> None:
         ("127.0.0.0/8", "CANARY", "127.0.0.1"),
     ],
 )
-async def test_h9_forwarded_addresses(trusted: str, forwarded: str, address: str) -> None:
-    """X-Forwarded-For is believed only as far as trusted proxies wrote it."""
+async def test_forwarded_address_is_used_only_from_trusted_proxies(trusted: str, forwarded: str, address: str) -> None:
+    """The client's address is the last hop of X-Forwarded-For that is no trusted proxy."""
     async with simulated_relay(None, RELAY_TRUSTED_PROXIES=trusted, **TOKENS) as relay:
         client = await open_raw(relay.app.public_port, headers=BEARER | {"X-Forwarded-For": forwarded})
         await client.close()
@@ -163,9 +168,12 @@ async def test_h9_forwarded_addresses(trusted: str, forwarded: str, address: str
         ("model=scripted&x=a%0d%0aHost:%20evil", None),
     ],
 )
-async def test_h10_to_h12_what_a_query_becomes(query: str, sent: str | None) -> None:
-    """The upstream URL is the configured one and re-encoded pairs; what could be more than a value is refused, undialled."""
-    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
+async def test_query_is_re_encoded_or_refused(query: str, sent: str | None) -> None:
+    """The upstream URL is the configured one plus re-encoded pairs. A value that could inject is refused without a dial."""
+    async with (
+        raw_http(open_session) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
         client = await open_raw(relay.app.public_port, f"/v1/realtime?{query}")
         await client.close()
 
@@ -176,24 +184,24 @@ async def test_h10_to_h12_what_a_query_becomes(query: str, sent: str | None) -> 
             assert [f"GET /v1/realtime?{sent} HTTP/1.1"] == [head.split("\r\n")[0] for head in upstream.heads]
 
 
-async def listening_elsewhere() -> tuple[asyncio.Server, list[bytes]]:
-    """A server that nobody should ever reach."""
-    seen: list[bytes] = []
+async def foreign_server() -> tuple[asyncio.Server, list[bytes]]:
+    """Start a server that no request may reach; return it and what it has received."""
+    received: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await reader.read(100))
+        received.append(await reader.read(100))
         writer.close()
 
-    return await asyncio.start_server(serve, "127.0.0.1", 0), seen
+    return await asyncio.start_server(serve, "127.0.0.1", 0), received
 
 
-async def test_h13_the_upstream_is_not_the_clients_to_choose() -> None:
-    """Host, absolute-form targets and forwarded hosts lead nowhere else."""
-    other, seen = await listening_elsewhere()
-    elsewhere = f"127.0.0.1:{other.sockets[0].getsockname()[1]}"
+async def test_client_cannot_choose_the_upstream() -> None:
+    """Neither by Host, by an absolute-form request target, nor by X-Forwarded-Host."""
+    foreign, received = await foreign_server()
+    elsewhere = f"127.0.0.1:{foreign.sockets[0].getsockname()[1]}"
     try:
         async with (
-            raw_http(well) as upstream,
+            raw_http(open_session) as upstream,
             running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
         ):
             for target, host in ((PATH, elsewhere), (f"http://{elsewhere}{PATH}", elsewhere)):
@@ -201,27 +209,28 @@ async def test_h13_the_upstream_is_not_the_clients_to_choose() -> None:
                 assert answer.split()[1] in {b"101", b"400", b"404"}
             assert all(f"Host: 127.0.0.1:{upstream.port}" in head for head in upstream.heads)
     finally:
-        other.close()
-    assert [] == seen
+        foreign.close()
+    assert [] == received
 
 
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        pytest.param(upgrade(PATH, "Host: x", "X-A: b\x00c"), id="H14-nul"),
-        pytest.param(upgrade(PATH, "Host: x", "X-A: b\rc"), id="H14-cr"),
-        pytest.param(upgrade(PATH.replace("?", "?a=\x01&"), "Host: x"), id="H14-target"),
-        pytest.param(upgrade(PATH, "Host: x", "Sec-WebSocket-Protocol: realtime\x0b"), id="H14-protocol"),
-        pytest.param(
-            upgrade(PATH, "Host: x", "Content-Length: 3", "Transfer-Encoding: chunked"), id="F15-both-lengths"
-        ),
-        pytest.param(upgrade(PATH, "Host: x").replace(b"\r\n", b"\n"), id="F15-bare-lf"),
-        pytest.param(b"\x00" * 500, id="no-http"),
+        pytest.param(upgrade(PATH, "Host: x", "X-A: b\x00c"), id="nul"),
+        pytest.param(upgrade(PATH, "Host: x", "X-A: b\rc"), id="cr"),
+        pytest.param(upgrade(PATH.replace("?", "?a=\x01&"), "Host: x"), id="control-in-target"),
+        pytest.param(upgrade(PATH, "Host: x", "Sec-WebSocket-Protocol: realtime\x0b"), id="control-in-protocol"),
+        pytest.param(upgrade(PATH, "Host: x", "Content-Length: 3", "Transfer-Encoding: chunked"), id="both-lengths"),
+        pytest.param(upgrade(PATH, "Host: x").replace(b"\r\n", b"\n"), id="bare-lf"),
+        pytest.param(b"\x00" * 500, id="not-http"),
     ],
 )
-async def test_h14_what_is_no_request_reaches_nobody(request_bytes: bytes) -> None:
-    """Control characters and smuggled lengths are refused, or at least do not travel on."""
-    async with raw_http(well) as upstream, running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay:
+async def test_control_characters_are_not_sent_upstream(request_bytes: bytes) -> None:
+    """Requests with control characters or ambiguous lengths are refused, or dialled without them."""
+    async with (
+        raw_http(open_session) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
         answer = await raw_request(relay, request_bytes)
 
         assert answer.split()[1:2] in ([b"400"], [b"101"], [b"426"], [])
@@ -232,8 +241,8 @@ HOSTILE = ["\x1b[31mred\x1b[0m", "a" * 10_000, "%s%n{0}{x}", "\u202eexe.txt", '{
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-async def test_h15_log_lines_cannot_be_forged(text: str) -> None:
-    """Whatever a client calls itself or asks for, a line of the log stays one line of JSON, and not a long one."""
+async def test_log_line_cannot_be_forged(text: str) -> None:
+    """With any model, intent and User-Agent, a log line stays one line of JSON of bounded length."""
     async with simulated_relay() as relay:
         quoted = "".join(f"%{byte:02X}" for byte in text.encode())
         for path in (f"/v1/realtime?model={quoted}", f"/v1/realtime?model=gpt-realtime&intent={quoted}"):
@@ -248,15 +257,15 @@ async def test_h15_log_lines_cannot_be_forged(text: str) -> None:
 
 
 async def series(relay: Relay) -> set[str]:
-    """The names and labels of all series."""
+    """Return the names and labels of all series."""
     async with aiohttp.ClientSession() as session, session.get(f"{relay.internal_url}/metrics") as response:
         text = await response.text()
     assert len(text) < 200_000
     return {line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")}
 
 
-async def test_h16_nothing_from_outside_becomes_a_series() -> None:
-    """Models, paths, agents, intents, tokens and event types of all kinds: the same series as before, under 200 kB."""
+async def test_client_input_creates_no_series() -> None:
+    """Neither models, paths, user agents, intents, tokens nor event types. A scrape stays below 200 kB."""
     async with simulated_relay() as relay:
         first = await open_raw(relay.app.public_port)
         await first.close()
@@ -270,7 +279,7 @@ async def test_h16_nothing_from_outside_becomes_a_series() -> None:
             )
         client = await open_raw(relay.app.public_port)
         for number in range(30):
-            client.send_event(type=f"event.of.my.own.{number}")
+            client.send_event(type=f"unknown.event.{number}")
         await client.next_event()
         await client.close()
         await eventually(lambda: len(relay.app.sessions) == 0)
@@ -279,8 +288,8 @@ async def test_h16_nothing_from_outside_becomes_a_series() -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/version", "/", "/v1/models", "/healthz/../metrics", "/.env"])
-async def test_h17_the_inside_is_not_public(path: str) -> None:
-    """What operators read is not served where callers connect."""
+async def test_internal_path_is_not_served_publicly(path: str) -> None:
+    """404, without a hint of what answers."""
     async with simulated_relay() as relay:
         answer = await raw_request(relay, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
 
@@ -288,8 +297,8 @@ async def test_h17_the_inside_is_not_public(path: str) -> None:
         assert b"realtime_relay" not in answer
 
 
-async def test_h17_verbose_is_not_public() -> None:
-    """The public health report says pass or fail, and nothing of why."""
+async def test_public_healthz_ignores_verbose() -> None:
+    """The body holds the status only, not its cause."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         await relay.app.monitor.wait_for_first_refresh(2)
         answer = await raw_request(relay, b"GET /healthz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -1,0 +1,94 @@
+"""One client's request for a session, and how its outcome is logged and counted."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from service.failures import Blame, Failure
+from service.telemetry.metrics import Metrics
+from service.upstream.dial import DialProgress
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What is known so far about a client's request for a session. Admission fills it in; log lines are made from it."""
+
+    session_id: str
+    address: str
+    client: str = "unknown"
+    model: str | None = None
+    started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
+    wants_draining_event: bool = False
+    counts_as_reconnect: bool = True  # False once it fails for a cause that the client did not bring about
+
+
+class AttemptReporter:
+    """Logs and counts the outcome of attempts.
+
+    `on_dial_result` receives the failure of each dial, or None for a dial that proves that the provider serves the relay's
+    key. Health checks use it, because live traffic is better evidence than a probe.
+    """
+
+    def __init__(self, metrics: Metrics, on_dial_result: Callable[[Failure | None], None]) -> None:
+        self._metrics = metrics
+        self._on_dial_result = on_dial_result
+        self._log = structlog.get_logger()
+
+    def admitted(self) -> None:
+        """Count an attempt that passed admission."""
+        self._metrics.admissions.labels("admitted").inc()
+
+    def refused(self, failure: Failure, attempt: Attempt) -> None:
+        """Log and count a refusal of the relay's own."""
+        attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
+        self._metrics.count_refusal(failure)
+        self._log_failure("admission.refused", failure, attempt)
+
+    def dial_failed(self, failure: Failure, attempt: Attempt, progress: DialProgress) -> None:
+        """Log and count a dial that failed, or that the client did not wait for."""
+        attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
+        self._metrics.observe_dial(progress.seconds)
+        self._metrics.count_dial_failure(failure)
+        self._on_dial_result(failure)
+        self._log_failure("upstream.connect_failed", failure, attempt)
+
+    def dial_succeeded(self, attempt: Attempt, progress: DialProgress, *, awaited_first_event: bool) -> None:
+        """Count a dial that succeeded. One that awaited no first event proves only a 101, which a rejected key gets, too."""
+        self._metrics.observe_dial(progress.seconds)
+        seconds = time.perf_counter() - attempt.started_at
+        self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(seconds)
+        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
+        if awaited_first_event:
+            self._on_dial_result(None)
+
+    def abandoned(self, attempt: Attempt) -> None:
+        """Log an attempt whose client disconnected between the dial and the 101."""
+        self._log.info("session.abandoned", session_id=attempt.session_id)
+
+    def failed(self, attempt: Attempt) -> None:
+        """Log the unexpected exception that is being handled, with its traceback."""
+        self._log.exception("request.failed", session_id=attempt.session_id)
+
+    def _log_failure(self, event: str, failure: Failure, attempt: Attempt) -> None:
+        row = failure.row
+        self._log.log(
+            row.level,
+            event,
+            session_id=attempt.session_id,
+            reason=failure.reason,
+            message=row.sentence,
+            remedy=row.remedy,
+            runbook=row.runbook,
+            blame=row.blame,
+            retry=row.retry,
+            phase=failure.phase,
+            upstream_status=failure.wire_status,
+            upstream_code=failure.upstream_code,
+            detail=failure.detail,
+            client=attempt.client,
+            address=attempt.address,
+            model=attempt.model,
+            upstream=self._metrics.upstream,
+        )
