@@ -1,13 +1,14 @@
-"""Recording rules, alerts and dashboards: the code they are made from, and beside it what is made of it.
+"""Recording rules, alerts and dashboards: the code that generates them, and the generated files.
 
-* `promql`: names and sets of reasons for expressions, taken from the service's own code.
-* `rule`: what an alert is made of, and its texts for Prometheus and for Grafana.
-* `conditions`: the longer questions that alerts ask.
-* `recording`, `alerts`: THE lists. Everything that fires anywhere stands in `alerts`, once.
-* `rules`, `grafana_alerts`: the lists as Prometheus, its operator and Grafana read them.
-* `provisioning`: what Grafana is told at its start.
-* `dashboards`: three boards, made with Grafana's own typed builders.
-* `render`: which file is made by what; `make docs` writes them, a test holds them in step.
+* `promql`: building blocks for expressions, with names and reasons taken from the service's code.
+* `rule`: an alert, a recording rule, and the annotations of an alert for Prometheus and for Grafana.
+* `conditions`: the longer queries of alerts.
+* `recording`, `burn_rate`, `alerts`: the recording rules and all alerts, each declared once.
+* `rules`, `grafana_alerts`: the rule files for Prometheus, its operator, and Grafana.
+* `provisioning`: Grafana's data source and dashboard provider.
+* `dashboards`: three dashboards, built with Grafana's typed builders.
+* `metrics_reference`: `docs/metrics.md`.
+* `render`: file name to the function that renders it. `make docs` writes the files; a test compares them.
 
-Needed while building and testing only; the service knows nothing of it.
+Used at build and test time only; the service does not import it.
 """

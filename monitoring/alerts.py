@@ -1,37 +1,37 @@
-"""THE list of alerts: the one source of Prometheus' rules, of Grafana's, and of the table in `docs/monitoring.md`.
+"""The alerts: the one source of Prometheus' rules, of Grafana's rules, and of the table in `docs/monitoring.md`.
 
 Rules of this file:
 
-* Critical wakes somebody, and only where callers suffer. What concerns one instance while others serve is a warning.
-* A single failed call wakes nobody, and neither do one caller's retries: ratios ask for a least number of failures. The
-  exceptions are a refused key and an account without credit, which no waiting mends.
-* By deployment, `(namespace, job)`; by instance where the remedy is one instance's.
-* Windows are at least four scrapes of 15 s long, and counters that an alert looks at start at 0.
+* An alert is critical, and pages the operator, only where clients are affected. A fault of one instance is a warning
+  while others serve.
+* A single failed call does not page, and neither do the retries of one client: ratios require a minimum number of
+  failures. The exceptions are a refused key and an account without credit, which do not recover by themselves.
+* Alerts are grouped by deployment, `(namespace, job)`, or by instance where the remedy concerns one instance.
+* Windows span at least four scrapes of 15 s. Counters that an alert uses start at 0, so that the first event counts.
 """
 
 from typing import Final
 
+from monitoring.burn_rate import burn_rate_alert
 from monitoring.conditions import (
-    BUGS_IN_SESSIONS_AND_TASKS,
     FAILED_REQUESTS,
+    FAILED_SESSIONS_AND_TASKS,
     FAILING_CHECK,
     FAILING_HANDSHAKE,
     HANDSHAKE_REASONS,
-    KNOWN_RELAYS,
-    LEAST_FAILURES,
-    SHARE_TAKEN,
-    SHORT_OF,
-    SLOW,
+    INSTANCE_LIMITS,
+    KNOWN_DEPLOYMENTS,
+    SESSION_UTILIZATION,
+    SLOW_CONNECTS,
     billing_incidents,
-    callers_by_reason,
-    checks_by_reason,
+    failing_checks_by_reason,
+    refused_clients_by_reason,
     share,
     share_of_limit,
 )
 from monitoring.promql import (
-    COUNTED,
-    CUT_BY_PROVIDER,
     DEPLOYMENT,
+    ENDED_BY_PROVIDER,
     INSTANCE,
     KEY_REASONS,
     QUOTA_REASON,
@@ -40,7 +40,6 @@ from monitoring.promql import (
     one_of,
     quantile,
 )
-from monitoring.recording import BUDGET, by_reason_name, ratio_name
 from monitoring.rule import Alert
 from service.failures import DIAL_FAILURES
 
@@ -49,63 +48,25 @@ CONVERSATIONS: Final = "conversations"
 CAPACITY: Final = "capacity"
 OPERATION: Final = "operation"
 
-_WORDS: Final = {"1h": "hour", "6h": "6 hours", "1d": "day", "3d": "3 days"}
-
-
-def _burn(long: str, short: str, factor: float, severity: str) -> Alert:
-    """Failures that use up the error budget `factor` times too fast, now and for some time.
-
-    The condition is on all failures together. One alert stands for each reason that makes at least half as many as the
-    worst: so there is always one, and it keeps its name while others come and go.
-    """
-    by_reason = by_reason_name(long)
-    threshold = round(factor * BUDGET, 4)
-    times = f"{factor:g} times what " if factor > 1 else "what "
-    worst = f"{by_reason} >= on ({DEPLOYMENT}) group_left () (0.5 * max by ({DEPLOYMENT}) ({by_reason}))"
-    return Alert(
-        name=f"RelayConnectFailures{long}",
-        severity="critical" if severity == "critical" else "warning",
-        area=CALLERS,
-        query=(
-            f"({ratio_name(long)} and {ratio_name(short)} > {threshold:g} "
-            f"and sum by ({DEPLOYMENT}) ({by_reason}) >= {LEAST_FAILURES}) "
-            f"* on ({DEPLOYMENT}) group_right () ({worst}) ^ 0"
-        ),
-        operator=">",
-        threshold=threshold,
-        hold="0s",
-        summary="Callers of <job> do not get through: <reason>.",
-        description=(
-            f"<percent> of the connects of the last {_WORDS[long]} failed, mostly as <reason>, and it goes on. "
-            f"That is more than {times}the objective of 99.5 % allows."
-        ),
-        because=(
-            f"{factor:g} x the budget of 0.5 % over {long}, and still over {short}; at least {LEAST_FAILURES} failures"
-        ),
-        reasons=COUNTED,
-    )
-
-
 CALLERS_ALERTS: Final = (
-    # Multi-window, multi-burn-rate, as in the SRE workbook: the long window: it matters; the short one: it lasts.
-    _burn("1h", "5m", 14.4, "critical"),
-    _burn("6h", "30m", 6, "critical"),
-    _burn("1d", "2h", 3, "warning"),
-    _burn("3d", "6h", 1, "warning"),
+    burn_rate_alert("1h", "5m", 14.4, "critical", CALLERS),
+    burn_rate_alert("6h", "30m", 6, "critical", CALLERS),
+    burn_rate_alert("1d", "2h", 3, "warning", CALLERS),
+    burn_rate_alert("3d", "6h", 1, "warning", CALLERS),
     Alert(
         name="RelayKeyRejected",
         severity="critical",
         area=CALLERS,
-        query=f"({callers_by_reason(KEY_REASONS)}) or ({checks_by_reason(KEY_REASONS)})",
+        query=f"({refused_clients_by_reason(KEY_REASONS)}) or ({failing_checks_by_reason(KEY_REASONS)})",
         operator=">",
         threshold=0,
-        hold="0s",
-        summary="The provider's key of <job> does not serve: <reason>.",
+        for_duration="0s",
+        summary="The provider key of <job> does not work: <reason>.",
         description=(
-            "Callers or the health checks were refused as <reason>. Nobody new gets through until the key is "
-            "mended."
+            "Client connections or health checks fail with <reason>. New connections fail until the key is replaced; "
+            "open sessions continue. Apply the remedy."
         ),
-        because="at once: a refused key does not mend itself, and every caller meets it",
+        rationale="immediate: a refused key does not recover by itself, and it affects every client",
         reasons=KEY_REASONS,
     ),
     Alert(
@@ -113,14 +74,18 @@ CALLERS_ALERTS: Final = (
         severity="critical",
         area=CALLERS,
         query=(
-            f"({callers_by_reason((QUOTA_REASON,))}) or ({checks_by_reason((QUOTA_REASON,))}) or {billing_incidents()}"
+            f"({refused_clients_by_reason((QUOTA_REASON,))}) or ({failing_checks_by_reason((QUOTA_REASON,))}) "
+            f"or {billing_incidents()}"
         ),
         operator=">",
         threshold=0,
-        hold="0s",
-        summary="The provider's account of <job> has no credit left.",
-        description="Callers, open sessions or the health checks were refused as <reason>. Waiting does not help.",
-        because="at once: credit does not come back by itself, and open sessions fall silent",
+        for_duration="0s",
+        summary="The provider account of <job> has no credit left.",
+        description=(
+            "Client connections, open sessions or health checks fail with <reason>. New connections fail and open "
+            "sessions receive no responses. Apply the remedy; waiting does not help."
+        ),
+        rationale="immediate: credit does not come back by itself, and open sessions receive no responses",
         reasons=(QUOTA_REASON,),
     ),
     Alert(
@@ -130,13 +95,13 @@ CALLERS_ALERTS: Final = (
         query=FAILING_HANDSHAKE,
         operator=">",
         threshold=0,
-        hold="1m",
-        summary="No instance of <job> reaches the provider: <reason>.",
+        for_duration="1m",
+        summary="No instance of <job> can open a session with the provider: <reason>.",
         description=(
-            "On every instance the check `handshake` fails, as <reason>: whoever calls now does not get "
-            "through."
+            "The health check handshake fails with <reason> on every instance, so new client connections fail too. "
+            "Apply the remedy."
         ),
-        because="all instances: the check itself asks for three failures in a row before it says so",
+        rationale="all instances; the check reports a transient failure only after three in a row",
         reasons=HANDSHAKE_REASONS,
     ),
     Alert(
@@ -146,64 +111,68 @@ CALLERS_ALERTS: Final = (
         query=FAILING_CHECK,
         operator=">",
         threshold=0,
-        hold="5m",
-        summary="The check <check> of <instance> fails: <reason>.",
+        for_duration="5m",
+        summary="Health check <check> fails on <instance>: <reason>.",
         description=(
-            "On <instance> of <job> the check <check> has been failing as <reason>. If it fails on all of "
-            "them, a critical alert says so."
+            "Health check <check> on <instance> of <job> has failed with <reason> for five minutes. If it fails on "
+            "every instance, a critical alert fires too. Apply the remedy; check whether a new key or a rollout "
+            "started it."
         ),
-        because="one instance: mostly a rollout with a bad key, or a node without network",
+        rationale="one instance: usually a rollout with a bad key, or a node without network",
         reasons=tuple(DIAL_FAILURES),
     ),
     Alert(
         name="RelaySlowConnects",
         severity="warning",
         area=CALLERS,
-        query=SLOW,
+        query=SLOW_CONNECTS,
         operator=">",
         threshold=3,
-        hold="5m",
-        summary="Callers of <job> wait long until they can speak.",
+        for_duration="5m",
+        summary="Connections to the provider through <job> are slow.",
         description=(
-            "One caller in twenty waits longer than <seconds> for the provider's first event. Below one second "
-            "is normal; clients give up after 8 to 10."
+            "5 % of the clients of <job> wait longer than <seconds> for the provider's first event. Below 1 s is "
+            "normal; clients give up after 8 to 10 s. Find the slow phase with the query in the runbook."
         ),
-        because="people hang up after some seconds; 3 s leaves room before the dial's budget of 8 s ends it",
+        rationale=(
+            "users hang up after a few seconds; 3 s leaves room before RELAY_DIAL_TIMEOUT_SECONDS (8 s) ends the "
+            "dial"
+        ),
     ),
     Alert(
         name="RelayAbsent",
         severity="critical",
         area=CALLERS,
-        # Holds for a day, so that a deployment that was removed on purpose is forgotten then. It returns nothing while all is
-        # well, so that "no data" is the good case in Grafana, too.
+        # A deployment is known for one day after its last sample, so that one removed on purpose is forgotten. The query
+        # returns nothing in the good case, so that Grafana can treat "no data" as OK.
         query=(
-            f'({KNOWN_RELAYS} unless group by ({DEPLOYMENT}) ({metric("build_info")})) '
+            f'({KNOWN_DEPLOYMENTS} unless group by ({DEPLOYMENT}) ({metric("build_info")})) '
             f'or absent(last_over_time({metric("build_info")}[1d]))'
         ),
         operator=">",
         threshold=0,
-        hold="2m",
-        summary="No relay <job> can be scraped.",
+        for_duration="2m",
+        summary="Prometheus scrapes no relay instance of job '<job>'.",
         description=(
-            "Prometheus reaches no instance of <job>. Either all of them are down, or it has lost sight of "
-            "them; then no other alert can fire."
+            "Every instance of job '<job>' is down, or Prometheus cannot find or reach it. No other alert of this job "
+            "can fire meanwhile. Check the instances first, then the scrape configuration."
         ),
-        because="two minutes: longer than a restart of a single instance takes",
+        rationale="two minutes: longer than the restart of a single instance takes",
     ),
     Alert(
         name="RelayInstanceDown",
         severity="warning",
         area=CALLERS,
-        query=f"max by ({INSTANCE}) (up) and on ({DEPLOYMENT}) {KNOWN_RELAYS}",
+        query=f"max by ({INSTANCE}) (up) and on ({DEPLOYMENT}) {KNOWN_DEPLOYMENTS}",
         operator="<",
         threshold=1,
-        hold="5m",
-        summary="<instance> of <job> cannot be scraped.",
+        for_duration="5m",
+        summary="Prometheus cannot scrape <instance> of <job>.",
         description=(
-            "Prometheus has not reached <instance> of <job> for five minutes. Its sessions are lost if it "
-            "died."
+            "<instance> of <job> has not been scraped for five minutes. If its process died, its sessions are lost. "
+            "Check whether it was killed, and why (OOMKilled: memory)."
         ),
-        because="five minutes: longer than a rollout takes to replace an instance",
+        rationale="five minutes: longer than a rollout takes to replace an instance",
     ),
 )  # fmt: skip
 
@@ -212,16 +181,17 @@ CONVERSATION_ALERTS: Final = (
         name="RelaySessionsEndedByProvider",
         severity="warning",
         area=CONVERSATIONS,
-        query=share("sessions_ended_total", "15m", f'reason=~"{one_of(CUT_BY_PROVIDER)}"'),
+        query=share("sessions_ended_total", "15m", f'reason=~"{one_of(ENDED_BY_PROVIDER)}"'),
         operator=">",
         threshold=0.1,
-        hold="5m",
-        summary="The provider ends calls of <job> midway.",
+        for_duration="5m",
+        summary="The provider ends open sessions of <job>.",
         description=(
-            "<percent> of the sessions that ended within 15 minutes were cut by the provider or on the way to "
-            "it. Below 1 % is normal."
+            "<percent> of the sessions that ended in the last 15 minutes were closed by the provider or lost their "
+            "connection to it. Below 1 % is normal. Check the reasons: upstream_lost points to the network, "
+            "upstream_closed to the provider."
         ),
-        because="a tenth: a provider's deployment cuts some sessions each day and is over within minutes",
+        rationale="10 %: deployments of the provider cut some sessions each day and last a few minutes",
     ),
     Alert(
         name="RelayResponsesFailing",
@@ -230,10 +200,13 @@ CONVERSATION_ALERTS: Final = (
         query=share("responses_total", "10m", 'status="failed"'),
         operator=">",
         threshold=0.2,
-        hold="5m",
-        summary="Callers of <job> get through and hear nothing.",
-        description="<percent> of the responses of the last ten minutes failed at the provider. Below 1 % is normal.",
-        because="a fifth: callers connect, so that no other alert sees it, and hear silence in the middle of a call",
+        for_duration="5m",
+        summary="Responses fail in open sessions of <job>.",
+        description=(
+            "<percent> of the responses of the last ten minutes failed at the provider. Below 1 % is normal. Clients "
+            "stay connected but receive no answer. Check the provider's error codes with the query in the runbook."
+        ),
+        rationale="20 %: clients connect, so no other alert fires, but users hear silence in the middle of a call",
     ),
 )  # fmt: skip
 
@@ -245,42 +218,45 @@ CAPACITY_ALERTS: Final = (
         query=quantile(0.99, "event_loop_lag_seconds", "5m", by=INSTANCE),
         operator=">",
         threshold=0.1,
-        hold="5m",
-        summary="<instance> is late: speech is delayed or chopped.",
+        for_duration="5m",
+        summary="The event loop of <instance> lags: audio is delayed.",
         description=(
-            "Once in a hundred measurements the event loop of <instance> was late by <seconds> or more. Below "
-            "20 ms nobody hears it."
+            "The 99th percentile of the event loop lag of <instance> is <seconds>. Below 20 ms is inaudible. Check its "
+            "CPU usage and CPU throttling, then add instances."
         ),
-        because="100 ms on top of the provider's own delay is heard as a stumble",
+        rationale="100 ms in addition to the provider's own latency is audible as a stutter",
     ),
     Alert(
         name="RelayNearCapacity",
         severity="warning",
         area=CAPACITY,
-        query=SHARE_TAKEN,
+        query=SESSION_UTILIZATION,
         operator=">",
         threshold=0.85,
-        hold="5m",
-        summary="<job> is nearly full.",
+        for_duration="5m",
+        summary="<job> is near its session limit.",
         description=(
-            "All instances that serve carry together <percent> of the sessions that they may. At 100 % callers are "
-            "refused as relay_full, which the connect alerts count."
+            "The serving instances of <job> use <percent> of their session limit. At 100 % the relay refuses clients "
+            "with relay_full, which the connection alerts count. Add instances, or raise RELAY_MAX_SESSIONS."
         ),
-        because="85 % leaves time to add an instance before callers are refused",
+        rationale="85 % leaves time to add an instance before the relay refuses clients",
     ),
     Alert(
         name="RelayInstanceNearLimit",
         severity="warning",
         area=CAPACITY,
-        query=" or ".join(share_of_limit(*each) for each in SHORT_OF),
+        query=" or ".join(share_of_limit(*limit) for limit in INSTANCE_LIMITS),
         operator=">",
         threshold=0.85,
-        hold="5m",
-        summary="<instance> runs short of <resource>.",
-        description="<instance> of <job> uses <percent> of its limit on <resource>.",
-        because=(
-            "at 100 % the kernel ends the process (memory), connections are cut off unheard (open files), or "
-            "callers are refused (dials)"
+        for_duration="5m",
+        summary="<instance> is near its limit on <resource>.",
+        description=(
+            "<instance> of <job> uses <percent> of its limit on <resource>. Add an instance or raise the limit. For "
+            "dials, check first whether the provider is slow."
+        ),
+        rationale=(
+            "at 100 % the kernel kills the process (memory), the relay closes new connections unanswered (open files), "
+            "or it refuses clients (dials)"
         ),
     ),
 )  # fmt: skip
@@ -293,30 +269,33 @@ OPERATION_ALERTS: Final = (
         query=f'max by ({INSTANCE}) ({metric("key_file_refused")})',
         operator=">",
         threshold=0,
-        hold="0s",
-        summary="<instance> did not take the new key in its file.",
+        for_duration="0s",
+        summary="<instance> refused the new key in its key file.",
         description=(
-            "A key that was put into the file of OPENAI_API_KEY_FILE was refused; <instance> goes on with the "
-            "one before it. A restart would find only the new one."
+            "<instance> refused the key in the file that OPENAI_API_KEY_FILE names and continues with the previous "
+            "key. Put a working key into the file. Until then do not restart the instance: it would have the refused "
+            "key only. The log event key.rotation_refused states the reason."
         ),
-        because=(
-            "at once: whoever has just rotated the key is still there to mend it; it ends when the file is mended"
+        rationale=(
+            "immediate: the operator who just rotated the key can still correct it; the alert ends when the file holds "
+            "a working key"
         ),
     ),
     Alert(
         name="RelayInternalErrors",
         severity="warning",
         area=OPERATION,
-        query=f"({BUGS_IN_SESSIONS_AND_TASKS} > 0) or ({FAILED_REQUESTS} > 0)",
+        query=f"({FAILED_SESSIONS_AND_TASKS} > 0) or ({FAILED_REQUESTS} > 0)",
         operator=">",
         threshold=0,
-        hold="0s",
-        summary="<job> has a bug that has struck.",
+        for_duration="0s",
+        summary="<job> hit an internal error.",
         description=(
-            "<number> sessions, requests or background tasks of <job> failed by the relay's own fault within "
-            "15 minutes. The log has tracebacks."
+            "<number> sessions, requests or background tasks of <job> failed in the last 15 minutes because of an "
+            "error in the relay itself. Report the tracebacks of the log events session.failed, request.failed and "
+            "task.crashed."
         ),
-        because="any: each one is a bug, but it ends one session or is started again, so that nobody is woken",
+        rationale="any: each is a bug, but it ends one session, or the task is restarted, so it does not page",
     ),
     Alert(
         name="RelayLogLinesDropped",
@@ -325,13 +304,13 @@ OPERATION_ALERTS: Final = (
         query=increase("log_lines_dropped_total", "15m", by=INSTANCE),
         operator=">",
         threshold=0,
-        hold="0s",
-        summary="Log lines of <instance> are lost.",
+        for_duration="0s",
+        summary="<instance> drops log lines.",
         description=(
-            "<number> log lines of <instance> were dropped within 15 minutes, because whoever reads them does "
-            "not keep up. Calls are not affected."
+            "<instance> dropped <number> log lines in the last 15 minutes because the reader of its log is too slow. "
+            "Sessions are not affected. Check the log collector and its disk, and set RELAY_LOG_LEVEL=info."
         ),
-        because="any: ten thousand lines wait before the first is dropped",
+        rationale="any: the relay queues ten thousand lines before it drops the first",
     ),
     Alert(
         name="RelayDrainHangs",
@@ -340,12 +319,14 @@ OPERATION_ALERTS: Final = (
         query=f'max by ({INSTANCE}) ({metric("draining")})',
         operator=">",
         threshold=0,
-        hold="15m",
-        summary="<instance> has been shutting down for long.",
-        description="<instance> of <job> takes nobody new and has not ended for 15 minutes.",
-        because=(
-            "15 minutes: Kubernetes' manifest gives 10; whoever sets a longer RELAY_DRAIN_SECONDS sets this "
-            "one, too"
+        for_duration="15m",
+        summary="<instance> has been draining for more than 15 minutes.",
+        description=(
+            "<instance> of <job> refuses new sessions and has not exited for 15 minutes. Send the process a second "
+            "SIGTERM to close its remaining sessions."
+        ),
+        rationale=(
+            "15 minutes: the Kubernetes manifest allows 10; a longer RELAY_DRAIN_SECONDS needs a longer duration here"
         ),
     ),
 )  # fmt: skip

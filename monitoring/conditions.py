@@ -1,6 +1,6 @@
-"""What the alerts ask, where it takes more than a line: PromQL made from the service's own names.
+"""The longer queries of alerts, in PromQL built from the service's own names.
 
-Every query is on its own side of the threshold: it says how much, and `alerts` says from when on that matters.
+A query returns a value only; its threshold is declared in `alerts`.
 """
 
 from typing import Final
@@ -19,32 +19,32 @@ from monitoring.promql import (
 from service.failures import DIAL_FAILURES
 from service.realtime.incidents import RESPONSE_DONE
 
-LEAST_FAILURES: Final = 10
-# Keys and credit have alerts of their own; the handshake's alert would only say the same again.
+MIN_FAILURES: Final = 10
+# Keys and credit have alerts of their own, which the alert on the handshake would duplicate.
 HANDSHAKE_REASONS: Final = tuple(reason for reason in DIAL_FAILURES if reason not in {*KEY_REASONS, QUOTA_REASON})
 
 
-def checks_by_reason(reasons: tuple[str, ...]) -> str:
-    """Health checks of all instances that do not pass for one of these reasons.
+def failing_checks_by_reason(reasons: tuple[str, ...]) -> str:
+    """Checks that fail for one of these reasons on every instance.
 
-    One of several is a rollout that was stopped by a bad key, while the others serve: nobody is to be woken.
+    A single failing instance is a rollout that a bad key stopped while the other instances serve: it must not page.
     """
-    each = f'max by ({INSTANCE}, reason) ({metric("health_check_reason")}{{reason=~"{one_of(reasons)}"}})'
-    return f"min by ({DEPLOYMENT}, reason) ({each}) > 0"
+    by_instance = f'max by ({INSTANCE}, reason) ({metric("health_check_reason")}{{reason=~"{one_of(reasons)}"}})'
+    return f"min by ({DEPLOYMENT}, reason) ({by_instance}) > 0"
 
 
-def callers_by_reason(reasons: tuple[str, ...]) -> str:
-    """Callers that were refused for one of these reasons."""
+def refused_clients_by_reason(reasons: tuple[str, ...]) -> str:
+    """Client connections that failed for one of these reasons within 5 minutes."""
     matchers = f'reason=~"{one_of(reasons)}"'
     return f"{increase('connection_failures_total', '5m', matchers, f'{DEPLOYMENT}, reason')} > 0"
 
 
 def billing_incidents() -> str:
-    """Open sessions that were told that the account has no credit."""
+    """Events in open sessions by which the provider reports an account without credit."""
     codes = f'code=~"{one_of(BILLING_CODES)}"'
-    within = increase("session_incidents_total", "5m", f'event="{RESPONSE_DONE}", {codes}')
-    told = increase("upstream_error_events_total", "5m", codes)
-    return f'label_replace(({within} > 0) or ({told} > 0), "reason", "{QUOTA_REASON}", "", "")'
+    incidents = increase("session_incidents_total", "5m", f'event="{RESPONSE_DONE}", {codes}')
+    errors = increase("upstream_error_events_total", "5m", codes)
+    return f'label_replace(({incidents} > 0) or ({errors} > 0), "reason", "{QUOTA_REASON}", "", "")'
 
 
 FAILING_HANDSHAKE: Final = (
@@ -57,18 +57,18 @@ FAILING_CHECK: Final = (
     f"* on ({INSTANCE}, check) group_right () "
     f"max by ({INSTANCE}, check, reason) ({metric('health_check_reason')})"
 )
-SLOW: Final = (
+SLOW_CONNECTS: Final = (
     f"{quantile(0.95, 'time_to_first_event_seconds', '10m')} and on ({DEPLOYMENT}) "
-    f"{increase('time_to_first_event_seconds_count', '10m')} >= {LEAST_FAILURES}"
+    f"{increase('time_to_first_event_seconds_count', '10m')} >= {MIN_FAILURES}"
 )
-# An instance that is shutting down has no room for anybody, and its sessions end.
+# A draining instance accepts no session, so it adds neither capacity nor load.
 SERVING: Final = f"* on ({INSTANCE}) (1 - {metric('draining')})"
-SHARE_TAKEN: Final = (
+SESSION_UTILIZATION: Final = (
     f"sum by ({DEPLOYMENT}) ({metric('sessions_active')} {SERVING}) / "
     f"sum by ({DEPLOYMENT}) ({metric('sessions_limit')} {SERVING})"
 )
-KNOWN_RELAYS: Final = f"group by ({DEPLOYMENT}) (last_over_time({metric('build_info')}[1d]))"
-SHORT_OF: Final = (
+KNOWN_DEPLOYMENTS: Final = f"group by ({DEPLOYMENT}) (last_over_time({metric('build_info')}[1d]))"
+INSTANCE_LIMITS: Final = (
     ("memory", "process_resident_memory_bytes", metric("memory_limit_bytes")),
     ("open files", "process_open_fds", "process_max_fds"),
     ("dials", metric("dials_active"), metric("dials_limit")),
@@ -76,22 +76,22 @@ SHORT_OF: Final = (
 
 
 def share_of_limit(resource: str, usage: str, limit: str) -> str:
-    """How much of a limit an instance uses; the label `resource` says of which."""
-    # Every process has process_*: only a relay's have a relay's build_info beside them.
-    share = (
+    """The share of a limit that an instance uses, with the label `resource` naming the limit."""
+    # Every process exposes process_*; only a relay also exposes the relay's build_info.
+    ratio = (
         f"max by ({INSTANCE}) ({usage}) / max by ({INSTANCE}) ({limit}) "
         f"and on ({INSTANCE}) max by ({INSTANCE}) ({metric('build_info')})"
     )
-    return f'label_replace({share}, "resource", "{resource}", "", "")'
+    return f'label_replace({ratio}, "resource", "{resource}", "", "")'
 
 
 def share(name: str, window: str, matchers: str) -> str:
-    """The share of some in all that were counted, once there are enough of them to speak of a share."""
-    some = increase(name, window, matchers)
-    return f"{some} / {increase(name, window)} and on ({DEPLOYMENT}) {some} >= {LEAST_FAILURES}"
+    """The share of the series that match in the whole counter; no value below MIN_FAILURES matching events."""
+    matching = increase(name, window, matchers)
+    return f"{matching} / {increase(name, window)} and on ({DEPLOYMENT}) {matching} >= {MIN_FAILURES}"
 
 
-BUGS_IN_SESSIONS_AND_TASKS: Final = " + ".join((
+FAILED_SESSIONS_AND_TASKS: Final = " + ".join((
     increase("sessions_ended_total", "15m", 'reason="internal_error"'),
     increase("background_task_crashes_total", "15m"),
 ))  # fmt: skip

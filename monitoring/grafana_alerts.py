@@ -1,10 +1,11 @@
-"""The alerts as Grafana evaluates them itself, made with its typed builders: `provisioning/alerting/realtime-relay.yaml`.
+"""The alerts as Grafana-managed rules, built with its typed builders: `provisioning/alerting/realtime-relay.yaml`.
 
 Rules of this file:
 
-* The same query and threshold as in Prometheus, but apart: A asks, C compares.
-* No recording rules are needed: what Prometheus records stands in full in each query.
-* No data is well: a query is silent, or below its threshold, while all is well; `RelayAbsent` answers when no other does.
+* Query and threshold are those of Prometheus, in two steps: A is the query, C compares it with the threshold.
+* Recording rules are inlined, so that Grafana does not depend on Prometheus' rules.
+* "No data" means OK: in the good case a query returns nothing or a value below its threshold. `RelayAbsent` covers the
+  case in which no metric arrives.
 """
 
 import json
@@ -21,46 +22,44 @@ from grafana_foundation_sdk.models.expr import TypeThreshold
 from grafana_foundation_sdk.models.prometheus import Dataquery
 
 from monitoring.alerts import GROUPS
-from monitoring.recording import inlined
-from monitoring.rule import RUNBOOKS, Alert
-from monitoring.rules import dumped
+from monitoring.recording import inline_records
+from monitoring.rule import DOCS_URL, Alert
+from monitoring.rules import to_yaml
 
 DATASOURCE: Final = "realtime-relay-prometheus"
 FOLDER: Final = "Realtime relay"
 _EXPRESSIONS: Final = "__expr__"
 _OPERATORS: Final[dict[str, str]] = {">": "gt", "<": "lt"}
-_HEAD: Final = (
-    "# Generated from monitoring/ by `make docs`. Use it or Prometheus' rules: with both, alerts come twice.\n"
-)
+_HEAD: Final = "# Generated from monitoring/ by `make docs`. Use this or Prometheus' rules; with both, alerts fire twice.\n"
 
 
-def render(runbooks: str = RUNBOOKS) -> str:
-    """The provisioning file."""
+def render(docs_url: str = DOCS_URL) -> str:
+    """The text of the provisioning file."""
     groups = [
         {
             "orgId": 1,
             "name": f"realtime-relay-{area}",
             "folder": FOLDER,
             "interval": "1m",
-            "rules": [rule(alert, runbooks) for alert in alerts],
+            "rules": [rule(alert, docs_url) for alert in alerts],
         }
         for area, alerts in GROUPS.items()
     ]
-    return _HEAD + dumped({"apiVersion": 1, "groups": groups})
+    return _HEAD + to_yaml({"apiVersion": 1, "groups": groups})
 
 
-def rule(alert: Alert, runbooks: str = RUNBOOKS) -> dict[str, Any]:
-    """One rule, as plain data; its folder and group stand around it in a provisioning file."""
+def rule(alert: Alert, docs_url: str = DOCS_URL) -> dict[str, Any]:
+    """One rule as plain data, without folder and group, which the provisioning file adds."""
     built = (
         build.Rule(alert.name)
         .uid(alert.name.lower())
         .condition("C")
-        .with_query(_asking(alert))
-        .with_query(_comparing(alert))
+        .with_query(_query(alert))
+        .with_query(_threshold(alert))
         .no_data_state("OK")
         .exec_err_state("Error")
-        .for_val(alert.hold)
-        .annotations(alert.annotations(grafana=True, runbooks=runbooks))
+        .for_val(alert.for_duration)
+        .annotations(alert.annotations(grafana=True, docs_url=docs_url))
         .labels(alert.labels)
         .is_paused(is_paused=False)
         .build()
@@ -69,12 +68,12 @@ def rule(alert: Alert, runbooks: str = RUNBOOKS) -> dict[str, Any]:
 
 
 def read_back(data: dict[str, Any]) -> dict[str, Any]:
-    """A rule as Grafana's models understand it: the same, if it is one. They know queries only where told of their kind."""
+    """A rule parsed and serialized again by Grafana's models: equal to the input if valid. Query types are set by hand."""
     read = models.Rule.from_json({**data, "data": []})
-    asks, compares = data["data"]
-    read.data = [_read_query(asks), _read_query(compares)]
-    read.data[0].model = Dataquery.from_json(asks["model"])
-    read.data[1].model = TypeThreshold.from_json(compares["model"])
+    query, threshold = data["data"]
+    read.data = [_read_query(query), _read_query(threshold)]
+    read.data[0].model = Dataquery.from_json(query["model"])
+    read.data[1].model = TypeThreshold.from_json(threshold["model"])
     return _plain(read)
 
 
@@ -87,14 +86,14 @@ def _plain(built: models.Rule) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in {"folderUID", "orgID", "ruleGroup"}}
 
 
-def _asking(alert: Alert) -> build.Query:
-    query = build_prometheus.Dataquery().ref_id("A").expr(inlined(alert.query)).instant()
-    # An instant query has no range; Grafana asks for one all the same.
+def _query(alert: Alert) -> build.Query:
+    query = build_prometheus.Dataquery().ref_id("A").expr(inline_records(alert.query)).instant()
+    # An instant query has no range, but Grafana requires one.
     span = RelativeTimeRange(from_val=600, to=0)
     return build.Query("A").datasource_uid(DATASOURCE).relative_time_range(span).model(query)
 
 
-def _comparing(alert: Alert) -> build.Query:
+def _threshold(alert: Alert) -> build.Query:
     evaluator = build_expr.ExprTypeThresholdConditionsEvaluator()
     evaluator.type(_OPERATORS[alert.operator]).params([alert.threshold])  # type: ignore[arg-type]  # one of its literals
     threshold = (

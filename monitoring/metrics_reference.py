@@ -1,4 +1,4 @@
-"""Every metric for people, by the question that it answers, printed from the relay's own registry."""
+"""Renders `docs/metrics.md` from the relay's registry, grouped by the question that a metric answers."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -8,29 +8,29 @@ from prometheus_client.core import Metric
 from service.telemetry.metrics import PREFIX, Metrics
 
 QUESTIONS: Final = {
-    "Can callers get through?": (
+    "Do client connections succeed?": (
         "admissions", "connections_turned_away", "reconnect_loops", "upstream_connects", "connection_failures",
         "upstream_retries", "breaker_open", "health_check_status", "health_check_reason",
         "health_check_last_success_timestamp_seconds", "key_rotations", "key_file_refused",
     ),
-    "How long does it take?": ("time_to_first_event_seconds", "upstream_connect_duration_seconds"),
-    "How do calls go, and how do they end?": (
+    "How long does a connection take?": ("time_to_first_event_seconds", "upstream_connect_duration_seconds"),
+    "How do sessions run and end?": (
         "sessions_active", "sessions_ended", "session_duration_seconds", "upstream_error_events", "session_incidents",
     ),
-    "What is said, how soon is answered, what does it cost?": (
+    "How fast are responses, and what do they cost?": (
         "speech_to_audio_seconds", "response_first_delta_seconds", "responses", "interruptions", "tokens",
         "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events",
     ),
-    "Is the box all right?": (
+    "What is the state of the process?": (
         "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",
         "backpressure_seconds", "event_loop_lag_seconds", "background_task_crashes", "log_lines_dropped", "draining", "build",
     ),
 }  # fmt: skip
-_MOST_VALUES: Final = 12
+_MAX_LISTED_VALUES: Final = 12
 
 
 def render_markdown() -> str:
-    """`docs/metrics.md`."""
+    """The text of `docs/metrics.md`."""
     families = {family.name: family for family in _families()}
     parts = [
         "# Metrics\n",
@@ -39,16 +39,16 @@ def render_markdown() -> str:
             "OpenMetrics.\n"
         ),
         (
-            "Labels are closed sets: nothing that comes from outside becomes a label's value. What an alert looks at starts "
-            "at 0, so that the first failure is an increase. The relay's own health checks are not counted among the "
-            "callers' connects. What each number should be is said by the panels of [the dashboards](monitoring.md).\n"
+            "Labels are closed sets: text from a client or from the provider never becomes a label value. Series that an "
+            "alert uses start at 0, so that the first failure is an increase. The relay's own health checks are not counted "
+            "as client connections. The panels of [the dashboards](monitoring.md) state the normal value of each metric.\n"
         ),
     ]
     for question, names in QUESTIONS.items():
-        parts += [f"## {question}\n", "| metric | type | labels | what it is |\n| --- | --- | --- | --- |"]
+        parts += [f"## {question}\n", "| metric | type | labels | meaning |\n| --- | --- | --- | --- |"]
         parts[-1] += "".join(f"\n{_row(families[f'{PREFIX}_{name}'])}" for name in names) + "\n"
     parts.append(
-        "## The process\n\nThe usual ones of Prometheus' client libraries: `process_resident_memory_bytes`, "
+        "## The process\n\nThe standard metrics of Prometheus' client libraries: `process_resident_memory_bytes`, "
         "`process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`, "
         "`process_virtual_memory_bytes`.\n"
     )
@@ -85,9 +85,9 @@ def _label(label: str, known: list[str]) -> str:
     match label:
         case "upstream":
             return "`upstream`: openai, azure, compatible, simulator"
-        case "reason" | "result" if len(known) > _MOST_VALUES:
-            return f"`{label}`: of [the catalogue](failures.md)"
-        case _ if len(known) > _MOST_VALUES:
+        case "reason" | "result" if len(known) > _MAX_LISTED_VALUES:
+            return f"`{label}`: a reason of [the catalogue](failures.md)"
+        case _ if len(known) > _MAX_LISTED_VALUES:
             return f"`{label}`: {len(known)} values"
         case _:
             return f"`{label}`: {', '.join(known)}"

@@ -1,7 +1,7 @@
-"""Names and sets for PromQL, taken from the service's code, so that a renamed reason or metric is no silent query.
+"""Building blocks for PromQL. Names and reasons come from the service's code, so that a rename cannot leave a dead query.
 
-Everything is summed by `(namespace, job)`: several deployments in one Prometheus do not mix, and without Kubernetes the
-namespace is empty and does no harm.
+All sums are by `(namespace, job)`, which keeps several deployments in one Prometheus apart. Outside Kubernetes the
+namespace is empty, which is harmless.
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,22 @@ from service.upstream.translate import from_events
 DEPLOYMENT: Final = "namespace, job"
 INSTANCE: Final = "namespace, job, instance"
 
-OWN_DOING: Final = (
+CAUSED_BY_CLIENT: Final = (
     *(reason for reason, row in {**REFUSALS, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT),
     "relay_draining",
 )
-"""Failures that callers bring about themselves, and the one that the operator asks for; they wake nobody and are no part of
-the objective. That an instance which should serve is shutting down, others see: it is absent, or its drain hangs."""
-COUNTED: Final = (*(reason for reason in {**REFUSALS, **DIAL_FAILURES} if reason not in OWN_DOING), "internal_error")
-"""All other failures to connect: what the objective is about."""
+"""Failures that clients cause, and draining, which the operator requests. They never page and do not count against the
+objective. RelayAbsent and RelayDrainHangs cover an instance that shuts down unintentionally."""
+COUNTED_REASONS: Final = (
+    *(reason for reason in {**REFUSALS, **DIAL_FAILURES} if reason not in CAUSED_BY_CLIENT),
+    "internal_error",
+)
+"""All other failed connections: those that count against the objective."""
 
 KEY_REASONS: Final = tuple(reason for reason in DIAL_FAILURES if reason.startswith("key_"))
 QUOTA_REASON: Final = "quota_exhausted"
-# An hour is over for every session; that is no fault. A lost connection is, whoever cut it.
-CUT_BY_PROVIDER: Final = tuple(
+# Every session ends at the provider's maximum duration, which is not a fault. A lost connection is one, whatever its cause.
+ENDED_BY_PROVIDER: Final = tuple(
     reason
     for reason, row in ENDINGS.items()
     if (row.blame is Blame.PROVIDER and reason != "session_expired") or reason == "upstream_lost"
@@ -42,27 +45,27 @@ def _billing_codes() -> tuple[str, ...]:
 
 
 BILLING_CODES: Final = _billing_codes()
-"""The provider's codes for an account without credit, as the relay translates them."""
+"""The provider's error codes that the relay translates to `quota_exhausted`."""
 
 
 def metric(name: str) -> str:
-    """A metric of the relay by its short name."""
+    """The full name of a metric of the relay."""
     return f"{PREFIX}_{name}"
 
 
 def one_of(values: Iterable[str]) -> str:
-    """A regular expression for a label; Prometheus anchors it."""
+    """A regular expression that matches any of the values; Prometheus anchors it."""
     return "|".join(values)
 
 
 def increase(name: str, window: str, matchers: str = "", by: str = DEPLOYMENT) -> str:
-    """How much a counter grew within a window, summed."""
+    """The increase of a counter within a window, summed."""
     selector = f"{{{matchers}}}" if matchers else ""
     return f"sum by ({by}) (increase({metric(name)}{selector}[{window}]))"
 
 
 def rate(name: str, window: str, matchers: str = "", by: str = DEPLOYMENT) -> str:
-    """How much a counter grows each second, summed."""
+    """The per-second rate of a counter, summed."""
     selector = f"{{{matchers}}}" if matchers else ""
     return f"sum by ({by}) (rate({metric(name)}{selector}[{window}]))"
 

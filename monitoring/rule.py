@@ -1,7 +1,7 @@
-"""What an alert is made of, and its texts as Prometheus and Grafana fill them in. Pure.
+"""Alerts and recording rules, and the annotation templates of alerts for Prometheus and Grafana. Pure.
 
-Texts hold placeholders in angle brackets: `<percent>`, `<seconds>` and `<number>` are the value, every other word is a
-label. Both programs know the same template functions, but call the value differently.
+Texts contain placeholders in angle brackets. `<percent>`, `<seconds>` and `<number>` format the value of the query; every
+other word is the label of that name. Both programs have the same template functions but name the value differently.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from service.failures import CATALOGUE
 
-RUNBOOKS: Final = "https://example.com/realtime-relay/docs"
-"""Where the documents are served; `python -m monitoring.render --runbooks URL` writes all files with another base."""
+DOCS_URL: Final = "https://example.com/realtime-relay/docs"
+"""URL under which `docs/` is served. `python -m monitoring.render --runbooks URL` renders all files with another one."""
 
 Severity = Literal["critical", "warning"]
 Operator = Literal[">", "<"]
@@ -23,7 +23,7 @@ _GRAFANA_VALUE: Final = "$values.A.Value"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordingRule:
     """A recording rule."""
 
     name: str
@@ -32,11 +32,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert. It fires where `query operator threshold` holds for as long as `hold`.
+    """An alert that fires where `query operator threshold` is true for `for_duration`.
 
-    The query is kept apart from its threshold because Grafana wants them apart. `area` is what critical alerts silence the
-    warnings of. `reasons` are those that the label `reason` can have, for the remedy; empty if there is no such label.
-    `because` says why the numbers are what they are.
+    Query and threshold are separate because Grafana-managed rules have them in separate steps. A critical alert inhibits the
+    warnings of its `area`. `reasons` lists the possible values of the label `reason`, for the annotation `remedy`; it is
+    empty for alerts without that label. `rationale` explains threshold and duration in `docs/monitoring.md`.
     """
 
     name: str
@@ -45,38 +45,38 @@ class Alert:
     query: str
     operator: Operator
     threshold: float
-    hold: str
+    for_duration: str
     summary: str
     description: str
-    because: str
+    rationale: str
     reasons: tuple[str, ...] = ()
 
     @property
     def expression(self) -> str:
-        """As Prometheus has it."""
+        """The complete expression for Prometheus."""
         return f"({self.query}) {self.operator} {self.threshold:g}"
 
     @property
     def labels(self) -> dict[str, str]:
-        """What the alert adds to the labels of its series."""
+        """The labels that the alert adds to those of its series."""
         return {"severity": self.severity, "area": self.area, "service": "realtime-relay"}
 
-    def annotations(self, *, grafana: bool = False, runbooks: str = RUNBOOKS) -> dict[str, str]:
-        """The texts, as templates."""
+    def annotations(self, *, grafana: bool = False, docs_url: str = DOCS_URL) -> dict[str, str]:
+        """The annotations as templates for Prometheus, or for Grafana."""
         value = _GRAFANA_VALUE if grafana else _PROMETHEUS_VALUE
         page = "failures.md#{{ $labels.reason }}" if self.reasons else f"runbooks/alerts.md#{self.name.lower()}"
         texts = {
             "summary": _template(self.summary, value),
             "description": _template(self.description, value),
-            "runbook_url": f"{runbooks.rstrip('/')}/{page}",
+            "runbook_url": f"{docs_url.rstrip('/')}/{page}",
         }
         if self.reasons:
             texts["remedy"] = _remedies(self.reasons)
         return texts
 
 
-def filled_in(text: str, labels: dict[str, str], value: str) -> str:
-    """A text as it will read, with the value as a person would write it."""
+def fill_placeholders(text: str, labels: dict[str, str], value: str) -> str:
+    """A text with its placeholders replaced; `value` is already formatted."""
     return _PLACEHOLDER.sub(lambda found: value if found[1] in _FORMATS else labels.get(found[1], ""), text)
 
 
@@ -89,6 +89,6 @@ def _template(text: str, value: str) -> str:
 
 
 def _remedies(reasons: Iterable[str]) -> str:
-    """The catalogue's remedy for whichever reason it is."""
+    """A template that selects the catalogue's remedy by the label `reason`."""
     branches = [f'if eq $labels.reason "{reason}" }}}}{CATALOGUE[reason].remedy}' for reason in reasons]
     return "{{ " + "{{ else ".join(branches) + "{{ end }}"

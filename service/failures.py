@@ -77,7 +77,7 @@ class Row:
     @property
     def runbook(self) -> str:
         """Path and anchor of this row in the runbooks."""
-        return f"docs/runbooks/{RUNBOOKS[self.reason]}.md#{self.reason}"
+        return f"docs/runbooks/{RUNBOOK_PAGES[self.reason]}.md#{self.reason}"
 
 
 def _rows(*rows: Row) -> dict[str, Row]:
@@ -281,7 +281,7 @@ ENDINGS: Final = _rows(  # of an open session
 
 CATALOGUE: Final = {**REFUSALS, **DIAL_FAILURES, **ENDINGS}
 
-_RUNBOOKS: Final = {
+_REASONS_BY_PAGE: Final = {
     "key": ("key_missing", "key_malformed", "key_rejected", "key_forbidden"),
     "account": ("quota_exhausted", "rate_limited", "region_blocked"),
     "model": ("model_not_found", "call_not_found", "beta_shape", "model_missing", "model_refused"),
@@ -298,7 +298,7 @@ _RUNBOOKS: Final = {
     ),
     "relay": ("relay_full", "relay_draining", "max_duration", "internal_error"),
 }  # fmt: skip
-RUNBOOKS: Final = {reason: page for page, reasons in _RUNBOOKS.items() for reason in reasons}
+RUNBOOK_PAGES: Final = {reason: page for page, reasons in _REASONS_BY_PAGE.items() for reason in reasons}
 """Reason code to the name of its page in `docs/runbooks/`."""
 
 

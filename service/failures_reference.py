@@ -1,6 +1,6 @@
 """Renders the catalogue as `docs/failures.md`, with one anchor for each reason."""
 
-from service.failures import DIAL_FAILURES, ENDINGS, REFUSALS, RUNBOOKS, Row
+from service.failures import DIAL_FAILURES, ENDINGS, REFUSALS, RUNBOOK_PAGES, Row
 
 
 def render_markdown() -> str:
@@ -27,5 +27,5 @@ def _render_row(row: Row) -> str:
         facts.insert(0, f"HTTP {row.http_status}")
     if row.close_code:
         facts.insert(1 if row.http_status else 0, f"close {row.close_code}")
-    link = f"[Runbook](runbooks/{RUNBOOKS[row.reason]}.md#{row.reason})"
+    link = f"[Runbook](runbooks/{RUNBOOK_PAGES[row.reason]}.md#{row.reason})"
     return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{link}\n"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from monitoring.alerts import ALERTS
-from monitoring.rule import RUNBOOKS, Alert, filled_in
-from monitoring.rules import dumped, groups
+from monitoring.rule import DOCS_URL, Alert, fill_placeholders
+from monitoring.rules import groups, to_yaml
 from service.failures import CATALOGUE
 from service.realtime.incidents import RESPONSE_DONE
 
@@ -215,7 +215,7 @@ def render_slow() -> str:
 
 
 def _file(step: int, *more: dict[str, Any]) -> str:
-    return "# Generated from tests/artefacts/alert_cases.py by `make docs`; run it with `promtool test rules`.\n" + dumped({
+    return "# Generated from tools/alert_cases.py by `make docs`; run it with `promtool test rules`.\n" + to_yaml({
         "rule_files": ["rules.yaml"],
         "evaluation_interval": f"{step}m",
         # What is recorded is there before an alert looks at it, so that the minute is the same each time.
@@ -264,14 +264,14 @@ def _noise(name: str, series: Mapping[str, str], which: str = "") -> dict[str, A
 def _expected(alert: Alert, case: Case, value: str) -> dict[str, Any]:
     labels = {**case.deployment, **case.labels}
     annotations = {
-        "summary": filled_in(alert.summary, labels, value),
-        "description": filled_in(alert.description, labels, value),
+        "summary": fill_placeholders(alert.summary, labels, value),
+        "description": fill_placeholders(alert.description, labels, value),
     }
     if alert.reasons:
         reason = labels["reason"]
-        annotations |= {"runbook_url": f"{RUNBOOKS}/failures.md#{reason}", "remedy": CATALOGUE[reason].remedy}
+        annotations |= {"runbook_url": f"{DOCS_URL}/failures.md#{reason}", "remedy": CATALOGUE[reason].remedy}
     else:
-        annotations["runbook_url"] = f"{RUNBOOKS}/runbooks/alerts.md#{alert.name.lower()}"
+        annotations["runbook_url"] = f"{DOCS_URL}/runbooks/alerts.md#{alert.name.lower()}"
     return {"exp_labels": {**labels, **alert.labels}, "exp_annotations": annotations}
 
 

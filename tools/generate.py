@@ -7,7 +7,7 @@ from typing import Final
 
 from monitoring import metrics_reference
 from monitoring.render import FILES
-from monitoring.rule import RUNBOOKS
+from monitoring.rule import DOCS_URL
 from service import failures_reference
 from service.settings import reference
 from tools import alert_cases, generated
@@ -26,7 +26,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     (generated.COMPOSE, generated.render_compose),
     ("monitoring/prometheus/rules_test.yaml", alert_cases.render),
     ("monitoring/prometheus/rules_slow_test.yaml", alert_cases.render_slow),
-    *((name, partial(render, RUNBOOKS)) for name, render in FILES),
+    *((name, partial(render, DOCS_URL)) for name, render in FILES),
 )
 
 

@@ -1,13 +1,13 @@
-"""Three boards: do callers get through; capacity and the data path; conversations and what they cost."""
+"""Three Grafana dashboards: client connections, capacity and data path, conversations and cost."""
 
 from collections.abc import Callable
 from typing import Final
 
 from monitoring.dashboards import callers, capacity, conversations
 
-BOARDS: Final[dict[str, Callable[[str], str]]] = {
+DASHBOARDS: Final[dict[str, Callable[[str], str]]] = {
     "callers": callers.render,
     "capacity": capacity.render,
     "conversations": conversations.render,
 }
-"""By the name of their file; each is given where the runbooks are served."""
+"""File name without `.json` to the function that renders it; its argument is the URL under which `docs/` is served."""

@@ -1,86 +1,86 @@
-"""The first board: whether callers get through, and if not, why."""
+"""The dashboard `callers`: whether client connections succeed, and if not, why."""
 
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as build
 
-from monitoring.dashboards.board import board
+from monitoring.dashboards.dashboard import render_dashboard
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
     RATIO,
     SECONDS,
     WINDOW,
-    AnyPanel,
+    PanelBuilder,
     Query,
-    is_,
-    number,
-    over_time,
+    equals,
+    graph_panel,
     quantiles,
     rate,
     rate_by,
     series,
-    states,
+    stat_panel,
+    timeline_panel,
 )
 from monitoring.recording import COUNTED_FAILURES, OBJECTIVE, SUCCESSES
 
 _STATUSES: Final = {0: ("pass", "green"), 1: ("warn", "yellow"), 2: ("unknown", "blue"), 3: ("fail", "red")}
 
 
-def render(runbooks: str) -> str:
+def render(docs_url: str) -> str:
     """`callers.json`."""
-    return board(
+    return render_dashboard(
         "callers",
         "callers",
-        "Are callers getting through? Left to right: whether, why not, how soon.",
-        _panels(runbooks),
-        runbooks,
+        "Do client connections succeed? From left to right: success ratio, failures by reason, latency.",
+        _panels(docs_url),
+        docs_url,
     )
 
 
-def _share(window: str) -> str:
+def _success_ratio(window: str) -> str:
     bad = f"sum(increase({series('connection_failures_total', COUNTED_FAILURES)}[{window}]))"
     good = f"sum(increase({series('upstream_connects_total', SUCCESSES)}[{window}]))"
     return f"{good} / ({bad} + {good})"
 
 
-def _panels(runbooks: str) -> tuple[AnyPanel, ...]:
-    return (*_whether(), *_why(runbooks), *_how_soon(), *_checks())
+def _panels(docs_url: str) -> tuple[PanelBuilder, ...]:
+    return (*_success(), *_failures(docs_url), *_latency(), *_checks())
 
 
-def _whether() -> tuple[AnyPanel, ...]:
+def _success() -> tuple[PanelBuilder, ...]:
     good = {0: "red", 0.98: "orange", OBJECTIVE: "green"}
     return (
-        number(
-            "Callers that got through",
+        stat_panel(
+            "Connection success ratio",
             (
-                "Connects of the chosen time that ended with the provider's first event, without what callers "
-                "brought about themselves."
+                "Share of the connection attempts in the selected time range that reached the provider's first event. "
+                "Failures that the client caused are excluded."
             ),
             "at least 99.5 %.",
             RATIO,
-            Query(_share("$__range"), "got through"),
+            Query(_success_ratio("$__range"), "successful"),
             steps=good,
         ),
-        number(
-            "Failed connects",
-            "Connects of the chosen time that failed and were not the caller's own doing.",
-            "none, or a few in a thousand.",
+        stat_panel(
+            "Failed connections",
+            "Connection attempts in the selected time range that failed, without failures that the client caused.",
+            "none, or a few per thousand.",
             COUNT,
             Query(f"sum(increase({series('connection_failures_total', COUNTED_FAILURES)}[$__range]))", "failed"),
             steps={0: "green", 1: "yellow", 10: "red"},
         ),
-        over_time(
-            "Callers that got through, over time",
-            "The same share as it went.",
-            "a line at 100 %; a dip that ends by itself within a minute is the provider's.",
+        graph_panel(
+            "Connection success ratio over time",
+            "The same ratio over time.",
+            "a line at 100 %; a dip of less than a minute usually comes from the provider.",
             RATIO,
-            Query(_share(WINDOW), "got through"),
+            Query(_success_ratio(WINDOW), "successful"),
         ),
-        over_time(
-            "Calls",
-            "Requests by what became of them: admitted, or refused by the relay itself.",
-            "as many as there are callers; admitted far above everything else.",
+        graph_panel(
+            "Connection requests",
+            "Client requests by result of admission: admitted, or the reason for which the relay refused them.",
+            "follows the number of clients; admitted far above every other result.",
             PER_SECOND,
             Query(rate_by("result", "admissions_total"), "{{result}}"),
             stacked=True,
@@ -88,26 +88,26 @@ def _whether() -> tuple[AnyPanel, ...]:
     )
 
 
-def _why(runbooks: str) -> tuple[AnyPanel, ...]:
-    by_reason = over_time(
+def _failures(docs_url: str) -> tuple[PanelBuilder, ...]:
+    by_reason = graph_panel(
         "Failures by reason",
-        "Every failure to connect, those of callers' own doing too; a click on a series opens what to do about it.",
-        "empty but for single ones; token and origin refusals come from whoever tries the address.",
+        "Failed connections by reason, including failures that the client caused. Click a series to open its remedy.",
+        "empty except for single failures; scanners of the address cause token and origin refusals.",
         PER_SECOND,
         Query(rate_by("reason", "connection_failures_total"), "{{reason}}"),
         span=12,
         stacked=True,
     )
-    link = f"{runbooks}/failures.md#${{__field.labels.reason}}"
-    by_reason.data_links([build.DashboardLink("What to do").url(link).target_blank(target_blank=True)])
+    link = f"{docs_url}/failures.md#${{__field.labels.reason}}"
+    by_reason.data_links([build.DashboardLink("Remedy").url(link).target_blank(target_blank=True)])
     return (
         by_reason,
-        over_time(
-            "Failures by phase and wire status",
-            "How far the failed connects came, and the HTTP status or close code that the wire said.",
+        graph_panel(
+            "Failures by phase and status",
+            "Failed connections by the phase in which they failed and the HTTP status or close code received.",
             (
-                "empty; one phase alone points at one party: dns and connect at the network, upgrade and "
-                "first_event at the provider."
+                "empty; a single phase points to one cause: dns and connect to the network, upgrade and "
+                "first_event to the provider."
             ),
             PER_SECOND,
             Query(rate_by("phase, status", "connection_failures_total"), "{{phase}} {{status}}"),
@@ -117,51 +117,51 @@ def _why(runbooks: str) -> tuple[AnyPanel, ...]:
     )
 
 
-def _how_soon() -> tuple[AnyPanel, ...]:
+def _latency() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
+        graph_panel(
             "Time to first event",
-            "From a caller's request to the provider's first event, of the calls that got through.",
-            "half of them below 0.5 s, 95 % below 1 s; from 3 s on people hang up.",
+            "Time from a client's request to the provider's first event, for connections that succeeded.",
+            "p50 below 0.5 s, p95 below 1 s; above 3 s users hang up.",
             SECONDS,
             *quantiles("time_to_first_event_seconds", 0.5, 0.95, 0.99),
         ),
-        over_time(
-            "Phases of a connect",
-            "Where the time goes, 95th percentile of each phase.",
-            "dns and connect some milliseconds, upgrade and first_event some hundred.",
+        graph_panel(
+            "Connection time by phase",
+            "95th percentile of the duration of each phase of a dial.",
+            "a few milliseconds for dns and connect, a few hundred for upgrade and first_event.",
             SECONDS,
             *quantiles("upstream_connect_duration_seconds", 0.95, by="phase"),
         ),
-        over_time(
-            "Second attempts and open breakers",
+        graph_panel(
+            "Dial retries and open breakers",
             (
-                "Dials that were tried once more, and instances that answer from memory because the provider "
-                "has just refused."
+                "Dials that were retried, and instances with an open circuit breaker, which answer from memory because "
+                "the provider has just refused."
             ),
-            "no breaker open; second attempts at most a tenth of the calls.",
+            "no open breaker; retries for at most 10 % of the dials.",
             COUNT,
-            Query(f"sum(increase({series('upstream_retries_total')}[{WINDOW}]))", "second attempts"),
+            Query(f"sum(increase({series('upstream_retries_total')}[{WINDOW}]))", "retries"),
             Query(f"sum by (upstream) ({series('breaker_open')})", "open breakers ({{upstream}})"),
         ),
     )
 
 
-def _checks() -> tuple[AnyPanel, ...]:
+def _checks() -> tuple[PanelBuilder, ...]:
     values = " or ".join(
-        f"{series('health_check_status', is_('status', name))} * {value}" for value, (name, _) in _STATUSES.items()
+        f"{series('health_check_status', equals('status', name))} * {value}" for value, (name, _) in _STATUSES.items()
     )
     return (
-        states(
+        timeline_panel(
             "Health checks",
-            "Each instance's checks: key asks whether the key serves, handshake whether a session opens.",
-            "all green; a single yellow band is one failure that passed.",
+            "Status of each instance's checks: key verifies the provider key, handshake verifies that a session opens.",
+            "all green; a short yellow band is a single transient failure.",
             Query(f"max by (instance, check) ({values})", "{{instance}} {{check}}"),
             _STATUSES,
         ),
-        states(
-            "Why a check does not pass",
-            "The catalogue's reason, for as long as it holds.",
+        timeline_panel(
+            "Reasons of checks that do not pass",
+            "The catalogue's reason of each check that does not pass, while it applies.",
             "empty.",
             Query(
                 f"max by (instance, check, reason) ({series('health_check_reason')}) > 0",
@@ -169,23 +169,23 @@ def _checks() -> tuple[AnyPanel, ...]:
             ),
             {1: ("not passing", "red")},
         ),
-        over_time(
-            "Since the last success of a check",
-            "How long ago each check last passed on any instance.",
-            "a saw of about a minute; the deep check `turn` passes as seldom as it is asked.",
+        graph_panel(
+            "Time since the last success of a check",
+            "Seconds since each check last passed on any instance.",
+            "a sawtooth of about a minute; the check `turn` runs only RELAY_HEALTH_TURNS_PER_DAY times a day.",
             SECONDS,
             Query(
                 f"time() - max by (check) ({series('health_check_last_success_timestamp_seconds')} > 0)", "{{check}}"
             ),
             span=12,
         ),
-        over_time(
-            "Clients that reconnect in a loop",
-            "Clients noticed for opening one short session after another, and calls refused for it.",
-            "none; one is a client's bug, and costs a session for each turn of its loop.",
+        graph_panel(
+            "Reconnect loops",
+            "Clients detected opening one short session after another, and connections refused because of it.",
+            "none; a loop is a bug in a client, and each of its iterations costs a session.",
             PER_SECOND,
-            Query(f"sum({rate('reconnect_loops_total')})", "loops noticed"),
-            Query(f"sum({rate('admissions_total', is_('result', 'too_many_connects'))})", "refused"),
+            Query(f"sum({rate('reconnect_loops_total')})", "loops detected"),
+            Query(f"sum({rate('admissions_total', equals('result', 'too_many_connects'))})", "refused"),
             span=12,
         ),
     )

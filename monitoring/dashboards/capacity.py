@@ -1,6 +1,6 @@
-"""The second board: how near the limits are, and how the data path does."""
+"""The dashboard `capacity`: utilization of the limits, and the state of the data path."""
 
-from monitoring.dashboards.board import board
+from monitoring.dashboards.dashboard import render_dashboard
 from monitoring.dashboards.panels import (
     BYTES,
     BYTES_PER_SECOND,
@@ -11,95 +11,95 @@ from monitoring.dashboards.panels import (
     SECONDS,
     WINDOW,
     YES_NO,
-    AnyPanel,
+    PanelBuilder,
     Query,
-    number,
-    over_time,
+    graph_panel,
     process,
     quantiles,
     rate,
     rate_by,
     series,
+    stat_panel,
 )
 
 
-def render(runbooks: str) -> str:
+def render(docs_url: str) -> str:
     """`capacity.json`."""
-    return board(
+    return render_dashboard(
         "capacity",
         "capacity and data path",
-        "How near are the limits, and does what is said pass without delay?",
-        (*_sessions(), *_process(), *_data_path(), *_trouble()),
-        runbooks,
+        "How close are the limits, and does audio pass without delay?",
+        (*_sessions(), *_process(), *_data_path(), *_faults()),
+        docs_url,
     )
 
 
-def _sessions() -> tuple[AnyPanel, ...]:
+def _sessions() -> tuple[PanelBuilder, ...]:
     return (
-        number(
-            "Sessions of what may be",
-            "Open sessions of all chosen instances, as a share of their limit.",
-            "below 85 %; at 100 % callers are refused.",
+        stat_panel(
+            "Session utilization",
+            "Open sessions of all selected instances as a share of their limit.",
+            "below 85 %; at 100 % the relay refuses clients.",
             RATIO,
             Query(f"sum({series('sessions_active')}) / sum({series('sessions_limit')})", "used"),
             steps={0: "green", 0.7: "yellow", 0.85: "red"},
         ),
-        number(
+        stat_panel(
             "Instances",
-            "Instances that are scraped.",
-            "as many as were meant to run; one more during a rollout.",
+            "Instances that Prometheus scrapes.",
+            "the configured number of replicas; one more during a rollout.",
             COUNT,
             Query(f"count({series('build_info')})", "instances"),
             steps={0: "red", 1: "green"},
         ),
-        over_time(
+        graph_panel(
             "Sessions",
-            "Open sessions of each instance, and the limit of one.",
+            "Open sessions of each instance, and the limit of one instance.",
             "spread evenly; the limit is the same for all instances.",
             COUNT,
             Query(f"sum by (instance) ({series('sessions_active')})", "{{instance}}"),
-            Query(f"min({series('sessions_limit')})", "limit of an instance"),
+            Query(f"min({series('sessions_limit')})", "limit per instance"),
         ),
-        over_time(
-            "Connects under way",
-            "Connections to the provider being made by each instance, and the limit of one.",
-            "a handful; a number near the limit means that the provider is slow.",
+        graph_panel(
+            "Dials in progress",
+            "Dials to the provider in progress on each instance, and the limit of one instance.",
+            "a few; a number near the limit means that the provider is slow.",
             COUNT,
             Query(f"sum by (instance) ({series('dials_active')})", "{{instance}}"),
-            Query(f"min({series('dials_limit')})", "limit of an instance"),
+            Query(f"min({series('dials_limit')})", "limit per instance"),
         ),
     )
 
 
-def _process() -> tuple[AnyPanel, ...]:
+def _process() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
-            "Event loop's lag",
-            "How late the event loop runs what is due, by instance and as a whole.",
-            "99 % below 20 ms; from 100 ms on speech is delayed audibly.",
+        graph_panel(
+            "Event loop lag",
+            "Delay of callbacks that are due on the event loop: p99 of each instance, and p50 over all.",
+            "p99 below 20 ms; above 100 ms the delay of speech is audible.",
             SECONDS,
             *quantiles("event_loop_lag_seconds", 0.99, by="instance"),
             *quantiles("event_loop_lag_seconds", 0.5),
         ),
-        over_time(
+        graph_panel(
             "CPU",
-            "Share of one core that each instance uses; a relay is one thread.",
-            "below 70 %; at 100 % lag follows.",
+            "CPU usage of each instance as a share of one core; the relay is single-threaded.",
+            "below 70 %; at 100 % the event loop lags.",
             RATIO,
             Query(f"sum by (instance) (rate({process('cpu_seconds_total')}[{WINDOW}]))", "{{instance}}"),
         ),
-        over_time(
+        graph_panel(
             "Memory",
-            "Resident memory of each instance, and the container's limit where there is one.",
-            "100 MiB and up to 256 KiB for each session, flat under a constant load.",
+            "Resident memory of each instance, and the memory limit of the container if it has one.",
+            "100 MiB plus up to 256 KiB for each session; flat under constant load.",
             BYTES,
             Query(f"sum by (instance) ({process('resident_memory_bytes')})", "{{instance}}"),
-            Query(f"min({series('memory_limit_bytes')} < Inf)", "limit of an instance"),
+            Query(f"min({series('memory_limit_bytes')} < Inf)", "limit per instance"),
         ),
-        over_time(
+        graph_panel(
             "Open files",
-            "Descriptors of each instance as a share of its limit; a session takes two.",
-            "below 85 %; above it new connections are cut off unheard.",
+            "Open file descriptors of each instance as a share of its limit; a session uses two.",
+            "below 85 %; near 100 % the relay closes new connections unanswered.",
             RATIO,
             Query(
                 f"sum by (instance) ({process('open_fds')}) / sum by (instance) ({process('max_fds')})", "{{instance}}"
@@ -108,57 +108,57 @@ def _process() -> tuple[AnyPanel, ...]:
     )
 
 
-def _data_path() -> tuple[AnyPanel, ...]:
+def _data_path() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
+        graph_panel(
             "Messages",
-            "Messages that passed, by direction.",
-            "10 to 50 a second for each session that speaks.",
+            "Messages forwarded, by direction.",
+            "10 to 50 per second for each session with speech.",
             MESSAGES,
             Query(rate_by("direction", "forwarded_messages_total"), "{{direction}}"),
         ),
-        over_time(
+        graph_panel(
             "Bytes",
-            "Bytes of frames that passed, by direction.",
-            "about 64 kB a second for each session that speaks.",
+            "Bytes of frames forwarded, by direction.",
+            "about 64 kB per second for each session with speech.",
             BYTES_PER_SECOND,
             Query(rate_by("direction", "forwarded_bytes_total"), "{{direction}}"),
         ),
-        over_time(
-            "Held back",
+        graph_panel(
+            "Backpressure",
             (
-                "Seconds in each second for which directions were held back, summed over all sessions, because "
-                "their receiver did not keep up."
+                "Seconds per second for which the relay paused reading because the receiving side was too slow, "
+                "summed over all sessions, by direction."
             ),
-            "near 0; towards clients some are slow, towards the provider any is a sign of trouble there.",
+            "near 0; upstream_to_client rises with slow clients, client_to_upstream indicates a slow provider.",
             SECONDS,
             Query(rate_by("direction", "backpressure_seconds_total"), "{{direction}}"),
         ),
     )
 
 
-def _trouble() -> tuple[AnyPanel, ...]:
+def _faults() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
-            "Shutting down",
-            "Instances that take nobody new.",
+        graph_panel(
+            "Draining",
+            "Instances that are draining and refuse new sessions.",
             "only during a rollout, for at most RELAY_DRAIN_SECONDS.",
             YES_NO,
             Query(f"max by (instance) ({series('draining')})", "{{instance}}"),
         ),
-        over_time(
-            "Lost or cut off",
-            "Log lines that were dropped, connections that were cut off unheard, background tasks that crashed.",
-            "0, all of them.",
+        graph_panel(
+            "Dropped and crashed",
+            "Dropped log lines, connections closed unanswered, and crashed background tasks.",
+            "0 for all three.",
             PER_SECOND,
             Query(f"sum({rate('log_lines_dropped_total')})", "log lines dropped"),
-            Query(f"sum({rate('connections_turned_away_total')})", "connections turned away"),
+            Query(f"sum({rate('connections_turned_away_total')})", "connections closed unanswered"),
             Query(f"sum({rate('background_task_crashes_total')})", "tasks crashed"),
         ),
-        over_time(
-            "New keys in the key file",
-            "Keys that were found in the file of OPENAI_API_KEY_FILE, by what became of them.",
-            "empty but when a key is rotated; then taken.",
+        graph_panel(
+            "Key rotations",
+            "New keys found in the file of OPENAI_API_KEY_FILE, by result.",
+            "empty except when a key is rotated; then taken.",
             COUNT,
             Query(f"sum by (result) (increase({series('key_rotations_total')}[{WINDOW}]))", "{{result}}"),
         ),

@@ -1,80 +1,80 @@
-"""The third board: how conversations go, and what they cost."""
+"""The dashboard `conversations`: response latency, session ends, tokens and cost."""
 
-from monitoring.dashboards.board import board
+from monitoring.dashboards.dashboard import render_dashboard
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
     RATIO,
     SECONDS,
     USD,
-    AnyPanel,
+    PanelBuilder,
     Query,
-    number,
-    over_time,
+    graph_panel,
     quantiles,
     rate_by,
     series,
+    stat_panel,
 )
 
 
-def render(runbooks: str) -> str:
+def render(docs_url: str) -> str:
     """`conversations.json`."""
-    return board(
+    return render_dashboard(
         "conversations",
         "conversations and cost",
-        "Do people get answers, and what does it cost?",
+        "Do users get answers, and what do the answers cost?",
         (*_answers(), *_sessions(), *_cost(), *_provider()),
-        runbooks,
+        docs_url,
     )
 
 
-def _answers() -> tuple[AnyPanel, ...]:
+def _answers() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
-            "From the end of speech to the first sound",
-            "How long people wait for an answer in speech.",
-            "half below 0.8 s; from 2 s on a talk feels like a bad line.",
+        graph_panel(
+            "End of speech to first audio",
+            "Time from the end of the user's speech to the first audio of the response.",
+            "p50 below 0.8 s; above 2 s a conversation feels like a bad line.",
             SECONDS,
             *quantiles("speech_to_audio_seconds", 0.5, 0.95),
         ),
-        over_time(
-            "From response.create to the first delta",
-            "How long the provider takes to begin a response that the client asked for.",
-            "half below 0.5 s; far more with tools or long instructions.",
+        graph_panel(
+            "response.create to first delta",
+            "Time until the provider starts a response that the client requested.",
+            "p50 below 0.5 s; much more with tools or long instructions.",
             SECONDS,
             *quantiles("response_first_delta_seconds", 0.5, 0.95),
         ),
-        over_time(
+        graph_panel(
             "Responses by status",
-            "Responses that ended: completed, cancelled because somebody spoke, failed at the provider, cut short.",
+            "Ended responses: completed, cancelled (the user spoke or the client cancelled), failed, incomplete.",
             "completed and cancelled; failed below 1 %.",
             PER_SECOND,
             Query(rate_by("status", "responses_total"), "{{status}}"),
             stacked=True,
         ),
-        over_time(
+        graph_panel(
             "Interruptions",
-            "Responses that were cut off, by who did it: the user's voice, or the client.",
-            "some; more than every third response says that answers are too long, or that noise counts as speech.",
+            "Interrupted responses by cause: the user spoke (turn_detected), or the client cancelled.",
+            "some; more than a third of the responses means too long answers, or noise detected as speech.",
             PER_SECOND,
             Query(rate_by("reason", "interruptions_total"), "{{reason}}"),
         ),
     )
 
 
-def _sessions() -> tuple[AnyPanel, ...]:
+def _sessions() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
-            "How long sessions last",
-            "Median and 95th percentile of the sessions that ended.",
-            "minutes; medians of seconds are callers that hang up, or clients that reconnect.",
+        graph_panel(
+            "Session duration",
+            "Median and 95th percentile of the duration of ended sessions.",
+            "minutes; a median of seconds means users who hang up, or clients that reconnect.",
             SECONDS,
             *quantiles("session_duration_seconds", 0.5, 0.95),
         ),
-        over_time(
-            "How sessions end",
-            "Sessions that ended, by reason.",
-            "client_closed and client_lost; upstream_lost and upstream_closed in ones.",
+        graph_panel(
+            "Session ends by reason",
+            "Ended sessions by reason.",
+            "client_closed and client_lost; single upstream_lost and upstream_closed.",
             PER_SECOND,
             Query(rate_by("reason", "sessions_ended_total"), "{{reason}}"),
             stacked=True,
@@ -82,79 +82,79 @@ def _sessions() -> tuple[AnyPanel, ...]:
     )
 
 
-def _cost() -> tuple[AnyPanel, ...]:
+def _cost() -> tuple[PanelBuilder, ...]:
     return (
-        number(
-            "Cost of the chosen time",
-            "What the responses cost by the provider's public prices, without the transcription of the input.",
-            "what the budget says; compare it with the provider's own page, which is right.",
+        stat_panel(
+            "Estimated cost",
+            "Cost of responses in the selected time range at the provider's public prices, without input transcription.",
+            "within your budget; the provider's usage page is authoritative.",
             USD,
             Query(f"sum(increase({series('estimated_cost_usd_total')}[$__range]))", "cost"),
             steps={0: "blue"},
         ),
-        number(
+        stat_panel(
             "Responses without a price",
             (
-                "Responses of the chosen time that the cost leaves out: a model without a known price, or a "
-                "usage that cannot be read."
+                "Responses in the selected time range that the estimate omits: the model has no known price, or the "
+                "usage cannot be parsed."
             ),
-            "0; more says that the estimate is too low.",
+            "0; otherwise the estimate is too low.",
             COUNT,
             Query(f"sum(increase({series('unpriced_responses_total')}[$__range]))", "unpriced"),
             steps={0: "green", 1: "yellow"},
         ),
-        over_time(
+        graph_panel(
             "Cost per hour",
-            "What an hour at this pace would cost, by model.",
-            "follows the calls; a rise without more calls is longer answers or less that was cached.",
+            "Estimated cost per hour at the current rate, by model.",
+            "follows the sessions; a rise without more sessions means longer answers or fewer cached tokens.",
             USD,
             Query(f"{rate_by('model', 'estimated_cost_usd_total')} * 3600", "{{model}}"),
             stacked=True,
         ),
-        over_time(
+        graph_panel(
             "Tokens by kind",
             (
-                "Tokens of the responses: input, input that was cached and costs a tenth or less, output; "
-                "text, audio or image."
+                "Tokens of responses by kind (input; cached input, which costs a tenth or less; output) and modality "
+                "(text, audio, image)."
             ),
-            "audio far above text, and much of the input cached after the first turns.",
+            "far more audio than text, and most of the input cached after the first turns.",
             PER_SECOND,
             Query(rate_by("kind, modality", "tokens_total"), "{{kind}} {{modality}}"),
             stacked=True,
         ),
-        over_time(
+        graph_panel(
             "Tokens by model",
-            "The same by model; other has no known price.",
-            "the models that you meant to use, and no other.",
+            "Tokens of responses by model; models without a known price are counted as other.",
+            "only the models that you intend to use.",
             PER_SECOND,
             Query(rate_by("model", "tokens_total"), "{{model}}"),
         ),
     )
 
 
-def _provider() -> tuple[AnyPanel, ...]:
+def _provider() -> tuple[PanelBuilder, ...]:
     return (
-        over_time(
-            "Head room under the rate limits",
-            "What is left of each limit, of the instance where it is least.",
-            "above 20 %; at 0 responses fail. Without a line the provider has not told yet.",
+        graph_panel(
+            "Remaining provider rate limit",
+            "Remaining share of each rate limit of the provider, on the instance with the lowest value.",
+            "above 20 %; at 0 responses fail. No line: the provider has not reported the limit yet.",
             RATIO,
             Query(f"min by (limit) ({series('rate_limit_remaining_ratio')})", "{{limit}}"),
         ),
-        over_time(
-            "The provider's errors in open sessions",
-            "Error events by the provider's code; most are a client's mistake and end nothing.",
-            "few; one code that rises with the calls is a client's bug.",
+        graph_panel(
+            "Error events in open sessions",
+            "Error events by the provider's code; most report a mistake of the client and do not end the session.",
+            "few; one code that rises with the sessions is a bug in a client.",
             PER_SECOND,
             Query(rate_by("code", "upstream_error_events_total"), "{{code}}"),
         ),
-        over_time(
-            "Failures within sessions",
+        graph_panel(
+            "Incidents in open sessions",
             (
-                "What the provider told by other events: failed responses, failed transcriptions, rate limits "
-                "with nothing left."
+                "Failures that the provider reports by events other than error: failed responses, failed transcriptions, "
+                "exhausted rate limits."
             ),
-            "empty; insufficient_quota is an account without credit.",
+            "empty; insufficient_quota means an account without credit.",
             PER_SECOND,
             Query(rate_by("event, code", "session_incidents_total"), "{{event}}: {{code}}"),
         ),

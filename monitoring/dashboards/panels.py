@@ -1,6 +1,6 @@
-"""How every panel of the boards is made: a unit, what is normal, queries that can be held against the code.
+"""Builds the panels of the dashboards: every panel has a unit, a description and at least one query.
 
-A panel's description is two sentences: what it shows, and after "Normal:" what it looks like when all is well.
+A description has two parts: what the panel shows and, after "Normal:", the expected values.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ STATE: Final = units.NoUnit
 UNITS: Final = frozenset({RATIO, SECONDS, PER_SECOND, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE})
 
 
-class AnyPanel(Protocol):
-    """What the builders of all kinds of panels have in common; the library knows no such type."""
+class PanelBuilder(Protocol):
+    """The methods that the builders of all panel types share; the library declares no common type for them."""
 
     def title(self, title: str) -> Self: ...  # noqa: D102
     def description(self, description: str) -> Self: ...  # noqa: D102
@@ -49,44 +49,44 @@ class AnyPanel(Protocol):
     def build(self) -> dashboard.Panel: ...  # noqa: D102
 
 
-Panel = TypeVar("Panel", bound=AnyPanel)
+Panel = TypeVar("Panel", bound=PanelBuilder)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query of a panel; `{{label}}` in the legend is a label of its result."""
+    """One query of a panel. `{{label}}` in the legend is replaced by that label of the result."""
 
     expression: str
     legend: str
 
 
 def series(name: str, matchers: str = "") -> str:
-    """A metric of the relay, of the deployments and instances that are chosen at the top of the board."""
+    """A selector for a metric of the relay, limited to the namespaces, jobs and instances chosen in the dashboard."""
     return f"{metric(name)}{{{', '.join(filter(None, (matchers, SELECTED)))}}}"
 
 
-def is_(label: str, value: str) -> str:
-    """A matcher."""
+def equals(label: str, value: str) -> str:
+    """An equality matcher."""
     return f'{label}="{value}"'
 
 
 def process(name: str) -> str:
-    """A metric that every process has; the job says that it is a relay's."""
+    """A selector for a process metric; the matcher on `job` limits it to relays."""
     return f"process_{name}{{{SELECTED}}}"
 
 
 def rate(name: str, matchers: str = "") -> str:
-    """A counter's growth in each second."""
+    """The per-second rate of a counter."""
     return f"rate({series(name, matchers)}[{WINDOW}])"
 
 
 def rate_by(labels: str, name: str, matchers: str = "") -> str:
-    """The same, summed."""
+    """The per-second rate of a counter, summed by labels."""
     return f"sum by ({labels}) ({rate(name, matchers)})"
 
 
 def quantiles(name: str, *shares: float, by: str = "") -> tuple[Query, ...]:
-    """A histogram's quantiles, overall or by a label."""
+    """Quantiles of a histogram, over all series or by a label."""
     labels = f"le, {by}" if by else "le"
     legend = f"{{{{{by}}}}} " if by else ""
     return tuple(
@@ -95,10 +95,10 @@ def quantiles(name: str, *shares: float, by: str = "") -> tuple[Query, ...]:
     )
 
 
-def over_time(
-    title: str, says: str, normal: str, unit: str, *queries: Query, span: int = 8, stacked: bool = False
+def graph_panel(
+    title: str, description: str, normal: str, unit: str, *queries: Query, span: int = 8, stacked: bool = False
 ) -> timeseries.Panel:
-    """A graph."""
+    """A line graph; an area graph if stacked."""
     panel = timeseries.Panel().fill_opacity(30 if stacked else 8).line_width(1).show_points(common.VisibilityMode.NEVER)
     panel.legend(
         build_common.VizLegendOptions()
@@ -111,34 +111,34 @@ def over_time(
     )
     if stacked:
         panel.stacking(build_common.StackingConfig().mode(common.StackingMode.NORMAL))
-    return _finished(panel, title, says, normal, unit, queries, span)
+    return _finish(panel, title, description, normal, unit, queries, span)
 
 
-def number(
-    title: str, says: str, normal: str, unit: str, query: Query, *, span: int = 4, steps: Mapping[float, str]
+def stat_panel(
+    title: str, description: str, normal: str, unit: str, query: Query, *, span: int = 4, steps: Mapping[float, str]
 ) -> stat.Panel:
-    """One number, coloured by the step it is on."""
+    """A single number, coloured by threshold: `steps` maps each lower bound to a colour."""
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.AREA).color_mode(common.BigValueColorMode.VALUE)
     panel.reduce_options(build_common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False))
     panel.thresholds(thresholds(steps))
-    return _finished(panel, title, says, normal, unit, (query,), span)
+    return _finish(panel, title, description, normal, unit, (query,), span)
 
 
-def states(
-    title: str, says: str, normal: str, query: Query, names: Mapping[int, tuple[str, str]], *, span: int = 12
+def timeline_panel(
+    title: str, description: str, normal: str, query: Query, names: Mapping[int, tuple[str, str]], *, span: int = 12
 ) -> statetimeline.Panel:
-    """Bands of colour over time; `names` says what each value is called and how it is coloured."""
+    """Coloured bands over time. `names` maps each value to its text and colour."""
     panel = statetimeline.Panel().show_value(common.VisibilityMode.AUTO).row_height(0.85).fill_opacity(80)
     panel.mappings([
         dashboard.ValueMap(options={
             str(value): dashboard.ValueMappingResult(text=text, color=color) for value, (text, color) in names.items()
         })
     ])  # fmt: skip
-    return _finished(panel, title, says, normal, STATE, (query,), span)
+    return _finish(panel, title, description, normal, STATE, (query,), span)
 
 
 def thresholds(steps: Mapping[float, str]) -> build.ThresholdsConfig:
-    """Colours from a value on; the first one holds below everything."""
+    """A threshold configuration: each value to the colour from there on. The first colour has no lower bound."""
     first, *rest = steps.items()
     return (
         build.ThresholdsConfig()
@@ -150,10 +150,12 @@ def thresholds(steps: Mapping[float, str]) -> build.ThresholdsConfig:
     )  # fmt: skip
 
 
-def _finished(  # noqa: PLR0917 - its three callers are above
-    panel: Panel, title: str, says: str, normal: str, unit: str, queries: tuple[Query, ...], span: int
+def _finish(  # noqa: PLR0917 - called only by the three functions above
+    panel: Panel, title: str, description: str, normal: str, unit: str, queries: tuple[Query, ...], span: int
 ) -> Panel:
-    panel.title(title).description(f"{says} Normal: {normal}").datasource(SOURCE).unit(unit).span(span).height(_HEIGHT)
+    panel.title(title).description(f"{description} Normal: {normal}").datasource(SOURCE).unit(unit).span(span).height(
+        _HEIGHT
+    )
     if unit != STATE:
         panel.min(0)
     for letter, query in zip("ABCDEFGH", queries, strict=False):

@@ -8,7 +8,7 @@ from typing import Any, Final
 import promql_parser
 
 from monitoring.promql import metric
-from monitoring.recording import RECORDS
+from monitoring.recording import RECORDING_RULES
 from service.failures import CATALOGUE
 from service.health.checks import CHECKS, TURN
 from service.telemetry.metrics import Metrics
@@ -42,7 +42,7 @@ def faults(expression: str) -> list[str]:
     """What in an expression names nothing; raises ValueError if it is no PromQL."""
     nodes = list(_walk(promql_parser.parse(expression)))
     selectors = [node for node in nodes if isinstance(node, promql_parser.VectorSelector)]
-    recorded = {record.name for record in RECORDS}
+    recorded = {record.name for record in RECORDING_RULES}
     found = []
     labels = SCRAPED | _MADE
     for selector in selectors:

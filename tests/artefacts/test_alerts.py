@@ -12,8 +12,8 @@ import yaml
 
 from monitoring import grafana_alerts, rules
 from monitoring.alerts import ALERTS, GROUPS
-from monitoring.promql import BILLING_CODES, COUNTED, CUT_BY_PROVIDER, KEY_REASONS, OWN_DOING
-from monitoring.recording import RECORDS, inlined
+from monitoring.promql import BILLING_CODES, CAUSED_BY_CLIENT, COUNTED_REASONS, ENDED_BY_PROVIDER, KEY_REASONS
+from monitoring.recording import RECORDING_RULES, inline_records
 from monitoring.rule import Alert
 from service.failures import CATALOGUE, DIAL_FAILURES, REFUSALS
 from service.settings.declared import SETTINGS
@@ -81,10 +81,10 @@ def test_alertmanager_names_what_exists() -> None:
 def test_alerts_name_what_exists(alert: Alert) -> None:
     """A renamed metric, label or label value fails here, in Prometheus' form and in Grafana's."""
     assert [] == faults(alert.expression)
-    assert [] == faults(inlined(alert.query))
+    assert [] == faults(inline_records(alert.query))
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+@pytest.mark.parametrize("record", RECORDING_RULES, ids=lambda record: record.name)
 def test_records_name_what_exists(record: Any) -> None:
     """The same for what is recorded."""
     assert [] == faults(record.query)
@@ -104,12 +104,14 @@ def test_a_renamed_metric_is_noticed() -> None:
 
 def test_every_failure_is_somebodys() -> None:
     """Each reason counts against the objective or is the caller's own doing; the sets come from the catalogue's blame."""
-    assert {*REFUSALS, *DIAL_FAILURES, "internal_error"} == {*COUNTED, *OWN_DOING}
-    assert not {*COUNTED} & {*OWN_DOING}
-    assert "client_left" in OWN_DOING
+    assert {*REFUSALS, *DIAL_FAILURES, "internal_error"} == {*COUNTED_REASONS, *CAUSED_BY_CLIENT}
+    assert not {*COUNTED_REASONS} & {*CAUSED_BY_CLIENT}
+    assert "client_left" in CAUSED_BY_CLIENT
     assert {"key_missing", "key_malformed", "key_rejected", "key_forbidden"} == set(KEY_REASONS)
     assert {"insufficient_quota", "credit_balance_exhausted"} <= set(BILLING_CODES)
-    assert {"upstream_closed", "upstream_lost", "upstream_too_slow", "upstream_protocol_error"} == set(CUT_BY_PROVIDER)
+    assert {"upstream_closed", "upstream_lost", "upstream_too_slow", "upstream_protocol_error"} == set(
+        ENDED_BY_PROVIDER
+    )
 
 
 def test_every_alert_is_tried() -> None:
@@ -124,7 +126,7 @@ def test_alerts_can_be_read(alert: Alert) -> None:
     annotations = alert.annotations()
 
     assert alert.summary.endswith(".")
-    assert alert.because
+    assert alert.rationale
     assert annotations["summary"].count("{{") == alert.summary.count("<")
     for reason in alert.reasons:
         assert CATALOGUE[reason].remedy in annotations["remedy"]
@@ -140,7 +142,7 @@ def test_the_runbook_has_a_section_for_each_alert() -> None:
     for name, section in sections.items():
         assert PARTS == re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE), name
     for alert in ALERTS:
-        page, anchor = alert.annotations(runbooks="docs")["runbook_url"].split("#")
+        page, anchor = alert.annotations(docs_url="docs")["runbook_url"].split("#")
         assert (ROOT / page).is_file()
         assert anchor in {"{{ $labels.reason }}", alert.name.lower()}
 
@@ -150,7 +152,7 @@ def test_the_table_of_alerts_is_in_step() -> None:
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(runbooks/alerts\.md#(\w+)\) \| (\w+) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
 
-    assert [(a.name, a.name.lower(), a.severity, a.hold, a.because) for a in ALERTS] == rows
+    assert [(a.name, a.name.lower(), a.severity, a.for_duration, a.rationale) for a in ALERTS] == rows
 
 
 def test_the_operator_gets_the_same_rules() -> None:
@@ -174,10 +176,10 @@ def test_grafana_gets_the_same_alerts() -> None:
         ask, compare = rule["data"]
         condition = compare["model"]["conditions"][0]["evaluator"]
         assert (source["uid"], True, "C") == (ask["datasourceUid"], ask["model"]["instant"], rule["condition"])
-        assert inlined(alert.query) == ask["model"]["expr"]
+        assert inline_records(alert.query) == ask["model"]["expr"]
         assert "realtime_relay:" not in ask["model"]["expr"]
         assert ({">": "gt", "<": "lt"}[alert.operator], [alert.threshold]) == (condition["type"], condition["params"])
-        assert (alert.hold, alert.labels) == (rule["for"], rule["labels"])
+        assert (alert.for_duration, alert.labels) == (rule["for"], rule["labels"])
         assert (alert.annotations(grafana=True), "OK") == (rule["annotations"], rule["noDataState"])
         assert "$value " not in str(rule["annotations"])
 

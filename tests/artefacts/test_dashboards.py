@@ -11,9 +11,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring import provisioning, rules
-from monitoring.dashboards import BOARDS
+from monitoring.dashboards import DASHBOARDS
 from monitoring.dashboards.panels import UNITS, WIDTH
-from monitoring.rule import RUNBOOKS
+from monitoring.rule import DOCS_URL
 from service.failures import CATALOGUE
 from tests.artefacts.promql_names import SCRAPED, exposed, faults
 from tools.generate import ROOT
@@ -33,11 +33,11 @@ def plain(expression: str) -> str:
     return expression.replace("$__rate_interval", "5m").replace("$__range", "6h")
 
 
-PANELS = [(name, panel) for name in BOARDS for panel in loaded(name)["panels"]]
+PANELS = [(name, panel) for name in DASHBOARDS for panel in loaded(name)["panels"]]
 NAMES = [f"{name}-{panel['title']}" for name, panel in PANELS]
 
 
-@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("name", DASHBOARDS)
 def test_boards_round_trip(name: str) -> None:
     """Grafana's own models read each board, and write the same."""
     plugins.register_default_plugins()
@@ -46,7 +46,7 @@ def test_boards_round_trip(name: str) -> None:
     assert data == json.loads(json.dumps(Dashboard.from_json(data), cls=JSONEncoder))
 
 
-@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("name", DASHBOARDS)
 def test_boards_are_in_order(name: str) -> None:
     """Unique ids and titles, the variables, no two panels in one place, none beyond the edge, and not too many to see."""
     data = loaded(name)
@@ -70,9 +70,9 @@ def test_every_board_is_another() -> None:
     """Their uids differ, and each is provisioned from the folder that the provider names."""
     provider = yaml.safe_load((FOLDER / "provisioning/dashboards/realtime-relay.yaml").read_text(encoding="utf-8"))
 
-    assert len({loaded(name)["uid"] for name in BOARDS}) == len(BOARDS)
-    assert {path.stem for path in (FOLDER / "dashboards").glob("*.json")} == BOARDS.keys()
-    assert provisioning.BOARDS == provider["providers"][0]["options"]["path"]
+    assert len({loaded(name)["uid"] for name in DASHBOARDS}) == len(DASHBOARDS)
+    assert {path.stem for path in (FOLDER / "dashboards").glob("*.json")} == DASHBOARDS.keys()
+    assert provisioning.DASHBOARDS_FOLDER == provider["providers"][0]["options"]["path"]
 
 
 def test_compose_puts_the_files_where_they_are_looked_for() -> None:
@@ -86,9 +86,9 @@ def test_compose_puts_the_files_where_they_are_looked_for() -> None:
     }
 
     assert all((ROOT / source).exists() for source in mounted)
-    assert provisioning.BOARDS == mounted["./monitoring/grafana/dashboards"]
+    assert provisioning.DASHBOARDS_FOLDER == mounted["./monitoring/grafana/dashboards"]
     assert rules.RULES_FILE == mounted["./monitoring/prometheus/rules.yaml"]
-    assert provisioning.PROMETHEUS == "http://prometheus:9090"
+    assert provisioning.PROMETHEUS_URL == "http://prometheus:9090"
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
@@ -131,8 +131,8 @@ def test_links_lead_to_the_documents() -> None:
     link = panel["fieldConfig"]["defaults"]["links"][0]["url"]
     text = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
 
-    assert f"{RUNBOOKS}/failures.md#${{__field.labels.reason}}" == link
+    assert f"{DOCS_URL}/failures.md#${{__field.labels.reason}}" == link
     assert all(f"### {reason}\n" in text for reason in CATALOGUE)
-    for name in BOARDS:
+    for name in DASHBOARDS:
         url = loaded(name)["links"][1]["url"]
-        assert (ROOT / "docs" / url.removeprefix(f"{RUNBOOKS}/")).is_file()
+        assert (ROOT / "docs" / url.removeprefix(f"{DOCS_URL}/")).is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.doctor import command as doctor
-from service.failures import CATALOGUE, RUNBOOKS
+from service.failures import CATALOGUE, RUNBOOK_PAGES
 from service.health.checks import CHECKS
 from service.settings import SETTING_NAMES
 from service.telemetry.metrics import PREFIX, Metrics
@@ -65,8 +65,8 @@ def test_every_reason_has_its_page() -> None:
         (path.stem, reason) for path in PAGES for reason in re.findall(r"^### (\w+)$", text_of(path), re.MULTILINE)
     ]
 
-    assert sorted((page, reason) for reason, page in RUNBOOKS.items()) == sorted(found)
-    assert CATALOGUE.keys() == RUNBOOKS.keys()
+    assert sorted((page, reason) for reason, page in RUNBOOK_PAGES.items()) == sorted(found)
+    assert CATALOGUE.keys() == RUNBOOK_PAGES.keys()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -87,7 +87,7 @@ def test_every_reason_has_its_line(path: Path, section: str) -> None:
     """What proves a reason, and what is done about it, begins a line of its own, in both sections."""
     heads = "".join(re.findall(r"^- ((?:`\w+`(?:, )?)+):", section_of(path, section), flags=re.MULTILINE))
 
-    assert {reason for reason, page in RUNBOOKS.items() if page == path.stem} == set(re.findall(r"\w+", heads))
+    assert {reason for reason, page in RUNBOOK_PAGES.items() if page == path.stem} == set(re.findall(r"\w+", heads))
 
 
 def test_the_index_leads_to_every_reason() -> None:
@@ -97,7 +97,7 @@ def test_the_index_leads_to_every_reason() -> None:
     )
 
     assert [
-        (reason, RUNBOOKS[reason], reason, row.sentence, str(row.http_status or "-"), str(row.close_code or "-"))
+        (reason, RUNBOOK_PAGES[reason], reason, row.sentence, str(row.http_status or "-"), str(row.close_code or "-"))
         for reason, row in sorted(CATALOGUE.items())
     ] == [(reason, page, anchor, *rest) for reason, page, anchor, *rest in rows]
 

@@ -7,9 +7,9 @@ import time
 from typing import Any, Final
 
 from monitoring.alerts import ALERTS
-from monitoring.dashboards import BOARDS
-from monitoring.recording import RECORDS, inlined
-from monitoring.rule import RUNBOOKS
+from monitoring.dashboards import DASHBOARDS
+from monitoring.recording import RECORDING_RULES, inline_records
+from monitoring.rule import DOCS_URL
 from service.machine import memory_limit_bytes
 from tests.observability.receiver import Missing
 from tests.observability.stage import Stage
@@ -35,8 +35,8 @@ async def faults_of_boards(stage: Stage, started: float) -> tuple[int, list[str]
     end = time.time()
     jobs = "|".join(stage.deployments)
     count, found = 0, []
-    for board, render in BOARDS.items():
-        for panel in json.loads(render(RUNBOOKS))["panels"]:
+    for board, render in DASHBOARDS.items():
+        for panel in json.loads(render(DOCS_URL))["panels"]:
             for target in panel["targets"]:
                 count += 1
                 query = substituted(target["expr"], jobs, round(end - started))
@@ -62,7 +62,7 @@ def _is_number(value: str) -> bool:
 async def faults_of_records(stage: Stage, started: float) -> list[str]:
     """Recording rules that have recorded nothing."""
     found = []
-    for record in RECORDS:
+    for record in RECORDING_RULES:
         series = await stage.query(record.name, start=started, end=time.time(), step=_STEP)
         if not any(_is_number(value) for each in series for _, value in each["values"]):
             found.append(f"{record.name} has recorded nothing")
@@ -74,7 +74,7 @@ async def faults_of_grafana(stage: Stage) -> list[str]:
     found = []
     for alert in ALERTS:
         try:
-            await stage.query(inlined(alert.query))
+            await stage.query(inline_records(alert.query))
         except Missing as exc:
             found.append(str(exc))
     return found

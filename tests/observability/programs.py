@@ -95,7 +95,7 @@ def _tail(log: Path) -> str:
 
 def write_configuration(folder: Path, targets: Mapping[str, Sequence[str]], alertmanager: int, receiver: str) -> None:
     """The rules at the test's pace, and both programs' own files with only addresses and waiting times changed."""
-    (folder / "rules.yaml").write_text(rules.dumped({"groups": rules.groups(scale=paced)}), encoding="utf-8")
+    (folder / "rules.yaml").write_text(rules.to_yaml({"groups": rules.groups(scale=paced)}), encoding="utf-8")
     text = rules.render_config(
         targets=dict(targets), alertmanager=f"127.0.0.1:{alertmanager}", rules="rules.yaml", interval="1s"
     )

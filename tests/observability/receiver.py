@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from monitoring.alerts import ALERTS
-from monitoring.rule import RUNBOOKS
+from monitoring.rule import DOCS_URL
 from service.failures import CATALOGUE
 
 _BY_NAME: Final = {alert.name: alert for alert in ALERTS}
@@ -110,7 +110,7 @@ def faults_of(told: Told) -> list[str]:
     checks = {
         f"went to {told.path}": told.path == alert.severity,
         "labels": alert.labels.items() <= told.labels.items(),
-        f"runbook_url {texts.get('runbook_url')}": texts.get("runbook_url") == f"{RUNBOOKS}/{page}",
+        f"runbook_url {texts.get('runbook_url')}": texts.get("runbook_url") == f"{DOCS_URL}/{page}",
         "remedy": texts.get("remedy") == (CATALOGUE[reason].remedy if alert.reasons and reason else None),
         f"texts {texts}": not any(sign in text for text in texts.values() for sign in ("{{", "<no value>", "<error")),
     }  # fmt: skip

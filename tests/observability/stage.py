@@ -9,8 +9,8 @@ from typing import Any, Final
 from aiohttp import ClientSession
 
 from monitoring.alerts import ALERTS
-from monitoring.recording import inlined
-from monitoring.rules import scaled
+from monitoring.recording import inline_records
+from monitoring.rules import scale_windows
 from tests.observability.pace import paced
 from tests.observability.receiver import Missing, Receiver, Told, faults_of
 from tests.observability.relays import Provider, Relay, settings_for
@@ -93,7 +93,7 @@ class Stage:
 
     async def _grafana_agrees(self, name: str, job: str) -> None:
         alert = _BY_NAME[name]
-        compared = f"({scaled(inlined(alert.query), paced)}) {alert.operator} {alert.threshold:g}"
+        compared = f"({scale_windows(inline_records(alert.query), paced)}) {alert.operator} {alert.threshold:g}"
         found = await self.query(compared)
         if not any(each["metric"].get("job") == job for each in found):
             self.faults.append(f"Grafana's {name} does not hold for {job} while Prometheus' does")

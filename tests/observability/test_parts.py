@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from monitoring.alerts import ALERTS
 from monitoring.recording import WINDOWS
-from monitoring.rule import RUNBOOKS
+from monitoring.rule import DOCS_URL
 from monitoring.rules import seconds
 from service.failures import CATALOGUE
 from tests.observability.causes import TRIALS
@@ -20,7 +20,7 @@ def told(**texts: str) -> Told:
     labels = {"alertname": KEY.name, "job": "relay", "reason": "key_rejected", **KEY.labels}
     well = {
         "summary": "The key does not serve.",
-        "runbook_url": f"{RUNBOOKS}/failures.md#key_rejected",
+        "runbook_url": f"{DOCS_URL}/failures.md#key_rejected",
         "remedy": CATALOGUE["key_rejected"].remedy,
     }
     return Told("critical", "firing", labels, well | texts, 0.0)
@@ -39,7 +39,7 @@ def test_what_is_wrong_with_a_message_is_told() -> None:
     assert [] == faults_of(told())
     assert 1 == len(faults_of(told(summary="{{ $labels.reason }}")))
     assert 1 == len(faults_of(told(remedy=CATALOGUE["key_missing"].remedy)))
-    assert 1 == len(faults_of(told(runbook_url=RUNBOOKS)))
+    assert 1 == len(faults_of(told(runbook_url=DOCS_URL)))
 
 
 def test_grafanas_variables_are_filled_in() -> None:
