@@ -30,7 +30,9 @@ DATASOURCE: Final = "realtime-relay-prometheus"
 FOLDER: Final = "Realtime relay"
 _EXPRESSIONS: Final = "__expr__"
 _OPERATORS: Final[dict[str, str]] = {">": "gt", "<": "lt"}
-_HEAD: Final = "# Generated from monitoring/ by `make docs`. Use this or Prometheus' rules; with both, alerts fire twice.\n"
+_HEAD: Final = (
+    "# Generated from monitoring/ by `make docs`. Use this or Prometheus' rules; with both, alerts fire twice.\n"
+)
 
 
 def render(docs_url: str = DOCS_URL) -> str:
