@@ -42,8 +42,8 @@ class AdmissionControl:
         self._refusal_reason = refusal_reason
         self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
         self._origins = OriginPolicy(policy.allowed_origins)
-        self._sessions = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
-        self._client_sessions = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
+        self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
+        self._client_session_limit = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
         self._proxy_reported = False
@@ -65,8 +65,8 @@ class AdmissionControl:
         if reason is not None:
             raise Failure(reason)
         client = attempt.client if attempt.client != OPEN_ACCESS_CLIENT else attempt.address
-        slot.enter_context(self._client_sessions.acquire(client))
-        slot.enter_context(self._sessions.acquire())
+        slot.enter_context(self._client_session_limit.acquire(client))
+        slot.enter_context(self._session_limit.acquire())
         return dial_request
 
     def _warn_of_proxy(self, request: web.Request, attempt: Attempt) -> None:

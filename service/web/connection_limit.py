@@ -1,7 +1,7 @@
 """The public listener's limit on open connections, which keeps descriptors free for probes, scrapes and dials.
 
-Every connection costs a descriptor, also one that never sends a request, until aiohttp's keep-alive timeout closes it. Once
-descriptors run out, `accept` fails for every client, and nothing logs why.
+Every connection uses a descriptor, also one that never sends a request, until aiohttp's keep-alive timeout closes it. Once
+the descriptors run out, `accept` fails for every client.
 """
 
 import asyncio

@@ -33,10 +33,11 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 class RealtimeHandler:
     """Handles WebSocket upgrade requests: each gets a session, or a refusal that names its reason.
 
-    * Ordering: handshake, admission, limit on dials, dial, 101, session. The 101 comes last because it cannot be taken
-      back; a client that gets one is connected to an upstream that has sent its first event, if it promises one.
+    * Ordering: handshake, admission, limit on dials, dial, 101, session. The dial precedes the 101, because no HTTP status
+      can be sent after it. A client that gets a 101 has an upstream that has sent its first event, where one is required.
     * Cancellation: aiohttp cancels a handler when its client disconnects. A dial is cancelled with it and counted as
-      `client_left`. The session's task is shielded, because it still has to close upstream.
+      `client_left`; an upstream that has just connected is aborted, and logged as `session.abandoned`. The session's task
+      is shielded, because it still has to close upstream.
     * Errors: an unexpected exception before the 101 is answered with `internal_error` (500). After the 101 it is raised, and
       aiohttp closes the socket. Both are logged as `request.failed`.
     * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
@@ -65,11 +66,11 @@ class RealtimeHandler:
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
         self._admission = AdmissionControl(policy, self._metrics, refusal_reason=self._refusal_reason)
-        self._dials = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
-        self._metrics.dials_active.set_function(lambda: self._dials.active)
+        self._metrics.dials_active.set_function(lambda: self._dial_limit.active)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the public WebSocket routes."""
@@ -99,9 +100,8 @@ class RealtimeHandler:
             self._metrics.count_refusal(failure)
             return refusals.http_response(failure, attempt.session_id)
         finally:
-            request.pop(
-                ANSWER, None
-            )  # the response refers to its request: this cycle would wait for the garbage collector
+            # The response refers to its request; this cycle would wait for the garbage collector.
+            request.pop(ANSWER, None)
 
     async def _run_session(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
         outcome = await self._admit_and_dial(request, attempt, translation=translation)
@@ -121,7 +121,7 @@ class RealtimeHandler:
                 try:
                     handshake = parse_handshake(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, translation=translation)
-                    dial_slot.enter_context(self._dials.acquire())
+                    dial_slot.enter_context(self._dial_limit.acquire())
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)

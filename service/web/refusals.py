@@ -21,6 +21,7 @@ _PROVIDER_CLOSE_CODES: Final = range(3000, 5000)
 """Close codes that the provider defines itself are kept (RFC 6455 section 7.4.2). For the standard ones the catalogue's code
 is sent, because clients decide by it whether to retry."""
 _CLOSE_SECONDS: Final = 2.0
+_ANY_SIZE: Final = 1 << 40  # of a message that is discarded
 
 
 def error_object(failure: Failure, session_id: str) -> dict[str, object]:
@@ -114,7 +115,7 @@ async def answer_with_error_event(
         leg = await answer_client(request, handshake.key, handshake.subprotocol)
     except ConnectionError:
         return
-    leg.start(CloseReader(leg, Scanner(masked=True, max_message_bytes=1 << 40)))
+    leg.start(CloseReader(leg, Scanner(masked=True, max_message_bytes=_ANY_SIZE)))
     leg.send_event(error_event(failure, session_id))
     code, reason = close_code_and_reason(failure)
     deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
