@@ -160,5 +160,5 @@ async def start(name: str, site: Site, upstream: Upstream) -> Contender:
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """A server's context for localhost, and what its clients have to trust."""
-    authority = Authority(folder, "Bench Authority").create()
-    return authority.server("DNS:localhost"), authority.bundle
+    authority = Authority(folder, "Bench Authority")
+    return authority.server_context("localhost"), authority.bundle

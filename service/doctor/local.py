@@ -102,7 +102,7 @@ class LocalConfiguration:
         if stands_in:
             return Finding(
                 "no key was found: the built-in simulator stands in for OpenAI (RELAY_UPSTREAM=auto)",
-                [*self.hints(), "Set OPENAI_API_KEY to connector OpenAI."],
+                [*self.hints(), "Set OPENAI_API_KEY to reach OpenAI."],
                 "warn",
             )
         key = self.settings.openai_api_key.reveal() if self.settings.openai_api_key is not None else None

@@ -13,6 +13,7 @@ import conversations
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
 from service.simulator.options import CURRENT_MODELS
+from tests.support.certificates import Authority
 from tools.debian import NotToBeHad, unpacked
 from tools.generated import close_spread_seconds
 from troubles import CROWD_TOKENS, LOOP_TOKEN, TOKEN
@@ -192,11 +193,7 @@ def test_the_front_wants_tokens(access: str, accepted: bool, tmp_path: Path) -> 
         except NotToBeHad as why:
             pytest.skip(str(why))
     certificate = tmp_path / "relay.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-         "-subj", "/CN=localhost", "-keyout", f"{certificate}.key", "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    Authority(tmp_path).write_server_files(certificate, tmp_path / "relay.pem.key")
     text = (ROOT / "compose/tls/haproxy.cfg").read_text(encoding="utf-8")
     config = tmp_path / "haproxy.cfg"
     config.write_text(text.replace("/run/secrets/tls/relay.pem", str(certificate)), encoding="utf-8")

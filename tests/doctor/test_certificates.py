@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.doctor.certificates import inspection_product, parse_certificate
-from tests.support.doctor_chain import make_pair
+from tests.support.certificates import create_self_signed
 
 
 @pytest.fixture(scope="module")
 def der(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A certificate as openssl makes it."""
-    return make_pair(tmp_path_factory.mktemp("pair"), "/C=DE/O=Acme Gmbh/OU=Küche/CN=proxy.acme.example", days=90).der()
+    return create_self_signed(
+        tmp_path_factory.mktemp("pair"), "/C=DE/O=Acme Gmbh/OU=Küche/CN=proxy.acme.example", days=90
+    ).der()
 
 
 def test_names_and_dates(der: bytes) -> None:

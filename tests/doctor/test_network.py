@@ -14,6 +14,7 @@ from service.doctor import network
 from service.doctor.network import Route
 from service.doctor.tls import trust_store_notes
 from service.simulator import Simulator, SimulatorOptions
+from tests.support.certificates import create_self_signed
 from tests.support.doctor_chain import (
     KEY_CANARY,
     PASSWORD_CANARY,
@@ -21,7 +22,6 @@ from tests.support.doctor_chain import (
     ChainReport,
     answering,
     bare_server,
-    make_pair,
     passing_on,
     run_provider_chain,
 )
@@ -79,7 +79,7 @@ async def test_one_address_of_several_is_enough() -> None:
 )
 async def test_a_certificate_that_is_not_trusted(tmp_path: Path, subject: str, note: str) -> None:
     """The issuer of an untrusted certificate is told, a corporate proxy by its name, and SSL_CERT_FILE is the cure."""
-    pair = make_pair(tmp_path, subject)
+    pair = create_self_signed(tmp_path, subject)
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
         report = await climb_to(tmp_path, f"https://localhost:{port}/v1")
 
@@ -187,7 +187,7 @@ async def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
 @asynccontextmanager
 async def encrypted_simulator(tmp_path: Path, subject: str) -> AsyncIterator[tuple[int, Mapping[str, str]]]:
     """A simulator behind TLS: its port, and the environment in which its certificate is trusted."""
-    pair = make_pair(tmp_path, subject, "api.openai.com")
+    pair = create_self_signed(tmp_path, subject, "api.openai.com")
     async with (
         Simulator(SimulatorOptions(pace=0)) as simulator,
         bare_server(passing_on(URL(simulator.url).port or 0), pair.server_context()) as port,

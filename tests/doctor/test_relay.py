@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import create_self_signed
 from tests.support.doctor_chain import (
     TOKEN_CANARY,
     ChainReport,
     answering,
     bare_server,
-    make_pair,
     passing_on,
     run_relay_chain,
 )
@@ -111,7 +111,7 @@ async def test_a_model_that_the_relay_does_not_allow() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "reason", "note"),
     [
-        ("502 Bad Gateway", HTML, "bad_reply", "The proxy or ingress in front cannot connector the relay."),
+        ("502 Bad Gateway", HTML, "bad_reply", "The proxy or ingress in front cannot reach the relay."),
         ("503 Service Unavailable", HTML, "bad_reply", "has no relay to pass it to"),
         ("404 Not Found", HTML, "bad_reply", "Nothing is at this path"),
         ("401 Unauthorized", "no", "bad_reply", "That is not the relay's refusal"),
@@ -174,7 +174,7 @@ async def test_https_to_a_plain_port() -> None:
 
 async def test_http_to_a_tls_port(tmp_path: Path) -> None:
     """ws:// towards a port of TLS is told as that, by a handshake that is only looked at."""
-    pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
+    pair = create_self_signed(tmp_path, "/O=Acme/CN=localhost")
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
         report = await options(f"ws://localhost:{port}")
 
@@ -184,7 +184,7 @@ async def test_http_to_a_tls_port(tmp_path: Path) -> None:
 
 async def test_an_untrusted_certificate_in_front_of_the_relay(tmp_path: Path) -> None:
     """The words are about the relay's address, not about the provider's."""
-    pair = make_pair(tmp_path, "/O=Acme/CN=localhost")
+    pair = create_self_signed(tmp_path, "/O=Acme/CN=localhost")
     async with bare_server(answering("200 OK"), pair.server_context()) as port:
         report = await options(f"wss://localhost:{port}")
 

@@ -13,6 +13,7 @@ import aiohttp
 from tests.e2e import standins
 from tests.e2e.engine import ROOT, Compose, must
 from tests.e2e.stage import Stage, check, status_of, until
+from tests.support.certificates import Authority
 
 MEMORY_MIB: Final = 192
 _CALLS: Final = 450  # more than so much memory allows: (192 - 100) MiB / 256 KiB = 368
@@ -131,7 +132,10 @@ async def tls_with_secrets_as_files(stage: Stage) -> str:
     (secrets / "tls").mkdir(parents=True)
     _secret(secrets / "openai-api-key", "sk-sim-good-the-first-key-0001\n")
     _secret(secrets / "client-tokens", f"e2e:{_TOKEN}\n")
-    await _certificate(secrets / "tls")
+    authority = Authority(stage.folder)
+    certificate, key = secrets / "tls/relay.pem", secrets / "tls/relay.pem.key"
+    authority.write_server_files(certificate, key)
+    key.chmod(0o644)  # for the container's user; the folder above is closed to others
     variables = {
         **{name: value for name, value in stage.compose.variables.items() if name.startswith("PUBLISHED") or name == "BASE"},
         "SECRETS_DIR": str(secrets), "OPENAI_API_KEY_FILE": "/run/secrets/realtime-relay/openai-api-key",
@@ -140,7 +144,7 @@ async def tls_with_secrets_as_files(stage: Stage) -> str:
     await _anew(
         stage, Compose(stage.compose.project, ("compose/tls.env",), variables=variables), "relay", "simulator", "front"
     )
-    context = ssl.create_default_context(cafile=str(secrets / "tls/relay.pem"))
+    context = ssl.create_default_context(cafile=str(authority.bundle))
     url = f"https://localhost:{stage.port('PUBLISHED_TLS_PORT')}/v1/realtime?model=gpt-realtime"
     headers = {"Authorization": f"Bearer {_TOKEN}", "X-Forwarded-For": "192.0.2.66"}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
@@ -203,15 +207,6 @@ async def _open_access_does_not_start(stage: Stage) -> None:
     words = ("run", "--rm", "--no-deps", "-T", "--env", "RELAY_ACCESS=open", "front")
     code, said = await stage.compose.attempt(*words)
     check(code != 0 and "RELAY_ACCESS is not tokens" in said, f"the front with open access: {code}, {said}")
-
-
-async def _certificate(folder: Path) -> None:
-    await must(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout", str(folder / "relay.pem.key"), "-out", str(folder / "relay.pem"),
-    )  # fmt: skip
-    (folder / "relay.pem.key").chmod(0o644)  # for the container's user; the folder above is this user's alone
 
 
 def _secret(path: Path, text: str) -> None:

@@ -2,14 +2,12 @@
 
 import asyncio
 import ssl
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
+from tests.support.certificates import untrusted_server_context
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
 
 PATH: Final = "/v1/realtime?model=gpt-realtime"
@@ -146,21 +144,6 @@ async def a_proxy_that_refuses() -> AsyncIterator[Scene]:
         server.close()
 
 
-def an_unknown_issuer() -> ssl.SSLContext:
-    """A certificate that nobody vouches for."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        key, certificate = Path(folder) / "key.pem", Path(folder) / "certificate.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-            check=True,
-            capture_output=True,
-        )  # fmt: skip
-        context.load_cert_chain(certificate, key)
-    return context
-
-
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 PROVOCATIONS: Final[Mapping[str, Provocation]] = {
     "token_missing": by_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
@@ -195,7 +178,7 @@ PROVOCATIONS: Final[Mapping[str, Provocation]] = {
     "redirect_refused": by_key("redirect"),
     "dropped_early": by_key("drop"),
     "tls_failed": by_server(SSH, scheme="https"),
-    "tls_untrusted": by_server(SSH, scheme="https", tls=an_unknown_issuer),
+    "tls_untrusted": by_server(SSH, scheme="https", tls=untrusted_server_context),
     "connect_timeout": by_server(None, scheme="https"),
     "reply_timeout": by_key("hang-before-101"),
     "first_event_timeout": by_key("hang"),

@@ -70,10 +70,10 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """An authority that the relays here trust, by SSL_CERT_FILE."""
-    return Authority(tmp_path_factory.mktemp("authority")).create()
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
 def tls(authority: Authority) -> ssl.SSLContext:
     """A certificate for everybody at the far end."""
-    return authority.server(",".join([f"DNS:{NAME}", *(f"IP:{address}" for address in FAR)]))
+    return authority.server_context(NAME, *FAR)

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -126,41 +125,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
         writer.close()
-
-
-# -- certificates -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A self-signed certificate and its key, in files."""
-
-    certificate: Path
-    key: Path
-
-    def server_context(self) -> ssl.SSLContext:
-        """For a server."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, self.key)
-        return context
-
-    def der(self) -> bytes:
-        """The certificate's bytes."""
-        return ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
-
-
-def make_pair(folder: Path, subject: str, *names: str, days: int = 30) -> Pair:
-    """Make a certificate for localhost, 127.0.0.1 and `names`, as openssl writes it."""
-    pair = Pair(folder / "certificate.pem", folder / "key.pem")
-    others = "".join(f",DNS:{name}" for name in names)
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", str(days), "-subj", subject, "-addext", f"subjectAltName=DNS:localhost,IP:127.0.0.1{others}",
-            "-out", str(pair.certificate), "-keyout", str(pair.key),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=20,
-    )  # fmt: skip
-    return pair

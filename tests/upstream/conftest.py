@@ -10,7 +10,7 @@ from tests.support.certificates import Authority
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """An authority that nobody but these tests knows."""
-    return Authority(tmp_path_factory.mktemp("authority")).create()
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture

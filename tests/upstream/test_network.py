@@ -77,15 +77,15 @@ async def test_c4_a_refused_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subject", "is_expired", "is_trusted", "words"),
+    ("identity", "is_expired", "is_trusted", "words"),
     [
-        pytest.param("IP:127.0.0.1", True, True, "expired", id="C7"),
-        pytest.param("DNS:other.example", False, True, "mismatch", id="C8"),
-        pytest.param("IP:127.0.0.1", False, False, "unable to get local issuer", id="C9"),
+        pytest.param("127.0.0.1", True, True, "expired", id="C7"),
+        pytest.param("other.example", False, True, "mismatch", id="C8"),
+        pytest.param("127.0.0.1", False, False, "unable to get local issuer", id="C9"),
     ],
 )
 async def test_certificates_that_are_not_trusted(
-    subject: str,
+    identity: str,
     *,
     is_expired: bool,
     is_trusted: bool,
@@ -96,7 +96,7 @@ async def test_certificates_that_are_not_trusted(
     """An expired, foreign or unknown certificate: the cause is in the log, no request is sent, nothing is tried again."""
     if is_trusted:
         request.getfixturevalue("trusting")
-    tls = authority.server(subject, is_expired=is_expired)
+    tls = authority.server_context(identity, is_expired=is_expired)
     async with (
         nothing_left(),
         raw_http(well, tls=tls) as upstream,
@@ -118,7 +118,7 @@ async def test_a_trusted_certificate(authority: Authority) -> None:
     """The same server with a certificate in order opens sessions: what the rows above refuse is the certificate."""
     async with (
         nothing_left(),
-        raw_http(well, tls=authority.server()) as upstream,
+        raw_http(well, tls=authority.server_context()) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
     ):
         assert 101 == (await attempt(relay)).status
@@ -161,7 +161,7 @@ async def test_c10_a_handshake_that_does_not_come_about(serve: Serve, status: in
 async def test_c10_an_old_tls(authority: Authority) -> None:
     """A server that speaks TLS 1.0 only is refused, whoever signed its certificate."""
     with pytest.warns(DeprecationWarning, match="TLSv1"):
-        tls = authority.server(oldest=ssl.TLSVersion.TLSv1)
+        tls = authority.server_context(only_version=ssl.TLSVersion.TLSv1)
     async with raw_http(well, tls=tls) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
         answer = await attempt(relay)
 
@@ -172,7 +172,7 @@ async def test_c10_an_old_tls(authority: Authority) -> None:
 async def test_c11_a_private_authority_by_ssl_cert_file(authority: Authority, tmp_path: Path) -> None:
     """The real process with SSL_CERT_FILE trusts a company's authority; and C14: SSLKEYLOGFILE has been removed."""
     key_log = tmp_path / "keys.log"
-    async with raw_http(well, tls=authority.server()) as upstream:
+    async with raw_http(well, tls=authority.server_context()) as upstream:
         environ = {
             "PATH": os.environ["PATH"],
             "OPENAI_API_KEY": "sk-sim-good-CANARY0key",

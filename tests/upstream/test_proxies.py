@@ -94,7 +94,7 @@ async def relay_through(
 ) -> AsyncIterator[tuple[Relay, RawHttp]]:
     """A relay that reaches a TLS upstream by a proxy; afterwards no secret has been seen."""
     async with (
-        raw_http(echo, tls=authority.server()) as upstream,
+        raw_http(echo, tls=authority.server_context()) as upstream,
         running_relay(
             OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", RELAY_DIAL_TIMEOUT_SECONDS="1.5", adjust=adjust
         ) as relay,

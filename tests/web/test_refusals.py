@@ -1,17 +1,16 @@
 """Each refusal of the provider as a client, a browser and an operator see it: status, event, metric and log line."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.failures import CATALOGUE
 from service.simulator import SimulatorOptions
+from tests.support.certificates import untrusted_server_context
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
 
 ORIGIN = {"Origin": "http://localhost:3000"}
@@ -226,20 +225,9 @@ async def test_answer_other_than_tls_is_tls_failed() -> None:
         await check_network(f"https://127.0.0.1:{port}/v1", Case("", "tls_failed", "connect", "none", 1008))
 
 
-async def test_self_signed_certificate_is_tls_untrusted(tmp_path: Path) -> None:
+async def test_certificate_of_unknown_authority_is_tls_untrusted() -> None:
     """The handshake fails before the request with the key is sent."""
-    import ssl  # noqa: PLC0415 - needed here only
-
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(  # noqa: ASYNC221 - once, before anything runs
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0, ssl=untrusted_server_context())
     try:
         port = server.sockets[0].getsockname()[1]
         await check_network(f"https://127.0.0.1:{port}/v1", Case("", "tls_untrusted", "connect", "none", 1008))
