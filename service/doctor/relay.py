@@ -25,7 +25,7 @@ from service.upstream import translate
 from service.upstream.dial import Connected, DialProgress, open_session, read_body
 from service.upstream.proxy import PROXY_VARIABLES
 from service.upstream.stream import EventStream, StreamClosed
-from service.wire.seam import accept_for, take_upstream
+from service.wire.seam import sec_websocket_accept, take_upstream
 
 _PINGS: Final = 3
 _PING_SECONDS: Final = 5.0
@@ -256,7 +256,7 @@ class RelayChain:
 
     def _take_line(self, response: aiohttp.ClientResponse, key: str) -> None:
         problem = None
-        if response.headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
+        if response.headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):
             problem = "Sec-WebSocket-Accept is wrong: something on the way answers upgrades itself"
         elif self._options.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
             problem = "the subprotocol 'realtime' did not come back, without which browsers refuse the socket"

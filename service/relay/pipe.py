@@ -67,7 +67,7 @@ class Pipe:
         self._held_back_at: float | None = None
         self.after_take: Callable[[], None] | None = None  # called when the slow path has handed something on
         sink.on_full = self._hold_back
-        sink.on_drained = self._let_go
+        sink.on_writable = self._let_go
 
     @property
     def at_message_boundary(self) -> bool:
@@ -130,7 +130,7 @@ class Pipe:
     def stop_holding_back(self) -> None:
         """Read the source again: the session ends, and its CLOSE has to be seen."""
         self._let_go()
-        self._sink.on_full = self._sink.on_drained = None
+        self._sink.on_full = self._sink.on_writable = None
 
     def _forward(self, raw: bytes, *, mid_frame: bool = False) -> None:
         self._sink.write(raw, mid_frame=mid_frame)

@@ -189,7 +189,7 @@ class Session:
 
     async def _close(self, end: Ending) -> None:
         now = self._loop.time()
-        if end.tell and self._client.can_speak and self._may_tell:
+        if end.tell and self._client.can_send and self._may_tell:
             self._client.send_event(self._error_event(end.reason))
         for pipe in (self._up, self._down):
             pipe.stop_holding_back()
@@ -206,7 +206,7 @@ class Session:
             leg.send_close(farewell.code, farewell.text)
             leg.close()
         elif farewell.failed and leg.send_close(farewell.code, farewell.text):
-            leg.finish()
+            leg.write_eof()
         return await close_leg(leg, farewell.code, farewell.text, deadline=deadline)
 
     def _account(self, end: Ending) -> None:
@@ -317,7 +317,7 @@ class Session:
         if messages != self._seen_messages:
             self._seen_messages, self._active_at = messages, now
         for leg in (self._client, self._upstream):
-            leg.watch_progress()
+            leg.check_progress()
         end = verdict(
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
@@ -339,7 +339,7 @@ class Session:
     def _tell_drain(self) -> None:
         if self._drain_event is None or self._drains_at is None or self._ended.done():
             return
-        if self._down.at_message_boundary and self._client.can_speak:
+        if self._down.at_message_boundary and self._client.can_send:
             self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
             self._drains_at = self._down.after_take = None
 

@@ -56,11 +56,11 @@ def verdict(
         held = leg.held_since is not None
         # A held leg hears nothing because we do not listen; only the kernel can tell whether its peer is there. Upstream is
         # not asked: it costs nothing once it is gone, and its last words, a CLOSE perhaps, wait for the client to read on.
-        if held and side == "client" and leg.peer_is_gone():
+        if held and side == "client" and leg.peer_disconnected():
             return ending.by_loss("client")
         if leg.full_since is not None and now - leg.full_since > limits.slow_seconds:
             return ending.by_relay(f"{side}_too_slow")
-        if not held and now - leg.heard_at > limits.silent_seconds:
+        if not held and now - leg.last_alive_at > limits.silent_seconds:
             return ending.by_loss("client" if side == "client" else "upstream")
     if limits.max_session_seconds and now - started_at > limits.max_session_seconds:
         return ending.by_relay("max_duration")

@@ -33,7 +33,7 @@ from service.upstream.resolver import SharedResolver
 from service.upstream.target import DialRequest, Target
 from service.wire.closing import CloseReader, close_leg
 from service.wire.leg import Leg
-from service.wire.seam import accept_for, take_upstream
+from service.wire.seam import sec_websocket_accept, take_upstream
 
 BODY_BYTES: Final = 65_536
 BODY_SECONDS: Final = 1.0
@@ -276,7 +276,7 @@ def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:
     connection = ",".join(headers.getall("Connection", ()))  # a list may span lines (RFC 9110 section 5.3)
     if "upgrade" not in {token.strip().lower() for token in connection.split(",")}:
         return "101 without 'Connection: Upgrade'"
-    if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
+    if headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):
         return "101 with a wrong Sec-WebSocket-Accept"
     if headers.get("Sec-WebSocket-Extensions") or headers.get("Sec-WebSocket-Protocol"):
         return "101 with an extension or subprotocol that was not offered"

@@ -23,7 +23,7 @@ from service.web import refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import Attempt, AttemptReporter
 from service.web.request import Handshake, client_address, parse_handshake, wants_error_event
-from service.wire.seam import ANSWER, answer_client
+from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
@@ -94,14 +94,14 @@ class RealtimeHandler:
             return await self._run_session(request, attempt, translation=translation)
         except Exception:
             self._reporter.failed(attempt)
-            if ANSWER in request:
+            if UPGRADE_RESPONSE in request:
                 raise  # the 101 has been sent; aiohttp closes the socket
             failure = Failure("internal_error")
             self._metrics.count_refusal(failure)
             return refusals.http_response(failure, attempt.session_id)
         finally:
             # The response refers to its request; this cycle would wait for the garbage collector.
-            request.pop(ANSWER, None)
+            request.pop(UPGRADE_RESPONSE, None)
 
     async def _run_session(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
         outcome = await self._admit_and_dial(request, attempt, translation=translation)
@@ -205,4 +205,4 @@ def _phase_left_in(progress: DialProgress) -> Phase:
 
 def _sent_response(request: web.Request) -> web.StreamResponse:
     """The 101 that was sent; 499 if the client disconnected before it, which is for aiohttp only and is never sent."""
-    return request[ANSWER] if ANSWER in request else web.Response(status=_CLIENT_CLOSED_REQUEST)
+    return request[UPGRADE_RESPONSE] if UPGRADE_RESPONSE in request else web.Response(status=_CLIENT_CLOSED_REQUEST)

@@ -109,7 +109,7 @@ async def answer_with_error_event(
     * Ordering: the dial has failed, or was not made, before the 101 is sent. The error event precedes the CLOSE frame.
     * Cancellation: aiohttp cancels the handler when the client disconnects. The closing handshake is a task of its own and
       goes on, for 2 s at most; then the socket is aborted.
-    * Errors: none. A client that has disconnected before the 101 is ignored, and the request then has no `ANSWER`.
+    * Errors: none. A client that has disconnected before the 101 is ignored, and the request then has no `UPGRADE_RESPONSE`.
     """
     try:
         leg = await answer_client(request, handshake.key, handshake.subprotocol)

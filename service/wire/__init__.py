@@ -1,1 +1,1 @@
-"""Frames on sockets: the only room that knows the inside of aiohttp."""
+"""WebSocket frames on sockets; the only package that depends on the internals of aiohttp."""

@@ -28,7 +28,7 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
     """
     is_informed = leg.send_close(code, reason)
     if not is_informed:
-        is_informed = leg.hung_up
+        is_informed = leg.at_eof
         leg.abort()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):

@@ -1,168 +1,162 @@
-"""One socket of a session: read, write, hold back, abort.
+"""One connection of a session after its upgrade: reads, writes, backpressure, keepalive.
 
-Rules of this file:
+Invariants of this file:
 
-* One writer per socket: whatever goes out on a leg goes through its `write`, `send_event`, `send_control`, `send_close`.
-* Control frames wait for a frame boundary, our own events for a message boundary. After CLOSE nothing is written.
-* A full leg says so (`on_full`, `on_drained`) and its owner holds back the reading of the other side. What a leg can hold
-  of a peer that does not read is bounded: `WRITE_HIGH_BYTES`, one read of the other side, and one pong.
-* A leg that is held back notices nothing by itself, not even that its peer is gone: `peer_is_gone` has to be asked.
+* One writer per socket: all that is sent on a leg goes through its `write`, `send_event`, `send_control`, `send_close`.
+* Control frames wait for a frame boundary, the relay's own events for a message boundary. After CLOSE nothing is written.
+* A full leg reports it (`on_full`, `on_writable`) and its owner holds back the other leg. What a leg buffers for a peer that
+  does not read is bounded: `WRITE_HIGH_BYTES`, one read of the other leg, and one pong.
+* A held leg receives no events from the event loop, not even the peer's FIN or RST: poll `peer_disconnected`.
 """
 
 import asyncio
 import os
-import select
-import socket
-import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal, Protocol
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
+from service.wire import tcp
 
 WRITE_HIGH_BYTES: Final = 65_536
-"""Above this much unsent data a leg is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
+"""A leg with more unsent data than this is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
 
-PROGRESS_BYTES: Final = 16_384
-"""A peer that takes less than this in the time that it gets is stuck; a quarter of a second of speech in twenty seconds."""
-QUIET_SECONDS: Final = 25.0
-"""After so long without a word, longer than from ping to ping, it is asked whether a client takes what it is sent: its pongs
-may wait behind much else."""
-PATIENCE_SECONDS: Final = 120.0
-"""Who takes everything and says nothing for longer is gone all the same: what acknowledges may be a proxy before it."""
+MIN_PROGRESS_BYTES: Final = 16_384
+"""A full peer that acknowledges less than this within `SessionLimits.slow_seconds` is stuck: a quarter of a second of
+speech in twenty seconds."""
+ACK_CHECK_SECONDS: Final = 25.0
+"""After this long without data, more than one ping interval, a client's acknowledgements count as a sign of life: its pongs
+may wait behind much other data."""
+ACK_ONLY_SECONDS: Final = 120.0
+"""A peer that acknowledges data but sends nothing for this long is considered dead; a proxy may be acknowledging for it."""
 
 SLICE_BYTES: Final = 65_536
-"""What a read brought beyond this waits for the loop's next turn, and so does reading on. A read may bring 256 KiB, and the
-loop would read 32 times in a row; in the smallest frames each takes a sixth of a second, and all other sessions wait."""
+"""A read delivers at most this much in one iteration of the event loop; the rest, and the next read, wait for the next
+one. A read may return 256 KiB, and the loop would read 32 times in a row. With the smallest frames each read takes a sixth
+of a second, during which all other sessions wait."""
 
 PEEK_BYTES: Final = 1 << 20
-"""How far into unread bytes a CLOSE is looked for: 16 seconds of speech."""
+"""How many unread bytes are searched for a close frame: 16 seconds of speech."""
 
-_TCP_INFO_BYTES: Final = 128
-_BYTES_ACKED_AT: Final = 120  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
-
-# The kernel gives up an upstream that acknowledges nothing, or keeps its window at zero, after 20 s. A client may play slowly
-# what came fast, its window at zero meanwhile, and gets 60 s; one that vanished is found by our pings (39 s). A user timeout
-# takes the place of the count of keepalive probes (tcp(7)), which holds where there is none.
-_KEEPALIVE: Final = (
-    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
-    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
-    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-)
+# A client may play slowly what arrived fast, with its window at zero meanwhile. Pings find one that has vanished (39 s).
 _USER_TIMEOUT_MS: Final = {"client": 60_000, "upstream": 20_000}
-
 
 HoldReason = Literal["backlog", "first_event", "sink_full"]
 """Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
 
 
 class Receiver(Protocol):
-    """Who reads a leg: the dial's gate first, then a pipe."""
+    """Receives the bytes of a leg: a `FirstEventReader` during the dial, then a `Pipe`, in the end a `CloseReader`."""
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Process the next bytes. Must not raise: the transport would abort the connection."""
 
     def peer_lost(self) -> None:
-        """The peer is gone: end of file, reset or abort. May be told more than once."""
+        """The peer has closed the connection: end of file, reset or abort. May be called more than once."""
 
 
 class Leg(asyncio.Protocol):
-    """One socket after its upgrade, taken over from aiohttp.
+    """One WebSocket connection after its upgrade, taken over from aiohttp by `wire.seam`. `masks`: frames sent are masked.
 
-    `masks` says whether what is written must be masked (towards a server). `host` is aiohttp's protocol for the socket; it
-    is told when the connection is lost, so that aiohttp's registries stay right.
+    Ownership: one owner at a time starts a receiver, writes, and ends the leg with `close_leg` or `abort`. A leg that is
+    dropped without either keeps its socket. All calls are made in the event loop's thread; none of them waits.
+    Reading: bytes are delivered in order, and before `peer_lost`. `hold` and `release` name a reason; the transport is read
+    while no reason is left. Bytes that have already been read are delivered even so.
+    Writing: the leg is the only writer of its socket. Frames are sent in the order of the calls, except that control frames
+    wait for a frame boundary. A full leg calls `on_full`, later `on_writable`. After CLOSE, and once the socket is closing,
+    everything written is dropped.
+    Errors: no call raises for a lost connection. `peer_lost` reports it, and `closed` is done once the socket is closed.
     """
 
-    def __init__(self, transport: asyncio.Transport, host: asyncio.BaseProtocol, early: bytes, *, masks: bool) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, aiohttp_protocol: asyncio.BaseProtocol, early_data: bytes, *, masks: bool
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._transport = transport
-        self._host = host
+        self._aiohttp_protocol = aiohttp_protocol
         self._masks = masks
         self._receiver: Receiver | None = None
-        self._early = bytearray(early)
+        self._early_data = bytearray(early_data)
         self._eof = False  # the peer will send nothing more
-        self._mid_frame = False  # the last thing written was part of a frame
+        self._mid_frame = False  # the last write ended inside a frame
         self._close_sent = False
-        self._waiting: list[bytes] = []  # control frames that wait for a frame boundary
-        self._pong: bytes | None = (
-            None  # the newest pong that waits; older ones need no answer (RFC 6455 section 5.5.3)
-        )
-        self._holds: set[HoldReason] = set()
-        self._backlog = bytearray()  # read, and to be handed on in the next turns
-        self.full_since: float | None = None  # and since then its peer has taken next to nothing
-        self._taken = 0  # what the peer had acknowledged at the last look that found progress
+        self._pending_control: list[bytes] = []  # control frames that wait for a frame boundary
+        # The newest pong that waits; earlier pings need no answer (RFC 6455 section 5.5.3).
+        self._pending_pong: bytes | None = None
+        self._hold_reasons: set[HoldReason] = set()
+        self._backlog = bytearray()  # has been read, and is delivered in the next iterations of the event loop
+        self.full_since: float | None = None  # moves forward while the peer makes progress
+        self._acknowledged_bytes = 0  # at the last check that found progress
         self.held_since: float | None = None
-        self.heard_at: float = loop.time()
-        self._spoke_at = self.heard_at  # what is acknowledged is no word
+        self.last_alive_at: float = loop.time()  # data, or acknowledgements that count as a sign of life
+        self._last_received_at = self.last_alive_at  # data only
         self.on_full: Callable[[], None] | None = None
-        self.on_drained: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        _watch_for_dead_peer(transport, _USER_TIMEOUT_MS["upstream" if masks else "client"])
+        tcp.enable_dead_peer_detection(transport, _USER_TIMEOUT_MS["upstream" if masks else "client"])
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def start(self, receiver: Receiver) -> None:
-        """Hand all that came and comes to `receiver`; it may be replaced later by another start."""
+        """Deliver all bytes to `receiver`, those that arrived earlier included; another call replaces the receiver."""
         self._receiver = receiver
-        if self._early:
-            self._backlog[:0], self._early = self._early, bytearray()
-            self._next_slice()
+        if self._early_data:
+            self._backlog[:0], self._early_data = self._early_data, bytearray()
+            self._deliver_slice()
         if self._eof:
-            self._lose()
+            self._end_of_stream()
         if self.closed.done():
-            self._forget()
+            self._drop_callbacks()
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
-        self.heard_at = self._spoke_at = self._loop.time()
+        self.last_alive_at = self._last_received_at = self._loop.time()
         if self._receiver is None:
-            self._early += data
+            self._early_data += data
         elif self._backlog or len(data) > SLICE_BYTES:
             is_first = not self._backlog
             self._backlog += data
             if is_first:
-                self._next_slice()
+                self._deliver_slice()
         else:
             self._receiver.receive(data)
 
-    def _next_slice(self) -> None:
+    def _deliver_slice(self) -> None:
         part = bytes(self._backlog[:SLICE_BYTES])
         del self._backlog[:SLICE_BYTES]
         if part and self._receiver is not None:
             self._receiver.receive(part)
         if self._backlog:
             self.hold("backlog")
-            self._loop.call_soon(self._next_slice)  # after all that is ready now, before the loop waits again
+            self._loop.call_soon(self._deliver_slice)  # after everything that is ready now, before the next select
         else:
             self.release("backlog")
 
     def eof_received(self) -> bool:
-        """Called by the transport: a WebSocket has no half-open state, so the peer is gone."""
-        self._lose()
+        """Called by the transport. A WebSocket has no half-open state, so that FIN ends the connection."""
+        self._end_of_stream()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
-        self._host.connection_lost(exc)
+        self._aiohttp_protocol.connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
             self.on_lost = None
         if not self.closed.done():
             self.closed.set_result(None)
-        self._lose()
-        self._forget()
+        self._end_of_stream()
+        self._drop_callbacks()
 
-    def _forget(self) -> None:
-        """Nobody is told anything more, and nothing of a leg that is gone should wait for the garbage collector."""
-        self._receiver = self.on_full = self.on_drained = None
+    def _drop_callbacks(self) -> None:
+        # They refer to the session, which would wait for the garbage collector.
+        self._receiver = self.on_full = self.on_writable = None
 
-    def _lose(self) -> None:
+    def _end_of_stream(self) -> None:
         self._eof = True
         if self._receiver is not None:
             if self._backlog:
@@ -170,175 +164,148 @@ class Leg(asyncio.Protocol):
                 self._receiver.receive(rest)
             self._receiver.peer_lost()
 
-    def hold(self, why: HoldReason) -> None:
-        """Stop reading; the kernel's window then stops the peer."""
-        if not self._holds:
+    def hold(self, reason: HoldReason) -> None:
+        """Stop reading; the peer's sending then stops at the TCP window. Holding twice for one reason has no effect."""
+        if not self._hold_reasons:
             self.held_since = self._loop.time()
             if not self._transport.is_closing():
                 self._transport.pause_reading()
-        self._holds.add(why)
+        self._hold_reasons.add(reason)
 
-    def release(self, why: HoldReason) -> None:
-        """Read again, unless something else holds."""
-        self._holds.discard(why)
-        if self._holds or self.held_since is None:
+    def release(self, reason: HoldReason) -> None:
+        """Resume reading, unless another reason is left. Releasing a reason that does not hold has no effect."""
+        self._hold_reasons.discard(reason)
+        if self._hold_reasons or self.held_since is None:
             return
         self.held_since = None
-        self.heard_at = self._spoke_at = self._loop.time()  # it was we who did not listen
+        self.last_alive_at = self._last_received_at = self._loop.time()  # the silence was not the peer's
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def peer_is_gone(self) -> bool:
-        """Whether the peer has hung up, asked of the kernel, since a held leg is not told."""
+    def peer_disconnected(self) -> bool:
+        """Whether the peer has closed the connection. Asks the kernel, since the event loop does not watch a held leg."""
         if self._eof or self._transport.is_closing():
             return True
         if self._backlog:
-            return False  # what it said before is still being handed on
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+            return False  # what it sent before is still being delivered
+        return tcp.peer_disconnected(self._transport)
 
     def peek(self) -> bytes:
-        """What the peer has sent and a held leg has not read, without reading it; empty on TLS, where it is ciphertext."""
+        """What the peer has sent and a held leg has not read, without reading it. Empty on TLS."""
         if self._backlog:
-            return b""  # what was read comes first
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0 or self._transport.get_extra_info("sslcontext") is not None:
-            return b""
-        # asyncio's view of a socket cannot receive; a duplicate of its descriptor can.
-        with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as double:
-            return double.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return b""
+            return b""  # what has been read comes first
+        return tcp.peek_unread(self._transport, PEEK_BYTES)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @property
-    def can_speak(self) -> bool:
-        """Whether a frame of our own could be written now."""
+    def can_send(self) -> bool:
+        """Whether the relay may write a frame of its own now: at a frame boundary, before CLOSE, on an open socket."""
         return not (self._mid_frame or self._close_sent or self._transport.is_closing())
 
     @property
-    def hung_up(self) -> bool:
+    def at_eof(self) -> bool:
         """Whether the peer will send nothing more."""
         return self._eof
 
     @property
     def buffered_bytes(self) -> int:
-        """How much waits to be sent."""
+        """The number of bytes that have been written and not yet passed to the kernel."""
         return self._transport.get_write_buffer_size()
 
-    def _acknowledged_bytes(self) -> int:
-        """How many bytes the peer's system has taken so far, as the kernel counts; 0 where it does not."""
-        if sys.platform != "linux":
-            return 0
-        sock = self._transport.get_extra_info("socket")
-        with suppress(OSError, AttributeError, struct.error):  # a socket that is gone, or none; an old kernel
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-            return int(struct.unpack_from("Q", info, _BYTES_ACKED_AT)[0])
-        return 0
-
-    def watch_progress(self) -> None:
-        """To be called now and then: a peer that takes what it is sent is slow, and neither stuck nor dead."""
+    def check_progress(self) -> None:
+        """Called by the session's ticker: a peer that acknowledges what it is sent is slow, neither stuck nor dead."""
         now = self._loop.time()
-        if self.full_since is None and now - self.heard_at < QUIET_SECONDS:
-            self._taken = 0
+        if self.full_since is None and now - self.last_alive_at < ACK_CHECK_SECONDS:
+            self._acknowledged_bytes = 0
             return
-        taken = self._acknowledged_bytes()
-        if self._taken and taken - self._taken >= PROGRESS_BYTES:
-            if not self._masks and now - self._spoke_at < PATIENCE_SECONDS:
-                self.heard_at = now  # a client may play slowly what came fast; an upstream that is alive answers
+        acknowledged = tcp.acknowledged_bytes(self._transport)
+        if self._acknowledged_bytes and acknowledged - self._acknowledged_bytes >= MIN_PROGRESS_BYTES:
+            # For clients only: they may play slowly what arrived fast. A live upstream answers pings.
+            if not self._masks and now - self._last_received_at < ACK_ONLY_SECONDS:
+                self.last_alive_at = now
             if self.full_since is not None:
                 self.full_since = now
-            self._taken = taken
-        elif not self._taken:
-            self._taken = taken
+            self._acknowledged_bytes = acknowledged
+        elif not self._acknowledged_bytes:
+            self._acknowledged_bytes = acknowledged
 
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
-        """Send bytes of data frames; `mid_frame` says that the last frame in them goes on in the next write."""
+        """Send bytes of data frames. `mid_frame`: they end inside a frame, which the next write continues."""
         if self._close_sent or self._transport.is_closing():
             return
         self._transport.write(raw)
         self._mid_frame = mid_frame
-        if not mid_frame and (self._waiting or self._pong is not None):
-            self._send_waiting()
+        if not mid_frame and (self._pending_control or self._pending_pong is not None):
+            self._send_pending()
 
     def send_event(self, payload: bytes) -> None:
-        """Send an event of our own. The caller has made sure of a message boundary."""
-        self.write(build_frame(Opcode.TEXT, payload, self._key()))
+        """Send an event of the relay's own. The caller guarantees a message boundary."""
+        self.write(build_frame(Opcode.TEXT, payload, self._mask_key()))
 
     def send_control(self, opcode: Opcode, payload: bytes) -> None:
-        """Send a ping or pong as soon as no frame is open; a pong only once the peer reads."""
+        """Send a ping or a pong at the next frame boundary; a pong only once the leg is not full."""
         if self._close_sent or self._transport.is_closing():
             return
         if opcode is Opcode.PONG and (self._mid_frame or self.full_since is not None):
-            self._pong = payload
+            self._pending_pong = payload
         elif self._mid_frame:
-            self._waiting.append(build_frame(opcode, payload, self._key()))
+            self._pending_control.append(build_frame(opcode, payload, self._mask_key()))
         else:
-            self._transport.write(build_frame(opcode, payload, self._key()))
+            self._transport.write(build_frame(opcode, payload, self._mask_key()))
 
     def send_close(self, code: int | None, reason: str) -> bool:
-        """Send CLOSE, after which nothing more is written; False if an open frame or a dead socket forbids it."""
-        if not self.can_speak:
+        """Send a close frame, after which everything written is dropped.
+
+        Returns whether a close frame has been sent, now or earlier; False inside a frame and on a closing socket.
+        """
+        if not self.can_send:
             return self._close_sent
-        self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._key()))
+        self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._mask_key()))
         self._close_sent = True
-        self._waiting.clear()
-        self._pong = None
+        self._pending_control.clear()
+        self._pending_pong = None
         return True
 
     def close(self) -> None:
-        """Close the socket once everything is sent."""
+        """Close the socket once everything has been sent."""
         self._transport.close()
 
-    def finish(self) -> None:
-        """Say FIN behind what is sent, and go on reading: a socket that is closed with bytes unread resets what was sent.
+    def write_eof(self) -> None:
+        """Send FIN behind everything written, and go on reading: closing a socket with unread bytes resets it.
 
         Does nothing on TLS, which has no half-open state.
         """
-        with suppress(OSError):  # gone already
+        with suppress(OSError):  # already disconnected
             if self._transport.can_write_eof() and not self._transport.is_closing():
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        """Close the socket now, whatever is unsent."""
+        """Close the socket immediately and drop what is unsent."""
         self._transport.abort()
 
     def pause_writing(self) -> None:
-        """Called by the transport: the peer does not keep up."""
+        """Called by the transport: more than `WRITE_HIGH_BYTES` are unsent."""
         self.full_since = self._loop.time()
-        self._taken = 0
+        self._acknowledged_bytes = 0
         if self.on_full is not None:
             self.on_full()
 
     def resume_writing(self) -> None:
         """Called by the transport: the peer has caught up."""
         self.full_since = None
-        if self._pong is not None and not self._mid_frame:
-            self._send_waiting()
-        if self.on_drained is not None:
-            self.on_drained()
+        if self._pending_pong is not None and not self._mid_frame:
+            self._send_pending()
+        if self.on_writable is not None:
+            self.on_writable()
 
-    def _send_waiting(self) -> None:
-        if self._pong is not None and self.full_since is None:
-            self._waiting.append(build_frame(Opcode.PONG, self._pong, self._key()))
-            self._pong = None
-        waiting, self._waiting = self._waiting, []
-        for frame in waiting:
+    def _send_pending(self) -> None:
+        if self._pending_pong is not None and self.full_since is None:
+            self._pending_control.append(build_frame(Opcode.PONG, self._pending_pong, self._mask_key()))
+            self._pending_pong = None
+        pending, self._pending_control = self._pending_control, []
+        for frame in pending:
             self._transport.write(frame)
 
-    def _key(self) -> bytes:
+    def _mask_key(self) -> bytes:
         return os.urandom(4) if self._masks else b""
-
-
-def _watch_for_dead_peer(transport: asyncio.Transport, user_timeout_ms: int) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
-    for level, name, value in (*_KEEPALIVE, (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", user_timeout_ms)):
-        with suppress(OSError):  # a socket that is not TCP, or that is already dead
-            if hasattr(socket, name):
-                sock.setsockopt(level, getattr(socket, name), value)

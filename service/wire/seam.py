@@ -1,12 +1,12 @@
-"""Takes the frames over from aiohttp after an upgrade, on either side.
+"""Takes connections over from aiohttp after a WebSocket upgrade, on either side.
 
-aiohttp does HTTP, TLS and the two upgrades; from here on the bytes are ours. This file is the only one that touches
-aiohttp's inside; what it relies on was read in aiohttp 3.14.5 and is held by `tests/wire/test_seam.py`:
+aiohttp does HTTP, TLS and the two upgrades; from then on the relay reads and writes the frames. No other file depends on
+aiohttp's internals. What this one relies on was read in aiohttp 3.14.5 and is checked by `tests/wire/test_seam.py`:
 
-* `RequestHandler.set_parser` (web_protocol.py:418) and `ResponseHandler.set_parser` (client_proto.py:226) give a "parser"
-  the bytes that came behind the upgrade, and lift the pause that a full buffer had put on reading.
-* No `await` may stand between the 101 and the take-over, or bytes would go to aiohttp's buffers again.
-* `connection_lost` has to reach aiohttp's protocol, or its server and connector would count the socket for ever.
+* `RequestHandler.set_parser` (web_protocol.py:418) and `ResponseHandler.set_parser` (client_proto.py:226) pass the bytes that
+  arrived behind the upgrade to a "parser", and resume reading that a full buffer had paused.
+* Between the 101 and the takeover there is no `await`, or bytes would go to aiohttp's buffers again.
+* `connection_lost` has to reach aiohttp's protocol, or its server and connector would count the socket forever.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from aiohttp import ClientResponse, web
 
 from service.wire.leg import Leg
 
-ANSWER: Final = web.RequestKey("answer", web.StreamResponse)
-"""Where a request keeps the 101 that it was answered with, for its handler to return."""
+UPGRADE_RESPONSE: Final = web.RequestKey("upgrade_response", web.StreamResponse)
+"""Where a request keeps the 101 that was sent, for its handler to return."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def accept_for(key: str) -> str:
+def sec_websocket_accept(key: str) -> str:
     """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2)."""
     digest = hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode("ascii")
 
 
 class _Collector:
-    """Stands where aiohttp expects its frame reader, and keeps what it is given."""
+    """Takes the place of aiohttp's frame reader and keeps the bytes that it is fed."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -40,22 +40,26 @@ class _Collector:
         return False, b""
 
     def feed_eof(self) -> None:
-        """Told by aiohttp when the connection is lost; the leg knows by itself."""
+        """Called by aiohttp when the connection is lost, which the transport reports to the leg, too."""
 
 
 def take_upstream(response: ClientResponse) -> Leg:
-    """The socket behind a 101 that we asked for.
+    """Take over the socket behind a 101 response.
 
-    Raises ConnectionResetError if it is gone already.
+    Call it without an `await` after the response, or bytes that arrive meanwhile go to aiohttp's buffers. The caller owns the
+    leg, and aiohttp's connection with it: the response is then empty and needs no close. Frames that arrived with the 101 are
+    kept for the leg's first receiver.
+
+    Raises ConnectionResetError if upstream has already closed the connection; the caller then closes the response.
     """
     connection = response.connection
     if connection is None or connection.transport is None or connection.protocol is None:
-        raise ConnectionResetError("upstream hung up behind its 101")
+        raise ConnectionResetError("upstream disconnected after its 101")
     collector = _Collector()
     transport, protocol = connection.transport, connection.protocol
     # The second argument is the queue that aiohttp's own reader would fill.
     protocol.set_parser(cast("Any", collector), cast("Any", None))
-    leg = _take(transport, protocol, collector, masks=True)
+    leg = _take_over(transport, protocol, collector, masks=True)
     leg.on_lost = connection.close
     # The response, with its headers, request and URL, need not live as long as the session: the leg has the connection.
     response._connection = None  # noqa: SLF001 - else the response would close the connection when it is collected
@@ -63,11 +67,15 @@ def take_upstream(response: ClientResponse) -> Leg:
 
 
 async def answer_client(request: web.Request, key: str, subprotocol: str | None) -> Leg:
-    """Answer a client's upgrade with 101 and take its socket over.
+    """Send 101 to a client and take its socket over.
 
-    Raises ConnectionResetError if the client is gone.
+    The takeover follows the 101 without an `await`, so that no frame is missed. The caller owns the leg
+    and must end it; its handler returns `request[UPGRADE_RESPONSE]`. If cancelled while the 101 is sent, the socket is still
+    aiohttp's, which closes it.
+
+    Raises ConnectionResetError if the client has already disconnected.
     """
-    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept_for(key)}
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": sec_websocket_accept(key)}
     if subprotocol is not None:
         headers["Sec-WebSocket-Protocol"] = subprotocol
     # Not WebSocketResponse: it would offer extensions, log the subprotocols (tokens travel in them) and read the frames.
@@ -76,19 +84,21 @@ async def answer_client(request: web.Request, key: str, subprotocol: str | None)
     await response.prepare(request)
     protocol, transport = request.protocol, request.transport
     if transport is None or transport.is_closing():
-        raise ConnectionResetError("client hung up before its 101")
+        raise ConnectionResetError("client disconnected before its 101")
     protocol.keep_alive(False)  # noqa: FBT003 - aiohttp's own signature; cancels its idle timer
     collector = _Collector()
     protocol.set_parser(cast("Any", collector))
-    request[ANSWER] = response
-    return _take(transport, protocol, collector, masks=False)
+    request[UPGRADE_RESPONSE] = response
+    return _take_over(transport, protocol, collector, masks=False)
 
 
-def _take(transport: asyncio.Transport, host: asyncio.BaseProtocol, collector: _Collector, *, masks: bool) -> Leg:
-    leg = Leg(transport, host, bytes(collector.data), masks=masks)
-    collector.data = bytearray()  # the host keeps the collector as long as the session lives
+def _take_over(
+    transport: asyncio.Transport, aiohttp_protocol: asyncio.BaseProtocol, collector: _Collector, *, masks: bool
+) -> Leg:
+    leg = Leg(transport, aiohttp_protocol, bytes(collector.data), masks=masks)
+    collector.data = bytearray()  # aiohttp's protocol keeps the collector as long as the session lives
     transport.set_protocol(leg)
-    # The buffer limit of aiohttp may have paused reading; its own flag has been cleared, the transport has to agree.
+    # aiohttp's buffer limit may have paused reading. aiohttp has cleared its flag; the transport has to match it.
     if not transport.is_reading() and not transport.is_closing():
         transport.resume_reading()
     return leg

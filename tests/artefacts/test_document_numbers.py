@@ -17,7 +17,7 @@ from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS
 from service.upstream.breaker import DEFINITE_OPEN_SECONDS
-from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
+from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
 from tools import generated
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ STATEMENTS: Final = {
         f"in slices of {SLICE_BYTES // KIB} KiB",
         f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",
         f"When more than {WRITE_HIGH_BYTES // KIB} KiB are unsent",
-        f"less than {PROGRESS_BYTES // KIB} KiB in {SLOW} ends the session",
+        f"less than {MIN_PROGRESS_BYTES // KIB} KiB in {SLOW} ends the session",
         f"{WRITE_HIGH_BYTES // KIB} KiB of unsent data, the rest of one read ({READ_KIB} KiB)",
         f"That is {HELD_KIB} KiB per direction",
         f"no more than {CLOSES_PER_SECOND} a second",

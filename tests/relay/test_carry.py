@@ -129,7 +129,7 @@ async def test_a_client_that_does_not_read_costs_little() -> None:
         await client.reader.readexactly(len(first))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         live = next(iter(relay.app.sessions))
-        await eventually(lambda: "sink_full" in live._upstream._holds)
+        await eventually(lambda: "sink_full" in live._upstream._hold_reasons)
 
         assert not sent.is_set()
         assert live._client.buffered_bytes <= WRITE_HIGH_BYTES + READ_BYTES + len(frame)

@@ -337,7 +337,7 @@ async def test_e14_a_client_dies_inside_a_message(what: Callable[[], tuple[bytes
         live = newest(relay)
         await asyncio.sleep(0.01)  # the loop's time moves on by milliseconds only
         client.writer.write(sent)
-        await eventually(lambda: live._client.heard_at > live._started_at and live._up.bytes == len(expected))
+        await eventually(lambda: live._client.last_alive_at > live._started_at and live._up.bytes == len(expected))
         await asyncio.sleep(0.05)  # the rest of it is in the scanner, where nothing can be waited for
         client.reset() if how == "reset" else client.writer.write_eof()
         data = await asyncio.wait_for(heard, 2)

@@ -46,10 +46,10 @@ class LegState:
 
     held_since: float | None = None
     full_since: float | None = None
-    heard_at: float = NOW
+    last_alive_at: float = NOW
     gone: bool = False
 
-    def peer_is_gone(self) -> bool:
+    def peer_disconnected(self) -> bool:
         """What the kernel would say."""
         return self.gone
 
@@ -72,9 +72,9 @@ def reason(
     ("leg", "why"),
     [
         (LegState(), None),
-        (LegState(heard_at=NOW - 38), None),
-        (LegState(heard_at=NOW - 40), "lost"),
-        (LegState(heard_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
+        (LegState(last_alive_at=NOW - 38), None),
+        (LegState(last_alive_at=NOW - 40), "lost"),
+        (LegState(last_alive_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
         (LegState(full_since=NOW - 19), None),
         (LegState(full_since=NOW - 21), "too_slow"),
         (LegState(full_since=NOW - 21, held_since=NOW - 21), "too_slow"),

@@ -241,7 +241,7 @@ class MemoryTransport(asyncio.Transport):
 class MemoryLeg(Leg):
     """A leg that asks the played kernel what it asks of the real one."""
 
-    def peer_is_gone(self) -> bool:
+    def peer_disconnected(self) -> bool:
         """Whether the peer has hung up."""
         line = self._transport
         assert isinstance(line, MemoryTransport)

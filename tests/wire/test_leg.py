@@ -1,4 +1,4 @@
-"""One leg: frame boundaries, pongs, CLOSE, holding back. Over a transport that only records."""
+"""Legs over a transport that only records: frame boundaries, pongs, close frames, backpressure."""
 
 import asyncio
 import errno
@@ -12,13 +12,14 @@ from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control
+from service.wire import tcp
 from service.wire.closing import close_leg
-from service.wire.leg import PROGRESS_BYTES, SLICE_BYTES, Leg
+from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES, Leg
 from tests.support.harness import eventually
 
 
 class RecordingTransport(asyncio.Transport):
-    """Keeps what is written and reads nothing."""
+    """Records what is written and reads nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class RecordingTransport(asyncio.Transport):
         self.reading = True
 
     def write(self, data: Any) -> None:
-        """Keep it."""
+        """Record the data."""
         self.written += data
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -47,46 +48,46 @@ class RecordingTransport(asyncio.Transport):
         return self.reading
 
     def pause_reading(self) -> None:
-        """Remember it."""
+        """Record the call."""
         self.reading = False
 
     def resume_reading(self) -> None:
-        """Remember it."""
+        """Record the call."""
         self.reading = True
 
     def close(self) -> None:
-        """Remember it."""
+        """Record the call."""
         self.closing = True
 
     def abort(self) -> None:
-        """Remember it."""
+        """Record the call."""
         self.closing = self.aborted = True
 
 
-class Ear:
-    """A receiver that remembers."""
+class RecordingReceiver:
+    """Records what it receives."""
 
     def __init__(self) -> None:
-        self.heard = bytearray()
+        self.received = bytearray()
         self.lost = 0
 
     def receive(self, data: bytes) -> None:
-        """Remember it."""
-        self.heard += data
+        """Record the data."""
+        self.received += data
 
     def peer_lost(self) -> None:
         """Count it."""
         self.lost += 1
 
 
-def new_leg(*, early: bytes = b"", masks: bool = False) -> tuple[Leg, RecordingTransport]:
-    """A leg and what it writes."""
+def new_leg(*, early_data: bytes = b"", masks: bool = False) -> tuple[Leg, RecordingTransport]:
+    """A leg and its transport."""
     transport = RecordingTransport()
-    return Leg(transport, asyncio.Protocol(), early, masks=masks), transport
+    return Leg(transport, asyncio.Protocol(), early_data, masks=masks), transport
 
 
-def controls(raw: bytes, *, masked: bool = False) -> list[Any]:
-    """The frames in `raw`, in short: control frames, and "data" for each message."""
+def summary(raw: bytes, *, masked: bool = False) -> list[Any]:
+    """The frames in `raw`: control frames as opcode and payload, "data" for each message."""
     items = Scanner(masked=masked, max_message_bytes=1 << 30).feed(raw)
     assert all(isinstance(item, Chunk | Completed | Control) for item in items)
     return [
@@ -98,25 +99,25 @@ def controls(raw: bytes, *, masked: bool = False) -> list[Any]:
 
 @pytest.mark.parametrize("masks", [False, True])
 async def test_control_frames_wait_for_a_frame_boundary(masks: bool) -> None:
-    """Inside a large frame that goes on piece by piece nothing of our own is written; behind it, all that waited is."""
+    """While a large frame is forwarded in pieces the relay writes none of its own; behind it, those that waited are sent."""
     leg, transport = new_leg(masks=masks)
     frame = build_frame(Opcode.TEXT, b"x" * 100_000, b"abcd" if masks else b"")
     leg.write(frame[:50_000], mid_frame=True)
     leg.send_control(Opcode.PING, b"p1")
     leg.send_control(Opcode.PONG, b"old")
     leg.send_control(Opcode.PONG, b"new")
-    assert (False, frame[:50_000]) == (leg.can_speak, bytes(transport.written))
+    assert (False, frame[:50_000]) == (leg.can_send, bytes(transport.written))
     leg.write(frame[50_000:90_000], mid_frame=True)
     assert frame[:90_000] == transport.written
     leg.write(frame[90_000:])
 
     assert frame == transport.written[: len(frame)]
-    assert ["data", (Opcode.PING, b"p1"), (Opcode.PONG, b"new")] == controls(bytes(transport.written), masked=masks)
-    assert leg.can_speak
+    assert ["data", (Opcode.PING, b"p1"), (Opcode.PONG, b"new")] == summary(bytes(transport.written), masked=masks)
+    assert leg.can_send
 
 
-async def test_only_the_newest_pong_waits_for_a_peer_that_does_not_read() -> None:
-    """A peer that pings and reads nothing costs one pong, sent when it reads again."""
+async def test_full_leg_keeps_only_the_newest_pong() -> None:
+    """A peer that sends pings and reads nothing costs the memory of one pong, which is sent when it reads again."""
     leg, transport = new_leg()
     leg.pause_writing()
     for number in range(1000):
@@ -124,11 +125,11 @@ async def test_only_the_newest_pong_waits_for_a_peer_that_does_not_read() -> Non
     assert b"" == transport.written
     leg.resume_writing()
 
-    assert [(Opcode.PONG, b"999")] == controls(bytes(transport.written))
+    assert [(Opcode.PONG, b"999")] == summary(bytes(transport.written))
 
 
-async def test_nothing_follows_close() -> None:
-    """After CLOSE no data, event, ping or pong is written, nor a second CLOSE, nor a pong that had waited."""
+async def test_nothing_is_written_after_close() -> None:
+    """No data, event, ping or pong, no second close frame, no pong that was waiting."""
     leg, transport = new_leg()
     leg.pause_writing()
     leg.send_control(Opcode.PONG, b"waits")
@@ -143,8 +144,8 @@ async def test_nothing_follows_close() -> None:
     assert build_frame(Opcode.CLOSE, close_payload(1000, "bye")) == transport.written
 
 
-async def test_no_close_inside_a_frame() -> None:
-    """A CLOSE in the middle of a frame would be read as its payload: it is refused and the socket is aborted."""
+async def test_close_inside_a_frame_aborts() -> None:
+    """The peer would read a close frame as payload of the open frame: it is not sent, and the socket is aborted."""
     leg, transport = new_leg()
     leg.write(b"\x81\x7f", mid_frame=True)
 
@@ -153,14 +154,14 @@ async def test_no_close_inside_a_frame() -> None:
     await asyncio.sleep(0)
     assert (True, b"\x81\x7f") == (transport.aborted, bytes(transport.written))
     leg.connection_lost(None)
-    assert not await closing  # nobody was told
+    assert not await closing  # the peer was not informed
 
 
 @pytest.mark.parametrize("unsent", [0, 100])
-async def test_a_peer_that_does_not_hang_up(unsent: int) -> None:
-    """A CLOSE that has left the process was said, whether or not the peer answers; one that waits unsent was not."""
+async def test_peer_that_keeps_its_end_open_is_aborted_at_the_deadline(unsent: int) -> None:
+    """It counts as informed if the close frame has left the process, whether or not it answers."""
     leg, transport = new_leg()
-    transport.get_write_buffer_size = lambda: unsent  # type: ignore[method-assign]  # what a full socket says
+    transport.get_write_buffer_size = lambda: unsent  # type: ignore[method-assign]  # as of a full socket
     closing = asyncio.create_task(close_leg(leg, 1001, "", deadline=asyncio.get_running_loop().time() + 0.05))
     await eventually(lambda: transport.aborted)
     leg.connection_lost(None)
@@ -168,8 +169,8 @@ async def test_a_peer_that_does_not_hang_up(unsent: int) -> None:
     assert (unsent == 0) is await closing
 
 
-async def test_a_peer_that_has_hung_up_by_itself_was_not_cut() -> None:
-    """Whoever is gone before a CLOSE can be said does not count as cut."""
+async def test_peer_that_disconnects_before_close_counts_as_informed() -> None:
+    """The close frame could not be sent, but the peer was not aborted either."""
     leg, transport = new_leg()
     leg.eof_received()
     transport.close()
@@ -180,8 +181,8 @@ async def test_a_peer_that_has_hung_up_by_itself_was_not_cut() -> None:
     assert await closing
 
 
-async def test_reading_resumes_when_nobody_holds() -> None:
-    """Several may hold a leg; it is read again when the last lets go."""
+async def test_reading_resumes_when_no_hold_reason_is_left() -> None:
+    """Releasing a reason that does not hold has no effect."""
     leg, transport = new_leg()
     leg.hold("first_event")
     leg.hold("sink_full")
@@ -193,101 +194,103 @@ async def test_reading_resumes_when_nobody_holds() -> None:
     assert transport.reading
 
 
-async def test_a_firehose_takes_turns() -> None:
-    """A large read is handed on slice by slice, one in each turn of the loop; order is kept, and nothing read meanwhile."""
+async def test_large_read_is_delivered_in_slices() -> None:
+    """One slice in each iteration of the event loop, in order, and without another read in between."""
     leg, transport = new_leg()
-    ear = Ear()
-    leg.start(ear)
+    receiver = RecordingReceiver()
+    leg.start(receiver)
     read = bytes(range(256)) * 800
     leg.data_received(b"small" * 1000)
     assert transport.reading
     leg.data_received(read)
     leg.data_received(b"behind it")
-    assert (5000 + SLICE_BYTES, False) == (len(ear.heard), transport.reading)
+    assert (5000 + SLICE_BYTES, False) == (len(receiver.received), transport.reading)
     while not transport.reading:
-        heard = len(ear.heard)
+        received = len(receiver.received)
         await asyncio.sleep(0)
-        assert heard < len(ear.heard) <= heard + SLICE_BYTES
-    assert b"small" * 1000 + read + b"behind it" == bytes(ear.heard)
+        assert received < len(receiver.received) <= received + SLICE_BYTES
+    assert b"small" * 1000 + read + b"behind it" == bytes(receiver.received)
 
 
-async def test_slices_are_not_lost_with_the_peer() -> None:
-    """Who hangs up behind a large read is heard to the end first; who holds the leg goes on holding it."""
+async def test_end_of_file_delivers_the_remaining_slices_first() -> None:
+    """The other hold reasons stay."""
     leg, transport = new_leg()
-    ear = Ear()
-    leg.start(ear)
+    receiver = RecordingReceiver()
+    leg.start(receiver)
     leg.hold("sink_full")
     leg.data_received(b"x" * 3 * SLICE_BYTES)
     leg.eof_received()
-    assert (3 * SLICE_BYTES, 1) == (len(ear.heard), ear.lost)
+    assert (3 * SLICE_BYTES, 1) == (len(receiver.received), receiver.lost)
     await asyncio.sleep(0)
     assert not transport.reading
 
 
-async def test_what_was_read_comes_before_what_waits_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While slices are handed on nobody looks ahead, and a peer that has hung up behind them is not gone yet."""
+async def test_peek_and_disconnect_wait_for_the_remaining_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been read comes before what the kernel still holds: unread bytes, or FIN."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         leg, transport = new_leg()
-        monkeypatch.setattr(transport, "get_extra_info", {"socket": ours}.get)  # a real socket under it
-        leg.start(Ear())
+        monkeypatch.setattr(transport, "get_extra_info", {"socket": ours}.get)  # a real socket behind the transport
+        leg.start(RecordingReceiver())
         theirs.send(b"unread")
         theirs.close()
-        assert (b"unread", True) == (leg.peek(), leg.peer_is_gone())
+        assert (b"unread", True) == (leg.peek(), leg.peer_disconnected())
         leg.data_received(b"x" * 2 * SLICE_BYTES)
-        assert (b"", False) == (leg.peek(), leg.peer_is_gone())
+        assert (b"", False) == (leg.peek(), leg.peer_disconnected())
         await asyncio.sleep(0)
-        assert (b"unread", True) == (leg.peek(), leg.peer_is_gone())
+        assert (b"unread", True) == (leg.peek(), leg.peer_disconnected())
 
 
-@pytest.mark.parametrize(("masks", "spoke", "heard"), [(False, 60, True), (False, 121, False), (True, 60, False)])
-async def test_who_takes_what_it_is_sent_is_alive(
-    masks: bool, spoke: float, heard: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("masks", "silent_seconds", "is_alive"), [(False, 60, True), (False, 121, False), (True, 60, False)]
+)
+async def test_acknowledgements_count_as_a_sign_of_life_of_clients(
+    masks: bool, silent_seconds: float, is_alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For two minutes a client's acknowledgements count as a sign of life; an upstream's never do."""
+    """For two minutes; those of an upstream never do."""
     leg, _ = new_leg(masks=masks)
-    taken = iter((1, PROGRESS_BYTES, 2 * PROGRESS_BYTES))
-    monkeypatch.setattr(leg, "_acknowledged_bytes", lambda: next(taken))
-    leg.heard_at -= 30
-    leg._spoke_at -= spoke
-    leg.full_since = since = leg.heard_at
-    leg.watch_progress()
-    leg.watch_progress()
+    acknowledged = iter((1, MIN_PROGRESS_BYTES, 2 * MIN_PROGRESS_BYTES))
+    monkeypatch.setattr(tcp, "acknowledged_bytes", lambda _: next(acknowledged))
+    leg.last_alive_at -= 30
+    leg._last_received_at -= silent_seconds
+    leg.full_since = since = leg.last_alive_at
+    leg.check_progress()
+    leg.check_progress()
     assert since == leg.full_since  # too little
-    leg.watch_progress()
+    leg.check_progress()
 
     assert leg.full_since > since
-    assert heard is (leg.heard_at > since)
+    assert is_alive is (leg.last_alive_at > since)
 
 
-async def test_silence_is_not_counted_while_we_do_not_listen() -> None:
-    """A leg that is let go counts as heard, since whatever its peer said meanwhile was left unread."""
+async def test_time_while_held_does_not_count_as_silence() -> None:
+    """The peer may have sent something that was not read meanwhile."""
     leg, _ = new_leg()
     leg.hold("sink_full")
-    leg.heard_at -= 60
+    leg.last_alive_at -= 60
     leg.release("sink_full")
 
-    assert asyncio.get_running_loop().time() - leg.heard_at < 1
+    assert asyncio.get_running_loop().time() - leg.last_alive_at < 1
 
 
-async def test_early_bytes_and_an_early_end_reach_the_receiver_in_order() -> None:
-    """What came before anybody listened is handed on first, then that the peer is gone."""
-    leg, _ = new_leg(early=b"one ")
+async def test_start_delivers_early_data_and_then_the_end_of_file() -> None:
+    """Both arrived before there was a receiver."""
+    leg, _ = new_leg(early_data=b"one ")
     leg.data_received(b"two ")
     leg.eof_received()
-    ear = Ear()
-    leg.start(ear)
+    receiver = RecordingReceiver()
+    leg.start(receiver)
 
-    assert (b"one two ", 1) == (bytes(ear.heard), ear.lost)
+    assert (b"one two ", 1) == (bytes(receiver.received), receiver.lost)
 
 
-async def test_looking_ahead_survives_a_lack_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When no descriptor is left, what a held peer has sent is unknown for now, and nothing fails."""
+async def test_peek_returns_nothing_without_a_free_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peeking duplicates the descriptor of the socket."""
     left, right = socket.socketpair()
     with left, right:
         right.send(b"unread")
         leg, transport = new_leg()
-        transport._extra = {"socket": left}  # type: ignore[attr-defined]  # where get_extra_info looks
+        transport._extra = {"socket": left}  # type: ignore[attr-defined]  # read by get_extra_info
         assert b"unread" == leg.peek() == leg.peek()
 
         def out_of_descriptors(_fd: int) -> int:

@@ -1,4 +1,4 @@
-"""The take-over from aiohttp, on both sides: not a byte is lost, and aiohttp's books stay right."""
+"""The takeover from aiohttp on both sides: no byte is lost, and aiohttp's counts of connections stay right."""
 
 import asyncio
 import os
@@ -16,14 +16,14 @@ SECOND = b'{"type":"conversation.created","event_id":"event_2","conversation":{"
 
 
 def upstream_connections(relay: Relay) -> int:
-    """How many sockets aiohttp's connector counts."""
+    """The number of sockets that aiohttp's connector counts."""
     connector = relay.app.monitor._dialler.session.connector
     assert connector is not None
     return len(connector._acquired) + sum(map(len, connector._conns.values()))
 
 
 def client_connections(relay: Relay) -> int:
-    """How many sockets aiohttp's public server counts."""
+    """The number of sockets that aiohttp's public server counts."""
     exits: Any = relay.app._stack
     owners = [getattr(getattr(call, "__wrapped__", None), "__self__", None) for _, call in exits._exit_callbacks]
     runner = next(owner for owner in owners if isinstance(owner, web.AppRunner))  # the public one is the first
@@ -32,13 +32,13 @@ def client_connections(relay: Relay) -> int:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 40, len(SECOND) + 2])
-async def test_what_comes_behind_the_101_arrives_unchanged(cut: int) -> None:
-    """The first event, and none, a part or all of a second in the same segment as the 101, reach the client byte for byte."""
+async def test_bytes_behind_an_upstream_101_reach_the_client_unchanged(cut: int) -> None:
+    """In the same segment as the 101: the first event, and nothing, a part or all of a second one."""
     first, second = build_frame(Opcode.TEXT, CREATED), build_frame(Opcode.TEXT, SECOND)
-    go = asyncio.Event()
+    send_rest = asyncio.Event()
 
     async def script(wire: Wire) -> None:
-        await go.wait()
+        await send_rest.wait()
         wire.writer.write(second[cut:])
         await wire.gone()
 
@@ -48,13 +48,13 @@ async def test_what_comes_behind_the_101_arrives_unchanged(cut: int) -> None:
     ):
         client = await open_raw(relay.app.public_port, PATH)
         assert first == await client.next_item()
-        go.set()
+        send_rest.set()
         assert second == await client.next_item()
         await client.close()
 
 
-async def test_what_a_client_sends_behind_its_upgrade_arrives_in_order() -> None:
-    """200 kB sent before the 101 was there, and what follows it, reach upstream in order and unchanged."""
+async def test_bytes_behind_a_client_upgrade_reach_upstream_in_order() -> None:
+    """200 kB sent before the 101, and a frame after it."""
     frames = [build_frame(Opcode.TEXT, os.urandom(5000), os.urandom(4)) for _ in range(40)]
     late = build_frame(Opcode.TEXT, b'{"type":"session.update"}', os.urandom(4))
     expected = b"".join(frames) + late
@@ -81,8 +81,8 @@ async def test_what_a_client_sends_behind_its_upgrade_arrives_in_order() -> None
         await client.close()
 
 
-async def test_aiohttps_books_are_right_after_a_session() -> None:
-    """During a session aiohttp counts one socket on each side, and after it none."""
+async def test_aiohttp_counts_no_connection_after_a_session() -> None:
+    """And one on each side during it."""
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)
@@ -104,11 +104,8 @@ async def test_aiohttps_books_are_right_after_a_session() -> None:
             await eventually(lambda: (upstream_connections(relay), client_connections(relay)) == (0, 0))
 
 
-async def test_a_dropped_upgrade_is_asked_for_once() -> None:
-    """An upstream that hangs up in place of an answer sees one GET: aiohttp's own second one is switched off.
-
-    The relay's own retry, which is paced and budgeted, has no time here.
-    """
+async def test_dropped_upgrade_is_requested_once() -> None:
+    """The retry that aiohttp makes of a GET is switched off; the relay's, paced and budgeted, has no time left here."""
     heads = []
 
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,8 +124,8 @@ async def test_a_dropped_upgrade_is_asked_for_once() -> None:
         await client.close()
 
 
-async def test_a_client_that_leaves_during_the_dial_costs_nothing() -> None:
-    """When a client gives up before its answer, the upstream socket is given up too and no session was ever there."""
+async def test_client_that_disconnects_during_the_dial_closes_upstream() -> None:
+    """No session has started, and no connection is left."""
     dropped = asyncio.Event()
 
     async def silent(wire: Wire) -> None:
