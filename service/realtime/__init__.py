@@ -1,1 +1,1 @@
-"""Pure knowledge of the protocol: no asyncio, no aiohttp, no clock, no os."""
+"""The WebSocket and Realtime protocols as pure functions: no asyncio, aiohttp, clock or os."""

@@ -1,13 +1,14 @@
-"""The CLOSE frame of RFC 6455: codes, reasons, payloads. Pure."""
+"""Close codes, reasons and payloads of close frames (RFC 6455 sections 5.5.1 and 7.4). Pure."""
 
 from enum import IntEnum
 from typing import Final
 
 MAX_REASON_BYTES: Final = 123
+"""125 bytes of a control frame less two for the code."""
 
 
 class CloseCode(IntEnum):
-    """The codes that the relay itself sends or maps (RFC 6455 section 7.4)."""
+    """Close codes that the relay itself sends or maps (RFC 6455 section 7.4)."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -19,12 +20,12 @@ class CloseCode(IntEnum):
 
 
 def is_sendable_close_code(code: int) -> bool:
-    """Whether a code may stand in a CLOSE frame (section 7.4, and the registry: 1012 to 1014 were added later)."""
+    """Whether a close frame may carry this code (section 7.4, and 1012 to 1014 of the IANA registry)."""
     return 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999  # noqa: PLR2004, RUF021 - the RFC's ranges
 
 
 def close_code_to_forward(code: int | None) -> int:
-    """The code to send on for one that was received: none at all becomes 1000, one that may not be sent 1011.
+    """Return the code to forward for a received one: 1000 for none, 1011 for one that must not be sent.
 
     1014 is registered, but some client libraries fail on it, so it becomes 1011 too.
     """
@@ -36,15 +37,15 @@ def close_code_to_forward(code: int | None) -> int:
 
 
 def close_payload(code: int | None, reason: str = "") -> bytes:
-    """The payload of a CLOSE frame; the reason is cut to 123 bytes of valid UTF-8."""
+    """Return the payload of a close frame; the reason is truncated to 123 bytes of valid UTF-8."""
     if code is None:
         return b""
-    cut = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-    return code.to_bytes(2, "big") + cut.encode()
+    truncated = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+    return code.to_bytes(2, "big") + truncated.encode()
 
 
 def parse_close(payload: bytes) -> tuple[int | None, str]:
-    """Code and reason of a CLOSE payload that the scanner let through; no code is None."""
+    """Return code and reason of a close payload that `check_close` accepts; the code is None if there is none."""
     if not payload:
         return None, ""
     return int.from_bytes(payload[:2], "big"), payload[2:].decode("utf-8", "replace")

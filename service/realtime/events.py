@@ -1,6 +1,6 @@
-"""Event names, and the type of an event from its first bytes.
+"""Event types, and the type of an event from its first bytes. Pure.
 
-Pure. The relay reads of a message only its `type`; whole messages are parsed for the few types in `READ_TYPES`.
+Of most messages the relay reads only the `type`. It parses messages of the types in `PARSED_EVENT_TYPES` as a whole.
 """
 
 import json
@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 HEAD_BYTES: Final = 512
-"""How much of a message is looked at for its type. Servers put `type` first, SDKs within the first two keys."""
+"""Bytes of a message that are searched for its type. Servers put `type` first, SDKs within the first two keys."""
 
 
 class Direction(StrEnum):
-    """The direction that a message travels in; also the `direction` label."""
+    """The direction of a message; also the `direction` label of metrics."""
 
     CLIENT_TO_UPSTREAM = "client_to_upstream"
     UPSTREAM_TO_CLIENT = "upstream_to_client"
@@ -96,7 +96,7 @@ SERVER_EVENT_TYPES: Final = frozenset(
 PARSED_EVENT_TYPES: Final = frozenset(
     {"error", "response.done", "conversation.item.input_audio_transcription.failed", "rate_limits.updated"}
 )
-"""The server events that the relay reads whole, since they tell of failures; all others pass unread."""
+"""Server events that the relay parses, because they report failures, usage and limits. All others are only forwarded."""
 
 ERROR_CODES: Final = frozenset(
     {
@@ -135,11 +135,11 @@ ERROR_CODES: Final = frozenset(
         "unsupported_country_region_territory",
     }
 )
-"""The provider's error codes as published or seen; a closed set, so that a code may be a label or be passed on."""
+"""The provider's error codes, as published or observed. A closed set, so that a code may be a label or be forwarded."""
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _SCALAR = rb"(?:" + _STRING + rb"|true|false|null|-?[0-9][0-9.eE+-]*)"
-# Top-level keys with plain values may stand before "type"; a nested value there ends the search.
+# Top-level keys with scalar values may precede "type"; a nested value ends the search.
 _TYPE = re.compile(
     rb"\s*\{\s*(?:" + _STRING.replace(b'"(?:', b'"(?!type")(?:', 1) + rb"\s*:\s*" + _SCALAR + rb"\s*,\s*)*"
     rb'"type"\s*:\s*"([A-Za-z0-9_.]{1,80})"'
@@ -147,9 +147,9 @@ _TYPE = re.compile(
 
 
 def event_type(head: bytes) -> str | None:
-    """The `type` of an event from the first bytes of its JSON text, or None if they do not show it.
+    """Return the `type` of an event from the first bytes of its JSON text, or None if they do not show it.
 
-    Not a JSON parser: it skips plain values only, which holds for every SDK and provider that was looked at.
+    Not a JSON parser: it skips scalar values only, which is enough for every SDK and provider that was examined.
     """
     found = _TYPE.match(head)
     return found.group(1).decode("ascii") if found else None
@@ -157,7 +157,7 @@ def event_type(head: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """What an `error` event says. `message` is upstream text: it may carry pieces of a key and is never passed on."""
+    """The error in an `error` event or HTTP body. `message` may hold parts of a key and is never logged or forwarded."""
 
     type: str
     code: str | None
@@ -165,12 +165,12 @@ class ErrorEvent:
 
     @property
     def label(self) -> str:
-        """The code as a member of a closed set."""
+        """The code or the type if it is in `ERROR_CODES`, else `other`."""
         return self.code if self.code in ERROR_CODES else self.type if self.type in ERROR_CODES else "other"
 
 
 def parse_object(payload: bytes | str) -> Mapping[str, Any]:
-    """The JSON object in a payload; empty if there is none in it."""
+    """Return the JSON object in a payload, or an empty mapping if there is none."""
     try:
         body = json.loads(payload)
     except (ValueError, RecursionError):
@@ -179,12 +179,12 @@ def parse_object(payload: bytes | str) -> Mapping[str, Any]:
 
 
 def parse_error(payload: bytes | str) -> ErrorEvent | None:
-    """The error in an `error` event or in the JSON body of a refused request, or None if there is none in it."""
+    """Return the error in an `error` event or in the JSON body of a refused request, or None."""
     return find_error(parse_object(payload))
 
 
 def find_error(body: Mapping[str, Any]) -> ErrorEvent | None:
-    """The error that an event or a body carries, or None if there is none in it."""
+    """Return the error in a parsed event or body, or None."""
     error = body.get("error")
     if not isinstance(error, Mapping):
         return None

@@ -1,6 +1,6 @@
-"""What a single RFC 6455 frame is: opcodes, masks, headers, frames of our own.
+"""A single WebSocket frame (RFC 6455 section 5): opcodes, headers, masking, close payloads. Pure.
 
-Pure. The scanner in `scanner.py` makes messages of frames; this file knows no more than one.
+`scanner.py` parses a stream of frames.
 """
 
 from enum import IntEnum
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from service.realtime.closing import CloseCode, is_sendable_close_code
 
 MAX_CONTROL_BYTES: Final = 125
-"""The longest payload of a control frame, and the longest whose length is told by the second byte (section 5.2)."""
+"""The longest payload of a control frame, and the longest whose length is in the second byte of the frame (section 5.2)."""
 MAX_TWO_BYTES: Final = 0xFFFF
 
 
@@ -25,7 +25,7 @@ class Opcode(IntEnum):
 
 
 class ProtocolError(Exception):
-    """A peer broke the protocol or a limit: the close code that says so and a static sentence."""
+    """The peer broke the protocol or a limit. `code` is the close code for it, `detail` a static text."""
 
     def __init__(self, code: CloseCode, detail: str) -> None:
         super().__init__(detail)
@@ -34,60 +34,61 @@ class ProtocolError(Exception):
 
 
 class Header(NamedTuple):
-    """A frame's header."""
+    """The header of a frame."""
 
     opcode: int
     fin: bool
     size: int  # of the header, in bytes
     length: int  # of the payload, in bytes
-    key: bytes  # the mask, empty if unmasked
+    key: bytes  # the masking key, empty if unmasked
 
 
-def read_header(data: bytes, at: int, *, masked: bool) -> Header | int:
-    """The header that begins at `at`, or how many bytes of it have to be there before more can be told.
+def read_header(data: bytes, offset: int, *, masked: bool) -> Header | int:
+    """Return the header at `offset`, or the number of its bytes that must be available before the next call.
 
-    Raises Broken as soon as the offending byte is there. The mask, of which nothing can be wrong, may be missing.
+    `masked` says whether the frame must be masked or must not be. Raises ProtocolError as soon as the offending byte is
+    available. The masking key may be incomplete in the result, because nothing in it can be wrong.
     """
-    there = len(data) - at
-    first = data[at]
+    available = len(data) - offset
+    first = data[offset]
     opcode, fin = first & 0x0F, first >= 0x80  # noqa: PLR2004 - the highest bit
     if first & 0x70:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set, no extension was agreed")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set without a negotiated extension")
     if opcode > Opcode.PONG or Opcode.BINARY < opcode < Opcode.CLOSE:
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved opcode")
     if opcode >= Opcode.CLOSE and not fin:
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "fragmented control frame")
-    if there < 2:  # noqa: PLR2004 - the two bytes that every header has
+    if available < 2:  # noqa: PLR2004 - the two bytes that every header has
         return 2
-    second = data[at + 1]
+    second = data[offset + 1]
     if (second >= 0x80) is not masked:  # noqa: PLR2004 - the highest bit
         raise ProtocolError(
             CloseCode.PROTOCOL_ERROR, "unmasked frame from a client" if masked else "masked frame from a server"
         )
     length, size = second & 0x7F, 2
     if opcode >= Opcode.CLOSE and length > MAX_CONTROL_BYTES:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame payload exceeds 125 bytes")
     if length > MAX_CONTROL_BYTES:
-        width, least = (2, MAX_CONTROL_BYTES + 1) if length == 126 else (8, MAX_TWO_BYTES + 1)  # noqa: PLR2004 - section 5.2
+        width, minimum = (2, MAX_CONTROL_BYTES + 1) if length == 126 else (8, MAX_TWO_BYTES + 1)  # noqa: PLR2004 - section 5.2
         size += width
-        if there < size:
+        if available < size:
             return size
-        length = int.from_bytes(data[at + 2 : at + size], "big")
-        if length < least:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "frame length not in its shortest form")
+        length = int.from_bytes(data[offset + 2 : offset + size], "big")
+        if length < minimum:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "frame length is not minimally encoded")
     if not masked:
         return Header(opcode, fin, size, length, b"")
-    return Header(opcode, fin, size + 4, length, data[at + size : at + size + 4])
+    return Header(opcode, fin, size + 4, length, data[offset + size : offset + size + 4])
 
 
 def check_close(payload: bytes) -> None:
-    """Raise Broken for the payload of a CLOSE that section 5.5.1 or 7.4 forbids."""
+    """Raise ProtocolError for a close payload that section 5.5.1 or 7.4 forbids."""
     if not payload:
         return
     if len(payload) == 1:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close frame with half a code")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close frame with a truncated code")
     if not is_sendable_close_code(int.from_bytes(payload[:2], "big")):
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close code that may not be sent")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "close frame with a forbidden code")
     try:
         payload[2:].decode("utf-8")
     except UnicodeDecodeError:
@@ -95,7 +96,7 @@ def check_close(payload: bytes) -> None:
 
 
 def unmask(payload: bytes, key: bytes) -> bytes:
-    """XOR with the four-byte mask (section 5.3); masking is the same. An empty key leaves the payload as it is."""
+    """XOR the payload with a four-byte masking key (section 5.3), which also masks. An empty key changes nothing."""
     if not key or not payload:
         return payload
     size = len(payload)
@@ -104,7 +105,7 @@ def unmask(payload: bytes, key: bytes) -> bytes:
 
 
 def build_frame(opcode: Opcode, payload: bytes, key: bytes = b"") -> bytes:
-    """One whole frame; `key` is a fresh random four-byte mask when a client sends, empty when a server does."""
+    """Return one unfragmented frame. `key` is a random four-byte masking key from a client, empty from a server."""
     first, mask_bit, length = 0x80 | opcode, 0x80 if key else 0, len(payload)
     if length <= MAX_CONTROL_BYTES:
         head = bytes((first, mask_bit | length))

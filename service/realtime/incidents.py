@@ -1,7 +1,7 @@
-"""What goes wrong inside an open session, and does not end it. Pure.
+"""Failures within an open session that do not end it, as counted by `session_incidents_total`. Pure.
 
-The provider tells of such things in four events: `error`, `response.done` with status `failed`, a failed transcription,
-and `rate_limits.updated` with nothing left. A client library that looks at none of them falls silent without a cause.
+The provider reports them in four events: `error`, `response.done` with status `failed`, a failed transcription, and
+`rate_limits.updated` with nothing remaining. A client that handles none of them falls silent without a reason.
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,20 @@ RATE_LIMITS_UPDATED: Final = "rate_limits.updated"
 INCIDENT_EVENTS: Final = (ERROR, RESPONSE_DONE, TRANSCRIPTION_FAILED, RATE_LIMITS_UPDATED)
 
 RATE_LIMIT_NAMES: Final = ("tokens", "requests")
-"""The limits that the provider reports; `requests` only the beta interface and some compatible servers."""
+"""Names of the rate limits. Only the beta interface and some compatible servers report `requests`."""
 OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One thing that went wrong: the event that told of it, and a code of a closed set."""
+    """One failure: the type of the event that reported it, and a code of a closed set."""
 
     event: str
     code: str
 
 
 def find_incident(kind: str, body: Mapping[str, Any]) -> Incident | None:
-    """What an event of one of `INCIDENT_EVENTS` tells of, None if all is well."""
+    """Return the failure that an event of a type in `INCIDENT_EVENTS` reports, or None."""
     if kind in {ERROR, TRANSCRIPTION_FAILED}:
         error = find_error(body)
         return Incident(kind, error.label if error is not None else OTHER)

@@ -1,11 +1,11 @@
-"""Shapes of the names that become part of a URL: models and hosts. Pure."""
+"""Model names and host names, which become part of a URL. Pure."""
 
 import ipaddress
 import re
 from typing import Final
 
 MODEL_NAME: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
-"""A model or deployment as providers and gateways name them, "provider/model" included."""
+"""A model or deployment name as providers and gateways write it, "provider/model" included."""
 
 
 def is_loopback(host: str) -> bool:

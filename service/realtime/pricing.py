@@ -1,8 +1,7 @@
-"""What tokens cost, for an estimate that an operator can watch. Pure.
+"""Estimates the cost of responses from token counts. Pure.
 
-Source: the provider's pricing page as of November 2026, in USD for a million tokens. It changes without notice and knows
-nothing of an account's discounts, which is why the metric is called an estimate. What transcription of the input costs is not
-in it: the events do not say which model does it.
+Source: the provider's pricing page of November 2026, in USD per million tokens. The page changes without notice and lists no
+discounts, so the metric is an estimate. Transcription of the input is not included: no event names the model that does it.
 """
 
 import re
@@ -18,7 +17,7 @@ _DATED: Final = re.compile(r"-20\d\d-\d\d-\d\d$")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD for a million tokens, by modality: what goes in, what goes in and was cached, what comes out."""
+    """USD per million tokens by modality: input, cached input, output."""
 
     text: tuple[float, float, float]
     audio: tuple[float, float, float]
@@ -38,17 +37,17 @@ PRICES: Final = {
     "gpt-realtime-mini": _MINI,
 }
 MODELS: Final = (*PRICES, OTHER)
-"""The models by which tokens are counted: a closed set, since a model's name comes from outside."""
+"""Values of the `model` label: a closed set, because clients choose model names."""
 
 
 def model_label(name: str | None) -> str:
-    """The model of `MODELS` that a name stands for, dated names by their family; `other` for what has no known price."""
+    """Return the value of `MODELS` for a model name: a dated name counts as its family, a name without a price as `other`."""
     family = _DATED.sub("", name or "")
     return family if family in PRICES else OTHER
 
 
 def cost_usd(model: str, usage: Usage) -> float | None:
-    """What a response cost, None if the model's price is not known. `model` is one of `MODELS`."""
+    """Return the cost of a response in USD, or None if the price is unknown. `model` is one of `MODELS`."""
     price = PRICES.get(model)
     if price is None:
         return None
@@ -67,6 +66,6 @@ def cost_usd(model: str, usage: Usage) -> float | None:
 
 
 def uncached(usage: Usage) -> Tokens:
-    """The input that was not cached."""
+    """Return the input tokens that were not cached."""
     whole, cached = usage.input, usage.cached
     return Tokens(whole.text - cached.text, whole.audio - cached.audio, whole.image - cached.image)

@@ -1,4 +1,4 @@
-"""What a scanner makes of a stream: runs of bytes that go on, and what stands between them. Pure."""
+"""The items that a scanner yields, and the builder that puts them in order. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from service.realtime.frames import Opcode
 
 @dataclass(slots=True)
 class Chunk:
-    """Bytes of data frames, to go on as they are. `mid_frame`: the last frame in it is not complete."""
+    """Bytes of data frames, to be forwarded unchanged. `mid_frame`: the last frame in it is incomplete."""
 
     raw: bytes
     mid_frame: bool = False
@@ -16,7 +16,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Completed:
-    """A message has passed whole: its event type if the first bytes showed one, its payload size in bytes."""
+    """A message ended: its event type, or None if the first bytes showed none, and its payload size in bytes."""
 
     type: str | None
     size: int
@@ -24,7 +24,7 @@ class Completed:
 
 @dataclass(slots=True)
 class Message:
-    """A whole message of a type that was asked for; `raw` are its frames, which have not been forwarded yet."""
+    """A whole message of a requested type. `payload` is unmasked; `raw` is its frames, which no `Chunk` contains."""
 
     type: str
     payload: bytes
@@ -33,7 +33,7 @@ class Message:
 
 @dataclass(slots=True)
 class Control:
-    """A control frame: its payload unmasked. It belongs to this leg and is never forwarded."""
+    """A control frame, its payload unmasked. It concerns this connection only and is never forwarded."""
 
     opcode: Opcode
     payload: bytes
@@ -41,7 +41,7 @@ class Control:
 
 @dataclass(slots=True)
 class Violation:
-    """The peer broke the protocol or the message cap; the scanner yields nothing after it. `detail` is static."""
+    """The peer broke the protocol or exceeded the message limit; the last item of a scanner. `detail` is static text."""
 
     close_code: CloseCode
     detail: str
@@ -51,41 +51,41 @@ Item = Chunk | Completed | Message | Control | Violation
 
 
 class ItemBuilder:
-    """What one read has brought: the bytes that go on, joined into runs, and the items between them."""
+    """Collects the items of one read: the bytes to forward, joined into runs, and the items between the runs."""
 
     def __init__(self, data: bytes) -> None:
         self.items: list[Item] = []
         self._data = data
-        self._start = 0  # of the run that goes on
-        self._pieces: list[bytes] = []
+        self._start = 0  # of the current run
+        self._run_pieces: list[bytes] = []
         self._completed: list[Completed] = []
 
-    def cut(self, at: int, following: int) -> None:
-        """The run ends at `at`; another one begins at `following`."""
-        if at > self._start:
-            self._pieces.append(self._data[self._start : at])
-        self._start = following
+    def end_run(self, offset: int, next_offset: int) -> None:
+        """End the current run at `offset` and begin another one at `next_offset`."""
+        if offset > self._start:
+            self._run_pieces.append(self._data[self._start : offset])
+        self._start = next_offset
 
-    def insert(self, frames: list[bytes]) -> None:
-        """Let frames of earlier reads go on behind the run that was cut."""
-        self._pieces += frames
+    def insert_frames(self, frames: list[bytes]) -> None:
+        """Forward frames of earlier reads after the run that ended."""
+        self._run_pieces += frames
 
-    def complete(self, completed: Completed) -> None:
-        """A message has ended in the run."""
+    def add_completed(self, completed: Completed) -> None:
+        """Record that a message ended within the current run."""
         self._completed.append(completed)
 
-    def emit(self, *, mid_frame: bool = False) -> None:
-        """Make items of what was gathered."""
-        pieces = self._pieces
+    def flush(self, *, mid_frame: bool = False) -> None:
+        """Turn the runs and completed messages so far into items."""
+        pieces = self._run_pieces
         if pieces:
             self.items.append(Chunk(pieces[0] if len(pieces) == 1 else b"".join(pieces), mid_frame))
-            self._pieces = []
+            self._run_pieces = []
         if self._completed:
             self.items += self._completed
             self._completed = []
 
-    def put(self, item: Item, at: int, following: int) -> None:
-        """An item stands for the bytes from `at` up to `following`."""
-        self.cut(at, following)
-        self.emit()
+    def add_item(self, item: Item, offset: int, next_offset: int) -> None:
+        """Add an item in place of the bytes from `offset` to `next_offset`."""
+        self.end_run(offset, next_offset)
+        self.flush()
         self.items.append(item)

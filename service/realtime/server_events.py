@@ -1,6 +1,6 @@
-"""What the relay reads in the few events that it looks into (`events.READ_TYPES`), with one parse for each. Pure.
+"""Parses the server events that the relay evaluates (`events.PARSED_EVENT_TYPES`): failures, usage, rate limits. Pure.
 
-Everything that comes out is a number or a member of a closed set, so that it may be counted.
+Every result is a number or a member of a closed set, so it may become a metric.
 """
 
 import math
@@ -21,15 +21,15 @@ from service.realtime.usage import Usage, UsageInconsistent, parse_usage
 
 RESPONSE_STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
 INTERRUPTION_REASONS: Final = ("turn_detected", "client_cancelled", OTHER)
-"""Why a response was cancelled: the user began to speak, or the client sent `response.cancel`."""
+"""Reasons of a cancelled response: the user began to speak, or the client sent `response.cancel`."""
 
-_MOST_TOKENS: Final = 10_000_000
-"""No response has so many: a hundred times the largest context. A counter is for ever, so nonsense must not reach it."""
+_MAX_TOKENS: Final = 10_000_000
+"""A hundred times the largest context. A usage above it is ignored, because a counter never recovers from a wrong value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseResult:
-    """How a response ended. `usage` is None where the event has none, or one that contradicts itself."""
+    """How a response ended. `usage` is None if the event has none or an inconsistent one."""
 
     status: str
     interruption: str | None
@@ -38,15 +38,15 @@ class ResponseResult:
 
 @dataclass(frozen=True, slots=True)
 class ParsedEvent:
-    """What one event tells: at most one thing that went wrong, the end of a response, what is left of the limits."""
+    """The evaluated parts of one event. A part that the event does not have is None or empty."""
 
     incident: Incident | None = None
     response: ResponseResult | None = None
-    remaining_ratios: tuple[tuple[str, float], ...] = ()  # limit and the share of it that is left, 0 to 1
+    remaining_ratios: tuple[tuple[str, float], ...] = ()  # name of a rate limit, and its remaining share from 0 to 1
 
 
 def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
-    """Read an event of one of `events.READ_TYPES`; what is not JSON tells nothing."""
+    """Parse an event of a type in `events.PARSED_EVENT_TYPES`. A payload that is not a JSON object gives an empty result."""
     body = parse_object(payload)
     return ParsedEvent(
         find_incident(kind, body),
@@ -73,7 +73,7 @@ def _usage(counts: Any) -> Usage | None:  # noqa: ANN401 - JSON from the wire
         usage = parse_usage(counts)
     except UsageInconsistent:
         return None
-    return usage if usage.total <= _MOST_TOKENS else None
+    return usage if usage.total <= _MAX_TOKENS else None
 
 
 def _remaining_ratios(limits: Any) -> tuple[tuple[str, float], ...]:  # noqa: ANN401 - JSON from the wire
@@ -81,9 +81,9 @@ def _remaining_ratios(limits: Any) -> tuple[tuple[str, float], ...]:  # noqa: AN
     for limit in limits if isinstance(limits, list) else ():
         if not isinstance(limit, Mapping):
             continue
-        most, left = _number(limit.get("limit")), _number(limit.get("remaining"))
-        if most is not None and left is not None and most > 0:
-            found.append((_member(limit.get("name"), RATE_LIMIT_NAMES), min(1.0, max(0.0, left / most))))
+        total, remaining = _number(limit.get("limit")), _number(limit.get("remaining"))
+        if total is not None and remaining is not None and total > 0:
+            found.append((_member(limit.get("name"), RATE_LIMIT_NAMES), min(1.0, max(0.0, remaining / total))))
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
-"""Usage: how many tokens a response took, by modality. Arithmetic only; what a token costs is nobody's business here.
+"""Token usage of a response, by modality. Arithmetic only; `pricing.py` knows what tokens cost.
 
-Source: the provider's guide "Managing Realtime costs" and the usage objects seen on the wire 2026-09. The rules:
-total = input + output; input = text + audio + image; output = text + audio; what is cached is part of the input;
-reasoning is part of the output's text.
+Source: the provider's guide "Managing Realtime costs" and usage objects on the wire in 2026-09. The rules:
+total = input + output; input = text + audio + image; output = text + audio; cached tokens are part of the input;
+reasoning tokens are part of the output's text.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ Counts: TypeAlias = "dict[str, int | Counts]"
 
 
 def user_audio_tokens(milliseconds: float) -> int:
-    """Tokens of what a user said: one for each whole 100 ms (1.63 s was 16 on the wire)."""
+    """Return the tokens of user audio: one for each whole 100 ms (1.63 s was 16 on the wire)."""
     return int(milliseconds // USER_AUDIO_MS_PER_TOKEN)
 
 
 def assistant_audio_tokens(milliseconds: float) -> int:
-    """Tokens of what the assistant said: one for each whole 50 ms (6.8 s was 136 on the wire)."""
+    """Return the tokens of assistant audio: one for each whole 50 ms (6.8 s was 136 on the wire)."""
     return int(milliseconds // ASSISTANT_AUDIO_MS_PER_TOKEN)
 
 
 class UsageInconsistent(ValueError):
-    """A usage whose numbers do not add up, or are not numbers."""
+    """A usage object whose values are not counts or do not add up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of one kind of traffic, by modality."""
+    """Token counts by modality. Raises UsageInconsistent if one is negative."""
 
     text: int = 0
     audio: int = 0
@@ -43,20 +43,20 @@ class Tokens:
 
     @property
     def total(self) -> int:
-        """All modalities together."""
+        """The sum over all modalities."""
         return self.text + self.audio + self.image
 
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(self.text + other.text, self.audio + other.audio, self.image + other.image)
 
     def within(self, other: "Tokens") -> bool:
-        """Whether no modality counts more here than there."""
+        """Whether no modality exceeds that of `other`."""
         return self.text <= other.text and self.audio <= other.audio and self.image <= other.image
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of one response. Cannot be made with numbers that contradict each other."""
+    """The usage of one response. Raises UsageInconsistent if the counts contradict each other."""
 
     input: Tokens = Tokens()
     output: Tokens = Tokens()
@@ -65,28 +65,28 @@ class Usage:
 
     def __post_init__(self) -> None:
         if not self.cached.within(self.input):
-            raise UsageInconsistent(f"more is cached than was put in: {self.cached} of {self.input}")
+            raise UsageInconsistent(f"cached tokens exceed the input: {self.cached} of {self.input}")
         if self.output.image:
-            raise UsageInconsistent("a response holds no images")
+            raise UsageInconsistent("image tokens in the output")
         if self.reasoning is not None and not 0 <= self.reasoning <= self.output.text:
-            raise UsageInconsistent(f"{self.reasoning} tokens of reasoning in {self.output.text} of text")
+            raise UsageInconsistent(f"{self.reasoning} reasoning tokens in {self.output.text} of text")
 
     @property
     def total(self) -> int:
-        """Input and output together."""
+        """The sum of input and output."""
         return self.input.total + self.output.total
 
     def __add__(self, other: "Usage") -> "Usage":
-        reasons = (self.reasoning, other.reasoning)
+        reasoning = (self.reasoning, other.reasoning)
         return Usage(
             self.input + other.input,
             self.output + other.output,
             self.cached + other.cached,
-            None if reasons == (None, None) else sum(reason or 0 for reason in reasons),
+            None if reasoning == (None, None) else sum(count or 0 for count in reasoning),
         )
 
     def as_counts(self) -> Counts:
-        """Write the object of ``response.done``, its keys in the order of the wire."""
+        """Return the usage object of ``response.done``, its keys in the order of the wire."""
         output: Counts = {"text_tokens": self.output.text, "audio_tokens": self.output.audio}
         if self.reasoning is not None:
             output["reasoning_tokens"] = self.reasoning
@@ -104,20 +104,25 @@ class Usage:
 
 
 def parse_usage(counts: Mapping[str, object]) -> Usage:
-    """Read the usage object of ``response.done``; absent details count as zero.
+    """Parse the usage object of ``response.done``; absent details count as zero.
 
-    Raises UsageInconsistent when a number is none, or when totals and details disagree.
+    Raises UsageInconsistent if a value is not a count, or if totals and details disagree.
     """
-    inside = _details(counts, "input_token_details")
-    outside = _details(counts, "output_token_details")
-    reasoning = _count(outside, "reasoning_tokens") if "reasoning_tokens" in outside else None
-    cached = _tokens(_details(inside, "cached_tokens_details"))
-    usage = Usage(_tokens(inside), _tokens(outside), cached, reasoning)
-    stated = (counts, "total_tokens"), (counts, "input_tokens"), (counts, "output_tokens"), (inside, "cached_tokens")
+    input_details = _details(counts, "input_token_details")
+    output_details = _details(counts, "output_token_details")
+    reasoning = _count(output_details, "reasoning_tokens") if "reasoning_tokens" in output_details else None
+    cached = _tokens(_details(input_details, "cached_tokens_details"))
+    usage = Usage(_tokens(input_details), _tokens(output_details), cached, reasoning)
+    stated = (
+        (counts, "total_tokens"),
+        (counts, "input_tokens"),
+        (counts, "output_tokens"),
+        (input_details, "cached_tokens"),
+    )
     summed = usage.total, usage.input.total, usage.output.total, usage.cached.total
-    for (where, name), expected in zip(stated, summed, strict=True):
-        if _count(where, name) != expected:
-            raise UsageInconsistent(f"{name} is {where.get(name)!r}, its parts make {expected}")
+    for (container, name), expected in zip(stated, summed, strict=True):
+        if _count(container, name) != expected:
+            raise UsageInconsistent(f"{name} is {container.get(name)!r}, its parts add up to {expected}")
     return usage
 
 
@@ -130,7 +135,7 @@ def _details(counts: Mapping[str, object], name: str) -> Mapping[str, object]:
     if details is None:
         return {}
     if not isinstance(details, Mapping):
-        raise UsageInconsistent(f"{name} is no object: {details!r}")
+        raise UsageInconsistent(f"{name} is not an object: {details!r}")
     return details
 
 
@@ -141,5 +146,5 @@ def _tokens(details: Mapping[str, object]) -> Tokens:
 def _count(counts: Mapping[str, object], name: str) -> int:
     value = counts.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UsageInconsistent(f"{name} is no count: {value!r}")
+        raise UsageInconsistent(f"{name} is not a count: {value!r}")
     return value

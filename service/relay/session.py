@@ -51,7 +51,8 @@ class SessionTelemetry:
     def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
         self.metrics = metrics
         self.redactor = redactor
-        self.client_to_upstream, self.upstream_to_client = (metrics.traffic[direction] for direction in Direction)
+        self.client_to_upstream = metrics.traffic[Direction.CLIENT_TO_UPSTREAM]
+        self.upstream_to_client = metrics.traffic[Direction.UPSTREAM_TO_CLIENT]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What operators see: metrics, logs, redaction."""
+"""Metrics, logs and the redaction of logs."""

@@ -1,6 +1,6 @@
-"""What a relay alone can see of the conversations: how soon is answered, how answers end, what they take.
+"""Metrics of conversations: latency of answers, results of responses, tokens and cost.
 
-Rare beside the messages: a few for each turn, so that these are Prometheus' own instruments (compare `traffic.py`).
+They change a few times per turn, so they are plain Prometheus metrics (compare `traffic.py`).
 """
 
 import math
@@ -13,58 +13,58 @@ from service.realtime.pricing import MODELS, cost_usd, uncached
 from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, ResponseResult
 from service.realtime.usage import Tokens
 
-# An answer that begins within half a second feels like talk, one that takes two like a bad line; a tool call may take tens.
+# An answer within 0.5 s feels like conversation, one after 2 s like a bad connection; tool calls can take tens of seconds.
 _ANSWER_BUCKETS: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 _MODALITIES: Final = ("text", "audio", "image")
 _KINDS: Final = ("input", "cached_input", "output")
-_SPOKEN: Final = ("text", "audio")  # a response holds no images
+_OUTPUT_MODALITIES: Final = ("text", "audio")  # a response contains no images
 
 
 class ConversationMetrics:
-    """The instruments, on the relay's registry."""
+    """The metrics of conversations, on the registry of the relay."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
         self.speech_to_audio = Histogram(
             f"{prefix}_speech_to_audio_seconds",
-            "From the end of the user's speech, as the provider tells it or the client commits it, to the first audio.",
+            "Time from the end of the user's speech (seen by the provider or committed by the client) to the first audio.",
             buckets=_ANSWER_BUCKETS,
             registry=registry,
         )
         self.first_delta = Histogram(
             f"{prefix}_response_first_delta_seconds",
-            "From the client's response.create to the first delta of the response.",
+            "Time from the client's response.create to the first delta of the response.",
             buckets=_ANSWER_BUCKETS,
             registry=registry,
         )
         self._responses = Counter(
-            f"{prefix}_responses_total", "Responses that ended, by status.", ("status",), registry=registry
+            f"{prefix}_responses_total", "Ended responses by status.", ("status",), registry=registry
         )
         self._interruptions = Counter(
             f"{prefix}_interruptions_total",
-            "Responses that were cancelled: the user spoke (turn_detected), or the client asked for it.",
+            "Cancelled responses by reason: the user spoke (turn_detected) or the client cancelled (client_cancelled).",
             ("reason",),
             registry=registry,
         )
         self._tokens = Counter(
             f"{prefix}_tokens_total",
-            "Tokens of responses; input is what was not cached, so that the sum over all kinds is what was used.",
+            "Tokens of responses. The kind input excludes cached tokens, so the sum over all kinds is the total usage.",
             ("model", "kind", "modality"),
             registry=registry,
         )
         self._cost = Counter(
             f"{prefix}_estimated_cost_usd_total",
-            "What responses cost by the provider's public prices, without the transcription of the input.",
+            "Estimated cost of responses at the provider's public prices, without transcription of the input.",
             ("model",),
             registry=registry,
         )
         self._unpriced = Counter(
             f"{prefix}_unpriced_responses_total",
-            "Responses without an estimate: the model's price is not known, or the usage cannot be read.",
+            "Responses without a cost estimate: the price of the model is unknown, or the usage is missing or invalid.",
             registry=registry,
         )
         self._remaining_ratios = Gauge(
             f"{prefix}_rate_limit_remaining_ratio",
-            "The share of a rate limit that was left when the provider last told; NaN until it has.",
+            "Remaining share of a rate limit in the provider's last report; NaN before the first report.",
             ("limit",),
             registry=registry,
         )
@@ -79,19 +79,19 @@ class ConversationMetrics:
             self._remaining_ratios.labels(limit).set(math.nan)
         for model in MODELS:
             for kind in _KINDS:
-                for modality in _SPOKEN if kind == "output" else _MODALITIES:
+                for modality in _OUTPUT_MODALITIES if kind == "output" else _MODALITIES:
                     self._tokens.labels(model, kind, modality)
             if model != OTHER:
                 self._cost.labels(model)
 
-    def count_response(self, model: str, end: ResponseResult) -> None:
-        """A response has ended; `model` is one of `MODELS`."""
-        self._responses.labels(end.status).inc()
-        if end.interruption is not None:
-            self._interruptions.labels(end.interruption).inc()
-        usage = end.usage
+    def count_response(self, model: str, result: ResponseResult) -> None:
+        """Count an ended response with its tokens and cost; `model` is one of `MODELS`."""
+        self._responses.labels(result.status).inc()
+        if result.interruption is not None:
+            self._interruptions.labels(result.interruption).inc()
+        usage = result.usage
         if usage is None:
-            if end.status != "failed":  # which cost nothing
+            if result.status != "failed":  # a failed response costs nothing
                 self._unpriced.inc()
             return
         for kind, tokens in zip(_KINDS, (uncached(usage), usage.cached, usage.output), strict=True):
@@ -108,6 +108,6 @@ class ConversationMetrics:
             if count:
                 self._tokens.labels(model, kind, modality).inc(count)
 
-    def set_remaining_ratio(self, limit: str, left: float) -> None:
-        """The provider told what share of a limit is left, 0 to 1."""
-        self._remaining_ratios.labels(limit).set(left)
+    def set_remaining_ratio(self, limit: str, ratio: float) -> None:
+        """Set the remaining share of a rate limit, from 0 to 1."""
+        self._remaining_ratios.labels(limit).set(ratio)

@@ -1,10 +1,10 @@
-"""Every metric, in one list.
+"""All Prometheus metrics of the relay.
 
 Rules of this file:
 
-* Labels are closed sets; nothing from outside becomes a label value.
-* The series that an alert would look at start at 0, so that the first failure is an increase and not a birth.
-* Attempts and failures are both counted, at their end. What every message adds to is in `traffic.py`.
+* Labels are closed sets. No value from a client or from the provider becomes a label value.
+* Every series that an alert evaluates starts at 0, because `increase()` ignores the first sample of a new series.
+* Attempts and failures are counted when they end. Counters that every message increments are in `traffic.py`.
 """
 
 from typing import Final
@@ -29,17 +29,17 @@ CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 
 
 HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
 
-# A dial's phases: DNS and TCP take milliseconds, TLS and the upgrade a round trip each, the whole at most its budget (8 s).
+# Phases of a dial: DNS and TCP take milliseconds, TLS and the upgrade a round trip each, all of them at most 8 s.
 _DIAL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
-# What a caller waits: a few round trips when all is well, up to the budget (8 s) when not; clients give up after 10.
+# Waiting time of a client: normally a few round trips, at most the dial timeout of 8 s. Official clients give up after 10 s.
 _WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10)
-# Sessions: a misfire lasts seconds, a conversation minutes, and the provider ends it after an hour.
+# Session duration: seconds for a failed start, minutes for a conversation; the provider ends a session after an hour.
 _SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900)
-# Loop lag: a frame's forwarding is well under a millisecond; from 20 ms on speech is delayed audibly.
+# Event loop lag: forwarding a frame takes well under a millisecond; a delay of 20 ms or more is audible in speech.
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-# The wire status that each refusal is expected with; together with the reason's phase these series start at 0.
-_EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
+# Reason, phase and wire status of the failures that are expected; these series start at 0.
+_EXPECTED_FAILURES: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("key_missing", Phase.FIRST_EVENT, "3000"),
     ("key_rejected", Phase.FIRST_EVENT, "3000"),
     ("key_rejected", Phase.UPGRADE, "401"),
@@ -86,165 +86,172 @@ _EXPECTED: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("client_left", Phase.UPGRADE, "none"),
     ("client_left", Phase.FIRST_EVENT, "none"),
 )
-# Refused by the relay itself: phase access, and the status is what it answered.
-_LOCAL: Final = (*REFUSALS, "key_missing", "key_malformed", "internal_error")
+# Refused by the relay itself: the phase is access, the status is the relay's own answer.
+_REFUSED_BY_RELAY: Final = (*REFUSALS, "key_missing", "key_malformed", "internal_error")
+
+_EVENT_TYPES: Final = {
+    Direction.CLIENT_TO_UPSTREAM: CLIENT_EVENT_TYPES,
+    Direction.UPSTREAM_TO_CLIENT: SERVER_EVENT_TYPES,
+}
 
 
 class Metrics:
-    """All instruments, on a registry of their own."""
+    """The metrics of one relay, on a registry of their own. `upstream` is the value of the `upstream` label."""
 
     def __init__(self, upstream: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream. They would double the number of series and no panel asks for them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped. `_created` series would double their number and are not used
         self.registry = CollectorRegistry()
         self.upstream = upstream
         ProcessCollector(registry=self.registry)
-        self._info = Info(f"{PREFIX}_build", "The relay's version.", registry=self.registry)
+        self._info = Info(f"{PREFIX}_build", "Version of the relay.", registry=self.registry)
         self._info.info({"version": __version__})
         self.connection_failures = Counter(
             f"{PREFIX}_connection_failures_total",
-            "Callers' connections that did not come about.",
+            "Client connections that failed before a session started. Health checks are not counted.",
             ("upstream", "phase", "status", "reason"),
             registry=self.registry,
         )
         self.admissions = Counter(
             f"{PREFIX}_admissions_total",
-            "Callers' requests, by what admission said.",
+            "Client requests by admission result: admitted, or the reason of the refusal.",
             ("result",),
             registry=self.registry,
         )
         self.turned_away = Counter(
             f"{PREFIX}_connections_turned_away_total",
-            "Connections cut off unheard because the limit on open files was near.",
+            "Connections closed without an answer because the process was near its limit on open files.",
             registry=self.registry,
         )
         self.reconnect_loops = Counter(
             f"{PREFIX}_reconnect_loops_total",
-            "Clients noticed for opening one short session after another; each loop counts once.",
+            "Reconnect loops: clients that opened many short sessions in a row. Each loop is counted once.",
             registry=self.registry,
         )
         self.upstream_connects = Counter(
             f"{PREFIX}_upstream_connects_total",
-            "Callers' dials, by result; ok is a first event that is no error.",
+            "Dials for clients by result: ok (the first event arrived and is no error), or the reason of the failure.",
             ("upstream", "result"),
             registry=self.registry,
         )
         self.connect_duration = Histogram(
             f"{PREFIX}_upstream_connect_duration_seconds",
-            "How long each phase of a caller's dial took.",
+            "Duration of each phase of a dial for a client.",
             ("upstream", "phase"),
             buckets=_DIAL_BUCKETS,
             registry=self.registry,
         )
         self.time_to_first_event = Histogram(
             f"{PREFIX}_time_to_first_event_seconds",
-            "From a caller's request to the provider's first event, of the calls that got through.",
+            "Time from a client's request to the provider's first event, for sessions that started.",
             ("upstream",),
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
         self.upstream_retries = Counter(
             f"{PREFIX}_upstream_retries_total",
-            "Second attempts within a caller's dial; at most a tenth of the dials.",
+            "Second attempts of dials for clients; a retry budget limits them to a tenth of the dials.",
             ("upstream",),
             registry=self.registry,
         )
         self.breaker_open = Gauge(
             f"{PREFIX}_breaker_open",
-            "1 while callers are answered from memory because the provider has just refused.",
+            "1 while the circuit breaker is open: the relay refuses dials because the provider has just refused one.",
             ("upstream",),
             registry=self.registry,
         )
         self.key_rotations = Counter(
             f"{PREFIX}_key_rotations_total",
-            "New keys found in the file of OPENAI_API_KEY_FILE, by what became of them.",
+            "New keys found in OPENAI_API_KEY_FILE by result: taken (in use) or refused.",
             ("result",),
             registry=self.registry,
         )
         self.key_file_refused = Gauge(
             f"{PREFIX}_key_file_refused",
-            "1 while the file of OPENAI_API_KEY_FILE holds a key that was not taken; the one before it stays in use.",
+            "1 while OPENAI_API_KEY_FILE holds a key that was refused; the previous key stays in use.",
             registry=self.registry,
         )
-        self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Sessions open now.", registry=self.registry)
+        self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Open sessions.", registry=self.registry)
         self.sessions_limit = Gauge(
-            f"{PREFIX}_sessions_limit", "Sessions that may be open at once.", registry=self.registry
+            f"{PREFIX}_sessions_limit", "Maximum number of open sessions.", registry=self.registry
         )
-        self.dials_active = Gauge(
-            f"{PREFIX}_dials_active", "Connections to the provider being made now.", registry=self.registry
-        )
+        self.dials_active = Gauge(f"{PREFIX}_dials_active", "Dials in progress.", registry=self.registry)
         self.dials_limit = Gauge(
-            f"{PREFIX}_dials_limit", "Connections to the provider that may be made at once.", registry=self.registry
+            f"{PREFIX}_dials_limit", "Maximum number of dials in progress.", registry=self.registry
         )
         self.memory_limit = Gauge(
-            f"{PREFIX}_memory_limit_bytes", "The container's limit on memory; +Inf without one.", registry=self.registry
+            f"{PREFIX}_memory_limit_bytes",
+            "Memory limit of the container; +Inf without a limit.",
+            registry=self.registry,
         )
         self.sessions_ended = Counter(
-            f"{PREFIX}_sessions_ended_total", "Sessions that ended, by reason.", ("reason",), registry=self.registry
+            f"{PREFIX}_sessions_ended_total", "Ended sessions by reason.", ("reason",), registry=self.registry
         )
         self.session_duration = Histogram(
             f"{PREFIX}_session_duration_seconds",
-            "How long sessions lasted.",
+            "Duration of ended sessions.",
             buckets=_SESSION_BUCKETS,
             registry=self.registry,
         )
-        self.traffic = {
-            direction: Traffic(direction, types)
-            for direction, types in zip(Direction, (CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES), strict=True)
-        }
+        self.traffic = {direction: Traffic(direction, types) for direction, types in _EVENT_TYPES.items()}
         self.registry.register(TrafficCollector(PREFIX, self.traffic.values()))
         self.conversations = ConversationMetrics(PREFIX, self.registry)
         self.upstream_errors = Counter(
-            f"{PREFIX}_upstream_error_events_total", "Error events in open sessions.", ("code",), registry=self.registry
+            f"{PREFIX}_upstream_error_events_total",
+            "Error events from the provider in open sessions, by code.",
+            ("code",),
+            registry=self.registry,
         )
         self.incidents = Counter(
             f"{PREFIX}_session_incidents_total",
-            "Failures within open sessions that the provider told by other events than error.",
+            "Failures within open sessions that the provider reported by an event other than error.",
             ("event", "code"),
             registry=self.registry,
         )
         self.health_status = Gauge(
             f"{PREFIX}_health_check_status",
-            "1 for the status that a check has.",
+            "1 for the current status of a health check, 0 for the others.",
             ("check", "status"),
             registry=self.registry,
         )
         self.health_reason = Gauge(
             f"{PREFIX}_health_check_reason",
-            "1 for the reason for which a check does not pass.",
+            "1 for the reason why a health check does not pass, 0 for the others.",
             ("check", "reason"),
             registry=self.registry,
         )
         self.health_success = Gauge(
             f"{PREFIX}_health_check_last_success_timestamp_seconds",
-            "When a check last passed; 0 is never.",
+            "Time of the last pass of a health check; 0 if it never passed.",
             ("check",),
             registry=self.registry,
         )
         self.loop_lag = Histogram(
             f"{PREFIX}_event_loop_lag_seconds",
-            "How late the event loop ran a timer.",
+            "Delay of a timer of the event loop.",
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
         self.task_crashes = Counter(
             f"{PREFIX}_background_task_crashes_total",
-            "Background tasks that failed and were started again; anything but 0 is a bug of the relay.",
+            "Background tasks that failed and were restarted. Any value above 0 is a bug in the relay.",
             registry=self.registry,
         )
         self.log_lines_dropped = Counter(
             f"{PREFIX}_log_lines_dropped_total",
-            "Log lines dropped because whoever reads them did not keep up.",
+            "Log lines dropped because the reader of the log was too slow.",
             registry=self.registry,
         )
-        self.draining = Gauge(f"{PREFIX}_draining", "1 once the relay takes nobody new.", registry=self.registry)
+        self.draining = Gauge(
+            f"{PREFIX}_draining", "1 while the relay drains: it refuses new sessions.", registry=self.registry
+        )
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for reason, phase, status in _EXPECTED:
+        for reason, phase, status in _EXPECTED_FAILURES:
             self.connection_failures.labels(self.upstream, phase, status, reason)
-        for reason in _LOCAL:
-            self.connection_failures.labels(self.upstream, Phase.ACCESS, _answered(reason), reason)
-        for result in ("admitted", *_LOCAL):
+        for reason in _REFUSED_BY_RELAY:
+            self.connection_failures.labels(self.upstream, Phase.ACCESS, _relay_status(reason), reason)
+        for result in ("admitted", *_REFUSED_BY_RELAY):
             self.admissions.labels(result)
         for result in ("ok", *DIAL_FAILURES):
             self.upstream_connects.labels(self.upstream, result)
@@ -265,36 +272,38 @@ class Metrics:
             self.incidents.labels(RATE_LIMITS_UPDATED, limit)
 
     def count_refusal(self, failure: Failure) -> None:
-        """Admission said no; the status is what was answered."""
+        """Count a refusal by admission; the status label is the relay's own answer."""
         self.admissions.labels(failure.reason).inc()
-        self.connection_failures.labels(self.upstream, Phase.ACCESS, _answered(failure.reason), failure.reason).inc()
+        self.connection_failures.labels(
+            self.upstream, Phase.ACCESS, _relay_status(failure.reason), failure.reason
+        ).inc()
 
     def count_dial_failure(self, failure: Failure) -> None:
-        """A caller's dial did not come about; the status is what the wire said."""
+        """Count a failed dial for a client; the status label is the provider's answer."""
         self.upstream_connects.labels(self.upstream, failure.reason).inc()
         status = status_label(failure.http_status, failure.close_code)
         self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
 
     def observe_dial(self, seconds: dict[Phase, float]) -> None:
-        """The phases of a dial, as far as it came."""
+        """Record the duration of the phases that a dial completed, in seconds."""
         for phase, duration in seconds.items():
             self.connect_duration.labels(self.upstream, phase).observe(duration)
 
     def set_check_status(self, check: str, status: str, reason: str | None = None) -> None:
-        """A health check has this status and no other; `reason` is why it does not pass."""
-        for known in HEALTH_STATUSES:
-            self.health_status.labels(check, known).set(known == status)
-        for known in DIAL_FAILURES:
-            self.health_reason.labels(check, known).set(known == reason)
+        """Set the status of a health check, and the reason why it does not pass."""
+        for value in HEALTH_STATUSES:
+            self.health_status.labels(check, value).set(value == status)
+        for value in DIAL_FAILURES:
+            self.health_reason.labels(check, value).set(value == reason)
 
 
-def _answered(reason: str) -> str:
-    """The status that a client gets for a reason of the relay's own."""
+def _relay_status(reason: str) -> str:
+    """The status label of the relay's own answer to a client."""
     return status_label(CATALOGUE[reason].http_status or 500, None)
 
 
 def status_label(http_status: int | None, close_code: int | None) -> str:
-    """The `status` label: an HTTP status or close code of the published lists, else its kind, `none` without either."""
+    """Return the `status` label: a published HTTP status or close code, else `other_http`, `other_close` or `none`."""
     if http_status is not None:
         return str(http_status) if http_status in HTTP_STATUSES else "other_http"
     if close_code is not None:

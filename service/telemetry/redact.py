@@ -1,7 +1,6 @@
-"""The last line of defence: no log event leaves with a key or token in it.
+"""Removes keys and tokens from log events, as a second safeguard: code must not log them in the first place.
 
-Secrets are kept out at the source; this processor is for what nobody thought of. It looks at every string of an event,
-tracebacks included, and at the strings inside lists, tuples and mappings.
+The processor redacts every string of an event, tracebacks included, and the strings within lists, tuples and mappings.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -12,30 +11,30 @@ from structlog.typing import EventDict, WrappedLogger
 from service.realtime.keys import Secret
 from service.realtime.redaction import redact
 
-_MOST: Final = 64
-"""Keys rotate; who rotates more often than this within one process needs no old ones hidden."""
+_MAX_ADDED: Final = 64
+"""Maximum number of rotated keys that are redacted. After more rotations the oldest of them are forgotten."""
 
 
 class Redactor:
-    """A structlog processor that knows the secrets of this process."""
+    """A structlog processor that knows the secrets of this process. Usable from any thread."""
 
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
         self._own = tuple(secret.reveal() for secret in secrets if secret is not None)
         self._added: tuple[str, ...] = ()
 
     def add(self, secret: Secret) -> None:
-        """One more secret, such as a new key; the old ones stay."""
+        """Redact one more secret from now on, such as a rotated key."""
         if secret.reveal() not in (*self._own, *self._added):
-            self._added = (*self._added, secret.reveal())[-_MOST:]
+            self._added = (*self._added, secret.reveal())[-_MAX_ADDED:]
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """Replace what is secret, in place."""
+        """Redact all values of an event, in place."""
         for name, value in event.items():
             event[name] = self._clean(value)
         return event
 
     def redact(self, value: str) -> str:
-        """A text without secrets."""
+        """Return the text without secrets."""
         return redact(value, (*self._own, *self._added))
 
     def _clean(self, value: Any) -> Any:  # noqa: ANN401 - log events hold anything
@@ -51,4 +50,6 @@ class Redactor:
             case list() | tuple() | set() | frozenset():
                 return [self._clean(item) for item in value]
             case _:
-                return self.redact(str(value))  # str, never repr: reprs of client errors carry request headers
+                return self.redact(
+                    str(value)
+                )  # str, never repr: the repr of an aiohttp client error contains request headers

@@ -1,7 +1,7 @@
-"""What passes through the sessions, counted in plain integers.
+"""Counts forwarded messages and bytes in plain integers, and converts them to metrics at a scrape.
 
-A Prometheus counter takes a lock for each increment, and a message would need three: a microsecond, half as much as all
-else that is ours. Here the data path adds to integers, and the families are made of them when somebody scrapes.
+A Prometheus counter takes a lock for each increment. Three increments per message cost one microsecond, half as much as all
+other work of the relay for that message.
 """
 
 import time
@@ -17,20 +17,20 @@ OTHER: Final = "other"
 
 
 class Traffic:
-    """One direction, over all sessions of the process; only its own thread adds to it."""
+    """Traffic of one direction over all sessions of the process. Only the thread of the event loop may change it."""
 
-    __slots__ = ("_held", "_held_before", "_held_since_sum", "bytes", "direction", "types")
+    __slots__ = ("_held", "_hold_starts", "_released_seconds", "bytes", "direction", "types")
 
     def __init__(self, direction: Direction, types: Iterable[str]) -> None:
         self.direction = direction
-        self.types = dict.fromkeys((*sorted(types), OTHER), 0)  # whole messages
+        self.types = dict.fromkeys((*sorted(types), OTHER), 0)  # completed messages by event type
         self.bytes = 0
-        self._held_before = 0.0  # seconds of holds that are over
-        self._held = 0  # holds that last
-        self._held_since_sum = 0.0  # when they began, added up
+        self._released_seconds = 0.0  # seconds of released holds
+        self._held = 0  # number of current holds
+        self._hold_starts = 0.0  # sum of the start times of current holds
 
     def count(self, kind: str | None) -> None:
-        """A message of this type has passed whole."""
+        """Count a completed message of this event type."""
         types = self.types
         if kind in types:
             types[kind] += 1
@@ -38,43 +38,43 @@ class Traffic:
             types[OTHER] += 1
 
     def hold(self) -> float:
-        """A session holds this direction back from now on; returns the moment, for `release`."""
+        """Record that a session holds this direction back from now on; returns the time, for `release`."""
         now = time.perf_counter()
         self._held += 1
-        self._held_since_sum += now
+        self._hold_starts += now
         return now
 
     def release(self, since: float) -> float:
-        """The hold that began then is over; returns how many seconds it took."""
+        """Record the end of the hold that began at `since`; returns its duration in seconds."""
         seconds = time.perf_counter() - since
         self._held -= 1
-        self._held_since_sum = self._held_since_sum - since if self._held else 0.0
-        self._held_before += seconds
+        self._hold_starts = self._hold_starts - since if self._held else 0.0
+        self._released_seconds += seconds
         return seconds
 
     @property
     def held_back_seconds(self) -> float:
-        """All holds, those that last included: a peer that is stuck for good has to show."""
-        return self._held_before + max(0.0, self._held * time.perf_counter() - self._held_since_sum)
+        """Duration of all holds. Current holds are included, so that a peer that never reads again is visible."""
+        return self._released_seconds + max(0.0, self._held * time.perf_counter() - self._hold_starts)
 
 
 class TrafficCollector(Collector):
-    """Shows the directions to Prometheus."""
+    """Exports the traffic of both directions to Prometheus."""
 
     def __init__(self, prefix: str, directions: Iterable[Traffic]) -> None:
         self._prefix = prefix
         self._directions = tuple(directions)
 
     def collect(self) -> Iterable[Metric]:
-        """The families, as they stand now."""
-        messages = self._family("forwarded_messages", "Messages that passed whole.", "direction")
-        size = self._family("forwarded_bytes", "Bytes of frames that passed.", "direction")
+        """Return the metric families with their current values."""
+        messages = self._family("forwarded_messages", "Forwarded messages.", "direction")
+        size = self._family("forwarded_bytes", "Forwarded bytes of frames, headers included.", "direction")
         held = self._family(
             "backpressure_seconds",
-            "Time for which a direction was held back because its receiver did not keep up.",
+            "Time for which a direction was held back because its receiver was too slow, in seconds.",
             "direction",
         )
-        events = self._family("events", "Events that passed, by type.", "direction", "type")
+        events = self._family("events", "Forwarded events by type.", "direction", "type")
         for traffic in self._directions:
             messages.add_metric((traffic.direction,), sum(traffic.types.values()))
             size.add_metric((traffic.direction,), traffic.bytes)

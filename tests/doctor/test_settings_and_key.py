@@ -119,14 +119,14 @@ async def test_a_key_file_that_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        (f'"{KEY_CANARY}"', "The key has quotes around it."),
-        (f"\u201c{KEY_CANARY}\u201d", "The key has quotes around it."),
-        (f" {KEY_CANARY}", "The key has blanks around it."),
-        (f"{KEY_CANARY}\r", "The key ends in a carriage return."),
+        (f'"{KEY_CANARY}"', "The key begins or ends with a quotation mark."),
+        (f"\u201c{KEY_CANARY}\u201d", "The key begins or ends with a quotation mark."),
+        (f" {KEY_CANARY}", "The key has spaces around it."),
+        (f"{KEY_CANARY}\r", "The key contains a carriage return."),
         (f"\ufeff{KEY_CANARY}", "The key begins with a byte order mark."),
         (f"Bearer {KEY_CANARY}", "The key begins with 'Bearer'."),
-        (f"OPENAI_API_KEY={KEY_CANARY}", "The key begins with its own name."),
-        (f"{KEY_CANARY[:60]} {KEY_CANARY[60:]}", "The key has a blank in it."),
+        (f"OPENAI_API_KEY={KEY_CANARY}", "The key begins with its variable's name."),
+        (f"{KEY_CANARY[:60]} {KEY_CANARY[60:]}", "The key contains a space."),
         ("sk-proj-your-key-here", "The key is a placeholder."),
     ],
 )
@@ -164,11 +164,11 @@ async def test_outdated_advice_is_named_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "status", "sentence"),
     [
-        ("sk-ant-api03-abcdefghijklmnop", "fail", "This is an Anthropic key."),
-        ("sk-admin-abcdefghijklmnopqrst", "fail", "This is an admin key; it opens no sessions."),
+        ("sk-ant-api03-abcdefghijklmnop", "fail", "The key is an Anthropic key."),
+        ("sk-admin-abcdefghijklmnopqrst", "fail", "The key is an admin key, which cannot open sessions."),
         ("sk-sim-good", "warn", "This is a key of the simulator; OpenAI will refuse it."),
         ("ek_0123456789abcdef0123456789abcdef", "warn", "A client secret opens sessions for some minutes only"),
-        ("abcdefghijklmnopqrstuvwxyz", "warn", "OpenAI's keys begin with 'sk-' or 'ek_'."),
+        ("abcdefghijklmnopqrstuvwxyz", "warn", "The key does not begin with 'sk-' or 'ek_', as OpenAI's keys do."),
     ],
 )
 async def test_keys_of_the_wrong_family(tmp_path: Path, key: str, status: str, sentence: str) -> None:

@@ -284,7 +284,7 @@ def test_cap_counts_the_fragments_together() -> None:
 
     assert [] == [i for i in subject.feed(fragment(Opcode.TEXT, b"x" * 100, fin=False)) if isinstance(i, Violation)]
     items = subject.feed(b"\x80\x01")
-    assert [Violation(CloseCode.MESSAGE_TOO_BIG, "message over the cap")] == items
+    assert [Violation(CloseCode.MESSAGE_TOO_BIG, "message exceeds the size limit")] == items
 
 
 def test_nothing_follows_a_close() -> None:

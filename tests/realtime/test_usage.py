@@ -111,7 +111,7 @@ def test_a_cache_that_does_not_add_up_is_refused() -> None:
 
 def test_details_that_are_no_object_are_refused() -> None:
     """Anything but an object of counts is inconsistent."""
-    with pytest.raises(UsageInconsistent, match="no object"):
+    with pytest.raises(UsageInconsistent, match="not an object"):
         parse_usage({**SEEN, "input_token_details": [1]})
 
 
