@@ -24,7 +24,7 @@ class Blame(StrEnum):
     PROVIDER = "provider"
     NETWORK = "network"
     RELAY = "relay"
-    NONE = "nobody"  # a normal close; the value is part of the log output
+    NONE = "nobody"  # a normal close
 
 
 class Retry(StrEnum):
