@@ -23,7 +23,7 @@ TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"web:{TOKEN}"}
 async def open_session(exchange: Exchange) -> None:
     """Script of an upstream that opens sessions."""
     exchange.upgrade(CREATED)
-    await exchange.gone()
+    await exchange.wait_closed()
 
 
 async def raw_request(relay: Relay, request: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""service/health/checks.py and report.py."""
+"""The state of a check, and the report from the checks."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ DEFINITE = Failure("key_rejected")
 
 
 def check(*outcomes: Failure | None) -> Check:
-    """A check after these answers; None is a yes."""
+    """A check after these outcomes; None is a success."""
     result = Check("handshake")
     for number, outcome in enumerate(outcomes):
         if outcome is None:
@@ -22,35 +22,35 @@ def check(*outcomes: Failure | None) -> Check:
     return result
 
 
-def test_one_yes_opens_a_new_check() -> None:
-    """Before anything was asked a check is unknown; one yes is enough then."""
+def test_first_success_passes_a_new_check() -> None:
+    """Before its first result a check is unknown."""
     assert check().status == "unknown"
     assert check(None).status == "pass"
 
 
-def test_transient_trouble_warns_and_fails_at_the_third_time() -> None:
-    """Two misses are a warning, three a failure."""
+def test_transient_failures_warn_and_fail_at_the_third_in_a_row() -> None:
+    """A success between them resets the count."""
     assert [check(*[TRANSIENT] * n).status for n in range(1, 5)] == ["warn", "warn", "fail", "fail"]
     assert check(None, TRANSIENT, None, TRANSIENT, TRANSIENT).status == "warn"
 
 
-def test_a_definite_refusal_fails_at_once() -> None:
-    """What waiting does not mend is not waited for."""
+def test_definite_failure_fails_the_check_immediately() -> None:
+    """A failure by the count of transient ones is not definite."""
     assert check(None, DEFINITE).status == "fail"
     assert check(None, DEFINITE).is_definite
     assert not check(*[TRANSIENT] * FAILURE_THRESHOLD).is_definite
 
 
-def test_two_answers_in_a_row_mend() -> None:
-    """One lucky call does not hide an outage."""
+def test_failed_check_recovers_after_two_successes_in_a_row() -> None:
+    """One success does not hide an outage."""
     assert check(*[TRANSIENT] * FAILURE_THRESHOLD, None).status == "fail"
     assert check(*[TRANSIENT] * FAILURE_THRESHOLD, None, TRANSIENT, None).status == "fail"
     assert check(*[TRANSIENT] * FAILURE_THRESHOLD, *[None] * SUCCESS_THRESHOLD).status == "pass"
 
 
 @given(st.lists(st.none() | st.sampled_from(sorted(DIAL_FAILURES)).map(Failure), max_size=30))
-def test_any_history_keeps_the_rules(history: list[Failure | None]) -> None:
-    """Whatever happened: two yeses pass, a definite no fails, and what is wrong is told in the catalogue's words."""
+def test_thresholds_hold_for_any_history(history: list[Failure | None]) -> None:
+    """The output of a check that does not pass has the sentence of the catalogue."""
     result = check(*history)
 
     if history[-SUCCESS_THRESHOLD:] == [None] * SUCCESS_THRESHOLD:
@@ -61,12 +61,12 @@ def test_any_history_keeps_the_rules(history: list[Failure | None]) -> None:
     assert (result.output() is None) == (result.status == "pass")
 
 
-def test_the_worst_check_speaks_for_all() -> None:
-    """pass, warn and fail add up to the gravest; what was never checked is not well; with nothing to check all is well."""
-    good, odd, bad = check(None), check(TRANSIENT), check(DEFINITE)
+def test_overall_status_is_the_worst_of_the_checks() -> None:
+    """An unknown check counts as fail; without checks the status is pass."""
+    passing, warning, failing = check(None), check(TRANSIENT), check(DEFINITE)
 
-    assert report.overall([good, good]) == "pass"
-    assert report.overall([good, odd]) == "warn"
-    assert report.overall([bad, odd]) == "fail"
-    assert report.overall([good, check()]) == "fail"
+    assert report.overall([passing, passing]) == "pass"
+    assert report.overall([passing, warning]) == "warn"
+    assert report.overall([failing, warning]) == "fail"
+    assert report.overall([passing, check()]) == "fail"
     assert report.overall([]) == "pass"

@@ -1,4 +1,4 @@
-"""The health endpoints over real sockets: what they answer, and what they cost."""
+"""The health endpoints over real sockets: their responses, and the calls upstream that the checks make."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ QUICK = RefreshIntervals(passing=0.05, first_retry=0.05, max_retry=0.05, readine
 
 
 async def get(relay: Relay, path: str, *, internal: bool = True) -> tuple[int, Any]:
-    """Status and body of a probe."""
+    """The status and the body of a probe's response."""
     url = relay.internal_url if internal else relay.url
     async with aiohttp.ClientSession() as session, session.get(url + path) as response:
         body = await (response.text() if "json" not in response.content_type else response.json(content_type=None))
@@ -22,12 +22,12 @@ async def get(relay: Relay, path: str, *, internal: bool = True) -> tuple[int, A
 
 
 async def status(relay: Relay, path: str) -> int:
-    """Only the status."""
+    """The status of a probe's response."""
     return (await get(relay, path))[0]
 
 
-async def test_a_good_key_passes() -> None:
-    """With a good key both checks pass, readiness opens, and the metrics say so."""
+async def test_valid_key_passes_both_checks() -> None:
+    """Readiness opens, and the metrics show both checks as passing."""
     async with simulated_relay() as relay:
         code, body = await get(relay, "/healthz?verbose")
 
@@ -49,8 +49,10 @@ async def test_a_good_key_passes() -> None:
         ("model-rest-only-401", None, None),
     ],
 )
-async def test_refusals_fail_at_once(scenario: str, key: str | None, handshake: str | None) -> None:
-    """A definite refusal fails the check that it concerns and keeps readiness shut; a scoped key is no refusal."""
+async def test_definite_refusal_fails_its_check_immediately(
+    scenario: str, key: str | None, handshake: str | None
+) -> None:
+    """It keeps readiness closed. A key that is restricted to the Realtime API passes."""
     async with simulated_relay(OPENAI_API_KEY=f"sk-sim-{scenario}") as relay:
         code, body = await get(relay, "/healthz?verbose")
         reasons = [body["checks"][f"upstream:{name}"][0].get("reason") for name in ("key", "handshake")]
@@ -61,8 +63,8 @@ async def test_refusals_fail_at_once(scenario: str, key: str | None, handshake: 
 
 
 @pytest.mark.parametrize(("key", "reason"), [("", "key_missing"), ("'sk-sim-good'", "key_malformed")])
-async def test_a_key_that_cannot_be_right_is_not_asked_about(key: str, reason: str) -> None:
-    """A missing or malformed key fails without any call upstream."""
+async def test_missing_or_malformed_key_fails_without_a_call_upstream(key: str, reason: str) -> None:
+    """Neither a model request nor a handshake is made."""
     async with simulated_relay(OPENAI_API_KEY=key) as relay:
         code, body = await get(relay, "/healthz?verbose")
 
@@ -72,8 +74,8 @@ async def test_a_key_that_cannot_be_right_is_not_asked_about(key: str, reason: s
         assert (0, 0) == (len(relay.simulator.connections), len(relay.simulator.rest_calls))
 
 
-async def test_an_outage_warns_then_fails_and_mends() -> None:
-    """A dead upstream: warn, then fail; liveness and open readiness do not move; two good answers mend it."""
+async def test_outage_warns_then_fails_then_recovers() -> None:
+    """Liveness and open readiness are unaffected."""
     simulator = Simulator(SimulatorOptions(pace=0))
     await simulator.start()
     port = int(simulator.url.rsplit(":", 1)[1].split("/")[0])
@@ -81,9 +83,9 @@ async def test_an_outage_warns_then_fails_and_mends() -> None:
         await eventually(lambda: relay.app.monitor.ready)
         await simulator.stop()
         await eventually(lambda: "fail" in [line["handshake"] for line in relay.events("health.changed")], 5)
-        seen = [line["handshake"] for line in relay.events("health.changed")]
+        statuses = [line["handshake"] for line in relay.events("health.changed")]
 
-        assert seen[0:3] == ["pass", "warn", "fail"]
+        assert statuses[0:3] == ["pass", "warn", "fail"]
         assert [503, 200, 200] == [await status(relay, path) for path in ("/healthz", "/readyz", "/livez")]
 
         again = Simulator(SimulatorOptions(pace=0))
@@ -94,20 +96,20 @@ async def test_an_outage_warns_then_fails_and_mends() -> None:
         await again.stop()
 
 
-async def test_parallel_probes_cost_one_call() -> None:
-    """A hundred cold probes at once cost one REST call and one handshake, and are all answered."""
+async def test_concurrent_detailed_probes_share_the_first_refresh() -> None:
+    """A hundred probes before the first result: one model request, one handshake, a hundred responses."""
     async with simulated_relay() as relay:
-        answers = await asyncio.gather(*(status(relay, "/healthz?verbose") for _ in range(100)))
+        statuses = await asyncio.gather(*(status(relay, "/healthz?verbose") for _ in range(100)))
 
-        assert {200} == set(answers)
+        assert {200} == set(statuses)
         assert relay.simulator is not None
         assert (1, 1) == (len(relay.simulator.connections), len(relay.simulator.rest_calls))
 
 
-async def test_trouble_that_may_pass_does_not_keep_a_new_instance_shut() -> None:
-    """Started during an outage, readiness opens after the grace; health goes on to say what is wrong."""
-    async with simulated_relay(None, OPENAI_API_KEY="sk-sim-http-503") as quiet:
-        assert await status(quiet, "/readyz") == 503
+async def test_readiness_opens_after_the_grace_period_during_an_outage() -> None:
+    """Health still fails, with the reason."""
+    async with simulated_relay(None, OPENAI_API_KEY="sk-sim-http-503") as starting:
+        assert await status(starting, "/readyz") == 503
     async with Simulator(SimulatorOptions()) as simulator:
         key = "sk-sim-http-500"
         async with running_relay(simulator=simulator, intervals=QUICK, OPENAI_API_KEY=key) as relay:
@@ -117,21 +119,21 @@ async def test_trouble_that_may_pass_does_not_keep_a_new_instance_shut() -> None
             assert await status(relay, "/healthz") == 503
 
 
-async def test_live_sessions_are_evidence() -> None:
-    """While callers get through, no handshake is made for the check's own sake."""
+async def test_client_session_replaces_the_handshake_of_a_refresh() -> None:
+    """The source of the check is then traffic."""
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
         intervals = RefreshIntervals(passing=0.3, first_retry=0.05, max_retry=0.05)
         async with running_relay(simulator=simulator, intervals=intervals) as relay:
             await relay.app.monitor.wait_for_first_refresh(2)
-            made = len(simulator.connections)
+            before = len(simulator.connections)
             client = await open_raw(relay.app.public_port)
             await eventually(lambda: relay.app.monitor.handshake.source == "traffic")
-            assert made + 1 == len(simulator.connections)
+            assert before + 1 == len(simulator.connections)
             await client.close()
 
 
-async def test_own_dials_are_not_callers() -> None:
-    """The checks' dials appear in no metric of callers."""
+async def test_dials_of_the_checks_are_not_counted() -> None:
+    """The metrics of connects and failures count clients only."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         await relay.app.monitor.wait_for_first_refresh(2)
 
@@ -140,16 +142,16 @@ async def test_own_dials_are_not_callers() -> None:
         assert relay.metric("realtime_relay_connection_failures_total", **labels) == 0
 
 
-async def test_the_public_report_tells_nothing_of_the_inside() -> None:
-    """On the public port /healthz says the status and nothing else, whatever is asked; /metrics is not there."""
+async def test_public_healthz_shows_the_status_only() -> None:
+    """Also with ?verbose; /metrics and /version do not exist on the public port."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         assert await get(relay, "/healthz?verbose", internal=False) == (503, {"status": "fail"})
         assert (await get(relay, "/metrics", internal=False))[0] == 404
         assert (await get(relay, "/version", internal=False))[0] == 404
 
 
-async def test_excluding_checks() -> None:
-    """`?exclude=` leaves a check out; with both left out only the process itself is asked about."""
+async def test_healthz_excludes_checks_by_query() -> None:
+    """With both excluded, only the process itself counts."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-quota-exhausted") as relay:
         assert await status(relay, "/healthz") == 503
         assert await status(relay, "/healthz?exclude=handshake") == 200
@@ -159,7 +161,7 @@ async def test_excluding_checks() -> None:
 
 
 async def test_draining_closes_readiness_only() -> None:
-    """A draining instance is alive and well, but gets nobody new."""
+    """Liveness and health of a draining instance still pass."""
     async with simulated_relay() as relay:
         await relay.app.monitor.wait_for_first_refresh(2)
         relay.app.drainer.is_draining = True
@@ -167,8 +169,8 @@ async def test_draining_closes_readiness_only() -> None:
         assert [503, 200, 200] == [await status(relay, path) for path in ("/readyz", "/livez", "/healthz")]
 
 
-async def test_metrics_and_version() -> None:
-    """The internal port serves a scrape and the version."""
+async def test_internal_port_serves_metrics_and_version() -> None:
+    """A scrape includes the build information."""
     async with simulated_relay() as relay:
         assert "realtime_relay_build_info" in (await get(relay, "/metrics"))[1]
         assert (await get(relay, "/version"))[1]["service"] == "realtime-relay"

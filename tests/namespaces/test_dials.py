@@ -9,15 +9,15 @@ import pytest
 
 from tests.namespaces.conftest import Network
 from tests.support.harness import eventually, running_relay
+from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import Exchange, raw_http
 from tests.support.raw_websocket_server import CREATED
-from tests.upstream.test_http_refusals import attempt, counted
 
 
 async def well(exchange: Exchange) -> None:
     """An upstream that opens sessions."""
     exchange.upgrade(CREATED)
-    await exchange.gone()
+    await exchange.wait_closed()
 
 
 async def test_c2_a_resolver_that_is_a_black_hole(network: Network) -> None:
@@ -28,7 +28,7 @@ async def test_c2_a_resolver_that_is_a_black_hole(network: Network) -> None:
     ):
         address = "https://provider.example/v1"
         async with running_relay(OPENAI_BASE_URL=address, RELAY_DIAL_TIMEOUT_SECONDS="2") as relay:
-            callers = [asyncio.ensure_future(attempt(relay)) for _ in range(100)]
+            callers = [asyncio.ensure_future(connect_once(relay)) for _ in range(100)]
             slowest = 0.0
             async with aiohttp.ClientSession() as session:
                 for _ in range(100):
@@ -41,7 +41,7 @@ async def test_c2_a_resolver_that_is_a_black_hole(network: Network) -> None:
             answers = await asyncio.gather(*callers)
 
             assert {(504, "connect_timeout")} == {(answer.status, answer.error["code"]) for answer in answers}
-            assert 100 == counted(relay, "connect_timeout", "none", "dns")
+            assert 100 == failure_count(relay, "connect_timeout", "none", "dns")
             assert slowest < 0.5
             assert relay.events("upstream.connect_failed")[0]["detail"] == "no answer from DNS"
 
@@ -52,11 +52,11 @@ async def test_c5_a_black_hole(network: Network) -> None:
         with network.black_hole(upstream.port):
             async with running_relay(OPENAI_BASE_URL=upstream.url, RELAY_DIAL_TIMEOUT_SECONDS="1") as relay:
                 started = time.monotonic()
-                answer = await attempt(relay)
+                answer = await connect_once(relay)
 
                 assert (504, "connect_timeout") == (answer.status, answer.error["code"])
                 assert 0.9 < time.monotonic() - started < 1.5
-                assert 1 == counted(relay, "connect_timeout", "none", "connect")
+                assert 1 == failure_count(relay, "connect_timeout", "none", "connect")
 
 
 async def test_c6_an_address_family_that_is_dead(network: Network) -> None:
@@ -71,7 +71,7 @@ async def test_c6_an_address_family_that_is_dead(network: Network) -> None:
             url = f"http://localhost:{upstream.port}/v1"
             async with running_relay(OPENAI_BASE_URL=url, RELAY_MODEL="probe") as relay:
                 await eventually(lambda: relay.app.monitor.ready)
-                assert 101 == (await attempt(relay)).status
+                assert 101 == (await connect_once(relay)).status
                 name = "realtime_relay_upstream_connect_duration_seconds_sum"
                 assert relay.metric(name, upstream="compatible", phase="connect") < 0.5
 
@@ -90,7 +90,7 @@ async def test_a_firewall_that_answers(answer: str, reason: str, network: Networ
     async with raw_http(well) as upstream:
         with network.rule("-p", "tcp", "--dport", str(upstream.port), "-j", "REJECT", "--reject-with", answer):
             async with running_relay(OPENAI_BASE_URL=upstream.url, RELAY_DIAL_TIMEOUT_SECONDS="3") as relay:
-                told = await attempt(relay)
+                told = await connect_once(relay)
 
                 assert (502, reason) == (told.status, told.error["code"])
                 assert 0 == upstream.connections

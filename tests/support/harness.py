@@ -1,4 +1,4 @@
-"""What the tests share: a relay on port 0, a raw client, log and metric readers."""
+"""A relay in the test process, on ports that the system chooses, and a WebSocket client that works with bytes."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ QUIET_INTERVALS: Final = RefreshIntervals(passing=3600, first_retry=3600, max_re
 
 
 def environment(**overrides: str) -> dict[str, str]:
-    """The settings of a test relay: any free ports, short drain."""
+    """The environment variables of a test relay: ports that the system chooses, no drain time."""
     return {
         "RELAY_PORT": "0",
         "RELAY_INTERNAL_PORT": "0",
@@ -40,7 +40,7 @@ def environment(**overrides: str) -> dict[str, str]:
 
 @dataclass
 class Relay:
-    """A running relay and what it says of itself."""
+    """A running relay, with the log events and metrics of it."""
 
     app: App
     logs: list[Any]
@@ -48,24 +48,24 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """Where callers connect, without a path."""
+        """The base URL of the public listener."""
         return f"http://127.0.0.1:{self.app.public_port}"
 
     @property
     def internal_url(self) -> str:
-        """Where operators look."""
+        """The base URL of the internal listener."""
         return f"http://127.0.0.1:{self.app.internal_port}"
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a series, by its full name; 0 if it does not exist."""
+        """The value of a time series; 0 if it does not exist."""
         return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def metrics_text(self) -> str:
-        """What a scrape returns."""
+        """The text of a scrape."""
         return generate_latest(self.app.metrics.registry).decode()
 
     def events(self, name: str) -> list[Any]:
-        """The log events of one name."""
+        """The log events with this name."""
         return [event for event in self.logs if event["event"] == name]
 
 
@@ -77,7 +77,7 @@ async def running_relay(
     adjust: Callable[[Settings], Settings] | None = None,
     **overrides: str,
 ) -> AsyncIterator[Relay]:
-    """A relay in front of a simulator, or of whatever OPENAI_BASE_URL names; `adjust` sets what no variable would."""
+    """Run a relay with a simulator, or OPENAI_BASE_URL, as its upstream. `adjust` changes settings that no variable can."""
     if simulator is not None:
         overrides.setdefault("OPENAI_BASE_URL", simulator.url)
     settings = Settings.load(environment(**overrides))
@@ -94,7 +94,7 @@ async def running_relay(
 
 @asynccontextmanager
 async def simulated_relay(options: SimulatorOptions | None = None, /, **overrides: str) -> AsyncIterator[Relay]:
-    """A relay with a simulator of its own, seen by the relay as a compatible upstream."""
+    """Run a relay with a simulator of its own, which the relay treats as a compatible upstream."""
     async with (
         Simulator(options or SimulatorOptions(pace=0)) as simulator,
         running_relay(simulator=simulator, intervals=None, adjust=None, **overrides) as relay,
@@ -104,7 +104,7 @@ async def simulated_relay(options: SimulatorOptions | None = None, /, **override
 
 @dataclass
 class Answer:
-    """A server's answer to an upgrade."""
+    """The response to an upgrade request."""
 
     status: int
     headers: Mapping[str, str]
@@ -112,13 +112,13 @@ class Answer:
 
     @property
     def error(self) -> Any:
-        """The error object of a refusal."""
+        """The `error` object of the body."""
         return json.loads(self.body)["error"]
 
 
 @dataclass
 class RawClient:
-    """A WebSocket client down to the bytes: it can send what no library would."""
+    """A WebSocket client that works with bytes, so that it can violate the protocol."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -128,15 +128,15 @@ class RawClient:
     _partial: bytearray = field(default_factory=bytearray)
 
     def send_frame(self, opcode: Opcode, payload: bytes) -> None:
-        """Send a masked frame."""
+        """Send one masked frame."""
         self.writer.write(build_frame(opcode, payload, os.urandom(4)))
 
     def send_event(self, **event: object) -> None:
-        """Send an event."""
+        """Send an event as one text frame."""
         self.send_frame(Opcode.TEXT, json.dumps(event).encode())
 
     async def next_item(self) -> Any:
-        """The next message as bytes of its frames, control frame, or None at the end of the stream."""
+        """Wait for the next message (the bytes of its frames) or control item; None at the end of the stream."""
         while True:
             while self._items:
                 item = self._items.pop(0)
@@ -152,7 +152,7 @@ class RawClient:
             self._items += self.scanner.feed(data)
 
     async def next_event(self) -> Any:
-        """The next event; control frames before it are passed over. None at the end of the stream."""
+        """Wait for the next event and skip control frames; None at a close frame or the end of the stream."""
         while True:
             item = await self.next_item()
             if item is None or isinstance(item, bytes):
@@ -162,18 +162,18 @@ class RawClient:
                 return None
 
     async def until_close(self) -> tuple[int | None, str] | None:
-        """Read to the CLOSE frame: its code and reason; None if the stream ends without one."""
+        """Read up to the close frame and return its code and reason; None if the stream ends without one."""
         while (item := await self.next_item()) is not None:
             if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
                 return parse_close(item.payload)
         return None
 
     def reset(self) -> None:
-        """Hang up with RST."""
+        """Abort the connection with RST."""
         self.writer.transport.abort()
 
     async def close(self) -> None:
-        """Hang up with FIN."""
+        """Close the connection with FIN, without a close frame."""
         self.writer.close()
         await asyncio.wait([asyncio.ensure_future(self._wait_closed())], timeout=2)
 
@@ -198,7 +198,7 @@ async def open_raw(
     headers: Mapping[str, str] | None = None,
     behind: bytes = b"",
 ) -> RawClient:
-    """Send an upgrade, with `behind` right behind it, and read the answer."""
+    """Connect, send an upgrade request followed immediately by `behind`, and read the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     fields = {
         "Host": f"127.0.0.1:{port}",
@@ -222,8 +222,8 @@ async def open_raw(
 
 
 async def eventually(condition: Any, seconds: float = 3.0) -> None:
-    """Wait for something that has no event of its own, for so long at most."""
+    """Poll a condition that has no event of its own; fail after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "it did not come about"
+        assert asyncio.get_running_loop().time() < deadline, "the condition did not become true"
         await asyncio.sleep(0.01)

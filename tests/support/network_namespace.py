@@ -23,7 +23,7 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control
 from tests.support.harness import Answer, RawClient
 from tests.support.messages import pop_payload
-from tests.support.raw_http_server import Exchange, answer_well
+from tests.support.raw_http_server import Exchange, answer_health_check
 from tests.support.raw_websocket_server import CREATED, Wire
 
 NEAR: Final = "10.77.0.1"
@@ -198,7 +198,7 @@ async def far_upstream(cable: Cable, address: str, tls: ssl.SSLContext, port: in
         try:
             exchange = Exchange((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"), 0, reader, writer)
             if "model=scripted" not in exchange.head:
-                await answer_well(exchange)
+                await answer_health_check(exchange)
                 return
             exchange.upgrade(CREATED)
             upstream.open += 1

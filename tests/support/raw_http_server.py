@@ -1,4 +1,4 @@
-"""An upstream down to the bytes before its 101: it answers a request with whatever a script writes."""
+"""An HTTP server as upstream whose script writes the response, or anything else, to each request of the relay."""
 
 import asyncio
 import base64
@@ -21,20 +21,20 @@ PATH = "/v1/realtime?model=scripted"
 
 @dataclass
 class Exchange:
-    """One request of the relay, its head read, nothing answered yet."""
+    """One request of the relay. Its head has been read; the script writes the response."""
 
     head: str
-    number: int  # of the scripted requests, from 1
+    number: int  # among the scripted requests, from 1
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     def header(self, name: str) -> str | None:
-        """A header of the request."""
+        """The value of a request header, or None."""
         lines = (line.partition(": ") for line in self.head.split("\r\n")[1:])
         return next((value for key, _, value in lines if key.lower() == name.lower()), None)
 
     def answer(self, status: str, body: bytes = b"", **headers: str) -> None:
-        """Write a whole response."""
+        """Write a complete response."""
         fields = {"Content-Length": str(len(body)), "Connection": "close"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
@@ -44,15 +44,15 @@ class Exchange:
     def upgrade(
         self, *events: bytes, headers: str = "Upgrade: websocket\r\nConnection: Upgrade\r\n", accept: str = ""
     ) -> None:
-        """Write a 101 with these headers, and events behind it."""
+        """Write a 101 with these headers, followed by events."""
         text = (self.header("Sec-WebSocket-Key") or "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         digest = hashlib.sha1(text.encode(), usedforsecurity=False)
         accept = accept or base64.b64encode(digest.digest()).decode()
         head = f"HTTP/1.1 101 Switching Protocols\r\n{headers}Sec-WebSocket-Accept: {accept}\r\n\r\n"
         self.writer.write(head.encode() + b"".join(build_frame(Opcode.TEXT, event) for event in events))
 
-    async def gone(self) -> None:
-        """Read until the relay hangs up; answer its CLOSE, so that nobody has to wait for it."""
+    async def wait_closed(self) -> None:
+        """Read until the relay disconnects. Answer its close frame, so that it does not have to wait."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         with suppress(ConnectionError):
             while data := await self.reader.read(65_536):
@@ -62,7 +62,7 @@ class Exchange:
                         return
 
     def reset(self) -> None:
-        """Hang up with RST."""
+        """Abort the connection with RST."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -70,13 +70,13 @@ class Exchange:
 
 @dataclass
 class RawHttp:
-    """A listening upstream and what it has seen of scripted requests."""
+    """A listening upstream, and counts of what it has received."""
 
     url: str
     port: int
     requests: int = 0
-    open: int = 0
-    connections: int = 0  # scripted or not, also those that never became a request
+    open: int = 0  # scripted requests whose script is running
+    connections: int = 0  # including those without a request and those of health checks
     heads: list[str] = field(default_factory=list)
 
 
@@ -87,7 +87,7 @@ Script = Callable[[Exchange], Awaitable[None]]
 async def raw_http(
     script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[RawHttp]:
-    """Run `script` for each request whose model is `scripted`; the relay's own checks are answered well."""
+    """Run `script` for each request whose model is `scripted`. Health checks of the relay pass."""
     upstream = RawHttp("", 0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +96,7 @@ async def raw_http(
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             exchange = Exchange(head, upstream.requests + 1, reader, writer)
             if "model=scripted" not in head:
-                await answer_well(exchange)
+                await answer_health_check(exchange)
                 return
             upstream.requests += 1
             upstream.open += 1
@@ -117,10 +117,10 @@ async def raw_http(
         yield upstream
 
 
-async def answer_well(exchange: Exchange) -> None:
-    """What a healthy provider answers to a health check."""
+async def answer_health_check(exchange: Exchange) -> None:
+    """Answer a health check as a working provider does."""
     if "upgrade: websocket" in exchange.head.lower():
         exchange.upgrade(CREATED)
-        await exchange.gone()
+        await exchange.wait_closed()
     else:
         exchange.answer("200 OK", b"{}")

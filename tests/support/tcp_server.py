@@ -1,4 +1,4 @@
-"""A server of the tests' own: each connection in a task, and none left behind."""
+"""A TCP server for tests: one task for each connection, all of which end with the server."""
 
 import asyncio
 import ssl
@@ -18,20 +18,20 @@ async def listening(
     backlog: int = 512,
     tasks: set[asyncio.Future[None]] | None = None,
 ) -> AsyncIterator[int]:
-    """Run `serve` for each connection: yields the port. What is under way is in `tasks`; the end of the server ends it."""
-    under_way = tasks if tasks is not None else set()
+    """Run `serve` for each connection; yields the port. `tasks` holds the running tasks, which are cancelled at the end."""
+    running = tasks if tasks is not None else set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(serve(reader, writer))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     server = await asyncio.start_server(accept, host, 0, ssl=tls, limit=limit, backlog=backlog)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in tuple(under_way):
+        for task in tuple(running):
             task.cancel()
-        if under_way:
-            await asyncio.wait(tuple(under_way))
+        if running:
+            await asyncio.wait(tuple(running))

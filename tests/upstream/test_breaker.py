@@ -1,4 +1,4 @@
-"""service/upstream/breaker.py and connector.py: what is tried again, and what is answered from memory."""
+"""The breaker and the retries of the connector."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,24 +24,24 @@ ORIGIN = {"Origin": "http://localhost"}
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
 
     def __call__(self) -> float:
-        """Seconds."""
+        """The time in seconds."""
         return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands."""
+    """A clock at an arbitrary time."""
     return Clock()
 
 
-def passes(breaker: Breaker) -> bool:
-    """Whether a dial would be let through now; what it finds out stays open."""
+def permits(breaker: Breaker) -> bool:
+    """Whether the breaker permits a dial now; the dial reports no outcome."""
     try:
         with breaker.permit():
             return True
@@ -50,8 +50,8 @@ def passes(breaker: Breaker) -> bool:
 
 
 @pytest.mark.parametrize("reason", DEFINITE)
-def test_a_definite_refusal_is_remembered(reason: str, clock: Clock) -> None:
-    """The next callers hear it at once, as the provider's own words, with the time after which one of them tries."""
+def test_definite_failure_opens_the_breaker(reason: str, clock: Clock) -> None:
+    """Later dials get the same failure, with the seconds until the trial."""
     breaker = Breaker(clock)
     breaker.failed(Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
     clock.now += 5
@@ -62,24 +62,24 @@ def test_a_definite_refusal_is_remembered(reason: str, clock: Clock) -> None:
     assert DEFINITE_OPEN_SECONDS - 5 == caught.value.retry_after_seconds
 
 
-def test_one_caller_finds_out(clock: Clock) -> None:
-    """After the pause one dial is the trial; while it runs the others still wait; a trial that is given up frees the next."""
+def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
+    """A trial that ends without an outcome leaves the trial to the next dial."""
     breaker = Breaker(clock)
     breaker.failed(Failure("key_rejected"))
     clock.now += DEFINITE_OPEN_SECONDS
 
     with breaker.permit() as permit:
         assert permit.is_trial
-        assert not passes(breaker)
-    assert passes(breaker)
+        assert not permits(breaker)
+    assert permits(breaker)
 
     breaker.succeeded()
     assert not breaker.is_open
 
 
 @pytest.mark.parametrize("reason", ["model_not_found", "call_not_found", "model_missing", "bad_request"])
-def test_what_concerns_one_caller_holds_nobody_back(reason: str, clock: Clock) -> None:
-    """A wrong model is one caller's own matter, and shows that the key is taken."""
+def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) -> None:
+    """The refusal of a model shows that the provider accepts the key."""
     breaker = Breaker(clock)
     breaker.failed(Failure("key_rejected"))
     breaker.failed(Failure(reason))
@@ -87,26 +87,26 @@ def test_what_concerns_one_caller_holds_nobody_back(reason: str, clock: Clock) -
     assert not breaker.is_open
 
 
-def test_trouble_that_may_pass_opens_late_and_longer_each_time(clock: Clock) -> None:
-    """So many failures in a row open it, for a second first; a trial that meets the trouble again opens it for longer."""
+def test_transient_failures_open_the_breaker_after_a_series_and_for_longer_each_time(clock: Clock) -> None:
+    """A failed trial opens it again for the next step of the backoff."""
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN):
-        assert passes(breaker)
+        assert permits(breaker)
         breaker.failed(Failure("upstream_overloaded"))
-    assert not passes(breaker)
+    assert not permits(breaker)
 
-    lengths = []
+    open_seconds = []
     for _ in range(6):
         before = clock.now
-        while not passes(breaker):
+        while not permits(breaker):
             clock.now += 0.5
-        lengths.append(clock.now - before)
+        open_seconds.append(clock.now - before)
         breaker.failed(Failure("upstream_overloaded"))
-    assert [1, 2, 4, 8, 15, 15] == lengths
+    assert [1, 2, 4, 8, 15, 15] == open_seconds
 
 
-def test_a_bare_403_is_not_everybodys_at_once(clock: Clock) -> None:
-    """The edge may answer one caller's query so; only several in a row hold the others back."""
+def test_403_without_error_code_opens_the_breaker_only_after_a_series(clock: Clock) -> None:
+    """It may be the edge's answer to the query of one client."""
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert not breaker.is_open
@@ -115,8 +115,8 @@ def test_a_bare_403_is_not_everybodys_at_once(clock: Clock) -> None:
     assert breaker.is_open
 
 
-def test_a_success_between_failures_starts_the_row_again(clock: Clock) -> None:
-    """Only failures without a success between them open it."""
+def test_success_resets_the_count_of_transient_failures(clock: Clock) -> None:
+    """The breaker stays closed, however many failures there are in total."""
     breaker = Breaker(clock)
     for _ in range(20):
         breaker.failed(Failure("dropped_early"))
@@ -125,25 +125,25 @@ def test_a_success_between_failures_starts_the_row_again(clock: Clock) -> None:
     assert not breaker.is_open
 
 
-def test_dials_under_way_do_not_escalate(clock: Clock) -> None:
-    """Sixty dials that fail together open it once, for its first pause; what began before the key changed adds nothing."""
+def test_concurrent_failures_open_the_breaker_once(clock: Clock) -> None:
+    """Sixty dials that fail together do not advance the backoff; the failure of a dial from before a success is ignored."""
     breaker = Breaker(clock)
-    permits = []
+    concurrent = []
     for _ in range(60):
         with breaker.permit() as permit:
-            permits.append(permit)
-    for permit in permits:
+            concurrent.append(permit)
+    for permit in concurrent:
         breaker.failed(Failure("connect_timeout"), permit)
     clock.now += module.TRANSIENT_OPEN_SECONDS[0]
-    assert passes(breaker)
+    assert permits(breaker)
 
     breaker.succeeded()
-    breaker.failed(Failure("key_rejected"), permits[0])
+    breaker.failed(Failure("key_rejected"), concurrent[0])
     assert not breaker.is_open
 
 
-def test_the_providers_patience_is_told_whole(clock: Clock) -> None:
-    """Callers are held back for half a minute at the most, and told the whole of what the provider asked for."""
+def test_clients_get_the_whole_retry_after_of_the_provider(clock: Clock) -> None:
+    """Although the breaker stays open for half a minute at most."""
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
@@ -153,15 +153,15 @@ def test_the_providers_patience_is_told_whole(clock: Clock) -> None:
     assert 300 == caught.value.retry_after_seconds
 
 
-def test_retry_after_holds_back_but_not_for_long(clock: Clock) -> None:
-    """The provider's own waiting time holds callers back, up to half a minute."""
+def test_retry_after_keeps_the_breaker_open_for_at_most_30_seconds(clock: Clock) -> None:
+    """A longer Retry-After does not block the trial."""
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
     clock.now += 29
-    assert not passes(breaker)
+    assert not permits(breaker)
     clock.now += 1
-    assert passes(breaker)
+    assert permits(breaker)
 
 
 steps = st.lists(
@@ -170,32 +170,32 @@ steps = st.lists(
 
 
 @given(steps)
-def test_a_breaker_always_tries_again(sequence: list[tuple[str, float]]) -> None:
-    """Whatever happened, it never holds back for longer than its longest pause, and never lets two trials run at once."""
+def test_breaker_always_permits_a_trial_in_the_end_and_never_two_at_once(sequence: list[tuple[str, float]]) -> None:
+    """For any sequence of outcomes, 30 seconds are the upper bound."""
     clock = Clock()
-    breaker, held_back = Breaker(clock), list[Failure]()
+    breaker, refused = Breaker(clock), list[Failure]()
     for outcome, seconds in sequence:
         clock.now += seconds
         try:
             with breaker.permit() as permit:
                 assert permit.is_trial is breaker.is_open
                 if breaker.is_open:
-                    assert not passes(breaker)
+                    assert not permits(breaker)
                 if outcome == "ok":
                     breaker.succeeded()
                 else:
                     breaker.failed(Failure(outcome))
         except Failure as failure:
-            held_back.append(failure)
-    assert all(failure.phase is Phase.BREAKER for failure in held_back)
-    assert all(1 <= (failure.retry_after_seconds or 0) <= module.MAX_RETRY_AFTER_SECONDS for failure in held_back)
+            refused.append(failure)
+    assert all(failure.phase is Phase.BREAKER for failure in refused)
+    assert all(1 <= (failure.retry_after_seconds or 0) <= module.MAX_RETRY_AFTER_SECONDS for failure in refused)
     clock.now += module.MAX_RETRY_AFTER_SECONDS
-    assert passes(breaker)
+    assert permits(breaker)
 
 
 @given(st.integers(0, 500))
-def test_retries_are_a_tenth(dials: int) -> None:
-    """However many dials fail, retries stay within a tenth of them and the one that a lone caller has."""
+def test_retry_budget_allows_a_tenth_of_the_dials(dials: int) -> None:
+    """Plus the one token that the budget starts with."""
     budget = RetryBudget()
     retries = 0
     for _ in range(dials):
@@ -205,15 +205,15 @@ def test_retries_are_a_tenth(dials: int) -> None:
     assert retries <= dials * RetryBudget.RATIO + 1
 
 
-# -- on sockets -------------------------------------------------------------------------------------------------------
+# -- over sockets -------------------------------------------------------------------------------------------------------
 
 
 def drops(times: int) -> Script:
-    """An upstream that hangs up behind its 101 so many times, and is well after that."""
-    answers: Iterator[bool] = iter([False] * times)
+    """A script that disconnects after its 101 the first `times` times, and opens sessions after that."""
+    outcomes: Iterator[bool] = iter([False] * times)
 
     async def script(wire: Wire) -> None:
-        if next(answers, True):
+        if next(outcomes, True):
             wire.send(CREATED)
             if (close := await wire.until_close()) is not None:
                 wire.send_close(close[0])
@@ -221,8 +221,8 @@ def drops(times: int) -> Script:
     return script
 
 
-async def test_bad_luck_is_tried_again_once() -> None:
-    """One dropped handshake is not the caller's to see: the relay dials once more, and counts that."""
+async def test_dial_retries_once_after_a_dropped_handshake() -> None:
+    """The client gets its session; the retry is counted, and no failure."""
     async with relay_before(drops(1)) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         first = await client.next_event()
@@ -237,8 +237,8 @@ async def test_bad_luck_is_tried_again_once() -> None:
         assert [] == relay.events("upstream.connect_failed")
 
 
-async def test_bad_luck_twice_is_told() -> None:
-    """A second failure is the answer: one count, one log line, two dials."""
+async def test_failed_retry_is_reported_once() -> None:
+    """Two dials, one log line."""
     async with relay_before(drops(9)) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         await client.close()
@@ -248,8 +248,8 @@ async def test_bad_luck_twice_is_told() -> None:
         assert 1 == len(relay.events("upstream.connect_failed"))
 
 
-async def test_no_retry_without_time() -> None:
-    """A dial whose time is nearly over is not tried again: the cause would only become a timeout."""
+async def test_dial_is_not_retried_without_time_left() -> None:
+    """A retry would turn the cause into a timeout."""
     async with relay_before(drops(9), RELAY_DIAL_TIMEOUT_SECONDS="1") as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         await client.close()
@@ -257,8 +257,8 @@ async def test_no_retry_without_time() -> None:
         assert (502, 1) == (client.answer.status, upstream.upgrades)
 
 
-async def test_an_outage_is_not_made_worse() -> None:
-    """Callers in a row meet an outage: retries stay within the budget, and soon the relay answers from memory."""
+async def test_outage_opens_the_breaker_for_clients_in_series() -> None:
+    """Retries stay within the budget, and most clients are refused without a dial."""
     async with relay_before(drops(10_000)) as (relay, upstream):
         for _ in range(40):
             client = await open_raw(relay.app.public_port, PATH)
@@ -273,8 +273,8 @@ async def test_an_outage_is_not_made_worse() -> None:
         )  # fmt: skip
 
 
-async def test_a_refused_key_is_answered_from_memory_on_all_surfaces() -> None:
-    """The second caller is told the same as the first, at once and without a dial; a browser, too."""
+async def test_open_breaker_refuses_clients_with_the_original_failure() -> None:
+    """Without a dial; a client with an Origin gets it as an event."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         answers = []
         for headers in ({}, {}, ORIGIN):
@@ -300,8 +300,8 @@ async def test_a_refused_key_is_answered_from_memory_on_all_surfaces() -> None:
             )  # fmt: skip
 
 
-async def test_a_trial_ends_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the pause is over one caller dials; if he gets through, all do."""
+async def test_successful_trial_closes_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client whose dial is the trial gets its session."""
     monkeypatch.setattr(module, "DEFINITE_OPEN_SECONDS", 0.05)
     refused = asyncio.Event()
 
@@ -329,8 +329,8 @@ async def test_a_trial_ends_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             await client.close()
 
 
-async def test_a_trial_that_is_given_up_frees_the_next() -> None:
-    """A client that leaves during the trial does not leave the breaker waiting for it."""
+async def test_client_disconnect_during_the_trial_frees_the_trial() -> None:
+    """The breaker does not wait for an outcome that never comes."""
 
     async def silent(wire: Wire) -> None:
         await wire.gone()

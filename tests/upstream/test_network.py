@@ -1,4 +1,4 @@
-"""Group C of the fault plan: names, addresses, TLS, proxies and what the environment tries to slip in."""
+"""DNS, TCP and TLS failures on the way to the provider, and environment variables that must not change the way."""
 
 import ast
 import asyncio
@@ -17,122 +17,122 @@ from service.upstream import resolver
 from tests.support.certificates import Authority
 from tests.support.harness import eventually, open_raw, running_relay
 from tests.support.invariants import nothing_left
+from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import PATH, Exchange, raw_http
 from tests.support.raw_websocket_server import CREATED
-from tests.upstream.test_http_refusals import attempt, counted
 
 ROOT = Path(__file__).resolve().parents[2]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def well(exchange: Exchange) -> None:
-    """An upstream that opens sessions."""
+async def accept_session(exchange: Exchange) -> None:
+    """Open a session and wait for its end."""
     exchange.upgrade(CREATED)
-    await exchange.gone()
+    await exchange.wait_closed()
 
 
-async def test_c1_a_name_that_does_not_exist() -> None:
-    """NXDOMAIN is told within a second, in phase dns."""
+async def test_unknown_host_fails_within_a_second() -> None:
+    """NXDOMAIN is counted in phase dns."""
     async with running_relay(OPENAI_BASE_URL="https://relay-test.invalid/v1") as relay:
         started = time.monotonic()
-        answer = await attempt(relay)
+        answer = await connect_once(relay)
 
         assert (502, "dns_failed") == (answer.status, answer.error["code"])
         assert time.monotonic() - started < 1
-        assert 1 == counted(relay, "dns_failed", "none", "dns")
+        assert 1 == failure_count(relay, "dns_failed", "none", "dns")
 
 
-async def test_c3_an_address_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new address of the provider is used once the remembered one is ten seconds old, and not before."""
+async def test_changed_address_is_used_after_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then dials use the cached address."""
     current = ["127.0.0.1"]
 
-    def look_up(_host: str, port: int, *_args: Any, **_named: Any) -> list[Any]:
+    def getaddrinfo(_host: str, port: int, *_args: Any, **_named: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (current[0], port))]
 
-    async with raw_http(well) as first:
+    async with raw_http(accept_session) as first:
         second = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.2", first.port)
-        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         try:
-            # localhost by a name that is not: plain http goes to loopback only, and the name has to be looked up.
+            # Plain http is allowed for loopback only, and the name has to go through the resolver.
             async with running_relay(OPENAI_BASE_URL=f"http://localhost:{first.port}/v1", RELAY_MODEL="probe") as relay:
                 assert 10 == resolver.TTL_SECONDS
-                assert 101 == (await attempt(relay)).status
+                assert 101 == (await connect_once(relay)).status
                 current[0] = "127.0.0.2"
-                assert 101 == (await attempt(relay)).status
+                assert 101 == (await connect_once(relay)).status
                 monkeypatch.setattr(resolver, "TTL_SECONDS", 0.0)  # ten seconds later
-                assert 502 == (await attempt(relay)).status
+                assert 502 == (await connect_once(relay)).status
         finally:
             second.close()
 
 
-async def test_c4_a_refused_connection() -> None:
-    """Nobody listens: told at once, after one retry."""
+async def test_refused_connection_is_connect_refused() -> None:
+    """The port is bound and does not listen."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         async with running_relay(OPENAI_BASE_URL=f"http://127.0.0.1:{taken.getsockname()[1]}/v1") as relay:
-            answer = await attempt(relay)
+            answer = await connect_once(relay)
 
             assert (502, "connect_refused") == (answer.status, answer.error["code"])
-            assert 1 == counted(relay, "connect_refused", "none", "connect")
+            assert 1 == failure_count(relay, "connect_refused", "none", "connect")
 
 
 @pytest.mark.parametrize(
-    ("identity", "is_expired", "is_trusted", "words"),
+    ("identity", "is_expired", "is_trusted", "detail"),
     [
-        pytest.param("127.0.0.1", True, True, "expired", id="C7"),
-        pytest.param("other.example", False, True, "mismatch", id="C8"),
-        pytest.param("127.0.0.1", False, False, "unable to get local issuer", id="C9"),
+        pytest.param("127.0.0.1", True, True, "expired", id="expired"),
+        pytest.param("other.example", False, True, "mismatch", id="wrong-host"),
+        pytest.param("127.0.0.1", False, False, "unable to get local issuer", id="unknown-authority"),
     ],
 )
-async def test_certificates_that_are_not_trusted(
+async def test_untrusted_certificate_fails_the_dial_before_any_request(
     identity: str,
     *,
     is_expired: bool,
     is_trusted: bool,
-    words: str,
+    detail: str,
     authority: Authority,
     request: pytest.FixtureRequest,
 ) -> None:
-    """An expired, foreign or unknown certificate: the cause is in the log, no request is sent, nothing is tried again."""
+    """The log has the cause, and the dial is not retried."""
     if is_trusted:
         request.getfixturevalue("trusting")
     tls = authority.server_context(identity, is_expired=is_expired)
     async with (
         nothing_left(),
-        raw_http(well, tls=tls) as upstream,
+        raw_http(accept_session, tls=tls) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url) as relay,
     ):
         await relay.app.monitor.wait_for_first_refresh(5)
         before = upstream.connections
-        answer = await attempt(relay)
+        answer = await connect_once(relay)
 
         assert (502, "tls_untrusted") == (answer.status, answer.error["code"])
         assert "Retry-After" not in answer.headers
         assert 0 == upstream.requests == upstream.connections - before
-        assert words in relay.events("upstream.connect_failed")[0]["detail"]
-        assert 1 == counted(relay, "tls_untrusted", "none", "connect")
+        assert detail in relay.events("upstream.connect_failed")[0]["detail"]
+        assert 1 == failure_count(relay, "tls_untrusted", "none", "connect")
 
 
 @pytest.mark.usefixtures("trusting")
-async def test_a_trusted_certificate(authority: Authority) -> None:
-    """The same server with a certificate in order opens sessions: what the rows above refuse is the certificate."""
+async def test_trusted_certificate_opens_a_session(authority: Authority) -> None:
+    """The counter-check of the test above: the same server with a valid certificate."""
     async with (
         nothing_left(),
-        raw_http(well, tls=authority.server_context()) as upstream,
+        raw_http(accept_session, tls=authority.server_context()) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
     ):
-        assert 101 == (await attempt(relay)).status
+        assert 101 == (await connect_once(relay)).status
         await eventually(lambda: upstream.open == 0)
 
 
-async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Takes the connection and says nothing."""
+async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accept the connection and send nothing."""
     await reader.read()
     writer.close()
 
 
-async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Hangs up inside the handshake."""
+async def abort(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Abort the connection during the TLS handshake."""
     await reader.read(1)
     writer.transport.abort()
 
@@ -140,17 +140,17 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @pytest.mark.parametrize(
     ("serve", "status", "reason"),
     [
-        pytest.param(mute, 504, "connect_timeout", id="C10-silence"),
-        pytest.param(reset, 502, "dropped_early", id="C10-reset"),
+        pytest.param(stay_silent, 504, "connect_timeout", id="silence"),
+        pytest.param(abort, 502, "dropped_early", id="reset"),
     ],
 )
-async def test_c10_a_handshake_that_does_not_come_about(serve: Serve, status: int, reason: str) -> None:
-    """Silence and a reset inside the TLS handshake have each their own reason."""
+async def test_interrupted_tls_handshake_has_its_own_reason(serve: Serve, status: int, reason: str) -> None:
+    """Silence is connect_timeout, a reset is dropped_early."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         async with running_relay(OPENAI_BASE_URL=url, RELAY_DIAL_TIMEOUT_SECONDS="0.5") as relay:
-            answer = await attempt(relay)
+            answer = await connect_once(relay)
 
             assert (status, reason) == (answer.status, answer.error["code"])
     finally:
@@ -158,21 +158,23 @@ async def test_c10_a_handshake_that_does_not_come_about(serve: Serve, status: in
 
 
 @pytest.mark.usefixtures("trusting")
-async def test_c10_an_old_tls(authority: Authority) -> None:
-    """A server that speaks TLS 1.0 only is refused, whoever signed its certificate."""
+async def test_tls_1_0_is_refused(authority: Authority) -> None:
+    """Even with a trusted certificate."""
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         tls = authority.server_context(only_version=ssl.TLSVersion.TLSv1)
-    async with raw_http(well, tls=tls) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
-        answer = await attempt(relay)
+    async with raw_http(accept_session, tls=tls) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+        answer = await connect_once(relay)
 
         assert "during the TLS handshake" in relay.events("upstream.connect_failed")[0]["detail"]
         assert (502, "dropped_early", 0) == (answer.status, answer.error["code"], upstream.requests)
 
 
-async def test_c11_a_private_authority_by_ssl_cert_file(authority: Authority, tmp_path: Path) -> None:
-    """The real process with SSL_CERT_FILE trusts a company's authority; and C14: SSLKEYLOGFILE has been removed."""
+async def test_ssl_cert_file_adds_an_authority_and_sslkeylogfile_is_removed(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Runs the real process, since OpenSSL reads both variables."""
     key_log = tmp_path / "keys.log"
-    async with raw_http(well, tls=authority.server_context()) as upstream:
+    async with raw_http(accept_session, tls=authority.server_context()) as upstream:
         environ = {
             "PATH": os.environ["PATH"],
             "OPENAI_API_KEY": "sk-sim-good-CANARY0key",
@@ -190,28 +192,25 @@ async def test_c11_a_private_authority_by_ssl_cert_file(authority: Authority, tm
         )  # fmt: skip
         try:
             assert process.stdout is not None
-            seen = b""
+            log = b""
             async with asyncio.timeout(20):
-                while b"health.changed" not in seen:
+                while b"health.changed" not in log:
                     line = await process.stdout.readline()
-                    assert line, seen.decode()
-                    seen += line
+                    assert line, log.decode()
+                    log += line
         finally:
             process.terminate()
             await process.wait()
 
-        assert b'"handshake": "pass"' in seen or b'"handshake":"pass"' in seen
+        assert b'"handshake": "pass"' in log or b'"handshake":"pass"' in log
         assert upstream.requests >= 1
-        assert b"SSLKEYLOGFILE" in seen
-        assert b"CANARY" not in seen
+        assert b"SSLKEYLOGFILE" in log
+        assert b"CANARY" not in log
     assert not key_log.exists()
 
 
-def test_c12_nothing_switches_verification_off() -> None:
-    """No file of the service connects without looking at the certificate.
-
-    But for one of the doctor's: it looks at a certificate that has just been refused, to name its issuer, and sends nothing.
-    """
+def test_no_code_disables_certificate_verification() -> None:
+    """The one exception is in the doctor: it reads a certificate that has just been refused, and sends nothing."""
     found = []
     for path in (ROOT / "service").rglob("*.py"):
         if path.relative_to(ROOT / "service") == Path("doctor/tls.py"):
@@ -229,12 +228,14 @@ def test_c12_nothing_switches_verification_off() -> None:
     assert [] == found
 
 
-async def test_c13_the_environment_does_not_choose_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Proxies and .netrc of the environment are not used, unless RELAY_UPSTREAM_PROXY says so."""
-    seen = []
+async def test_proxy_variables_and_netrc_are_ignored_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only RELAY_UPSTREAM_PROXY=auto makes the relay read proxies from the environment."""
+    proxied = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await reader.read(100))
+        proxied.append(await reader.read(100))
         writer.close()
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
@@ -245,7 +246,7 @@ async def test_c13_the_environment_does_not_choose_the_way(monkeypatch: pytest.M
         monkeypatch.setenv(name, address)
     try:
         async with (
-            raw_http(well) as upstream,
+            raw_http(accept_session) as upstream,
             running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
         ):
             client = await open_raw(relay.app.public_port, PATH)
@@ -256,4 +257,4 @@ async def test_c13_the_environment_does_not_choose_the_way(monkeypatch: pytest.M
             assert "CANARY" not in upstream.heads[0].replace("CANARY0key", "")
     finally:
         server.close()
-    assert [] == seen
+    assert [] == proxied

@@ -1,4 +1,4 @@
-"""service/upstream/rotation.py: a new key in a file is taken without a restart, a bad one is not."""
+"""Key rotation: a new key in the file is used without a restart, a rejected one is not."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +14,12 @@ from tests.support.harness import Relay, eventually, open_raw, running_relay
 
 OLD, NEW, LATER = "sk-sim-good-CANARY0old0key", "sk-sim-good-CANARY0new0key", "sk-sim-good-CANARY0later0key"
 REFUSED = "sk-sim-key-rejected-CANARY0"
-QUIET = aiohttp.ClientTimeout(total=5)
+TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
 @pytest.fixture
 def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a key that works; it is looked at often."""
+    """A file with a key that works. It is polled often."""
     monkeypatch.setattr(rotation, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(rotation, "MAX_RETRY_SECONDS", 0.05)
     path = tmp_path / "key"
@@ -29,7 +29,7 @@ def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @asynccontextmanager
 async def relay_with(key_file: Path, **settings: Any) -> AsyncIterator[tuple[Relay, Simulator]]:
-    """A relay whose key comes from a file, its first health check over."""
+    """Run a relay with a key from a file, after its first health check."""
     async with (
         Simulator(SimulatorOptions(pace=0)) as simulator,
         running_relay(simulator=simulator, OPENAI_API_KEY="", OPENAI_API_KEY_FILE=str(key_file), **settings) as relay,
@@ -44,27 +44,27 @@ def put(path: Path, text: str) -> None:
 
 
 def key_of(relay: Relay) -> str | None:
-    """The key that the next dial takes."""
+    """The key that the next dial will use."""
     key = relay.app.connector.dialler.target.key
     return key.reveal() if key is not None else None
 
 
 def rotations(relay: Relay, result: str) -> float:
-    """How many new keys had this result."""
+    """The number of new keys with this result."""
     return relay.metric("realtime_relay_key_rotations_total", result=result)
 
 
 async def notes(relay: Relay) -> list[str]:
-    """What detailed health says besides the checks."""
+    """The notes of detailed health."""
     async with (
-        aiohttp.ClientSession(timeout=QUIET) as session,
+        aiohttp.ClientSession(timeout=TIMEOUT) as session,
         session.get(f"{relay.internal_url}/healthz?verbose") as reply,
     ):
         return list((await reply.json(content_type=None))["notes"])
 
 
-async def test_a_new_key_is_taken(key_file: Path) -> None:
-    """New sessions use the new key, the open one goes on with the old; the log names both by fingerprint only."""
+async def test_new_key_is_used_for_new_sessions(key_file: Path) -> None:
+    """An open session keeps its connection; the log has the fingerprint only."""
     async with relay_with(key_file) as (relay, simulator):
         first = await open_raw(relay.app.public_port)
         assert (await first.next_event())["type"] == "session.created"
@@ -75,7 +75,7 @@ async def test_a_new_key_is_taken(key_file: Path) -> None:
         assert 101 == second.answer.status
         assert NEW == key_of(relay)
         first.send_event(type="conversation.item.retrieve", item_id="none")
-        assert (await first.next_event())["type"] == "error"  # the old session still talks
+        assert (await first.next_event())["type"] == "error"  # the open session still works
         assert "sha256:" in relay.events("key.rotated")[0]["fingerprint"]
         assert simulator.open_count >= 2
         assert "CANARY0" not in str(relay.logs) + relay.metrics_text()
@@ -94,8 +94,8 @@ async def test_a_new_key_is_taken(key_file: Path) -> None:
         ("Bearer CANARY0", "key_malformed"),
     ],
 )
-async def test_a_bad_key_does_not_replace_a_good_one(key_file: Path, bad: str, reason: str) -> None:
-    """The relay keeps the key that works, says so once in the log and in detailed health, and takes the next good one."""
+async def test_rejected_key_does_not_replace_a_working_one(key_file: Path, bad: str, reason: str) -> None:
+    """Log, metric and detailed health report it; the next working key is used, and clears the metric and the note."""
     async with relay_with(key_file) as (relay, _):
         put(key_file, bad)
         await eventually(lambda: rotations(relay, "refused") == 1)
@@ -116,8 +116,8 @@ async def test_a_bad_key_does_not_replace_a_good_one(key_file: Path, bad: str, r
         assert "CANARY0" not in str(relay.logs) + relay.metrics_text() + str(await notes(relay))
 
 
-async def test_a_key_that_is_put_back_is_no_rotation(key_file: Path) -> None:
-    """After a bad key the old one in the file again clears the remark, without a dial."""
+async def test_previous_key_in_the_file_again_clears_the_rejection(key_file: Path) -> None:
+    """It is not counted as a rotation."""
     async with relay_with(key_file) as (relay, _):
         put(key_file, REFUSED)
         await eventually(lambda: rotations(relay, "refused") == 1)
@@ -128,8 +128,10 @@ async def test_a_key_that_is_put_back_is_no_rotation(key_file: Path) -> None:
         assert "key_rejected" not in str(await notes(relay))
 
 
-async def test_a_hangup_signal_looks_at_once(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`look_now` takes a new key without waiting for the next look."""
+async def test_sighup_checks_the_file_without_waiting_for_the_poll(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the signal handler calls returns True if a file is watched."""
     monkeypatch.setattr(rotation, "POLL_SECONDS", 600.0)
     async with relay_with(key_file) as (relay, _):
         put(key_file, NEW)
@@ -137,8 +139,8 @@ async def test_a_hangup_signal_looks_at_once(key_file: Path, monkeypatch: pytest
         await eventually(lambda: rotations(relay, "taken") == 1)
 
 
-async def test_a_missing_key_is_found_later(tmp_path: Path, key_file: Path) -> None:
-    """A relay that was started before its secret existed serves as soon as it does; an empty file is no key."""
+async def test_key_file_that_appears_later_is_used(tmp_path: Path, key_file: Path) -> None:
+    """The relay started before its secret was mounted. An empty file does not count as a key."""
     late = tmp_path / "late"
     async with relay_with(late) as (relay, _):
         client = await open_raw(relay.app.public_port)
@@ -155,8 +157,8 @@ async def test_a_missing_key_is_found_later(tmp_path: Path, key_file: Path) -> N
         assert 101 == client.answer.status
 
 
-async def test_a_refused_key_is_replaced_and_the_breaker_forgets(key_file: Path) -> None:
-    """Once the operator mends the key, callers get through at once, not after the breaker's pause."""
+async def test_new_key_closes_the_breaker(key_file: Path) -> None:
+    """After a refused key, clients connect as soon as the new one is used, before the breaker's trial is due."""
     put(key_file, REFUSED)
     async with relay_with(key_file) as (relay, _):
         await eventually(relay.app.monitor.is_key_refused)
@@ -173,8 +175,8 @@ async def test_a_refused_key_is_replaced_and_the_breaker_forgets(key_file: Path)
         assert 101 == client.answer.status
 
 
-async def test_trouble_delays_a_rotation_only(key_file: Path) -> None:
-    """A new key that cannot be tried because the provider is down is tried again; until then the old one holds."""
+async def test_transient_failure_delays_a_rotation(key_file: Path) -> None:
+    """The new key is tried again; the previous one stays in use meanwhile."""
     async with relay_with(key_file, RELAY_DIAL_TIMEOUT_SECONDS="0.3") as (relay, _):
         put(key_file, "sk-sim-http-503-CANARY0")
         await eventually(lambda: len(relay.events("key.rotation_delayed")) >= 2)
@@ -185,8 +187,8 @@ async def test_trouble_delays_a_rotation_only(key_file: Path) -> None:
         assert "CANARY0" not in str(relay.logs)
 
 
-async def test_a_swapped_symlink_is_a_new_key(tmp_path: Path, key_file: Path) -> None:
-    """Kubernetes replaces a mounted secret by swapping a symlink to a folder."""
+async def test_key_behind_a_swapped_symlink_is_used(tmp_path: Path, key_file: Path) -> None:
+    """Kubernetes replaces a mounted secret by swapping a symlink to a directory."""
     for number, key in ((1, OLD), (2, NEW)):
         (tmp_path / f"data{number}").mkdir()
         (tmp_path / f"data{number}" / "openai").write_text(key)

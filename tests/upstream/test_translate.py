@@ -1,4 +1,4 @@
-"""service/upstream/translate.py and target.py."""
+"""Translation of errors into reasons, and targets."""
 
 import errno
 import re
@@ -17,7 +17,7 @@ from service.upstream.target import DialRequest, Target
 
 
 def os_error(number: int | None) -> OSError:
-    """An operating system's error, as the network raises it."""
+    """An error of the operating system."""
     return OSError(number, "text with CANARY") if number is not None else OSError("text with CANARY")
 
 
@@ -34,16 +34,16 @@ def os_error(number: int | None) -> OSError:
         (None, Phase.CONNECT, True, "network_unreachable"),
     ],
 )
-def test_network_errors(number: int | None, phase: Phase, tls: bool, reason: str) -> None:
-    """Each kind of network error has its reason, and keeps nothing of the error's text."""
+def test_network_error_maps_to_reason(number: int | None, phase: Phase, tls: bool, reason: str) -> None:
+    """None of its text is kept."""
     failure = translate.from_exception(os_error(number), phase, tls=tls)
 
     assert reason == failure.reason
     assert "CANARY" not in repr(failure)
 
 
-def test_a_proxy_is_named() -> None:
-    """What a proxy refuses is not blamed on the provider, by exception or by status 407."""
+def test_refusal_by_the_proxy_maps_to_proxy_failed() -> None:
+    """By exception and by status 407."""
     request = aiohttp.RequestInfo(URL("http://x"), "GET", {}, URL("http://x"))  # type: ignore[arg-type]  # any mapping does
     error = aiohttp.ClientHttpProxyError(request, (), status=403)
 
@@ -58,8 +58,8 @@ def test_a_proxy_is_named() -> None:
     code=st.none() | st.integers(0, 70_000),
     reason=st.text(max_size=130),
 )
-def test_anything_upstream_says_has_a_row(status: int, body: bytes, code: int | None, reason: str) -> None:
-    """Whatever arrives is translated into a row; of upstream's words only known codes and shapes are kept."""
+def test_any_refusal_maps_to_a_reason_of_the_catalogue(status: int, body: bytes, code: int | None, reason: str) -> None:
+    """Of the provider's text only known codes and close reasons of the known form are kept."""
     error = parse_error(body)
     for failure in (
         translate.from_status(status, error, {"Retry-After": reason}, is_call=False),
@@ -81,8 +81,8 @@ def test_anything_upstream_says_has_a_row(status: int, body: bytes, code: int | 
         ("something_new", "bad_request"),
     ],
 )
-def test_error_codes(code: str, reason: str) -> None:
-    """The provider's codes have their rows; a new one of an invalid request is that caller's."""
+def test_error_code_maps_to_reason(code: str, reason: str) -> None:
+    """An unknown code of an invalid_request_error is a bad request of the client."""
     assert reason == translate.from_events(ErrorEvent("invalid_request_error", code, ""), None, "").reason
 
 
@@ -101,14 +101,14 @@ def test_error_codes(code: str, reason: str) -> None:
         (None, None),
     ],
 )
-def test_retry_after(value: str | None, seconds: int | None) -> None:
-    """Seconds and dates are understood and held within 1 to 300; junk is dropped."""
+def test_retry_after_is_parsed_and_limited(value: str | None, seconds: int | None) -> None:
+    """Seconds and dates, limited to 1 to 300."""
     assert seconds == translate.parse_retry_after(value, now=10.0)
 
 
 @given(st.text(max_size=80))
-def test_any_retry_after_is_taken(value: str) -> None:
-    """No header value raises, and none asks for more than five minutes."""
+def test_retry_after_never_raises_and_never_exceeds_five_minutes(value: str) -> None:
+    """For any header value."""
     assert translate.parse_retry_after(value) in {None, *range(1, 301)}
 
 
@@ -122,12 +122,12 @@ def test_any_retry_after_is_taken(value: str) -> None:
         ("http://127.0.0.1:9/v1", "compatible", "Authorization"),
     ],
 )
-def test_targets(url: str, label: str, header: str) -> None:
-    """A target knows its provider by its host, and sends the key as that provider wants it."""
+def test_target_derives_provider_and_key_header_from_the_host(url: str, label: str, header: str) -> None:
+    """The query is encoded again, so that a value cannot add a parameter."""
     target = Target(url, Secret("k"))
 
     assert label == target.label
     assert {"Authorization", "api-key"} & target.headers().keys() == {header}
-    route = DialRequest(query=(("model", "a&b=c"), ("x", "y z")))
-    assert str(target.socket_url(route)).startswith(f"{url}/realtime?model=a%26b%3Dc&x=y")
+    request = DialRequest(query=(("model", "a&b=c"), ("x", "y z")))
+    assert str(target.socket_url(request)).startswith(f"{url}/realtime?model=a%26b%3Dc&x=y")
     assert isinstance(Failure("bad_reply"), Exception)
