@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from bench import configurations
-from bench.debian import program
 from bench.ends import client_context
 from bench.process import Process, free_port
+from tools.debian import program
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"

@@ -14,7 +14,7 @@ from bench.contenders import Contender, NotAvailable, Site, begin
 from bench.load import Upstream
 from bench.measure import Plan, measure, measure_stall, wait_until_ready
 from tests.support.certificates import Authority
-from tools.debian import NotToBeHad
+from tools.debian import PackageUnavailable
 
 LITELLM_SESSIONS: Final = (1, 50)
 _REST_SECONDS: Final = 0.3  # between two contenders, for what the last one leaves to do
@@ -133,7 +133,7 @@ async def _running(
             for name in names:
                 try:
                     contenders.append(await start(name, Site(folder, upstream.port, bundle), upstream))
-                except (NotAvailable, NotToBeHad) as exc:
+                except (NotAvailable, PackageUnavailable) as exc:
                     results.missing.append(
                         {"contender": name, "upstream": kind, "sessions": sessions, "why": str(exc)[:400]}
                     )

@@ -1,1 +1,1 @@
-"""Programs for the repository itself: generated files, demo, scans, validation. Not part of the distribution."""
+"""Programs that write or check files of this repository, and the demo. Not part of the distribution."""

@@ -1,4 +1,4 @@
-"""A voice conversation with the official SDK, as a test and as a demonstration."""
+"""A voice conversation through the official SDK, for the tests and the demo."""
 
 import asyncio
 import base64
@@ -17,13 +17,13 @@ CHUNK_BYTES = int(BYTES_PER_SECOND * CHUNK_SECONDS)
 
 
 def sha256(audio: bytes) -> str:
-    """The digest by which both sides compare audio."""
+    """The hexadecimal digest by which sent and received audio are compared."""
     return hashlib.sha256(audio).hexdigest()
 
 
 @dataclass
 class Turn:
-    """What came back for one turn of speech."""
+    """The response to one turn of speech: event types in order, audio, transcript, and the body of `response.done`."""
 
     events: list[str] = field(default_factory=list)
     audio: bytearray = field(default_factory=bytearray)
@@ -31,32 +31,35 @@ class Turn:
     response: Any = None
 
 
-async def speak(
+async def send_audio(
     connection: AsyncRealtimeConnection,
     audio: bytes,
     *,
     pace: float = 1.0,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Stream audio in pieces of 100 ms, in real time (pace 1) or faster; each piece is due at its own time."""
+    """Send audio in chunks of 100 ms, in real time or `pace` times faster; `progress` receives the seconds sent so far.
+
+    Chunks are scheduled from the start, so that delays do not add up.
+    """
     loop = asyncio.get_running_loop()
     started = loop.time()
     for number, at in enumerate(range(0, len(audio), CHUNK_BYTES)):
         await asyncio.sleep(max(0.0, started + number * CHUNK_SECONDS / pace - loop.time()))
-        piece = audio[at : at + CHUNK_BYTES]
-        await connection.input_audio_buffer.append(audio=base64.b64encode(piece).decode())
+        chunk = audio[at : at + CHUNK_BYTES]
+        await connection.input_audio_buffer.append(audio=base64.b64encode(chunk).decode())
         if progress is not None:
-            progress((at + len(piece)) / BYTES_PER_SECOND)
+            progress((at + len(chunk)) / BYTES_PER_SECOND)
 
 
-async def listen(connection: AsyncRealtimeConnection) -> Turn:
-    """Read events up to the end of a response and the rate limits behind it."""
+async def receive_response(connection: AsyncRealtimeConnection) -> Turn:
+    """Read events up to the `rate_limits.updated` behind a response; raises AssertionError on `error` or an early end."""
     turn = Turn()
     async for event in connection:
         turn.events.append(event.type)
         match event.type:
             case "response.created":
-                turn.audio.clear()  # one before it was interrupted, and nothing comes of it any more
+                turn.audio.clear()  # the previous response was interrupted and sends no more audio
             case "response.output_audio.delta":
                 turn.audio += base64.b64decode(event.delta)
             case "response.output_audio_transcript.done":
@@ -67,14 +70,14 @@ async def listen(connection: AsyncRealtimeConnection) -> Turn:
                 return turn
             case "error":
                 raise AssertionError(event.error.message)
-    raise AssertionError("the connection ended within a turn")
+    raise AssertionError("the connection ended before the response did")
 
 
-async def manual_session(connection: AsyncRealtimeConnection) -> None:
-    """Take over the turns: no voice activity detection, every byte counts."""
+async def disable_turn_detection(connection: AsyncRealtimeConnection) -> None:
+    """Let the client commit its own turns: without voice activity detection no audio is discarded."""
     await connection.session.update(session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
 
 
-def client_for(url: str, token: str = "any-token") -> AsyncOpenAI:
-    """The official client, pointed at a relay; it never tries again by itself."""
+def create_client(url: str, token: str = "any-token") -> AsyncOpenAI:
+    """The official client, connected to a relay and without retries of its own."""
     return AsyncOpenAI(api_key=token, base_url=f"{url}/v1", max_retries=0)

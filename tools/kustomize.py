@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from tools.debian import unpacked
+from tools.debian import unpack
 from tools.manifests import EVERYWHERE, FOLDER, INSTALLED
 
 _SUITE: Final = "trixie"  # the first with kustomize
@@ -38,7 +38,7 @@ class Rendered:
 def kustomize() -> Path:
     """The program: installed, or Debian's; raises NotToBeHad."""
     installed = shutil.which("kustomize")
-    return Path(installed) if installed else unpacked("kustomize", "usr/bin/kustomize", suite=_SUITE)
+    return Path(installed) if installed else unpack("kustomize", "usr/bin/kustomize", suite=_SUITE)
 
 
 def render_all(program: Path) -> Iterator[Rendered]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import yaml
 
-from tools.debian import NotToBeHad
+from tools.debian import PackageUnavailable
 from tools.kustomize import Rendered, kustomize, mistakes, render_all
 from tools.manifests import FOLDER, ROOT
 
@@ -45,7 +45,7 @@ def main() -> int:
     try:
         program = kustomize()
         tools = environment()
-    except NotToBeHad as exc:
+    except PackageUnavailable as exc:
         print(exc, file=sys.stderr)
         return 3
     failed = 0
@@ -72,7 +72,7 @@ def environment() -> Path:
     ]
     done = subprocess.run([*pip, "-r", LOCK], check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise NotToBeHad(f"the tools of requirements/k8s.txt cannot be installed: {done.stderr[-500:]}")
+        raise PackageUnavailable(f"the tools of requirements/k8s.txt cannot be installed: {done.stderr[-500:]}")
     stamp.touch()
     return programs
 

@@ -1,7 +1,4 @@
-"""A recorded human voice: the speech files of Debian's alsa-utils, as 24 kHz mono PCM16.
-
-Nothing of it is kept in the repository.
-"""
+"""Recorded speech: the sound files of Debian's alsa-utils, as 24 kHz mono PCM16. The repository contains none of it."""
 
 import sys
 import wave
@@ -9,31 +6,31 @@ from array import array
 from pathlib import Path
 from typing import Final
 
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, unpack
 
 RATE: Final = 24_000
 BYTES_PER_SECOND: Final = RATE * 2
 PHRASES: Final = ("Front_Center", "Front_Left", "Front_Right", "Rear_Center", "Side_Left", "Side_Right")
 
 
-class NoVoice(Exception):
-    """The recordings cannot be had here; the message says why."""
+class VoiceUnavailable(Exception):
+    """The recordings are neither installed nor downloadable; the message names the cause."""
 
 
 def load_phrase(name: str) -> bytes:
-    """One phrase as 24 kHz mono PCM16; raises NoVoice."""
+    """One phrase as 24 kHz mono PCM16; raises VoiceUnavailable."""
     path = _folder() / f"{name}.wav"
     try:
         with wave.open(str(path)) as file:
             if (file.getsampwidth(), file.getframerate()) != (2, 2 * RATE):
-                raise NoVoice(f"{path.name} is not 48 kHz PCM16")
+                raise VoiceUnavailable(f"{path.name} is not 48 kHz PCM16")
             samples, channels = array("h", file.readframes(file.getnframes())), file.getnchannels()
     except (OSError, wave.Error) as exc:
-        raise NoVoice(f"{path.name} cannot be read: {exc}") from None
+        raise VoiceUnavailable(f"{path.name} cannot be read: {exc}") from None
     if sys.byteorder == "big":
         samples.byteswap()
     mono = samples[::channels]
-    # 48 to 24 kHz: each pair of samples becomes its mean, which also dampens what 24 kHz cannot carry.
+    # 48 to 24 kHz: the mean of each pair of samples, which also attenuates frequencies above 12 kHz.
     halved = array("h", ((a + b) // 2 for a, b in zip(mono[::2], mono[1::2], strict=False)))
     if sys.byteorder == "big":
         halved.byteswap()
@@ -41,11 +38,10 @@ def load_phrase(name: str) -> bytes:
 
 
 def _folder() -> Path:
-    """Where the recordings are: installed, unpacked before, or downloaded now."""
     installed = Path("/usr/share/sounds/alsa")
     if (installed / f"{PHRASES[0]}.wav").is_file():
         return installed
     try:
-        return unpacked("alsa-utils", "usr/share/sounds/alsa")
-    except NotToBeHad as exc:
-        raise NoVoice(str(exc)) from None
+        return unpack("alsa-utils", "usr/share/sounds/alsa")
+    except PackageUnavailable as exc:
+        raise VoiceUnavailable(str(exc)) from None

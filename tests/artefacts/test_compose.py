@@ -1,7 +1,6 @@
 """The compose file names what the code and the repository have: settings, ports, probes, times, files, tokens."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings
 from service.simulator.options import CURRENT_MODELS
 from tests.support.certificates import Authority
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, program
 from tools.generated import close_spread_seconds
 from troubles import CROWD_TOKENS, LOOP_TOKEN, TOKEN
 
@@ -186,19 +185,21 @@ def test_the_demo_agrees_with_its_caller() -> None:
 @pytest.mark.parametrize(("access", "accepted"), [("tokens", True), ("open", False), ("", False)])
 def test_the_front_wants_tokens(access: str, accepted: bool, tmp_path: Path) -> None:
     """Haproxy accepts the configuration, and does not start before a relay that lets everybody in."""
-    program = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if program is None:
-        try:
-            program = str(unpacked("haproxy", "usr/sbin/haproxy"))
-        except NotToBeHad as why:
-            pytest.skip(str(why))
+    try:
+        haproxy = program("haproxy")
+    except PackageUnavailable as exc:
+        pytest.skip(str(exc))
     certificate = tmp_path / "relay.pem"
     Authority(tmp_path).write_server_files(certificate, tmp_path / "relay.pem.key")
     text = (ROOT / "compose/tls/haproxy.cfg").read_text(encoding="utf-8")
     config = tmp_path / "haproxy.cfg"
     config.write_text(text.replace("/run/secrets/tls/relay.pem", str(certificate)), encoding="utf-8")
     done = subprocess.run(
-        [program, "-c", "-f", str(config)], env={"RELAY_ACCESS": access}, capture_output=True, text=True, check=False
+        [haproxy.path, "-c", "-f", str(config)],
+        env=haproxy.environment | {"RELAY_ACCESS": access},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "error while loading shared libraries" in done.stderr:
         pytest.skip(done.stderr.strip())

@@ -26,11 +26,11 @@ def is_canary(command: list[str]) -> bool:
     [
         ([HOLE], [GOOD], 0, "No known vulnerability"),
         ([HOLE], [GOOD, HOLE], 1, "aiohttp 3.8.0: CVE-1, fixed in 3.8.5"),
-        ([SKIPPED], [SKIPPED], 2, "SCAN NOT DONE: the database does not answer for yarl"),
-        ([HOLE], [GOOD, SKIPPED], 2, "SCAN NOT DONE: the database does not answer for yarl"),
-        ([GOOD], [GOOD], 2, "SCAN NOT DONE: the database knows nothing of aiohttp 3.8.0"),
-        ([], [], 2, "SCAN NOT DONE: the database does not answer for anything"),
-        (None, None, 2, "SCAN NOT DONE: pip-audit: no network"),
+        ([SKIPPED], [SKIPPED], 2, "SCAN INCOMPLETE: the database does not answer for yarl"),
+        ([HOLE], [GOOD, SKIPPED], 2, "SCAN INCOMPLETE: the database does not answer for yarl"),
+        ([GOOD], [GOOD], 2, "SCAN INCOMPLETE: the database reports nothing for aiohttp 3.8.0"),
+        ([], [], 2, "SCAN INCOMPLETE: the database does not answer for any package"),
+        (None, None, 2, "SCAN INCOMPLETE: pip-audit: no network"),
     ],
 )
 def test_only_answers_count(

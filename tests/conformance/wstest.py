@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, unpack
 
 PINS: Final = Path(__file__).with_name("wstest.txt")
 VIRTUALENV: Final = ("virtualenv==20.15.1", "distlib==0.4.4", "filelock==3.19.1", "platformdirs==2.6.2", "six==1.17.0")
@@ -87,7 +87,7 @@ def obtain(cache: Path, ways: tuple[str, ...] = WAYS) -> Wstest:
         folder = cache.absolute() / f"wstest-{way}-{digest}"
         try:
             return makers[way](folder)
-        except (NotRunnable, NotToBeHad) as exc:
+        except (NotRunnable, PackageUnavailable) as exc:
             reasons.append(f"{way}: {exc}")
     raise NotRunnable("; ".join(reasons))
 
@@ -138,7 +138,7 @@ def _by_chroot(folder: Path) -> Wstest:
     if os.geteuid() != 0:
         raise NotRunnable("it needs root")
     if not stamp.exists():
-        debootstrap = unpacked("debootstrap", "usr/sbin/debootstrap")
+        debootstrap = unpack("debootstrap", "usr/sbin/debootstrap")
         _start_afresh(folder)
         options = ("--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}")
         # Mounts of its own: what debootstrap mounts in there must not stay behind if it is interrupted.

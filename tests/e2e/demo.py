@@ -9,7 +9,7 @@ import aiohttp
 from conversations import tone
 from tests.e2e.engine import Failed
 from tests.e2e.stage import TOKEN, Stage, check, counts, status_of, until
-from tools.conversation import client_for, listen, manual_session, sha256, speak
+from tools.conversation import create_client, disable_turn_detection, receive_response, send_audio, sha256
 from troubles import TROUBLES, WELL
 
 DRAIN_SECONDS: Final = 6.0
@@ -57,12 +57,12 @@ async def it_runs_with_nothing_it_does_not_need(stage: Stage) -> str:
 async def a_conversation_passes(stage: Stage) -> str:
     """The official SDK speaks with the provider through the container, and every byte comes back."""
     audio = tone(2.0)
-    async with client_for(stage.url, TOKEN) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await manual_session(connection)
-        await speak(connection, audio, pace=4)
+    async with create_client(stage.url, TOKEN) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await disable_turn_detection(connection)
+        await send_audio(connection, audio, pace=4)
         await connection.input_audio_buffer.commit()
         await connection.response.create()
-        turn = await listen(connection)
+        turn = await receive_response(connection)
     check(sha256(audio) == sha256(bytes(turn.audio)), "the audio differs")
     return f"{len(audio)} bytes of speech there and back"
 

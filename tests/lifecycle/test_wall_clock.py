@@ -9,14 +9,14 @@ import pytest
 
 from tests.support.calls import calls, listen, scrape, talk, until_scrape, value
 from tests.support.relay_process import get, serving
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, unpack
 
 
 def faked(folder: Path) -> dict[str, str]:
     """Variables under which a process reads its wall clock's offset from a file, each time; its other clocks are real."""
     try:
-        root = unpacked("libfaketime", "usr/lib")
-    except NotToBeHad as exc:
+        root = unpack("libfaketime", "usr/lib")
+    except PackageUnavailable as exc:
         pytest.skip(str(exc))
     library = next(root.rglob("libfaketime.so.1"))
     offset = folder / "offset"

@@ -21,7 +21,7 @@ from tests.observability.callers import call, calling, converse, path
 from tests.observability.panels import faults_of_boards, faults_of_grafana, faults_of_records
 from tests.observability.receiver import Missing, receiving
 from tests.observability.stage import Stage
-from tools.debian import NotToBeHad
+from tools.debian import PackageUnavailable
 
 NOT_RUN: Final = 3
 _MOST_SECONDS: Final = 280
@@ -33,7 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends its children, too
     try:
         found = programs.obtain()
-    except NotToBeHad as exc:
+    except PackageUnavailable as exc:
         _say(f"NOT RUN: e2e-observability, since Prometheus and Alertmanager cannot be had on this machine: {exc}")
         return NOT_RUN
     started = time.monotonic()

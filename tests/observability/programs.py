@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientSession
 
 from monitoring import rules
 from tests.observability.pace import paced
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, unpack
 from tools.generate import ROOT
 
 PACKAGES: Final = ("prometheus", "prometheus-alertmanager")
@@ -34,9 +34,9 @@ def obtain() -> dict[str, Path]:
             subprocess.run(command, check=True, capture_output=True, timeout=240, env=environment)
         found = _installed()
     if found is None:
-        found = {name: unpacked(name, f"usr/bin/{name}") for name in PACKAGES}
+        found = {name: unpack(name, f"usr/bin/{name}") for name in PACKAGES}
         if not _TEMPLATES.exists():
-            raise NotToBeHad(f"an Alertmanager that is only unpacked needs {_TEMPLATES}: install it as root")
+            raise PackageUnavailable(f"an Alertmanager that is only unpacked needs {_TEMPLATES}: install it as root")
     return found
 
 

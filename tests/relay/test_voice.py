@@ -8,8 +8,8 @@ import pytest
 
 from service.simulator import SimulatorOptions
 from tests.support.harness import eventually, simulated_relay
-from tools.conversation import client_for, listen, manual_session, sha256, speak
-from tools.voice import BYTES_PER_SECOND, NoVoice, load_phrase
+from tools.conversation import create_client, disable_turn_detection, receive_response, send_audio, sha256
+from tools.voice import BYTES_PER_SECOND, VoiceUnavailable, load_phrase
 
 AUDIO_TURN = [
     "response.created",
@@ -33,7 +33,7 @@ def phrase() -> bytes:
     """A recorded phrase; without one the test is skipped aloud, and fails where it must not be skipped."""
     try:
         return load_phrase("Front_Center")
-    except NoVoice as why:
+    except VoiceUnavailable as why:
         if os.environ.get("TEST_REQUIRE_VOICE"):
             raise
         warnings.warn(f"NO RECORDED VOICE: {why}", RuntimeWarning, stacklevel=1)
@@ -50,14 +50,14 @@ async def test_a_voice_comes_back_byte_for_byte(phrase: bytes) -> None:
     """Spoken in real time, the phrase is heard whole upstream and comes back whole; order and usage are exact."""
     async with (
         simulated_relay(SimulatorOptions(pace=6)) as relay,
-        client_for(relay.url) as client,
+        create_client(relay.url) as client,
         client.realtime.connect(model="gpt-realtime") as connection,
     ):
-        await manual_session(connection)
-        await speak(connection, phrase)
+        await disable_turn_detection(connection)
+        await send_audio(connection, phrase)
         await connection.input_audio_buffer.commit()
         await connection.response.create()
-        turn = await listen(connection)
+        turn = await receive_response(connection)
 
     assert relay.simulator is not None
     record = relay.simulator.connections[-1]
@@ -89,11 +89,11 @@ async def test_voice_activity_ends_a_turn(phrase: bytes) -> None:
     silence = bytes(BYTES_PER_SECOND)
     async with (
         simulated_relay(SimulatorOptions(pace=0)) as relay,
-        client_for(relay.url) as client,
+        create_client(relay.url) as client,
         client.realtime.connect(model="gpt-realtime") as connection,
     ):
-        await speak(connection, phrase + silence, pace=50)
-        turn = await listen(connection)
+        await send_audio(connection, phrase + silence, pace=50)
+        turn = await receive_response(connection)
 
     # The phrase has a pause in it: the detection may hear one turn or two, and the second interrupts the answer to the first.
     assert [

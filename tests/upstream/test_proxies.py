@@ -21,7 +21,7 @@ from tests.support.harness import Relay, eventually, open_raw, payload_of, runni
 from tests.support.raw_http_relay import connect_once
 from tests.support.raw_http_server import PATH, Exchange, RawHttp, raw_http
 from tests.support.raw_websocket_server import CREATED
-from tools.debian import NotToBeHad, unpacked
+from tools.debian import PackageUnavailable, unpack
 
 PASSWORD = "CANARY6password"
 
@@ -30,8 +30,8 @@ PASSWORD = "CANARY6password"
 def tinyproxy() -> Path:
     """The path of the program. If it cannot be installed the test is skipped, or fails if TEST_REQUIRE_VOICE is set."""
     try:
-        return unpacked("tinyproxy-bin", "usr/bin/tinyproxy")
-    except NotToBeHad as exc:
+        return unpack("tinyproxy-bin", "usr/bin/tinyproxy")
+    except PackageUnavailable as exc:
         if os.environ.get("TEST_REQUIRE_VOICE"):
             raise
         pytest.skip(str(exc))
