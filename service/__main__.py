@@ -5,8 +5,8 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # The system ends no container's first process by a signal that it does not handle, and loading takes a while. Nothing has
-    # been started by then, and an exception in the middle of an import might be caught by whoever imports.
+    # The kernel does not end a container's first process by a signal that it does not handle, and the imports take a while.
+    # Nothing runs yet, so exit directly: an exception raised in the middle of an import might be caught there.
     if "serve" in sys.argv[1:2]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(0))
@@ -21,6 +21,6 @@ if __name__ == "__main__":
             raise
         sys.exit(f"{exc.name} is not installed here: use .venv/run/bin/python -m service, which 'make run' sets up")
     except BrokenPipeError:
-        # Whoever read us has heard enough, as `head` does; without this the interpreter complains once more at its end.
+        # The reader of stdout has closed it, as `head` does. Without this the interpreter reports it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -178,7 +178,7 @@ class App:
     async def run(self) -> DrainResult:
         """Serve until a signal, drain, and stop; returns how the open sessions ended."""
         try:
-            await self._signals.told.wait()
+            await self._signals.stop.wait()
             return await self.drain()
         finally:
             await self.stop()

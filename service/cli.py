@@ -1,6 +1,7 @@
-"""`python -m service serve | doctor | simulate | settings | probe`. Exit codes: 0 well, 1 failed, 2 usage or bad settings.
+"""`python -m service serve | doctor | simulate | settings | probe`.
 
-`serve` exits with 3 when sessions were cut without being told; with 0 all ended by themselves or were closed with 1001.
+Exit codes: 0 success, 1 failure, 2 wrong usage or settings that cannot be used. `serve` exits with 3 if sessions were
+aborted without a close frame, and with 0 if every session ended by itself or was closed with 1001.
 """
 
 import argparse
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from service.realtime.redaction import redact
-from service.settings import Settings, SettingsRejected, reference
+from service.settings import Settings, SettingsRejected, load_settings, reference
 from service.version import __version__
 
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-CUT: Final = 3
+ABORTED_SESSIONS: Final = 3
 _PROBE_SECONDS: Final = 3.0
+_MAX_PROBE_BYTES: Final = 65_536
+_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,20 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"realtime-relay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the relay").set_defaults(run=_serve)
-    doctor = commands.add_parser("doctor", help="find out why it does not connect, rung by rung")
+    doctor = commands.add_parser("doctor", help="find out why the relay does not connect, step by step")
     simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime API")
     commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
-    probe = commands.add_parser("probe", help="ask a running relay on this machine; exit 0 if it says yes")
+    probe = commands.add_parser("probe", help="query a running relay on this machine; exit with 0 if it answers 200")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
     probe.set_defaults(run=_probe)
     words = sys.argv[1:] if argv is None else list(argv)
-    # Loaded by whom it is for only: a container is probed every few seconds, and loading all of it takes a fifth of one.
+    # Each command imports only its own modules: a container is probed every few seconds, and all of them take 0.2 s.
     if "doctor" in words:
         from service.doctor import command  # noqa: PLC0415 - see above
 
         command.add_arguments(doctor)
     if "simulate" in words:
-        from service.simulator import command as simulate  # noqa: PLC0415 - so, too
+        from service.simulator import command as simulate  # noqa: PLC0415 - see above
 
         simulate.add_arguments(simulator)
         simulator.set_defaults(run=simulate.run)
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments without repeating values: `--tokn SECRET` must not write a secret."""
+    """Reports mistakes without repeating values: the error for `--tokn SECRET` must not contain the secret."""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and exit with 2."""
@@ -71,10 +74,10 @@ class _Parser(argparse.ArgumentParser):
         super().error(redact(re.sub(r"=\S+", "=...", message)))
 
 
-def load_settings(environ: Mapping[str, str]) -> Settings | None:
-    """The settings of this process, or None after all mistakes have been printed."""
+def _settings(environ: Mapping[str, str]) -> Settings | None:
+    """The settings of this process; None after all mistakes have been printed."""
     try:
-        return Settings.load(environ, Path.cwd())
+        return load_settings(environ, Path.cwd())
     except SettingsRejected as rejected:
         _print_error(f"{len(rejected.problems)} setting(s) cannot be used; nothing was started:")
         for problem in rejected.problems:
@@ -84,19 +87,19 @@ def load_settings(environ: Mapping[str, str]) -> Settings | None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from service import loop  # noqa: PLC0415 - see main
-    from service.app import CannotListen, serve  # noqa: PLC0415 - so, too
+    from service.app import CannotListen, serve  # noqa: PLC0415 - see main
 
-    settings = load_settings(arguments.environ)
+    settings = _settings(arguments.environ)
     if settings is None:
         return USAGE
     try:
-        tally = loop.run(serve(settings))
+        result = loop.run(serve(settings))
     except CannotListen as exc:
         _print_error(str(exc))
         return FAILED
-    except KeyboardInterrupt:  # before the signal handlers stand
+    except KeyboardInterrupt:  # before the signal handlers are installed
         return OK
-    return CUT if tally.aborted else OK
+    return ABORTED_SESSIONS if result.aborted else OK
 
 
 def _print_settings(_arguments: argparse.Namespace) -> int:
@@ -105,17 +108,16 @@ def _print_settings(_arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    """The image has no curl, and needs none."""
-    settings = load_settings(arguments.environ)
+    """GET a probe of the internal port; the image has no curl."""
+    settings = _settings(arguments.environ)
     if settings is None:
         return USAGE
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
-    host = everywhere.get(settings.internal_host, settings.internal_host)
+    host = _LOOPBACK_OF.get(settings.internal_host, settings.internal_host)
     connection = http.client.HTTPConnection(host, settings.internal_port, timeout=_PROBE_SECONDS)
     try:
         connection.request("GET", f"/{arguments.path}?verbose")
         response = connection.getresponse()
-        sys.stdout.write(response.read(65_536).decode("utf-8", "replace").rstrip() + "\n")
+        sys.stdout.write(response.read(_MAX_PROBE_BYTES).decode("utf-8", "replace").rstrip() + "\n")
     except (OSError, http.client.HTTPException) as exc:
         _print_error(f"no answer from {host} port {settings.internal_port}: {type(exc).__name__}")
         return FAILED

@@ -1,7 +1,10 @@
-"""The ladder of signals, as pgbouncer has it: each step is less patient than the one before.
+"""What the signals of the process do. Each further signal to stop waits for less, as in pgbouncer.
 
-SIGTERM, or SIGINT (Ctrl-C), lets sessions finish. The second ends them now, with goodbyes; a third, or SIGQUIT, awaits none.
-SIGHUP looks at the key file and ends nothing; from a terminal it says that the terminal was closed, and counts as SIGTERM.
+* SIGTERM and SIGINT (Ctrl-C): refuse new sessions and let open ones finish. A second one closes the open sessions now; a
+  third one aborts them.
+* SIGQUIT: abort all sessions.
+* SIGHUP: read the key file again; no session ends. From a terminal it means that the terminal was closed, and stops the
+  relay as SIGTERM does.
 """
 
 import asyncio
@@ -14,61 +17,67 @@ from service.relay.drain import DrainSignals
 
 
 class Signals:
-    """What signals have asked for: `told` to stop, and how the drain goes on (`drain_signals`).
+    """What signals have asked for so far: `stop` to drain and stop, `drain_signals` to shorten the drain.
 
-    `sessions` counts those that are open; `read_key_again` is called on SIGHUP and says whether there is a file to look at.
+    `open_sessions` returns the number of open sessions. `check_key_file` is called on SIGHUP and returns whether a key file
+    is watched.
     """
 
-    def __init__(self, drain_seconds: float, sessions: Callable[[], int], read_key_again: Callable[[], bool]) -> None:
-        self.told = asyncio.Event()
+    def __init__(
+        self, drain_seconds: float, open_sessions: Callable[[], int], check_key_file: Callable[[], bool]
+    ) -> None:
+        self.stop = asyncio.Event()
         self.drain_signals = DrainSignals()
         self._drain_seconds = drain_seconds
-        self._sessions = sessions
-        self._read_key_again = read_key_again
+        self._open_sessions = open_sessions
+        self._check_key_file = check_key_file
         self._log = structlog.get_logger()
 
     def handle(self, *, on_terminal: bool) -> None:
-        """Take the signals of this process; the loop has to run."""
+        """Install the signal handlers; needs a running event loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGQUIT, self._quit)
+            loop.add_signal_handler(number, self._on_stop, number)
+        loop.add_signal_handler(signal.SIGQUIT, self._on_quit)
         if on_terminal:
-            loop.add_signal_handler(signal.SIGHUP, self._stop, signal.SIGHUP)
+            loop.add_signal_handler(signal.SIGHUP, self._on_stop, signal.SIGHUP)
         else:
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            loop.add_signal_handler(signal.SIGHUP, self._on_reload)
 
-    def _stop(self, number: signal.Signals) -> None:
+    def _on_stop(self, number: signal.Signals) -> None:
         if self.drain_signals.close_now.is_set():
             self.drain_signals.abort_now.set()
-            self._tell(number, "Waiting for no more goodbyes: what is left is cut.")
-        elif self.told.is_set():
+            self._report(number, "Aborting the remaining sessions.")
+        elif self.stop.is_set():
             self.drain_signals.close_now.set()
-            self._tell(number, "Ending the sessions that are left now; another signal waits for no goodbyes.")
+            self._report(number, "Closing the remaining sessions now. Send another signal to abort them.")
         else:
-            self.told.set()
-            self._tell(number, self._patient_words(number))
+            self.stop.set()
+            self._report(number, self._first_message(number))
 
-    def _patient_words(self, number: signal.Signals) -> str:
-        sessions = self._sessions()
+    def _first_message(self, number: signal.Signals) -> str:
+        sessions = self._open_sessions()
         if not sessions:
             return "Stopping; no session is open."
-        again = "Ctrl-C again" if number is signal.SIGINT else "a second signal"
-        return f"Taking nobody new; {sessions} session(s) may go on for {self._drain_seconds:g} s. To end them now: {again}."
-
-    def _quit(self) -> None:
-        for event in (self.told, self.drain_signals.close_now, self.drain_signals.abort_now):
-            event.set()
-        self._tell(signal.SIGQUIT, "Ending all sessions now, without waiting for goodbyes.")
-
-    def _reload(self) -> None:
-        looked = self._read_key_again()
-        self._tell(
-            signal.SIGHUP,
-            "Looking at the key file; other settings are read at the start only."
-            if looked
-            else "Nothing to read again: settings are read at the start, and a key only from OPENAI_API_KEY_FILE.",
+        again = "Press Ctrl-C again" if number is signal.SIGINT else "Send a second signal"
+        return (
+            f"Refusing new sessions; {sessions} open session(s) can continue for {self._drain_seconds:g} s. "
+            f"{again} to close them now."
         )
 
-    def _tell(self, number: signal.Signals, message: str) -> None:
+    def _on_quit(self) -> None:
+        for event in (self.stop, self.drain_signals.close_now, self.drain_signals.abort_now):
+            event.set()
+        self._report(signal.SIGQUIT, "Aborting all sessions.")
+
+    def _on_reload(self) -> None:
+        is_watched = self._check_key_file()
+        self._report(
+            signal.SIGHUP,
+            "Reading the key file again. Restart the relay to apply other settings."
+            if is_watched
+            else "Nothing was reloaded: only OPENAI_API_KEY_FILE is read again. Restart the relay to apply settings.",
+        )
+
+    def _report(self, number: signal.Signals, message: str) -> None:
         self._log.info("signal.received", signal=number.name, message=message)

@@ -7,7 +7,7 @@ import wave
 from pathlib import Path
 
 from service.app import App
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.telemetry import logs
 from tools.conversation import create_client, disable_turn_detection, receive_response, send_audio, sha256
 from tools.voice import BYTES_PER_SECOND, PHRASES, RATE, VoiceUnavailable, load_phrase
@@ -20,7 +20,7 @@ async def main() -> int:
     except VoiceUnavailable as exc:
         print(f"No recorded speech is available: {exc}")
         return 1
-    settings = Settings.load({"RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", "RELAY_UPSTREAM": "simulator"})
+    settings = load_settings({"RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", "RELAY_UPSTREAM": "simulator"})
     app = App(settings)
     logs.configure("console", "error", app.redactor)
     await app.start()
@@ -39,7 +39,7 @@ async def main() -> int:
 async def converse(url: str, phrases: dict[str, bytes]) -> tuple[bytes, bool]:
     """Send all phrases in one session; returns the audio that came back, and whether it equals the audio sent."""
     received, is_equal = bytearray(), True
-    async with create_client(url) as client, client.realtime.connect(model="gpt-realtime") as connection:
+    async with create_client(url) as client, client.realtime.connect(model=Settings().model) as connection:
         await disable_turn_detection(connection)
         for name, audio in phrases.items():
             total = len(audio) / BYTES_PER_SECOND

@@ -1,4 +1,4 @@
-"""Writes the generated documents again: `make docs`. `test_docs_in_step.py` fails when one of them is out of step."""
+"""Writes every generated file: `make docs`. tests/artefacts/test_generated_files.py fails when one of them is out of date."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,6 +1,6 @@
-"""What `make docs` writes into the deployment's files: the Kubernetes settings, grace periods, the version.
+"""The generated parts of the deployment files: the Kubernetes ConfigMap, the grace periods, the version.
 
-A grace period and a version are one number in a file that people edit; only that number is replaced.
+Grace periods and the version are single values in files that are edited by hand; only those values are replaced.
 """
 
 import re
@@ -11,6 +11,7 @@ import yaml
 
 from service.relay.grace import grace_seconds
 from service.settings import SETTINGS, Setting, Settings
+from service.settings.reference import SOURCE
 from service.version import __version__
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -27,34 +28,34 @@ KUBERNETES: Final = {
     "RELAY_CLIENT_TOKENS_FILE": f"{SECRETS}/client-tokens",
     "RELAY_ACCESS": "tokens",
     "RELAY_MAX_SESSIONS": "1000",  # docs/capacity.md
-    # Calls of nine minutes end by themselves. With all that comes after the drain this makes a grace of 600 s, which is
-    # as long as cluster autoscalers wait for a pod.
+    # Sessions of up to nine minutes end by themselves. With what follows the drain, this makes a grace period of 600 s,
+    # which is how long cluster autoscalers wait for a pod.
     "RELAY_DRAIN_SECONDS": "570",
     "RELAY_LOG_FORMAT": "json",
 }
 ELSEWHERE: Final = {
     "OPENAI_API_KEY": "a secret",
     "RELAY_CLIENT_TOKENS": "a secret",
-    "RELAY_UPSTREAM_PROXY": "it may hold a password",
-    "RELAY_HOST": "the image's",
-    "RELAY_INTERNAL_HOST": "the image's",
-    "RELAY_PORT": "the manifests'",
-    "RELAY_INTERNAL_PORT": "the manifests'",
+    "RELAY_UPSTREAM_PROXY": "can hold a password",
+    "RELAY_HOST": "set in the image",
+    "RELAY_INTERNAL_HOST": "set in the image",
+    "RELAY_PORT": "set in the manifests",
+    "RELAY_INTERNAL_PORT": "set in the manifests",
     "RELAY_ENV": "the image has no .env files",
 }
-"""What does not belong into the ConfigMap, and why not."""
+"""The settings that are not in the ConfigMap, with the reason."""
 
 
 def read(name: str) -> str:
-    """A file of the repository."""
+    """The text of a file of the repository."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def render_settings_env() -> str:
-    """`k8s/base/settings.env`: every setting that may stand there; what is not chosen shows its default."""
+    """`k8s/base/settings.env`: every setting of the ConfigMap. One that KUBERNETES does not set is a comment."""
     lines = [
-        "# The ConfigMap. Generated from service/settings/declared.py and tools/generated.py by `make docs`; an",
-        "# overlay changes a value with configMapGenerator and `behavior: merge`. Secrets are files: docs/deployment.md.",
+        f"# The ConfigMap. Generated from {SOURCE} and tools/generated.py by `make docs`. An overlay",
+        "# changes a value with configMapGenerator and `behavior: merge`. Secrets are files: docs/deployment.md.",
     ]
     for setting in SETTINGS:
         names = [name for name in (setting.name, setting.file_name) if name and name not in ELSEWHERE]
@@ -64,7 +65,7 @@ def render_settings_env() -> str:
 
 
 def _accepts(setting: Setting, name: str) -> str:
-    return setting.accepts if name == setting.name else "the path of a file with it"
+    return setting.accepts if name == setting.name else "the path of a file with the value"
 
 
 def _assignment(setting: Setting, name: str) -> str:
@@ -75,23 +76,22 @@ def _assignment(setting: Setting, name: str) -> str:
 
 
 def pause_seconds() -> float:
-    """How long the pod's preStop waits before SIGTERM is sent."""
+    """How long the pod's preStop hook delays SIGTERM, in seconds."""
     return float(re.findall(r"time\.sleep\(([\d.]+)\)", read(BASE))[0])
 
 
 def pod_grace_seconds(settings: dict[str, str]) -> int:
-    """A pod's grace period, from the settings that it gets."""
+    """The grace period of a pod that runs with `settings`."""
     return grace_seconds(float(settings["RELAY_DRAIN_SECONDS"]), close_spread_seconds(settings), pause_seconds())
 
 
 def close_spread_seconds(settings: dict[str, str]) -> float:
-    """What is set, else the default."""
-    default = Settings().close_spread_seconds
-    return float(settings.get("RELAY_CLOSE_SPREAD_SECONDS", default))
+    """RELAY_CLOSE_SPREAD_SECONDS in `settings`, or its default."""
+    return float(settings.get("RELAY_CLOSE_SPREAD_SECONDS", Settings().close_spread_seconds))
 
 
 def dev_settings() -> dict[str, str]:
-    """The settings of the overlay `dev`: the base's, with its own on top."""
+    """The settings of the overlay `dev`: those of the base, overridden by its own."""
     literals = yaml.safe_load(read(DEV_KUSTOMIZATION))["configMapGenerator"][0]["literals"]
     return KUBERNETES | dict(literal.split("=", 1) for literal in literals)
 
@@ -111,7 +111,7 @@ def _with_pod_grace(text: str, seconds: int) -> str:
 
 
 def render_compose() -> str:
-    """`docker-compose.yml`; Docker has no pause before SIGTERM."""
+    """`docker-compose.yml`; Docker does not delay SIGTERM."""
     text = read(COMPOSE)
     environment = yaml.safe_load(text)["services"]["relay"]["environment"]
     defaults = {name: value.split(":-")[-1].rstrip("}") for name, value in environment.items() if ":-" in value}

@@ -19,11 +19,12 @@ from service.doctor.output import NullReporter, Redaction, TextReporter, json_do
 from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME
+from service.settings import Settings
 
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-_DEFAULT_MODEL: Final = "gpt-realtime"
+_DEFAULTS: Final = Settings()
 _CREDENTIALS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
 _MAX_TOKEN_BYTES: Final = 65_536
 
@@ -93,7 +94,7 @@ def _to_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from service.doctor.relay import RelayChain, RelayOptions  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
-    model = _parse_model(arguments.model or environ.get("RELAY_MODEL", "").strip()) or _DEFAULT_MODEL
+    model = _parse_model(arguments.model or environ.get("RELAY_MODEL", "").strip()) or _DEFAULTS.model
     options = RelayOptions(
         _parse_relay(arguments.relay), model, token, _parse_origin(arguments.origin), with_turn=arguments.turn
     )
@@ -133,7 +134,7 @@ async def _quietly(chain: Chain, runner: StepRunner) -> None:
 
 def _parse_model(text: str | None) -> str | None:
     if text and not MODEL_NAME.fullmatch(text):
-        raise UsageError("--model and RELAY_MODEL want a model's name, such as gpt-realtime")
+        raise UsageError(f"--model and RELAY_MODEL want a model's name, such as {_DEFAULTS.model}")
     return text or None
 
 
@@ -145,7 +146,9 @@ def _parse_relay(text: str) -> URL:
     except ValueError:
         usable = False
     if not usable:
-        raise UsageError("--relay wants a URL such as http://127.0.0.1:8080 or wss://relay.example.com/v1/realtime")
+        raise UsageError(
+            f"--relay wants a URL such as http://127.0.0.1:{_DEFAULTS.port} or wss://relay.example.com/v1/realtime"
+        )
     if url.user or url.password:
         raise UsageError(
             "--relay takes no credentials in its URL; name the client token with --token-env or --token-file"

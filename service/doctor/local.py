@@ -11,7 +11,7 @@ from service.doctor.steps import Finding, StepFailed, step_failed
 from service.failures import Failure
 from service.realtime.keys import family_of, fingerprint, lint
 from service.realtime.names import is_loopback
-from service.settings import SETTING_NAMES, Settings, SettingsRejected
+from service.settings import SETTING_NAMES, Settings, SettingsRejected, load_settings
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.warnings import find_warnings
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
@@ -80,7 +80,7 @@ class LocalConfiguration:
         notes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers)]
         empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers)]
         try:
-            self.settings = Settings.load(self.environ, self.directory)
+            self.settings = load_settings(self.environ, self.directory)
         except SettingsRejected as rejected:
             raise StepFailed(
                 f"{len(rejected.problems)} setting(s) cannot be used; the relay would not start.",

@@ -1,119 +1,331 @@
-"""Every setting once: name, default, parser, secrecy, one sentence.
+"""Every setting, declared once: variable, parser with bounds, written default, unit, secrecy, example, one sentence.
 
-`.env.example`, `docs/settings.md` and `python -m service settings` are printed from `SETTINGS`.
+The loader, the rules between settings, `python -m service settings`, `docs/settings.md`, `.env.example` and the Kubernetes
+ConfigMap are all made from this declaration. No default is written anywhere else.
 """
 
-from dataclasses import dataclass
-from typing import Final
+# ruff: noqa: RUF009 - setting() returns an immutable field, as dataclasses.field() does
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final, Literal
+
+from service.access.reconnects import SHORT_ATTEMPT_SECONDS
+from service.access.tokens import ClientToken
+from service.realtime.keys import Secret
+from service.realtime.names import is_loopback
 from service.settings import parsers as parse
-from service.settings.parsers import Parser
+from service.settings.parsers import integer, number, one_of
+from service.settings.setting import Setting, declared_by, setting
+from service.settings.warnings import SettingWarning
+from service.upstream.proxy import Proxy
+
+Upstream = Literal["openai", "simulator", "auto"]
+Access = Literal["open", "tokens"]
+FirstEvent = Literal["required", "optional"]
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting. `default` is in the form in which it would be written; None means unset."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, parsed. `load_settings` makes one; `Settings()` holds the defaults."""
 
-    name: str
-    field: str
-    default: str | None
-    parser: Parser
-    accepts: str
-    example: str
-    sentence: str
-    secret: bool = False
+    # -- the provider -------------------------------------------------------------------------------------------------
+
+    openai_api_key: Secret | None = setting(
+        "OPENAI_API_KEY",
+        parse.secret,
+        secret=True,
+        example="sk-proj-...",
+        sentence="The provider's API key; clients never see it.",
+    )
+    openai_base_url: str = setting(
+        "OPENAI_BASE_URL",
+        parse.base_url,
+        default="https://api.openai.com/v1",
+        sentence="Base URL of the provider's API, in the form that the OpenAI SDKs use.",
+    )
+    openai_org_id: str | None = setting(
+        "OPENAI_ORG_ID",
+        parse.header_value,
+        example="org-abc123",
+        sentence="Sent to the provider in the header OpenAI-Organization.",
+    )
+    openai_project_id: str | None = setting(
+        "OPENAI_PROJECT_ID",
+        parse.header_value,
+        example="proj_abc123",
+        sentence="Sent to the provider in the header OpenAI-Project.",
+    )
+    upstream: Upstream = setting(
+        "RELAY_UPSTREAM",
+        one_of(Upstream),
+        default="openai",
+        sentence="What the relay connects to: the provider at OPENAI_BASE_URL, the built-in simulator, or with auto the "
+        "simulator only if no key is found.",
+    )
+    upstream_proxy: Secret | None = setting(
+        "RELAY_UPSTREAM_PROXY",
+        parse.upstream_proxy,
+        default="off",
+        secret=True,
+        example="http://proxy.example.com:3128",
+        sentence="HTTP proxy for connections to the provider; auto reads HTTPS_PROXY and NO_PROXY.",
+    )
+    model: str = setting(
+        "RELAY_MODEL",
+        parse.model,
+        default="gpt-realtime",
+        sentence="Model that the health checks request; clients name their own in ?model=.",
+    )
+
+    # -- listeners ----------------------------------------------------------------------------------------------------
+
+    host: str = setting(
+        "RELAY_HOST",
+        parse.host,
+        default="127.0.0.1",
+        example="192.0.2.10",
+        sentence="Address on which the relay listens for clients.",
+    )
+    port: int = setting(
+        "RELAY_PORT",
+        parse.port,
+        default="8080",
+        sentence="Port on which the relay listens for clients.",
+    )
+    internal_host: str = setting(
+        "RELAY_INTERNAL_HOST",
+        parse.host,
+        default="127.0.0.1",
+        example="192.0.2.10",
+        sentence="Address on which metrics and detailed health are served; keep it private.",
+    )
+    internal_port: int = setting(
+        "RELAY_INTERNAL_PORT",
+        parse.port,
+        default="9464",
+        sentence="Port on which metrics and detailed health are served.",
+    )
+
+    # -- access -------------------------------------------------------------------------------------------------------
+
+    configured_access: Access | None = setting(
+        "RELAY_ACCESS",
+        one_of(Access),
+        example="tokens",
+        sentence="Whether clients need a token (tokens) or not (open); by default open on loopback and tokens elsewhere.",
+    )
+    open_anywhere: bool = setting(
+        "RELAY_OPEN_ANYWHERE",
+        parse.boolean,
+        default="false",
+        example="true",
+        sentence="Allows RELAY_ACCESS=open off loopback; any client that reaches the port can then spend your credit.",
+    )
+    client_tokens: tuple[ClientToken, ...] = setting(
+        "RELAY_CLIENT_TOKENS",
+        parse.client_tokens,
+        default="",
+        secret=True,
+        example="web:3f9c1e6b7a2d4c58",
+        sentence="Tokens with which clients authenticate; the name of a token appears in logs.",
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "RELAY_ALLOWED_ORIGINS",
+        parse.origins,
+        default="",
+        example="https://app.example.com",
+        sentence="Origins of web pages that can connect; if empty, only pages served from loopback can.",
+    )
+    allowed_models: tuple[str, ...] = setting(
+        "RELAY_ALLOWED_MODELS",
+        parse.names,
+        default="",
+        example="gpt-realtime,gpt-realtime-mini",
+        sentence="Models that clients can request in ?model=; if empty, any model.",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "RELAY_TRUSTED_PROXIES",
+        parse.networks,
+        default="",
+        example="10.0.0.0/8",
+        sentence="Proxies whose X-Forwarded-For header is trusted for the client's address in logs and limits.",
+    )
+
+    # -- limits -------------------------------------------------------------------------------------------------------
+
+    max_sessions: int = setting(
+        "RELAY_MAX_SESSIONS",
+        integer(1, 1_000_000),
+        default="1000",
+        unit="sessions",
+        sentence="Maximum number of concurrent sessions; the limits on open files and on memory can lower it.",
+    )
+    max_sessions_per_client: int = setting(
+        "RELAY_MAX_SESSIONS_PER_CLIENT",
+        integer(0, 1_000_000, zero="is no limit"),
+        default="0",
+        unit="sessions",
+        example="20",
+        sentence="Maximum number of concurrent sessions for each client token; with open access, for each address.",
+    )
+    max_reconnects_per_minute: int = setting(
+        "RELAY_MAX_RECONNECTS_PER_MINUTE",
+        integer(0, 100_000, zero="is no limit"),
+        default="300",
+        unit="sessions",
+        sentence=f"Maximum number of sessions shorter than {SHORT_ATTEMPT_SECONDS:g} seconds that one client at one "
+        "address can open within a minute.",
+    )
+    max_dials: int = setting(
+        "RELAY_MAX_DIALS",
+        integer(1, 100_000),
+        default="100",
+        unit="dials",
+        sentence="Maximum number of connections to the provider that are being established at the same time.",
+    )
+    dial_timeout_seconds: float = setting(
+        "RELAY_DIAL_TIMEOUT_SECONDS",
+        number(0.1, 120),
+        default="8",
+        unit="seconds",
+        sentence="Time from a client's request to the provider's first event; the official clients give up after 10 seconds.",
+    )
+    first_event: FirstEvent = setting(
+        "RELAY_FIRST_EVENT",
+        one_of(FirstEvent),
+        default="required",
+        sentence="Whether a dial waits for the provider's first event; set optional for compatible servers that send none.",
+    )
+    max_message_bytes: int = setting(
+        "RELAY_MAX_MESSAGE_BYTES",
+        integer(65_536, 1 << 30),
+        default="16777216",
+        unit="bytes",
+        sentence="Maximum size of a message in either direction; the provider accepts up to 15 MiB.",
+    )
+    max_messages_per_second: int = setting(
+        "RELAY_MAX_MESSAGES_PER_SECOND",
+        integer(0, 1_000_000, zero="is off"),
+        default="5000",
+        unit="messages per second",
+        example="500",
+        sentence="Maximum message rate of a client in one session, averaged over 10 seconds; speech is 10 to 50 per second.",
+    )
+    max_bytes_per_second: int = setting(
+        "RELAY_MAX_BYTES_PER_SECOND",
+        integer(0, 1 << 40, zero="is off"),
+        default="0",
+        unit="bytes per second",
+        example="1000000",
+        sentence="Maximum byte rate of a client in one session, averaged over 10 seconds; speech is 64000 per second.",
+    )
+    idle_timeout_seconds: float = setting(
+        "RELAY_IDLE_TIMEOUT_SECONDS",
+        number(0, 86_400, zero="is off"),
+        default="900",
+        unit="seconds",
+        sentence="Time without a message in either direction after which a session is closed.",
+    )
+    max_session_seconds: float = setting(
+        "RELAY_MAX_SESSION_SECONDS",
+        number(0, 604_800, zero="is off"),
+        default="3900",
+        unit="seconds",
+        sentence="Maximum duration of a session; the default is above the provider's own limit of 60 minutes.",
+    )
+
+    # -- drain, health, logs ------------------------------------------------------------------------------------------
+
+    drain_seconds: float = setting(
+        "RELAY_DRAIN_SECONDS",
+        number(0, 86_400),
+        default="30",
+        unit="seconds",
+        example="150",
+        sentence="Time that open sessions have to finish after SIGTERM.",
+    )
+    close_spread_seconds: float = setting(
+        "RELAY_CLOSE_SPREAD_SECONDS",
+        number(0, 600),
+        default="5",
+        unit="seconds",
+        sentence="Time over which the sessions that outlast the drain are closed, so that not all clients reconnect at once.",
+    )
+    draining_event: bool = setting(
+        "RELAY_DRAINING_EVENT",
+        parse.boolean,
+        default="false",
+        example="true",
+        sentence="Whether clients receive the event relay.draining when a drain starts; ?draining_event=true or false in the "
+        "URL overrides it.",
+    )
+    health_turns_per_day: int = setting(
+        "RELAY_HEALTH_TURNS_PER_DAY",
+        integer(0, 1440, zero="is off"),
+        default="0",
+        unit="responses per day",
+        example="24",
+        sentence="How often the health checks request a minimal text response, also at the start; each costs 0.0007 USD.",
+    )
+    log_format: LogFormat = setting(
+        "RELAY_LOG_FORMAT",
+        one_of(LogFormat),
+        default="auto",
+        example="json",
+        sentence="Format of the log; auto is console on a terminal and json elsewhere.",
+    )
+    log_level: LogLevel = setting(
+        "RELAY_LOG_LEVEL",
+        one_of(LogLevel),
+        default="info",
+        sentence="Lowest level that is logged.",
+    )
+    environment: str | None = setting(
+        "RELAY_ENV",
+        parse.profile,
+        example="staging",
+        sentence="Adds .env.<name> to the files that are read; set it in the process environment, not in a file.",
+    )
+
+    # -- what loading adds --------------------------------------------------------------------------------------------
+
+    proxy: Proxy | None = None
+    """The proxy that RELAY_UPSTREAM_PROXY selects for the host of OPENAI_BASE_URL."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each value that is set was read from, by variable."""
+    openai_api_key_file: Path | None = field(default=None, repr=False)
+    """Watched for a new key, also while it is missing. Not in the repr: it can be the key itself in the wrong variable."""
+    openai_api_key_problem: str | None = None
+    """Why there is no key although OPENAI_API_KEY_FILE is set."""
+    warnings: tuple[SettingWarning, ...] = ()
 
     @property
-    def file_name(self) -> str | None:
-        """The variable that names a file with the value, for secrets."""
-        return f"{self.name}_FILE" if self.secret else None
+    def access(self) -> Access:
+        """RELAY_ACCESS; if that is unset, open on loopback and tokens elsewhere."""
+        if self.configured_access is not None:
+            return self.configured_access
+        return "open" if is_loopback(self.host) else "tokens"
+
+    def summary(self) -> dict[str, object]:
+        """The values that are set and not secret, by variable, for the log line of the start."""
+        return {
+            declaration.name: str(getattr(self, declaration.field))
+            for declaration in SETTINGS
+            if declaration.name in self.origins and not declaration.secret
+        }
 
 
-SETTINGS: Final = (
-    Setting("OPENAI_API_KEY", "openai_api_key", None, parse.secret, "the key as the provider shows it", "sk-proj-...",
-            "The provider's key; only the relay holds it.", secret=True),
-    Setting("OPENAI_BASE_URL", "openai_base_url", "https://api.openai.com/v1", parse.base_url,
-            "an https:// URL without query; http:// only to loopback", "https://api.openai.com/v1",
-            "Where the provider is, as the SDKs take it."),
-    Setting("OPENAI_ORG_ID", "openai_org_id", None, parse.header_value, "one word", "org-abc123",
-            "Sent as OpenAI-Organization."),
-    Setting("OPENAI_PROJECT_ID", "openai_project_id", None, parse.header_value, "one word", "proj_abc123",
-            "Sent as OpenAI-Project."),
-    Setting("RELAY_UPSTREAM", "upstream", "openai", parse.one_of("openai", "simulator", "auto"),
-            "openai, simulator or auto", "openai",
-            "Whom to connect to; auto is the built-in simulator if no key is found, and says so."),
-    Setting("RELAY_UPSTREAM_PROXY", "upstream_proxy", "off", parse.upstream_proxy,
-            "off, auto, or a URL http://[user:password@]host:port", "http://proxy.example.com:3128",
-            "The proxy through which the provider is reached; auto takes it from HTTPS_PROXY and heeds NO_PROXY.",
-            secret=True),
-    Setting("RELAY_MODEL", "model", "gpt-realtime", parse.model, "a model's name", "gpt-realtime",
-            "The model that the health checks ask for; callers name their own."),
-    Setting("RELAY_HOST", "host", "127.0.0.1", parse.host, "an address or host name of this machine", "192.0.2.10",
-            "Where callers connect."),
-    Setting("RELAY_PORT", "port", "8080", parse.port, "0 to 65535; 0 takes any free port", "8080",
-            "The callers' port."),
-    Setting("RELAY_INTERNAL_HOST", "internal_host", "127.0.0.1", parse.host, "an address or host name of this machine",
-            "192.0.2.10", "Where metrics and detailed health are served; keep it private."),
-    Setting("RELAY_INTERNAL_PORT", "internal_port", "9464", parse.port, "0 to 65535; 0 takes any free port", "9464",
-            "The port of metrics and detailed health."),
-    Setting("RELAY_ACCESS", "access", None, parse.one_of("open", "tokens"), "open or tokens", "tokens",
-            "Who may come in: anybody, or holders of a client token; by default open on loopback, tokens elsewhere."),
-    Setting("RELAY_OPEN_ANYWHERE", "open_anywhere", "false", parse.boolean, "true or false", "true",
-            "Allows RELAY_ACCESS=open off loopback: whoever reaches the port then spends your credit."),
-    Setting("RELAY_CLIENT_TOKENS", "client_tokens", None, parse.client_tokens,
-            "comma-separated tokens, each 'token' or 'name:token', of letters, digits and !#$%&'*+-.^_`|~",
-            "web:3f9c1e6b7a2d4c58", "What clients show to come in; the name appears in logs.", secret=True),
-    Setting("RELAY_ALLOWED_ORIGINS", "allowed_origins", "", parse.origins,
-            "comma-separated origins (scheme://host[:port]), or *", "https://app.example.com",
-            "Web pages that may connect; when empty, only pages on this machine's loopback may."),
-    Setting("RELAY_ALLOWED_MODELS", "allowed_models", "", parse.names, "comma-separated model names",
-            "gpt-realtime,gpt-realtime-mini", "Models that callers may ask for in ?model=; when empty, any."),
-    Setting("RELAY_TRUSTED_PROXIES", "trusted_proxies", "", parse.networks, "comma-separated addresses or networks",
-            "10.0.0.0/8", "Proxies whose X-Forwarded-For is believed for a client's address, in logs and limits."),
-    Setting("RELAY_MAX_SESSIONS", "max_sessions", "1000", parse.integer(1, 1_000_000), "1 to 1000000", "1000",
-            "Sessions at once; the limits on open files and on memory may set a lower one."),
-    Setting("RELAY_MAX_SESSIONS_PER_CLIENT", "max_sessions_per_client", "0", parse.integer(0, 1_000_000),
-            "0 to 1000000; 0 is no limit", "20",
-            "Sessions at once for each client token; with open access, for each address."),
-    Setting("RELAY_MAX_RECONNECTS_PER_MINUTE", "max_reconnects_per_minute", "300", parse.integer(0, 100_000),
-            "0 to 100000; 0 is no limit", "300",
-            "Sessions shorter than 5 seconds that one client at one address may open within a minute."),
-    Setting("RELAY_MAX_DIALS", "max_dials", "100", parse.integer(1, 100_000), "1 to 100000", "100",
-            "Connections to the provider being made at once."),
-    Setting("RELAY_DIAL_TIMEOUT_SECONDS", "dial_timeout_seconds", "8", parse.number(0.1, 120), "0.1 to 120", "8",
-            "From a caller's request to the provider's first event; official clients give up after 10."),
-    Setting("RELAY_FIRST_EVENT", "first_event", "required", parse.one_of("required", "optional"),
-            "required or optional", "required",
-            "Whether the provider must send an event by itself; optional for compatible servers that send none."),
-    Setting("RELAY_MAX_MESSAGE_BYTES", "max_message_bytes", "16777216", parse.integer(65_536, 1 << 30),
-            "65536 to 1073741824", "16777216", "The largest message, either way; the provider takes up to 15 MiB."),
-    Setting("RELAY_MAX_MESSAGES_PER_SECOND", "max_messages_per_second", "5000", parse.integer(0, 1_000_000),
-            "0 to 1000000; 0 is off", "500",
-            "Messages that a client may send in one session, averaged over 10 seconds; speech is 10 to 50 a second."),
-    Setting("RELAY_MAX_BYTES_PER_SECOND", "max_bytes_per_second", "0", parse.integer(0, 1 << 40),
-            "0 to 1099511627776; 0 is off", "1000000",
-            "Bytes that a client may send in one session, averaged over 10 seconds; speech is 64000 a second."),
-    Setting("RELAY_IDLE_TIMEOUT_SECONDS", "idle_timeout_seconds", "900", parse.number(0, 86_400), "0 to 86400; 0 is off",
-            "900", "Ends a session in which neither side has sent a message for so long."),
-    Setting("RELAY_MAX_SESSION_SECONDS", "max_session_seconds", "3900", parse.number(0, 604_800),
-            "0 to 604800; 0 is off", "3900",
-            "The longest session; the default lets the provider's own limit of 60 minutes speak first."),
-    Setting("RELAY_DRAIN_SECONDS", "drain_seconds", "30", parse.number(0, 86_400), "0 to 86400", "150",
-            "After SIGTERM, how long live sessions may go on."),
-    Setting("RELAY_CLOSE_SPREAD_SECONDS", "close_spread_seconds", "5", parse.number(0, 600), "0 to 600", "5",
-            "Over how long the sessions that are left after the drain are closed, so that not all come back at once."),
-    Setting("RELAY_DRAINING_EVENT", "draining_event", "false", parse.boolean, "true or false", "true",
-            "Whether clients are told of a drain by an event relay.draining; ?draining_event=true or false chooses for one."),
-    Setting("RELAY_HEALTH_TURNS_PER_DAY", "health_turns_per_day", "0", parse.integer(0, 1440), "0 to 1440; 0 is off", "24",
-            "Health also asks for a minimal text response so often, and once at the start; each costs about 0.0007 USD."),
-    Setting("RELAY_LOG_FORMAT", "log_format", "auto", parse.one_of("auto", "json", "console"), "auto, json or console",
-            "json", "auto is console on a terminal, else JSON."),
-    Setting("RELAY_LOG_LEVEL", "log_level", "info", parse.one_of("debug", "info", "warning", "error"),
-            "debug, info, warning or error", "info", "The least level that is logged."),
-    Setting("RELAY_ENV", "environment", None, parse.profile, "a word", "staging",
-            "Adds .env.<name> to the files that are read; taken from the environment only."),
-)  # fmt: skip
-
+SETTINGS: Final = declared_by(Settings)
 SETTING_NAMES: Final = frozenset(
-    name for setting in SETTINGS for name in (setting.name, setting.file_name) if name is not None
+    name for declaration in SETTINGS for name in (declaration.name, declaration.file_name) if name is not None
 )
+
+
+def declaration_of(name: str) -> Setting:
+    """The declaration of a setting, by its variable."""
+    return next(declaration for declaration in SETTINGS if declaration.name == name)

@@ -1,31 +1,31 @@
-"""Where settings come from: the process environment, then the `.env` files of one folder.
+"""The sources of settings: the process environment, then the `.env` files of one folder.
 
 Rules of this file:
 
-* First found wins for each name: environment, `.env.local`, `.env.<RELAY_ENV>`, `.env`. Files never override the
-  environment, and only the given folder is looked at, never its parents.
-* An empty value counts as unset, and so does what Kubernetes sets for a Service whose name begins with 'relay': it would
-  hide what a person wrote.
-* `RELAY_ENV` names one of the files, so that only the environment can set it.
-* Nothing is written to `os.environ`; nothing is interpolated, so a `$` in a key stays a `$`.
+* Precedence for each name: environment, `.env.local`, `.env.<RELAY_ENV>`, `.env`. Files never override the environment.
+  Only the given folder is searched, never its parents.
+* An empty value counts as unset. So does a variable that Kubernetes sets for a Service whose name begins with 'relay': it
+  would hide a value that was set on purpose.
+* `RELAY_ENV` selects one of the files, so only the environment can set it.
+* Nothing is written to `os.environ`. Nothing is interpolated: a `$` in a key stays a `$`.
 """
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 
 ENVIRONMENT_ORIGIN: Final = "environment"
 PROFILE_VARIABLE: Final = "RELAY_ENV"
 PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-"""What may stand in a file's name."""
+"""A value of RELAY_ENV; it becomes part of a file name."""
 
-# Kubernetes puts RELAY_PORT=tcp://10.0.0.1:80, RELAY_SERVICE_HOST and the like into every pod next to a Service 'relay',
-# and RELAY_INTERNAL_PORT=tcp://... next to a Service 'relay-internal'.
+# Kubernetes sets RELAY_PORT=tcp://10.0.0.1:80, RELAY_SERVICE_HOST and others in every pod beside a Service 'relay', and
+# RELAY_INTERNAL_PORT=tcp://... beside a Service 'relay-internal'.
 _LINK_NAME: Final = re.compile(
     r"RELAY(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
 )
@@ -34,7 +34,7 @@ _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One source: what it is called and what it holds."""
+    """One source: its name and the values that it sets."""
 
     origin: str
     values: Mapping[str, str]
@@ -42,14 +42,15 @@ class Layer:
 
 @dataclass(slots=True)
 class Layers:
-    """All sources, the strongest first, and what was odd about reading them."""
+    """All sources, the one with the highest precedence first, and what was odd about reading them."""
 
     layers: list[Layer]
-    remarks: list[tuple[str, str]] = field(default_factory=list)  # what it is about, and a sentence
+    remarks: list[tuple[str, str]] = field(default_factory=list)  # a file or variable, and the rest of the sentence
     service_links: list[str] = field(default_factory=list)
+    ignored_lines: list[tuple[str, int]] = field(default_factory=list)  # a file, and the number of an unparsable line
 
     def find(self, name: str) -> tuple[str, str] | None:
-        """The value of a name and where it came from, or None if it is set nowhere or only to nothing."""
+        """The value of a variable and its origin; None if it is unset or empty everywhere."""
         for layer in self.layers:
             value = layer.values.get(name)
             if value is not None and value.strip():
@@ -57,7 +58,7 @@ class Layers:
         return None
 
     def names(self) -> dict[str, str]:
-        """Every name that is set to something, with its origin."""
+        """Every variable that is set and not empty, with its origin."""
         found: dict[str, str] = {}
         for layer in self.layers:
             for name, value in layer.values.items():
@@ -75,7 +76,7 @@ def read_layers(environ: Mapping[str, str], directory: Path | None) -> Layers:
         return result
     names = [".env.local", ".env"]
     profile = environ.get(PROFILE_VARIABLE, "").strip()
-    if PROFILE.fullmatch(profile):  # whoever parses the setting says what is wrong with another
+    if PROFILE.fullmatch(profile):  # the parser of RELAY_ENV reports any other value
         names.insert(1, f".env.{profile}")
     for name in names:
         _add_file(result, directory / name, name)
@@ -83,7 +84,7 @@ def read_layers(environ: Mapping[str, str], directory: Path | None) -> Layers:
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Whether a variable was put there by Kubernetes and not by a person."""
+    """Whether Kubernetes set a variable for a Service."""
     if _LINK_NAME.fullmatch(name):
         return True
     return name.startswith("RELAY_") and name.endswith("PORT") and bool(_LINK_VALUE.match(value.strip()))
@@ -91,7 +92,7 @@ def is_service_link(name: str, value: str) -> bool:
 
 def _add_file(result: Layers, path: Path, name: str) -> None:
     try:
-        # utf-8-sig: editors on Windows put a byte order mark before the first name, which would then be unknown.
+        # utf-8-sig: editors on Windows put a byte order mark before the first name, which would make that name unknown.
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -101,8 +102,19 @@ def _add_file(result: Layers, path: Path, name: str) -> None:
     except UnicodeDecodeError:
         result.remarks.append((name, "is not UTF-8 text and was not read; save it as UTF-8"))
         return
-    parsed = dotenv_values(stream=io.StringIO(text), interpolate=False)
-    values = {key: value for key, value in parsed.items() if value is not None}
+    # Not dotenv_values(): it reports lines that it cannot parse to a logger of its own, in the middle of our output.
+    bindings = list(parse_stream(io.StringIO(text)))
+    result.ignored_lines += [(name, line) for line in _unparsable_lines(bindings)]
+    last = {binding.key: binding.value for binding in bindings if binding.key is not None}
+    values = {key: value for key, value in last.items() if value is not None}
     if values.pop(PROFILE_VARIABLE, "").strip():
         result.remarks.append((PROFILE_VARIABLE, f"is not read from {name}, only from the environment"))
     result.layers.append(Layer(name, values))
+
+
+def _unparsable_lines(bindings: Iterable[Binding]) -> Iterable[int]:
+    for binding in bindings:
+        if binding.error:
+            # The number that dotenv gives is that of the blank lines before a statement.
+            source = binding.original.string
+            yield binding.original.line + source[: len(source) - len(source.lstrip())].count("\n")

@@ -1,10 +1,11 @@
-"""From the text of a setting to its value. Pure; each raises NotAccepted, whose words hold nothing of the value."""
+"""Parsers from the text of a setting to its value. Pure; each raises NotAccepted, whose text holds nothing of the value."""
 
 import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
+from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from service.access.tokens import ClientToken
@@ -13,25 +14,42 @@ from service.realtime.names import MODEL_NAME, is_loopback
 from service.settings.envfiles import PROFILE
 from service.upstream import proxy
 
-Parser = Callable[[str], object]
+_T = TypeVar("_T")
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it travels as a subprotocol, too
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is sent as a subprotocol, too
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
 class NotAccepted(ValueError):
-    """The text is not a value of this setting."""
+    """The text is not a value of the setting."""
 
 
-def secret(text: str) -> Secret:
-    """As it is, blanks and quotes included: the lint speaks of them."""
-    return Secret(text)
+@dataclass(frozen=True, slots=True)
+class Parser(Generic[_T]):
+    """A parser, and a description of what it accepts: `accepts`, and for numbers the meaning of 0 in `zero`."""
+
+    parse: Callable[[str], _T]
+    accepts: str
+    zero: str = ""
+
+    def __call__(self, text: str) -> _T:
+        """The value of a text; raises NotAccepted."""
+        return self.parse(text)
 
 
-def one_of(*choices: str) -> Parser:
-    """One of a few words, in any case."""
+def accepting(accepts: str) -> Callable[[Callable[[str], _T]], Parser[_T]]:
+    """Make a function a parser that describes itself by `accepts`."""
+    return lambda parse: Parser(parse, accepts)
+
+
+# -- words and numbers ------------------------------------------------------------------------------------------------
+
+
+def one_of(literal: object) -> Parser[Any]:
+    """One word of a `Literal` type, in any case."""
+    choices = get_args(literal)
 
     def parse(text: str) -> str:
         word = text.strip().lower()
@@ -39,11 +57,12 @@ def one_of(*choices: str) -> Parser:
             raise NotAccepted
         return word
 
-    return parse
+    return Parser(parse, f"{', '.join(choices[:-1])} or {choices[-1]}")
 
 
+@accepting("true or false")
 def boolean(text: str) -> bool:
-    """True or false, as people write it."""
+    """True or false, in the spellings that are in use."""
     word = text.strip().lower()
     if word in {"true", "1", "yes", "on"}:
         return True
@@ -52,49 +71,43 @@ def boolean(text: str) -> bool:
     raise NotAccepted
 
 
-def integer(least: int, most: int) -> Parser:
-    """A whole number within bounds."""
+def integer(minimum: int, maximum: int, *, zero: str = "") -> Parser[int]:
+    """A whole number within bounds, both included."""
 
     def parse(text: str) -> int:
         digits = text.strip().replace("_", "")
-        if not re.fullmatch(r"[0-9]{1,18}", digits) or not least <= int(digits) <= most:
+        if not re.fullmatch(r"[0-9]{1,18}", digits) or not minimum <= int(digits) <= maximum:
             raise NotAccepted
         return int(digits)
 
-    return parse
+    return Parser(parse, f"{minimum} to {maximum}", zero)
 
 
-def number(least: float, most: float) -> Parser:
-    """A number within bounds."""
+def number(minimum: float, maximum: float, *, zero: str = "") -> Parser[float]:
+    """A decimal number within bounds, both included."""
 
     def parse(text: str) -> float:
         digits = text.strip()
-        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", digits) or not least <= float(digits) <= most:
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", digits) or not minimum <= float(digits) <= maximum:
             raise NotAccepted
         return float(digits)
 
-    return parse
+    return Parser(parse, f"{minimum} to {maximum}", zero)
 
 
-port = integer(0, 65_535)
+port: Final = integer(0, 65_535, zero="selects any free port")
 
 
-def host(text: str) -> str:
-    """An address to listen on."""
-    value = text.strip().removeprefix("[").removesuffix("]")
-    if not _HOST.fullmatch(value):
-        raise NotAccepted
-    return value
-
-
+@accepting("up to 200 printable ASCII characters without spaces")
 def header_value(text: str) -> str:
-    """One word that may stand in a header or a URL."""
+    """A value that can be sent in a header or a URL."""
     value = text.strip()
     if not re.fullmatch(r"[!-~]{1,200}", value):
         raise NotAccepted
     return value
 
 
+@accepting("a model name")
 def model(text: str) -> str:
     """A name as providers and gateways form them, "provider/model" included; it becomes part of a URL."""
     value = text.strip()
@@ -103,14 +116,59 @@ def model(text: str) -> str:
     return value
 
 
+@accepting("up to 40 letters, digits, dots, underscores and hyphens")
 def profile(text: str) -> str:
-    """A word that may be part of a file's name."""
+    """A name that can be part of a file's name."""
     value = text.strip()
     if not PROFILE.fullmatch(value):
         raise NotAccepted
     return value
 
 
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@accepting("the key as the provider shows it")
+def secret(text: str) -> Secret:
+    """The text unchanged, spaces and quotes included: the lint of the key reports them."""
+    return Secret(text)
+
+
+@accepting("comma-separated tokens, each 'token' or 'name:token', of letters, digits and !#$%&'*+-.^_`|~")
+def client_tokens(text: str) -> tuple[ClientToken, ...]:
+    """Tokens with unique names and values; a token without a name is numbered. An empty text is no token."""
+    if not text:
+        return ()
+    tokens: list[ClientToken] = []
+    for position, entry in enumerate(_entries(text), 1):
+        name, colon, value = entry.partition(":")
+        if not colon:
+            name, value = f"token-{position}", entry
+        if not _NAME.fullmatch(name):
+            raise NotAccepted(f"the name of entry {position} is not a word")
+        if not _TOKEN.fullmatch(value):
+            raise NotAccepted(f"entry {position} has a character that cannot be sent as a subprotocol")
+        tokens.append(ClientToken(name, Secret(value)))
+    if not tokens:
+        raise NotAccepted("no token")
+    if len({token.name for token in tokens}) < len(tokens) or len({token.secret for token in tokens}) < len(tokens):
+        raise NotAccepted("two entries have the same name or token")
+    return tuple(tokens)
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+@accepting("an address or host name of this machine")
+def host(text: str) -> str:
+    """An address to listen on."""
+    value = text.strip().removeprefix("[").removesuffix("]")
+    if not _HOST.fullmatch(value):
+        raise NotAccepted
+    return value
+
+
+@accepting("an https:// URL without a query; http:// only to loopback")
 def base_url(text: str) -> str:
     """The provider's address, with http(s) as its scheme and without a slash at its end."""
     if re.match(r"[^/]*//[^/?#]*@", text):
@@ -120,17 +178,18 @@ def base_url(text: str) -> str:
     if scheme not in {"http", "https"}:
         raise NotAccepted
     if parts.query or parts.fragment:
-        raise NotAccepted("the query comes from the caller")
+        raise NotAccepted("the client's request supplies the query")
     if scheme == "http" and not is_loopback(name):
-        raise NotAccepted("the key would travel in clear text")
+        raise NotAccepted("http:// would send the key in clear text")
     path = parts.path.rstrip("/")
     if "realtime" in path.split("/"):
-        raise NotAccepted("without /realtime at its end, which the relay adds")
+        raise NotAccepted("the relay appends /realtime itself")
     return urlunsplit((scheme, parts.netloc, path, "", ""))
 
 
+@accepting("off, auto, or a URL http://[user:password@]host:port")
 def upstream_proxy(text: str) -> Secret | None:
-    """`auto`, `off`, or the URL of a proxy, which may hold a password."""
+    """`auto`, None for `off`, or the URL of a proxy, which can hold a password."""
     value = text.strip()
     if value.lower() in {"off", proxy.AUTO}:
         return Secret(proxy.AUTO) if value.lower() == proxy.AUTO else None
@@ -141,28 +200,25 @@ def upstream_proxy(text: str) -> Secret | None:
     return Secret(value)
 
 
-def client_tokens(text: str) -> tuple[ClientToken, ...]:
-    """Tokens, named or numbered, no two alike."""
-    tokens: list[ClientToken] = []
-    for number_, entry in enumerate((part.strip() for part in text.split(",") if part.strip()), 1):
-        name, colon, value = entry.partition(":")
-        if not colon:
-            name, value = f"token-{number_}", entry
-        if not _NAME.fullmatch(name):
-            raise NotAccepted(f"the name of entry {number_} is not a word")
-        if not _TOKEN.fullmatch(value):
-            raise NotAccepted(f"entry {number_} has a character that cannot travel as a subprotocol")
-        tokens.append(ClientToken(name, Secret(value)))
-    if not tokens:
-        raise NotAccepted("no token")
-    if len({token.name for token in tokens}) < len(tokens) or len({token.secret for token in tokens}) < len(tokens):
-        raise NotAccepted("two entries are alike")
-    return tuple(tokens)
-
-
+@accepting("comma-separated origins (scheme://host[:port]), or *")
 def origins(text: str) -> tuple[str, ...]:
-    """Origins as browsers write them: lower case, no default port, no path."""
-    return tuple(_origin(part) for part in _parts(text))
+    """Origins as browsers send them: lower case, no default port, no path."""
+    return tuple(_origin(entry) for entry in _entries(text))
+
+
+@accepting("comma-separated model names")
+def names(text: str) -> tuple[str, ...]:
+    """Names in a list."""
+    return tuple(header_value(entry) for entry in _entries(text))
+
+
+@accepting("comma-separated addresses or networks")
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Addresses and networks in a list."""
+    try:
+        return tuple(ipaddress.ip_network(entry, strict=False) for entry in _entries(text))
+    except ValueError:
+        raise NotAccepted from None
 
 
 def _origin(text: str) -> str:
@@ -171,38 +227,25 @@ def _origin(text: str) -> str:
     parts, name = _split(text)
     if not _SCHEME.fullmatch(parts.scheme) or parts.path.strip("/") or parts.query or parts.fragment:
         raise NotAccepted
-    shown = f"[{name}]" if ":" in name else name
+    bracketed = f"[{name}]" if ":" in name else name
     standard = {"http": 80, "https": 443}.get(parts.scheme.lower())
     suffix = "" if parts.port in {None, standard} else f":{parts.port}"
-    return f"{parts.scheme.lower()}://{shown}{suffix}"
+    return f"{parts.scheme.lower()}://{bracketed}{suffix}"
 
 
 def _split(text: str) -> tuple[SplitResult, str]:
-    """A URL and its host. urlsplit drops line breaks and takes most characters in a host; here they are mistakes."""
+    """A URL and its host. urlsplit drops line breaks and accepts most characters in a host; here they are mistakes."""
     if re.search(r"[\s\\\x00-\x1f\x7f]", text):
         raise NotAccepted
     try:
         parts = urlsplit(text)
-        name, number_ = parts.hostname or "", parts.port
+        name, port_number = parts.hostname or "", parts.port
     except ValueError:
         raise NotAccepted from None
-    if "@" in parts.netloc or not _HOST.fullmatch(name) or number_ == 0:
+    if "@" in parts.netloc or not _HOST.fullmatch(name) or port_number == 0:
         raise NotAccepted
     return parts, name
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Words in a list."""
-    return tuple(header_value(part) for part in _parts(text))
-
-
-def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Addresses and networks."""
-    try:
-        return tuple(ipaddress.ip_network(part, strict=False) for part in _parts(text))
-    except ValueError:
-        raise NotAccepted from None
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _entries(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]

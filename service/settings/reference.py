@@ -1,31 +1,34 @@
-"""The reference of all settings, printed from their declaration."""
+"""The reference of all settings, rendered from their declarations."""
 
 from typing import Final
 
-from service.settings.declared import SETTINGS, Setting
+from service.settings.declared import SETTINGS
+from service.settings.setting import Setting
 
+SOURCE: Final = "service/settings/declared.py"
 _RULES: Final = (
-    "Read from the process environment, then .env.local, .env.<RELAY_ENV> and .env of the working directory; the first "
-    "that sets a name wins, an empty value counts as unset. A secret can also be read from a file that NAME_FILE names."
+    "Settings are read from the process environment, then from .env.local, .env.<RELAY_ENV> and .env in the working "
+    "directory. The first source that sets a name wins. An empty value counts as unset. The value of a secret can also be "
+    "read from a file: set NAME_FILE to its path."
 )
 
 
 def render_text() -> str:
-    """For a terminal: `python -m service settings`."""
+    """The output of `python -m service settings`."""
     blocks = [_RULES]
     for setting in SETTINGS:
-        default = "" if setting.default in {None, ""} else f" [{setting.default}]"
+        default = f" [{setting.default}]" if setting.default else ""
         names = setting.name + (f" or {setting.file_name}" if setting.file_name else "")
         blocks.append(f"{names}{default}\n    {setting.sentence}\n    Accepts {setting.accepts}.")
     return "\n\n".join(blocks) + "\n"
 
 
 def render_markdown() -> str:
-    """`docs/settings.md`."""
+    """The text of `docs/settings.md`."""
     lines = [
         "# Settings",
         "",
-        "Generated from `service/settings/declared.py`; `python -m service settings` prints the same.",
+        f"Generated from `{SOURCE}`; `python -m service settings` prints the same.",
         "",
         _RULES,
         "",
@@ -47,9 +50,9 @@ def _cell(text: str) -> str:
 
 
 def render_env_example() -> str:
-    """`.env.example`: copy to `.env`, fill in what is needed."""
+    """The text of `.env.example`: every setting in a comment, with its default."""
     lines = [
-        "# Copy to .env and fill in the key; everything else has a default. Generated from service/settings/declared.py.",
+        f"# Copy to .env and fill in the key; every other setting has a default. Generated from {SOURCE}.",
         "# " + _RULES.replace(". ", ".\n# "),
         "",
     ]

@@ -10,7 +10,7 @@ import yaml
 
 import conversations
 from service.relay.grace import grace_seconds
-from service.settings import SETTING_NAMES, Settings
+from service.settings import SETTING_NAMES, Settings, load_settings
 from service.simulator.options import CURRENT_MODELS
 from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable, program
@@ -76,15 +76,15 @@ def test_env_files_are_accepted(tmp_path: Path) -> None:
     tls = {name: value for name, value in TLS.items() if not OWN.fullmatch(name)}
     assert TLS["RELAY_CLIENT_TOKENS_FILE"] == "/run/secrets/realtime-relay/client-tokens"
 
-    assert not Settings.load({**demo, "RELAY_HOST": "0.0.0.0"}).warnings
-    behind = Settings.load({**tls, "RELAY_CLIENT_TOKENS_FILE": str(tokens), "RELAY_HOST": "0.0.0.0"})
+    assert not load_settings({**demo, "RELAY_HOST": "0.0.0.0"}).warnings
+    behind = load_settings({**tls, "RELAY_CLIENT_TOKENS_FILE": str(tokens), "RELAY_HOST": "0.0.0.0"})
     assert ("tokens", False) == (behind.access, behind.open_anywhere)
 
 
 def test_the_easy_way_needs_nothing_but_a_key() -> None:
     """With OPENAI_API_KEY alone the relay starts in its container, open to whoever is on this machine."""
     given = {name: plain(str(value)) for name, value in RELAY["environment"].items()}
-    settings = Settings.load({**given, "OPENAI_API_KEY": "sk-proj-" + "a" * 40})
+    settings = load_settings({**given, "OPENAI_API_KEY": "sk-proj-" + "a" * 40})
 
     assert ("open", True) == (settings.access, settings.open_anywhere)
     assert settings.openai_api_key is not None

@@ -8,7 +8,7 @@ import yaml
 
 from service.health.checks import CHECKS, TURN
 from service.relay.grace import grace_seconds
-from service.settings import SETTING_NAMES, Settings
+from service.settings import SETTING_NAMES, Settings, load_settings
 from service.version import __version__
 from tools import generated
 from tools.manifests import (
@@ -97,8 +97,8 @@ def test_the_program_accepts_the_settings() -> None:
     image = {"RELAY_HOST": "0.0.0.0", "RELAY_INTERNAL_HOST": "0.0.0.0"}
     files = {"OPENAI_API_KEY_FILE", "RELAY_CLIENT_TOKENS_FILE"}
     values = {name: value for name, value in SETTINGS.items() if name not in files}
-    base = Settings.load(image | values | {"RELAY_CLIENT_TOKENS": "web:3f9c1e6b7a2d4c58"})
-    dev = Settings.load(image | generated.dev_settings())
+    base = load_settings(image | values | {"RELAY_CLIENT_TOKENS": "web:3f9c1e6b7a2d4c58"})
+    dev = load_settings(image | generated.dev_settings())
 
     assert ("openai", "tokens") == (base.upstream, base.access)
     assert ("simulator", "open") == (dev.upstream, dev.access)

@@ -64,8 +64,8 @@ async def test_key_and_key_file_in_two_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("OPENAI_KEY", "OPENAI_KEY is not read (environment); the key's name is OPENAI_API_KEY"),
-        ("openai_api_key", "openai_api_key is not read (environment); the key's name is OPENAI_API_KEY"),
+        ("OPENAI_KEY", "OPENAI_KEY is not read (environment); the name of the key is OPENAI_API_KEY"),
+        ("openai_api_key", "openai_api_key is not read (environment); the name of the key is OPENAI_API_KEY"),
         (
             "AZURE_OPENAI_API_KEY",
             "AZURE_OPENAI_API_KEY is not read (the shell's environment); did you mean OPENAI_API_KEY?",

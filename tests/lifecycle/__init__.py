@@ -1,1 +1,1 @@
-"""The real process over its life: start, signals, drain, exit code, and what the machine does to it meanwhile."""
+"""Tests of the real process: start, signals, drain, exit code, and behaviour on a machine under stress."""

@@ -1,4 +1,4 @@
-"""What the machine does to the real process: it stalls, throttles, runs out (rows I11 to I17 of the fault plan)."""
+"""The real process on a machine under stress: stalls, CPU throttling, a log that is not read, many scrapes."""
 
 import asyncio
 import signal
@@ -14,8 +14,8 @@ from tests.support.relay_process import Process, get, serving
 LAG: Final = "realtime_relay_event_loop_lag_seconds"
 
 
-async def test_i12_a_stall_drops_no_call() -> None:
-    """A process that stood still for seconds, as on a suspended machine, goes on with its calls and tells how late it was."""
+async def test_stall_of_seconds_ends_no_session() -> None:
+    """A stopped and continued process, as on a suspended machine, keeps its sessions; the lag histogram shows the stall."""
     async with serving() as (process, port, internal):
         clients = await calls(port, 20)
         process.process.send_signal(signal.SIGSTOP)
@@ -34,7 +34,7 @@ async def test_i12_a_stall_drops_no_call() -> None:
 
 @asynccontextmanager
 async def throttled(process: Process) -> AsyncIterator[None]:
-    """A tenth of a processor, as a quota of 100m gives it: 10 of every 100 milliseconds."""
+    """Runs a process for 10 of every 100 milliseconds, as a CPU quota of 100m does."""
 
     async def starve() -> None:
         while True:
@@ -51,8 +51,8 @@ async def throttled(process: Process) -> AsyncIterator[None]:
         process.process.send_signal(signal.SIGCONT)
 
 
-async def test_i15_probes_pass_on_a_tenth_of_a_processor() -> None:
-    """Throttled to 100m, probes answer within their time-outs, calls go on, and the lag shows in its histogram."""
+async def test_probes_pass_at_a_cpu_quota_of_100m() -> None:
+    """Throttled, the process answers probes within their timeouts, sessions continue, and the loop lag histogram shows it."""
     async with serving() as (process, port, internal):
         clients = await calls(port, 10)
         async with throttled(process):
@@ -67,8 +67,8 @@ async def test_i15_probes_pass_on_a_tenth_of_a_processor() -> None:
             await client.close()
 
 
-async def until_dropped(url: str, internal: str) -> None:
-    """Ask in the wrong way, which is a line in the log each time, until lines are lost."""
+async def until_lines_are_dropped(url: str, internal: str) -> None:
+    """Send plain GETs, each of which is refused with a log line, until lines are dropped."""
     async with asyncio.timeout(50), aiohttp.ClientSession() as http:
 
         async def ask(times: int) -> None:
@@ -80,12 +80,12 @@ async def until_dropped(url: str, internal: str) -> None:
             await asyncio.gather(*(ask(100) for _ in range(20)))
 
 
-async def test_i16_a_log_that_nobody_reads() -> None:
-    """When whoever reads the log stalls, calls go on and end, and the lines that were lost are counted."""
+async def test_log_that_is_not_read_stalls_no_session() -> None:
+    """If the reader of stderr stalls, sessions continue and end, and the dropped lines are counted."""
     async with serving() as (process, port, internal):
         pipe = process.process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]  # asyncio's own way to it
-        pipe.pause_reading()  # nobody reads from here on
-        await until_dropped(f"http://127.0.0.1:{port}/v1/realtime", internal)
+        pipe.pause_reading()
+        await until_lines_are_dropped(f"http://127.0.0.1:{port}/v1/realtime", internal)
         client = await call(port)
         await talk(client)
         process.process.send_signal(signal.SIGTERM)
@@ -94,8 +94,8 @@ async def test_i16_a_log_that_nobody_reads() -> None:
         await client.close()
 
 
-async def test_i17_many_scrapes_at_once() -> None:
-    """A hundred scrapes in parallel, beside calls, cost the event loop less than 50 ms at a time, and all are answered."""
+async def test_hundred_concurrent_scrapes_block_the_loop_under_50_ms() -> None:
+    """A hundred scrapes at once beside fifty sessions are all answered, and the loop lag stays below 50 ms."""
     async with serving() as (_, port, internal):
         clients = await calls(port, 50)
         before = await scrape(internal)

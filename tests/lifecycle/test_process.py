@@ -1,4 +1,4 @@
-"""The program as a process: settings, start, signals, drain, exit codes."""
+"""The program as a process: settings, start, probes, drain, exit codes."""
 
 import asyncio
 import signal
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from service.failures import CATALOGUE
 from tests.support.harness import RawClient, open_raw
-from tests.support.relay_process import ROOT, environment, get, run, serving
+from tests.support.relay_process import ROOT, environment, get, run, serving, serving_in
 
 
-def test_all_mistakes_are_reported_and_nothing_starts() -> None:
-    """Bad settings end with exit code 2 and one line for each mistake, none of which shows a secret."""
+def test_rejected_settings_exit_with_2_and_list_every_problem() -> None:
+    """Each problem is one line, no line contains a secret, and nothing is started."""
     result = run(
         "serve",
         RELAY_PORT="eighty",
@@ -31,8 +31,8 @@ def test_all_mistakes_are_reported_and_nothing_starts() -> None:
     assert "service.started" not in result.stderr
 
 
-def test_a_port_in_use_is_told() -> None:
-    """A port that somebody else has ends with exit code 1 and names the setting."""
+def test_port_in_use_exits_with_1_and_names_the_setting() -> None:
+    """A port that another process listens on is an error without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("serve", RELAY_UPSTREAM="simulator", RELAY_PORT=str(taken.getsockname()[1]))
 
@@ -41,16 +41,16 @@ def test_a_port_in_use_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_settings_are_printed() -> None:
-    """`settings` prints the reference of every setting."""
+def test_settings_command_prints_the_reference() -> None:
+    """`settings` prints every setting."""
     result = run("settings")
 
     assert result.returncode == 0
     assert "OPENAI_API_KEY or OPENAI_API_KEY_FILE" in result.stdout
 
 
-def test_a_mistyped_option_repeats_no_value() -> None:
-    """What follows an option that does not exist may be a secret; the error names the option only."""
+def test_error_for_an_unknown_option_hides_its_value() -> None:
+    """The value of a misspelt option can be a secret; the error names only the option."""
     done = run("doctor", "--tokn", "CANARY", "--tokn=CANARY")
 
     assert 2 == done.returncode
@@ -58,8 +58,8 @@ def test_a_mistyped_option_repeats_no_value() -> None:
     assert "CANARY" not in done.stderr + done.stdout
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    """`settings | head` ends without a traceback, and a machine without the dependencies is told where they are."""
+def test_closed_stdout_and_missing_dependency_print_no_traceback() -> None:
+    """`settings | head` ends silently; without the dependencies the program names the interpreter that has them."""
     command = f"{sys.executable} -m service settings | head -1; {sys.executable} -S -m service settings"
     done = subprocess.run(
         ["bash", "-c", command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
@@ -67,18 +67,18 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
     assert "Traceback" not in done.stderr
     assert "is not installed here" in done.stderr
-    assert done.stdout.startswith("Read from")
+    assert done.stdout.startswith("Settings are read from")
 
 
-def test_a_probe_of_nobody_fails() -> None:
-    """`probe` says no when no relay answers."""
+def test_probe_without_a_relay_exits_with_1() -> None:
+    """`probe` fails if nothing listens on the internal port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
     assert run("probe", "livez", RELAY_INTERNAL_PORT=port).returncode == 1
 
 
-async def test_without_a_key_the_simulator_stands_in(tmp_path: Path) -> None:
-    """`auto` without a key says so in one line, and prints the URL to use; no TLS secrets are written anywhere."""
+async def test_auto_without_a_key_uses_the_simulator(tmp_path: Path) -> None:
+    """One line warns of it, the next has the URL to use; SSLKEYLOGFILE is removed, so no TLS secrets are written."""
     keylog = tmp_path / "keys.log"
     async with serving(SSLKEYLOGFILE=str(keylog)) as (process, port, internal):
         stands_in = [line for line in process.lines if line["event"] == "simulator.stands_in"]
@@ -94,8 +94,8 @@ async def test_without_a_key_the_simulator_stands_in(tmp_path: Path) -> None:
     assert not keylog.exists()
 
 
-async def test_without_a_key_openai_is_not_simulated() -> None:
-    """By default a missing key is a missing key: /readyz stays shut, /healthz fails, /livez is well, callers are told."""
+async def test_openai_without_a_key_is_not_simulated() -> None:
+    """By default a missing key closes /readyz and fails /healthz but not /livez, and clients are refused with key_missing."""
     async with serving(RELAY_UPSTREAM="openai") as (_, port, internal):
         client = await open_raw(port)
         await client.close()
@@ -105,22 +105,22 @@ async def test_without_a_key_openai_is_not_simulated() -> None:
         assert await get(f"{internal}/healthz?exclude=key&exclude=handshake") == 200
 
 
-async def test_sigterm_when_idle() -> None:
-    """With nobody connected the process ends at once, with exit code 0."""
+async def test_sigterm_without_sessions_exits_immediately() -> None:
+    """Without an open session the process ends without a drain, with exit code 0."""
     async with serving() as (process, _, _):
         process.process.send_signal(signal.SIGTERM)
 
         assert await asyncio.wait_for(process.rest(), 3) == 0
 
 
-async def say_and_hear(client: RawClient) -> None:
-    """One event each way."""
+async def exchange_events(client: RawClient) -> None:
+    """One event in each direction."""
     client.send_event(type="session.update", session={"type": "realtime"})
     assert (await client.next_event())["type"] == "session.updated"
 
 
 async def test_sigterm_with_ten_sessions() -> None:
-    """Readiness closes and newcomers are refused while calls go on both ways; at the deadline the rest get 1001; exit 0."""
+    """/readyz closes and new sessions are refused while open ones continue; at the deadline these are closed with 1001."""
     async with serving(RELAY_DRAIN_SECONDS="1.5") as (process, port, internal):
         clients = [await open_raw(port) for _ in range(10)]
         for client in clients:
@@ -129,12 +129,12 @@ async def test_sigterm_with_ten_sessions() -> None:
 
         process.process.send_signal(signal.SIGTERM)
         assert (await process.event("drain.started"))["sessions"] == 10
-        newcomer = await open_raw(port)
-        await newcomer.close()
-        assert (newcomer.answer.status, newcomer.answer.error["code"]) == (503, "relay_draining")
+        late = await open_raw(port)
+        await late.close()
+        assert (late.answer.status, late.answer.error["code"]) == (503, "relay_draining")
         assert [503, 200] == [await get(f"{internal}/{path}") for path in ("readyz", "livez")]
         for client in clients:
-            await say_and_hear(client)
+            await exchange_events(client)
         for client in clients[:2]:
             await client.close()
 
@@ -147,8 +147,8 @@ async def test_sigterm_with_ten_sessions() -> None:
         assert sorted(reasons) == ["client_lost"] * 2 + ["relay_draining"] * 8
 
 
-async def test_a_second_signal_hurries() -> None:
-    """Whoever sends a second signal does not have to wait for the drain."""
+async def test_second_sigterm_ends_the_drain() -> None:
+    """A second SIGTERM closes the open sessions without waiting for the deadline of the drain."""
     async with serving(RELAY_DRAIN_SECONDS="600") as (process, port, _):
         client = await open_raw(port)
         await client.next_event()
@@ -159,3 +159,14 @@ async def test_a_second_signal_hurries() -> None:
         assert (await client.next_event())["error"]["code"] == "relay_draining"
         await client.close()
         assert await asyncio.wait_for(process.rest(), 8) == 0
+
+
+async def test_stray_line_in_an_env_file_is_one_log_event(tmp_path: Path) -> None:
+    """A line that python-dotenv cannot parse is reported as a log event of the relay; the library itself writes nothing."""
+    (tmp_path / ".env").write_text("RELAY_MODEL=m\n'stray\n", encoding="utf-8")
+    async with serving_in(tmp_path) as (process, _, _):  # reads each line of stderr as JSON, up to service.started
+        odd = [line for line in process.lines if line["event"] == "setting.odd"]
+
+        assert [(".env", "line 2 is not NAME=value and was not read")] == [(o["variable"], o["message"]) for o in odd]
+        assert not [line for line in process.lines if "dotenv" in str(line)]
+        assert process.lines[-1]["settings"]["RELAY_MODEL"] == "m"

@@ -1,4 +1,4 @@
-"""Signals to the real process: the ladder, the drain, the exit code (rows I1 to I7 of the fault plan)."""
+"""Signals to the real process: the order of signals, the drain, the exit code."""
 
 import asyncio
 import contextlib
@@ -23,49 +23,49 @@ from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
 from tests.support.relay_process import Process, environment, get, serving
 
 SCRIPTED = "/v1/realtime?model=scripted"
-GOODBYE = (1001, CATALOGUE["relay_draining"].close_text)
+CLOSED = (1001, CATALOGUE["relay_draining"].close_text)
 
 
-def finished(process: Process) -> Any:
-    """The line that tells how the drain went."""
+def drain_result(process: Process) -> Any:
+    """The log event of the end of the drain."""
     return next(line for line in process.lines if line["event"] == "drain.finished")
 
 
 @pytest.mark.timeout(90)
-async def test_i2_a_drain_with_five_hundred_calls() -> None:
-    """Calls go on while newcomers are refused; at the deadline the rest hear 1001, spread out; none is forgotten."""
+async def test_drain_with_five_hundred_sessions() -> None:
+    """Open sessions continue while new ones are refused; at the deadline the others are closed with 1001, spread out."""
     async with serving(RELAY_DRAIN_SECONDS="4", RELAY_CLOSE_SPREAD_SECONDS="2") as (process, port, internal):
         clients = await calls(port, 500)
         process.process.send_signal(signal.SIGTERM)
         assert 500 == (await process.event("drain.started"))["sessions"]
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/realtime?model=m") as plain:
-            assert 426 == plain.status  # not a WebSocket: told so, draining or not
-        newcomer = await open_raw(port)
-        await newcomer.close()
-        assert (503, "relay_draining") == (newcomer.answer.status, newcomer.answer.error["code"])
-        assert 1 <= int(newcomer.answer.headers["Retry-After"]) <= 5
-        assert "close" == newcomer.answer.headers["Connection"]
+            assert 426 == plain.status  # not a WebSocket, draining or not
+        late = await open_raw(port)
+        await late.close()
+        assert (503, "relay_draining") == (late.answer.status, late.answer.error["code"])
+        assert 1 <= int(late.answer.headers["Retry-After"]) <= 5
+        assert "close" == late.answer.headers["Connection"]
         assert [503, 200] == [await get(f"{internal}/{path}") for path in ("readyz", "livez")]
         assert 1 == value(await scrape(internal), "realtime_relay_draining")
         await asyncio.gather(*(talk(client) for client in clients))
         for client in clients[:100]:
             await client.close()
-        told = await asyncio.gather(*(listen(client) for client in clients[100:]))
+        endings = await asyncio.gather(*(listen(client) for client in clients[100:]))
 
         assert 0 == await process.rest()
-        assert {("relay_draining", GOODBYE)} == {(one.code, one.close) for one in told}
-        moments = sorted(one.at for one in told)
+        assert {("relay_draining", CLOSED)} == {(ending.code, ending.close) for ending in endings}
+        moments = sorted(ending.at for ending in endings)
         assert 1 < moments[-1] - moments[0] < 3.5
         assert (100, 400, 0, False) == tuple(
-            finished(process)[name] for name in ("finished", "closed", "aborted", "hurried")
+            drain_result(process)[name] for name in ("finished", "closed", "aborted", "hurried")
         )
         assert {"client_lost": 100, "relay_draining": 400} == Counter(
             line["reason"] for line in process.lines if line["event"] == "session.ended"
         )
 
 
-async def test_whoever_asks_is_told_of_the_drain() -> None:
-    """`?draining_event=true` brings one event with the time that is left, between two messages; nobody else hears of it."""
+async def test_draining_event_reaches_only_clients_that_ask_for_it() -> None:
+    """`?draining_event=true` yields one event, between two messages, with the time until the close; others get none."""
     async with serving(RELAY_DRAIN_SECONDS="2") as (process, port, _):
         asking, other = await call(port, DRAINING), await call(port)
         process.process.send_signal(signal.SIGTERM)
@@ -76,26 +76,27 @@ async def test_whoever_asks_is_told_of_the_drain() -> None:
         assert CATALOGUE["relay_draining"].remedy == event["remedy"]
         await talk(asking)
         first, second = await asyncio.gather(listen(asking), listen(other))
-        assert (["error"], ["error"], GOODBYE) == (first.events, second.events, first.close)
+        assert (["error"], ["error"], CLOSED) == (first.events, second.events, first.close)
         assert 0 == await process.rest()
 
 
 @pytest.mark.parametrize(
-    ("setting", "wish", "hears"), [("true", "", True), ("true", "&draining_event=false", False), ("false", "", False)]
+    ("setting", "query", "expected"),
+    [("true", "", True), ("true", "&draining_event=false", False), ("false", "", False)],
 )
-async def test_the_setting_holds_for_whoever_says_nothing(setting: str, wish: str, *, hears: bool) -> None:
-    """RELAY_DRAINING_EVENT is the default; each client may choose otherwise, and the wish does not travel upstream."""
+async def test_draining_event_setting_is_the_default_of_the_query(setting: str, query: str, *, expected: bool) -> None:
+    """RELAY_DRAINING_EVENT holds unless the client's query overrides it; the parameter is not sent upstream."""
     async with serving(RELAY_DRAIN_SECONDS="1.2", RELAY_DRAINING_EVENT=setting) as (process, port, _):
-        client = await call(port, f"/v1/realtime?model=gpt-realtime{wish}")
+        client = await call(port, f"/v1/realtime?model=gpt-realtime{query}")
         process.process.send_signal(signal.SIGTERM)
-        told = await listen(client)
+        ending = await listen(client)
 
-        assert (["relay.draining", "error"] if hears else ["error"]) == told.events
+        assert (["relay.draining", "error"] if expected else ["error"]) == ending.events
         await process.rest()
 
 
-async def test_an_odd_wish_is_refused() -> None:
-    """A mistyped value is a 400 before anything is dialled, not a silent no."""
+async def test_draining_event_of_unknown_value_is_refused() -> None:
+    """A misspelt value is a 400 before the dial; it is not ignored."""
     async with serving() as (process, port, _):
         client = await open_raw(port, "/v1/realtime?model=gpt-realtime&draining_event=yes")
         await client.close()
@@ -104,12 +105,12 @@ async def test_an_odd_wish_is_refused() -> None:
         assert "draining_event is neither true nor false" == refused["detail"]
 
 
-async def test_i3_dials_in_flight() -> None:
-    """Callers who are being connected when the drain begins are answered: with a session that is drained, or with why not."""
-    waiting = asyncio.Event()
+async def test_dial_in_flight_becomes_a_session_during_the_drain() -> None:
+    """A dial that is in flight when the drain starts can still succeed; its session is then drained like the others."""
+    answered = asyncio.Event()
 
     async def slow(wire: Wire) -> None:
-        await waiting.wait()
+        await answered.wait()
         wire.send(CREATED)
         close = await wire.until_close()
         wire.send_close(close[0] if close else None)
@@ -128,20 +129,20 @@ async def test_i3_dials_in_flight() -> None:
         await until_scrape(internal, lambda text: 60 == value(text, "realtime_relay_dials_active"))
         process.process.send_signal(signal.SIGTERM)
         assert 60 == (await process.event("drain.started"))["dials"]
-        waiting.set()
+        answered.set()
         clients = await asyncio.gather(*dialling)
         assert {101} == {client.answer.status for client in clients}
-        told = await asyncio.gather(*(listen(client) for client in clients))
+        endings = await asyncio.gather(*(listen(client) for client in clients))
 
-        assert {GOODBYE} == {one.close for one in told}
+        assert {CLOSED} == {ending.close for ending in endings}
         assert 0 == await process.rest()
-        assert 60 == finished(process)["closed"]
+        assert 60 == drain_result(process)["closed"]
 
 
-@pytest.mark.parametrize("way", ["deadline", "hurry"])
-async def test_i3_dials_that_outlast_the_drain(way: str) -> None:
-    """Whoever is still being connected when the drain's time is over hears why, and that it may be tried elsewhere."""
-    async with serving(RELAY_DRAIN_SECONDS="0.5" if way == "deadline" else "600", RELAY_DIAL_TIMEOUT_SECONDS="60") as (
+@pytest.mark.parametrize("end", ["deadline", "hurry"])
+async def test_dial_that_outlasts_the_drain_is_refused(end: str) -> None:
+    """A dial in flight at the end of the drain is answered with relay_draining and Retry-After, before its own timeout."""
+    async with serving(RELAY_DRAIN_SECONDS="0.5" if end == "deadline" else "600", RELAY_DIAL_TIMEOUT_SECONDS="60") as (
         process,
         port,
         internal,
@@ -152,7 +153,7 @@ async def test_i3_dials_that_outlast_the_drain(way: str) -> None:
         process.process.send_signal(signal.SIGTERM)
         await process.event("drain.started")
         began = asyncio.get_running_loop().time()
-        if way == "hurry":
+        if end == "hurry":
             process.process.send_signal(signal.SIGTERM)
         answers = [client.answer for client in await asyncio.gather(*dialling)]
 
@@ -167,15 +168,15 @@ async def test_i3_dials_that_outlast_the_drain(way: str) -> None:
             await client.result().close()
 
 
-async def test_i4_stuck_clients_are_cut_in_time() -> None:
-    """A client that reads nothing cannot hold the process: it is cut in the end, and the exit code says so."""
+async def test_client_that_reads_nothing_is_aborted_in_time() -> None:
+    """Such a client cannot delay the end of the process: its session is aborted, and the exit code is 3."""
 
     async def flood(wire: Wire) -> None:
         wire.send(CREATED)
         while not wire.writer.is_closing():
             wire.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 60_000 + b'"}')
             await wire.writer.drain()
-            await asyncio.sleep(0)  # uvloop writes between turns of the loop, and only then knows that it is full
+            await asyncio.sleep(0)  # uvloop writes between event loop iterations, and only then sees a full socket
 
     async with (
         raw_upstream(flood) as upstream,
@@ -197,51 +198,51 @@ async def test_i4_stuck_clients_are_cut_in_time() -> None:
 
         assert 3 == await process.rest()
         assert asyncio.get_running_loop().time() - began < 1 + CLIENT_CLOSE_SECONDS + 3
-        assert 5 == finished(process)["aborted"]
-        assert "warning" == finished(process)["level"]
+        assert 5 == drain_result(process)["aborted"]
+        assert "warning" == drain_result(process)["level"]
         for client in stuck:
             client.reset()
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_i5_a_second_signal_ends_it_within_a_second(first: signal.Signals) -> None:
-    """The second signal ends the calls with 1001 and a reason at once, whatever the drain allows."""
+async def test_second_signal_closes_sessions_within_a_second(first: signal.Signals) -> None:
+    """The second signal closes the sessions with 1001 and a reason immediately, whatever time the drain has left."""
     async with serving(RELAY_DRAIN_SECONDS="600", RELAY_CLOSE_SPREAD_SECONDS="600") as (process, port, _):
         clients = await calls(port, 20)
         process.process.send_signal(first)
-        words = (await process.event("signal.received"))["message"]
-        assert "20 session(s) may go on for 600 s" in words
-        assert ("Ctrl-C again" if first is signal.SIGINT else "a second signal") in words
+        message = (await process.event("signal.received"))["message"]
+        assert "20 open session(s) can continue for 600 s" in message
+        assert ("Press Ctrl-C again" if first is signal.SIGINT else "Send a second signal") in message
         await process.event("drain.started")
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGINT)
-        told = await asyncio.gather(*(listen(client) for client in clients))
+        endings = await asyncio.gather(*(listen(client) for client in clients))
 
-        assert {GOODBYE} == {one.close for one in told}
+        assert {CLOSED} == {ending.close for ending in endings}
         assert 0 == await process.rest()
         assert asyncio.get_running_loop().time() - began < FAST_CLOSE_SECONDS + 1
-        assert finished(process)["hurried"]
+        assert drain_result(process)["hurried"]
 
 
-@pytest.mark.parametrize("ladder", [[signal.SIGQUIT], [signal.SIGTERM] * 3])
-async def test_the_last_rung_cuts(ladder: list[signal.Signals]) -> None:
-    """SIGQUIT, or a third signal, waits for nobody; the exit code tells that sessions were cut."""
+@pytest.mark.parametrize("numbers", [[signal.SIGQUIT], [signal.SIGTERM] * 3])
+async def test_sigquit_or_third_signal_aborts_sessions(numbers: list[signal.Signals]) -> None:
+    """No close frame is waited for; the exit code is 3 if a session was aborted."""
     async with serving(RELAY_DRAIN_SECONDS="600") as (process, port, _):
         mute = await call(port)
         began = asyncio.get_running_loop().time()
-        for number in ladder:
+        for number in numbers:
             process.process.send_signal(number)
             await process.event("signal.received")
 
         code = await process.rest()
-        assert (3 if finished(process)["aborted"] else 0) == code
+        assert (3 if drain_result(process)["aborted"] else 0) == code
         assert asyncio.get_running_loop().time() - began < FAST_CLOSE_SECONDS
-        assert finished(process)["seconds"] < FAST_CLOSE_SECONDS
+        assert drain_result(process)["seconds"] < FAST_CLOSE_SECONDS
         await mute.close()
 
 
-async def test_i6_a_kill_and_a_restart() -> None:
-    """After SIGKILL clients see their connection end, and a successor on the same port serves within two seconds."""
+async def test_restart_on_the_same_port_after_sigkill() -> None:
+    """SIGKILL closes the clients' connections, and a new process on the same port serves within two seconds."""
     async with serving() as (process, port, _):
         client = await call(port)
         process.process.kill()
@@ -256,14 +257,14 @@ async def test_i6_a_kill_and_a_restart() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("milliseconds", [0, 50, 100, 200, 300])
-async def test_i7_a_signal_during_the_start(milliseconds: int, number: signal.Signals) -> None:
-    """Whenever SIGTERM or Ctrl-C comes, from the program's first lines on, the process ends well, and leaves no traceback."""
+async def test_signal_during_the_start_exits_with_0(milliseconds: int, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C at any moment of the start, from the program's first lines on: exit code 0 and no traceback."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "serve",
         env=environment(RELAY_UPSTREAM="simulator"), cwd="/", stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await eventually(lambda: is_caught(child.pid, signal.SIGTERM))  # the last of them
-    await asyncio.sleep(milliseconds / 1000)  # a moment of the start is what is tested
+    await eventually(lambda: is_caught(child.pid, signal.SIGTERM))  # the handler that is installed last
+    await asyncio.sleep(milliseconds / 1000)  # not a wait for a state: the moment of the signal is the case
     child.send_signal(number)
     _, text = await asyncio.wait_for(child.communicate(), 10)
 
@@ -272,23 +273,23 @@ async def test_i7_a_signal_during_the_start(milliseconds: int, number: signal.Si
 
 
 def is_caught(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal; before that the system ends it, as it ends every process."""
+    """Whether a process has a handler for a signal; without one, the signal ends the process."""
     caught = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.MULTILINE)
     return bool(int(caught[0], 16) >> (number - 1) & 1)
 
 
-async def test_sighup_ends_nothing() -> None:
-    """A reload, as process managers send it, drops no call, and says what is read again and what is not."""
+async def test_sighup_ends_no_session() -> None:
+    """SIGHUP, which process managers send to reload, closes nothing; the log states what is read again."""
     async with serving() as (process, port, _):
         client = await call(port)
         process.process.send_signal(signal.SIGHUP)
-        assert "Nothing to read again" in (await process.event("signal.received"))["message"]
+        assert "Nothing was reloaded" in (await process.event("signal.received"))["message"]
         await talk(client)
         await client.close()
 
 
-async def test_a_closed_terminal_is_a_signal_to_stop() -> None:
-    """Who closes the terminal in which the relay runs leaves no relay behind."""
+async def test_sighup_from_a_terminal_stops_the_process() -> None:
+    """Closing the terminal in which the relay runs ends the relay."""
     ours, theirs = pty.openpty()
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "serve",

@@ -1,4 +1,4 @@
-"""A wall clock that jumps while the real process runs (row I11 of the fault plan), by Debian's libfaketime."""
+"""The real process while the wall clock jumps, with Debian's libfaketime."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from tools.debian import PackageUnavailable, unpack
 
 
 def faked(folder: Path) -> dict[str, str]:
-    """Variables under which a process reads its wall clock's offset from a file, each time; its other clocks are real."""
+    """Variables that make a process add the offset in a file to its wall clock; its other clocks are real."""
     try:
         root = unpack("libfaketime", "usr/lib")
     except PackageUnavailable as exc:
@@ -30,8 +30,8 @@ def faked(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("jump", ["+1h", "-1h"])
-async def test_i11_the_wall_clock_jumps(jump: str, tmp_path: Path) -> None:
-    """An hour forwards or back ends no call and ages no check; durations stay true, and the drain keeps its time."""
+async def test_wall_clock_jump_of_an_hour(jump: str, tmp_path: Path) -> None:
+    """A jump forwards or back ends no session and makes no check stale; durations and the drain keep real time."""
     async with serving(**faked(tmp_path), RELAY_DRAIN_SECONDS="1.5") as (process, port, internal):
         started = process.lines[-1]["timestamp"]
         clients = await calls(port, 20)
@@ -49,12 +49,12 @@ async def test_i11_the_wall_clock_jumps(jump: str, tmp_path: Path) -> None:
 
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGTERM)
-        told = await asyncio.gather(*(listen(client) for client in [*clients, *late]))
+        endings = await asyncio.gather(*(listen(client) for client in [*clients, *late]))
         assert 0 == await process.rest()
-        assert {1001} == {one.close[0] for one in told if one.close is not None}
+        assert {1001} == {ending.close[0] for ending in endings if ending.close is not None}
         assert 1.4 < asyncio.get_running_loop().time() - began < 6
     jumped = datetime.fromisoformat(process.lines[-1]["timestamp"]) - datetime.fromisoformat(started)
-    assert abs(jumped) > timedelta(minutes=50)  # the process did see another time
+    assert abs(jumped) > timedelta(minutes=50)  # the process saw the jump
     durations = [line["duration_seconds"] for line in process.lines if line["event"] == "session.ended"]
     assert 25 == len(durations)
     assert all(0 < duration < 30 for duration in durations)

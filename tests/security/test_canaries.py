@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from service.app import App
-from service.settings import Settings
+from service.settings import load_settings
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
 from service.telemetry import logs
@@ -78,7 +78,7 @@ async def test_no_surface_holds_a_secret(scenario: str, log: io.StringIO) -> Non
         "RELAY_LOG_LEVEL": "debug",
     }
     async with Simulator(SimulatorOptions(pace=0, slow_first_event_seconds=0.1)) as simulator:
-        app = App(Settings.load(environ | {"OPENAI_BASE_URL": simulator.url}), intervals=QUIET_INTERVALS)
+        app = App(load_settings(environ | {"OPENAI_BASE_URL": simulator.url}), intervals=QUIET_INTERVALS)
         logs.configure("json", "debug", app.redactor, log)
         await app.start()
         relay = Relay(app, [], simulator)

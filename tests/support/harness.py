@@ -18,7 +18,7 @@ from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control, Message
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message
 
@@ -80,7 +80,7 @@ async def running_relay(
     """Run a relay with a simulator, or OPENAI_BASE_URL, as its upstream. `adjust` changes settings that no variable can."""
     if simulator is not None:
         overrides.setdefault("OPENAI_BASE_URL", simulator.url)
-    settings = Settings.load(environment(**overrides))
+    settings = load_settings(environment(**overrides))
     settings = adjust(settings) if adjust is not None else settings
     with structlog.testing.capture_logs() as logs:
         app = App(settings, intervals=intervals or QUIET_INTERVALS)

@@ -1,4 +1,4 @@
-"""The program as a process of its own: start it, read its log, ask its URLs."""
+"""The program as a process: starts it, reads its log, requests its URLs."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """A clean environment for the program: nothing of ours leaks in."""
+    """The environment of the program: the settings given, on free ports, and no setting of the test's own environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "OPENAI_", "PYTHON"))}
     return {**kept, "PYTHONPATH": str(ROOT), "RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", **settings}
 
 
 def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in a folder without .env files."""
+    """Run a command to its end in a folder without .env files."""
     return subprocess.run(
         [sys.executable, "-m", "service", *words],
         env=environment(**settings),
@@ -38,13 +38,13 @@ def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Process:
-    """A running relay."""
+    """A running relay. `lines` holds the log events that were read so far."""
 
     process: asyncio.subprocess.Process
     lines: list[Any] = field(default_factory=list)
 
     async def event(self, name: str) -> Any:
-        """The next log event of a name."""
+        """Read the log up to the next event of a name."""
         assert self.process.stderr is not None
         while True:
             line = await asyncio.wait_for(self.process.stderr.readline(), 15)
@@ -54,21 +54,26 @@ class Process:
                 return self.lines[-1]
 
     async def rest(self) -> int:
-        """Read the log to its end; the exit code."""
+        """Read the log to its end; returns the exit code."""
         assert self.process.stderr is not None
         while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
-            if line.endswith(b"\n"):  # a process that was killed may have been amid one
+            if line.endswith(b"\n"):  # a killed process can leave half a line
                 self.lines.append(json.loads(line))
         return await self.process.wait()
 
 
+def serving(**settings: str) -> AbstractAsyncContextManager[tuple[Process, int, str]]:
+    """A relay process in a folder without .env files; see `serving_in`."""
+    return serving_in(Path("/"), **settings)
+
+
 @asynccontextmanager
-async def serving(**settings: str) -> AsyncIterator[tuple[Process, int, str]]:
-    """A relay process on the simulator: the process, its public port, its internal URL."""
+async def serving_in(directory: Path, /, **settings: str) -> AsyncIterator[tuple[Process, int, str]]:
+    """A relay process in `directory`, by default on the simulator: the process, its public port, its internal URL."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "serve",
         env=environment(**{"RELAY_UPSTREAM": "auto"} | settings),
-        cwd="/",
+        cwd=directory,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     process = Process(child)
@@ -83,7 +88,7 @@ async def serving(**settings: str) -> AsyncIterator[tuple[Process, int, str]]:
 
 
 async def get(url: str) -> int:
-    """The status of a URL."""
+    """The HTTP status of a URL."""
 
     def fetch() -> int:
         try:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.realtime.keys import Secret
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy, parse_proxy
 from tests.support.certificates import Authority
 from tests.support.harness import Relay, eventually, open_raw, payload_of, running_relay
@@ -263,8 +263,8 @@ def test_choice_of_the_proxy(setting: str | None, environ: dict[str, str], expec
 
 def test_loopback_upstream_uses_no_proxy() -> None:
     """For other hosts, credentials are split from the URL and hidden."""
-    loopback = Settings.load({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "RELAY_UPSTREAM_PROXY": "http://p:1"})
-    remote = Settings.load({"RELAY_UPSTREAM_PROXY": f"http://web:{PASSWORD}%40@p:1"})
+    loopback = load_settings({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "RELAY_UPSTREAM_PROXY": "http://p:1"})
+    remote = load_settings({"RELAY_UPSTREAM_PROXY": f"http://web:{PASSWORD}%40@p:1"})
 
     assert loopback.proxy is None
     assert remote.proxy is not None

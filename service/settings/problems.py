@@ -1,0 +1,41 @@
+"""Mistakes in settings. Their texts hold no secret: what could be one is hidden."""
+
+import re
+from dataclasses import dataclass
+
+from service.realtime.redaction import redact
+
+HIDDEN = "(hidden)"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: the variable, its value as it can be shown, what is accepted, and an example."""
+
+    variable: str
+    value: str
+    accepts: str
+    example: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.value}: expected {self.accepts}; for example {self.variable}={self.example}"
+
+
+class SettingsRejected(Exception):
+    """The settings cannot be used. `problems` holds every mistake, not only the first."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def printable_value(text: str) -> str:
+    """The first 80 characters of a value that is not a secret, without key shapes, URL credentials and URL queries."""
+    text = re.sub(r"//.*@", f"//{HIDDEN}@", text, flags=re.DOTALL)
+    return redact(re.sub(r"\?.*", f"?{HIDDEN}", text, flags=re.DOTALL))[:80]
+
+
+def printable_path(path: str) -> str:
+    """A file name; hidden unless it begins like one, because it can be the secret itself in the wrong variable."""
+    is_path = path.startswith(("/", "./", "../"))
+    return repr(redact(path[:200])) if is_path else "(hidden, as it may be the secret itself)"

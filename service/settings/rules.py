@@ -1,0 +1,61 @@
+"""The rules between settings. A rule is skipped where one of its settings is not accepted by itself."""
+
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.realtime.names import is_loopback
+from service.settings.declared import Settings, declaration_of
+from service.settings.problems import HIDDEN, Problem
+from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy
+
+Rule = Callable[[Settings], Problem | None]
+
+
+def broken_rules(settings: Settings, rejected: AbstractSet[str]) -> Iterator[Problem]:
+    """The rules that `settings` breaks. `rejected` holds the variables whose own value is not accepted."""
+    for variables, rule in _RULES:
+        problem = None if variables & rejected else rule(settings)
+        if problem is not None:
+            yield problem
+
+
+def _open_access_needs_consent(settings: Settings) -> Problem | None:
+    if settings.access != "open" or is_loopback(settings.host) or settings.open_anywhere:
+        return None
+    accepts = f"tokens while RELAY_HOST is {settings.host}, or RELAY_OPEN_ANYWHERE=true"
+    return Problem("RELAY_ACCESS", "'open'", accepts, declaration_of("RELAY_ACCESS").example)
+
+
+def _token_access_needs_tokens(settings: Settings) -> Problem | None:
+    if settings.access != "tokens" or settings.client_tokens:
+        return None
+    accepts = "at least one token, because RELAY_ACCESS is tokens (the default off loopback)"
+    return Problem("RELAY_CLIENT_TOKENS", "(unset)", accepts, declaration_of("RELAY_CLIENT_TOKENS").example)
+
+
+def _ports_differ(settings: Settings) -> Problem | None:
+    if settings.port != settings.internal_port or settings.port == 0:
+        return None
+    example = declaration_of("RELAY_INTERNAL_PORT").example
+    return Problem("RELAY_INTERNAL_PORT", repr(str(settings.internal_port)), "a port other than RELAY_PORT", example)
+
+
+_RULES: Final[tuple[tuple[AbstractSet[str], Rule], ...]] = (
+    ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_OPEN_ANYWHERE"}, _open_access_needs_consent),
+    ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENT_TOKENS"}, _token_access_needs_tokens),
+    ({"RELAY_PORT", "RELAY_INTERNAL_PORT"}, _ports_differ),
+)
+
+
+def proxy_for(settings: Settings, environ: Mapping[str, str]) -> Proxy | Problem | None:
+    """The proxy for the provider's host; None for an upstream on this machine or without a proxy."""
+    host = urlsplit(settings.openai_base_url).hostname or ""
+    if settings.upstream_proxy is None or is_loopback(host):
+        return None
+    try:
+        return choose_proxy(settings.upstream_proxy.reveal(), host, environ)
+    except InvalidProxy as exc:
+        accepts = "a URL of a proxy, because RELAY_UPSTREAM_PROXY is auto"
+        return Problem(exc.variable, HIDDEN, accepts, declaration_of("RELAY_UPSTREAM_PROXY").example)

@@ -1,0 +1,182 @@
+"""From the values of an environment to settings, or to problems."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.realtime.keys import Secret
+from service.settings import SETTING_NAMES, SettingsRejected, load_settings
+from tests.settings.environments import KEY, TOKEN, problems, warnings
+
+
+def test_problems_are_reported_together() -> None:
+    """Each problem names its variable, its value, what is accepted and an example; the value of a secret is hidden."""
+    found = problems(
+        RELAY_PORT="70000",
+        RELAY_FIRST_EVENT="maybe",
+        RELAY_IDLE_TIMEOUT_SECONDS="inf",
+        RELAY_OPEN_ANYWHERE="perhaps",
+        RELAY_TRUSTED_PROXIES="10.0.0.0/99",
+        RELAY_CLIENT_TOKENS=f"a:{TOKEN},a:{TOKEN}2",
+    )
+
+    assert set(found) == {
+        "RELAY_PORT", "RELAY_FIRST_EVENT", "RELAY_IDLE_TIMEOUT_SECONDS", "RELAY_OPEN_ANYWHERE", "RELAY_TRUSTED_PROXIES",
+        "RELAY_CLIENT_TOKENS",
+    }  # fmt: skip
+    assert (
+        found["RELAY_PORT"]
+        == "RELAY_PORT='70000': expected 0 to 65535; 0 selects any free port; for example RELAY_PORT=8080"
+    )
+    assert "CANARY" not in found["RELAY_CLIENT_TOKENS"]
+
+
+@pytest.mark.parametrize(
+    ("given_url", "accepted"),
+    [
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
+        ("wss://eu.api.openai.com/v1", "https://eu.api.openai.com/v1"),
+        ("http://localhost:9000/v1", "http://localhost:9000/v1"),
+        ("ws://127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("http://[::1]:9000/v1", "http://[::1]:9000/v1"),
+        ("http://api.openai.com/v1", None),
+        ("https://user:pass@host/v1", None),
+        ("https://host/v1?api-key=x", None),
+        ("https://host/v1#x", None),
+        ("https://host/v1/realtime", None),
+        ("https://host/v1/realtime/translations", None),
+        ("https://a b/v1", None),
+        ("https://ho\nst/v1", None),
+        ("https://host:0/v1", None),
+        ("https://host:port/v1", None),
+        ("api.openai.com/v1", None),
+        ("ftp://host/v1", None),
+        ("https://", None),
+    ],
+)
+def test_base_url(given_url: str, accepted: str | None) -> None:
+    """URLs as the SDKs accept them; plain http only to loopback, and neither credentials nor queries."""
+    if accepted is None:
+        assert set(problems(OPENAI_BASE_URL=given_url)) == {"OPENAI_BASE_URL"}
+    else:
+        assert load_settings({"OPENAI_BASE_URL": given_url}).openai_base_url == accepted
+
+
+def test_access_is_open_on_loopback_only() -> None:
+    """Off loopback tokens are required, unless RELAY_ACCESS and RELAY_OPEN_ANYWHERE both ask for open access."""
+    assert load_settings({}).access == "open"
+    assert set(problems(RELAY_HOST="0.0.0.0")) == {"RELAY_CLIENT_TOKENS"}
+    assert set(problems(RELAY_HOST="0.0.0.0", RELAY_ACCESS="open")) == {"RELAY_ACCESS"}
+    assert load_settings({"RELAY_HOST": "0.0.0.0", "RELAY_CLIENT_TOKENS": TOKEN}).access == "tokens"
+    both = {"RELAY_HOST": "0.0.0.0", "RELAY_ACCESS": "open", "RELAY_OPEN_ANYWHERE": "yes"}
+    assert load_settings(both).access == "open"
+    assert set(problems(RELAY_PORT="9464")) == {"RELAY_INTERNAL_PORT"}
+
+
+def test_client_tokens_are_named_or_numbered() -> None:
+    """Equal names or tokens, an empty list, spaces and quotes are refused."""
+    tokens = load_settings({"RELAY_CLIENT_TOKENS": f"web:{TOKEN}, other-{TOKEN}"}).client_tokens
+
+    assert [("web", TOKEN), ("token-2", f"other-{TOKEN}")] == [(t.name, t.secret.reveal()) for t in tokens]
+    for bad in (f"a:{TOKEN},b:{TOKEN}", f'"{TOKEN}"', "a b", ",", "n@me:abc"):
+        assert "RELAY_CLIENT_TOKENS" in problems(RELAY_CLIENT_TOKENS=bad)
+
+
+def test_origins_are_normalised() -> None:
+    """Origins are stored in the form in which browsers send them; a URL with a path is not an origin."""
+    loaded = load_settings({"RELAY_ALLOWED_ORIGINS": "https://APP.example.com:443/, http://localhost:3000,*"})
+
+    assert ("https://app.example.com", "http://localhost:3000", "*") == loaded.allowed_origins
+    for bad in ("https://a.example/path", "https://a b", "https://host:0", "a.example", "https://u@host", "https://"):
+        assert "RELAY_ALLOWED_ORIGINS" in problems(RELAY_ALLOWED_ORIGINS=bad)
+
+
+def test_rule_is_skipped_if_one_of_its_settings_is_not_accepted() -> None:
+    """A value that is not accepted by itself is one problem, not two."""
+    assert {"RELAY_CLIENT_TOKENS"} == set(problems(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS="a b"))
+    assert {"RELAY_ACCESS"} == set(problems(RELAY_ACCESS="closed", RELAY_HOST="0.0.0.0"))
+    assert {"RELAY_OPEN_ANYWHERE"} == set(
+        problems(RELAY_ACCESS="open", RELAY_HOST="0.0.0.0", RELAY_OPEN_ANYWHERE="certainly")
+    )
+    assert {"RELAY_HOST"} == set(problems(RELAY_HOST="not a host"))
+
+
+@pytest.mark.parametrize("key", ["", "'quoted'", "Bearer x", "sk-...", "sk-admin-x", "\tx y"])
+def test_malformed_key_does_not_stop_the_start(key: str) -> None:
+    """The settings load whatever the key is; the lint of the key reports it."""
+    assert load_settings({"OPENAI_API_KEY": key}).port == 8080
+
+
+def test_unknown_name_is_a_warning() -> None:
+    """A misspelt name comes with the most similar known one, a service link with its cause; none is an error."""
+    found = warnings(
+        {
+            "RELAY_MAX_SESSION": "5",
+            "RELAY_PORT": "tcp://10.0.0.1:80",
+            "RELAY_SERVICE_HOST": "10.0.0.1",
+            "RELAY_METRICS_SERVICE_PORT_HTTP": "80",
+            "RELAY_PORT_80_TCP_ADDR": "10.0.0.1",
+            "OPENAI_KEY": KEY,
+            "SSLKEYLOGFILE": "keys.log",
+            "RELAY_CLIENT_TOKENS": "short",
+        }
+    )
+
+    assert "did you mean RELAY_MAX_SESSIONS" in found["RELAY_MAX_SESSION"]
+    for name in ("RELAY_PORT", "RELAY_SERVICE_HOST", "RELAY_PORT_80_TCP_ADDR", "RELAY_METRICS_SERVICE_PORT_HTTP"):
+        assert "enableServiceLinks" in found[name]
+    assert "OPENAI_API_KEY" in found["OPENAI_KEY"]
+    assert "shorter than 16" in found["RELAY_CLIENT_TOKENS"]
+    assert load_settings({"RELAY_PORT": "tcp://10.0.0.1:80"}).port == 8080
+
+
+def test_misplaced_secret_is_hidden() -> None:
+    """A key in the variable for its file or in a setting that is a word, credentials and queries in a URL."""
+    wrong_file = load_settings({"OPENAI_API_KEY_FILE": KEY})
+    shown = f"{wrong_file.openai_api_key_problem} {wrong_file.warnings}"
+    for mistake in (
+        {"OPENAI_BASE_URL": "https://user:CANARY/2@host/v1"},
+        {"OPENAI_BASE_URL": "https://host/v1?api-key=CANARY"},
+        {"RELAY_PORT": KEY},
+        {"RELAY_CLIENT_TOKENS_FILE": TOKEN},
+        {"OPENAI_API_KEY": KEY, "OPENAI_API_KEY_FILE": KEY},
+    ):
+        shown += str(problems(**mistake))
+
+    assert "hidden" in shown
+    assert "CANARY" not in shown
+
+
+def test_secrets_of_any_bytes_compare() -> None:
+    """Values in the environment need not be UTF-8; comparing them is no error."""
+    odd = Secret("sk-\udcff")
+
+    assert odd == Secret("sk-\udcff")
+    assert odd != Secret("sk-\udcfe")
+
+
+def test_loaded_settings_show_no_secret() -> None:
+    """Neither the repr nor the summary nor a warning contains a secret."""
+    loaded = load_settings({"OPENAI_API_KEY": KEY, "RELAY_CLIENT_TOKENS": TOKEN, "OPENAI_KEY": KEY, "RELAY_MODEL": "m"})
+
+    assert "CANARY" not in f"{loaded!r} {loaded} {loaded.summary()} {loaded.warnings}"
+    assert loaded.summary() == {"RELAY_MODEL": "m"}
+
+
+SECRET_NAMES = ("OPENAI_API_KEY", "RELAY_CLIENT_TOKENS")
+values = st.one_of(
+    st.text(max_size=30), st.sampled_from(["0", "-1", "nan", "1e999", "*", ",", ":", "http://[", "tcp://x", "\x00"])
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(SETTING_NAMES)), values, max_size=8))
+def test_any_value_is_accepted_or_rejected(environ: dict[str, str]) -> None:
+    """Loading raises nothing but SettingsRejected, and shows no secret."""
+    secret = {name: "CANARY" + value for name, value in environ.items() if name.startswith(SECRET_NAMES)}
+    try:
+        loaded = load_settings(environ | secret)
+        shown = f"{loaded!r} {loaded.warnings}"
+        assert hash(loaded.openai_api_key) is not None
+    except SettingsRejected as exc:
+        shown = str(exc)
+    assert "CANARY" not in shown
