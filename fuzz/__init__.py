@@ -1,5 +1,5 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes: `make fuzz`.
+"""Coverage-guided fuzzing of the code that parses untrusted bytes: `make fuzz`.
 
-`targets` says what must hold for any input, `seeds` makes the inputs to begin with, `run` hands a target to atheris, and
-`python -m fuzz` runs targets and tells what came of it.
+`targets` holds the properties that must hold for any input, `seeds` the first inputs. `run` passes a target to atheris, and
+`python -m fuzz` runs targets and reports the result.
 """

@@ -1,7 +1,7 @@
-"""`python -m fuzz [TARGET ...] [--runs N]`: fuzz the targets one after another; exits 1 if there was a finding.
+"""`python -m fuzz [TARGET ...] [--runs N]`: fuzz the targets one after another; exits 1 if there is a finding.
 
-Corpus and findings are kept under build/fuzz/, so that the next run goes on where this one ended. A finding is tried again
-with `python -m fuzz --again FILE TARGET`.
+Corpus and findings are kept under build/fuzz/, and the next run continues from that corpus. To run one finding again, use
+`python -m fuzz --again FILE TARGET`.
 """
 
 import argparse
@@ -15,57 +15,59 @@ from typing import Final
 from fuzz.seeds import dictionary, seeds_of
 from fuzz.targets import TARGETS
 
-HOME: Final = Path("build/fuzz")
-MOST_BYTES: Final = 2048
-SECONDS_FOR_ONE: Final = 10  # an input that takes longer is a finding, too
-MEGABYTES: Final = 1024
+FUZZ_DIRECTORY: Final = Path("build/fuzz")
+MAX_INPUT_BYTES: Final = 2048
+INPUT_TIMEOUT_SECONDS: Final = 10  # a slower input is a finding
+MEMORY_LIMIT_MB: Final = 1024
 
 
 def fuzz(target: str, runs: int) -> bool:
-    """Try so many inputs on a target, tell how it went, and return whether nothing was found."""
-    home = HOME / target
-    corpus, findings = home / "corpus", home / "findings"
+    """Run a target with `runs` inputs, print the result, and return whether there was no finding."""
+    directory = FUZZ_DIRECTORY / target
+    corpus, findings = directory / "corpus", directory / "findings"
     for folder in (corpus, findings):
         folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds_of(target)):
         (corpus / f"seed-{number:03}").write_bytes(seed)
-    (home / "words").write_text(dictionary())
+    (directory / "dictionary").write_text(dictionary())
     known = set(findings.iterdir())
     command = [
-        sys.executable, "-m", "fuzz.run", target, f"-atheris_runs={runs}", f"-max_len={MOST_BYTES}", "-verbosity=1",
-        f"-timeout={SECONDS_FOR_ONE}", f"-rss_limit_mb={MEGABYTES}", f"-dict={home / 'words'}",
+        sys.executable, "-m", "fuzz.run", target, f"-atheris_runs={runs}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=1",
+        f"-timeout={INPUT_TIMEOUT_SECONDS}", f"-rss_limit_mb={MEMORY_LIMIT_MB}", f"-dict={directory / 'dictionary'}",
         f"-artifact_prefix={findings}/", str(corpus),
     ]  # fmt: skip
     started = time.monotonic()
-    with (home / "log").open("w+b") as log:
+    with (directory / "log").open("w+b") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603 - ours
         log.seek(0)
         text = log.read().decode(errors="replace")
-    tried = max((int(number) for number in re.findall(r"^(?:#|Done )(\d+)", text, re.MULTILINE)), default=0)
+    count = max((int(number) for number in re.findall(r"^(?:#|Done )(\d+)", text, re.MULTILINE)), default=0)
     found = sorted(set(findings.iterdir()) - known)
-    is_well = code == 0 and tried >= runs and not found
-    tell(
-        f"fuzz {target}: {tried} inputs in {time.monotonic() - started:.0f} s, {'no finding' if is_well else 'FOUND:'}"
+    passed = code == 0 and count >= runs and not found
+    print_line(
+        f"fuzz {target}: {count} inputs in {time.monotonic() - started:.0f} s, {'no finding' if passed else 'FINDING:'}"
     )
-    if not is_well:
-        at = max(0, text.find("=== Uncaught"))
-        tell(text[at : at + 4000] if at else text[-2000:])
-        tell(f"exit code {code}; input: {', '.join(map(str, found)) or 'none saved'}; log: {home / 'log'}")
-    return is_well
+    if not passed:
+        start = max(0, text.find("=== Uncaught"))
+        print_line(text[start : start + 4000] if start else text[-2000:])
+        print_line(f"exit code {code}; input: {', '.join(map(str, found)) or 'none saved'}; log: {directory / 'log'}")
+    return passed
 
 
-def tell(line: str) -> None:
-    """Say it on the terminal."""
+def print_line(line: str) -> None:
+    """Print a line immediately."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz what reads strangers' bytes.")
-    parser.add_argument("targets", nargs="*", metavar="target", help=f"some of: {', '.join(TARGETS)} (default: all)")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz the code that parses untrusted bytes.")
+    parser.add_argument(
+        "targets", nargs="*", metavar="target", help=f"one or more of: {', '.join(TARGETS)} (default: all)"
+    )
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs for each target (default: a million)")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="try one input, with its target, without atheris")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="run one input with its target, without atheris")
     arguments = parser.parse_args()
     targets = arguments.targets or list(TARGETS)
     if unknown := set(targets) - TARGETS.keys():
@@ -74,7 +76,7 @@ def main() -> int:
         for target in targets:
             TARGETS[target](arguments.again.read_bytes())
         return 0
-    results = [fuzz(target, arguments.runs) for target in targets]  # all of them, whatever is found in one
+    results = [fuzz(target, arguments.runs) for target in targets]  # a finding in one target does not stop the others
     return 0 if all(results) else 1
 
 

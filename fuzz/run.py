@@ -1,6 +1,6 @@
-"""Hands one target to atheris: `python -m fuzz.run TARGET [libFuzzer's options]`.
+"""Runs one target with atheris: `python -m fuzz.run TARGET [options of libFuzzer]`.
 
-What is read by coverage is imported here, within atheris' hook; nothing may import it before.
+The instrumented modules are imported here, within atheris' hook. No other module may import them earlier.
 """
 
 import sys

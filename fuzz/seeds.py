@@ -1,38 +1,38 @@
-"""The inputs to begin with, made by code: each way to be valid, and each way to be wrong, once."""
+"""The first inputs, generated: each kind of valid input and each kind of invalid input once."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from fuzz.targets import CAPS, MANY_BLANKS, SOME_BLANKS
+from fuzz.targets import MANY_SPACES, SIZE_LIMITS, SOME_SPACES
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 
-KEY: Final = b"\x00\x00\x00\x00"  # a mask that hides nothing, so that the fuzzer can work on what is under it
+KEY: Final = b"\x00\x00\x00\x00"  # a masking key of zeros, so that the fuzzer can mutate the payload
 ERROR: Final = b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_value","message":"m"}}'
 EVENT: Final = b'{"event_id":"e\\"1","n":-1.5e3,"type":"session.update"}'
-WORDS: Final = (
+DICTIONARY: Final = (
     b'"type"', b'"error"', b'"code"', b"session.update", b'":"', b"\\u0065", b'{"type":"', b"\x81\x7e\x00\x7e",
     b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00", b"\x81\xfe\x00\x7e", b"\x88\x02\x03\xe8", b"\x01\x01", b"\x80\x00",
-    b"\x8a\x00", b"\x09\x00", b"\xff\xff", *(blanks[0] for blanks in (MANY_BLANKS, SOME_BLANKS)),
+    b"\x8a\x00", b"\x09\x00", b"\xff\xff", *(spaces[0] for spaces in (MANY_SPACES, SOME_SPACES)),
 )  # fmt: skip
 
 
 def seeds_of(target: str) -> list[bytes]:
-    """The seeds of a target."""
+    """Return the seeds of a target."""
     return {"scanner": _scanner, "closing": _closing, "events": _events}[target]()
 
 
 def dictionary() -> str:
-    """Words that mutations may insert, in libFuzzer's format."""
-    return "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS)
+    """Return the byte strings that mutations may insert, in libFuzzer's format."""
+    return "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in DICTIONARY)
 
 
 def _scanner() -> list[bytes]:
     return [
-        bytes((masked | cap << 1 | 8,)) + cuts + stream
+        bytes((masked | limit << 1 | 8,)) + cuts + stream
         for masked in (0, 1)
         for stream in _streams(KEY if masked else b"")
-        for cap in range(len(CAPS))
+        for limit in range(len(SIZE_LIMITS))
         for cuts in (b"\x00", b"\x02\x10\x00\x80\x00")
     ]
 
@@ -51,27 +51,27 @@ def _streams(key: bytes) -> Iterator[bytes]:
         b"\x01\x00\x01",
     )
     yield build_frame(Opcode.BINARY, EVENT, key) + build_frame(Opcode.CLOSE, close_payload(3000, "a.b"), key) + b"x"
-    first, rest = _open(build_frame(Opcode.TEXT, ERROR[:20], key)), build_frame(Opcode.CONTINUATION, ERROR[20:], key)
-    many = _open(build_frame(Opcode.CONTINUATION, MANY_BLANKS[1], key)).replace(*MANY_BLANKS[::-1])
+    first = _without_fin(build_frame(Opcode.TEXT, ERROR[:20], key))
+    rest = build_frame(Opcode.CONTINUATION, ERROR[20:], key)
+    many = _without_fin(build_frame(Opcode.CONTINUATION, MANY_SPACES[1], key)).replace(*MANY_SPACES[::-1])
     yield first + ping + rest + text
-    yield first + many + rest + text  # more than is held back
-    yield first + _open(build_frame(Opcode.CONTINUATION, b"", key)) * 200 + rest
-    for blanks, short in (
+    yield first + many + rest + text  # more than the scanner holds
+    yield first + _without_fin(build_frame(Opcode.CONTINUATION, b"", key)) * 200 + rest
+    for spaces, token in (
         (b" " * 60, b" " * 60),
-        SOME_BLANKS[::-1],
-        MANY_BLANKS[::-1],
-    ):  # over each cap, but only together
-        more = _open(build_frame(Opcode.CONTINUATION, blanks, key)).replace(blanks, short)
-        yield _open(build_frame(Opcode.TEXT, EVENT, key)) + more * 4 + build_frame(Opcode.CONTINUATION, b"", key)
-    large = build_frame(Opcode.TEXT, ERROR + MANY_BLANKS[1] + SOME_BLANKS[1], key)
-    yield large.replace(*MANY_BLANKS[::-1], 1).replace(*SOME_BLANKS[::-1], 1)
-    small = build_frame(Opcode.TEXT, b'{"type":"session.update"}' + SOME_BLANKS[1], key)
-    yield small.replace(*SOME_BLANKS[::-1])
-    yield build_frame(Opcode.TEXT, b"x", b"" if key else KEY)  # masked as it must not be
+        SOME_SPACES[::-1],
+        MANY_SPACES[::-1],
+    ):  # only the sum exceeds a size limit
+        more = _without_fin(build_frame(Opcode.CONTINUATION, spaces, key)).replace(spaces, token)
+        yield _without_fin(build_frame(Opcode.TEXT, EVENT, key)) + more * 4 + build_frame(Opcode.CONTINUATION, b"", key)
+    large = build_frame(Opcode.TEXT, ERROR + MANY_SPACES[1] + SOME_SPACES[1], key)
+    yield large.replace(*MANY_SPACES[::-1], 1).replace(*SOME_SPACES[::-1], 1)
+    small = build_frame(Opcode.TEXT, b'{"type":"session.update"}' + SOME_SPACES[1], key)
+    yield small.replace(*SOME_SPACES[::-1])
+    yield build_frame(Opcode.TEXT, b"x", b"" if key else KEY)  # masked or unmasked, whichever is forbidden
 
 
-def _open(frame: bytes) -> bytes:
-    """The frame as one of several."""
+def _without_fin(frame: bytes) -> bytes:
     return bytes((frame[0] & 0x7F,)) + frame[1:]
 
 

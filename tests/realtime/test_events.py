@@ -13,8 +13,10 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(-(10**6), 10**6), st.t
 
 
 @given(before=st.dictionaries(names, scalars, max_size=3), kind=names, spaced=st.booleans(), rest=st.text(max_size=900))
-def test_type_is_found_behind_plain_values(before: dict[str, object], kind: str, *, spaced: bool, rest: str) -> None:
-    """However an SDK spaces and orders plain keys, the type within the first bytes is found, and never another."""
+def test_event_type_is_found_after_scalar_values(
+    before: dict[str, object], kind: str, *, spaced: bool, rest: str
+) -> None:
+    """Any spacing and order of scalar keys: the type within the first bytes is found, and never another one."""
     before.pop("type", None)
     text = json.dumps(before | {"type": kind, "rest": rest}, separators=None if spaced else (",", ":")).encode()
     prefix = len(json.dumps(before)) + len(kind) + 40
@@ -25,8 +27,8 @@ def test_type_is_found_behind_plain_values(before: dict[str, object], kind: str,
 
 
 @given(st.binary(max_size=HEAD_BYTES))
-def test_any_bytes_are_taken(head: bytes) -> None:
-    """Rubbish shows no type or one of its own letters; it never raises."""
+def test_event_type_accepts_any_bytes(head: bytes) -> None:
+    """Invalid input gives None or a substring of the input, never an exception."""
     found = event_type(head)
 
     assert found is None or found.encode() in head
@@ -42,13 +44,13 @@ def test_any_bytes_are_taken(head: bytes) -> None:
         b'{"type":1}',
     ],
 )
-def test_a_nested_or_quoted_type_is_not_taken(head: bytes) -> None:
-    """A `type` inside a value is never mistaken for the event's own."""
+def test_event_type_ignores_nested_and_quoted_types(head: bytes) -> None:
+    """A `type` within a value is not the type of the event."""
     assert event_type(head) is None
 
 
-def test_error_is_parsed_from_event_and_body() -> None:
-    """The code of an error event or body is read; one outside the closed set is labelled `other`."""
+def test_error_is_parsed_from_event_and_http_body() -> None:
+    """A code outside the closed set gets the label `other`."""
     known = parse_error(b'{"type":"error","error":{"type":"t","code":"invalid_api_key","message":"m"}}')
     unknown = parse_error('{"error":{"code":"sk-made-up","type":5}}')
 
@@ -63,6 +65,6 @@ def test_error_is_parsed_from_event_and_body() -> None:
     | st.just(b"[" * 100_000)
     | st.just(b'{"a":' * 100_000)
 )
-def test_a_body_that_is_no_error_is_none(body: bytes) -> None:
-    """HTML, rubbish and deep nesting are no error, and raise nothing."""
+def test_parse_error_returns_none_without_an_error(body: bytes) -> None:
+    """HTML, random bytes and deep nesting contain no error and raise nothing."""
     assert parse_error(body) is None

@@ -1,4 +1,4 @@
-"""service/realtime/incidents.py: what events tell of failures within a session."""
+"""service/realtime/incidents.py."""
 
 import json
 
@@ -35,8 +35,8 @@ def limits(*rows: object) -> bytes:
     return json.dumps({"type": RATE_LIMITS_UPDATED, "rate_limits": rows}).encode()
 
 
-def test_the_events_are_read() -> None:
-    """What the relay looks into is what the scanner hands over whole."""
+def test_incident_events_are_the_parsed_events() -> None:
+    """The scanner yields exactly the events that can report an incident as whole messages."""
     assert set(INCIDENT_EVENTS) == PARSED_EVENT_TYPES
 
 
@@ -66,13 +66,13 @@ def test_the_events_are_read() -> None:
             limits({"name": "tokens", "remaining": 5}, {"name": "requests", "remaining": -1}),
             "requests",
         ),
-        (RATE_LIMITS_UPDATED, limits({"name": "of my making", "remaining": 0}), OTHER),
+        (RATE_LIMITS_UPDATED, limits({"name": "unknown-limit", "remaining": 0}), OTHER),
         (RATE_LIMITS_UPDATED, limits("tokens", {"remaining": "0"}), None),
         (RATE_LIMITS_UPDATED, b'{"rate_limits": 7}', None),
     ],
 )
-def test_what_an_event_tells_of(kind: str, payload: bytes, code: str | None) -> None:
-    """A failure has a code of the closed set; what is no failure has none."""
+def test_incident_is_found_in_an_event(kind: str, payload: bytes, code: str | None) -> None:
+    """A failure gets a code of the closed set; an event without a failure gives None."""
     assert (Incident(kind, code) if code else None) == find_incident(kind, parse_object(payload))
 
 
@@ -96,8 +96,8 @@ json_values = st.recursive(
 @given(
     st.sampled_from(INCIDENT_EVENTS), json_values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60)
 )
-def test_any_payload_is_taken(kind: str, payload: bytes) -> None:
-    """Whatever upstream sends, nothing is raised, and a code is one of the closed set."""
+def test_find_incident_accepts_any_payload(kind: str, payload: bytes) -> None:
+    """Any payload raises nothing, and a code is in the closed set."""
     incident = find_incident(kind, parse_object(payload))
 
     assert incident is None or incident.event == kind

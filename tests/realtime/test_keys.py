@@ -17,8 +17,8 @@ def codes(key: str | None, provider: str = "openai") -> list[str]:
 @pytest.mark.parametrize(
     "key", [GOOD, "sk-" + "a" * 20 + "T3BlbkFJ" + "b" * 20, "sk-svcacct-abcDEF123", "ek_" + "0f" * 16]
 )
-def test_good_keys_have_no_problem(key: str) -> None:
-    """Keys of every family that opens sessions pass, whatever their length."""
+def test_valid_key_has_no_problem(key: str) -> None:
+    """Keys of every family that can open sessions, of any length."""
     assert codes(key) == []
 
 
@@ -51,8 +51,8 @@ def test_good_keys_have_no_problem(key: str) -> None:
         ("sk-" + "a" * 5000, "too_long"),
     ],
 )
-def test_fatal_problems_are_named(key: str | None, code: str) -> None:
-    """Each known mistake is found, is fatal, and says what to do."""
+def test_fatal_problem_is_found(key: str | None, code: str) -> None:
+    """Each known mistake is fatal and has a remedy."""
     found = {problem.code: problem for problem in lint(key)}
 
     assert code in found
@@ -61,26 +61,26 @@ def test_fatal_problems_are_named(key: str | None, code: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["0123456789abcdef0123456789abcdef", "anything-goes", "sk-ant-api03-abc", "sk-admin-x"])
-def test_a_compatible_server_may_use_any_shape(key: str) -> None:
-    """Away from OpenAI no shape is a problem."""
+def test_compatible_server_accepts_any_shape(key: str) -> None:
+    """The shape of a key is checked for OpenAI only."""
     assert codes(key, "compatible") == []
     assert codes(key, "azure") == []
 
 
-def test_an_unknown_shape_is_only_advice() -> None:
-    """A key that is not shaped like OpenAI's may still be tried there."""
+def test_unknown_shape_is_not_fatal() -> None:
+    """OpenAI may introduce keys of another shape."""
     assert [problem.fatal for problem in lint("0123456789abcdef")] == [False]
 
 
-def test_fingerprint_tells_keys_apart_and_nothing_of_them() -> None:
-    """Two keys have two fingerprints; no run of a key's own characters is in its fingerprint."""
+def test_fingerprint_identifies_a_key_without_its_characters() -> None:
+    """Different keys have different fingerprints; no six characters of a key are in its fingerprint."""
     assert fingerprint(GOOD) != fingerprint(GOOD + "x")
     assert fingerprint(GOOD).startswith("project key, ")
     assert not [i for i in range(8, len(GOOD) - 5) if GOOD[i : i + 6] in fingerprint(GOOD)]
 
 
-def test_secret_shows_itself_nowhere() -> None:
-    """Neither repr, str, formatting nor pickling shows a Secret."""
+def test_secret_is_hidden_in_every_representation() -> None:
+    """repr, str, formatting and pickling."""
     secret = Secret(GOOD)
 
     assert GOOD not in f"{secret} {secret!r} {secret:>20} {[secret]}"

@@ -1,4 +1,4 @@
-"""Prices: which model a name stands for, and what a response cost."""
+"""service/realtime/pricing.py."""
 
 import pytest
 from hypothesis import given
@@ -24,19 +24,19 @@ from service.simulator.options import CURRENT_MODELS, TRANSLATION_MODEL
         (None, OTHER),
     ],
 )
-def test_a_name_stands_for_a_family(name: str | None, expected: str) -> None:
-    """Dated names count as their family; what has no known price is `other`, whatever a client writes."""
+def test_model_label_of_a_name(name: str | None, expected: str) -> None:
+    """A dated name counts as its family; any name without a known price is `other`."""
     assert expected == model_label(name)
 
 
 def test_every_current_model_has_a_price() -> None:
-    """The models that the provider lists are priced; translation is by the minute, which no event tells."""
+    """Translation has no price: it is billed by the minute, which no event reports."""
     assert {OTHER} == {model_label(name) for name in CURRENT_MODELS} - set(PRICES)
     assert OTHER == model_label(TRANSLATION_MODEL)
 
 
-def test_what_a_turn_costs() -> None:
-    """A spoken turn of gpt-realtime by hand: 119 fresh text, 200 cached text, 27 audio in; 28 text, 136 audio out."""
+def test_cost_of_a_spoken_turn() -> None:
+    """Calculated by hand for gpt-realtime: input 119 text, 200 cached text, 27 audio; output 28 text, 136 audio."""
     usage = Usage(Tokens(319, 27), Tokens(28, 136), Tokens(200))
     expected = (119 * 4 + 200 * 0.4 + 28 * 16 + 27 * 32 + 136 * 64) / 1e6
 
@@ -44,8 +44,8 @@ def test_what_a_turn_costs() -> None:
     assert cost_usd(OTHER, usage) is None
 
 
-def test_what_was_cached_has_its_own_price() -> None:
-    """A cached token of each modality costs what the page says: text and audio 0.40, images 0.50 for a million."""
+def test_cached_tokens_have_their_own_price() -> None:
+    """USD per million cached tokens on the pricing page: text and audio 0.40, images 0.50."""
     for cached, dollars in ((Tokens(1_000_000), 0.4), (Tokens(0, 1_000_000), 0.4), (Tokens(0, 0, 1_000_000), 0.5)):
         assert dollars == cost_usd("gpt-realtime", Usage(cached, cached=cached))
 
@@ -54,8 +54,8 @@ tokens = st.builds(Tokens, *[st.integers(0, 100_000)] * 3)
 
 
 @given(st.sampled_from(MODELS), tokens, tokens, st.floats(0, 1))
-def test_caching_saves(model: str, whole: Tokens, output: Tokens, share: float) -> None:
-    """What is cached is never dearer, and input and cached input together are what was put in."""
+def test_caching_never_costs_more(model: str, whole: Tokens, output: Tokens, share: float) -> None:
+    """Cached input is never more expensive, and fresh and cached input add up to the input."""
     cached = Tokens(int(whole.text * share), int(whole.audio * share), int(whole.image * share))
     spoken = Tokens(output.text, output.audio)
     with_cache, without = Usage(whole, spoken, cached), Usage(whole, spoken)

@@ -19,7 +19,7 @@ KEYWORDS: Final = ["auto", "openai", "simulator", "optional", "required", "open"
 
 
 def sentences(tree: ast.AST) -> Iterator[str]:
-    """Every string constant of a module that has a blank in it, docstrings and the constant parts of f-strings included."""
+    """Every string constant of a module that contains a space, with docstrings and the constant parts of f-strings."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
             yield node.value

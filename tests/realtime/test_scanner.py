@@ -1,4 +1,4 @@
-"""service/realtime/scanner.py."""
+"""service/realtime/scanner.py, frames.py and closing.py."""
 
 import json
 
@@ -18,17 +18,17 @@ from service.realtime.frames import Opcode, build_frame, unmask
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 
-CAP = 300_000
+SIZE_LIMIT = 300_000
 KEY = b"\x01\x7f\x80\xff"
 
 
-def scanner(*, masked: bool = False, cap: int = CAP) -> Scanner:
-    """A scanner that reads `error` events."""
-    return Scanner(masked=masked, max_message_bytes=cap, parsed_types=frozenset({"error"}))
+def scanner(*, masked: bool = False, limit: int = SIZE_LIMIT) -> Scanner:
+    """A scanner that yields `error` events as messages."""
+    return Scanner(masked=masked, max_message_bytes=limit, parsed_types=frozenset({"error"}))
 
 
 def joined(items: list[Item]) -> list[Item]:
-    """The items with the bytes that go on between two others joined, which is all that slicing may change."""
+    """The items with adjacent chunks joined: their borders are all that slicing may change."""
     result: list[Item] = []
     chunk, completed = Chunk(b""), list[Item]()
     for item in [*items, None]:
@@ -44,7 +44,7 @@ def joined(items: list[Item]) -> list[Item]:
 
 
 def fragment(opcode: Opcode, payload: bytes, *, fin: bool, key: bytes = b"") -> bytes:
-    """A frame that may be a fragment."""
+    """A frame with the given FIN bit."""
     frame = build_frame(opcode, payload, key)
     return frame if fin else bytes((frame[0] & 0x7F,)) + frame[1:]
 
@@ -65,7 +65,7 @@ payloads = st.one_of(
 
 @st.composite
 def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
-    """A run of messages, some fragmented, with control frames between them, and perhaps rubbish behind them."""
+    """Messages, some fragmented, with control frames between them, and random bytes at the end."""
     key = KEY if masked else b""
     parts: list[bytes] = []
     for _ in range(draw(st.integers(0, 4))):
@@ -85,8 +85,8 @@ def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
 
 
 @given(data=st.data(), masked=st.booleans())
-def test_slicing_does_not_matter(data: st.DataObject, *, masked: bool) -> None:
-    """However a stream is cut into reads, the same items come out."""
+def test_scanner_items_do_not_depend_on_slicing(data: st.DataObject, *, masked: bool) -> None:
+    """Any slicing of a stream into reads gives the same items."""
     stream = data.draw(streams(masked=masked))
     whole = joined(scanner(masked=masked).feed(stream))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
@@ -99,8 +99,8 @@ def test_slicing_does_not_matter(data: st.DataObject, *, masked: bool) -> None:
 
 
 @given(stream=st.binary(max_size=200), masked=st.booleans())
-def test_rubbish_never_raises(stream: bytes, *, masked: bool) -> None:
-    """Any bytes are scanned, whole and one by one, to the same end, without an exception."""
+def test_scanner_accepts_any_bytes(stream: bytes, *, masked: bool) -> None:
+    """Random bytes, whole and one by one, give the same items and no exception."""
     one_by_one = scanner(masked=masked)
     items = [item for byte in stream for item in one_by_one.feed(bytes((byte,)))]
 
@@ -108,8 +108,8 @@ def test_rubbish_never_raises(stream: bytes, *, masked: bool) -> None:
 
 
 @given(st.lists(payloads, max_size=5))
-def test_data_frames_are_verbatim(messages: list[bytes]) -> None:
-    """What goes on is byte for byte what came in, read messages included."""
+def test_scanner_forwards_data_frames_verbatim(messages: list[bytes]) -> None:
+    """Chunks and messages together are the input, byte for byte."""
     stream = b"".join(build_frame(Opcode.TEXT, payload, KEY) for payload in messages)
     items = scanner(masked=True).feed(stream)
 
@@ -123,8 +123,8 @@ KINDS = [*KNOWN, *(f"{kind}XYZ" for kind in KNOWN), "error", "x", "", "session.u
 
 
 @st.composite
-def glimpses(draw: st.DrawFn, *, masked: bool) -> bytes:
-    """A read that may be one whole event, or nearly."""
+def near_events(draw: st.DrawFn, *, masked: bool) -> bytes:
+    """A read that is one whole event, or almost one."""
     filler = draw(st.integers(0, 300) | st.sampled_from([65_440, 65_535 - 40]))
     payload = draw(st.sampled_from(HEADS)) + draw(st.sampled_from(KINDS)).encode() + b'","audio":"' + b"A" * filler
     opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]))
@@ -139,50 +139,50 @@ def glimpses(draw: st.DrawFn, *, masked: bool) -> bytes:
     )
 
 
-@given(data=st.data(), masked=st.booleans(), cap=st.sampled_from([CAP, 200]))
-def test_a_glance_sees_what_reading_finds(data: st.DataObject, *, masked: bool, cap: int) -> None:
-    """What a glance takes is one whole message of the type that it says, which goes on; else it takes nothing."""
-    read = data.draw(glimpses(masked=masked))
-    hasty, careful = scanner(masked=masked, cap=cap), scanner(masked=masked, cap=cap)
-    kind = hasty.whole_event_type(read)
-    items = careful.feed(read)
+@given(data=st.data(), masked=st.booleans(), limit=st.sampled_from([SIZE_LIMIT, 200]))
+def test_whole_event_type_agrees_with_feed(data: st.DataObject, *, masked: bool, limit: int) -> None:
+    """If it returns a type, `feed` yields one forwarded message of that type; if it returns None, it changed nothing."""
+    read = data.draw(near_events(masked=masked))
+    fast, slow = scanner(masked=masked, limit=limit), scanner(masked=masked, limit=limit)
+    kind = fast.whole_event_type(read)
+    items = slow.feed(read)
 
     if kind is None:
-        assert items == hasty.feed(read)
+        assert items == fast.feed(read)
     else:
         assert [Chunk(read), Completed(kind, len(read) - (8 if masked else 4))] == items
         assert kind != "error"
-        assert (hasty.mid_frame, hasty.at_message_boundary) == (False, True)
+        assert (fast.mid_frame, fast.at_message_boundary) == (False, True)
 
 
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("amid", [b"\x01", b"\x81", b"\x88"], ids=["message", "frame", "close"])
-def test_there_is_no_glance_amid_anything(amid: bytes, masked: bool) -> None:
-    """In a message, in a frame or behind a CLOSE nothing is taken at a glance; nor is an empty read."""
+@pytest.mark.parametrize("prefix", [b"\x01", b"\x81", b"\x88"], ids=["message", "frame", "close"])
+def test_whole_event_type_is_none_within_a_message(prefix: bytes, masked: bool) -> None:
+    """Also within a frame, after a close frame, and for an empty read."""
     key = KEY if masked else b""
     frame = build_frame(Opcode.TEXT, event("response.created", 200), key)
-    begun = {
+    start = {
         b"\x01": fragment(Opcode.TEXT, b"{", fin=False, key=key),
         b"\x81": frame[:20],
         b"\x88": build_frame(Opcode.CLOSE, b"", key),
-    }[amid]
+    }[prefix]
     subject = scanner(masked=masked)
     assert "response.created" == subject.whole_event_type(frame)
-    subject.feed(begun)
+    subject.feed(start)
 
     assert (None, None) == (subject.whole_event_type(frame), subject.whole_event_type(b""))
 
 
-def test_every_known_type_is_seen_at_a_glance() -> None:
-    """The longest name fits into what a glance looks at; what is asked for by its type is never taken so."""
+def test_whole_event_type_knows_every_event_type() -> None:
+    """The longest name fits into the searched bytes; a requested type is never returned."""
     for kind in CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES:
         for masked in (True, False):
             frame = build_frame(Opcode.TEXT, event(kind, 200), KEY if masked else b"")
             assert (None if kind == "error" else kind) == scanner(masked=masked).whole_event_type(frame)
 
 
-def test_type_is_read_through_the_mask() -> None:
-    """A masked event's type is known and the frame goes on as it was."""
+def test_type_of_a_masked_message_is_found() -> None:
+    """The frame is forwarded with its mask."""
     frame = build_frame(Opcode.TEXT, event("response.create"), KEY)
 
     assert [Chunk(frame), Completed("response.create", len(event("response.create")))] == scanner(masked=True).feed(
@@ -190,8 +190,8 @@ def test_type_is_read_through_the_mask() -> None:
     )
 
 
-def test_wanted_message_is_handed_over_whole() -> None:
-    """An `error` in three fragments with a ping between comes out as one message, its frames untouched."""
+def test_requested_message_is_yielded_whole() -> None:
+    """An `error` in three fragments with a ping between them is one message, its frames unchanged."""
     payload = event("error", 40)
     first = fragment(Opcode.TEXT, payload[:3], fin=False)
     rest = fragment(Opcode.CONTINUATION, payload[3:20], fin=False) + fragment(
@@ -206,8 +206,8 @@ def test_wanted_message_is_handed_over_whole() -> None:
     ] == scanner().feed(first + ping + rest)
 
 
-def test_wanted_message_over_the_bound_passes_unread() -> None:
-    """An `error` too large to hold is forwarded like any other message."""
+def test_requested_message_above_the_limit_is_forwarded() -> None:
+    """An `error` larger than `MAX_HELD_BYTES` is treated like any other message."""
     frame = build_frame(Opcode.TEXT, event("error", MAX_BUFFERED_FRAME_BYTES * 2))
     items = joined(scanner().feed(frame))
 
@@ -215,8 +215,8 @@ def test_wanted_message_over_the_bound_passes_unread() -> None:
     assert not [item for item in items if isinstance(item, Message)]
 
 
-def test_large_frame_is_streamed() -> None:
-    """A frame over 64 KiB goes on before it is complete, and the scanner says that it is inside a frame."""
+def test_large_frame_is_forwarded_as_it_arrives() -> None:
+    """A frame above 64 KiB is forwarded before it is complete, and `mid_frame` is true meanwhile."""
     frame = build_frame(Opcode.TEXT, event("session.updated", MAX_BUFFERED_FRAME_BYTES))
     subject = scanner()
     first = subject.feed(frame[:5000])
@@ -231,8 +231,8 @@ def test_large_frame_is_streamed() -> None:
     assert subject.at_message_boundary
 
 
-def test_flood_of_empty_fragments_is_bounded() -> None:
-    """Empty fragments, whose type never shows, are let go before they pile up."""
+def test_empty_fragments_are_held_within_the_limit() -> None:
+    """Empty fragments never show a type and are forwarded at the limit."""
     subject = scanner()
     subject.feed(fragment(Opcode.TEXT, b"", fin=False))
     items = subject.feed(fragment(Opcode.CONTINUATION, b"", fin=False) * 5000)
@@ -259,7 +259,9 @@ def test_flood_of_empty_fragments_is_bounded() -> None:
         pytest.param(
             b"\x81\x7f" + (65535).to_bytes(8, "big"), False, CloseCode.PROTOCOL_ERROR, id="longest form of 65535"
         ),
-        pytest.param(b"\x81\x7f" + (CAP + 1).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="over the cap"),
+        pytest.param(
+            b"\x81\x7f" + (SIZE_LIMIT + 1).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="above the limit"
+        ),
         pytest.param(b"\x81\x7f" + (2**62).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="2^62"),
         pytest.param(b"\x81\x7f" + (2**63 + 5).to_bytes(8, "big"), False, CloseCode.MESSAGE_TOO_BIG, id="2^63+5"),
         pytest.param(b"\x88\x01\x03", False, CloseCode.PROTOCOL_ERROR, id="half a close code"),
@@ -268,8 +270,8 @@ def test_flood_of_empty_fragments_is_bounded() -> None:
         pytest.param(b"\x88\x03\x03\xe8\xff", False, CloseCode.INVALID_PAYLOAD, id="close reason not UTF-8"),
     ],
 )
-def test_what_the_rfc_forbids(frame: bytes, masked: bool, code: CloseCode) -> None:
-    """Each forbidden frame is refused with its code, and nothing after it is looked at."""
+def test_forbidden_frame_is_a_violation(frame: bytes, masked: bool, code: CloseCode) -> None:
+    """The violation has the close code of RFC 6455, and later bytes are ignored."""
     subject = scanner(masked=masked)
     items = subject.feed(frame)
 
@@ -278,31 +280,31 @@ def test_what_the_rfc_forbids(frame: bytes, masked: bool, code: CloseCode) -> No
     assert [] == subject.feed(build_frame(Opcode.TEXT, b"x", KEY if masked else b""))
 
 
-def test_cap_counts_the_fragments_together() -> None:
-    """The cap holds for the message, and is applied to the declared length before the payload is there."""
-    subject = scanner(cap=100)
+def test_size_limit_applies_to_the_whole_message() -> None:
+    """Fragments are added up, and the declared length counts before the payload arrives."""
+    subject = scanner(limit=100)
 
     assert [] == [i for i in subject.feed(fragment(Opcode.TEXT, b"x" * 100, fin=False)) if isinstance(i, Violation)]
     items = subject.feed(b"\x80\x01")
     assert [Violation(CloseCode.MESSAGE_TOO_BIG, "message exceeds the size limit")] == items
 
 
-def test_nothing_follows_a_close() -> None:
-    """Bytes behind a CLOSE frame are not looked at."""
+def test_bytes_after_a_close_frame_are_ignored() -> None:
+    """Only the close frame is yielded."""
     close = build_frame(Opcode.CLOSE, close_payload(1000))
 
     assert [Control(Opcode.CLOSE, close_payload(1000))] == scanner().feed(close + build_frame(Opcode.TEXT, b"x"))
 
 
 @given(st.binary(max_size=400), st.binary(min_size=4, max_size=4))
-def test_unmask_undoes_itself(payload: bytes, key: bytes) -> None:
-    """Masking twice with one key gives the payload back."""
+def test_unmask_is_its_own_inverse(payload: bytes, key: bytes) -> None:
+    """Masking twice with the same key gives the payload."""
     assert payload == unmask(unmask(payload, key), key)
 
 
 @given(st.integers(0, 5000) | st.none(), st.text(max_size=200))
-def test_close_payload_is_always_legal(code: int | None, reason: str) -> None:
-    """What is made from any code and reason can be sent: short enough, valid, and accepted by a scanner."""
+def test_close_payload_is_valid_for_any_code_and_reason(code: int | None, reason: str) -> None:
+    """It is short enough, has a permitted code, and a scanner accepts it."""
     payload = close_payload(close_code_to_forward(code), reason)
     items = scanner().feed(build_frame(Opcode.CLOSE, payload))
 

@@ -1,7 +1,7 @@
-"""Properties of the frame scanner, held against a reference that decodes the whole stream at once.
+"""Properties of the frame scanner, compared with a reference that decodes the whole stream at once.
 
-Streams are drawn valid and then mutated: bits, lengths, opcodes and masks change, pieces are lost, doubled or moved.
-With TEST_PROFILE=deep each property is tried on a hundred thousand streams.
+Streams are generated valid and then mutated: bits, lengths, opcodes and masks change; frames are removed, copied or moved.
+With TEST_PROFILE=deep each property is tested on a hundred thousand streams.
 """
 
 import itertools
@@ -20,14 +20,14 @@ from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, Control, Message, Violation
-from tests.support.reference_decoder import HEADER_BYTES, Story, Watch, decode, held_bytes
+from tests.support.reference_decoder import HEADER_BYTES, CheckedScanner, DecodedStream, decode, held_bytes
 
-CAP: Final = 150_000
+SIZE_LIMIT: Final = 150_000
 KEYS: Final = (b"\x01\x7f\x80\xff", b"\x00\x00\x00\x00", b"{{{{", b'"t"\x81')
 PARSED_EVENT_TYPES: Final = frozenset({"error", "response.done"})
 SIZES: Final = (
     0, 1, 125, 126, 127, HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, 65_535, 65_536, 65_537,
-    MAX_BUFFERED_FRAME_BYTES + HEAD_BYTES, CAP - 1, CAP, CAP + 1,
+    MAX_BUFFERED_FRAME_BYTES + HEAD_BYTES, SIZE_LIMIT - 1, SIZE_LIMIT, SIZE_LIMIT + 1,
 )  # fmt: skip
 EDGE_FRAMES: Final = (
     1,
@@ -36,17 +36,17 @@ EDGE_FRAMES: Final = (
     MAX_BUFFERED_FRAME_BYTES,
     MAX_BUFFERED_FRAME_BYTES + 1,
     MAX_BUFFERED_FRAME_BYTES + HEAD_BYTES,
-    CAP,
+    SIZE_LIMIT,
 )
-STEPS: Final = (0, 1, 2, 3, 9, 13, HEADER_BYTES, HEADER_BYTES + HEAD_BYTES - 1, HEADER_BYTES + HEAD_BYTES)
-MOST_HELD: Final = MAX_BUFFERED_FRAME_BYTES + HEADER_BYTES + MAX_HELD_BYTES + HEAD_BYTES
-"""One frame, and the fragments that are held back; the first bytes of a message."""
+NEAR_OFFSETS: Final = (0, 1, 2, 3, 9, 13, HEADER_BYTES, HEADER_BYTES + HEAD_BYTES - 1, HEADER_BYTES + HEAD_BYTES)
+MAX_HELD_TOTAL_BYTES: Final = MAX_BUFFERED_FRAME_BYTES + HEADER_BYTES + MAX_HELD_BYTES + HEAD_BYTES
+"""One incomplete frame, the held fragments and the head of a message."""
 EDGES: Final = (0, 2, 3, 4, 7, 125, 126, 127, 128, 129, 255)
 
 # A hundred thousand examples take minutes.
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 60)
 
-# -- what peers send --------------------------------------------------------------------------------------------------
+# -- generated input --------------------------------------------------------------------------------------------------
 
 values: st.SearchStrategy[object] = st.one_of(
     st.sampled_from(
@@ -73,7 +73,7 @@ types = st.sampled_from(
 
 @st.composite
 def events(draw: st.DrawFn) -> bytes:
-    """The JSON text of an event, its type first or not, with blanks, escapes and other alphabets; perhaps cut short."""
+    """The JSON text of an event, its type first or not, with spaces, escapes and non-ASCII text; sometimes truncated."""
     before = draw(
         st.dictionaries(st.sampled_from(["event_id", "a", "\u00fc", 'q"', "types", "\\"]), values, max_size=2)
     )
@@ -100,22 +100,22 @@ closes = st.one_of(
 
 
 def fragment(opcode: int, payload: bytes, key: bytes, *, fin: bool) -> bytes:
-    """A frame that may be a fragment."""
+    """A frame with the given FIN bit."""
     frame = build_frame(Opcode(opcode), payload, key)
     return bytes((frame[0] & (0xFF if fin else 0x7F),)) + frame[1:]
 
 
 @st.composite
 def messages(draw: st.DrawFn, key: bytes) -> list[bytes]:
-    """The frames of one message, with control frames between."""
+    """The frames of one message, with control frames between them."""
     payload = draw(payloads)
     opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]))
-    places = st.one_of(st.integers(0, len(payload)), st.integers(0, min(len(payload), 40)))
-    cuts = sorted(draw(st.lists(places, max_size=3)))
+    cut_offsets = st.one_of(st.integers(0, len(payload)), st.integers(0, min(len(payload), 40)))
+    cuts = sorted(draw(st.lists(cut_offsets, max_size=3)))
     frames: list[bytes] = []
     for a, b in zip([0, *cuts], [*cuts, len(payload)], strict=True):
         frames.append(fragment(Opcode.CONTINUATION if frames else opcode, payload[a:b], key, fin=b == len(payload)))
-    # A cut at the end makes two last frames; the second is rubbish, which is welcome too.
+    # A cut at the end makes two final frames; the second one is invalid, which is intended.
     if draw(st.integers(0, 3)) == 0:
         ping = build_frame(draw(st.sampled_from([Opcode.PING, Opcode.PONG])), draw(st.binary(max_size=125)), key)
         frames.insert(draw(st.integers(0, len(frames))), ping)
@@ -123,8 +123,8 @@ def messages(draw: st.DrawFn, key: bytes) -> list[bytes]:
 
 
 @st.composite
-def valid(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
-    """Frames of some messages, and perhaps a CLOSE with something behind it."""
+def valid_frames(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
+    """Frames of some messages, sometimes a close frame with bytes after it."""
     key = draw(st.sampled_from(KEYS)) if masked else b""
     frames = [frame for _ in range(draw(st.integers(1, 3))) for frame in draw(messages(key))]
     if draw(st.integers(0, 2)) == 0:
@@ -135,8 +135,8 @@ def valid(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
 
 @st.composite
 def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
-    """Frames as they are, or spoilt in one to three places, mostly within headers."""
-    frames = draw(valid(masked=masked))
+    """Valid frames, or frames changed in one to three places, mostly within headers."""
+    frames = draw(valid_frames(masked=masked))
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 3]))):
         n = draw(st.integers(0, len(frames) - 1))
         frame = bytearray(frames[n])
@@ -163,16 +163,18 @@ def streams(draw: st.DrawFn, *, masked: bool) -> bytes:
     return b"".join(frames)
 
 
-def watch(stream: bytes, *, masked: bool, cap: int = CAP) -> Watch:
-    """A scanner that is compared with the reference all the way."""
-    scanner = Scanner(masked=masked, max_message_bytes=cap, parsed_types=PARSED_EVENT_TYPES)
-    return Watch(scanner, decode(stream, masked=masked, cap=cap), PARSED_EVENT_TYPES)
+def checked(stream: bytes, *, masked: bool, limit: int = SIZE_LIMIT) -> CheckedScanner:
+    """A scanner that is compared with the reference after each piece."""
+    scanner = Scanner(masked=masked, max_message_bytes=limit, parsed_types=PARSED_EVENT_TYPES)
+    return CheckedScanner(scanner, decode(stream, masked=masked, limit=limit), PARSED_EVENT_TYPES)
 
 
-def places(story: Story) -> st.SearchStrategy[list[int]]:
-    """Where to cut a stream: anywhere, and close to where its frames begin."""
-    length = len(story.stream)
-    near = {frame.start + step for frame in story.frames[:20] for step in STEPS if frame.start + step <= length}
+def cut_offsets(decoded: DecodedStream) -> st.SearchStrategy[list[int]]:
+    """Offsets at which to cut a stream: anywhere, and near the starts of its frames."""
+    length = len(decoded.stream)
+    near = {
+        frame.start + step for frame in decoded.frames[:20] for step in NEAR_OFFSETS if frame.start + step <= length
+    }
     anywhere = st.integers(0, length)
     return st.lists(st.one_of(anywhere, st.sampled_from(sorted(near))) if near else anywhere, max_size=8)
 
@@ -181,47 +183,47 @@ def places(story: Story) -> st.SearchStrategy[list[int]]:
 
 
 @given(data=st.data(), masked=st.booleans())
-def test_any_cut_tells_what_the_reference_tells(data: st.DataObject, *, masked: bool) -> None:
-    """However a stream is cut, the scanner and the reference agree after each piece, and the end is the same."""
-    whole = watch(data.draw(streams(masked=masked)), masked=masked)
-    cut = whole.fork()
-    whole.feed(whole.story.stream)
-    cut.feed_cut(data.draw(places(whole.story)))
+def test_scanner_agrees_with_reference_for_any_slicing(data: st.DataObject, *, masked: bool) -> None:
+    """They agree after each piece, and slicing does not change the result."""
+    whole = checked(data.draw(streams(masked=masked)), masked=masked)
+    cut = whole.clone()
+    whole.feed(whole.decoded.stream)
+    cut.feed_sliced(data.draw(cut_offsets(whole.decoded)))
 
     assert whole.outcome() == cut.outcome()
 
 
-@given(data=st.data(), masked=st.booleans(), cap=st.sampled_from([0, 1, 125, 126, 400]))
-def test_byte_by_byte_tells_what_the_reference_tells(data: st.DataObject, *, masked: bool, cap: int) -> None:
-    """The same for short streams one byte at a time, with small caps."""
-    dripped = watch(data.draw(streams(masked=masked))[:300], masked=masked, cap=cap)
-    dripped.feed_cut(range(1, len(dripped.story.stream)))
+@given(data=st.data(), masked=st.booleans(), limit=st.sampled_from([0, 1, 125, 126, 400]))
+def test_scanner_agrees_with_reference_byte_by_byte(data: st.DataObject, *, masked: bool, limit: int) -> None:
+    """Short streams one byte at a time, with small size limits."""
+    checked_bytes = checked(data.draw(streams(masked=masked))[:300], masked=masked, limit=limit)
+    checked_bytes.feed_sliced(range(1, len(checked_bytes.decoded.stream)))
 
 
 @given(data=st.data(), masked=st.booleans())
-def test_what_goes_on_is_the_data_frames(data: st.DataObject, *, masked: bool) -> None:
-    """What goes on is byte for byte what the data frames were, and nothing of it stood behind a violation or a CLOSE."""
-    parts = data.draw(valid(masked=masked))
+def test_scanner_forwards_exactly_the_data_frames(data: st.DataObject, *, masked: bool) -> None:
+    """Byte for byte, and nothing after a violation or a close frame."""
+    parts = data.draw(valid_frames(masked=masked))
     stream = b"".join(parts) + data.draw(st.sampled_from([b"", b"\xff", b"\x08\x00", b"\x81", parts[0]]))
-    story = decode(stream, masked=masked, cap=CAP)
-    scanner = Scanner(masked=masked, max_message_bytes=CAP, parsed_types=PARSED_EVENT_TYPES)
-    items = [item for piece in sliced(stream, data.draw(places(story))) for item in scanner.feed(piece)]
+    decoded = decode(stream, masked=masked, limit=SIZE_LIMIT)
+    scanner = Scanner(masked=masked, max_message_bytes=SIZE_LIMIT, parsed_types=PARSED_EVENT_TYPES)
+    items = [item for piece in slices(stream, data.draw(cut_offsets(decoded))) for item in scanner.feed(piece)]
     passed = b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
-    ended = story.violation is not None or any(opcode == Opcode.CLOSE for _, opcode, _ in story.controls)
+    ended = decoded.violation is not None or any(opcode == Opcode.CLOSE for _, opcode, _ in decoded.controls)
 
-    assert story.data.startswith(passed)
-    assert len(story.data) == len(passed) or not story.messages[-1][-1].fin or len(stream) < story.frames[-1].end
+    assert decoded.data.startswith(passed)
+    assert len(decoded.data) == len(passed) or not decoded.messages[-1][-1].fin or len(stream) < decoded.frames[-1].end
     assert not ended or [] == scanner.feed(fragment(Opcode.TEXT, b"x", KEYS[0] if masked else b"", fin=True))
 
 
 @given(data=st.data(), masked=st.booleans(), size=st.sampled_from(EDGE_FRAMES), kind=st.sampled_from(["error", "x"]))
-def test_a_frame_goes_on_whole_or_is_streamed(data: st.DataObject, *, masked: bool, size: int, kind: str) -> None:
-    """Up to 64 KiB nothing of a frame comes out before its last byte; of a larger one all that is there, save its start."""
+def test_frame_is_forwarded_whole_up_to_64_kib(data: st.DataObject, *, masked: bool, size: int, kind: str) -> None:
+    """Up to 64 KiB nothing of a frame is yielded before its last byte; a larger one is yielded as it arrives."""
     payload = (b'{"type":"%s","a":"' % kind.encode()).ljust(size, b"A")
     frame = build_frame(Opcode.TEXT, payload, KEYS[0] if masked else b"")
-    scanner = Scanner(masked=masked, max_message_bytes=CAP, parsed_types=PARSED_EVENT_TYPES)
+    scanner = Scanner(masked=masked, max_message_bytes=SIZE_LIMIT, parsed_types=PARSED_EVENT_TYPES)
     fed = out = 0
-    for piece in sliced(frame, data.draw(st.lists(st.integers(0, len(frame)), max_size=8))):
+    for piece in slices(frame, data.draw(st.lists(st.integers(0, len(frame)), max_size=8))):
         fed += len(piece)
         out += sum(len(item.raw) for item in scanner.feed(piece) if isinstance(item, Chunk | Message))
         if size <= MAX_BUFFERED_FRAME_BYTES:
@@ -231,9 +233,9 @@ def test_a_frame_goes_on_whole_or_is_streamed(data: st.DataObject, *, masked: bo
     assert out == len(frame)
 
 
-BEFORE_A_GLANCE: Final = {
+PREFIXES: Final = {
     "open": fragment(Opcode.TEXT, b'{"type":"x"', b"", fin=False),
-    "open-unseen": fragment(Opcode.TEXT, b"", b"", fin=False),
+    "open-untyped": fragment(Opcode.TEXT, b"", b"", fin=False),
     "within": build_frame(Opcode.BINARY, b"A" * 2000)[:300],
     "streamed": build_frame(Opcode.BINARY, b"A" * 100_000)[:80_000],
     "header": b"\x82",
@@ -244,22 +246,22 @@ BEFORE_A_GLANCE: Final = {
 }
 
 
-@pytest.mark.parametrize("before", BEFORE_A_GLANCE.values(), ids=BEFORE_A_GLANCE.keys())
-@pytest.mark.parametrize("kind", ["error", "session.updated", "nobody.knows"])
-def test_a_glance_sees_no_more_than_there_is(before: bytes, kind: str) -> None:
-    """Bytes that look like one whole event are taken at a glance only where a message may begin, and if nobody reads it."""
+@pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES.keys())
+@pytest.mark.parametrize("kind", ["error", "session.updated", "unknown.type"])
+def test_whole_event_type_needs_a_message_boundary(prefix: bytes, kind: str) -> None:
+    """Bytes that look like one event are recognised only where a message may begin, and not for a requested type."""
     event = build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind.encode(), b"A" * 200))
-    subject = watch(before + event, masked=False)
-    subject.feed(before)
-    seen = subject.scanner.whole_event_type(event)
+    subject = checked(prefix + event, masked=False)
+    subject.feed(prefix)
+    found = subject.scanner.whole_event_type(event)
 
-    assert seen == ("session.updated" if (before, kind) == (BEFORE_A_GLANCE["whole"], "session.updated") else None)
+    assert found == ("session.updated" if (prefix, kind) == (PREFIXES["whole"], "session.updated") else None)
     subject.feed(event)
 
 
 @st.composite
-def hoards(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
-    """Frames that tempt to keep much: many fragments, empty ones, an event to be read, and a last one that never ends."""
+def holdable_frames(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
+    """Frames that a scanner might keep: many fragments, empty ones, a requested event, and an incomplete last one."""
     key = KEYS[0] if masked else b""
     start = draw(
         st.sampled_from([b"", b" ", b"{", b'{"type":"error","a":"', b'{"type":"response.done"', b'{"type":"x"'])
@@ -275,26 +277,26 @@ def hoards(draw: st.DrawFn, *, masked: bool) -> list[bytes]:
 
 
 @given(data=st.data(), masked=st.booleans())
-def test_little_is_held_back(data: st.DataObject, *, masked: bool) -> None:
-    """Whatever is sent, and in whatever pieces, what a scanner keeps stays within its published bound."""
-    frames = data.draw(hoards(masked=masked))
+def test_scanner_memory_is_bounded(data: st.DataObject, *, masked: bool) -> None:
+    """For any input and slicing the scanner keeps no more than its documented limit."""
+    frames = data.draw(holdable_frames(masked=masked))
     scanner = Scanner(masked=masked, max_message_bytes=1 << 24, parsed_types=PARSED_EVENT_TYPES)
     stream = b"".join(frames)
     if data.draw(st.booleans()):
-        pieces = sliced(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+        pieces = slices(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     else:
         pieces = frames
     for piece in pieces:
         scanner.feed(piece)
-        assert held_bytes(scanner) <= MOST_HELD
+        assert held_bytes(scanner) <= MAX_HELD_TOTAL_BYTES
 
 
-def sliced(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """A stream in pieces."""
+def slices(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """Cut a stream at these offsets."""
     return [stream[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(stream)])]
 
 
-# -- goodbyes ---------------------------------------------------------------------------------------------------------
+# -- close frames ---------------------------------------------------------------------------------------------------------
 
 REASONS: Final = (
     b"",
@@ -309,31 +311,31 @@ CODES: Final = (0, 999, 1000, 1005, 1006, 1014, 1015, 2999, 3000, 4999, 5000, 65
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_whatever_is_said_for_goodbye(masked: bool) -> None:
-    """Every code up to 5000 and every length of reason: taken or refused as the reference says, and what goes on is legal."""
+def test_close_frame_of_every_code_and_length(masked: bool) -> None:
+    """Codes up to 5000, reasons of every length: accepted or refused like the reference, and forwarded as a valid payload."""
     key = KEYS[0] if masked else b""
     every_code = ((code, reason) for code in (*range(5001), 65_535) for reason in REASONS)
     every_length = ((code, part * length) for code in CODES for length in range(124) for part in (b"x", b"\xc3"))
     for code, reason in itertools.chain(every_code, every_length):
         payload = code.to_bytes(2, "big") + reason
         frame = build_frame(Opcode.CLOSE, payload, key)
-        story = decode(frame, masked=masked, cap=0)
+        decoded = decode(frame, masked=masked, limit=0)
         (item,) = Scanner(masked=masked, max_message_bytes=0).feed(frame)
         if isinstance(item, Violation):
-            assert story.violation == (len(frame), item.close_code), payload
+            assert decoded.violation == (len(frame), item.close_code), payload
             continue
-        assert story.controls == [(len(frame), 8, payload)], payload
+        assert decoded.controls == [(len(frame), 8, payload)], payload
         assert item == Control(Opcode.CLOSE, payload)
-        told, text = parse_close(payload)
-        onward = close_payload(close_code_to_forward(told), text)
-        assert onward == (1011 if code == 1014 else code).to_bytes(2, "big") + reason
+        code_received, text = parse_close(payload)
+        forwarded = close_payload(close_code_to_forward(code_received), text)
+        assert forwarded == (1011 if code == 1014 else code).to_bytes(2, "big") + reason
 
 
 # -- the fuzzer -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_fuzzers_seeds(target: str) -> None:
-    """What must hold for any input holds for those that the fuzzer begins with."""
+def test_fuzz_target_accepts_its_seeds(target: str) -> None:
+    """The properties that the fuzzer checks hold for the inputs that it starts with."""
     for seed in seeds_of(target):
         TARGETS[target](seed)

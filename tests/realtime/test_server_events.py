@@ -1,4 +1,4 @@
-"""What is read in the few events that the relay looks into."""
+"""service/realtime/server_events.py."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ USAGE = Usage(Tokens(14, 27), Tokens(28, 136), Tokens(10))
 
 
 def response(**fields: Any) -> bytes:
-    """A response.done."""
+    """A `response.done` event."""
     return json.dumps({"type": RESPONSE_DONE, "response": fields}).encode()
 
 
@@ -53,7 +53,7 @@ def response(**fields: Any) -> bytes:
         ),
         (response(status="cancelled", status_details=None), ResponseResult("cancelled", OTHER, None)),
         (
-            response(status="cancelled", status_details={"reason": "of my own"}),
+            response(status="cancelled", status_details={"reason": "unknown"}),
             ResponseResult("cancelled", OTHER, None),
         ),
         (
@@ -77,13 +77,13 @@ def response(**fields: Any) -> bytes:
         (b"no JSON", None),
     ],
 )
-def test_the_end_of_a_response(payload: bytes, expected: ResponseResult | None) -> None:
-    """Status and interruption are of closed sets; a usage that contradicts itself, or is absurd, is none."""
+def test_response_result_is_parsed(payload: bytes, expected: ResponseResult | None) -> None:
+    """Status and interruption are in closed sets; an inconsistent or impossibly large usage is None."""
     assert expected == parse_server_event(RESPONSE_DONE, payload).response
 
 
 def limits(*rows: object) -> bytes:
-    """A rate_limits.updated."""
+    """A `rate_limits.updated` event."""
     return json.dumps({"type": RATE_LIMITS_UPDATED, "rate_limits": rows}).encode()
 
 
@@ -95,20 +95,20 @@ def limits(*rows: object) -> bytes:
             limits({"name": "tokens", "limit": 4, "remaining": 9}, {"name": "requests", "limit": 9, "remaining": -3}),
             (("tokens", 1.0), ("requests", 0.0)),
         ),
-        (limits({"name": "of mine", "limit": 2, "remaining": 1}), ((OTHER, 0.5),)),
+        (limits({"name": "unknown", "limit": 2, "remaining": 1}), ((OTHER, 0.5),)),
         (limits({"name": "tokens", "limit": 0, "remaining": 0}, 7, {"limit": "9", "remaining": True}), ()),
         (limits({"name": "tokens", "limit": 10**400, "remaining": 1}), ()),
         (b'{"rate_limits": [{"name": "tokens", "limit": NaN, "remaining": Infinity}]}', ()),
         (b'{"rate_limits": {}}', ()),
     ],
 )
-def test_what_is_left_of_a_limit(payload: bytes, expected: tuple[tuple[str, float], ...]) -> None:
-    """A share from 0 to 1 for each limit that can be read; numbers that are none are passed over."""
+def test_remaining_ratio_of_rate_limits(payload: bytes, expected: tuple[tuple[str, float], ...]) -> None:
+    """A ratio from 0 to 1 for each valid limit; invalid numbers are skipped."""
     assert expected == parse_server_event(RATE_LIMITS_UPDATED, payload).remaining_ratios
 
 
-def test_a_failure_and_its_usage_come_from_one_reading() -> None:
-    """A response that failed is an incident and an end at once."""
+def test_failed_response_is_an_incident_and_a_result() -> None:
+    """One event of a failed response gives both."""
     payload = response(status="failed", status_details={"error": {"code": "insufficient_quota"}}, usage=COUNTS)
 
     assert parse_server_event(RESPONSE_DONE, payload) == ParsedEvent(
@@ -147,11 +147,11 @@ bodies = st.fixed_dictionaries(
     st.sampled_from(sorted(PARSED_EVENT_TYPES)),
     bodies.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40),
 )
-def test_any_payload_is_read(kind: str, payload: bytes) -> None:
-    """Whatever upstream sends, nothing is raised, and all that comes out may be counted."""
-    reading = parse_server_event(kind, payload)
+def test_parse_server_event_accepts_any_payload(kind: str, payload: bytes) -> None:
+    """Any payload raises nothing, and every result is in a closed set or range."""
+    event = parse_server_event(kind, payload)
 
-    if reading.response is not None:
-        assert reading.response.status in RESPONSE_STATUSES
-        assert reading.response.interruption in {None, *INTERRUPTION_REASONS}
-    assert all(name in {*RATE_LIMIT_NAMES, OTHER} and 0 <= left <= 1 for name, left in reading.remaining_ratios)
+    if event.response is not None:
+        assert event.response.status in RESPONSE_STATUSES
+        assert event.response.interruption in {None, *INTERRUPTION_REASONS}
+    assert all(name in {*RATE_LIMIT_NAMES, OTHER} and 0 <= ratio <= 1 for name, ratio in event.remaining_ratios)

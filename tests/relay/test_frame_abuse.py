@@ -183,7 +183,7 @@ async def test_f10_whatever_is_said_for_goodbye(side: str) -> None:
             assert told is not None, payload
             assert heard.close is not None, payload
             here, there = (told, heard.close) if side == "client" else (heard.close, told)
-            story = decode(build_frame(Opcode.CLOSE, payload), masked=False, cap=0)
+            story = decode(build_frame(Opcode.CLOSE, payload), masked=False, limit=0)
             if story.violation is not None:
                 assert story.violation[1] == here[0], payload
                 assert there[0] == (1001 if side == "client" else 1011), payload
