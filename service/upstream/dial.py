@@ -114,7 +114,7 @@ class Dialler:
         self.session = open_session()
 
     async def close(self) -> None:
-        """Close the HTTP session. Connections that are open stay open."""
+        """Close the HTTP session, and with it every connection that is still open, without a close frame."""
         await self.session.close()
 
     async def dial(

@@ -37,7 +37,7 @@ class StreamClosed(Exception):
 
 
 class ProtocolViolation(StreamClosed):
-    """The peer violated RFC 6455 or sent too large a message. `code` is the close code for it, `reason` says what."""
+    """The peer violated RFC 6455 or sent too large a message. `code` is the close code for it, `reason` describes it."""
 
 
 class EventStream:

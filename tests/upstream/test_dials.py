@@ -23,7 +23,6 @@ async def dial(seconds: float, *, fails: Exception | None = None) -> Connected:
 async def test_dials_are_counted_until_their_block_ends() -> None:
     """wait_empty returns with the last of them."""
     dials = DialsInFlight()
-    waiting = asyncio.create_task(dials.wait_empty())
     with dials.track():
         with dials.track():
             assert 2 == len(dials)
