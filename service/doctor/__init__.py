@@ -1,1 +1,1 @@
-"""Walks the chain that a connection walks, rung by rung, and explains the first one that breaks."""
+"""Checks a connection step by step and explains the first step that fails."""

@@ -1,6 +1,6 @@
-"""Who issued a certificate: read from its DER bytes, since Python tells it only of certificates that it trusts. Pure.
+"""Parses names and dates of a certificate from its DER bytes. Pure.
 
-Only the names and dates of RFC 5280 section 4.1 are read; nothing is verified here.
+Python's ssl returns the issuer of trusted certificates only. Nothing is verified here; RFC 5280 section 4.1 has the fields.
 """
 
 import re
@@ -14,11 +14,11 @@ _UNIT: Final = bytes.fromhex("55040b")
 _NAME_OIDS: Final = (_ORGANIZATION, _UNIT, _COMMON_NAME)
 _SEQUENCE, _EXPLICIT_0, _UTC_TIME = 0x30, 0xA0, 0x17
 _ENCODINGS: Final = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii", 0x14: "latin-1", 0x1E: "utf-16-be"}
-_MAX_NAME: Final = 80
+_MAX_NAME_LENGTH: Final = 80
 
-# Products that open TLS on its way, by words in the issuer's name. Vendors' documents and public bug reports show these.
-# "Cloudflare" alone is no such word: it issues certificates for the public web as well.
-_INSPECTORS: Final = (
+# Products that intercept TLS, by the issuer that their certificates name. Source: vendors' documents and public bug reports.
+# "Cloudflare" alone is not one of them: it issues certificates for the public web, too.
+_INTERCEPTORS: Final = (
     ("Zscaler", r"zscaler"),
     ("Netskope", r"netskope|goskope"),
     ("Palo Alto Networks", r"palo ?alto|pan-os|globalprotect|prisma access"),
@@ -50,7 +50,7 @@ _INSPECTORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Names and dates of a certificate; the names are printable and short."""
+    """Names and dates of a certificate. The names are printable and of bounded length."""
 
     subject: str
     issuer: str
@@ -59,21 +59,21 @@ class Certificate:
 
     @property
     def is_self_signed(self) -> bool:
-        """Whether it names itself as its issuer."""
+        """Whether subject and issuer are the same. The signature is not checked."""
         return self.subject == self.issuer
 
 
-def inspection_product(issuer: str) -> str | None:
-    """The product that opens TLS on its way and issued a certificate, None if the name is of none that is known."""
-    found = (name for name, pattern in _INSPECTORS if re.search(pattern, issuer, re.IGNORECASE))
-    return next(found, None)
+def interceptor_of(issuer: str) -> str | None:
+    """The product that intercepts TLS with certificates of this issuer, None if no such product is known."""
+    products = (product for product, pattern in _INTERCEPTORS if re.search(pattern, issuer, re.IGNORECASE))
+    return next(products, None)
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """Read a certificate; raises ValueError if it is none."""
+    """Parse a DER certificate; raises ValueError for anything else."""
     try:
         fields = _children(_children(_content(der, _SEQUENCE))[0][1])
-        if fields[0][0] == _EXPLICIT_0:  # the version, absent in version 1
+        if fields[0][0] == _EXPLICIT_0:  # the version, which version 1 omits
             fields = fields[1:]
         _serial, _algorithm, issuer, validity, subject = fields[:5]
         begin, end = _children(validity[1])[:2]
@@ -83,46 +83,46 @@ def parse_certificate(der: bytes) -> Certificate:
 
 
 def _content(data: bytes, tag: int) -> bytes:
-    found = _children(data)
-    if not found or found[0][0] != tag:
+    elements = _children(data)
+    if not elements or elements[0][0] != tag:
         raise ValueError("not a certificate")
-    return found[0][1]
+    return elements[0][1]
 
 
 def _children(data: bytes) -> list[tuple[int, bytes]]:
-    """The elements of a constructed value: tag and content of each (X.690 section 8.1)."""
-    elements, at = [], 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
+    """Tag and content of each element of a constructed value (X.690 section 8.1)."""
+    elements, offset = [], 0
+    while offset < len(data):
+        tag, length, offset = data[offset], data[offset + 1], offset + 2
         if length & 0x80:
             width = length & 0x7F
-            length, at = int.from_bytes(data[at : at + width], "big"), at + width
-        if at + length > len(data):
-            raise ValueError("an element is cut off")
-        elements.append((tag, data[at : at + length]))
-        at += length
+            length, offset = int.from_bytes(data[offset : offset + width], "big"), offset + width
+        if offset + length > len(data):
+            raise ValueError("an element is truncated")
+        elements.append((tag, data[offset : offset + length]))
+        offset += length
     return elements
 
 
 def _name(data: bytes) -> str:
-    """Organization, unit and common name, in this order and each once."""
+    """Organization, unit and common name, in this order and without duplicates."""
     parts: dict[bytes, str] = {}
-    for _, relative in _children(data):
-        for _, pair in _children(relative):
+    for _, relative_name in _children(data):
+        for _, pair in _children(relative_name):
             (_, oid), (tag, value) = _children(pair)[:2]
             if oid in _NAME_OIDS:
                 parts.setdefault(oid, _printable(value.decode(_ENCODINGS.get(tag, "latin-1"), "replace")))
-    shown = dict.fromkeys(parts[oid] for oid in _NAME_OIDS if oid in parts)
-    return ", ".join(shown) or "(no name)"
+    unique = dict.fromkeys(parts[oid] for oid in _NAME_OIDS if oid in parts)
+    return ", ".join(unique) or "(no name)"
 
 
 def _printable(text: str) -> str:
-    return "".join(letter for letter in text if letter.isprintable())[:_MAX_NAME]
+    return "".join(character for character in text if character.isprintable())[:_MAX_NAME_LENGTH]
 
 
 def _time(tag: int, value: bytes) -> datetime:
     text = value.decode("ascii")
     if tag == _UTC_TIME:
-        # RFC 5280 section 4.1.2.5.1: 50 to 99 are of the last century.
+        # RFC 5280 section 4.1.2.5.1: the years 50 to 99 are 1950 to 1999.
         text = ("19" if text[:2] >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

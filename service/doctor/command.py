@@ -1,7 +1,6 @@
-"""`python -m service doctor`: the arguments, the climb, the exit code. 0 all well, 1 a rung failed, 2 usage.
+"""The command `doctor`: arguments, output and exit code. 0: no step failed, 1: a step failed, 2: invalid command line.
 
-The chains are imported only when they are climbed: every command declares the doctor's arguments, and a container's probes
-start this program every few seconds.
+Each chain is imported only when it runs: `--help` and usage errors need neither.
 """
 
 import argparse
@@ -25,72 +24,72 @@ OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 _DEFAULTS: Final = Settings()
-_CREDENTIALS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
+_SUCCESS: Final = "All steps passed: connected, session ready."
+_CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
 _MAX_TOKEN_BYTES: Final = 65_536
 
 
 class Chain(Protocol):
-    """What can be climbed."""
+    """The steps of one connection."""
 
     async def run(self, runner: StepRunner) -> None:
-        """Try every rung."""
+        """Run all steps."""
 
     def describe(self) -> dict[str, object]:
-        """What is examined."""
+        """The object `target` of the JSON document."""
 
 
 class UsageError(Exception):
-    """The command line cannot be used; the message holds nothing secret."""
+    """The command line is invalid. The message holds no value of an argument, since that may be a secret."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command line takes."""
+    """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    parser.add_argument("--turn", action="store_true", help="ask for one minimal text response, too; costs a little")
-    parser.add_argument("--model", help="the model to ask for; by default RELAY_MODEL")
+    parser.add_argument("--turn", action="store_true", help="also request one short text response, which costs tokens")
+    parser.add_argument("--model", help="request this model (default: RELAY_MODEL)")
     parser.add_argument(
-        "--relay", metavar="URL", help="examine the way to a running relay instead, as its clients go it"
+        "--relay", metavar="URL", help="check the route from this machine to a running relay, as a client of it"
     )
     parser.add_argument("--origin", help="with --relay: connect as a web page of this origin does")
-    parser.add_argument("--token-env", metavar="NAME", help="with --relay: the variable that holds the client token")
-    parser.add_argument("--token-file", metavar="PATH", help="with --relay: the file that holds the client token")
-    # Declared only to be refused in words that do not repeat it: processes' arguments can be read by everybody.
+    parser.add_argument(
+        "--token-env", metavar="NAME", help="with --relay: read the client token from this environment variable"
+    )
+    parser.add_argument("--token-file", metavar="PATH", help="with --relay: read the client token from this file")
+    # Declared only to be refused: argparse would repeat the token in its own error message.
     parser.add_argument("--token", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examine the chain and print what was found; returns the exit code."""
+    """Run the chain, print the results and return the exit code."""
     environ: Mapping[str, str] = getattr(arguments, "environ", None) or dict(os.environ)
     try:
+        _refuse_token(arguments)
         if arguments.relay is None:
-            return _to_provider(arguments, environ)
-        return _to_relay(arguments, environ)
+            return _check_provider(arguments, environ)
+        return _check_relay(arguments, environ)
     except UsageError as exc:
         sys.stderr.write(f"realtime-relay doctor: {exc}\n")
         return USAGE
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped\n")
+        sys.stderr.write("\ninterrupted\n")
         return FAILED
 
 
-def _to_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    given = [
-        f"--{name}" for name in ("origin", "token-env", "token-file") if getattr(arguments, name.replace("-", "_"))
-    ]
-    if arguments.token is not None:
-        raise UsageError("a token is not taken from the command line, where others can read it")
-    if given:
-        raise UsageError(f"{given[0]} is of use with --relay only")
+def _check_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    for option in ("origin", "token-env", "token-file"):
+        if getattr(arguments, option.replace("-", "_")):
+            raise UsageError(f"--{option} requires --relay")
     from service.doctor.local import LocalConfiguration  # noqa: PLC0415 - see above
     from service.doctor.provider import ProviderChain  # noqa: PLC0415 - see above
 
     local = LocalConfiguration(environ, Path.cwd())
     chain = ProviderChain(local, model=_parse_model(arguments.model), with_turn=arguments.turn)
-    return _climb(arguments, environ, chain, local.secrets, "from the settings to the provider's first event")
+    return _run_chain(arguments, environ, chain, local.secrets, "from the settings to the provider's first event")
 
 
-def _to_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def _check_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from service.doctor.relay import RelayChain, RelayOptions  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
@@ -100,31 +99,31 @@ def _to_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     )
     secrets = [token.reveal()] if token is not None else []
     chain = RelayChain(options, environ)
-    return _climb(arguments, environ, chain, lambda: secrets, "from here to a running relay's first event")
+    return _run_chain(arguments, environ, chain, lambda: secrets, "from this machine to a relay's first event")
 
 
-def _climb(
+def _run_chain(
     arguments: argparse.Namespace,
     environ: Mapping[str, str],
     chain: Chain,
     secrets: Callable[[], list[str]],
-    what: str,
+    description: str,
 ) -> int:
     redaction = Redaction(secrets)
     text = TextReporter(sys.stdout, redaction, environ)
     runner = StepRunner(NullReporter() if arguments.json else text)
     if not arguments.json:
-        text.head(what)
-    asyncio.run(_quietly(chain, runner))
+        text.title(description)
+    asyncio.run(_run_without_loop_errors(chain, runner))
     if arguments.json:
         sys.stdout.write(json_document(runner.results, chain.describe(), redaction))
     else:
-        text.verdict(runner.results, "All well: connected, session ready.")
+        text.summary(runner.results, _SUCCESS)
     return FAILED if runner.failed is not None else OK
 
 
-async def _quietly(chain: Chain, runner: StepRunner) -> None:
-    # asyncio's default prints reprs of what a dying socket left behind, into the middle of the report.
+async def _run_without_loop_errors(chain: Chain, runner: StepRunner) -> None:
+    # asyncio's default handler prints the errors of aborted sockets into the middle of the output.
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     await chain.run(runner)
 
@@ -132,9 +131,17 @@ async def _quietly(chain: Chain, runner: StepRunner) -> None:
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
+def _refuse_token(arguments: argparse.Namespace) -> None:
+    if arguments.token is not None:
+        raise UsageError(
+            "--token is not accepted, because other users can read the command line; "
+            "use --token-env or --token-file with --relay"
+        )
+
+
 def _parse_model(text: str | None) -> str | None:
     if text and not MODEL_NAME.fullmatch(text):
-        raise UsageError(f"--model and RELAY_MODEL want a model's name, such as {_DEFAULTS.model}")
+        raise UsageError(f"--model and RELAY_MODEL must be a model name such as {_DEFAULTS.model}")
     return text or None
 
 
@@ -142,21 +149,17 @@ def _parse_relay(text: str) -> URL:
     try:
         parts = urlsplit(text)
         url = URL(text)
-        usable = parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
+        is_valid = False
+    if not is_valid:
         raise UsageError(
-            f"--relay wants a URL such as http://127.0.0.1:{_DEFAULTS.port} or wss://relay.example.com/v1/realtime"
+            f"--relay must be a URL such as http://127.0.0.1:{_DEFAULTS.port} or wss://relay.example.com/v1/realtime"
         )
     if url.user or url.password:
-        raise UsageError(
-            "--relay takes no credentials in its URL; name the client token with --token-env or --token-file"
-        )
-    if _CREDENTIALS & {name.lower() for name in url.query}:
-        raise UsageError(
-            "a credential in the URL is not taken, because URLs are logged; use --token-env or --token-file"
-        )
+        raise UsageError("--relay must not contain credentials; use --token-env or --token-file")
+    if _CREDENTIAL_PARAMETERS & {name.lower() for name in url.query}:
+        raise UsageError("--relay must not contain a token, because URLs are logged; use --token-env or --token-file")
     return url
 
 
@@ -165,32 +168,28 @@ def _parse_origin(text: str | None) -> str | None:
         return None
     parts = urlsplit(text)
     if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or not text.isprintable():
-        raise UsageError("--origin wants scheme, host and port only, as in https://app.example.com")
+        raise UsageError("--origin must be scheme, host and port only, such as https://app.example.com")
     return text
 
 
 def _read_token(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Secret | None:
-    if arguments.token is not None:
-        raise UsageError(
-            "a token is not taken from the command line, where others can read it; use --token-env or --token-file"
-        )
     if arguments.token_env is not None and arguments.token_file is not None:
-        raise UsageError("give --token-env or --token-file, not both")
+        raise UsageError("--token-env and --token-file exclude each other; give one of them")
     if arguments.token_env is not None:
+        source = "the environment variable of --token-env"
         value = environ.get(arguments.token_env, "")
-        where = "the variable that --token-env names"
     elif arguments.token_file is not None:
-        where = "the file that --token-file names"
+        source = "the file of --token-file"
         try:
             with Path(arguments.token_file).open("rb") as file:
                 value = file.read(_MAX_TOKEN_BYTES).decode("utf-8-sig", "replace")
         except OSError as exc:
-            raise UsageError(f"{where} cannot be read: {exc.strerror}") from None
+            raise UsageError(f"{source} cannot be read: {exc.strerror}") from None
     else:
         return None
     value = value.strip()
     if not value:
-        raise UsageError(f"{where} is unset or empty")
+        raise UsageError(f"{source} is unset or empty")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise UsageError(f"{where} holds what no token is: blanks or characters that cannot travel in a header")
+        raise UsageError(f"{source} holds spaces or characters that an HTTP header cannot carry")
     return Secret(value)

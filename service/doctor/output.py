@@ -1,39 +1,39 @@
-"""How the results look: text for people, one JSON document for machines. Nothing leaves unredacted.
+"""Prints results: text while the steps run, or one JSON document at the end. All output is redacted.
 
-On a terminal the rung that is being tried is shown on a line that its result replaces; elsewhere each line is final. Colour
-only on a terminal, and not where NO_COLOR is set (https://no-color.org).
+On a terminal, the running step is shown on a line that its result replaces; elsewhere each line is final. Colour is used on a
+terminal only, and not if NO_COLOR is set (https://no-color.org).
 """
 
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TextIO
 
-from service.doctor.steps import NOT_TRIED, StepResult
+from service.doctor.steps import NOT_RUN, StepResult
 from service.realtime.redaction import redact
 from service.version import __version__
 
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "1;31", "skipped": "2"}
 _MARKS: Final = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skipped": "-"}
 _INDENT: Final = " " * 21
-_LEAST_WIDTH: Final = 60
-_START_OF_LINE: Final = "\r\x1b[K"
+_MIN_WIDTH: Final = 60
+_ERASE_LINE: Final = "\r\x1b[K"
 
 
 class Redaction:
-    """Knows what must not be printed; `secrets` is asked each time, since more become known on the way."""
+    """Removes secrets from output. `secrets` is called each time, because steps find more of them."""
 
     def __init__(self, secrets: Callable[[], Iterable[str]]) -> None:
         self._secrets = secrets
 
     def text(self, value: str) -> str:
-        """A line without secrets and without anything that could move a terminal's cursor."""
-        printable = "".join(letter if letter.isprintable() else "?" for letter in value)
+        """`value` without secrets and without control characters, which could move a terminal's cursor."""
+        printable = "".join(character if character.isprintable() else "?" for character in value)
         return redact(printable, self._secrets())
 
     def tree(self, value: object) -> object:
-        """The same for everything in a document."""
+        """A JSON value in which every string is redacted."""
         match value:
             case str():
                 return self.text(value)
@@ -46,38 +46,37 @@ class Redaction:
 
 
 class TextReporter:
-    """Prints each rung as it ends."""
+    """Prints each result as its step finishes."""
 
     def __init__(self, stream: TextIO, redaction: Redaction, environ: Mapping[str, str]) -> None:
         self._stream = stream
-        self._clean = redaction.text
+        self._redact = redaction.text
         self._live = stream.isatty() and environ.get("TERM") != "dumb"
         self._coloured = self._live and not environ.get("NO_COLOR")
-        self._width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns) if self._live else 0
+        self._width = max(_MIN_WIDTH, shutil.get_terminal_size().columns) if self._live else 0
 
-    def head(self, what: str) -> None:
-        """The first line."""
-        self._write(f"realtime-relay {__version__} doctor: {self._clean(what)}\n\n")
+    def title(self, description: str) -> None:
+        """Print the first line."""
+        self._write(f"realtime-relay {__version__} doctor: {self._redact(description)}\n\n")
 
     def step_started(self, name: str) -> None:
-        """Show what is being tried, on a terminal."""
+        """Show the running step, on a terminal."""
         if self._live:
-            self._write(f"{_START_OF_LINE}  ...   {name}")
+            self._write(f"{_ERASE_LINE}  ...   {name}")
 
     def announce(self, sentence: str) -> None:
-        """Something to be known beforehand."""
+        """Print a sentence before the next step."""
         if self._live:
-            self._write(_START_OF_LINE)
+            self._write(_ERASE_LINE)
         self._write(self._paragraph(sentence) + "\n")
 
     def step_finished(self, result: StepResult) -> None:
         """Print a result."""
         mark = self._colour(result.status, f"{_MARKS[result.status]:<5}")
-        was_tried = result.finding != NOT_TRIED
-        seconds = f"  ({_duration(result.seconds)})" if was_tried and result.status != "skipped" else ""
+        seconds = f"  ({_duration(result.seconds)})" if result.status != "skipped" else ""
         finding = f"{result.reason}: {result.finding}" if result.reason else result.finding
-        start = _START_OF_LINE if self._live else ""
-        lines = [f"{start}  {mark} {result.name:<12} {self._clean(finding)}{seconds}"]
+        start = _ERASE_LINE if self._live else ""
+        lines = [f"{start}  {mark} {result.name:<12} {self._redact(finding)}{seconds}"]
         lines += [self._paragraph(note) for note in result.notes]
         if result.remedy:
             lines.append(self._paragraph(f"-> {result.remedy}"))
@@ -85,21 +84,20 @@ class TextReporter:
             lines.append(self._paragraph(f"see {result.anchor}"))
         self._write("\n".join(lines) + "\n")
 
-    def verdict(self, rungs: Iterable[StepResult], success: str) -> None:
-        """The last line."""
-        known = list(rungs)
-        broken = next((rung for rung in known if rung.status == "fail"), None)
-        warnings = [rung.name for rung in known if rung.status == "warn"]
-        if broken is not None:
-            skipped = sum(rung.finding == NOT_TRIED for rung in known)
-            behind = f"; {skipped} behind it not tried" if skipped else ""
-            self._write("\n" + self._colour("fail", f"Broken at {broken.name}") + behind + ".\n")
+    def summary(self, results: Sequence[StepResult], success: str) -> None:
+        """Print the last line; `success` if no step failed."""
+        failed = next((result.name for result in results if result.status == "fail"), None)
+        if failed is not None:
+            not_run = sum(result.finding == NOT_RUN for result in results)
+            rest = f"; {not_run} later {'step' if not_run == 1 else 'steps'} not run" if not_run else ""
+            self._write("\n" + self._colour("fail", f"Failed at {failed}") + rest + ".\n")
             return
-        also = f" Warnings: {', '.join(warnings)}." if warnings else ""
-        self._write("\n" + self._colour("ok", success) + also + "\n")
+        warnings = [result.name for result in results if result.status == "warn"]
+        rest = f" Warnings: {', '.join(warnings)}." if warnings else ""
+        self._write("\n" + self._colour("ok", success) + rest + "\n")
 
     def _paragraph(self, text: str) -> str:
-        text = self._clean(text)
+        text = self._redact(text)
         if not self._width:
             return _INDENT + text
         return textwrap.fill(
@@ -115,26 +113,25 @@ class TextReporter:
 
 
 class NullReporter:
-    """For machines: nothing is printed until the document is complete."""
+    """Prints nothing, for `--json`."""
 
     def announce(self, sentence: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def step_started(self, name: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def step_finished(self, result: StepResult) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
-def json_document(rungs: Iterable[StepResult], target: Mapping[str, object], redaction: Redaction) -> str:
-    """The one JSON document."""
-    known = list(rungs)
+def json_document(results: Sequence[StepResult], target: Mapping[str, object], redaction: Redaction) -> str:
+    """The output of `--json`. `target` is what the chain checked."""
     body = {
         "version": __version__,
-        "ok": all(result.status != "fail" for result in known),
+        "ok": all(result.status != "fail" for result in results),
         "target": target,
-        "rungs": [result.as_object() for result in known],
+        "rungs": [result.as_object() for result in results],  # the name of the steps in the published format
     }
     return json.dumps(redaction.tree(body), indent=2) + "\n"
 

@@ -1,10 +1,10 @@
-"""The client's side of the chain: from this machine through whatever stands between to a running relay."""
+"""The chain from a client's place to a running relay, through every proxy and ingress between them."""
 
 import asyncio
 import base64
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -14,13 +14,13 @@ from yarl import URL
 
 from service.doctor import network, reply, response_check, tls
 from service.doctor.network import Route
-from service.doctor.provider import request_response
 from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
-from service.doctor.steps import Finding, StepFailed, StepRunner, step_failed
+from service.doctor.steps import Finding, StepFailed, StepRunner
 from service.failures import Failure, Phase
 from service.realtime.keys import Secret
 from service.realtime.names import is_loopback
 from service.realtime.scanner import Scanner
+from service.settings import Settings
 from service.upstream import translate
 from service.upstream.dial import Connected, DialProgress, open_session, read_body
 from service.upstream.proxy import PROXY_VARIABLES
@@ -28,193 +28,200 @@ from service.upstream.stream import EventStream, StreamClosed
 from service.wire.seam import sec_websocket_accept, take_upstream
 
 _PINGS: Final = 3
-_PING_SECONDS: Final = 5.0
-_ACCESS: Final = frozenset({"origin_refused", "token_missing", "token_invalid"})
-_SOCKET_PATH: Final = "/v1/realtime"
+_PONG_SECONDS: Final = 5.0
+_TOKEN_REASONS: Final = frozenset({"token_missing", "token_invalid"})
+_WEBSOCKET_PATH: Final = "/v1/realtime"
 
 
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
-    """Which relay to visit, and as whom. `origin` makes it a browser's visit: credentials go as a subprotocol."""
+    """How to connect to a relay. With `origin`, the doctor connects as a browser: the token is sent as a subprotocol."""
 
     url: URL
     model: str
     token: Secret | None = None
     origin: str | None = None
-    seconds: float = 10.0  # what official clients wait for a socket to open
+    timeout_seconds: float = 10.0  # the open timeout of the official clients
     with_turn: bool = False
 
 
-def socket_url(url: URL, model: str) -> URL:
-    """The address of the socket: the path and the model are added where they are missing."""
+def websocket_url(url: URL, model: str) -> URL:
+    """The URL of the relay's WebSocket: adds the path and the model where they are missing."""
     path = url.path.rstrip("/")
     if path in {"", "/v1"}:
-        url = url.with_path(_SOCKET_PATH).with_query(url.query)
+        url = url.with_path(_WEBSOCKET_PATH).with_query(url.query)
     url = url.with_scheme({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))
     return url if {"model", "call_id", "intent"} & url.query.keys() else url.update_query(model=model)
 
 
 class RelayChain:
-    """Climbs from the relay's name to the time of a round trip."""
+    """The steps from the relay's address to the round-trip time, and to a response if `with_turn`."""
 
     def __init__(self, options: RelayOptions, environ: Mapping[str, str]) -> None:
         self._options = options
         self._environ = environ
-        self._url = socket_url(options.url, options.model)
-        self._route = Route(self._url, seconds=options.seconds, words=RELAY_EXPLANATIONS)
+        self._url = websocket_url(options.url, options.model)
+        self._route = Route(self._url, options.timeout_seconds, explanations=RELAY_EXPLANATIONS)
         self._addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._reply = Reply(0, {})
-        self._line: EventStream | None = None
+        self._stream: EventStream | None = None
 
     def describe(self) -> dict[str, object]:
-        """What is examined."""
+        """The object `target` of the JSON document."""
         return {"relay": str(self._url.with_query(None)), "origin": self._options.origin, "model": self._options.model}
 
     async def run(self, runner: StepRunner) -> None:
-        """Try every rung; whatever was opened is closed at the end."""
-        runner.words = RELAY_EXPLANATIONS
+        """Run all steps and close every connection."""
+        runner.explanations = RELAY_EXPLANATIONS
         async with self._stack:
-            await runner.run_step("address", self._address)
-            await runner.run_step("dns", self._dns)
-            await runner.run_step("tcp", self._tcp)
-            await runner.run_step("tls", self._tls)
-            await runner.run_step("relay", self._ask_health)
+            await runner.run_step("address", self._check_address)
+            await runner.run_step("dns", self._resolve)
+            await runner.run_step("tcp", self._connect)
+            await runner.run_step("tls", self._check_tls)
+            await runner.run_step("relay", self._get_health)
             await runner.run_step("upgrade", self._upgrade)
-            await runner.run_step("origin", self._origin)
-            await runner.run_step("token", self._token)
-            await runner.run_step("first_event", self._first_event)
-            await runner.run_step("round_trip", self._round_trip)
+            await runner.run_step("origin", self._check_origin)
+            await runner.run_step("token", self._check_token)
+            await runner.run_step("first_event", self._wait_for_first_event)
+            await runner.run_step("round_trip", self._measure_round_trip)
             if self._options.with_turn:
                 runner.announce(response_check.COST)
-                await runner.run_step("turn", self._turn)
-            if self._line is not None:
-                await self._line.close()
+                await runner.run_step("turn", self._request_response)
+            if self._stream is not None:
+                await self._stream.close()
 
-    async def _address(self) -> Finding:
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    async def _check_address(self) -> Finding:
         notes = []
-        is_plain = not self._route.is_tls
-        if is_plain and self._options.token is not None and not is_loopback(self._route.host):
-            notes.append("The token travels in clear text; put TLS in front of the relay and use https:// or wss://.")
+        is_plain, is_local = not self._route.is_tls, is_loopback(self._route.host)
+        if is_plain and self._options.token is not None and not is_local:
+            notes.append("The token is sent in clear text. Put TLS in front of the relay and use https:// or wss://.")
         if is_plain and (self._options.origin or "").startswith("https://"):
-            notes.append("Browsers refuse ws:// from a page that came by https://; the page needs wss://.")
-        proxies = [name for name in PROXY_VARIABLES if self._environ.get(name, "").strip()]
+            notes.append("Browsers block ws:// from a page that was loaded over https://. Use wss:// in the page.")
         status = "warn" if notes else "ok"
-        if proxies and not is_loopback(self._route.host):
-            notes.append(f"{proxies[0]} is set; this visit goes straight to the relay, but SDKs and browsers may not.")
+        proxy_variable = next((name for name in PROXY_VARIABLES if self._environ.get(name, "").strip()), None)
+        if proxy_variable is not None and not is_local:
+            notes.append(f"The doctor ignores {proxy_variable} and connects directly; SDKs and browsers may not.")
         return Finding(str(self._url.with_query(None)), notes, "warn" if status == "warn" else "ok")
 
-    async def _dns(self) -> Finding:
-        found, self._addresses = await network.resolve(self._route)
-        return found
+    async def _resolve(self) -> Finding:
+        finding, self._addresses = await network.resolve(self._route)
+        return finding
 
-    async def _tcp(self) -> Finding:
+    async def _connect(self) -> Finding:
         return await network.connect(self._route, self._addresses)
 
-    async def _tls(self) -> Finding:
+    async def _check_tls(self) -> Finding:
         if not self._route.is_tls:
-            return Finding("plain HTTP, as the URL says", status="skipped")
+            return Finding("plain HTTP, as the URL demands", status="skipped")
         return await tls.check_handshake(self._route)
 
-    async def _ask_health(self) -> Finding:
-        """Who answers: a hint only, since an ingress may pass on nothing but the socket's path."""
+    # -- the relay ----------------------------------------------------------------------------------------------------
+
+    async def _get_health(self) -> Finding:
+        # Never a failed step: an ingress may forward only the path of the WebSocket.
         url = self._url.with_path("/healthz").with_query(None)
         async with open_session() as session:
-            answer = await self._get(session, url, {"Accept": "application/json"})
-        status = answer.headers.get("X-Health-Status")
+            response = await self._get(session, url, {"Accept": "application/json"})
+        status = response.headers.get("X-Health-Status")
         if status in {"pass", "warn", "fail"}:
-            unwell = (
-                ["The relay itself cannot reach the provider; run the doctor where it runs."]
+            notes = (
+                ["The relay cannot reach the provider. Run the doctor where the relay runs."]
                 if status == "fail"
                 else []
             )
-            return Finding(f"a relay answers; its health: {status}", unwell, "warn" if status != "pass" else "ok")
-        page = " with a page of HTML" if answer.is_html else ""
-        note = "A proxy or ingress may pass on the socket's path only; the upgrade decides."
-        return Finding(f"no relay answers at /healthz (HTTP {answer.status}{page})", [note], "warn")
+            return Finding(f"a relay answered; its health: {status}", notes, "warn" if status != "pass" else "ok")
+        page = ", an HTML page" if response.is_html else ""
+        note = "A proxy or ingress may forward only the path of the WebSocket; the step 'upgrade' decides."
+        return Finding(f"no relay answered at /healthz (HTTP {response.status}{page})", [note], "warn")
 
     async def _upgrade(self) -> Finding:
         session = await self._stack.enter_async_context(open_session())
         key = base64.b64encode(os.urandom(16)).decode("ascii")
-        self._reply = await self._get(session, self._url, self._headers(key), key)
+        self._reply = await self._get(session, self._url, self._upgrade_headers(key), key)
         error = self._reply.relay_error
         if self._reply.status == UPGRADED:
             return Finding("101 Switching Protocols")
         if error is None:
             raise reply.refused_by_other_server(self._reply, scheme=self._url.scheme)
         if reply.reason_of(error) == "not_a_websocket":
-            raise reply.refused_by_relay(error, "The upgrade was asked for, so it was lost on the way to the relay.")
-        return Finding(f"the relay itself answered: HTTP {self._reply.status}")
+            raise reply.refused_by_relay(error, "The doctor sent an upgrade; a proxy on the route removed its headers.")
+        return Finding(f"the relay answered HTTP {self._reply.status}")
 
-    async def _origin(self) -> Finding:
-        error = self._refusal()
+    async def _check_origin(self) -> Finding:
+        error = self._reply.relay_error
+        origin = self._options.origin
         if error is not None and reply.reason_of(error) == "origin_refused":
-            shown = self._options.origin or "none was sent, so something on the way adds one"
-            raise reply.refused_by_relay(error, f"Origin: {shown}.")
-        if self._options.origin is None:
-            return Finding("not asked: only browsers send one; --origin pretends to be a page of it", status="skipped")
-        return Finding(f"pages of {self._options.origin} may connect")
+            note = (
+                f"Origin: {origin}." if origin else "The doctor sent no Origin header; a proxy on the route added one."
+            )
+            raise reply.refused_by_relay(error, note)
+        if origin is None:
+            text = "no Origin sent, as only browsers send one; use --origin to connect as a page"
+            return Finding(text, status="skipped")
+        return Finding(f"pages of {origin} may connect")
 
-    async def _token(self) -> Finding:
-        error = self._refusal()
-        reason = reply.reason_of(error) if error is not None else None
-        if error is not None and reason in _ACCESS:
-            raise reply.refused_by_relay(error, *self._token_notes(str(reason)))
+    async def _check_token(self) -> Finding:
+        error = self._reply.relay_error
+        if error is not None and reply.reason_of(error) in _TOKEN_REASONS:
+            raise reply.refused_by_relay(error, *self._token_notes(reply.reason_of(error)))
         if self._options.token is None:
-            return Finding("none was sent, none is wanted: whoever reaches the relay may use it")
-        how = "as a subprotocol, as browsers do" if self._options.origin else "as Authorization: Bearer"
-        return Finding(f"taken, or not asked for; it was sent {how}")
+            return Finding("none sent and none required: every client that can connect may use the relay")
+        place = "as a subprotocol, as browsers do" if self._options.origin else "as Authorization: Bearer"
+        return Finding(f"accepted, or not required; sent {place}")
 
-    def _token_notes(self, reason: str) -> Sequence[str]:
+    def _token_notes(self, reason: str) -> list[str]:
         if self._options.token is None:
-            return ("None was given: name it with --token-env or --token-file.",)
+            return ["The doctor has no token. Name one with --token-env or --token-file."]
         if reason == "token_missing":
-            return ("A token was sent but did not arrive: something on the way drops it.",)
-        return ()
+            return ["The doctor sent a token, but the relay received none: a proxy on the route removed it."]
+        return []
 
-    async def _first_event(self) -> Finding:
-        error = self._refusal()
+    async def _wait_for_first_event(self) -> Finding:
+        error = self._reply.relay_error
         if error is not None:
             raise reply.refused_by_relay(error)
-        assert self._line is not None  # noqa: S101 - without a refusal there is a line
+        assert self._stream is not None  # noqa: S101 - set by the step 'upgrade' unless the relay refused
         try:
-            event = await self._line.next_event(self._options.seconds)
+            event = await self._stream.next_event(self._options.timeout_seconds)
         except TimeoutError:
-            raise step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT), words=RELAY_EXPLANATIONS) from None
+            raise self._step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT)) from None
         except StreamClosed as closed:
-            shown = f"Closed with {closed.code}." if closed.code is not None else "Closed without a word."
-            raise step_failed(Failure("dropped_early", Phase.FIRST_EVENT), shown, words=RELAY_EXPLANATIONS) from None
+            code = f"with code {closed.code}" if closed.code is not None else "without a close code"
+            failure = Failure("dropped_early", Phase.FIRST_EVENT)
+            raise self._step_failed(failure, f"The WebSocket was closed {code}.") from None
         if event.type == "error":
-            told = reply.relay_error_in(event.body)
-            if told is not None:
-                raise reply.refused_by_relay(told)
-            raise step_failed(Failure("upstream_error", Phase.FIRST_EVENT))
+            error = reply.relay_error_in(event.body)
+            if error is not None:
+                raise reply.refused_by_relay(error)
+            raise StepFailed.from_failure(Failure("upstream_error", Phase.FIRST_EVENT))
         return Finding(f"session ready: {event.type or 'an event'}")
 
-    async def _round_trip(self) -> Finding:
-        assert self._line is not None  # noqa: S101 - the rung below has made it
+    async def _measure_round_trip(self) -> Finding:
+        assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'
         try:
-            times = [await self._line.ping(_PING_SECONDS) for _ in range(_PINGS)]
+            times = [await self._stream.ping(_PONG_SECONDS) for _ in range(_PINGS)]
         except TimeoutError:
-            note = "A proxy that does not pass WebSocket control frames on will cut quiet sessions."
-            return Finding(f"no pong within {_PING_SECONDS:g} s", [note], "warn")
-        middle = statistics.median(times)
+            note = (
+                "A proxy on the route does not forward WebSocket control frames; it will close sessions that are quiet."
+            )
+            return Finding(f"no pong within {_PONG_SECONDS:g} s", [note], "warn")
+        median = statistics.median(times)
         return Finding(
-            f"{middle * 1000:.1f} ms to the relay and back (median of {_PINGS})",
-            ["To the relay only; the provider answers later."],
-            seconds=middle,
+            f"{median * 1000:.1f} ms to the relay and back (median of {_PINGS})",
+            ["This is the time to the relay only; the provider answers later."],
+            seconds=median,
         )
 
-    async def _turn(self) -> Finding:
-        assert self._line is not None  # noqa: S101 - the rung below has made it
-        return await request_response(self._line)
+    async def _request_response(self) -> Finding:
+        assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'
+        return await response_check.request_response(self._stream)
 
     # -- the request --------------------------------------------------------------------------------------------------
 
-    def _refusal(self) -> Mapping[str, object] | None:
-        return self._reply.relay_error
-
-    def _headers(self, key: str) -> dict[str, str]:
+    def _upgrade_headers(self, key: str) -> dict[str, str]:
         headers = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -223,8 +230,8 @@ class RelayChain:
         }
         token = self._options.token.reveal() if self._options.token is not None else None
         if self._options.origin is not None:
-            offered = ["realtime", *([f"openai-insecure-api-key.{token}"] if token else [])]
-            headers |= {"Origin": self._options.origin, "Sec-WebSocket-Protocol": ", ".join(offered)}
+            subprotocols = ["realtime", *([f"openai-insecure-api-key.{token}"] if token else [])]
+            headers |= {"Origin": self._options.origin, "Sec-WebSocket-Protocol": ", ".join(subprotocols)}
         elif token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
@@ -232,43 +239,46 @@ class RelayChain:
     async def _get(
         self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], key: str | None = None
     ) -> Reply:
-        """GET; a 101 to our key becomes the line. Raises Broken in the words of this side."""
-        progress = DialProgress()
+        """GET a URL; with a `key`, a 101 opens the event stream. Raises StepFailed."""
         try:
-            async with asyncio.timeout(self._options.seconds):
-                response = await session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=progress)
+            async with asyncio.timeout(self._options.timeout_seconds):
+                response = await session.get(url, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise await self._no_answer(exc) from None
+            raise await self._request_failed(exc) from None
         if response.status == UPGRADED and key is not None:
-            self._take_line(response, key)
+            self._open_stream(response, key)
             return Reply(UPGRADED, response.headers)
         try:
             return Reply(response.status, response.headers, await read_body(response))
         finally:
             response.close()
 
-    async def _no_answer(self, exc: Exception) -> StepFailed:
+    async def _request_failed(self, exc: Exception) -> StepFailed:
         failure = translate.from_exception(exc, Phase.UPGRADE, tls=self._route.is_tls)
         notes = []
         if not self._route.is_tls and await tls.speaks_tls(self._route.host, self._route.port):
             notes.append("This port speaks TLS: use https:// or wss:// in the URL.")
-        return step_failed(failure, *notes, words=RELAY_EXPLANATIONS)
+        return self._step_failed(failure, *notes)
 
-    def _take_line(self, response: aiohttp.ClientResponse, key: str) -> None:
-        problem = None
-        if response.headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):
-            problem = "Sec-WebSocket-Accept is wrong: something on the way answers upgrades itself"
-        elif self._options.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
-            problem = "the subprotocol 'realtime' did not come back, without which browsers refuse the socket"
+    def _open_stream(self, response: aiohttp.ClientResponse, key: str) -> None:
+        problem = self._check_upgrade(response, key)
         if problem is not None:
             response.close()
-            raise step_failed(
-                Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem), words=RELAY_EXPLANATIONS
-            )
+            raise self._step_failed(Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem))
         try:
             leg = take_upstream(response)
         except ConnectionResetError:
             response.close()
-            raise step_failed(Failure("dropped_early", Phase.UPGRADE), words=RELAY_EXPLANATIONS) from None
-        scanner = Scanner(masked=False, max_message_bytes=1 << 24)
-        self._line = EventStream(Connected(leg, scanner, [], DialProgress()))
+            raise self._step_failed(Failure("dropped_early", Phase.UPGRADE)) from None
+        scanner = Scanner(masked=False, max_message_bytes=Settings().max_message_bytes)
+        self._stream = EventStream(Connected(leg, scanner, [], DialProgress()))
+
+    def _check_upgrade(self, response: aiohttp.ClientResponse, key: str) -> str | None:
+        if response.headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):
+            return "Sec-WebSocket-Accept is wrong: a proxy on the route answers upgrades itself"
+        if self._options.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
+            return "the response lacks the subprotocol 'realtime', without which browsers close the WebSocket"
+        return None
+
+    def _step_failed(self, failure: Failure, *notes: str) -> StepFailed:
+        return StepFailed.from_failure(failure, *notes, explanations=RELAY_EXPLANATIONS)

@@ -1,10 +1,7 @@
-"""What answered at a relay's address: the relay itself, or something on the way. Pure.
+"""Judges a response from a relay's address: whether the relay sent it, or something else on the route. Pure.
 
-Rules of this file:
-
-* The relay is known by its error object (`type` is `relay_error`) and by `X-Health-Status`; whatever else answers is a
-  proxy, an ingress, a portal or another program.
-* Of a stranger's answer only its status, its kind and the names in `Server` and `Via` are told, short and printable.
+* A response is the relay's if its body is the relay's error object (`type` is `relay_error`), or if it has `X-Health-Status`.
+* Of any other response, only status, content type, title and the headers `Server` and `Via` are printed, shortened.
 """
 
 import json
@@ -13,74 +10,81 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from service.doctor.steps import Explanations, StepFailed, step_failed
+from service.doctor.steps import Explanation, Explanations, StepFailed
 from service.failures import CATALOGUE, Failure, Phase
 
 UPGRADED: Final = 101
 _REDIRECTS: Final = range(300, 400)
 _TITLE: Final = re.compile(rb"<title[^>]*>\s*([^<]{1,80})", re.IGNORECASE)
-_WORD: Final = re.compile(r"[a-z_]{1,40}")
-_WRONG_SCHEME: Final = re.compile(
+_REASON: Final = re.compile(r"[a-z_]{1,40}")
+# As nginx and Apache or Go answer a plain HTTP request on a TLS port.
+_NEEDS_TLS: Final = re.compile(
     rb"plain HTTP request was sent to (an )?HTTPS|HTTP request to an HTTPS server", re.IGNORECASE
 )
-_GATEWAY: Final = {
-    502: "cannot reach the relay",
-    503: "has no relay to pass it to",
-    504: "waited for the relay in vain",
+_STATUS_NOTES: Final = {
+    200: "A 200 instead of a 101 means that a captive portal, a web server or another program answers here.",
+    400: "This 400 is not the relay's. Often a proxy has removed or changed the Upgrade header.",
+    401: "This 401 is not the relay's: a proxy or ingress in front of it requires its own credentials.",
+    403: "This 403 is not the relay's: a proxy or ingress in front of it forbids the request.",
+    404: "Nothing is served at this path. The relay serves /v1/realtime; check which path the ingress forwards.",
+    426: "A proxy on the route removes the headers Upgrade and Connection, or speaks HTTP/2 to the relay.",
+    502: "The proxy or ingress cannot connect to the relay.",
+    503: "The proxy or ingress has no relay to forward to.",
+    504: "The proxy or ingress got no answer from the relay in time.",
 }
 
-# The catalogue speaks of the provider; between a client and the relay the same reasons mean this.
 RELAY_EXPLANATIONS: Final[Explanations] = {
-    "dns_failed": (
-        "The relay's name cannot be resolved.",
-        "Check the host in the URL, and the DNS of the network that this machine is in.",
+    "dns_failed": Explanation(
+        "The relay's host name could not be resolved.",
+        "Check the host in the URL, and the DNS servers of this machine.",
     ),
-    "connect_refused": (
-        "The relay's address refused the connection.",
-        "Check host and port, and whether the relay runs; RELAY_HOST=127.0.0.1 listens for its own machine only.",
+    "connect_refused": Explanation(
+        "The relay's address refused the TCP connection.",
+        "Check host and port, and that the relay runs. RELAY_HOST=127.0.0.1 accepts connections from its own machine only.",
     ),
-    "network_unreachable": (
-        "There is no route to the relay.",
+    "network_unreachable": Explanation(
+        "This machine has no network route to the relay.",
         "Check the network, the VPN and the firewall of this machine.",
     ),
-    "connect_timeout": (
-        "The relay could not be reached in time.",
-        "Check host and port, and firewalls or security groups that drop silently.",
+    "connect_timeout": Explanation(
+        "The connection to the relay timed out.",
+        "Check host and port, and check for a firewall or security group that drops packets.",
     ),
-    "tls_failed": (
-        "No TLS connection to the relay came about.",
-        "Check that the port speaks TLS: the relay itself does not, an ingress or proxy in front of it does.",
+    "tls_failed": Explanation(
+        "The TLS handshake with the relay failed.",
+        "Use a port that speaks TLS: an ingress or proxy in front of the relay does, the relay itself does not.",
     ),
-    "tls_untrusted": (
+    "tls_untrusted": Explanation(
         "The certificate at the relay's address is not trusted.",
-        "Set SSL_CERT_FILE to the CA that issued it, and check the host name in the URL and the clock.",
+        "Set SSL_CERT_FILE to the certificate of its CA, and check the host in the URL and the clock of this machine.",
     ),
-    "bad_reply": (
-        "What answered is not the relay.",
-        "Check the URL's host, port and path, and the ingress or proxy in front of the relay.",
+    "bad_reply": Explanation(
+        "The server at this address is not the relay.",
+        "Check host, port and path of the URL, and the ingress or proxy in front of the relay.",
     ),
-    "redirect_refused": (
-        "The address answered with a redirect.",
+    "redirect_refused": Explanation(
+        "The address answers with a redirect.",
         "Use the final address; WebSocket clients follow no redirect.",
     ),
-    "dropped_early": (
-        "The connection was dropped before an answer came.",
-        "Check the scheme (ws or wss) and the port; look for a firewall or proxy that cuts WebSockets.",
+    "dropped_early": Explanation(
+        "The connection was lost before the relay answered.",
+        "Check scheme (ws or wss) and port, and check for a firewall or proxy that cuts WebSocket connections.",
     ),
-    "reply_timeout": (
-        "No answer to the handshake came in time.",
-        "Look at the relay's log: it answers only after it has reached the provider, within RELAY_DIAL_TIMEOUT_SECONDS.",
+    "reply_timeout": Explanation(
+        "The relay did not answer the opening handshake in time.",
+        "Check the relay's log: it answers once it has reached the provider, within RELAY_DIAL_TIMEOUT_SECONDS.",
     ),
-    "first_event_timeout": (
-        "The socket opened, but no event came in time.",
-        "Look for a proxy that answers upgrades itself or buffers; the relay sends the first event right behind its 101.",
+    "first_event_timeout": Explanation(
+        "The WebSocket opened, but the relay sent no event in time.",
+        "Check for a proxy that answers upgrades itself or buffers: the relay sends the first event directly after its 101.",
     ),
 }
+"""Explanations where the peer is a relay; those of the catalogue are about the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer to an upgrade, or to a GET."""
+    """An HTTP response."""
 
     status: int
     headers: Mapping[str, str]
@@ -88,17 +92,17 @@ class Reply:
 
     @property
     def relay_error(self) -> Mapping[str, object] | None:
-        """The relay's own error object, None if this is not the relay's refusal."""
+        """The relay's error object, None if the body holds none."""
         return relay_error_in(self.body)
 
     @property
     def is_html(self) -> bool:
-        """Whether a page for people came."""
+        """Whether the body is an HTML page."""
         return "html" in self.headers.get("Content-Type", "").lower() or b"<html" in self.body[:1024].lower()
 
 
 def relay_error_in(payload: bytes | Mapping[str, object]) -> Mapping[str, object] | None:
-    """The error object of a relay in a body or event."""
+    """The relay's error object in a body or an event, None if there is none."""
     if isinstance(payload, bytes):
         try:
             payload = json.loads(payload)
@@ -109,72 +113,61 @@ def relay_error_in(payload: bytes | Mapping[str, object]) -> Mapping[str, object
 
 
 def reason_of(error: Mapping[str, object]) -> str:
-    """The reason in a relay's error object: a word, whoever sent it; 'unknown' if it is none."""
+    """The reason in a relay's error object, 'unknown' if it does not have the shape of a reason."""
     code = error.get("code")
-    return code if isinstance(code, str) and _WORD.fullmatch(code) else "unknown"
+    return code if isinstance(code, str) and _REASON.fullmatch(code) else "unknown"
 
 
 def refused_by_relay(error: Mapping[str, object], *notes: str) -> StepFailed:
-    """The relay's own refusal, in the catalogue's words."""
+    """Explain a refusal of the relay by the catalogue."""
     reason = reason_of(error)
-    told = []
+    details = []
     status, session = error.get("upstream_status"), error.get("session_id")
     if isinstance(status, int):
-        told.append(f"The provider's answer to the relay: {status}.")
+        details.append(f"The provider answered the relay with {status}.")
     if isinstance(session, str) and re.fullmatch(r"[0-9a-f]{1,32}", session):
-        told.append(f"The relay's log knows this attempt as session_id {session}.")
+        details.append(f"The relay's log has this attempt as session_id {session}.")
     if reason not in CATALOGUE:
-        return StepFailed("The relay gives a reason that this version does not know.", notes=(reason, *told, *notes))
-    return step_failed(Failure(reason), *told, *notes)
+        return StepFailed(
+            "The relay refused with a reason that this version does not know.",
+            remedy="Run the doctor of the relay's version.",
+            notes=(f"Reason: {reason}.", *details, *notes),
+        )
+    return StepFailed.from_failure(Failure(reason), *details, *notes)
 
 
 def refused_by_other_server(reply: Reply, *, scheme: str) -> StepFailed:
-    """What is not the relay has answered the upgrade."""
-    notes = [*_who(reply)]
+    """Explain a response to the upgrade that is not the relay's."""
+    notes = _server_notes(reply)
     if reply.status in _REDIRECTS:
-        target = _short(reply.headers.get("Location", "").split("?")[0])
-        notes.append(f"It leads to {target}.")
-        if scheme in {"http", "ws"} and target.startswith("https://"):
-            notes.append("This address wants TLS: use https:// or wss://.")
-        return _broken("redirect_refused", reply, notes)
-    if _WRONG_SCHEME.search(reply.body):
+        location = _shorten(reply.headers.get("Location", "").split("?")[0])
+        notes.append(f"The redirect points to {location}.")
+        if scheme in {"http", "ws"} and location.startswith("https://"):
+            notes.append("This address requires TLS: use https:// or wss://.")
+        return _failed("redirect_refused", reply, notes)
+    if _NEEDS_TLS.search(reply.body):
         notes.append("This port speaks TLS: use https:// or wss:// in the URL.")
-    elif reply.status == 426:  # noqa: PLR2004 - Upgrade Required
-        notes.append("Something on the way drops the headers Upgrade and Connection, or speaks HTTP/2 to the relay.")
-    elif reply.status == 400:  # noqa: PLR2004 - Bad Request
-        notes.append(
-            "A 400 that is not the relay's own often means that a proxy has dropped or spoilt the Upgrade header."
-        )
-    elif reply.status == 404:  # noqa: PLR2004 - Not Found
-        notes.append(
-            "Nothing is at this path: the relay serves /v1/realtime; an ingress may serve it elsewhere or not at all."
-        )
-    elif reply.status in {401, 403}:
-        notes.append(
-            "That is not the relay's refusal: a proxy or ingress in front of it wants credentials, or forbids."
-        )
-    elif reply.status in _GATEWAY:
-        notes.append(f"The proxy or ingress in front {_GATEWAY[reply.status]}.")
-    elif reply.status == 200:  # noqa: PLR2004 - OK
-        notes.append("A 200 where a 101 belongs: a portal, a web server or another program answers here.")
-    return _broken("bad_reply", reply, notes)
+    elif reply.status in _STATUS_NOTES:
+        notes.append(_STATUS_NOTES[reply.status])
+    return _failed("bad_reply", reply, notes)
 
 
-def _broken(reason: str, reply: Reply, notes: list[str]) -> StepFailed:
-    return step_failed(Failure(reason, Phase.UPGRADE, http_status=reply.status), *notes, words=RELAY_EXPLANATIONS)
+def _failed(reason: str, reply: Reply, notes: list[str]) -> StepFailed:
+    failure = Failure(reason, Phase.UPGRADE, http_status=reply.status)
+    return StepFailed.from_failure(failure, *notes, explanations=RELAY_EXPLANATIONS)
 
 
-def _who(reply: Reply) -> list[str]:
+def _server_notes(reply: Reply) -> list[str]:
     notes = []
     if reply.is_html:
         title = _TITLE.search(reply.body[:8192])
-        named = f" with the title '{_short(title[1].decode('utf-8', 'replace'))}'" if title else ""
-        notes.append(f"A page of HTML came{named}: a proxy, ingress or portal has answered in the relay's place.")
-    names = [f"{name}: {_short(reply.headers[name])}" for name in ("Server", "Via") if reply.headers.get(name)]
+        titled = f" with the title '{_shorten(title[1].decode('utf-8', 'replace'))}'" if title else ""
+        notes.append(f"The response is an HTML page{titled}: a proxy, ingress or portal answered instead of the relay.")
+    names = [f"{name}: {_shorten(reply.headers[name])}" for name in ("Server", "Via") if reply.headers.get(name)]
     if names:
-        notes.append(f"It calls itself {', '.join(names)}.")
+        notes.append(f"The server identifies itself as {', '.join(names)}.")
     return notes
 
 
-def _short(text: str) -> str:
-    return "".join(letter for letter in text if letter.isprintable()).strip()[:80]
+def _shorten(text: str) -> str:
+    return "".join(character for character in text if character.isprintable()).strip()[:80]

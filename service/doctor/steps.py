@@ -1,37 +1,44 @@
-"""The ladder: rungs, their results, and the rule that the first broken one ends the climb. No I/O but the clock.
+"""Runs the steps of a chain in order. No I/O but the clock.
 
-Rules of this file:
-
-* A rung that works returns `Found`; one that breaks raises `Failure` (spoken of in the catalogue's words) or `Broken`.
-* Behind a broken rung nothing is tried: what comes after it would only fail for the same cause. Warnings do not stop.
+* A step that passes returns a `Finding`. A step that fails raises `Failure` (a reason of the catalogue) or `StepFailed`.
+* No step runs after a failed one, because it would fail for the same cause. A warning does not end the run.
 """
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
 from service.failures import CATALOGUE, Failure, Phase
 
 Status = Literal["ok", "warn", "fail", "skipped"]
-Explanations = Mapping[str, tuple[str, str]]
-"""Sentence and remedy by reason, where the catalogue's speak of another peer."""
 
-NOT_TRIED: Final = "not tried"
+NOT_RUN: Final = "not run"
+
+
+class Explanation(NamedTuple):
+    """A sentence and a remedy that replace those of the catalogue."""
+
+    sentence: str
+    remedy: str
+
+
+Explanations = Mapping[str, Explanation]
+"""Explanations by reason, for a chain whose peer is not the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rung that holds has found. `seconds` only if it is not the time that the work took."""
+    """What a passed step found. Set `seconds` only if it differs from the step's run time."""
 
-    finding: str
+    text: str
     notes: Sequence[str] = ()
     status: Literal["ok", "warn", "skipped"] = "ok"
     seconds: float | None = None
 
 
 class StepFailed(Exception):
-    """A rung does not hold. `reason` is the catalogue's, None where it has no row (bad settings)."""
+    """A step failed. `reason` is a reason of the catalogue, None if the catalogue has none (invalid settings)."""
 
     def __init__(
         self, finding: str, *, reason: str | None = None, remedy: str | None = None, notes: Sequence[str] = ()
@@ -42,10 +49,17 @@ class StepFailed(Exception):
         self.remedy = remedy
         self.notes = tuple(notes)
 
+    @classmethod
+    def from_failure(cls, failure: Failure, *notes: str, explanations: Explanations | None = None) -> Self:
+        """Explain a failure by the catalogue or by `explanations`; what the peer sent precedes the notes."""
+        row = failure.row
+        sentence, remedy = (explanations or {}).get(row.reason, (row.sentence, row.remedy))
+        return cls(sentence, reason=row.reason, remedy=remedy, notes=(*_received_notes(failure), *notes))
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The result of one rung."""
+    """The result of one step."""
 
     name: str
     status: Status
@@ -57,11 +71,11 @@ class StepResult:
 
     @property
     def anchor(self) -> str | None:
-        """Where the documents speak of the reason."""
+        """The section of `docs/failures.md` about the reason."""
         return CATALOGUE[self.reason].anchor if self.reason in CATALOGUE else None
 
     def as_object(self) -> dict[str, object]:
-        """For machines; the keys are always the same."""
+        """The object of the JSON document; every key is always present."""
         return {
             "name": self.name,
             "status": self.status,
@@ -75,77 +89,75 @@ class StepResult:
 
 
 class Reporter(Protocol):
-    """Who is told of the progress."""
+    """Receives the progress of a run."""
 
     def step_started(self, name: str) -> None:
-        """A rung is being tried."""
+        """A step starts."""
 
     def step_finished(self, result: StepResult) -> None:
-        """A rung has its result."""
+        """A step has passed, failed or been skipped."""
 
     def announce(self, sentence: str) -> None:
-        """Something has to be known before the next rung is tried."""
+        """The user must know this before the next step starts."""
 
 
 class StepRunner:
-    """The results so far. `broken` is the rung at which the climb ended, None while it goes on."""
+    """Runs steps and keeps their results. `failed` is the result of the failed step, None while there is none."""
 
-    def __init__(self, watcher: Reporter) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self.results: list[StepResult] = []
         self.failed: StepResult | None = None
-        self.words: Explanations = {}
-        self._watcher = watcher
+        self.explanations: Explanations = {}
+        self._reporter = reporter
 
     def announce(self, sentence: str) -> None:
-        """Say something before a rung, unless it will not be tried."""
+        """Report a sentence before a step, unless the step will not run."""
         if self.failed is None:
-            self._watcher.announce(sentence)
+            self._reporter.announce(sentence)
 
-    async def run_step(self, name: str, work: Callable[[], Awaitable[Finding]]) -> None:
-        """Try one rung, unless one before it is broken."""
+    async def run_step(self, name: str, step: Callable[[], Awaitable[Finding]]) -> None:
+        """Run one step, or skip it after a failed one."""
         if self.failed is not None:
-            self._add(StepResult(name, "skipped", NOT_TRIED))
+            self._add(StepResult(name, "skipped", NOT_RUN))
             return
-        self._watcher.step_started(name)
-        since = time.perf_counter()
+        self._reporter.step_started(name)
+        started_at = time.perf_counter()
         try:
-            found = await work()
+            finding = await step()
         except Failure as failure:
-            self._break(name, step_failed(failure, words=self.words), since)
-        except StepFailed as broken:
-            self._break(name, broken, since)
-        except Exception as exc:  # noqa: BLE001 - a fault of the doctor must not hide what the other rungs have found
-            kind = type(exc).__name__
-            self._break(name, step_failed(Failure("internal_error"), f"The doctor itself failed: {kind}."), since)
+            self._fail(name, StepFailed.from_failure(failure, explanations=self.explanations), started_at)
+        except StepFailed as error:
+            self._fail(name, error, started_at)
+        except Exception as exc:  # noqa: BLE001 - a bug of one step must not hide the results of the others
+            self._fail(name, _internal_error(exc), started_at)
         else:
-            seconds = time.perf_counter() - since if found.seconds is None else found.seconds
-            self._add(StepResult(name, found.status, found.finding, seconds, tuple(found.notes)))
+            seconds = time.perf_counter() - started_at if finding.seconds is None else finding.seconds
+            self._add(StepResult(name, finding.status, finding.text, seconds, tuple(finding.notes)))
 
-    def _break(self, name: str, broken: StepFailed, since: float) -> None:
-        seconds = time.perf_counter() - since
-        self.failed = StepResult(name, "fail", broken.finding, seconds, broken.notes, broken.reason, broken.remedy)
+    def _fail(self, name: str, error: StepFailed, started_at: float) -> None:
+        seconds = time.perf_counter() - started_at
+        self.failed = StepResult(name, "fail", error.finding, seconds, error.notes, error.reason, error.remedy)
         self._add(self.failed)
 
     def _add(self, result: StepResult) -> None:
         self.results.append(result)
-        self._watcher.step_finished(result)
+        self._reporter.step_finished(result)
 
 
-def step_failed(failure: Failure, *notes: str, words: Explanations | None = None) -> StepFailed:
-    """A failure as a broken rung: the catalogue's words, then what the wire said, then the notes."""
-    row = failure.row
-    sentence, remedy = (words or {}).get(row.reason, (row.sentence, row.remedy))
-    return StepFailed(sentence, reason=row.reason, remedy=remedy, notes=(*_wire_notes(failure), *notes))
+def _internal_error(exc: Exception) -> StepFailed:
+    # Only the type: the text of an unexpected exception may hold a secret.
+    finding = f"The doctor failed because of an internal error: {type(exc).__name__}."
+    return StepFailed(finding, reason="internal_error", remedy="Report this output.")
 
 
-def _wire_notes(failure: Failure) -> list[str]:
-    said = [failure.upstream_code] if failure.upstream_code else []
+def _received_notes(failure: Failure) -> list[str]:
+    received = [failure.upstream_code] if failure.upstream_code else []
     if failure.wire_status is not None:
-        was_close = failure.phase is Phase.FIRST_EVENT
-        said.insert(0, f"CLOSE {failure.wire_status}" if was_close else f"HTTP {failure.wire_status}")
-    notes = [f"On the wire: {', '.join(said)}."] if said else []
+        is_close = failure.phase is Phase.FIRST_EVENT
+        received.insert(0, f"close code {failure.wire_status}" if is_close else f"HTTP {failure.wire_status}")
+    notes = [f"Received: {', '.join(received)}."] if received else []
     if failure.detail:
         notes.append(f"Detail: {failure.detail}.")
     if failure.retry_after_seconds is not None:
-        notes.append(f"The answer asks to wait for {failure.retry_after_seconds} s.")
+        notes.append(f"Retry-After: {failure.retry_after_seconds} s.")
     return notes

@@ -1,7 +1,7 @@
-"""The TLS handshake: whether it is trusted, who issued the certificate, and what answers if it is no TLS. Raises Broken.
+"""The step TLS: whether the certificate is trusted and who issued it, or what the port speaks instead. Raises StepFailed.
 
-A certificate that is not trusted is looked at a second time without verifying, on a connection of its own over which nothing
-is sent, only to name who issued it.
+A certificate that is not trusted is fetched once more without verification, only to name its issuer: on a separate
+connection, over which nothing is sent.
 """
 
 import asyncio
@@ -14,124 +14,118 @@ from typing import Final
 
 from yarl import URL
 
-from service.doctor.certificates import Certificate, inspection_product, parse_certificate
+from service.doctor.certificates import Certificate, interceptor_of, parse_certificate
 from service.doctor.network import Route, abort_connection, open_connection, tls_context
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure, Phase
 from service.upstream import translate
 
-_LOOK_SECONDS: Final = 2.0
-_EXPIRES_SOON_DAYS: Final = 14
-_OTHER_STORES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+_PROTOCOL_PROBE_SECONDS: Final = 2.0
+_MIN_DAYS_LEFT: Final = 14
+_VARIABLES_OF_OTHERS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
 async def check_handshake(route: Route) -> Finding:
-    """The TLS handshake, verified as a dial verifies it; says who issued the certificate."""
+    """Do the TLS handshake, verified as a dial verifies it, and name the issuer of the certificate."""
     try:
-        async with asyncio.timeout(route.seconds):
+        async with asyncio.timeout(route.timeout_seconds):
             certificate, version = await _handshake(route, tls_context())
     except TimeoutError:
-        raise await _hangs(route) from None
+        raise await _no_answer(route) from None
     except ssl.SSLCertVerificationError as exc:
         raise await _untrusted(route, exc) from None
     except ssl.SSLError as exc:
-        raise await _no_tls(route, exc.reason or type(exc).__name__) from None
+        detail = (exc.reason or type(exc).__name__).replace("_", " ").lower()
+        notes = await _plain_http_notes(route)
+        raise route.step_failed(Failure("tls_failed", Phase.CONNECT, detail=detail), *notes) from None
     except OSError as exc:
-        raise route.broken(
+        raise route.step_failed(
             Failure("tls_failed", Phase.CONNECT, detail=type(exc).__name__),
-            "The connection was cut in the handshake; firewalls that filter by server name do this.",
+            "The connection was closed during the TLS handshake. Firewalls that filter by server name do this; allow "
+            f"{route.host} in the firewall.",
         ) from None
     if certificate is None:
         return Finding(version)
-    return _judge(certificate, version)
+    return _judge_trusted(route, certificate, version)
 
 
-def _judge(certificate: Certificate, version: str) -> Finding:
+def _judge_trusted(route: Route, certificate: Certificate, version: str) -> Finding:
     days = (certificate.not_after - datetime.now(UTC)).days
-    finding = f"{version}, trusted, issued by {certificate.issuer}, expires in {days} days"
-    inspector = inspection_product(certificate.issuer)
-    if inspector is not None:
+    text = f"{version}, trusted, issued by {certificate.issuer}, expires in {days} days"
+    interceptor = interceptor_of(certificate.issuer)
+    if interceptor is not None:
         note = (
-            f"That is {inspector}: a proxy opens TLS on the way and reads everything, the key included. Its certificate is "
-            "trusted here; if WebSockets fail below, ask for an exception for this host."
+            f"{interceptor} intercepts TLS on this route and can read all traffic, the key included. Its certificate is "
+            f"trusted here. If a step below fails, exclude {route.host} from interception."
         )
-        return Finding(finding, [note], "warn")
-    if days < _EXPIRES_SOON_DAYS:
-        return Finding(finding, ["The certificate expires soon."], "warn")
-    return Finding(finding)
+        return Finding(text, [note], "warn")
+    if days < _MIN_DAYS_LEFT:
+        return Finding(text, ["The certificate expires soon."], "warn")
+    return Finding(text)
 
 
 async def _untrusted(route: Route, exc: ssl.SSLCertVerificationError) -> StepFailed:
-    blind = tls_context()
-    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    unverified = tls_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     certificate = None
     with suppress(OSError, StepFailed, TimeoutError):
-        async with asyncio.timeout(route.seconds):
-            certificate, _ = await _handshake(route, blind)
-    notes = [] if certificate is None else _who(certificate)
-    return route.broken(
+        async with asyncio.timeout(route.timeout_seconds):
+            certificate, _ = await _handshake(route, unverified)
+    notes = [] if certificate is None else _untrusted_notes(route, certificate)
+    return route.step_failed(
         Failure("tls_untrusted", Phase.CONNECT, detail=exc.verify_message or "verification failed"),
         *notes,
         *trust_store_notes(),
     )
 
 
-def _who(certificate: Certificate) -> list[str]:
-    inspector = inspection_product(certificate.issuer) or inspection_product(certificate.subject)
+def _untrusted_notes(route: Route, certificate: Certificate) -> list[str]:
+    interceptor = interceptor_of(certificate.issuer) or interceptor_of(certificate.subject)
     notes = [f"The certificate is for {certificate.subject}, issued by {certificate.issuer}."]
-    if inspector is not None:
+    if interceptor is not None:
         notes.append(
-            f"That is {inspector}: a company proxy opens TLS on the way. Set SSL_CERT_FILE to a bundle with its root "
-            "certificate, or ask for an exception for this host."
+            f"{interceptor} intercepts TLS on this route. Set SSL_CERT_FILE to a bundle that contains its root certificate, "
+            f"or exclude {route.host} from interception."
         )
     elif certificate.is_self_signed:
-        notes.append("It is self-signed: a test server, or a proxy that opens TLS on the way.")
+        notes.append("It is self-signed, as those of test servers and of proxies that intercept TLS are.")
     now = datetime.now(UTC)
+    clock = f"the clock of this machine shows {now:%Y-%m-%d %H:%M} UTC"
     if now < certificate.not_before:
-        notes.append(
-            f"It is valid from {certificate.not_before:%Y-%m-%d %H:%M} UTC; this machine's clock says {now:%Y-%m-%d %H:%M}."
-        )
+        notes.append(f"It is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC; {clock}.")
     elif now > certificate.not_after:
-        notes.append(
-            f"It expired {certificate.not_after:%Y-%m-%d %H:%M} UTC; this machine's clock says {now:%Y-%m-%d %H:%M}."
-        )
+        notes.append(f"It expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC; {clock}.")
     return notes
 
 
 def trust_store_notes() -> list[str]:
-    """Where trusted certificates come from, if there is something odd about it."""
+    """Problems with the source of trusted certificates."""
     notes = []
-    named = os.environ.get("SSL_CERT_FILE")
-    if named and not Path(named).is_file():
-        notes.append("SSL_CERT_FILE names a file that does not exist, so nothing is trusted.")
+    file = os.environ.get("SSL_CERT_FILE")
+    if file and not Path(file).is_file():
+        notes.append("SSL_CERT_FILE names a file that does not exist, so no certificate is trusted. Correct its path.")
     paths = ssl.get_default_verify_paths()
-    if not named and paths.cafile is None and paths.capath is None:
-        notes.append("This system has no trust store; install ca-certificates.")
-    others = [name for name in _OTHER_STORES if os.environ.get(name)]
-    if others and not named:
-        notes.append(f"{', '.join(others)} is set, but only SSL_CERT_FILE is read here.")
+    if not file and paths.cafile is None and paths.capath is None:
+        notes.append("This system has no trusted certificates. Install the package ca-certificates.")
+    others = [name for name in _VARIABLES_OF_OTHERS if os.environ.get(name)]
+    if others and not file:
+        notes.append(f"{', '.join(others)} is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE, too.")
     return notes
 
 
-async def _no_tls(route: Route, why: str) -> StepFailed:
-    return route.broken(
-        Failure("tls_failed", Phase.CONNECT, detail=why.replace("_", " ").lower()), *await _plain_notes(route)
+async def _no_answer(route: Route) -> StepFailed:
+    # A plain HTTP server may wait for the end of a line, which no TLS handshake contains.
+    if notes := await _plain_http_notes(route):
+        return route.step_failed(Failure("tls_failed", Phase.CONNECT, detail="no answer to the TLS handshake"), *notes)
+    return route.step_failed(
+        translate.from_timeout(Phase.CONNECT), "The TCP connection is open, but the TLS handshake is not answered."
     )
 
 
-async def _hangs(route: Route) -> StepFailed:
-    """A server of plain HTTP may wait for the end of a line that TLS never sends."""
-    if notes := await _plain_notes(route):
-        return route.broken(Failure("tls_failed", Phase.CONNECT, detail="the handshake is not answered"), *notes)
-    return route.broken(translate.from_timeout(Phase.CONNECT), "TCP connected, but the TLS handshake hangs.")
-
-
-async def _plain_notes(route: Route) -> list[str]:
+async def _plain_http_notes(route: Route) -> list[str]:
     if route.proxy is not None or not await speaks_http(route.host, route.port):
         return []
-    return [
-        f"Port {route.port} speaks plain HTTP, not TLS: the URL should begin with http:// or ws://, or name another port."
-    ]
+    return [f"Port {route.port} speaks plain HTTP, not TLS. Use http:// or ws:// in the URL, or another port."]
 
 
 async def _handshake(route: Route, context: ssl.SSLContext) -> tuple[Certificate | None, str]:
@@ -139,7 +133,8 @@ async def _handshake(route: Route, context: ssl.SSLContext) -> tuple[Certificate
     try:
         await writer.start_tls(context, server_hostname=route.host)
     except BaseException:
-        writer.transport.abort()  # and no more: the stream is never told that it is closed, since TLS has its place by now
+        # Without waiting: start_tls has replaced the protocol, so the stream never learns that it is closed.
+        writer.transport.abort()
         raise
     try:
         tls = writer.get_extra_info("ssl_object")
@@ -152,34 +147,30 @@ async def _handshake(route: Route, context: ssl.SSLContext) -> tuple[Certificate
         await abort_connection(writer)
 
 
-# -- http where https is, and the other way round -----------------------------------------------------------------------
+# -- plain HTTP or TLS ------------------------------------------------------------------------------------------------
 
 
 async def speaks_http(host: str, port: int) -> bool:
-    """Whether a port answers plain HTTP."""
-    return (
-        await _first_bytes(host, port, f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    ) == b"HTTP/"
-
-
-async def speaks_tls(host: str, port: int) -> bool:
-    """Whether a port answers a TLS handshake, whoever its certificate is from."""
-    context = tls_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_LOOK_SECONDS):
-            await _handshake(Route(URL.build(scheme="https", host=host, port=port)), context)
-            return True
+    """Whether a port answers a plain HTTP request."""
+    request = f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(_PROTOCOL_PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(request)
+                return await reader.readexactly(5) == b"HTTP/"
+            finally:
+                await abort_connection(writer)
     return False
 
 
-async def _first_bytes(host: str, port: int, question: bytes) -> bytes:
-    with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(_LOOK_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(question)
-                return await reader.readexactly(5)
-            finally:
-                await abort_connection(writer)
-    return b""
+async def speaks_tls(host: str, port: int) -> bool:
+    """Whether a port answers a TLS handshake, with any certificate."""
+    context = tls_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    route = Route(URL.build(scheme="https", host=host, port=port), _PROTOCOL_PROBE_SECONDS)
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_PROTOCOL_PROBE_SECONDS):
+            await _handshake(route, context)
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""What holds for all tests of the doctor."""
+"""Fixtures of all tests of the doctor."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from service.doctor import env_files, relay, tls
 
 
 @pytest.fixture(autouse=True)
-def look_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits that are right for networks are too long for loopback, where a port answers at once or never."""
-    monkeypatch.setattr(tls, "_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(relay, "_PING_SECONDS", 0.3)
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeouts for loopback, where a port answers immediately or never."""
+    monkeypatch.setattr(tls, "_PROTOCOL_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(relay, "_PONG_SECONDS", 0.3)
 
 
 @pytest.fixture(autouse=True)
 def installed_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A .env of whoever runs the tests, in this checkout, is no finding of theirs."""
+    """Hide a .env file in this checkout from the doctor."""
     monkeypatch.setattr(env_files, "PROJECT", tmp_path / "program")

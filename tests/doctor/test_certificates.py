@@ -1,4 +1,4 @@
-"""Reading a certificate's names without trusting it."""
+"""Parsing of certificates that are not trusted."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -7,20 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.doctor.certificates import inspection_product, parse_certificate
+from service.doctor.certificates import interceptor_of, parse_certificate
 from tests.support.certificates import create_self_signed
 
 
 @pytest.fixture(scope="module")
 def der(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A certificate as openssl makes it."""
-    return create_self_signed(
-        tmp_path_factory.mktemp("pair"), "/C=DE/O=Acme Gmbh/OU=Küche/CN=proxy.acme.example", days=90
-    ).der()
+    """A certificate made by openssl."""
+    subject = "/C=DE/O=Acme Gmbh/OU=Küche/CN=proxy.acme.example"
+    return create_self_signed(tmp_path_factory.mktemp("certificate"), subject, days=90).der()
 
 
-def test_names_and_dates(der: bytes) -> None:
-    """Organization, unit and common name are read, and the dates in UTC."""
+def test_parse_certificate_reads_names_and_dates(der: bytes) -> None:
+    """The name holds organization, unit and common name; the dates are in UTC."""
     certificate = parse_certificate(der)
 
     assert certificate.issuer.startswith("Acme Gmbh, ")
@@ -48,14 +47,14 @@ def test_names_and_dates(der: bytes) -> None:
         ("Amazon, Amazon RSA 2048 M02", None),
     ],
 )
-def test_inspectors_are_known_by_name(issuer: str, product: str | None) -> None:
-    """Products that open TLS are recognised; authorities of the public web are not taken for one."""
-    assert product == inspection_product(issuer)
+def test_interceptor_is_recognised_by_issuer(issuer: str, product: str | None) -> None:
+    """Public certificate authorities are not taken for products that intercept TLS."""
+    assert product == interceptor_of(issuer)
 
 
 @given(cut=st.integers(min_value=0, max_value=400), junk=st.binary(max_size=40))
-def test_anything_else_is_refused(der: bytes, cut: int, junk: bytes) -> None:
-    """Reading either returns or raises ValueError, whatever the peer sends."""
+def test_parse_certificate_raises_only_value_error(der: bytes, cut: int, junk: bytes) -> None:
+    """Truncated, extended and corrupted certificates raise ValueError and nothing else."""
     for data in (der[:cut], der[:cut] + junk, junk, der[:cut] + junk + der[cut + len(junk) :]):
         with suppress(ValueError):
             parse_certificate(data)

@@ -1,4 +1,4 @@
-"""The command as people and machines use it: arguments, exit codes, text, JSON, terminals, secrets."""
+"""The command line: arguments, exit codes, text, JSON, terminals and redaction."""
 
 import io
 import json
@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from service import cli
-from service.doctor.output import Redaction, TextReporter
+from service.doctor.output import NullReporter, Redaction, TextReporter
 from service.doctor.steps import StepResult, StepRunner
+from service.failures import CATALOGUE
 from tests.support.doctor_chain import (
     KEY_CANARY,
+    NO_RUNNING_RELAY,
     PASSWORD_CANARY,
-    QUIET,
     TOKEN_CANARY,
     run_provider_chain,
     run_relay_chain,
@@ -25,11 +26,11 @@ from tests.support.doctor_chain import (
 from tests.support.relay_process import ROOT, environment
 
 
-def doctor(tmp_path: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command in an empty folder."""
+def run_command(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, in an empty directory."""
     return subprocess.run(
-        [sys.executable, "-m", "service", "doctor", *words],
-        env=environment(**(QUIET | settings)),
+        [sys.executable, "-m", "service", "doctor", *arguments],
+        env=environment(**(NO_RUNNING_RELAY | settings)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -38,25 +39,25 @@ def doctor(tmp_path: Path, *words: str, **settings: str) -> subprocess.Completed
     )
 
 
-def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
-    """`--json` prints one document on stdout and nothing on stderr; exit code 0 when all is well."""
-    result = doctor(tmp_path, "--json", "--turn", RELAY_UPSTREAM="auto")
+def test_json_prints_one_document_and_nothing_else(tmp_path: Path) -> None:
+    """These keys are the published format. stderr is empty."""
+    result = run_command(tmp_path, "--json", "--turn", RELAY_UPSTREAM="auto")
 
-    body = json.loads(result.stdout)
+    document = json.loads(result.stdout)
     assert (0, "") == (result.returncode, result.stderr)
-    assert {"version", "ok", "target", "rungs"} == body.keys()
-    assert body["ok"] is True
-    assert "simulator" == body["target"]["upstream"]
-    assert ["turn"] == [rung["name"] for rung in body["rungs"]][-1:]
+    assert {"version", "ok", "target", "rungs"} == document.keys()
+    assert document["ok"] is True
+    assert "simulator" == document["target"]["upstream"]
+    assert ["turn"] == [step["name"] for step in document["rungs"]][-1:]
     assert all(
-        {"name", "status", "seconds", "finding", "notes", "reason", "remedy", "anchor"} == rung.keys()
-        for rung in body["rungs"]
+        {"name", "status", "seconds", "finding", "notes", "reason", "remedy", "anchor"} == step.keys()
+        for step in document["rungs"]
     )
 
 
-def test_a_broken_rung_is_exit_code_1_and_no_secret_is_told(tmp_path: Path) -> None:
-    """A failed climb exits with 1; key, tokens and the proxy's password are nowhere in what it printed."""
-    result = doctor(
+def test_failed_step_exits_with_1_and_prints_no_secret(tmp_path: Path) -> None:
+    """Neither key, token nor password of the proxy is in the output, which has no escape sequences."""
+    result = run_command(
         tmp_path,
         OPENAI_API_KEY=KEY_CANARY,
         OPENAI_BASE_URL="https://provider.invalid/v1",
@@ -66,103 +67,108 @@ def test_a_broken_rung_is_exit_code_1_and_no_secret_is_told(tmp_path: Path) -> N
     )
 
     assert 1 == result.returncode
-    assert "FAIL  dns          dns_failed: The provider's host name could not be resolved." in result.stdout
+    assert f"FAIL  dns          dns_failed: {CATALOGUE['dns_failed'].sentence}" in result.stdout
     assert "see docs/failures.md#dns_failed" in result.stdout
-    assert result.stdout.endswith("Broken at dns; 6 behind it not tried.\n")
+    assert result.stdout.endswith("Failed at dns; 6 later steps not run.\n")
     assert "\x1b" not in result.stdout
     assert "CANARY" not in result.stdout + result.stderr
 
 
 @dataclass
-class Here:
-    """The command inside this process."""
+class Command:
+    """The command in this process."""
 
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *words: str, **settings: str) -> tuple[int, str, str]:
-        """Run it: exit code, stdout, stderr."""
+    def __call__(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
+        """Run it; returns exit code, stdout and stderr."""
         for name in os.environ.keys() - environment().keys():
             self.monkeypatch.delenv(name)
-        for name, value in (QUIET | settings).items():
+        for name, value in (NO_RUNNING_RELAY | settings).items():
             self.monkeypatch.setenv(name, value)
-        code = cli.main(["doctor", *words])
-        printed = self.capsys.readouterr()
-        return code, printed.out, printed.err
+        code = cli.main(["doctor", *arguments])
+        output = self.capsys.readouterr()
+        return code, output.out, output.err
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command, started in an empty folder."""
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    return Here(monkeypatch, capsys)
+    return Command(monkeypatch, capsys)
+
+
+RELAY = ["--relay", "http://127.0.0.1:1"]
 
 
 @pytest.mark.parametrize(
-    ("words", "settings", "message"),
+    ("arguments", "settings", "message"),
     [
-        (["--token", "CANARY-in-argv"], {}, "a token is not taken from the command line"),
-        (["--relay", "http://127.0.0.1:1", "--token", "CANARY-in-argv"], {}, "use --token-env or --token-file"),
-        (["--relay", "127.0.0.1:8080"], {}, "--relay wants a URL"),
-        (["--relay", "ftp://127.0.0.1"], {}, "--relay wants a URL"),
-        (["--relay", "http://127.0.0.1:99999"], {}, "--relay wants a URL"),
-        (["--relay", "http://me:CANARY@127.0.0.1"], {}, "takes no credentials in its URL"),
-        (["--relay", "http://127.0.0.1/v1/realtime?token=CANARY"], {}, "a credential in the URL is not taken"),
-        (["--relay", "http://127.0.0.1:1", "--origin", "app.example.com"], {}, "--origin wants scheme, host and port"),
-        (["--relay", "http://127.0.0.1:1", "--token-env", "T"], {}, "is unset or empty"),
-        (["--relay", "http://127.0.0.1:1", "--token-env", "T"], {"T": "CANARY with blanks"}, "holds what no token is"),
-        (["--relay", "http://127.0.0.1:1", "--token-file", "nothing"], {}, "cannot be read: No such file"),
-        (["--relay", "http://127.0.0.1:1", "--token-env", "T", "--token-file", "t"], {}, "not both"),
-        (["--model", "../admin"], {}, "want a model's name"),
-        (["--origin", "https://app.example.com"], {}, "--origin is of use with --relay only"),
-        (["--token-env", "T"], {}, "--token-env is of use with --relay only"),
+        (["--token", "CANARY-in-argv"], {}, "--token is not accepted"),
+        ([*RELAY, "--token", "CANARY-in-argv"], {}, "use --token-env or --token-file"),
+        (["--relay", "127.0.0.1:8080"], {}, "--relay must be a URL"),
+        (["--relay", "ftp://127.0.0.1"], {}, "--relay must be a URL"),
+        (["--relay", "http://127.0.0.1:99999"], {}, "--relay must be a URL"),
+        (["--relay", "http://me:CANARY@127.0.0.1"], {}, "--relay must not contain credentials"),
+        (["--relay", "http://127.0.0.1/v1/realtime?token=CANARY"], {}, "--relay must not contain a token"),
+        ([*RELAY, "--origin", "app.example.com"], {}, "--origin must be scheme, host and port only"),
+        ([*RELAY, "--token-env", "T"], {}, "is unset or empty"),
+        ([*RELAY, "--token-env", "T"], {"T": "CANARY with blanks"}, "characters that an HTTP header cannot carry"),
+        ([*RELAY, "--token-file", "nothing"], {}, "the file of --token-file cannot be read: No such file"),
+        ([*RELAY, "--token-env", "T", "--token-file", "t"], {}, "exclude each other"),
+        (["--model", "../admin"], {}, "must be a model name"),
+        (["--origin", "https://app.example.com"], {}, "--origin requires --relay"),
+        (["--token-env", "T"], {}, "--token-env requires --relay"),
     ],
 )
-def test_misuse_is_exit_code_2(here: Here, words: list[str], settings: Mapping[str, str], message: str) -> None:
-    """A command line that cannot be used exits with 2 and one sentence on stderr that repeats no secret."""
-    code, out, err = here(*words, **settings)
+def test_invalid_command_line_exits_with_2(
+    command: Command, arguments: list[str], settings: Mapping[str, str], message: str
+) -> None:
+    """One sentence without a secret goes to stderr, nothing to stdout."""
+    code, out, err = command(*arguments, **settings)
 
     assert (2, "") == (code, out)
     assert message in err
     assert "CANARY" not in err
 
 
-def test_an_unknown_option_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """What argparse itself refuses is misuse, too."""
-    with pytest.raises(SystemExit) as ended:
+def test_unknown_option_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """As argparse does."""
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["doctor", "--nonsense"])
 
-    assert 2 == ended.value.code
+    assert 2 == exit_info.value.code
 
 
-def test_a_token_from_a_file(here: Here) -> None:
-    """A token is read from a file, its line end and byte order mark taken off; the way to the relay is then examined."""
+def test_token_file_may_have_byte_order_mark_and_line_end(command: Command) -> None:
+    """Both are removed; the run fails at the closed port."""
     Path("token").write_text(f"\ufeff{TOKEN_CANARY}\r\n", encoding="utf-8")
 
-    code, out, err = here("--relay", "http://127.0.0.1:1", "--token-file", "token", "--json")
+    code, out, err = command(*RELAY, "--token-file", "token", "--json")
 
     assert 1 == code
     assert "http://127.0.0.1:1/v1/realtime" == json.loads(out)["target"]["relay"]
     assert "CANARY" not in out + err
 
 
-def test_the_price_of_a_turn_is_told_before_it(here: Here) -> None:
-    """With `--turn` the cost stands above the rung, and only where that rung is reached."""
-    code, good, _ = here("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good")
-    broken_code, bad, _ = here("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-http-403")
+def test_turn_announces_its_cost_before_it_runs(command: Command) -> None:
+    """If an earlier step fails, the cost is not announced."""
+    code, passed, _ = command("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good")
+    failed_code, failed, _ = command("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-http-403")
 
-    assert (0, 1) == (code, broken_code)
-    assert 0 < good.index("Costs about 120 tokens") < good.index("turn  ")
-    assert good.endswith("All well: connected, session ready.\n")
-    assert "Costs about" not in bad
-    assert "turn         not tried" in bad
+    assert (0, 1) == (code, failed_code)
+    assert 0 < passed.index("The step 'turn' costs about 120 input tokens") < passed.index("turn  ")
+    assert passed.endswith("All steps passed: connected, session ready.\n")
+    assert "costs about" not in failed
+    assert "turn         not run" in failed
 
 
 class Terminal(io.StringIO):
-    """A stream that calls itself a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
 
@@ -170,27 +176,27 @@ PASSED = StepResult("dns", "ok", "found", 0.0123, ("a note",))
 FAILED = StepResult("key", "fail", "It is wrong.", 1.5, (), "key_rejected", "Make another.")
 
 
-def shown(stream: io.StringIO, environ: Mapping[str, str]) -> str:
-    """Two rungs on a stream."""
-    text = TextReporter(stream, Redaction(lambda: ["CANARY-secret"]), environ)
-    for rung in (PASSED, FAILED):
-        text.step_started(rung.name)
-        text.step_finished(rung)
+def print_results(stream: io.StringIO, environ: Mapping[str, str]) -> str:
+    """Report two steps on a stream; returns what it holds."""
+    reporter = TextReporter(stream, Redaction(lambda: ["CANARY-secret"]), environ)
+    for result in (PASSED, FAILED):
+        reporter.step_started(result.name)
+        reporter.step_finished(result)
     return stream.getvalue()
 
 
-def test_on_a_terminal_the_line_is_live_and_coloured() -> None:
-    """The rung that is tried is shown and replaced; NO_COLOR takes the colour and leaves the rest."""
-    live, plain = shown(Terminal(), {}), shown(Terminal(), {"NO_COLOR": "1"})
+def test_terminal_shows_the_running_step_and_colours() -> None:
+    """NO_COLOR removes the colours only."""
+    coloured, plain = print_results(Terminal(), {}), print_results(Terminal(), {"NO_COLOR": "1"})
 
-    assert "\r\x1b[K  ...   dns\r\x1b[K" in live
-    assert "\x1b[1;31mFAIL \x1b[0m key" in live
+    assert "\r\x1b[K  ...   dns\r\x1b[K" in coloured
+    assert "\x1b[1;31mFAIL \x1b[0m key" in coloured
     assert "\x1b[1;31m" not in plain
     assert "\r\x1b[K  ...   dns\r\x1b[K" in plain
 
 
-def test_elsewhere_it_is_plain_text() -> None:
-    """In a pipe or on a dumb terminal there is neither colour nor movement; findings carry reason, remedy and anchor."""
+def test_pipe_and_dumb_terminal_get_plain_text() -> None:
+    """A result has its finding, time, notes, remedy and anchor."""
     expected = (
         "  ok    dns          found  (12 ms)\n"
         "                     a note\n"
@@ -199,46 +205,39 @@ def test_elsewhere_it_is_plain_text() -> None:
         "                     see docs/failures.md#key_rejected\n"
     )
 
-    assert expected == shown(io.StringIO(), {})
-    assert expected == shown(Terminal(), {"TERM": "dumb"})
+    assert expected == print_results(io.StringIO(), {})
+    assert expected == print_results(Terminal(), {"TERM": "dumb"})
 
 
-def test_the_last_line_of_defence() -> None:
-    """Known secrets, whatever is shaped like a key, and bytes that move a cursor never reach the output."""
+def test_redaction_removes_secrets_and_control_characters() -> None:
+    """Known secrets, anything of the shape of a key, and escape sequences."""
     redaction = Redaction(lambda: ["CANARY-secret-of-mine"])
 
     assert "a [redacted] b [redacted] c?[2J" == redaction.text("a CANARY-secret-of-mine b sk-proj-CANARY12345 c\x1b[2J")
     assert {"x": ["[redacted]", 1, None]} == redaction.tree({"x": ("CANARY-secret-of-mine", 1, None)})
 
 
-async def test_a_fault_of_the_doctor_is_told_as_its_own() -> None:
-    """An exception that nobody foresaw breaks its rung as internal_error, with its kind and without its text."""
-
-    class Reporter:
-        def step_started(self, name: str) -> None: ...
-        def step_finished(self, rung: StepResult) -> None: ...
-        def announce(self, sentence: str) -> None: ...
+async def test_unexpected_exception_fails_its_step_as_internal_error() -> None:
+    """The finding has the type of the exception, never its text."""
 
     async def fail() -> None:
         raise RuntimeError("CANARY")
 
-    runner = StepRunner(Reporter())
+    runner = StepRunner(NullReporter())
     await runner.run_step("dns", fail)  # type: ignore[arg-type]
 
     assert runner.failed is not None
-    assert ("internal_error", ("The doctor itself failed: RuntimeError.",)) == (
-        runner.failed.reason,
-        runner.failed.notes,
-    )
+    assert "internal_error" == runner.failed.reason
+    assert "The doctor failed because of an internal error: RuntimeError." == runner.failed.finding
 
 
-async def test_the_page_names_every_rung_and_option(tmp_path: Path) -> None:
-    """docs/doctor.md knows each rung of both ladders, and each option."""
+async def test_documentation_names_every_step_and_option(tmp_path: Path) -> None:
+    """docs/doctor.md covers both chains."""
     page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
-    to_provider = await run_provider_chain({"RELAY_PORT": "x"}, tmp_path, turn=True)
-    to_relay = await run_relay_chain("http://127.0.0.1:1")
+    provider = await run_provider_chain({"RELAY_PORT": "x"}, tmp_path, turn=True)
+    relay = await run_relay_chain("http://127.0.0.1:1")
 
-    for rung in (*to_provider.results, *to_relay.results):
-        assert rung.name in page
+    for result in (*provider.results, *relay.results):
+        assert result.name in page
     for option in ("--json", "--turn", "--model", "--relay", "--origin", "--token-env", "--token-file"):
         assert option in page

@@ -1,4 +1,4 @@
-"""Peers that send anything: the climb ends in a finding, and nothing of theirs reaches a terminal as it came."""
+"""Peers that send arbitrary bytes: each run ends in a finding, without secrets and control characters in the output."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ from tests.support.doctor_chain import (
     KEY_CANARY,
     TOKEN_CANARY,
     ChainReport,
-    bare_server,
     run_provider_chain,
     run_relay_chain,
+    tcp_server,
 )
 from tests.support.raw_websocket_server import Wire, raw_upstream
 from tests.support.tcp_server import Serve
@@ -20,7 +20,7 @@ from tests.support.tcp_server import Serve
 ECHO = b"Incorrect API key provided: " + KEY_CANARY.encode()
 
 
-def sending(data: bytes) -> Serve:
+def raw_response(data: bytes) -> Serve:
     """Answer every request with these bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,12 +31,12 @@ def sending(data: bytes) -> Serve:
     return serve
 
 
-def check(report: ChainReport) -> None:
-    """No fault of the doctor's own, no secret, no character that moves a cursor."""
-    assert "The doctor itself failed" not in report.printed
-    assert "CANARY" not in report.printed
-    texts = [text for rung in json.loads(report.printed)["rungs"] for text in (rung["finding"], *rung["notes"])]
-    assert all(text.isprintable() for text in texts)
+def check_report(report: ChainReport) -> None:
+    """Check that there is no internal error, no secret and no control character."""
+    assert "internal_error" not in report.document
+    assert "CANARY" not in report.document
+    steps = json.loads(report.document)["rungs"]
+    assert all(text.isprintable() for step in steps for text in (step["finding"], *step["notes"]))
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,19 @@ def check(report: ChainReport) -> None:
         b"HTTP/1.1 500 E\r\nContent-Type: text/html\r\nContent-Length: 220\r\n\r\n<html><title>\x1b[2J " + ECHO[:200],
     ],
 )
-async def test_any_answer(tmp_path: Path, data: bytes) -> None:
-    """Whatever comes instead of an answer, to the provider's chain and to the relay's, breaks a rung."""
-    async with bare_server(sending(data)) as port:
+async def test_hostile_http_response_fails_a_step(tmp_path: Path, data: bytes) -> None:
+    """The same bytes go to the provider's chain, and to the relay's without and with an origin."""
+    async with tcp_server(raw_response(data)) as port:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
+        url = f"http://127.0.0.1:{port}"
         reports = [
-            await run_provider_chain(environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}, tmp_path),
-            await run_relay_chain(f"http://127.0.0.1:{port}", token=TOKEN_CANARY, seconds=0.5),
-            await run_relay_chain(
-                f"http://127.0.0.1:{port}", token=TOKEN_CANARY, origin="http://a.example", seconds=0.5
-            ),
+            await run_provider_chain(environ | {"OPENAI_BASE_URL": f"{url}/v1"}, tmp_path),
+            await run_relay_chain(url, token=TOKEN_CANARY, timeout_seconds=0.5),
+            await run_relay_chain(url, token=TOKEN_CANARY, origin="http://a.example", timeout_seconds=0.5),
         ]
 
     for report in reports:
-        check(report)
+        check_report(report)
         assert report.failed_step is not None
 
 
@@ -87,8 +86,8 @@ async def test_any_answer(tmp_path: Path, data: bytes) -> None:
         b'{"type":"error","error":{"message":"' + ECHO + b'"}}',
     ],
 )
-async def test_any_first_event(tmp_path: Path, event: bytes) -> None:
-    """Whatever comes as the first event ends the climb in a finding."""
+async def test_hostile_first_event_ends_in_a_finding(tmp_path: Path, event: bytes) -> None:
+    """An `error` event fails the step, any other event passes it."""
 
     async def send(wire: Wire) -> None:
         wire.send(event)
@@ -96,11 +95,12 @@ async def test_any_first_event(tmp_path: Path, event: bytes) -> None:
 
     async with raw_upstream(send) as upstream:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_MODEL": "scripted", "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
+        url = f"{upstream.url}/realtime?model=scripted"
         reports = [
             await run_provider_chain(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path),
-            await run_relay_chain(f"{upstream.url}/realtime?model=scripted", token=KEY_CANARY, seconds=0.5),
+            await run_relay_chain(url, token=KEY_CANARY, timeout_seconds=0.5),
         ]
 
     for report in reports:
-        check(report)
+        check_report(report)
         assert ("fail" if b"error" in event else "ok") == report["first_event"].status

@@ -1,4 +1,4 @@
-"""DNS, TCP, the proxy's tunnel and TLS: each breaks as itself, and says who stands in the way."""
+"""The steps `dns`, `tcp`, `tunnel` and `tls`: each failure belongs to its own step and names its cause."""
 
 import asyncio
 import socket
@@ -17,223 +17,233 @@ from service.simulator import Simulator, SimulatorOptions
 from tests.support.certificates import create_self_signed
 from tests.support.doctor_chain import (
     KEY_CANARY,
+    NO_RUNNING_RELAY,
     PASSWORD_CANARY,
-    QUIET,
     ChainReport,
-    answering,
-    bare_server,
-    passing_on,
+    forward_to,
+    http_response,
     run_provider_chain,
+    tcp_server,
 )
 from tests.support.relay_process import environment
 from tests.support.tcp_server import Serve
 
-PROXY_USER = f"http://me:{PASSWORD_CANARY}@127.0.0.1"
+PROXY_URL = f"http://me:{PASSWORD_CANARY}@127.0.0.1"
 
 
-async def climb_to(tmp_path: Path, url: str, **settings: str) -> ChainReport:
-    """Climb towards an upstream with a key that must not be shown."""
+async def run_chain(tmp_path: Path, url: str, **settings: str) -> ChainReport:
+    """Run the chain to an upstream, and check that the output holds no secret."""
     environ = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY_CANARY, "RELAY_DIAL_TIMEOUT_SECONDS": "2"}
     report = await run_provider_chain(environ | settings, tmp_path)
-    assert "CANARY" not in report.printed
+    assert "CANARY" not in report.document
     return report
 
 
-async def test_a_name_that_does_not_exist(tmp_path: Path) -> None:
-    """An unknown name breaks the rung of DNS, and a proxy that could have been used is pointed out."""
-    report = await climb_to(tmp_path, "https://provider.invalid/v1", HTTPS_PROXY="http://proxy.invalid:3128")
+async def test_unknown_host_fails_dns(tmp_path: Path) -> None:
+    """A note names the proxy variable that is set but not used."""
+    report = await run_chain(tmp_path, "https://provider.invalid/v1", HTTPS_PROXY="http://proxy.invalid:3128")
 
     assert ("dns", "dns_failed") == (report.failed_step, report["dns"].reason)
-    assert "provider.invalid" in report.notes("dns")
-    assert "RELAY_UPSTREAM_PROXY=auto would use it" in report.notes("dns")
+    assert "provider.invalid" in report.text("dns")
+    assert "set RELAY_UPSTREAM_PROXY=auto to use it" in report.text("dns")
 
 
-async def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
-    """A refused connection breaks the rung of TCP, with the address."""
+async def test_closed_port_fails_tcp(tmp_path: Path) -> None:
+    """A note has the address and the system's error."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
+    report = await run_chain(tmp_path, f"https://127.0.0.1:{port}/v1")
 
     assert ("tcp", "connect_refused") == (report.failed_step, report["tcp"].reason)
-    assert f"127.0.0.1 port {port}: Connection refused." in report.notes("tcp")
+    assert f"127.0.0.1 port {port}: Connection refused." in report.text("tcp")
 
 
-async def test_one_address_of_several_is_enough() -> None:
-    """Where one address is dead and another answers, the rung holds and the dead one is noted."""
-    async with bare_server(answering("200 OK")) as port:
-        route = Route(URL(f"http://localhost:{port}"), seconds=2)
-        found = await network.connect(route, ["127.0.0.2", "127.0.0.1"])
+async def test_one_reachable_address_of_several_passes_tcp() -> None:
+    """A note names the address that is unreachable."""
+    async with tcp_server(http_response("200 OK")) as port:
+        route = Route(URL(f"http://localhost:{port}"), timeout_seconds=2)
+        finding = await network.connect(route, ["127.0.0.2", "127.0.0.1"])
 
-    assert f"127.0.0.1 port {port} answers" == found.finding
-    assert ("127.0.0.2 cannot be reached (Connection refused); another address is used.",) == tuple(found.notes)
+    assert f"127.0.0.1 port {port} accepts connections" == finding.text
+    assert ("127.0.0.2 is unreachable (Connection refused); another address is used.",) == tuple(finding.notes)
 
 
 @pytest.mark.parametrize(
     ("subject", "note"),
     [
-        ("/C=US/O=Zscaler Inc./CN=Zscaler Intermediate Root CA", "That is Zscaler: a company proxy opens TLS"),
-        ("/O=Netskope Inc/CN=ca.acme.goskope.com", "That is Netskope: a company proxy opens TLS"),
-        ("/O=Fortinet/OU=Certificate Authority/CN=FG200E", "That is Fortinet: a company proxy opens TLS"),
-        ("/O=Acme/CN=localhost", "It is self-signed: a test server, or a proxy that opens TLS on the way."),
+        (
+            "/C=US/O=Zscaler Inc./CN=Zscaler Intermediate Root CA",
+            "Zscaler intercepts TLS on this route. Set SSL_CERT_FILE",
+        ),
+        ("/O=Netskope Inc/CN=ca.acme.goskope.com", "Netskope intercepts TLS on this route. Set SSL_CERT_FILE"),
+        ("/O=Fortinet/OU=Certificate Authority/CN=FG200E", "Fortinet intercepts TLS on this route. Set SSL_CERT_FILE"),
+        ("/O=Acme/CN=localhost", "It is self-signed, as those of test servers and of proxies that intercept TLS are."),
     ],
 )
-async def test_a_certificate_that_is_not_trusted(tmp_path: Path, subject: str, note: str) -> None:
-    """The issuer of an untrusted certificate is told, a corporate proxy by its name, and SSL_CERT_FILE is the cure."""
-    pair = create_self_signed(tmp_path, subject)
-    async with bare_server(answering("200 OK"), pair.server_context()) as port:
-        report = await climb_to(tmp_path, f"https://localhost:{port}/v1")
+async def test_untrusted_certificate_fails_tls_and_names_its_issuer(tmp_path: Path, subject: str, note: str) -> None:
+    """A product that intercepts TLS is named, and SSL_CERT_FILE is the remedy."""
+    certificate = create_self_signed(tmp_path, subject)
+    async with tcp_server(http_response("200 OK"), certificate.server_context()) as port:
+        report = await run_chain(tmp_path, f"https://localhost:{port}/v1")
 
     assert ("tls", "tls_untrusted") == (report.failed_step, report["tls"].reason)
-    assert note in report.notes("tls")
+    assert note in report.text("tls")
     assert "SSL_CERT_FILE" in (report["tls"].remedy or "")
-    assert "self-signed certificate" in report.notes("tls")
+    assert "self-signed certificate" in report.text("tls")
 
 
-async def test_a_port_without_tls(tmp_path: Path) -> None:
-    """https:// towards a port of plain HTTP is told as that, whether it answers the handshake with a 400 or not at all."""
-    async with Simulator() as simulator, bare_server(answering("200 OK")) as silent:
+async def test_https_to_plain_http_port_fails_tls(tmp_path: Path) -> None:
+    """A server may answer the TLS handshake with a 400, or not at all."""
+    async with Simulator() as simulator, tcp_server(http_response("200 OK")) as silent:
         for port in (URL(simulator.url).port, silent):
-            report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
+            report = await run_chain(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
             assert ("tls", "tls_failed") == (report.failed_step, report["tls"].reason)
-            assert f"Port {port} speaks plain HTTP, not TLS" in report.notes("tls")
+            assert f"Port {port} speaks plain HTTP, not TLS. Use http:// or ws://" in report.text("tls")
 
 
-async def test_tls_that_is_cut(tmp_path: Path) -> None:
-    """A connection that is cut inside the handshake is suspected to be a firewall's work."""
+async def test_connection_closed_during_tls_handshake_suggests_a_firewall(tmp_path: Path) -> None:
+    """Firewalls that filter by server name close the connection after the first message."""
 
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def abort(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.transport.abort()
 
-    async with bare_server(cut) as port:
-        report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1")
+    async with tcp_server(abort) as port:
+        report = await run_chain(tmp_path, f"https://127.0.0.1:{port}/v1")
 
     assert ("tls", "tls_failed") == (report.failed_step, report["tls"].reason)
-    assert "firewalls that filter by server name do this" in report.notes("tls")
+    assert "Firewalls that filter by server name do this; allow 127.0.0.1 in the firewall." in report.text("tls")
 
 
-async def test_tls_that_hangs(tmp_path: Path) -> None:
-    """A handshake that is never answered ends with the dial's budget."""
+async def test_unanswered_tls_handshake_times_out(tmp_path: Path) -> None:
+    """The timeout is RELAY_DIAL_TIMEOUT_SECONDS."""
 
-    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    async def never_answer(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with bare_server(hang) as port:
-        report = await climb_to(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
+    async with tcp_server(never_answer) as port:
+        report = await run_chain(tmp_path, f"https://127.0.0.1:{port}/v1", RELAY_DIAL_TIMEOUT_SECONDS="0.3")
 
     assert ("tls", "connect_timeout") == (report.failed_step, report["tls"].reason)
-    assert "the TLS handshake hangs" in report.notes("tls")
+    assert "the TLS handshake is not answered" in report.text("tls")
 
 
-def test_odd_trust_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """SSL_CERT_FILE that names nothing, and other programs' variables for the same purpose, are told."""
+def test_trust_store_notes_name_missing_file_and_variables_of_other_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Variables of other programs have no effect on the relay."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
-    named = trust_store_notes()
+    missing_file = trust_store_notes()
     monkeypatch.delenv("SSL_CERT_FILE")
     for name in ("CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/x")
 
-    assert ["SSL_CERT_FILE names a file that does not exist, so nothing is trusted."] == named
-    assert "REQUESTS_CA_BUNDLE is set, but only SSL_CERT_FILE is read here." in trust_store_notes()
+    assert [
+        "SSL_CERT_FILE names a file that does not exist, so no certificate is trusted. Correct its path."
+    ] == missing_file
+    assert (
+        "REQUESTS_CA_BUNDLE is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE, too."
+        in trust_store_notes()
+    )
 
 
 # -- proxies ----------------------------------------------------------------------------------------------------------
 
 
 def proxy(status: str, port: int | None = None, host: str = "provider.invalid") -> Serve:
-    """A proxy that answers CONNECT, and leads whatever is asked for to a port of loopback."""
+    """A proxy that answers CONNECT with `status`, and forwards every tunnel to `port` on loopback."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(f"CONNECT {host}:443 HTTP/1.1\r\n".encode())
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
         if port is not None:
-            await passing_on(port)(reader, writer)
+            await forward_to(port)(reader, writer)
 
     return serve
 
 
 @pytest.mark.parametrize(
-    ("status", "meaning"),
+    ("status", "detail"),
     [
-        ("407 Proxy Authentication Required", "it wants other credentials"),
-        ("403 Forbidden", "it does not allow this host or port"),
-        ("502 Bad Gateway", "it refused"),
+        ("407 Proxy Authentication Required", "refused CONNECT provider.invalid:443: missing or wrong credentials"),
+        ("403 Forbidden", "refused CONNECT provider.invalid:443: host or port not allowed"),
+        ("502 Bad Gateway", "the proxy refused CONNECT provider.invalid:443."),
     ],
 )
-async def test_a_proxy_that_refuses(tmp_path: Path, status: str, meaning: str) -> None:
-    """A proxy's refusal breaks the rung of the tunnel with its status; DNS and TCP were the proxy's own."""
-    async with bare_server(proxy(status)) as port:
-        setting = {"RELAY_UPSTREAM_PROXY": f"{PROXY_USER}:{port}"}
-        report = await climb_to(tmp_path, "https://provider.invalid/v1", **setting)
+async def test_proxy_refusal_fails_tunnel_with_its_status(tmp_path: Path, status: str, detail: str) -> None:
+    """The steps `dns` and `tcp` are about the proxy and pass."""
+    async with tcp_server(proxy(status)) as port:
+        setting = {"RELAY_UPSTREAM_PROXY": f"{PROXY_URL}:{port}"}
+        report = await run_chain(tmp_path, "https://provider.invalid/v1", **setting)
 
     assert ("tunnel", "proxy_failed") == (report.failed_step, report["tunnel"].reason)
-    assert f"HTTP {status[:3]}" in report.notes("tunnel")
-    assert meaning in report.notes("tunnel")
-    assert "the proxy 127.0.0.1 is an address" in report["dns"].finding
+    assert f"HTTP {status[:3]}" in report.text("tunnel")
+    assert detail in report.text("tunnel")
+    assert "the proxy 127.0.0.1 is an IP address" in report["dns"].finding
 
 
-async def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
-    """A proxy whose name or port does not exist is blamed as the proxy, not as the provider."""
-    no_name = await climb_to(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://proxy.invalid:1")
-    no_port = await climb_to(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://127.0.0.1:1")
+async def test_unreachable_proxy_fails_as_proxy_failed(tmp_path: Path) -> None:
+    """Neither its unknown host nor its closed port is attributed to the provider."""
+    no_host = await run_chain(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://proxy.invalid:1")
+    no_port = await run_chain(tmp_path, "https://provider.invalid/v1", RELAY_UPSTREAM_PROXY="http://127.0.0.1:1")
 
-    assert ("dns", "proxy_failed") == (no_name.failed_step, no_name["dns"].reason)
+    assert ("dns", "proxy_failed") == (no_host.failed_step, no_host["dns"].reason)
     assert ("tcp", "proxy_failed") == (no_port.failed_step, no_port["tcp"].reason)
 
 
 @asynccontextmanager
 async def encrypted_simulator(tmp_path: Path, subject: str) -> AsyncIterator[tuple[int, Mapping[str, str]]]:
-    """A simulator behind TLS: its port, and the environment in which its certificate is trusted."""
-    pair = create_self_signed(tmp_path, subject, "api.openai.com")
+    """A simulator behind TLS: its port, and an environment that trusts its certificate."""
+    certificate = create_self_signed(tmp_path, subject, "api.openai.com")
     async with (
         Simulator(SimulatorOptions(pace=0)) as simulator,
-        bare_server(passing_on(URL(simulator.url).port or 0), pair.server_context()) as port,
+        tcp_server(forward_to(URL(simulator.url).port or 0), certificate.server_context()) as port,
     ):
-        # A key of no family: the simulator takes it as good, and it is nobody's.
-        yield port, {"SSL_CERT_FILE": str(pair.certificate), "OPENAI_API_KEY": "CANARY-key-of-no-family"}
+        # The simulator accepts a key of unknown shape.
+        yield port, {"SSL_CERT_FILE": str(certificate.certificate), "OPENAI_API_KEY": "CANARY-key-of-no-family"}
 
 
-async def run_doctor(tmp_path: Path, environ: Mapping[str, str]) -> tuple[int | None, str]:
-    """The real command, since only a new process trusts another store: its exit code, and all that it printed."""
+async def run_command(tmp_path: Path, environ: Mapping[str, str]) -> tuple[int | None, str]:
+    """Run the doctor in a process of its own, which reads SSL_CERT_FILE; returns exit code and output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "doctor",
         cwd=tmp_path,
-        env=environment(**(QUIET | dict(environ))),
+        env=environment(**(NO_RUNNING_RELAY | dict(environ))),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    printed, _ = await asyncio.wait_for(process.communicate(), 20)
-    return process.returncode, printed.decode()
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    return process.returncode, output.decode()
 
 
-async def test_a_trusted_certificate_of_a_corporate_proxy(tmp_path: Path) -> None:
-    """Where the company's certificate is trusted, the whole ladder is climbed over TLS, and the proxy is named."""
+async def test_trusted_certificate_of_intercepting_proxy_warns(tmp_path: Path) -> None:
+    """All steps pass over TLS, and the product is named."""
     async with encrypted_simulator(tmp_path, "/O=Palo Alto Networks/CN=GlobalProtect CA") as (port, environ):
-        code, printed = await run_doctor(tmp_path, {**environ, "OPENAI_BASE_URL": f"https://localhost:{port}/v1"})
+        code, output = await run_command(tmp_path, {**environ, "OPENAI_BASE_URL": f"https://localhost:{port}/v1"})
 
-    assert 0 == code, printed
-    assert "TLSv1.3, trusted, issued by Palo Alto Networks, GlobalProtect CA, expires in 29 days" in printed
-    assert "That is Palo Alto Networks: a proxy opens TLS on the way" in printed
-    assert printed.endswith("All well: connected, session ready. Warnings: tls.\n")
-    assert "CANARY" not in printed
+    assert 0 == code, output
+    assert "TLSv1.3, trusted, issued by Palo Alto Networks, GlobalProtect CA, expires in 29 days" in output
+    assert "Palo Alto Networks intercepts TLS on this route and can read all traffic" in output
+    assert output.endswith("All steps passed: connected, session ready. Warnings: tls.\n")
+    assert "CANARY" not in output
 
 
-async def test_all_well_through_a_proxy(tmp_path: Path) -> None:
-    """Tunnel, TLS, REST, upgrade and first event go through the proxy; outdated advice about OpenAI is named as such."""
+async def test_all_steps_pass_through_a_proxy(tmp_path: Path) -> None:
+    """The target is OpenAI, so that the output contradicts outdated advice about it."""
     async with (
         encrypted_simulator(tmp_path, "/O=Acme/CN=localhost") as (port, environ),
-        bare_server(proxy("200 OK", port, "api.openai.com")) as proxy_port,
+        tcp_server(proxy("200 OK", port, "api.openai.com")) as proxy_port,
     ):
-        proxied = {"RELAY_UPSTREAM_PROXY": f"{PROXY_USER}:{proxy_port}", "OPENAI_API_KEY": KEY_CANARY}
-        code, printed = await run_doctor(tmp_path, {**environ, **proxied})
+        proxied = {"RELAY_UPSTREAM_PROXY": f"{PROXY_URL}:{proxy_port}", "OPENAI_API_KEY": KEY_CANARY}
+        code, output = await run_command(tmp_path, {**environ, **proxied})
 
-    assert 0 == code, printed
-    assert "openai at https://api.openai.com/v1" in printed
-    assert "tunnel       the proxy connects to api.openai.com port 443" in printed
-    assert "session ready: session.created" in printed
-    assert "Outdated advice: a key need not have 51 characters" in printed
-    assert "It asks for no beta access and no particular usage tier" in printed
-    assert "CANARY" not in printed
+    assert 0 == code, output
+    assert "openai at https://api.openai.com/v1" in output
+    assert "tunnel       the proxy opened a tunnel to api.openai.com port 443" in output
+    assert "session ready: session.created" in output
+    assert "Ignore outdated advice: a key need not have 51 characters" in output
+    assert "the Realtime API needs no beta access and no particular usage tier" in output
+    assert "CANARY" not in output

@@ -1,4 +1,4 @@
-"""The relay that already runs here: its upstream, its troubles, and whether it has seen the newest settings."""
+"""The step `running`: a relay on this machine, its upstream, its health, and settings that changed after its start."""
 
 import asyncio
 import json
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor.running import RunningRelay, judge, query_relay
+from service.doctor.running import RunningRelay, compare, query_relay
 from service.settings import Settings
-from tests.support.doctor_chain import answering, bare_server, run_provider_chain
+from tests.support.doctor_chain import http_response, run_provider_chain, tcp_server
 from tests.support.harness import running_relay, simulated_relay
 
 
-async def test_a_relay_that_runs_is_recognised(tmp_path: Path) -> None:
-    """A relay on the internal port is told with version, upstream and age; with the same settings nothing is odd."""
+async def test_running_relay_with_the_same_settings_passes(tmp_path: Path) -> None:
+    """The finding has version, upstream and age."""
     async with simulated_relay() as relay:
         assert relay.simulator is not None
         environ = {
@@ -26,12 +26,12 @@ async def test_a_relay_that_runs_is_recognised(tmp_path: Path) -> None:
         report = await run_provider_chain(environ, tmp_path)
 
     assert "ok" == report["running"].status
-    assert report["running"].finding.startswith("a relay 0.")
-    assert "upstream compatible, started " in report["running"].finding
+    assert report["running"].finding.startswith("relay 0.")
+    assert "is running, upstream compatible, started " in report["running"].finding
 
 
-async def test_a_file_newer_than_the_relay(tmp_path: Path) -> None:
-    """A .env that was changed after the relay's start warns that it has to be restarted."""
+async def test_env_file_newer_than_running_relay_warns(tmp_path: Path) -> None:
+    """The relay reads its settings only at startup, so that a later change has no effect until a restart."""
     (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-sim-good\n")
     future = time.time() + 3600
     os.utime(tmp_path / ".env", (future, future))
@@ -40,37 +40,37 @@ async def test_a_file_newer_than_the_relay(tmp_path: Path) -> None:
         report = await run_provider_chain({"RELAY_UPSTREAM": "simulator", "RELAY_INTERNAL_PORT": port}, tmp_path)
 
     assert "warn" == report["running"].status
-    assert ".env was changed after that relay started. Restart it" in report.notes("running")
+    assert ".env was changed after the running relay started. Restart the relay" in report.text("running")
     assert report.failed_step is None
 
 
-async def test_another_upstream_and_its_troubles() -> None:
-    """A relay with another upstream than the settings name, and one whose health fails, are told."""
+async def test_running_relay_with_another_upstream_or_failed_health_warns() -> None:
+    """Both are reported, each in a note of its own."""
     async with running_relay(RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-quota-exhausted") as relay:
         settings = Settings(internal_port=relay.app.internal_port)
-        found = judge(await query_relay(settings), settings, "openai", [])
+        finding = compare(await query_relay(settings), settings, "openai", [])
 
-    assert "warn" == found.status
-    assert "That relay uses simulator, but the settings here name openai" in found.notes[0]
-    assert "Its own health check says handshake: fail (quota_exhausted)." in found.notes
+    assert "warn" == finding.status
+    assert "The running relay uses simulator, but the settings here select openai" in finding.notes[0]
+    assert "Its /healthz reports handshake: fail (quota_exhausted)." in finding.notes
 
 
 @pytest.mark.parametrize(
     "body",
     ["hello", "[]", "{}", json.dumps({"serviceId": "another"}), json.dumps({"serviceId": 7}), "\ud83d\ude00"[:0]],
 )
-async def test_another_program_on_the_port(body: str) -> None:
-    """Whatever else answers there is not taken for a relay."""
-    async with bare_server(answering("200 OK", body)) as port:
+async def test_other_program_on_internal_port_is_not_a_relay(body: str) -> None:
+    """Only a response with the relay's serviceId counts."""
+    async with tcp_server(http_response("200 OK", body)) as port:
         settings = Settings(internal_port=port)
-        found = judge(await asyncio.wait_for(query_relay(settings), 5), settings, "openai", [])
+        finding = compare(await asyncio.wait_for(query_relay(settings), 5), settings, "openai", [])
 
-    assert ("skipped", f"no relay answers on 127.0.0.1 port {port}") == (found.status, found.finding)
+    assert ("skipped", f"no relay answers on 127.0.0.1 port {port}") == (finding.status, finding.text)
 
 
-def test_ages_are_told_in_words() -> None:
-    """Seconds, minutes, hours and days."""
+def test_age_of_running_relay_is_in_seconds_minutes_hours_or_days() -> None:
+    """The largest unit that fits is used."""
     now = time.time()
-    for age, words in ((5, "s ago"), (180, "3 min ago"), (7300, "2 h ago"), (200_000, "2 d ago")):
-        found = judge(RunningRelay("openai", "1", now - age), Settings(), "openai", [])
-        assert words in found.finding
+    for age, text in ((5, "s ago"), (180, "3 min ago"), (7300, "2 h ago"), (200_000, "2 d ago")):
+        finding = compare(RunningRelay("openai", "1", now - age), Settings(), "openai", [])
+        assert text in finding.text

@@ -1,4 +1,4 @@
-"""What the doctor's tests share: climbs inside this process, servers that misbehave, certificates made on the spot."""
+"""Runs the doctor's chains in this process against misbehaving servers."""
 
 import asyncio
 import ssl
@@ -21,34 +21,34 @@ from tests.support.tcp_server import Serve, listening
 KEY_CANARY: Final = "sk-proj-CANARY0key" + "abcdefghijkl" * 10
 TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
 PASSWORD_CANARY: Final = "CANARY2proxy-password"
-QUIET: Final = {"RELAY_INTERNAL_PORT": "0"}
-"""Nobody is asked for a relay that may run on the machine of the tests."""
+NO_RUNNING_RELAY: Final = {"RELAY_INTERNAL_PORT": "0"}
+"""The doctor queries no relay, since one may run on the machine of the tests."""
 
 
 @dataclass
 class ChainReport:
-    """The results of one climb, and all that would be printed of them."""
+    """The results of one run of a chain, and its JSON document."""
 
     results: list[StepResult]
-    printed: str
+    document: str
 
     def __getitem__(self, name: str) -> StepResult:
-        return next(rung for rung in self.results if rung.name == name)
+        return next(result for result in self.results if result.name == name)
 
     @property
     def failed_step(self) -> str | None:
-        """The name of the broken rung."""
-        return next((rung.name for rung in self.results if rung.status == "fail"), None)
+        """The name of the failed step."""
+        return next((result.name for result in self.results if result.status == "fail"), None)
 
-    def notes(self, name: str) -> str:
-        """Finding and notes of a rung, in one text."""
-        rung = self[name]
-        return "\n".join((rung.finding, *rung.notes, rung.remedy or ""))
+    def text(self, name: str) -> str:
+        """Finding, notes and remedy of a step, one a line."""
+        result = self[name]
+        return "\n".join((result.finding, *result.notes, result.remedy or ""))
 
 
 async def run_provider_chain(environ: Mapping[str, str], directory: Path, *, turn: bool = False) -> ChainReport:
-    """From the settings to the provider."""
-    local = LocalConfiguration(QUIET | dict(environ), directory)
+    """Run the chain to the provider, with the settings of an environment and a working directory."""
+    local = LocalConfiguration(NO_RUNNING_RELAY | dict(environ), directory)
     chain = ProviderChain(local, with_turn=turn)
     runner = StepRunner(NullReporter())
     await chain.run(runner)
@@ -56,11 +56,11 @@ async def run_provider_chain(environ: Mapping[str, str], directory: Path, *, tur
 
 
 async def run_relay_chain(
-    url: str, *, token: str | None = None, origin: str | None = None, seconds: float = 3.0, turn: bool = False
+    url: str, *, token: str | None = None, origin: str | None = None, timeout_seconds: float = 3.0, turn: bool = False
 ) -> ChainReport:
-    """From a client to a relay."""
+    """Run the chain from a client to a relay."""
     secret = Secret(token) if token is not None else None
-    chain = RelayChain(RelayOptions(URL(url), "gpt-realtime", secret, origin, seconds, turn), {})
+    chain = RelayChain(RelayOptions(URL(url), "gpt-realtime", secret, origin, timeout_seconds, turn), {})
     runner = StepRunner(NullReporter())
     await chain.run(runner)
     redaction = Redaction(lambda: [token] if token else [])
@@ -71,8 +71,8 @@ async def run_relay_chain(
 
 
 @asynccontextmanager
-async def bare_server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server on loopback that runs `serve` for each connection, whatever becomes of it: its port."""
+async def tcp_server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server on loopback that runs `serve` for each connection and ignores its errors; yields the port."""
 
     async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -81,14 +81,14 @@ async def bare_server(serve: Serve, context: ssl.SSLContext | None = None) -> As
             finally:
                 writer.close()
 
-    # A refused handshake is what some tests are about; asyncio would print it.
+    # Some tests refuse the TLS handshake, which asyncio would print.
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     async with listening(run, tls=context) as port:
         yield port
 
 
-def answering(status: str, body: str = "", **headers: str) -> Serve:
-    """Answer every request in the same way."""
+def http_response(status: str, body: str = "", **headers: str) -> Serve:
+    """Answer one request with this response. `_` in the name of a header stands for `-`."""
     fields = {"Content-Length": str(len(body)), "Connection": "close"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -101,25 +101,28 @@ def answering(status: str, body: str = "", **headers: str) -> Serve:
     return serve
 
 
-def passing_on(port: int, change: Callable[[bytes], bytes] = bytes) -> Serve:
-    """Carry bytes to a port on loopback and back; `change` may spoil the client's first bytes."""
+def forward_to(port: int, change: Callable[[bytes], bytes] = bytes) -> Serve:
+    """Forward bytes to a port on loopback and back; `change` is applied to the client's first bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             first = await reader.read(65_536)
-            far_writer.write(change(first))
+            upstream_writer.write(change(first))
             await asyncio.wait(
-                [asyncio.ensure_future(_pump(reader, far_writer)), asyncio.ensure_future(_pump(far_reader, writer))],
+                [
+                    asyncio.ensure_future(_forward(reader, upstream_writer)),
+                    asyncio.ensure_future(_forward(upstream_reader, writer)),
+                ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            far_writer.close()
+            upstream_writer.close()
 
     return serve
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while data := await reader.read(65_536):
             writer.write(data)
