@@ -24,7 +24,7 @@ _SETTING_KEYWORDS: Final = frozenset(
 )
 """Values that settings accept. They are documented, so as the value of a secret they protect nothing."""
 
-# A closed vocabulary: a real token that somebody wraps in angle brackets is still redacted.
+# A closed vocabulary: a real token in angle brackets is still redacted.
 _NOUN: Final = r"(?:access|api|bearer|client|key|model|name|openai|provider|relay|secret|the|token|value|your)"
 _PLACEHOLDER: Final = rf"<{_NOUN}(?:[ _-]{_NOUN}){{0,4}}>|your_(?:api_|openai_)?(?:key|token)|\.{{3}}|\u2026"
 # Words that follow "bearer" or "basic" in sentences, and the parameter of a WWW-Authenticate challenge.
