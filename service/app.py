@@ -15,7 +15,7 @@ from service import configuration, loop, machine, startup
 from service.health.monitor import Monitor
 from service.health.schedule import RefreshIntervals
 from service.relay.drain import Drainer, DrainResult
-from service.relay.session import SessionTelemetry
+from service.relay.reporter import SessionTelemetry
 from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions

@@ -1,1 +1,1 @@
-"""One session: a client joined to an upstream connection."""
+"""Sessions: one client connection joined to one upstream connection, and the drain of all of them."""

@@ -1,4 +1,4 @@
-"""How a session ends: which reason, and what each side is told. Pure."""
+"""How a session ends: for which reason, and with which close frame to each side. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -12,77 +12,88 @@ Side = Literal["client", "upstream"]
 
 _EXPIRED: Final = re.compile(r"maximum duration|session_expired")
 _GOING_AWAY: Final = int(CloseCode.GOING_AWAY)
+_TOO_SLOW: Final = frozenset({"client_too_slow", "upstream_too_slow"})
 
 
 @dataclass(frozen=True, slots=True)
 class CloseInstruction:
-    """What one side is told: a CLOSE, or nothing because it is gone or must not be trusted to listen (`abort`)."""
+    """How one side is closed: with a close frame, or by aborting the socket, since it is closed already or does not read."""
 
     code: int | None = None
     text: str = ""
     abort: bool = False
-    answered: bool = False  # the peer's own CLOSE has come, so none has to be waited for
-    failed: bool = False  # what the peer sends can no longer be read, not even its CLOSE
+    close_received: bool = False  # its own close frame has arrived: answer it, and wait for no other
+    unreadable: bool = False  # its bytes can no longer be parsed, so that its close frame would not be recognised
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a session ended and what each side is told. `tell` asks for an error event to the client before its CLOSE."""
+    """Why a session ended and how each side is closed.
+
+    `send_error`: the client gets an error event before its close frame.
+    """
 
     reason: str
     client: CloseInstruction
     upstream: CloseInstruction
-    tell: bool = False
+    send_error: bool = False
 
 
-def by_close(side: Side, code: int | None, text: str, *, expired: bool = False) -> Ending:
-    """A side said CLOSE: it gets its own code back, the other side gets the code on, as far as it may be sent."""
-    echo = CloseInstruction(code if code is None else close_code_to_forward(code), answered=True)
-    onward = CloseInstruction(close_code_to_forward(code), text)
+def peer_closed(side: Side, code: int | None, text: str, *, expired: bool = False) -> Ending:
+    """A side sent a close frame. It gets its own code back; the other side gets the code as far as it may be sent.
+
+    `expired`: upstream sent the error `session_expired` before.
+    """
+    echo = CloseInstruction(code if code is None else close_code_to_forward(code), close_received=True)
+    forwarded = CloseInstruction(close_code_to_forward(code), text)
     if side == "client":
-        return Ending("client_closed", echo, onward)
+        return Ending("client_closed", echo, forwarded)
     if expired or (code == CloseCode.GOING_AWAY and _EXPIRED.search(text)):
-        return Ending("session_expired", onward, echo)
-    return Ending("upstream_closed", onward, echo)
+        return Ending("session_expired", forwarded, echo)
+    return Ending("upstream_closed", forwarded, echo)
 
 
-def by_loss(side: Side) -> Ending:
-    """A side is gone without a CLOSE."""
-    gone = CloseInstruction(abort=True)
+def peer_lost(side: Side) -> Ending:
+    """A side disconnected without a close frame."""
+    aborted = CloseInstruction(abort=True)
     if side == "client":
-        return Ending("client_lost", gone, CloseInstruction(_GOING_AWAY))
-    return _told("upstream_lost", gone)
+        return Ending("client_lost", aborted, CloseInstruction(_GOING_AWAY))
+    return _reported("upstream_lost", aborted)
 
 
-def by_violation(side: Side, violation: Violation) -> Ending:
-    """A side broke the protocol or the message cap; it is told the RFC's code."""
+def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
+    """A side violated the protocol or the limit on messages; it gets the close code of RFC 6455 for it."""
     code = int(violation.close_code)
     if side == "client":
-        reason = "message_too_big" if code == CloseCode.MESSAGE_TOO_BIG else "client_protocol_error"
-        # RFC 6455 section 7.1.7: whoever breaks the protocol gets a CLOSE and nothing more. One who sends too much is told.
-        told = CloseInstruction(code, CATALOGUE[reason].close_text, failed=True)
-        return Ending(reason, told, CloseInstruction(_GOING_AWAY), tell=reason == "message_too_big")
-    if code == CloseCode.MESSAGE_TOO_BIG:  # 1009 would blame the client, which has only received
+        too_big = code == CloseCode.MESSAGE_TOO_BIG
+        reason = "message_too_big" if too_big else "client_protocol_error"
+        close = CloseInstruction(code, CATALOGUE[reason].close_text, unreadable=True)
+        # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7); a large message is none.
+        return Ending(reason, close, CloseInstruction(_GOING_AWAY), send_error=too_big)
+    if code == CloseCode.MESSAGE_TOO_BIG:  # to the client, 1009 would mean that its own message is too big
         text = CATALOGUE["message_too_big"].close_text
         return Ending(
-            "message_too_big", CloseInstruction(CloseCode.INTERNAL_ERROR, text), CloseInstruction(code), tell=True
+            "message_too_big",
+            CloseInstruction(CloseCode.INTERNAL_ERROR, text),
+            CloseInstruction(code),
+            send_error=True,
         )
-    return _told("upstream_protocol_error", CloseInstruction(code))
+    return _reported("upstream_protocol_error", CloseInstruction(code))
 
 
-def by_relay(reason: str) -> Ending:
-    """The relay ends the session for a reason of its own."""
-    if reason in {"client_too_slow", "upstream_too_slow"}:
-        # Whoever does not read will not read a CLOSE either; it must not hold memory until it does.
-        stuck = CloseInstruction(abort=True)
+def relay_ended(reason: str) -> Ending:
+    """The relay ends the session."""
+    if reason in _TOO_SLOW:
+        # A peer that reads nothing will not read a close frame either, and must not hold memory until it does.
+        aborted = CloseInstruction(abort=True)
         if reason == "client_too_slow":
-            return Ending(reason, stuck, CloseInstruction(_GOING_AWAY))
-        return _told(reason, stuck)
-    return _told(reason, CloseInstruction(_GOING_AWAY))
+            return Ending(reason, aborted, CloseInstruction(_GOING_AWAY))
+        return _reported(reason, aborted)
+    return _reported(reason, CloseInstruction(_GOING_AWAY))
 
 
-def _told(reason: str, upstream: CloseInstruction) -> Ending:
+def _reported(reason: str, upstream: CloseInstruction) -> Ending:
+    """The client gets an error event and the close code of the catalogue."""
     row = CATALOGUE[reason]
-    return Ending(
-        reason, CloseInstruction(row.close_code or CloseCode.INTERNAL_ERROR, row.close_text), upstream, tell=True
-    )
+    client = CloseInstruction(row.close_code or CloseCode.INTERNAL_ERROR, row.close_text)
+    return Ending(reason, client, upstream, send_error=True)

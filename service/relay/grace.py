@@ -1,6 +1,6 @@
-"""How long a relay that is told to stop may take, for whoever would kill it.
+"""How long a relay takes to stop after SIGTERM, for the container engine that would kill it.
 
-`stop_grace_period` and `terminationGracePeriodSeconds` are written from this sum by `make docs`.
+`make docs` writes `stop_grace_period` and `terminationGracePeriodSeconds` from this sum.
 """
 
 import math
@@ -9,9 +9,9 @@ from typing import Final
 from service.relay.session import CLIENT_CLOSE_SECONDS
 
 MARGIN_SECONDS: Final = 10
-"""For what follows the last session: the log's last lines, the interpreter's end, a machine that is busy."""
+"""For everything after the last session: the last log lines, the exit of the interpreter, a busy machine."""
 
 
 def grace_seconds(drain_seconds: float, close_spread_seconds: float, pause_seconds: float = 0) -> int:
-    """From the order to stop to the kill: the pause before SIGTERM, the drain, the closing of what is left, a margin."""
+    """Seconds until SIGKILL: the pause before SIGTERM, the drain, the spread of the closes, one close, and a margin."""
     return math.ceil(pause_seconds + drain_seconds + close_spread_seconds + CLIENT_CLOSE_SECONDS) + MARGIN_SECONDS

@@ -1,7 +1,7 @@
-"""How long the user waits: a session's turns, timed by the events that pass. Pure but for the clock that it is given.
+"""How long the user waits for an answer, timed by the events of a session. Pure but for the clock that it is given.
 
-The pipe of the provider's events asks of each message whether its type is in `watched`, which holds the types that would
-change something now: the deltas of an answer, most of all messages, only while the first one is awaited.
+The upstream pipe asks for each message whether its type is in `watched_types`, which holds the types that would change the
+state now. The deltas of a response are most of all messages; they are watched only until the first one.
 """
 
 from collections.abc import Callable
@@ -22,62 +22,65 @@ DELTAS: Final = frozenset(
     }
 )
 CREATED: Final = "response.created"
-OF_CLIENTS: Final = frozenset({COMMIT, CREATE})
-"""What counts from the client's side; a client that sends the provider's events could write the metrics."""
-_QUIET: Final = frozenset({SPEECH_STARTED, SPEECH_STOPPED})
-_ASKED: Final = _QUIET | {CREATED}
-_BEGUN: Final = _ASKED | DELTAS
+CLIENT_TYPES: Final = frozenset({COMMIT, CREATE})
+"""The types that count when the client sends them. A client that sends a server event must not change the metrics."""
+_IDLE: Final = frozenset({SPEECH_STARTED, SPEECH_STOPPED})
+_WAITING: Final = _IDLE | {CREATED}
+_RESPONDING: Final = _WAITING | DELTAS
 
 
 class LatencyTimer:
-    """Times one session: tells `heard` the seconds from speech to audio, `answered` those from a request to the first delta.
+    """Times the responses of one session.
 
-    Only a response that was created since counts: what still comes of the one before is no answer.
+    Calls `on_audio` with the seconds from the end of the user's speech to the first audio, and `on_delta` with those from
+    `response.create` to the first delta, each at most once for a response. Deltas of an earlier response do not count.
     """
 
-    __slots__ = ("_answered", "_asked_at", "_clock", "_heard", "_spoken_at", "watched")
+    __slots__ = ("_clock", "_on_audio", "_on_delta", "_requested_at", "_speech_ended_at", "watched_types")
 
     def __init__(
-        self, clock: Callable[[], float], heard: Callable[[float], object], answered: Callable[[float], object]
+        self, clock: Callable[[], float], on_audio: Callable[[float], object], on_delta: Callable[[float], object]
     ) -> None:
         self._clock = clock
-        self._heard = heard
-        self._answered = answered
-        self._spoken_at: float | None = None
-        self._asked_at: float | None = None
-        self.watched = _QUIET
+        self._on_audio = on_audio
+        self._on_delta = on_delta
+        self._speech_ended_at: float | None = None
+        self._requested_at: float | None = None
+        self.watched_types = _IDLE
 
-    def passed(self, kind: str) -> None:
-        """An event has passed: of upstream's in `watched`, or of the client's in `OF_CLIENTS`."""
-        if kind in DELTAS:
-            self._take_delta(kind)
-        elif kind == CREATED:
-            self.watched = _BEGUN
+    def event_passed(self, event_type: str) -> None:
+        """Process an event: of upstream's those in `watched_types`, of the client's those in `CLIENT_TYPES`."""
+        if event_type in DELTAS:
+            self._first_delta(event_type)
+        elif event_type == CREATED:
+            self.watched_types = _RESPONDING
             return
-        elif kind == SPEECH_STARTED:
-            self._spoken_at = None  # the user goes on
-        elif kind == CREATE:
-            self._asked_at = self._clock()
-        elif kind == SPEECH_STOPPED or self._spoken_at is None:  # a commit behind it is the same end
-            self._spoken_at = self._clock()
-        self._watch(begun=kind in DELTAS)
+        elif event_type == SPEECH_STARTED:
+            self._speech_ended_at = None  # the user goes on speaking
+        elif event_type == CREATE:
+            self._requested_at = self._clock()
+        elif (
+            event_type == SPEECH_STOPPED or self._speech_ended_at is None
+        ):  # a commit after it is the same end of speech
+            self._speech_ended_at = self._clock()
+        self._watch(is_responding=event_type in DELTAS)
 
     def response_ended(self) -> None:
-        """What was awaited of a response has come, or will not come any more."""
-        if self.watched is _BEGUN:
-            self._spoken_at = self._asked_at = None
-            self._watch(begun=False)
+        """Stop waiting for the first delta of a response that has ended."""
+        if self.watched_types is _RESPONDING:
+            self._speech_ended_at = self._requested_at = None
+            self._watch(is_responding=False)
 
-    def _take_delta(self, kind: str) -> None:
-        if self._asked_at is not None:
-            self._answered(self._clock() - self._asked_at)
-            self._asked_at = None
-        if self._spoken_at is not None and kind == AUDIO_DELTA:
-            self._heard(self._clock() - self._spoken_at)
-            self._spoken_at = None
+    def _first_delta(self, event_type: str) -> None:
+        if self._requested_at is not None:
+            self._on_delta(self._clock() - self._requested_at)
+            self._requested_at = None
+        if self._speech_ended_at is not None and event_type == AUDIO_DELTA:
+            self._on_audio(self._clock() - self._speech_ended_at)
+            self._speech_ended_at = None
 
-    def _watch(self, *, begun: bool) -> None:
-        if self._spoken_at is None and self._asked_at is None:
-            self.watched = _QUIET
-        elif not begun:
-            self.watched = _ASKED
+    def _watch(self, *, is_responding: bool) -> None:
+        if self._speech_ended_at is None and self._requested_at is None:
+            self.watched_types = _IDLE
+        elif not is_responding:
+            self.watched_types = _WAITING

@@ -1,7 +1,7 @@
 """One direction of a session: scan, count, forward, hold back.
 
-A pipe reads one leg and writes the other. Data frames go on verbatim; control frames belong to the leg that they came
-on. When the sink is full the source is held back, so that a stuck peer costs `WRITE_HIGH_BYTES` and one read.
+Data frames are forwarded unchanged; control frames belong to the leg on which they arrive. While the sink is full the source
+is not read, so that a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
 import time
@@ -14,122 +14,131 @@ from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
 from service.realtime.server_events import ParsedEvent, parse_server_event
-from service.relay.latency import OF_CLIENTS, LatencyTimer
+from service.relay.latency import CLIENT_TYPES, LatencyTimer
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
-LOOK_SECONDS: Final = 0.005
-LOOK_BYTES: Final = 8192
-"""So long at most, and so much at a time, is a CLOSE looked for in what a held source has sent."""
+LOOKAHEAD_SECONDS: Final = 0.005
+"""Upper bound on one search for a close frame in the unread bytes of a held source."""
+LOOKAHEAD_BYTES: Final = 8192
+"""How many of them are scanned between two checks of the time."""
 
 
-class Owner(Protocol):
-    """The session, as its pipes see it."""
+class PipeOwner(Protocol):
+    """The session, as its pipes see it. `direction` names the pipe, and with it the peer at its source."""
 
     def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
-        """The pipe's source said CLOSE."""
+        """The source sent a close frame."""
 
     def peer_lost(self, direction: Direction) -> None:
-        """The pipe's source is gone without a word."""
+        """The source disconnected. May be called after `peer_closed`, and more than once."""
 
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
-        """The pipe's source sent what it must not."""
+        """The source violated RFC 6455 or the limit on messages."""
 
-    def event_read(self, reading: ParsedEvent) -> None:
-        """One of the events went by that the relay looks into."""
+    def event_parsed(self, event: ParsedEvent) -> None:
+        """One of the few event types that the relay parses is being forwarded."""
 
     def redact(self, text: str) -> str:
-        """A text without secrets."""
+        """Replace secrets in a text."""
 
-    def failed(self) -> None:
-        """The relay itself failed; called while the exception is handled."""
+    def fail(self) -> None:
+        """An unexpected exception was raised; called while it is handled."""
 
 
 class Pipe:
-    """Carries one direction. `draining_to_close` makes it look for the peer's CLOSE only."""
+    """Reads one leg and forwards to the other. A `Receiver` of its source, and the only writer of data frames to its sink.
+
+    Ownership: the pipe owns neither leg. It takes over the `on_full` and `on_writable` hooks of its sink.
+    Order: bytes are forwarded in the order of their arrival, unchanged, before `receive` returns; nothing is queued here.
+    Backpressure: the source is held while the sink is full, until `stop_backpressure`.
+    Errors: `receive` never raises. What the peer does wrong, and an exception of the relay, goes to the owner, whose methods
+    are called from within `receive` and may set `discards_data`: from then on only control frames are processed.
+    """
 
     def __init__(
-        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, turn: LatencyTimer, owner: Owner
+        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: LatencyTimer, owner: PipeOwner
     ) -> None:
         self._source = source
         self._sink = sink
         self._scanner = scanner
         self._traffic = traffic
-        self._turn = turn
-        self._of_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
+        self._latency = latency
+        self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
         self._direction = traffic.direction
         self._owner = owner
-        self.draining_to_close = False
+        self.discards_data = False
         self.messages = 0
-        self.controls = 0
+        self.control_frames = 0
         self.bytes = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
-        self.after_take: Callable[[], None] | None = None  # called when the slow path has handed something on
-        sink.on_full = self._hold_back
-        sink.on_writable = self._let_go
+        # Called after items were processed, so not after a read that was one whole message.
+        self.on_processed: Callable[[], None] | None = None
+        sink.on_full = self._hold_source
+        sink.on_writable = self._release_source
 
     @property
     def at_message_boundary(self) -> bool:
-        """Whether an event of our own may be written to the sink now."""
+        """Whether an event of the relay's own may be written to the sink now."""
         return self._scanner.at_message_boundary and not self._scanner.mid_frame
 
     @property
     def frames(self) -> int:
         """All frames of the source so far."""
-        return self.messages + self.controls + self._scanner.fragments
+        return self.messages + self.control_frames + self._scanner.fragments
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes of the source."""
+        """Forward the next bytes of the source."""
         try:
-            kind = self._scanner.whole_event_type(data)
-            if kind is None:
-                self.take(self._scanner.feed(data))
-            elif not self.draining_to_close:
+            event_type = self._scanner.whole_event_type(data)
+            if event_type is None:
+                self.process(self._scanner.feed(data))
+            elif not self.discards_data:
                 self._forward(data)
-                self._count(kind)
-        except Exception:  # noqa: BLE001 - whatever escapes here is our bug; the session has to end, others must not notice
-            self._owner.failed()
+                self._count(event_type)
+        except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
+            self._owner.fail()
 
-    def take(self, items: list[Item]) -> None:
-        """Handle what the scanner made of the source's bytes."""
+    def process(self, items: list[Item]) -> None:
+        """Process what the scanner made of the source's bytes. Raises what the owner raises."""
         for item in items:
             match item:
                 case Control(opcode, payload):
-                    self._take_control(opcode, payload)
-                case _ if self.draining_to_close:
+                    self._process_control(opcode, payload)
+                case _ if self.discards_data:
                     pass
                 case Chunk(raw, mid_frame):
                     self._forward(raw, mid_frame=mid_frame)
-                case Completed(kind, _):
-                    self._count(kind)
-                case Message(kind, payload, raw):
-                    self._take_message(kind, payload, raw)
+                case Completed(event_type, _):
+                    self._count(event_type)
+                case Message(event_type, payload, raw):
+                    self._forward_parsed(event_type, payload, raw)
                 case Violation():
                     self._owner.peer_broke_protocol(self._direction, item)
-        if self.after_take is not None:
-            self.after_take()
+        if self.on_processed is not None:
+            self.on_processed()
 
     def peer_lost(self) -> None:
-        """The source is gone."""
+        """Report that the source disconnected."""
         self._owner.peer_lost(self._direction)
 
-    def look_for_close(self) -> None:
-        """While the source is held back, see whether its CLOSE waits behind what was not read."""
-        unread, until = self._source.peek(), time.perf_counter() + LOOK_SECONDS
+    def scan_for_close(self) -> None:
+        """Search the unread bytes of a held source for its close frame, and report it."""
+        unread, give_up_at = self._source.peek(), time.perf_counter() + LOOKAHEAD_SECONDS
         # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
         lookahead = self._scanner.copy() if unread else self._scanner
-        for at in range(0, len(unread), LOOK_BYTES):
-            for item in lookahead.feed(unread[at : at + LOOK_BYTES]):
+        for start in range(0, len(unread), LOOKAHEAD_BYTES):
+            for item in lookahead.feed(unread[start : start + LOOKAHEAD_BYTES]):
                 if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
                     self._owner.peer_closed(self._direction, *parse_close(item.payload))
                     return
-            if time.perf_counter() > until:
-                return  # a flood of small frames; that its sender is gone, the kernel will tell
+            if time.perf_counter() > give_up_at:
+                return  # a flood of small frames; the kernel reports when its sender disconnects
 
-    def stop_holding_back(self) -> None:
-        """Read the source again: the session ends, and its CLOSE has to be seen."""
-        self._let_go()
+    def stop_backpressure(self) -> None:
+        """Read the source from now on, whatever the sink does: the session ends, and needs the source's close frame."""
+        self._release_source()
         self._sink.on_full = self._sink.on_writable = None
 
     def _forward(self, raw: bytes, *, mid_frame: bool = False) -> None:
@@ -138,38 +147,38 @@ class Pipe:
         self.bytes += size
         self._traffic.bytes += size
 
-    def _count(self, kind: str | None) -> None:
+    def _count(self, event_type: str | None) -> None:
         self.messages += 1
-        self._traffic.count(kind)
-        if kind in (self._turn.watched if self._of_upstream else OF_CLIENTS):
-            self._turn.passed(kind)
+        self._traffic.count(event_type)
+        if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
+            self._latency.event_passed(event_type)
 
-    def _take_control(self, opcode: Opcode, payload: bytes) -> None:
-        self.controls += 1
+    def _process_control(self, opcode: Opcode, payload: bytes) -> None:
+        self.control_frames += 1
         if opcode is Opcode.PING:
             self._source.send_control(Opcode.PONG, payload)
         elif opcode is Opcode.CLOSE:
             self._owner.peer_closed(self._direction, *parse_close(payload))
 
-    def _take_message(self, kind: str, payload: bytes, raw: bytes) -> None:
-        """An event that may tell of a failure: passed on untouched, unless its words carry a piece of a key."""
-        reading = parse_server_event(kind, payload)
-        self._owner.event_read(reading)
-        if reading.incident is None:  # a response that is well may speak of anything, keys included
+    def _forward_parsed(self, event_type: str, payload: bytes, raw: bytes) -> None:
+        """Forward an event unchanged, unless it reports a failure and its text contains a part of a key."""
+        event = parse_server_event(event_type, payload)
+        self._owner.event_parsed(event)
+        if event.incident is None:  # the text of a response belongs to the conversation, whatever it contains
             self._forward(raw)
             return
         text = payload.decode("utf-8", "surrogateescape")
-        clean = self._owner.redact(text)
-        if clean == text:
+        redacted = self._owner.redact(text)
+        if redacted == text:
             self._forward(raw)
         else:
-            self._sink.send_event(clean.encode("utf-8", "surrogateescape"))
+            self._sink.send_event(redacted.encode("utf-8", "surrogateescape"))
 
-    def _hold_back(self) -> None:
+    def _hold_source(self) -> None:
         self._held_back_at = self._traffic.hold()
         self._source.hold("sink_full")
 
-    def _let_go(self) -> None:
+    def _release_source(self) -> None:
         self._source.release("sink_full")
         if self._held_back_at is not None:
             self.held_back_seconds += self._traffic.release(self._held_back_at)

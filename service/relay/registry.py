@@ -10,9 +10,9 @@ from service.relay.ticker import Ticker
 class Registry:
     """The set of open sessions. It runs each in a task of its own and keeps the task until the session has ended.
 
-    The task belongs to the registry and is never cancelled: a request handler awaits it shielded, and whoever wants a session
-    to end calls `Session.end`. `on_start` is called in `start`, after the task has been created and before it runs; `on_end`
-    is called with the finished task, after the session has left the set.
+    The registry owns the task and never cancels it: a request handler awaits it shielded, and to end a session call
+    `Session.end`. `on_start` is called in `start`, after the task has been created and before it runs; `on_end` is called
+    with the finished task, after the session has left the set.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Registry:
 
     def start(self, session: Session) -> asyncio.Task[str]:
         """Run a session; returns its task, whose result is the reason for which the session ended."""
-        task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.facts.session_id}")
+        task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.info.session_id}")
         self._sessions[task] = session
         self._empty.clear()
         self._ticker.add(session)

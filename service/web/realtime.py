@@ -13,7 +13,8 @@ from service.access.limits import ConcurrencyLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.relay.drain import Drainer
-from service.relay.session import Session, SessionInfo, SessionTelemetry
+from service.relay.reporter import SessionInfo, SessionTelemetry
+from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.upstream.connector import Connector
 from service.upstream.dial import Connected, DialProgress
@@ -180,7 +181,7 @@ class RealtimeHandler:
             client,
             connected,
             limits=self._session_limits,
-            instruments=self._telemetry,
+            telemetry=self._telemetry,
             error_event=lambda reason: refusals.error_event(Failure(reason), attempt.session_id),
             drain_event=partial(refusals.draining_event, session_id=attempt.session_id)
             if attempt.wants_draining_event

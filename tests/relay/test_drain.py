@@ -8,7 +8,8 @@ import structlog
 
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainSignals, DrainTiming
-from service.relay.session import Session, SessionInfo
+from service.relay.reporter import SessionInfo
+from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
 from tests.support.harness import eventually, open_raw, running_relay, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
@@ -19,7 +20,7 @@ class FakeSession:
     """Lasts until `end` and then a moment longer; a stuck one until `abort`."""
 
     def __init__(self, session_id: str = "s", *, stuck: bool = False) -> None:
-        self.facts = SessionInfo(session_id, "client", "127.0.0.1", None)
+        self.info = SessionInfo(session_id, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.may_finish = asyncio.Event()
         self.peers_informed = True

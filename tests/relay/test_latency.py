@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from service.relay.latency import (
     AUDIO_DELTA,
+    CLIENT_TYPES,
     COMMIT,
     CREATE,
     CREATED,
     DELTAS,
-    OF_CLIENTS,
     SPEECH_STARTED,
     SPEECH_STOPPED,
     LatencyTimer,
@@ -36,9 +36,9 @@ class Timed:
             self.now += 1
             if event == DONE:
                 self.timer.response_ended()
-            elif event in self.timer.watched | OF_CLIENTS:
+            elif event in self.timer.watched_types | CLIENT_TYPES:
                 self.asked += 1
-                self.timer.passed(event)
+                self.timer.event_passed(event)
         return self
 
 
@@ -74,7 +74,7 @@ def test_deltas_cost_nothing_but_the_first() -> None:
     timed.play(*[TEXT] * 100)
 
     assert 1 == timed.asked - before
-    assert not DELTAS & timed.timer.watched
+    assert not DELTAS & timed.timer.watched_types
 
 
 @given(

@@ -288,10 +288,10 @@ async def test_e13_one_firehose_and_many_talkers(size: int) -> None:
         live = next(iter(relay.app.sessions))
         firehose.send_frame(Opcode.TEXT, b"pour")
         swallowing = asyncio.ensure_future(swallow())
-        await eventually(lambda: live._down.bytes > MIB)
-        poured = live._down.bytes
+        await eventually(lambda: live._to_client.bytes > MIB)
+        poured = live._to_client.bytes
         await asyncio.gather(*(talk(number) for number in range(talkers)))
-        poured = live._down.bytes - poured
+        poured = live._to_client.bytes - poured
         firehose.send_frame(Opcode.CLOSE, b"\x03\xe8")
         await swallowing
 
@@ -337,7 +337,9 @@ async def test_e14_a_client_dies_inside_a_message(what: Callable[[], tuple[bytes
         live = newest(relay)
         await asyncio.sleep(0.01)  # the loop's time moves on by milliseconds only
         client.writer.write(sent)
-        await eventually(lambda: live._client.last_alive_at > live._started_at and live._up.bytes == len(expected))
+        await eventually(
+            lambda: live._client.last_alive_at > live._started_at and live._to_upstream.bytes == len(expected)
+        )
         await asyncio.sleep(0.05)  # the rest of it is in the scanner, where nothing can be waited for
         client.reset() if how == "reset" else client.writer.write_eof()
         data = await asyncio.wait_for(heard, 2)

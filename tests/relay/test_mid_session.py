@@ -308,24 +308,28 @@ ERROR_EVENT: Final = b'{"type":"error","error":{"type":"invalid_request_error","
 
 def break_metric(live: Session, name: str, method: str) -> None:
     """One of the metrics that all sessions share fails for this one."""
-    live._instruments = copy.copy(live._instruments)
-    live._instruments.metrics = copy.copy(live._instruments.metrics)
-    setattr(live._instruments.metrics, name, SimpleNamespace(**{method: broken}))
+    live._reporter._metrics = copy.copy(live._reporter._metrics)
+    setattr(live._reporter._metrics, name, SimpleNamespace(**{method: broken}))
 
 
 def break_counter(live: Session) -> None:
     """The counter of messages fails for this session."""
-    live._down._traffic = cast("Any", SimpleNamespace(bytes=0, held_back_seconds=0.0, count=broken))
+    live._to_client._traffic = cast("Any", SimpleNamespace(bytes=0, held_back_seconds=0.0, count=broken))
+
+
+def break_log(live: Session, *events: str) -> None:
+    """The log fails for this session, for some of its lines or all."""
+    live._reporter._log = BrokenLog(live._reporter._log, events)
 
 
 FAULTS: Final[dict[str, Callable[[Session], None]]] = {
-    "client_to_upstream": lambda live: setattr(live._up, "take", broken),
-    "upstream_to_client": lambda live: setattr(live._down, "take", broken),
+    "client_to_upstream": lambda live: setattr(live._to_upstream, "process", broken),
+    "upstream_to_client": lambda live: setattr(live._to_client, "process", broken),
     "writing to upstream": lambda live: setattr(live._upstream, "write", broken),
     "a counter on the way": break_counter,
     "a metric of an incident": lambda live: break_metric(live, "upstream_errors", "labels"),
-    "a log line on the way": lambda live: setattr(live, "_log", BrokenLog(live._log, ("session.incident_seen",))),
-    "every log line": lambda live: setattr(live, "_log", BrokenLog(live._log)),
+    "a log line on the way": lambda live: break_log(live, "session.incident_seen"),
+    "every log line": break_log,
 }
 
 
@@ -383,7 +387,7 @@ async def test_d17_a_log_that_is_gone_at_the_start(monkeypatch: pytest.MonkeyPat
     ):
         await eventually(lambda: relay.app.monitor.ready)
         lost = SimpleNamespace(get_logger=lambda: BrokenLog(real(), ("session.started",)))
-        monkeypatch.setattr("service.relay.session.structlog", lost)
+        monkeypatch.setattr("service.relay.reporter.structlog", lost)
         client = await open_raw(relay.app.public_port, PATH)
         with contextlib.suppress(ConnectionError):
             await asyncio.wait_for(client.until_close(), 2)

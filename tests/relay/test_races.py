@@ -69,11 +69,11 @@ async def test_both_say_goodbye_in_the_same_turn(first: str) -> None:
         from_client = build_frame(Opcode.CLOSE, close_payload(3001, "c"), b"abcd")
         from_upstream = build_frame(Opcode.CLOSE, close_payload(4002, "u"))
         if first == "client":
-            live._up.receive(from_client)
-            live._down.receive(from_upstream)
+            live._to_upstream.receive(from_client)
+            live._to_client.receive(from_upstream)
         else:
-            live._down.receive(from_upstream)
-            live._up.receive(from_client)
+            live._to_client.receive(from_upstream)
+            live._to_upstream.receive(from_client)
 
         assert (3001, "") == await client.until_close()
         assert (4002, "") == await asyncio.wait_for(answered, 2)
@@ -171,7 +171,7 @@ async def test_a_client_that_dies_inside_a_frame() -> None:
     frame = build_frame(Opcode.TEXT, b"x" * 200_000, b"abcd")
     async with session(script) as (relay, client, live, _):
         client.writer.write(frame[:100_000])
-        await eventually(lambda: live._up.bytes == 100_000)
+        await eventually(lambda: live._to_upstream.bytes == 100_000)
         client.writer.write_eof()
         received = await asyncio.wait_for(end, 2)
 
@@ -185,7 +185,7 @@ async def test_a_clock_that_fails_ends_the_session(monkeypatch: pytest.MonkeyPat
     def faulty(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.relay.session.verdict", faulty)
+    monkeypatch.setattr("service.relay.session.due_ending", faulty)
 
     async def script(wire: Wire) -> None:
         wire.send(CREATED)

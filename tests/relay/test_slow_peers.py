@@ -145,7 +145,7 @@ async def test_e1_e6_a_client_that_reads_nothing(most_buffered: dict[Leg, int]) 
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     async with relay_without_complaints(pouring(told)) as (relay, _), client_of(relay) as (client, live):
         deafen(client)
-        down = live._down
+        down = live._to_client
         await eventually(lambda: is_held(live._upstream))
         taken = down.bytes
         await eventually(live._ended.done, 4 * SLOW_SECONDS)
@@ -156,7 +156,7 @@ async def test_e1_e6_a_client_that_reads_nothing(most_buffered: dict[Leg, int]) 
         await eventually(lambda: bool(relay.events("session.ended")))
         line = relay.events("session.ended")[0]
         assert ("client_too_slow", "client", "warning") == (line["reason"], line["blame"], line["log_level"])
-        assert live.facts.session_id == line["session_id"]
+        assert live.info.session_id == line["session_id"]
         assert line["held_back_seconds"] >= SLOW_SECONDS - 0.01
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason="client_too_slow")
         held = relay.metric("realtime_relay_backpressure_seconds_total", direction="upstream_to_client")
@@ -181,7 +181,7 @@ async def test_e4_an_upstream_that_reads_nothing(most_buffered: dict[Leg, int]) 
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         client.writer.write(APPEND * 200)
-        up = live._up
+        up = live._to_upstream
         await eventually(lambda: is_held(live._client))
         taken = up.bytes
         assert (await client.next_event())["error"]["code"] == "upstream_too_slow"
@@ -277,7 +277,7 @@ async def test_e5_a_pause_below_the_limit(side: str) -> None:
 
         assert pings[0] > 0
         assert not live._ended.done()
-        assert live._up.held_back_seconds + live._down.held_back_seconds > SLOW_SECONDS
+        assert live._to_upstream.held_back_seconds + live._to_client.held_back_seconds > SLOW_SECONDS
 
 
 async def test_e2_a_client_that_reads_slowly() -> None:
@@ -323,7 +323,7 @@ async def test_e12_a_burst_and_a_close_for_a_slow_client(client_speaks: bool) ->
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         speaking = asyncio.ensure_future(speak(client)) if client_speaks else None
-        ear, down = Ear(client), live._down
+        ear, down = Ear(client), live._to_client
         heard = await ear.hear(len(burst) + 1, most=20_000, pause=0.002)
         if speaking is not None:
             await stop(speaking)

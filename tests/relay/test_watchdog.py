@@ -12,7 +12,7 @@ from service.realtime.closing import CloseCode
 from service.realtime.scanner_items import Violation
 from service.relay import ending
 from service.relay.ending import CloseInstruction, Ending, Side
-from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, verdict
+from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, due_ending
 from service.wire.leg import Leg
 
 NOW = 1000.0
@@ -33,11 +33,11 @@ def test_a_rate_is_an_average(steps: list[tuple[float, int]], most: int) -> None
         before = max(count for moment, count in history if moment <= now - RATE_WINDOW_SECONDS - pause)
         history.append((now, total))
 
-        if meter.is_over(now, total):
+        if meter.is_exceeded(now, total):
             assert total - before > bound
     steady = RateMeter(most)
-    assert any(steady.is_over(0.5 * tick, most * tick) for tick in range(1, 60))
-    assert not RateMeter(0).is_over(1.0, 1_000_000)
+    assert any(steady.is_exceeded(0.5 * tick, most * tick) for tick in range(1, 60))
+    assert not RateMeter(0).is_exceeded(1.0, 1_000_000)
 
 
 @dataclass
@@ -64,7 +64,7 @@ def reason(
 ) -> str | None:
     """The reason of the verdict, or None."""
     legs = cast("Leg", client or LegState()), cast("Leg", upstream or LegState())
-    end = verdict(NOW, *legs, limits, started_at=started_at, active_at=active_at)
+    end = due_ending(NOW, *legs, limits, started_at=started_at, active_at=active_at)
     return end.reason if end else None
 
 
@@ -122,35 +122,35 @@ def test_duration_and_idleness(limits: SessionLimits, started: float, active: fl
 )
 def test_a_close_is_answered_and_passed_on(side: Side, code: int | None, told: int | None, onward: int) -> None:
     """Who says CLOSE gets the same code back; the other gets code and text, as far as they may be sent."""
-    end = ending.by_close(side, code, "text")
+    end = ending.peer_closed(side, code, "text")
     closer, other = (end.client, end.upstream) if side == "client" else (end.upstream, end.client)
 
-    assert (f"{side}_closed", False) == (end.reason, end.tell)
-    assert CloseInstruction(told, answered=True) == closer
+    assert (f"{side}_closed", False) == (end.reason, end.send_error)
+    assert CloseInstruction(told, close_received=True) == closer
     assert CloseInstruction(onward, "text") == other
 
 
 def test_an_expired_session_is_known_by_its_words() -> None:
     """The provider's own time limit has a reason of its own, known by 1001 and its words or by the event before it."""
     words = "Your session hit the maximum duration of 60 minutes."
-    assert ending.by_close("upstream", 1001, words).reason == "session_expired"
-    assert ending.by_close("upstream", 1000, "", expired=True).reason == "session_expired"
-    assert ending.by_close("upstream", 1001, "deploy").reason == "upstream_closed"
-    assert ending.by_close("client", 1001, words, expired=True).reason == "client_closed"
+    assert ending.peer_closed("upstream", 1001, words).reason == "session_expired"
+    assert ending.peer_closed("upstream", 1000, "", expired=True).reason == "session_expired"
+    assert ending.peer_closed("upstream", 1001, "deploy").reason == "upstream_closed"
+    assert ending.peer_closed("client", 1001, words, expired=True).reason == "client_closed"
 
 
 @pytest.mark.parametrize(
     ("end", "client", "upstream", "tell"),
     [
-        (ending.by_loss("client"), "abort", 1001, False),
-        (ending.by_loss("upstream"), 1011, "abort", True),
-        (ending.by_violation("client", Violation(CloseCode.PROTOCOL_ERROR, "x")), 1002, 1001, False),
-        (ending.by_violation("client", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1009, 1001, True),
-        (ending.by_violation("upstream", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1011, 1009, True),
-        (ending.by_relay("client_too_slow"), "abort", 1001, False),
-        (ending.by_relay("upstream_too_slow"), 1011, "abort", True),
-        (ending.by_relay("relay_draining"), 1001, 1001, True),
-        (ending.by_relay("internal_error"), 1011, 1001, True),
+        (ending.peer_lost("client"), "abort", 1001, False),
+        (ending.peer_lost("upstream"), 1011, "abort", True),
+        (ending.peer_broke_protocol("client", Violation(CloseCode.PROTOCOL_ERROR, "x")), 1002, 1001, False),
+        (ending.peer_broke_protocol("client", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1009, 1001, True),
+        (ending.peer_broke_protocol("upstream", Violation(CloseCode.MESSAGE_TOO_BIG, "x")), 1011, 1009, True),
+        (ending.relay_ended("client_too_slow"), "abort", 1001, False),
+        (ending.relay_ended("upstream_too_slow"), 1011, "abort", True),
+        (ending.relay_ended("relay_draining"), 1001, 1001, True),
+        (ending.relay_ended("internal_error"), 1011, 1001, True),
     ],
 )
 def test_what_each_side_is_told(end: Ending, client: int | str, upstream: int | str, tell: bool) -> None:
@@ -159,6 +159,6 @@ def test_what_each_side_is_told(end: Ending, client: int | str, upstream: int | 
     def told(farewell: CloseInstruction) -> int | str | None:
         return "abort" if farewell.abort else farewell.code
 
-    assert (client, upstream, tell) == (told(end.client), told(end.upstream), end.tell)
+    assert (client, upstream, tell) == (told(end.client), told(end.upstream), end.send_error)
     if isinstance(client, int):
         assert CATALOGUE[end.reason].close_text == end.client.text

@@ -12,7 +12,7 @@ from service.access.policy import AccessPolicy
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
-from service.relay.session import SessionTelemetry
+from service.relay.reporter import SessionTelemetry
 from service.relay.watchdog import SessionLimits
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor

@@ -1,0 +1,126 @@
+"""How a session is counted and logged: its start, the failures within it, its end."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from service.failures import CATALOGUE
+from service.realtime.events import Direction
+from service.realtime.incidents import ERROR, Incident
+from service.realtime.pricing import model_label
+from service.realtime.server_events import ParsedEvent
+from service.relay.ending import Ending
+from service.relay.pipe import Pipe
+from service.telemetry.metrics import Metrics
+from service.telemetry.redact import Redactor
+
+
+class SessionTelemetry:
+    """What the sessions of a process share: metrics, traffic counters, redaction."""
+
+    def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
+        self.metrics = metrics
+        self.redactor = redactor
+        self.client_to_upstream = metrics.traffic[Direction.CLIENT_TO_UPSTREAM]
+        self.upstream_to_client = metrics.traffic[Direction.UPSTREAM_TO_CLIENT]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """Identifies a session in log lines. Contains no secret, and nothing from the client that is not escaped."""
+
+    session_id: str
+    client: str
+    address: str
+    model: str | None
+
+
+class SessionReporter:
+    """Counts and logs one session. Each ending is counted once and has one canonical log line, `session.ended`.
+
+    Logging and counting may raise; the session decides what that means, except in `failed`.
+    """
+
+    def __init__(self, info: SessionInfo, telemetry: SessionTelemetry) -> None:
+        self._info = info
+        self._metrics = telemetry.metrics
+        self._log = structlog.get_logger().bind(session_id=info.session_id)
+        self._model = model_label(info.model)
+        self._error_code: str | None = None
+        self._incidents: set[Incident] = set()  # of a closed set, so that it stays small
+
+    def started(self, connect_seconds: float) -> None:
+        """Log the start."""
+        info = self._info
+        self._log.info(
+            "session.started",
+            client=info.client,
+            address=info.address,
+            model=info.model,
+            upstream=self._metrics.upstream,
+            connect_seconds=round(connect_seconds, 4),
+        )
+
+    def event_parsed(self, event: ParsedEvent) -> None:
+        """Count what an upstream event reports."""
+        conversations = self._metrics.conversations
+        if event.incident is not None:
+            self._incident(event.incident)
+        if event.response is not None:
+            conversations.count_response(self._model, event.response)
+        for limit, ratio in event.remaining_ratios:
+            conversations.set_remaining_ratio(limit, ratio)
+
+    def _incident(self, incident: Incident) -> None:
+        """Count a failure within the session each time, and log each kind once. Most sessions go on after one."""
+        metrics, code = self._metrics, incident.code
+        if incident.event == ERROR:
+            self._error_code = code
+            metrics.upstream_errors.labels(code).inc()
+        else:
+            metrics.incidents.labels(incident.event, code).inc()
+        if incident not in self._incidents:
+            self._incidents.add(incident)
+            self._log.warning(
+                "session.incident_seen",
+                upstream_event=incident.event,
+                upstream_code=code,
+                message="The provider reported a failure within the session to the client.",
+                client=self._info.client,
+                model=self._info.model,
+            )
+
+    def protocol_broken(self, side: str, detail: str) -> None:
+        """Log a violation of RFC 6455 or of a limit."""
+        self._log.debug("session.protocol_broken", side=side, detail=detail)
+
+    def failed(self) -> None:
+        """Log the exception that is being handled, without values, which may be secret. Raises nothing."""
+        with suppress(Exception):  # logging may be what failed
+            self._log.exception("session.failed")
+
+    def ended(self, end: Ending, duration_seconds: float, to_upstream: Pipe, to_client: Pipe) -> None:
+        """Count and log the ending."""
+        info, row = self._info, CATALOGUE[end.reason]
+        self._metrics.sessions_ended.labels(end.reason).inc()
+        self._metrics.session_duration.observe(duration_seconds)
+        self._log.log(
+            row.level,
+            "session.ended",
+            reason=end.reason,
+            blame=row.blame,
+            runbook=row.runbook,
+            duration_seconds=round(duration_seconds, 3),
+            client=info.client,
+            address=info.address,
+            model=info.model,
+            client_to_upstream_messages=to_upstream.messages,
+            client_to_upstream_bytes=to_upstream.bytes,
+            upstream_to_client_messages=to_client.messages,
+            upstream_to_client_bytes=to_client.bytes,
+            held_back_seconds=round(to_upstream.held_back_seconds + to_client.held_back_seconds, 3),
+            client_close_code=end.client.code,
+            upstream_close_code=end.upstream.code,
+            upstream_code=self._error_code,
+        )
