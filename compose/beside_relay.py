@@ -1,7 +1,7 @@
-"""Health of the demo's simulator, which lives in the relay's network.
+"""Health check of the demo's simulator, which shares the network namespace of the relay's container.
 
-When the relay's container starts anew, it gets a new network, and whoever shared the old one is left in it, alone. The
-simulator has to be started anew then, to join the new one. Docker does so as soon as the simulator ends, so this ends it.
+A restarted relay container gets a new network namespace, and the simulator stays in the old one, where the relay cannot
+reach it. This check then terminates the simulator; Docker restarts it in the new namespace.
 """
 
 import os
@@ -12,12 +12,12 @@ import time
 
 SIMULATOR = ("127.0.0.1", 8090)
 RELAY = ("127.0.0.1", 8080)
-RELAY_STARTS_WITHIN_SECONDS = 4.0
-_INIT = 1  # passes the signal on to the simulator, and ends with it
+RELAY_START_SECONDS = 4.0
+_INIT = 1  # forwards the signal to the simulator and exits with it
 
 
-def answers(address: tuple[str, int]) -> bool:
-    """Whether somebody listens there."""
+def accepts_connections(address: tuple[str, int]) -> bool:
+    """Whether the address accepts TCP connections."""
     try:
         socket.create_connection(address, 1).close()
     except OSError:
@@ -26,13 +26,13 @@ def answers(address: tuple[str, int]) -> bool:
 
 
 def main() -> int:
-    """The exit code of the health check."""
-    if not answers(RELAY):
-        time.sleep(RELAY_STARTS_WITHIN_SECONDS)
-        if not answers(RELAY):
+    """Run the health check and return its exit code."""
+    if not accepts_connections(RELAY):
+        time.sleep(RELAY_START_SECONDS)
+        if not accepts_connections(RELAY):
             os.kill(_INIT, signal.SIGTERM)
             return 1
-    return 0 if answers(SIMULATOR) else 1
+    return 0 if accepts_connections(SIMULATOR) else 1
 
 
 if __name__ == "__main__":

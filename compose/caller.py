@@ -1,9 +1,9 @@
-"""The demo's caller: it keeps conversations going, and makes failures when it is asked to.
+"""The demo client: it holds conversations through the relay, and causes failures on request.
 
     docker compose exec caller python /demo/caller.py fail --list
     docker compose exec caller python /demo/caller.py fail key-rejected flood --times 3 --pause 1
 
-Exit codes of `fail`: 0 if every failure looked as it should, 1 if one did not, 2 for a name that there is not.
+Exit codes of `fail`: 0 if every failure was observed as expected, 1 if one was not, 2 for an unknown name.
 """
 
 import argparse
@@ -19,142 +19,158 @@ from typing import Final
 
 import aiohttp
 
-from calls import Line, hear_why
-from conversations import keep_talking
-from troubles import CLIENTS, SCENARIOS, TROUBLES, WELL, Trouble, all_is_well, make_trouble
+from calls import RelayClient, raise_refusal
+from conversations import repeat_conversations
+from failure_cases import (
+    CLIENT_CASES,
+    FAILURE_CASES,
+    NO_FAILURE,
+    PROVIDER_CASES,
+    FailureCase,
+    run_case,
+    wait_until_connectable,
+)
 
-HEARTBEAT: Final = Path("/tmp/heartbeat")  # noqa: S108 - a tmpfs of this container's own
+HEARTBEAT: Final = Path("/tmp/heartbeat")  # noqa: S108 - a tmpfs of this container
 HEALTHY_SECONDS: Final = 60.0
-MOST_TIMES: Final = 1000
-MOST_SECONDS: Final = 1800.0
+MAX_REPETITIONS: Final = 1000
+MAX_SECONDS: Final = 1800.0
 
 
 def main() -> int:
-    """Run a command; returns the exit code."""
+    """Run a command and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="caller.py", description="Makes traffic for the relay, and failures on request."
+        prog="caller.py", description="Sends traffic through the relay, and causes failures on request."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="keep conversations going")
-    run.add_argument("--conversations", type=bounded(0, 50), default=6, help="how many at once (0 to 50)")
-    fail = commands.add_parser("fail", help="make failures, and print what the caller saw of them")
-    fail.add_argument("names", nargs="*", metavar="NAME", help="which; see --list")
+    run = commands.add_parser("run", help="hold conversations until SIGTERM")
+    run.add_argument(
+        "--conversations", type=bounded(0, 50), default=6, help="number of concurrent conversations (0 to 50)"
+    )
+    fail = commands.add_parser("fail", help="cause failures and print the observed outcomes")
+    fail.add_argument("names", nargs="*", metavar="NAME", help="name of a failure; see --list")
     fail.add_argument("--list", action="store_true", help="list the failures")
-    fail.add_argument("--times", type=bounded(1, MOST_TIMES), default=1, help=f"how often each (1 to {MOST_TIMES})")
-    fail.add_argument("--pause", type=float, default=0.5, help="seconds between two (0.5)")
-    commands.add_parser("healthy", help="exit 0 if somebody was answered within the last minute")
+    fail.add_argument(
+        "--times",
+        type=bounded(1, MAX_REPETITIONS),
+        default=1,
+        help=f"repetitions of each failure (1 to {MAX_REPETITIONS})",
+    )
+    fail.add_argument("--pause", type=float, default=0.5, help="seconds between two failures (0.5)")
+    commands.add_parser("healthy", help="exit 0 if a conversation received an answer within the last minute")
     arguments = parser.parse_args()
     if arguments.command == "healthy":
         return 0 if is_healthy() else 1
     if arguments.command == "run":
-        asyncio.run(talk(arguments.conversations))
+        asyncio.run(converse(arguments.conversations))
         return 0
     if arguments.list or not arguments.names:
         sys.stdout.write(listing())
         return 0
-    unknown = [name for name in arguments.names if name not in TROUBLES]
+    unknown = [name for name in arguments.names if name not in FAILURE_CASES]
     if unknown:
-        sys.stderr.write(f"There is no {', '.join(unknown)}; see fail --list\n")
+        sys.stderr.write(f"Unknown failure: {', '.join(unknown)}; see fail --list\n")
         return 2
-    return asyncio.run(fail_all(arguments.names, arguments.times, max(0.0, arguments.pause)))
+    return asyncio.run(run_cases(arguments.names, arguments.times, max(0.0, arguments.pause)))
 
 
-def bounded(least: int, most: int) -> Callable[[str], int]:
-    """A parser of numbers between two others."""
+def bounded(minimum: int, maximum: int) -> Callable[[str], int]:
+    """A parser for integers within two bounds."""
 
     def parse(text: str) -> int:
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        if not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum} and {maximum}")
         return int(text)
 
     return parse
 
 
 def listing() -> str:
-    """Every failure with the relay's name for it."""
+    """All failures with the reason that the relay reports."""
     lines = []
-    for title, troubles in (("The provider:", SCENARIOS), ("The client:", CLIENTS)):
+    for title, cases in (("The provider:", PROVIDER_CASES), ("The client:", CLIENT_CASES)):
         lines.append(title)
-        lines += [f"  {name:<20} {expected(trouble)}" for name, trouble in troubles.items()]
+        lines += [f"  {name:<20} {expected(case)}" for name, case in cases.items()]
     return "\n".join(lines) + "\n"
 
 
-def expected(trouble: Trouble) -> str:
-    """What is to come of a failure."""
-    if trouble.reason == WELL:
-        return f"the call lives on; {trouble.seen} in an event" if trouble.seen else "the call lives on"
-    return (
-        trouble.reason if trouble.told == trouble.reason else f"{trouble.reason}, of which the caller is told nothing"
-    )
+def expected(case: FailureCase) -> str:
+    """The expected outcome of a failure."""
+    if case.reason == NO_FAILURE:
+        return f"the call continues; event with {case.observed}" if case.observed else "the call continues"
+    return case.reason if case.observed_reason == case.reason else f"{case.reason}, not reported to the client"
 
 
 def is_healthy() -> bool:
-    """Whether somebody was answered of late."""
+    """Whether a conversation received an answer within `HEALTHY_SECONDS`."""
     with suppress(OSError):
         return time.time() - HEARTBEAT.stat().st_mtime < HEALTHY_SECONDS
     return False
 
 
 def client() -> aiohttp.ClientSession:
-    """The connections of a caller; a refusal tells why."""
-    return aiohttp.ClientSession(middlewares=(hear_why,), connector=aiohttp.TCPConnector(limit=0))
+    """An HTTP client whose refused upgrades raise Refused with the reason."""
+    return aiohttp.ClientSession(middlewares=(raise_refusal,), connector=aiohttp.TCPConnector(limit=0))
 
 
 def address() -> str:
-    """Where the relay is."""
+    """The URL of the relay."""
     return os.environ.get("CALLER_URL", "http://127.0.0.1:8080").rstrip("/")
 
 
-async def talk(conversations: int) -> None:
-    """Keep conversations going until SIGTERM."""
+async def converse(conversations: int) -> None:
+    """Hold conversations until SIGTERM."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     HEARTBEAT.touch()
     async with client() as http:
-        line = Line(http, address())
+        relay = RelayClient(http, address())
         callers = [
-            asyncio.create_task(keep_talking(line, number, HEARTBEAT.touch, _say)) for number in range(conversations)
+            asyncio.create_task(repeat_conversations(relay, number, HEARTBEAT.touch, _write))
+            for number in range(conversations)
         ]
-        ends = asyncio.create_task(stopped.wait())
-        await asyncio.wait({*callers, ends}, return_when=asyncio.FIRST_COMPLETED)
-        broken = [caller for caller in callers if caller.done()]
-        for task in (*callers, ends):
+        stop_wait = asyncio.create_task(stopped.wait())
+        await asyncio.wait({*callers, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [caller for caller in callers if caller.done()]
+        for task in (*callers, stop_wait):
             task.cancel()
-        await asyncio.wait({*callers, ends})
-        for caller in broken:
-            caller.result()  # one that has failed by itself is a bug, told with its traceback
+        await asyncio.wait({*callers, stop_wait})
+        for caller in failed:
+            caller.result()  # raises: a conversation that ends by itself is a bug
 
 
-async def fail_all(names: list[str], times: int, pause: float) -> int:
-    """Make each failure so often, one after the other, within half an hour."""
-    well = True
+async def run_cases(names: list[str], times: int, pause: float) -> int:
+    """Cause each failure `times` times in sequence, for at most `MAX_SECONDS`; returns the exit code."""
+    passed = True
     try:
-        async with asyncio.timeout(MOST_SECONDS), client() as http:
-            line = Line(http, address())
+        async with asyncio.timeout(MAX_SECONDS), client() as http:
+            relay = RelayClient(http, address())
             for name in names:
                 for _ in range(times):
-                    well = await _fail(line, name) and well
+                    passed = await _run(relay, name) and passed
                     await asyncio.sleep(pause)
     except TimeoutError:
-        _say(f"stopped after {MOST_SECONDS:.0f} seconds\n")
+        _write(f"stopped after {MAX_SECONDS:.0f} seconds\n")
         return 1
-    return 0 if well else 1
+    return 0 if passed else 1
 
 
-async def _fail(line: Line, name: str) -> bool:
-    trouble = TROUBLES[name]
-    if name in SCENARIOS and not await all_is_well(line):
-        _say(f"{name}: not tried, because no call comes about\n")
+async def _run(relay: RelayClient, name: str) -> bool:
+    case = FAILURE_CASES[name]
+    if name in PROVIDER_CASES and not await wait_until_connectable(relay):
+        _write(f"{name}: not tried, because the relay refuses every connection\n")
         return False
-    outcome = await make_trouble(line, trouble)
-    right = outcome.reason == trouble.told
-    said = "" if trouble.reason in (trouble.told, WELL) else f" (the relay: {trouble.reason})"
-    _say(f"{name}: {outcome}{said}" + ("\n" if right else f"\n{name}: NOT AS EXPECTED: {expected(trouble)}\n"))
-    return right
+    outcome = await run_case(relay, case)
+    as_expected = outcome.reason == case.observed_reason
+    relay_reason = "" if case.reason in (case.observed_reason, NO_FAILURE) else f" (the relay: {case.reason})"
+    _write(
+        f"{name}: {outcome}{relay_reason}" + ("\n" if as_expected else f"\n{name}: NOT AS EXPECTED: {expected(case)}\n")
+    )
+    return as_expected
 
 
-def _say(text: str) -> None:
+def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -1,6 +1,6 @@
-"""One call to the relay, and what a caller can see of its end: status, reason, close code.
+"""A client connection to the relay, and the outcome that a client observes: status, reason, close code.
 
-Only aiohttp is needed, because this runs in the relay's own image.
+Uses aiohttp only, because it runs in the relay's image.
 """
 
 import asyncio
@@ -14,18 +14,18 @@ from typing import Any, Final
 import aiohttp
 
 MODEL: Final = "gpt-realtime"
-CONVERSATIONS: Final = "/v1/realtime"
-TRANSLATIONS: Final = "/v1/realtime/translations"
-_ANSWERED_WITHIN_SECONDS: Final = 30.0
-_HANGS_UP_WITHIN_SECONDS: Final = 3.0
-_SWITCHING: Final = 101
+REALTIME_PATH: Final = "/v1/realtime"
+TRANSLATION_PATH: Final = "/v1/realtime/translations"
+_OPEN_TIMEOUT_SECONDS: Final = 30.0
+_CLOSE_TIMEOUT_SECONDS: Final = 3.0
+_SWITCHING_PROTOCOLS: Final = 101
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call went. `reason` is the relay's or the provider's word for it, None if nothing was said."""
+    """How a call ended. `reason` is the code of the relay's or the provider's error, None without an error."""
 
-    status: int | None = None  # of the upgrade; None without an answer
+    status: int | None = None  # HTTP status of the upgrade; None without a response
     reason: str | None = None
     message: str = ""
     close_code: int | None = None
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Refused(Exception):
-    """The call did not come about."""
+    """The connection failed; `outcome` describes how."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -49,7 +49,7 @@ class Refused(Exception):
 
 
 def error_of(event: dict[str, Any]) -> tuple[str, str] | None:
-    """The code and the sentence of an `error` event, or of a response that failed."""
+    """Code and message of an `error` event or of a failed response; None for any other event."""
     error = event.get("error")
     if event.get("type") == "response.done":
         error = ((event.get("response") or {}).get("status_details") or {}).get("error")
@@ -59,43 +59,43 @@ def error_of(event: dict[str, Any]) -> tuple[str, str] | None:
 
 
 class Call:
-    """An open call."""
+    """An open client connection."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self.outcome = Outcome(_SWITCHING)
-        self.is_over = False
+        self.outcome = Outcome(_SWITCHING_PROTOCOLS)
+        self.is_closed = False
 
-    async def send(self, kind: str, **fields: object) -> bool:
-        """Send an event; False if the call is over."""
+    async def send(self, event_type: str, **fields: object) -> bool:
+        """Send an event; False if the connection is closed."""
         try:
-            await self._socket.send_json({"type": kind, **fields})
+            await self._socket.send_json({"type": event_type, **fields})
         except (ConnectionError, RuntimeError):
             return False
         return True
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next event; None when the call is over."""
+        """The next event; None once the connection is closed."""
         while True:
             message = await self._socket.receive()
             if message.type is aiohttp.WSMsgType.TEXT:
                 event: dict[str, Any] = json.loads(message.data)
-                told = error_of(event)
-                if told is not None:
-                    self.outcome = replace(self.outcome, reason=told[0], message=told[1])
+                error = error_of(event)
+                if error is not None:
+                    self.outcome = replace(self.outcome, reason=error[0], message=error[1])
                 return event
             if message.type is aiohttp.WSMsgType.CLOSE:
                 self.outcome = replace(self.outcome, close_code=message.data, close_text=message.extra or "")
             if message.type is not aiohttp.WSMsgType.BINARY:
-                self.is_over = True  # closed, or lost
+                self.is_closed = True  # closed or lost
                 return None
 
-    async def wait_for(self, kind: str | None, seconds: float) -> bool:
-        """Read up to an event of this kind or an error, or to the end of the call; False if the time was too short."""
+    async def wait_for(self, event_type: str | None, seconds: float) -> bool:
+        """Read until an event of this type, an error or the end of the connection; False on timeout."""
         try:
             async with asyncio.timeout(seconds):
                 while (event := await self.receive()) is not None:
-                    if kind is not None and event["type"] in {kind, "error"}:
+                    if event_type is not None and event["type"] in {event_type, "error"}:
                         break
         except TimeoutError:
             return False
@@ -103,15 +103,15 @@ class Call:
 
     @property
     def transport(self) -> asyncio.Transport:
-        """What lies below, for callers that break the rules."""
-        connection = self._socket._response.connection  # noqa: SLF001 - there is no other way to break the rules
+        """The TCP transport, for tests that violate the protocol."""
+        connection = self._socket._response.connection  # noqa: SLF001 - aiohttp offers no other access
         if connection is None or connection.transport is None:
             raise Refused(self.outcome)
         return connection.transport
 
 
-class Line:
-    """Where calls are made. `http` is to be made with `middlewares=(hear_why,)`."""
+class RelayClient:
+    """Opens calls to one relay. `http` must have `middlewares=(raise_refusal,)`."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self.http = http
@@ -122,31 +122,31 @@ class Line:
         self,
         token: str | None,
         *,
-        path: str = CONVERSATIONS,
+        path: str = REALTIME_PATH,
         query: Sequence[tuple[str, str]] = (("model", MODEL),),
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Call]:
-        """Call; raises Refused."""
-        shown = {} if token is None else {"Authorization": f"Bearer {token}"}
+        """Open a call, and close it at exit; raises Refused."""
+        authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            async with asyncio.timeout(_ANSWERED_WITHIN_SECONDS):
+            async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS):
                 socket = await self.http.ws_connect(
-                    self.url + path, params=query, headers=shown | dict(headers or {}), max_msg_size=0
+                    self.url + path, params=query, headers=authorization | dict(headers or {}), max_msg_size=0
                 )
-        except (OSError, aiohttp.ClientError, TimeoutError) as fault:
-            raise Refused(Outcome(message=f"{type(fault).__name__}: {fault}")) from None
+        except (OSError, aiohttp.ClientError, TimeoutError) as exc:
+            raise Refused(Outcome(message=f"{type(exc).__name__}: {exc}")) from None
         try:
             yield Call(socket)
         finally:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HANGS_UP_WITHIN_SECONDS):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                     await socket.close()
 
 
-async def hear_why(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Read the body of a refusal, which `ws_connect` would throw away; raises Refused."""
+async def raise_refusal(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A middleware that reads the body of a refused upgrade, which `ws_connect` discards; raises Refused."""
     response = await handler(request)
-    if response.status == _SWITCHING:
+    if response.status == _SWITCHING_PROTOCOLS:
         return response
     try:
         error = json.loads(await response.read())["error"]

@@ -8,13 +8,13 @@ from typing import Final
 import pytest
 
 from caller import client, expected, listing
-from calls import Line
-from conversations import keep_talking
+from calls import RelayClient
+from conversations import repeat_conversations
+from failure_cases import CLIENT_CASES, FAILURE_CASES, NO_FAILURE, PROVIDER_CASES, run_case, wait_until_connectable
 from service.failures import CATALOGUE, ENDINGS
 from service.simulator import SimulatorOptions
 from service.simulator.scenarios import Scenario
 from tests.support.harness import Relay, eventually, simulated_relay
-from troubles import CLIENTS, SCENARIOS, TROUBLES, WELL, all_is_well, make_trouble
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEMO: Final = dict(
@@ -34,28 +34,28 @@ REST_ONLY: Final = {Scenario.GOOD, Scenario.MODEL_REST_ONLY_401}
 
 def test_every_scenario_can_be_asked_for() -> None:
     """A scenario that the simulator learns is one that the caller can ask for, and the other way round."""
-    assert {scenario.value for scenario in Scenario if scenario not in REST_ONLY} == set(SCENARIOS)
-    assert not set(SCENARIOS) & set(CLIENTS)
+    assert {scenario.value for scenario in Scenario if scenario not in REST_ONLY} == set(PROVIDER_CASES)
+    assert not set(PROVIDER_CASES) & set(CLIENT_CASES)
 
 
 def test_every_failure_is_one_of_the_catalogue() -> None:
     """The caller speaks of failures in the relay's words."""
-    assert set() == {trouble.reason for trouble in TROUBLES.values()} - CATALOGUE.keys() - {WELL}
-    for name, trouble in TROUBLES.items():
-        assert f"{name:<20} {expected(trouble)}" in listing()
+    assert set() == {case.reason for case in FAILURE_CASES.values()} - CATALOGUE.keys() - {NO_FAILURE}
+    for name, case in FAILURE_CASES.items():
+        assert f"{name:<20} {expected(case)}" in listing()
 
 
-@pytest.mark.parametrize("name", sorted(TROUBLES.keys() - SLOW))
+@pytest.mark.parametrize("name", sorted(FAILURE_CASES.keys() - SLOW))
 async def test_a_failure_is_seen_as_promised(name: str) -> None:
     """The caller is told the reason, with the demo's own settings, and the relay counts the same one."""
-    trouble = TROUBLES[name]
+    case = FAILURE_CASES[name]
     async with simulated_relay(QUICK_SIMULATOR, **{**DEMO, **QUICK}) as relay, client() as http:
-        line = Line(http, relay.url)
-        assert await all_is_well(line)
-        outcome = await make_trouble(line, trouble)
+        line = RelayClient(http, relay.url)
+        assert await wait_until_connectable(line)
+        outcome = await run_case(line, case)
 
-        assert trouble.told == outcome.reason, outcome
-        await eventually(lambda: trouble.reason == WELL or counted(relay, trouble.reason), 5)
+        assert case.observed_reason == outcome.reason, outcome
+        await eventually(lambda: case.reason == NO_FAILURE or counted(relay, case.reason), 5)
 
 
 async def test_conversations_are_well() -> None:
@@ -68,8 +68,8 @@ async def test_conversations_are_well() -> None:
         answered += 1
 
     async with simulated_relay(SimulatorOptions(pace=0), **DEMO) as relay, client() as http:
-        line = Line(http, relay.url)
-        talkers = [asyncio.create_task(keep_talking(line, number, well, said.append)) for number in range(6)]
+        line = RelayClient(http, relay.url)
+        talkers = [asyncio.create_task(repeat_conversations(line, number, well, said.append)) for number in range(6)]
         await asyncio.sleep(4)
         for talker in talkers:
             talker.cancel()

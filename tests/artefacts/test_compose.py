@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 import conversations
+from failure_cases import CROWD_TOKENS, LOOP_TOKEN, TOKEN
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings, load_settings
 from service.simulator.options import CURRENT_MODELS
 from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable, program
 from tools.generated import close_spread_seconds
-from troubles import CROWD_TOKENS, LOOP_TOKEN, TOKEN
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEXT: Final = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ from typing import Any, Final
 import aiohttp
 
 from conversations import tone
+from failure_cases import FAILURE_CASES, NO_FAILURE
 from tests.e2e.engine import Failed
 from tests.e2e.stage import TOKEN, Stage, check, counts, status_of, until
 from tools.conversation import create_client, disable_turn_detection, receive_response, send_audio, sha256
-from troubles import TROUBLES, WELL
 
 DRAIN_SECONDS: Final = 6.0
 _SLOW: Final = ("stall-mid", "slow-reader", "say-nothing", "talk-too-long")
@@ -70,19 +70,19 @@ async def a_conversation_passes(stage: Stage) -> str:
 async def every_failure_is_told(stage: Stage) -> str:
     """The caller is told the reason that it was promised, and the relay counts that same reason."""
     before = await counts(stage)
-    fast = [name for name in TROUBLES if name not in _SLOW]
+    fast = [name for name in FAILURE_CASES if name not in _SLOW]
     slow = [_fail(stage, name) for name in _SLOW]
     told = "".join(
         await asyncio.gather(*slow, _fail(stage, *fast, after=3.0))
     )  # by then the calls of the slow are open
-    for name, trouble in TROUBLES.items():
+    for name, case in FAILURE_CASES.items():
         check(f"{name}: " in told, f"{name} was not made")
-        if trouble.told == trouble.reason:
-            check(f"{trouble.reason} - " in told, f"{name}: the caller was not told {trouble.reason}:\n{told}")
-    reasons = {trouble.reason for trouble in TROUBLES.values()} - {WELL}
+        if case.observed_reason == case.reason:
+            check(f"{case.reason} - " in told, f"{name}: the caller was not told {case.reason}:\n{told}")
+    reasons = {case.reason for case in FAILURE_CASES.values()} - {NO_FAILURE}
     missing = await _not_counted(stage, reasons, before)
     check(not missing, f"the relay did not count {', '.join(sorted(missing))}:\n{told}")
-    return f"{len(TROUBLES)} failures, {len(reasons)} reasons"
+    return f"{len(FAILURE_CASES)} failures, {len(reasons)} reasons"
 
 
 async def _not_counted(stage: Stage, reasons: set[str], before: dict[str, float]) -> set[str]:
