@@ -1,4 +1,4 @@
-"""The steps DNS, TCP and proxy tunnel, one at a time; a dial does all of them at once. They raise StepFailed.
+"""The steps DNS, TCP and proxy tunnel, one at a time; a dial does them together. They raise StepFailed.
 
 Only the tunnel sends data: a CONNECT request to the proxy.
 """

@@ -48,7 +48,7 @@ def test_parse_certificate_reads_names_and_dates(der: bytes) -> None:
     ],
 )
 def test_interceptor_is_recognised_by_issuer(issuer: str, product: str | None) -> None:
-    """Public certificate authorities are not taken for products that intercept TLS."""
+    """Public certificate authorities are not products that intercept TLS."""
     assert product == interceptor_of(issuer)
 
 

@@ -88,7 +88,7 @@ async def tcp_server(serve: Serve, context: ssl.SSLContext | None = None) -> Asy
 
 
 def http_response(status: str, body: str = "", **headers: str) -> Serve:
-    """Answer one request with this response. `_` in the name of a header stands for `-`."""
+    """Answer one request with this response. In the names of `headers`, `_` is replaced by `-`."""
     fields = {"Content-Length": str(len(body)), "Connection": "close"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
