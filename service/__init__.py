@@ -1,12 +1,13 @@
-"""realtime-relay: carries the OpenAI Realtime API to clients that hold no provider key, and says why when it cannot.
+"""realtime-relay relays the OpenAI Realtime API to clients that hold no provider key, and explains connection failures.
 
-The nouns, the same in code, labels, logs and documents:
+These terms mean the same in code, labels, logs and documents:
 
-client     who connects to the relay            upstream   the provider that the relay connects to
-target     one upstream: its URL, credentials   dial       reaching a target, up to its first event
-session    one client joined to one upstream    pipe       one direction of a session
-admission  proof that a client may come in      failure    a row of the catalogue (``failures.py``)
-check      one question about our health        drain      taking nobody new, letting the others finish
+client     connects to the relay                    upstream   the provider's side, which the relay connects to
+target     one upstream: its URL and credentials    dial       connecting to a target, up to its first event
+session    one client joined to one upstream        leg        one socket of a session
+pipe       one direction of a session               turn       the user's speech and the response to it
+admission  the decisions made before a dial         failure    a row of the catalogue (``failures.py``)
+check      one health question                      drain      refuse new sessions, let open ones finish
 
-Directions are ``client_to_upstream`` and ``upstream_to_client``.
+Directions are ``client_to_upstream`` and ``upstream_to_client``. ``app.py`` puts the rooms together.
 """

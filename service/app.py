@@ -1,17 +1,14 @@
 """The composition root: builds every room, starts it, drains it, stops it."""
 
-import asyncio
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 
-import structlog
 from aiohttp import web
 
-from service import configuration, loop, machine, startup
+from service import configuration, machine, startup
 from service.health.monitor import Monitor
 from service.health.schedule import RefreshIntervals
 from service.relay.drain import Drainer, DrainResult
@@ -20,8 +17,6 @@ from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
 from service.supervisor import Supervisor, measure_lag
-from service.telemetry import logs
-from service.telemetry.log_writer import LogWriter
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.connector import Connector
@@ -37,11 +32,14 @@ from service.web.realtime import RealtimeHandler
 
 
 class CannotListen(Exception):
-    """An address cannot be listened on; the message names the setting."""
+    """Listening on an address failed; the message names the setting, the address and the reason."""
 
 
 class App:
     """One relay: its listeners, background tasks and sessions. Call `start`, then await `run` or call `stop`."""
+
+    connector: Connector  # from `start` on
+    monitor: Monitor  # from `start` on
 
     def __init__(self, settings: Settings, *, intervals: RefreshIntervals | None = None) -> None:
         self._settings = settings
@@ -193,31 +191,3 @@ class App:
         await self._supervisor.stop()
         await self.drainer.end_all()
         await self._stack.aclose()
-
-
-async def serve(settings: Settings) -> DrainResult:
-    """Run one relay until a signal stops it; returns how the open sessions ended. Raises CannotListen."""
-    app = App(settings)
-    running_loop = asyncio.get_running_loop()
-    writer = LogWriter(
-        sys.stderr,
-        on_drop=app.metrics.log_lines_dropped.inc,
-        on_recovery=lambda lines: running_loop.call_soon_threadsafe(_report_dropped_lines, lines),
-    )
-    logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
-    loop.log_unhandled_exceptions()
-    app.handle_signals(on_terminal=sys.stderr.isatty())
-    try:
-        await app.start()
-        loop.freeze_garbage_collector()
-        result = await app.run()
-        structlog.get_logger().info("service.stopped")
-        return result
-    finally:
-        writer.close()
-
-
-def _report_dropped_lines(lines: int) -> None:
-    structlog.get_logger().warning(
-        "log.lines_dropped", message=f"The reader of the log was too slow; {lines} lines were dropped.", lines=lines
-    )

@@ -87,7 +87,8 @@ def _settings(environ: Mapping[str, str]) -> Settings | None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from service import loop  # noqa: PLC0415 - see main
-    from service.app import CannotListen, serve  # noqa: PLC0415 - see main
+    from service.app import CannotListen  # noqa: PLC0415 - see main
+    from service.process import serve  # noqa: PLC0415 - see main
 
     settings = _settings(arguments.environ)
     if settings is None:

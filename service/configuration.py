@@ -4,13 +4,14 @@ The composition root, the commands and the doctor call these functions; no other
 """
 
 from collections.abc import Iterator
-from typing import Final, Literal, TypedDict
+from typing import Final, TypedDict
 
 from service.access.policy import AccessPolicy
 from service.realtime.keys import Secret
 from service.relay.drain import DrainTiming
 from service.relay.watchdog import SessionLimits
 from service.settings import Settings
+from service.settings.declared import FirstEvent
 from service.upstream.target import Label, Target, provider_of
 
 SIMULATED_KEY: Final = "sk-sim-good"
@@ -21,7 +22,7 @@ class DialOptions(TypedDict):
     """The options of `Dialler`."""
 
     timeout_seconds: float
-    first_event: Literal["required", "optional"]
+    first_event: FirstEvent
     max_message_bytes: int
 
 
@@ -102,7 +103,7 @@ def session_limits(settings: Settings) -> SessionLimits:
 
 
 def drain_timing(settings: Settings) -> DrainTiming:
-    """How long sessions may go on after SIGTERM, and over how long the remaining ones are closed."""
+    """How long open sessions can continue after SIGTERM, and over how long the remaining ones are then closed."""
     return DrainTiming(settings.drain_seconds, settings.close_spread_seconds)
 
 

@@ -31,9 +31,10 @@ ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"we
 ALLOWED["signals"] = {"signals", "relay"}
 ALLOWED["configuration"] = ALLOWED["relay"] | ALLOWED["access"] | {"settings", "configuration"}
 ALLOWED["startup"] = ALLOWED["configuration"] | {"loop", "machine", "startup"}
-ALLOWED["app"] = ALLOWED["web"] | ALLOWED["startup"] | {"app", "simulator", "loop", "signals", "supervisor"}
+ALLOWED["app"] = ALLOWED["web"] | ALLOWED["startup"] | {"app", "simulator", "signals", "supervisor"}
+ALLOWED["process"] = ALLOWED["app"] | {"process"}
 ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
-ALLOWED["cli"] = ALLOWED["app"] | {"app", "doctor", "cli"}
+ALLOWED["cli"] = ALLOWED["process"] | {"doctor", "cli"}
 ALLOWED["__main__"] = ALLOWED["cli"]
 PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secrets", "ssl", "logging", "structlog"}
 

@@ -66,7 +66,7 @@ def test_no_default_is_written_twice() -> None:
     defaults: set[object] = {*distinctive, *(int(text) for text in numbers)}
     others = [
         path
-        for folder in ("service", "tools")
+        for folder in ("service", "tools", "tests/support")
         for path in (ROOT / folder).rglob("*.py")
         # The simulator and the price list know the models of the provider, whichever one is the default here.
         if path != DECLARATION and "simulator" not in path.parts and path.name != "pricing.py"

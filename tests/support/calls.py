@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.support.harness import RawClient, open_raw
+from tests.support.harness import DEFAULT_PATH, RawClient, open_raw
 
-DRAINING = "/v1/realtime?model=gpt-realtime&draining_event=true"
+DRAINING = f"{DEFAULT_PATH}&draining_event=true"
 
 
 @dataclass
@@ -22,14 +22,14 @@ class Told:
     at: float = 0.0  # by the loop's time
 
 
-async def call(port: int, path: str = "/v1/realtime?model=gpt-realtime") -> RawClient:
+async def call(port: int, path: str = DEFAULT_PATH) -> RawClient:
     """A call that has been greeted."""
     client = await open_raw(port, path)
     assert (await client.next_event())["type"] == "session.created"
     return client
 
 
-async def calls(port: int, number: int, path: str = "/v1/realtime?model=gpt-realtime") -> list[RawClient]:
+async def calls(port: int, number: int, path: str = DEFAULT_PATH) -> list[RawClient]:
     """So many of them, a few at a time."""
     found: list[RawClient] = []
     while len(found) < number:

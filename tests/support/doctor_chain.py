@@ -16,6 +16,7 @@ from service.doctor.provider import ProviderChain
 from service.doctor.relay import RelayChain, RelayOptions
 from service.doctor.steps import StepResult, StepRunner
 from service.realtime.keys import Secret
+from service.settings import Settings
 from tests.support.tcp_server import Serve, listening
 
 KEY_CANARY: Final = "sk-proj-CANARY0key" + "abcdefghijkl" * 10
@@ -60,7 +61,7 @@ async def run_relay_chain(
 ) -> ChainReport:
     """Run the chain from a client to a relay."""
     secret = Secret(token) if token is not None else None
-    chain = RelayChain(RelayOptions(URL(url), "gpt-realtime", secret, origin, timeout_seconds, turn), {})
+    chain = RelayChain(RelayOptions(URL(url), Settings().model, secret, origin, timeout_seconds, turn), {})
     runner = StepRunner(NullReporter())
     await chain.run(runner)
     redaction = Redaction(lambda: [token] if token else [])

@@ -27,6 +27,10 @@ TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
 QUIET_INTERVALS: Final = RefreshIntervals(passing=3600, first_retry=3600, max_retry=3600)
 
 
+DEFAULT_PATH: Final = f"/v1/realtime?model={Settings().model}"
+"""A request for the default model."""
+
+
 def environment(**overrides: str) -> dict[str, str]:
     """The environment variables of a test relay: ports that the system chooses, no drain time."""
     return {
@@ -194,7 +198,7 @@ def payload_of(raw: bytes) -> bytes:
 
 async def open_raw(
     port: int,
-    path: str = "/v1/realtime?model=gpt-realtime",
+    path: str = DEFAULT_PATH,
     headers: Mapping[str, str] | None = None,
     behind: bytes = b"",
 ) -> RawClient:

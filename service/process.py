@@ -1,0 +1,41 @@
+"""One relay as the program of a process: its logs, its signals, its end."""
+
+import asyncio
+import sys
+
+import structlog
+
+from service import loop
+from service.app import App
+from service.relay.drain import DrainResult
+from service.settings import Settings
+from service.telemetry import logs
+from service.telemetry.log_writer import LogWriter
+
+
+async def serve(settings: Settings) -> DrainResult:
+    """Run a relay until a signal stops it; returns how the open sessions ended. Raises CannotListen."""
+    app = App(settings)
+    running_loop = asyncio.get_running_loop()
+    writer = LogWriter(
+        sys.stderr,
+        on_drop=app.metrics.log_lines_dropped.inc,
+        on_recovery=lambda lines: running_loop.call_soon_threadsafe(_report_dropped_lines, lines),
+    )
+    logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
+    loop.log_unhandled_exceptions()
+    app.handle_signals(on_terminal=sys.stderr.isatty())
+    try:
+        await app.start()
+        loop.freeze_garbage_collector()
+        result = await app.run()
+        structlog.get_logger().info("service.stopped")
+        return result
+    finally:
+        writer.close()
+
+
+def _report_dropped_lines(lines: int) -> None:
+    structlog.get_logger().warning(
+        "log.lines_dropped", message=f"The reader of the log was too slow; {lines} lines were dropped.", lines=lines
+    )
