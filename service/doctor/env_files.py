@@ -1,4 +1,4 @@
-"""Finds the `.env` files of the working directory, and files nearby that may be meant as such but are not read.
+"""Finds the `.env` files of the working directory, and files near it that were probably meant to be read.
 
 Reads the first megabyte of files whose names resemble that of an environment file: in the working directory, one level below
 it and three levels above it. Follows no symbolic link to a directory.

@@ -1,4 +1,4 @@
-"""The steps that send nothing: files, settings, key and proxy."""
+"""The steps on this machine, which send nothing: files, settings, key and proxy."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

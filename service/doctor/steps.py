@@ -98,7 +98,7 @@ class Reporter(Protocol):
         """A step has passed, failed or been skipped."""
 
     def announce(self, sentence: str) -> None:
-        """The user must know this before the next step starts."""
+        """A sentence for the user, before the next step starts."""
 
 
 class StepRunner:
