@@ -90,7 +90,7 @@ class App:
         metrics = self.metrics
         dialler = Dialler(target, **configuration.dial_options(self._settings))
         self._stack.push_async_callback(dialler.close)
-        # Runs after the listeners are closed: until then a late dial may still start a session.
+        # Runs after the listeners are closed: until then a late dial can still start a session.
         self._stack.push_async_callback(self.drainer.end_all)
         on_retry = metrics.upstream_retries.labels(target.label).inc
         self.connector = connector = Connector(dialler, key_problem, on_retry=on_retry)

@@ -44,18 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     probe = commands.add_parser("probe", help="query a running relay on this machine; exit with 0 if it answers 200")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
     probe.set_defaults(run=_probe)
-    words = sys.argv[1:] if argv is None else list(argv)
+    command_line = sys.argv[1:] if argv is None else list(argv)
     # Each command imports only its own modules: a container is probed every few seconds, and all of them take 0.2 s.
-    if "doctor" in words:
+    if "doctor" in command_line:
         from service.doctor import command  # noqa: PLC0415 - see above
 
         command.add_arguments(doctor)
-    if "simulate" in words:
+    if "simulate" in command_line:
         from service.simulator import command as simulate  # noqa: PLC0415 - see above
 
         simulate.add_arguments(simulator)
         simulator.set_defaults(run=simulate.run)
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(command_line)
     arguments.environ = environ
     result: int = arguments.run(arguments)
     return result

@@ -46,7 +46,7 @@ def freeze_garbage_collector() -> None:
 
 
 def log_unhandled_exceptions() -> None:
-    """Log exceptions that no task or callback handles. asyncio's default prints reprs, which may hold request headers."""
+    """Log exceptions that no task or callback handles. asyncio's default prints reprs, which can hold request headers."""
     asyncio.get_running_loop().set_exception_handler(_log_exception)
 
 
