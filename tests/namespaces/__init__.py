@@ -1,1 +1,1 @@
-"""Faults that only a network can make: black holes, resets, loss. Run by `make test-faults` in a network of their own."""
+"""Network faults: black holes, resets, loss. `make test-faults` runs these tests in a network namespace of their own."""

@@ -1,4 +1,4 @@
-"""Rules of the network in which these tests run: set for one test, and gone after it."""
+"""Firewall rules and files of the namespaces in which these tests run, each for the duration of one block."""
 
 import ssl
 import subprocess
@@ -10,38 +10,38 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.network_namespace import FAR, NAME
+from tests.support.network_namespace import PROVIDER_NAME, REMOTE_ADDRESSES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse to touch the rules of a network that others use: here there is no device but loopback."""
+    """Refuse to change the firewall of a machine: the namespace of these tests has only the loopback device."""
     # /proc/net/dev, not /sys/class/net: /sys shows the devices of the namespace in which it was mounted.
     lines = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]
     devices = {line.split(":")[0].strip() for line in lines}
     if items and devices != {"lo"}:
         pytest.exit(
-            f"these tests need a network of their own, without {sorted(devices)}: make test-faults", returncode=2
+            f"these tests need a network namespace without {sorted(devices)}; run `make test-faults`", returncode=2
         )
 
 
-class Network:
-    """What can be done to the packets of this namespace."""
+class LocalNetwork:
+    """Faults of this namespace's loopback network."""
 
     @contextmanager
-    def rule(self, *words: str, table: str = "iptables", chain: str = "OUTPUT") -> Iterator[None]:
-        """A rule for what is sent, which on loopback is all that is received, too.
+    def rule(self, *options: str, table: str = "iptables", chain: str = "OUTPUT") -> Iterator[None]:
+        """A firewall rule for sent packets, which on loopback are also the received ones.
 
-        A datagram that is dropped when it is sent is an error to its sender; dropped on INPUT it is lost.
+        Dropping a datagram in OUTPUT returns an error to its sender; dropping it in INPUT loses it silently.
         """
-        subprocess.run([table, "-w", "-I", chain, *words], check=True, capture_output=True)
+        subprocess.run([table, "-w", "-I", chain, *options], check=True, capture_output=True)
         try:
             yield
         finally:
-            subprocess.run([table, "-w", "-D", chain, *words], check=True, capture_output=True)
+            subprocess.run([table, "-w", "-D", chain, *options], check=True, capture_output=True)
 
     @contextmanager
     def black_hole(self, port: int) -> Iterator[None]:
-        """Nothing passes to or from a TCP port, and nobody is told."""
+        """Drop all packets to and from a TCP port, without a notice to either side."""
         with (
             self.rule("-p", "tcp", "--dport", str(port), "-j", "DROP"),
             self.rule("-p", "tcp", "--sport", str(port), "-j", "DROP"),
@@ -49,8 +49,8 @@ class Network:
             yield
 
     @contextmanager
-    def file(self, path: str, text: str) -> Iterator[None]:
-        """Another content for a file of /etc, in this mount namespace only."""
+    def replaced_file(self, path: str, text: str) -> Iterator[None]:
+        """Other content for a file of /etc, in this mount namespace only."""
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(text)
             file.flush()
@@ -62,18 +62,18 @@ class Network:
 
 
 @pytest.fixture
-def network() -> Network:
-    """The network of this namespace."""
-    return Network()
+def network() -> LocalNetwork:
+    """The loopback network of this namespace."""
+    return LocalNetwork()
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority that the relays here trust, by SSL_CERT_FILE."""
+    """The authority that the relays trust through SSL_CERT_FILE."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
 def tls(authority: Authority) -> ssl.SSLContext:
-    """A certificate for everybody at the far end."""
-    return authority.server_context(NAME, *FAR)
+    """A server context that is valid for the provider's name and all remote addresses."""
+    return authority.server_context(PROVIDER_NAME, *REMOTE_ADDRESSES)

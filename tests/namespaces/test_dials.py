@@ -1,4 +1,4 @@
-"""Reaching a provider through a network that swallows or refuses packets."""
+"""Dials through a network that drops or rejects packets."""
 
 import asyncio
 import socket
@@ -7,23 +7,23 @@ import time
 import aiohttp
 import pytest
 
-from tests.namespaces.conftest import Network
+from tests.namespaces.conftest import LocalNetwork
 from tests.support.harness import eventually, running_relay
 from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import Exchange, raw_http
 from tests.support.raw_websocket_server import CREATED
 
 
-async def well(exchange: Exchange) -> None:
-    """An upstream that opens sessions."""
+async def open_sessions(exchange: Exchange) -> None:
+    """An upstream that opens sessions and waits for their end."""
     exchange.upgrade(CREATED)
     await exchange.wait_closed()
 
 
-async def test_c2_a_resolver_that_is_a_black_hole(network: Network) -> None:
-    """A hundred callers are each told in phase dns within the budget; liveness and other threads do not notice."""
+async def test_dials_time_out_in_phase_dns_when_resolver_is_unreachable(network: LocalNetwork) -> None:
+    """A hundred concurrent dials fail within the budget; `/livez` and other threads are not delayed."""
     with (
-        network.file("/etc/resolv.conf", "nameserver 127.0.0.9\n"),
+        network.replaced_file("/etc/resolv.conf", "nameserver 127.0.0.9\n"),
         network.rule("-p", "udp", "--dport", "53", "-j", "DROP", chain="INPUT"),
     ):
         address = "https://provider.example/v1"
@@ -46,9 +46,9 @@ async def test_c2_a_resolver_that_is_a_black_hole(network: Network) -> None:
             assert relay.events("upstream.connect_failed")[0]["detail"] == "no answer from DNS"
 
 
-async def test_c5_a_black_hole(network: Network) -> None:
-    """SYNs that nobody answers: 504 when the budget is over."""
-    async with raw_http(well) as upstream:
+async def test_dial_times_out_when_syn_is_dropped(network: LocalNetwork) -> None:
+    """504 at the end of the budget."""
+    async with raw_http(open_sessions) as upstream:
         with network.black_hole(upstream.port):
             async with running_relay(OPENAI_BASE_URL=upstream.url, RELAY_DIAL_TIMEOUT_SECONDS="1") as relay:
                 started = time.monotonic()
@@ -59,11 +59,11 @@ async def test_c5_a_black_hole(network: Network) -> None:
                 assert 1 == failure_count(relay, "connect_timeout", "none", "connect")
 
 
-async def test_c6_an_address_family_that_is_dead(network: Network) -> None:
-    """IPv6 swallows packets, IPv4 works: the caller gets through, hardly later."""
-    async with raw_http(well) as upstream:
+async def test_dial_uses_ipv4_when_ipv6_is_dropped(network: LocalNetwork) -> None:
+    """Happy eyeballs: the dial succeeds with little delay."""
+    async with raw_http(open_sessions) as upstream:
         with (
-            network.file("/etc/hosts", "::1 localhost\n127.0.0.1 localhost\n"),
+            network.replaced_file("/etc/hosts", "::1 localhost\n127.0.0.1 localhost\n"),
             network.rule("-p", "tcp", "--dport", str(upstream.port), "-j", "DROP", table="ip6tables"),
         ):
             found = {address[0] for address in socket.getaddrinfo("localhost", upstream.port, type=socket.SOCK_STREAM)}
@@ -85,12 +85,12 @@ async def test_c6_an_address_family_that_is_dead(network: Network) -> None:
         ("icmp-admin-prohibited", "network_unreachable"),
     ],
 )
-async def test_a_firewall_that_answers(answer: str, reason: str, network: Network) -> None:
-    """What a firewall answers in the provider's place is told as what it is."""
-    async with raw_http(well) as upstream:
+async def test_dial_reports_answer_of_firewall(answer: str, reason: str, network: LocalNetwork) -> None:
+    """A reset is `connect_refused`; an ICMP answer is `network_unreachable`."""
+    async with raw_http(open_sessions) as upstream:
         with network.rule("-p", "tcp", "--dport", str(upstream.port), "-j", "REJECT", "--reject-with", answer):
             async with running_relay(OPENAI_BASE_URL=upstream.url, RELAY_DIAL_TIMEOUT_SECONDS="3") as relay:
-                told = await connect_once(relay)
+                answer_of_relay = await connect_once(relay)
 
-                assert (502, reason) == (told.status, told.error["code"])
+                assert (502, reason) == (answer_of_relay.status, answer_of_relay.error["code"])
                 assert 0 == upstream.connections

@@ -1,4 +1,4 @@
-"""Dials of the real program into networks that swallow, refuse or have no way."""
+"""Dials of the relay process through networks that drop or reject packets, or have no route."""
 
 import asyncio
 import ssl
@@ -11,18 +11,26 @@ from typing import Final
 
 import aiohttp
 
-from tests.namespaces.conftest import Network
+from tests.namespaces.conftest import LocalNetwork
 from tests.support.certificates import Authority
 from tests.support.harness import Answer, eventually, open_raw
-from tests.support.namespaced_relay import LOG, Running, relay, talk_to
-from tests.support.network_namespace import FAR, FAR_IPV6, NAME, PATH, Cable, far_upstream, plugged_in
+from tests.support.namespaced_relay import LOG, RunningRelay, open_session, relay
+from tests.support.network_namespace import (
+    PATH,
+    PROVIDER_NAME,
+    REMOTE_ADDRESSES,
+    REMOTE_IPV6,
+    VethLink,
+    remote_upstream,
+    veth_link,
+)
 
 
-async def dial(cable: Cable, url: str, authority: Authority, seconds: float) -> tuple[Answer, float, str]:
-    """A caller of a relay of its own: the answer, how long it took, and the phase of the failure."""
+async def dial(link: VethLink, url: str, authority: Authority, seconds: float) -> tuple[Answer, float, str]:
+    """One client of a relay of its own: its answer, the seconds until then, and the phase of the failure."""
     async with relay(url, authority, RELAY_DIAL_TIMEOUT_SECONDS=str(seconds)) as running:
         started = time.monotonic()
-        client = await cable.call(running.port, FAR[4])
+        client = await link.connect_client(running.port, REMOTE_ADDRESSES[4])
         waited = time.monotonic() - started
         await client.close()
         await eventually(lambda: running.events("upstream.connect_failed"))
@@ -30,15 +38,15 @@ async def dial(cable: Cable, url: str, authority: Authority, seconds: float) -> 
 
 
 DIALS: Final[dict[str, tuple[str, int, str, str, float, float]]] = {
-    # address, status, reason, phase, at least and at most so many seconds
-    "nobody has the address": ("10.77.0.99", 502, "network_unreachable", "connect", 2, 4),
-    "C5 SYNs are swallowed": (FAR[0], 504, "connect_timeout", "connect", 1.9, 3),
-    "large packets are swallowed": (FAR[1], 504, "connect_timeout", "connect", 1.9, 3),
-    "a firewall resets": (FAR[2], 502, "connect_refused", "connect", 0, 1),
-    # Seconds more, but less than the budget of 4: Linux sends one such ICMP per second, and the relay tries twice.
-    "the network is told to be unreachable": (FAR[3], 502, "network_unreachable", "connect", 0, 3.5),
-    "a firewall prohibits": (FAR[5], 502, "network_unreachable", "connect", 0, 3.5),
-    "C4 nobody listens": (FAR[6], 502, "connect_refused", "connect", 0, 1),
+    # address, status, reason, phase, minimum and maximum seconds
+    "address is unassigned": ("10.77.0.99", 502, "network_unreachable", "connect", 2, 4),
+    "SYN is dropped": (REMOTE_ADDRESSES[0], 504, "connect_timeout", "connect", 1.9, 3),
+    "large packets are dropped": (REMOTE_ADDRESSES[1], 504, "connect_timeout", "connect", 1.9, 3),
+    "firewall resets": (REMOTE_ADDRESSES[2], 502, "connect_refused", "connect", 0, 1),
+    # Up to seconds: Linux sends one such ICMP message per second, and the relay dials twice.
+    "firewall reports network unreachable": (REMOTE_ADDRESSES[3], 502, "network_unreachable", "connect", 0, 3.5),
+    "firewall prohibits": (REMOTE_ADDRESSES[5], 502, "network_unreachable", "connect", 0, 3.5),
+    "port has no listener": (REMOTE_ADDRESSES[6], 502, "connect_refused", "connect", 0, 1),
     "no route": ("10.99.0.1", 502, "network_unreachable", "connect", 0, 1),
     "route unreachable": ("10.98.0.1", 502, "network_unreachable", "connect", 0, 1),
     "route prohibited": ("10.98.0.2", 502, "network_unreachable", "connect", 0, 1),
@@ -46,124 +54,131 @@ DIALS: Final[dict[str, tuple[str, int, str, str, float, float]]] = {
 }
 
 
-async def test_c4_c5_dials_that_come_to_nothing(tls: ssl.SSLContext, authority: Authority) -> None:
-    """Each way in which a network can swallow or refuse a dial is told as what it is, in its time."""
-    with plugged_in() as cable, ExitStack() as faults:
+async def test_failed_dials_report_their_cause_in_time(tls: ssl.SSLContext, authority: Authority) -> None:
+    """Each way in which a network drops or rejects a dial has its own reason and phase, within its time."""
+    with veth_link() as link, ExitStack() as faults:
         async with AsyncExitStack() as stack:
             ports = {
-                address: (await stack.enter_async_context(far_upstream(cable, address, tls, 8443))).port
-                for address in (*FAR[:4], FAR[5])
+                address: (await stack.enter_async_context(remote_upstream(link, address, tls, 8443))).port
+                for address in (*REMOTE_ADDRESSES[:4], REMOTE_ADDRESSES[5])
             }
             assert {8443} == {*ports.values()}
             faults.enter_context(
-                cable.rules(
-                    f"INPUT -p tcp -d {FAR[0]} -j DROP",
-                    f"INPUT -p tcp -d {FAR[1]} -m length --length 200: -j DROP",
-                    f"INPUT -p tcp -d {FAR[2]} -j REJECT --reject-with tcp-reset",
-                    f"INPUT -p tcp -d {FAR[3]} -j REJECT --reject-with icmp-net-unreachable",
-                    f"INPUT -p tcp -d {FAR[5]} -j REJECT --reject-with icmp-admin-prohibited",
+                link.rules(
+                    f"INPUT -p tcp -d {REMOTE_ADDRESSES[0]} -j DROP",
+                    f"INPUT -p tcp -d {REMOTE_ADDRESSES[1]} -m length --length 200: -j DROP",
+                    f"INPUT -p tcp -d {REMOTE_ADDRESSES[2]} -j REJECT --reject-with tcp-reset",
+                    f"INPUT -p tcp -d {REMOTE_ADDRESSES[3]} -j REJECT --reject-with icmp-net-unreachable",
+                    f"INPUT -p tcp -d {REMOTE_ADDRESSES[5]} -j REJECT --reject-with icmp-admin-prohibited",
                 )
             )
             for kind, address in (("unreachable", "10.98.0.1"), ("prohibit", "10.98.0.2"), ("blackhole", "10.98.0.3")):
-                faults.enter_context(cable.route(kind, address))
-            gate = asyncio.Semaphore(4)  # programs that start at once
+                faults.enter_context(link.local_route(kind, address))
+            starts = asyncio.Semaphore(4)  # concurrent processes
 
             async def one(row: tuple[str, int, str, str, float, float]) -> tuple[Answer, float, str]:
-                async with gate:
+                async with starts:
                     seconds = 2 if row[1] == 504 else 4
-                    return await dial(cable, f"https://{row[0]}:8443/v1", authority, seconds)
+                    return await dial(link, f"https://{row[0]}:8443/v1", authority, seconds)
 
             results = await asyncio.gather(*(one(row) for row in DIALS.values()))
 
     for name, (answer, waited, phase) in zip(DIALS, results, strict=True):
         LOG.info("%s: %d %s in phase %s after %.2f s", name, answer.status, answer.error["code"], phase, waited)
     for (name, row), (answer, waited, phase) in zip(DIALS.items(), results, strict=True):
-        _, status, reason, expected_phase, least, most = row
+        _, status, reason, expected_phase, minimum, maximum = row
         assert (status, reason, expected_phase) == (answer.status, answer.error["code"], phase), name
-        assert least <= waited <= most, f"{name}: {waited}"
+        assert minimum <= waited <= maximum, f"{name}: {waited}"
 
 
-async def test_c6_ipv6_is_dead_beyond_the_cable(network: Network, tls: ssl.SSLContext, authority: Authority) -> None:
-    """A dead IPv6 address of the provider costs a caller at most 0.3 s more than a live one."""
-    with plugged_in() as cable, network.file("/etc/hosts", f"{FAR_IPV6} {NAME}\n{FAR[0]} {NAME}\n"):
+async def test_dropped_ipv6_delays_dial_by_at_most_300_ms(
+    network: LocalNetwork, tls: ssl.SSLContext, authority: Authority
+) -> None:
+    """The dial tries IPv6 first and falls back to IPv4."""
+    with (
+        veth_link() as link,
+        network.replaced_file("/etc/hosts", f"{REMOTE_IPV6} {PROVIDER_NAME}\n{REMOTE_ADDRESSES[0]} {PROVIDER_NAME}\n"),
+    ):
         async with (
-            far_upstream(cable, FAR[0], tls, 8443) as four,
-            far_upstream(cable, FAR_IPV6, tls, 8443) as six,
-            relay(f"https://{NAME}:8443/v1", authority) as running,
+            remote_upstream(link, REMOTE_ADDRESSES[0], tls, 8443) as over_ipv4,
+            remote_upstream(link, REMOTE_IPV6, tls, 8443) as over_ipv6,
+            relay(f"https://{PROVIDER_NAME}:8443/v1", authority) as running,
         ):
 
-            async def quickest() -> float:
-                taken = []
+            async def shortest_connect() -> float:
+                durations = []
                 for _ in range(5):
                     started = time.monotonic()
-                    client = await talk_to(cable, running, FAR[4])
-                    taken.append(time.monotonic() - started)
+                    client = await open_session(link, running, REMOTE_ADDRESSES[4])
+                    durations.append(time.monotonic() - started)
                     await client.close()
-                return min(taken)  # what else the machine does is no delay of the relay's
+                return min(durations)  # other load of the machine is not the relay's delay
 
-            await eventually(lambda: six.connections > 0, 5)  # the relay's own check
-            alive = await quickest()
-            assert (0, 5) == (four.opened, six.opened)  # it is IPv6 that is tried first
-            with cable.rules(f"6 INPUT -d {FAR_IPV6} -p tcp -j DROP"):
-                dead = await quickest()
-            LOG.info("C6: %.3f s with IPv6, %.3f s without", alive, dead)
+            await eventually(lambda: over_ipv6.connections > 0, 5)  # by the relay's health check
+            alive = await shortest_connect()
+            assert (0, 5) == (over_ipv4.opened, over_ipv6.opened)
+            with link.rules(f"6 INPUT -d {REMOTE_IPV6} -p tcp -j DROP"):
+                dead = await shortest_connect()
+            LOG.info("connect: %.3f s with IPv6, %.3f s without", alive, dead)
 
-            assert (5, 5) == (four.opened, six.opened)
+            assert (5, 5) == (over_ipv4.opened, over_ipv6.opened)
             assert dead - alive <= 0.3
 
 
 @asynccontextmanager
-async def dead_resolver(network: Network, authority: Authority, **settings: str) -> AsyncIterator[Running]:
-    """The program on a machine whose only resolver never answers."""
+async def relay_without_resolver(
+    network: LocalNetwork, authority: Authority, **settings: str
+) -> AsyncIterator[RunningRelay]:
+    """A relay on a machine whose only DNS server never answers."""
     with (
-        network.file("/etc/resolv.conf", "nameserver 127.0.0.9\noptions attempts:1\n"),
+        network.replaced_file("/etc/resolv.conf", "nameserver 127.0.0.9\noptions attempts:1\n"),
         network.rule("-p", "udp", "--dport", "53", "-j", "DROP", chain="INPUT"),
     ):
-        async with relay(f"https://{NAME}/v1", authority, RELAY_HOST="127.0.0.1", **settings) as running:
+        async with relay(f"https://{PROVIDER_NAME}/v1", authority, RELAY_HOST="127.0.0.1", **settings) as running:
             yield running
 
 
-def threads(running: Running) -> int:
-    """How many threads the program has."""
+def thread_count(running: RunningRelay) -> int:
+    """The number of threads of the process."""
     return len(list(Path(f"/proc/{running.process.process.pid}/task").iterdir()))
 
 
-async def test_c2_a_resolver_that_is_a_black_hole(network: Network, authority: Authority) -> None:
-    """A hundred callers wait for DNS: each is told within the budget, liveness answers below 100 ms, one thread waits."""
-    async with dead_resolver(network, authority, RELAY_DIAL_TIMEOUT_SECONDS="2") as running:
+async def test_unreachable_resolver_blocks_one_thread_only(network: LocalNetwork, authority: Authority) -> None:
+    """A hundred clients wait for DNS: each is answered within the budget, `/livez` within 100 ms."""
+    async with relay_without_resolver(network, authority, RELAY_DIAL_TIMEOUT_SECONDS="2") as running:
 
-        async def call() -> tuple[Answer, float]:
+        async def connect() -> tuple[Answer, float]:
             started = time.monotonic()
             client = await open_raw(running.port, PATH)
             await client.close()
             return client.answer, time.monotonic() - started
 
-        calls = [asyncio.ensure_future(call()) for _ in range(100)]
-        taken = []
+        connects = [asyncio.ensure_future(connect()) for _ in range(100)]
+        durations = []
         async with aiohttp.ClientSession() as session:
-            while not all(task.done() for task in calls):
+            while not all(task.done() for task in connects):
                 started = time.monotonic()
                 async with session.get(f"{running.internal}/livez") as response:
                     assert 200 == response.status
-                taken.append(time.monotonic() - started)
+                durations.append(time.monotonic() - started)
                 await asyncio.sleep(0.005)
-        results = await asyncio.gather(*calls)
-        p99 = statistics.quantiles(taken, n=100)[98]
-        LOG.info("C2: /livez p99 %.1f ms of %d, dials %.2f s", p99 * 1000, len(taken), max(t for _, t in results))
+        results = await asyncio.gather(*connects)
+        p99 = statistics.quantiles(durations, n=100)[98]
+        LOG.info("/livez p99 %.1f ms of %d, dials %.2f s", p99 * 1000, len(durations), max(t for _, t in results))
 
         assert {(504, "connect_timeout")} == {(answer.status, answer.error["code"]) for answer, _ in results}
         assert {"dns"} == {line["phase"] for line in running.events("upstream.connect_failed")}
         assert all(1.9 < waited < 3 for _, waited in results)
         assert p99 < 0.1
-        assert threads(running) <= 8  # its own, the one that looks up, the log's, libuv's four, and one to spare
-        await running.be_killed()
+        assert thread_count(running) <= 8  # main, resolver, log, four of libuv, one spare
+        await running.kill()
 
 
-async def test_sigterm_while_the_resolver_is_a_black_hole(network: Network, authority: Authority) -> None:
-    """A lookup that nobody can cancel does not keep the program from ending: SIGTERM is obeyed within two seconds."""
-    async with dead_resolver(network, authority, RELAY_DIAL_TIMEOUT_SECONDS="1") as running:
+async def test_sigterm_ends_process_while_dns_lookup_hangs(network: LocalNetwork, authority: Authority) -> None:
+    """A lookup cannot be cancelled; the process exits within two seconds all the same."""
+    async with relay_without_resolver(network, authority, RELAY_DIAL_TIMEOUT_SECONDS="1") as running:
         client = await open_raw(running.port, PATH)
         await client.close()
         assert (504, "connect_timeout") == (client.answer.status, client.answer.error["code"])
 
-        assert await running.leave() < 2
+        assert await running.terminate() < 2

@@ -1,4 +1,4 @@
-"""Open sessions of the real program on a cable whose far end goes silent, loses packets or is pulled."""
+"""Open sessions of the relay process while the link or the remote end drops packets, resets or goes down."""
 
 import asyncio
 import ssl
@@ -9,142 +9,162 @@ from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from tests.support.certificates import Authority
 from tests.support.harness import eventually
-from tests.support.namespaced_relay import LOG, Running, far_relay, listen, speak, talk_to, there_and_back
-from tests.support.network_namespace import FAR, TALK, Cable, FarUpstream, plugged_in
+from tests.support.namespaced_relay import (
+    LOG,
+    RunningRelay,
+    echo_round_trips,
+    open_session,
+    relay_to_remote,
+    send_speech,
+    wait_for_close,
+)
+from tests.support.network_namespace import REMOTE_ADDRESSES, STREAM_REQUEST, RemoteUpstream, VethLink, veth_link
 
 
-async def d3_upstream_falls_silent(cable: Cable, running: Running, upstream: FarUpstream, address: str) -> float:
-    """Nobody talks; how long until the client was told."""
-    client = await talk_to(cable, running, FAR[4])
+async def seconds_until_idle_upstream_is_lost(
+    link: VethLink, running: RunningRelay, upstream: RemoteUpstream, address: str
+) -> float:
+    """Neither side sends; the seconds until the client receives the close frame."""
+    client = await open_session(link, running, REMOTE_ADDRESSES[4])
     started = time.monotonic()
-    with cable.silence(address):
-        close = await asyncio.wait_for(listen(client), 45)
+    with link.black_hole(address):
+        close = await asyncio.wait_for(wait_for_close(client), 45)
         waited = time.monotonic() - started
         await client.close()
         await eventually(lambda: running.endings() == ["upstream_lost"])
     assert (1011, CATALOGUE["upstream_lost"].close_text) == close
-    await upstream.forget()
+    await upstream.abort_connections()
     return waited
 
 
-async def d4_upstream_falls_silent_while_the_client_talks(
-    cable: Cable, running: Running, upstream: FarUpstream, address: str
+async def seconds_until_busy_upstream_is_lost(
+    link: VethLink, running: RunningRelay, upstream: RemoteUpstream, address: str
 ) -> float:
-    """How long until the client was told."""
-    client = await talk_to(cable, running, FAR[4])
+    """The client sends audio; the seconds until it receives the close frame."""
+    client = await open_session(link, running, REMOTE_ADDRESSES[4])
     started = time.monotonic()
-    with cable.silence(address):
-        speaking = asyncio.ensure_future(speak(client))
+    with link.black_hole(address):
+        speaking = asyncio.ensure_future(send_speech(client))
         close = await asyncio.wait_for(client.until_close(), 45)
         waited = time.monotonic() - started
         speaking.cancel()
         await client.close()
         await eventually(lambda: running.endings() == ["upstream_lost"])
     assert (1011, CATALOGUE["upstream_lost"].close_text) == close
-    await upstream.forget()
+    await upstream.abort_connections()
     return waited
 
 
-async def d5_client_falls_silent(cable: Cable, running: Running, address: str, *, is_told: bool) -> float:
-    """How long until its upstream is gone; `is_told`: while upstream talks to it."""
-    client = await talk_to(cable, running, address)
-    if is_told:
-        client.send_frame(Opcode.TEXT, TALK)
+async def seconds_until_client_is_lost(
+    link: VethLink, running: RunningRelay, address: str, *, upstream_sends: bool
+) -> float:
+    """The seconds until the session ends; `upstream_sends`: while upstream sends audio to the client."""
+    client = await open_session(link, running, address)
+    if upstream_sends:
+        client.send_frame(Opcode.TEXT, STREAM_REQUEST)
         assert (await client.next_event())["type"] == "response.output_audio.delta"
     started = time.monotonic()
-    with cable.silence(address):
+    with link.black_hole(address):
         await eventually(lambda: running.ending_of(address) is not None, 45)
         waited = time.monotonic() - started
-        # Who vanished behind what it has not taken cannot be told from one that only stopped reading, and has the same time.
-        assert running.ending_of(address) == ("client_too_slow" if is_told else "client_lost")
+        # With unacknowledged data a vanished client looks like one that stopped reading, and has the same deadline.
+        assert running.ending_of(address) == ("client_too_slow" if upstream_sends else "client_lost")
         client.reset()
     return waited
 
 
-async def line_that_flaps(cable: Cable, running: Running, address: str) -> float:
-    """Upstream's packets are swallowed for one second of every two; the longest that an event took there and back."""
-    client = await talk_to(cable, running, FAR[8])
-    talk = asyncio.ensure_future(there_and_back(client, range(120), 0.05))
+async def longest_round_trip_on_flapping_link(link: VethLink, running: RunningRelay, address: str) -> float:
+    """Upstream's packets are dropped for one second of every two; the longest round trip in seconds."""
+    client = await open_session(link, running, REMOTE_ADDRESSES[8])
+    trips = asyncio.ensure_future(echo_round_trips(client, range(120), 0.05))
     for _ in range(3):
-        with cable.silence(address):
+        with link.black_hole(address):
             await asyncio.sleep(1)  # the fault itself
         await asyncio.sleep(1)
-    slowest = await asyncio.wait_for(talk, 20)
+    slowest = await asyncio.wait_for(trips, 20)
     assert [] == running.endings()
     await client.close()
     return slowest
 
 
-async def test_d3_d4_d5_peers_that_vanish_beyond_the_cable(tls: ssl.SSLContext, authority: Authority) -> None:
-    """Idle upstream 40 s, talked-to 25 s; client the same; a neighbour notices nothing; a flapping line is endured."""
-    with plugged_in() as cable:
+async def test_vanished_peers_are_detected_in_time(tls: ssl.SSLContext, authority: Authority) -> None:
+    """Within 40 s when idle, 25 s when busy; another session is not delayed; a flapping link does not end a session."""
+    with veth_link() as link:
         async with AsyncExitStack() as stack:
-            (idle, idle_upstream), (talking, deaf_upstream), (shared, upstream), (flapping, _) = await asyncio.gather(
-                *(stack.enter_async_context(far_relay(cable, address, tls, authority)) for address in FAR[:4])
+            (idle, idle_upstream), (busy, busy_upstream), (shared, upstream), (flapping, _) = await asyncio.gather(
+                *(
+                    stack.enter_async_context(relay_to_remote(link, address, tls, authority))
+                    for address in REMOTE_ADDRESSES[:4]
+                )
             )
-            neighbour = await talk_to(cable, shared, FAR[7])
+            other = await open_session(link, shared, REMOTE_ADDRESSES[7])
             times = asyncio.gather(
-                d3_upstream_falls_silent(cable, idle, idle_upstream, FAR[0]),
-                d4_upstream_falls_silent_while_the_client_talks(cable, talking, deaf_upstream, FAR[1]),
-                d5_client_falls_silent(cable, shared, FAR[5], is_told=False),
-                d5_client_falls_silent(cable, shared, FAR[6], is_told=True),
-                line_that_flaps(cable, flapping, FAR[3]),
+                seconds_until_idle_upstream_is_lost(link, idle, idle_upstream, REMOTE_ADDRESSES[0]),
+                seconds_until_busy_upstream_is_lost(link, busy, busy_upstream, REMOTE_ADDRESSES[1]),
+                seconds_until_client_is_lost(link, shared, REMOTE_ADDRESSES[5], upstream_sends=False),
+                seconds_until_client_is_lost(link, shared, REMOTE_ADDRESSES[6], upstream_sends=True),
+                longest_round_trip_on_flapping_link(link, flapping, REMOTE_ADDRESSES[3]),
             )
-            slowest = await there_and_back(neighbour, range(78), 0.5)
-            d3, d4, d5, d5_told, flap = await times
+            slowest = await echo_round_trips(other, range(78), 0.5)
+            idle_up, busy_up, idle_client, busy_client, flapping_trip = await times
             LOG.info(
-                "D3 %.1f s, D4 %.1f s, D5 %.1f s, talked to %.1f s, neighbour %.3f s", d3, d4, d5, d5_told, slowest
+                "lost: idle upstream %.1f s, busy %.1f s, idle client %.1f s, busy %.1f s; other session %.3f s",
+                idle_up,
+                busy_up,
+                idle_client,
+                busy_client,
+                slowest,
             )
 
-            assert d3 <= 40
-            assert d4 <= 25
-            assert d5 <= 40
-            assert d5_told <= 25
+            assert idle_up <= 40
+            assert busy_up <= 25
+            assert idle_client <= 40
+            assert busy_client <= 25
             assert slowest < 0.5
-            assert 0.9 < flap < 10
+            assert 0.9 < flapping_trip < 10
             assert 1 == upstream.open
-            await neighbour.close()
+            await other.close()
 
 
-async def test_d19_a_cable_that_loses_packets(tls: ssl.SSLContext, authority: Authority) -> None:
-    """One packet of twenty is lost each way, on both legs: nothing is missing, changed or out of order."""
+async def test_messages_survive_packet_loss_on_both_legs(tls: ssl.SSLContext, authority: Authority) -> None:
+    """5 % loss in each direction: no message is lost, changed or reordered."""
     lose = "-p tcp -m statistic --mode random --probability 0.05 -j DROP"
-    with plugged_in() as cable:
-        async with far_relay(cable, FAR[0], tls, authority) as (running, _):
-            client = await talk_to(cable, running, FAR[4])
-            with cable.rules(f"INPUT {lose}", f"OUTPUT {lose}"):
-                await asyncio.wait_for(there_and_back(client, range(400), 0.005), 40)
-                lost = cable.hits("INPUT"), cable.hits("OUTPUT")
+    with veth_link() as link:
+        async with relay_to_remote(link, REMOTE_ADDRESSES[0], tls, authority) as (running, _):
+            client = await open_session(link, running, REMOTE_ADDRESSES[4])
+            with link.rules(f"INPUT {lose}", f"OUTPUT {lose}"):
+                await asyncio.wait_for(echo_round_trips(client, range(400), 0.005), 40)
+                lost = link.matched_packets("INPUT"), link.matched_packets("OUTPUT")
 
-            LOG.info("D19: %d and %d packets lost", *lost)
+            LOG.info("%d and %d packets dropped", *lost)
             assert min(lost) > 20
             assert [] == running.endings()
             await client.close()
 
 
-async def test_a_cable_that_is_pulled_for_three_seconds(tls: ssl.SSLContext, authority: Authority) -> None:
-    """While both sides talk the cable is out: what was said arrives afterwards, and the session lives."""
-    with plugged_in() as cable:
-        async with far_relay(cable, FAR[0], tls, authority) as (running, _):
-            client = await talk_to(cable, running, FAR[4])
-            talk = asyncio.ensure_future(there_and_back(client, range(75), 0.05))
+async def test_session_survives_link_down_for_three_seconds(tls: ssl.SSLContext, authority: Authority) -> None:
+    """Both sides send meanwhile: every message arrives afterwards."""
+    with veth_link() as link:
+        async with relay_to_remote(link, REMOTE_ADDRESSES[0], tls, authority) as (running, _):
+            client = await open_session(link, running, REMOTE_ADDRESSES[4])
+            trips = asyncio.ensure_future(echo_round_trips(client, range(75), 0.05))
             await asyncio.sleep(0.5)
-            with cable.pulled():
+            with link.down():
                 await asyncio.sleep(3)  # the fault itself
-            slowest = await asyncio.wait_for(talk, 20)
+            slowest = await asyncio.wait_for(trips, 20)
 
             assert 2 < slowest < 15
             assert [] == running.endings()
             await client.close()
 
 
-async def test_a_reset_from_the_network(tls: ssl.SSLContext, authority: Authority) -> None:
-    """A middlebox resets a leg within a session: the other side is told within a second or two, once."""
+async def test_reset_from_network_ends_session_on_either_leg(tls: ssl.SSLContext, authority: Authority) -> None:
+    """A middlebox resets one leg: the other side is closed within two seconds, once."""
     reject = "-p tcp -j REJECT --reject-with tcp-reset"
-    with plugged_in() as cable:
-        async with far_relay(cable, FAR[0], tls, authority) as (running, upstream):
-            client = await talk_to(cable, running, FAR[4])
-            with cable.rules(f"INPUT -d {FAR[0]} {reject}"):
+    with veth_link() as link:
+        async with relay_to_remote(link, REMOTE_ADDRESSES[0], tls, authority) as (running, upstream):
+            client = await open_session(link, running, REMOTE_ADDRESSES[4])
+            with link.rules(f"INPUT -d {REMOTE_ADDRESSES[0]} {reject}"):
                 client.send_event(type="x")
                 event = await asyncio.wait_for(client.next_event(), 1)
                 close = await asyncio.wait_for(client.until_close(), 1)
@@ -153,13 +173,13 @@ async def test_a_reset_from_the_network(tls: ssl.SSLContext, authority: Authorit
 
             assert "upstream_lost" == event["error"]["code"]
             assert (1011, CATALOGUE["upstream_lost"].close_text) == close
-            await upstream.forget()  # it never heard of the reset
+            await upstream.abort_connections()  # the reset did not reach it
 
-            client = await talk_to(cable, running, FAR[5])
+            client = await open_session(link, running, REMOTE_ADDRESSES[5])
             await eventually(lambda: upstream.open == 1)
             client.send_event(type="x")
             await client.next_event()
-            with cable.rules(f"INPUT -d {FAR[5]} {reject}"):
+            with link.rules(f"INPUT -d {REMOTE_ADDRESSES[5]} {reject}"):
                 client.send_event(type="x")
                 await eventually(lambda: upstream.open == 0, 2)
             client.reset()

@@ -1,4 +1,4 @@
-"""Open sessions in a network that goes silent, resets, loses packets or fails for a while."""
+"""Open sessions while the loopback network drops packets, resets or fails for a while."""
 
 import asyncio
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.failures import CATALOGUE
-from tests.namespaces.conftest import Network
+from tests.namespaces.conftest import LocalNetwork
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
 
@@ -15,7 +15,7 @@ PATH = "/v1/realtime?model=scripted"
 
 
 async def echo(wire: Wire) -> None:
-    """An upstream that says back what it hears."""
+    """An upstream that echoes."""
     wire.send(CREATED)
     async for payload in wire.messages():
         wire.send(payload)
@@ -23,7 +23,7 @@ async def echo(wire: Wire) -> None:
 
 @asynccontextmanager
 async def session() -> AsyncIterator[tuple[Relay, RawClient, RawUpstream, int]]:
-    """A session with an echo, past its first event; and the upstream's port."""
+    """A session with an echoing upstream, after its first event; and the upstream's port."""
     async with (
         raw_upstream(echo) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
@@ -37,8 +37,8 @@ async def session() -> AsyncIterator[tuple[Relay, RawClient, RawUpstream, int]]:
             await client.close()
 
 
-def ending(relay: Relay) -> list[str]:
-    """The reasons of sessions that have ended, from the count: captured logs are shared by relays that run side by side."""
+def endings(relay: Relay) -> list[str]:
+    """The reasons of ended sessions, from the counter: relays in one process share the captured log."""
     family = next(iter(relay.app.metrics.sessions_ended.collect()))
     return [
         str(sample.labels["reason"])
@@ -48,8 +48,8 @@ def ending(relay: Relay) -> list[str]:
     ]
 
 
-async def test_a_reset_by_the_network(network: Network) -> None:
-    """A middlebox that resets the upstream connection: the client is told at once."""
+async def test_reset_by_network_ends_session_as_upstream_lost(network: LocalNetwork) -> None:
+    """A middlebox resets the upstream connection: the client receives a close frame within three seconds."""
     async with session() as (relay, client, _, port):
         reject = ("-p", "tcp", "--dport", str(port), "-j", "REJECT", "--reject-with", "tcp-reset")
         with network.rule(*reject):
@@ -59,11 +59,11 @@ async def test_a_reset_by_the_network(network: Network) -> None:
 
         assert (1011, CATALOGUE["upstream_lost"].close_text) == close
         await client.close()
-        await eventually(lambda: ending(relay) == ["upstream_lost"])
+        await eventually(lambda: endings(relay) == ["upstream_lost"])
 
 
-async def test_a_network_that_fails_for_three_seconds(network: Network) -> None:
-    """What is said meanwhile arrives afterwards, whole and in order; the session lives."""
+async def test_session_survives_black_hole_for_three_seconds(network: LocalNetwork) -> None:
+    """Messages sent meanwhile arrive afterwards, complete and in order."""
     async with session() as (relay, client, _, port):
         with network.black_hole(port):
             for number in range(50):
@@ -73,11 +73,11 @@ async def test_a_network_that_fails_for_three_seconds(network: Network) -> None:
             numbers = [json.loads(payload_of(await client.next_item()))["number"] for _ in range(50)]
 
         assert list(range(50)) == numbers
-        assert [] == ending(relay)
+        assert [] == endings(relay)
 
 
-async def test_d19_a_network_that_loses_packets(network: Network) -> None:
-    """One packet of twenty is lost both ways: nothing is missing, changed or out of order at the end."""
+async def test_messages_survive_packet_loss(network: LocalNetwork) -> None:
+    """5 % loss in each direction: no message is lost, changed or reordered."""
     async with session() as (relay, client, _, port):
         lose = ("-m", "statistic", "--mode", "random", "--probability", "0.05", "-j", "DROP")
         payloads = [hashlib.sha256(str(number).encode()).hexdigest() * (1 + number % 200) for number in range(400)]
@@ -97,4 +97,4 @@ async def test_d19_a_network_that_loses_packets(network: Network) -> None:
             await sending
 
         assert payloads == got
-        assert [] == ending(relay)
+        assert [] == endings(relay)

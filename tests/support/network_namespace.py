@@ -1,7 +1,7 @@
-"""A cable between the relay and everybody else: a network namespace at its far end, where the faults are made.
+"""A second network namespace, joined to the tests' own by a veth link, in which tests cause network faults.
 
-The relay is the real program, in the namespace of the tests; what happens at the far end it can only learn by what comes
-or does not come over the cable. The far namespace lives as long as a process does, so that nothing is left of it.
+The relay is the real program in the tests' namespace. Client and upstream are in the remote one, so that the relay
+observes a fault only through the link. The remote namespace lives as long as a process that holds it, and disappears with it.
 """
 
 import asyncio
@@ -26,65 +26,66 @@ from tests.support.messages import pop_payload
 from tests.support.raw_http_server import Exchange, answer_health_check
 from tests.support.raw_websocket_server import CREATED, Wire
 
-NEAR: Final = "10.77.0.1"
-NEAR_IPV6: Final = "fd77::1"
-NAME: Final = "provider.example"
-FAR: Final = tuple(f"10.77.0.{number}" for number in range(2, 11))
-FAR_IPV6: Final = "fd77::2"
+LOCAL_ADDRESS: Final = "10.77.0.1"
+LOCAL_IPV6: Final = "fd77::1"
+PROVIDER_NAME: Final = "provider.example"
+REMOTE_ADDRESSES: Final = tuple(f"10.77.0.{number}" for number in range(2, 11))
+REMOTE_IPV6: Final = "fd77::2"
 PATH: Final = "/v1/realtime?model=scripted"
-TALK: Final = b'{"type":"talk"}'
+STREAM_REQUEST: Final = b'{"type":"talk"}'
+"""The message on which a remote upstream sends audio without end."""
 
 Result = TypeVar("Result")
 
 
-def _run(*words: str) -> str:
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=10)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+def _run(*command: str) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 
 
 def _enter(namespace: str) -> None:
-    """Take this thread into a network namespace; os.setns is new in 3.12."""
+    """Move this thread into a network namespace; os.setns exists from Python 3.12 on."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path(namespace).open("rb") as file:
         if libc.setns(file.fileno(), 0x40000000):  # CLONE_NEWNET
             raise OSError(ctypes.get_errno(), "setns")
 
 
-class Cable:
-    """The cable that is plugged in, and what can be done to it and to its far end."""
+class VethLink:
+    """The link between both namespaces, and the faults that tests can cause on it and in the remote namespace."""
 
     def __init__(self, name: str, holder: int) -> None:
         self.name = name
         self._namespace = f"/proc/{holder}/ns/net"
 
-    def far(self, *words: str) -> str:
-        """Run a program at the far end; what it printed."""
-        return _run("nsenter", f"--net={self._namespace}", "--", *words)
+    def run_remote(self, *command: str) -> str:
+        """Run a program in the remote namespace; returns its output."""
+        return _run("nsenter", f"--net={self._namespace}", "--", *command)
 
     @contextmanager
     def rules(self, *rules: str) -> Iterator[None]:
-        """Rules of the far end's iptables, each as `CHAIN words`; of ip6tables if `6 CHAIN words`."""
+        """Rules of the remote iptables, each as `CHAIN options`; of ip6tables as `6 CHAIN options`."""
         with ExitStack() as stack:
             for rule in rules:
                 table = "ip6tables" if rule.startswith("6 ") else "iptables"
-                chain, *words = rule.removeprefix("6 ").split()
-                self.far(table, "-w", "-A", chain, *words)
-                stack.callback(self.far, table, "-w", "-D", chain, *words)
+                chain, *options = rule.removeprefix("6 ").split()
+                self.run_remote(table, "-w", "-A", chain, *options)
+                stack.callback(self.run_remote, table, "-w", "-D", chain, *options)
             yield
 
-    def hits(self, chain: str) -> int:
-        """How many packets the rules of a chain of the far end have met."""
-        lines = self.far("iptables", "-w", "-nvxL", chain).splitlines()[2:]
+    def matched_packets(self, chain: str) -> int:
+        """The number of packets that matched the rules of a chain in the remote namespace."""
+        lines = self.run_remote("iptables", "-w", "-nvxL", chain).splitlines()[2:]
         return sum(int(line.split()[0]) for line in lines)
 
-    def silence(self, address: str) -> Any:
-        """An address of the far end hears nothing and says nothing."""
+    def black_hole(self, address: str) -> Any:
+        """Drop all packets from and to an address of the remote namespace."""
         return self.rules(f"INPUT -d {address} -j DROP", f"OUTPUT -s {address} -j DROP")
 
     @contextmanager
-    def route(self, kind: str, address: str) -> Iterator[None]:
-        """The relay's machine has a route to an address that leads nowhere: unreachable, prohibit or blackhole."""
+    def local_route(self, kind: str, address: str) -> Iterator[None]:
+        """A local route of a kind that forwards nothing: unreachable, prohibit or blackhole."""
         _run("ip", "route", "add", kind, address)
         try:
             yield
@@ -92,36 +93,36 @@ class Cable:
             _run("ip", "route", "del", kind, address)
 
     @contextmanager
-    def pulled(self) -> Iterator[None]:
-        """The cable is out."""
+    def down(self) -> Iterator[None]:
+        """The link has no carrier, as with a pulled cable."""
         _run("ip", "link", "set", self.name, "down")
         try:
             yield
         finally:
             _run("ip", "link", "set", self.name, "up")
 
-    async def at_far_end(self, make: Callable[[], Result]) -> Result:
-        """Do something that blocks in a thread of the far namespace: a socket belongs to where it was made."""
+    async def call_remote(self, function: Callable[[], Result]) -> Result:
+        """Call a blocking function in a thread of the remote namespace: a socket belongs to the namespace of its creation."""
         results: list[Result] = []
-        problems: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def work() -> None:
             try:
                 _enter(self._namespace)
-                results.append(make())
-            except BaseException as exc:  # noqa: BLE001 - it is raised again where it can be seen
-                problems.append(exc)
+                results.append(function())
+            except BaseException as exc:  # noqa: BLE001 - raised again in the caller's thread
+                errors.append(exc)
 
-        thread = threading.Thread(target=work)  # of its own: it never comes back from there
+        thread = threading.Thread(target=work)  # not from a pool: a thread stays in the namespace that it entered
         thread.start()
         await asyncio.to_thread(thread.join)
-        if problems:
-            raise problems[0]
+        if errors:
+            raise errors[0]
         return results[0]
 
-    async def call(self, port: int, source: str) -> RawClient:
-        """A client at the far end, with a source address of its own, after the relay's answer."""
-        sock = await self.at_far_end(lambda: socket.create_connection((NEAR, port), 5, (source, 0)))
+    async def connect_client(self, port: int, source: str) -> RawClient:
+        """A remote client with this source address, after the relay's answer to its upgrade request."""
+        sock = await self.call_remote(lambda: socket.create_connection((LOCAL_ADDRESS, port), 5, (source, 0)))
         sock.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 20)
         writer.write(
@@ -136,31 +137,31 @@ class Cable:
 
 
 @contextmanager
-def plugged_in() -> Iterator[Cable]:
-    """A cable with addresses at both ends; nothing of it is left afterwards, however the test ends."""
-    # The death of the tests is the death of the holder, and its death that of the namespace, with the cable in it.
+def veth_link() -> Iterator[VethLink]:
+    """A link with addresses at both ends; link and namespace are removed however the test ends."""
+    # The holder dies with the tests, the namespace with the holder, and the link with the namespace.
     holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--", "sleep", "300"])
-    name = f"near{os.getpid()}"[:15]
+    name = f"local{os.getpid()}"[:15]
     try:
         deadline = time.monotonic() + 5
-        ours = Path("/proc/self/ns/net").readlink()
+        own_namespace = Path("/proc/self/ns/net").readlink()
         while (
-            Path(f"/proc/{holder.pid}/ns/net").readlink() == ours
+            Path(f"/proc/{holder.pid}/ns/net").readlink() == own_namespace
             or "sleep" not in Path(f"/proc/{holder.pid}/comm").read_text()
         ):
-            assert time.monotonic() < deadline, "no namespace came about"
+            assert time.monotonic() < deadline, "the namespace was not created"
             time.sleep(0.01)
-        cable = Cable(name, holder.pid)
-        _run("ip", "link", "add", name, "type", "veth", "peer", "name", "far", "netns", str(holder.pid))
-        _run("ip", "addr", "add", f"{NEAR}/24", "dev", name)
-        _run("ip", "-6", "addr", "add", f"{NEAR_IPV6}/64", "dev", name, "nodad")
+        link = VethLink(name, holder.pid)
+        _run("ip", "link", "add", name, "type", "veth", "peer", "name", "remote", "netns", str(holder.pid))
+        _run("ip", "addr", "add", f"{LOCAL_ADDRESS}/24", "dev", name)
+        _run("ip", "-6", "addr", "add", f"{LOCAL_IPV6}/64", "dev", name, "nodad")
         _run("ip", "link", "set", name, "up")
-        for address in FAR:
-            cable.far("ip", "addr", "add", f"{address}/24", "dev", "far")
-        cable.far("ip", "-6", "addr", "add", f"{FAR_IPV6}/64", "dev", "far", "nodad")
-        cable.far("ip", "link", "set", "lo", "up")
-        cable.far("ip", "link", "set", "far", "up")
-        yield cable
+        for address in REMOTE_ADDRESSES:
+            link.run_remote("ip", "addr", "add", f"{address}/24", "dev", "remote")
+        link.run_remote("ip", "-6", "addr", "add", f"{REMOTE_IPV6}/64", "dev", "remote", "nodad")
+        link.run_remote("ip", "link", "set", "lo", "up")
+        link.run_remote("ip", "link", "set", "remote", "up")
+        yield link
     finally:
         subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
         holder.kill()
@@ -168,8 +169,8 @@ def plugged_in() -> Iterator[Cable]:
 
 
 @dataclass
-class FarUpstream:
-    """An upstream at the far end."""
+class RemoteUpstream:
+    """An upstream in the remote namespace: open sessions, sessions ever opened, connections ever accepted."""
 
     port: int
     open: int = 0
@@ -177,21 +178,23 @@ class FarUpstream:
     connections: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def forget(self) -> None:
-        """Drop all connections, such as those that a fault has cut off without a word."""
+    async def abort_connections(self) -> None:
+        """Abort all connections, such as those that a fault has cut off without a notice to this side."""
         for task in tuple(self.tasks):
             task.cancel()
         if self.tasks:
             await asyncio.wait(tuple(self.tasks))
-        await asyncio.sleep(0)  # an abort is carried out in the loop's next turn
+        await asyncio.sleep(0)  # the event loop carries out an abort in its next iteration
 
 
 @asynccontextmanager
-async def far_upstream(cable: Cable, address: str, tls: ssl.SSLContext, port: int = 0) -> AsyncIterator[FarUpstream]:
-    """An upstream with TLS that says back what it hears."""
+async def remote_upstream(
+    link: VethLink, address: str, tls: ssl.SSLContext, port: int = 0
+) -> AsyncIterator[RemoteUpstream]:
+    """An upstream with TLS that echoes."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = await cable.at_far_end(lambda: socket.create_server((address, port), family=family, backlog=512))
-    upstream = FarUpstream(sock.getsockname()[1])
+    sock = await link.call_remote(lambda: socket.create_server((address, port), family=family, backlog=512))
+    upstream = RemoteUpstream(sock.getsockname()[1])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
@@ -210,7 +213,7 @@ async def far_upstream(cable: Cable, address: str, tls: ssl.SSLContext, port: in
         except (OSError, asyncio.IncompleteReadError):
             pass
         except asyncio.CancelledError:
-            writer.transport.abort()  # the other end may not be there to say goodbye to
+            writer.transport.abort()  # a fault may have cut off the peer: a closing handshake would not end
             raise
         finally:
             writer.close()
@@ -225,11 +228,11 @@ async def far_upstream(cable: Cable, address: str, tls: ssl.SSLContext, port: in
         yield upstream
     finally:
         server.close()
-        await upstream.forget()
+        await upstream.abort_connections()
 
 
 async def echo(wire: Wire) -> None:
-    """Say back what was heard and answer pings, as a healthy provider does; after TALK, talk without end."""
+    """Echo messages and answer pings, as a healthy provider does; after STREAM_REQUEST, send audio without end."""
     scanner = Scanner(masked=True, max_message_bytes=1 << 30)
     raw = bytearray()
     while data := await wire.reader.read(65_536):
@@ -239,9 +242,9 @@ async def echo(wire: Wire) -> None:
                     raw += item.raw
                 case Completed():
                     payload = pop_payload(raw, masked=True)
-                    while payload == TALK and not wire.writer.is_closing():
+                    while payload == STREAM_REQUEST and not wire.writer.is_closing():
                         wire.send(b'{"type":"response.output_audio.delta","delta":"%s"}' % (b"A" * 3200))
-                        await asyncio.sleep(0.05)  # the pace of speech
+                        await asyncio.sleep(0.05)  # the rate of speech
                     wire.send(payload)
                 case Control(Opcode.PING, payload):
                     wire.send(payload, Opcode.PONG)
