@@ -14,7 +14,7 @@ from tests.support.doctor_chain import (
     run_relay_chain,
     tcp_server,
 )
-from tests.support.raw_websocket_server import Wire, raw_upstream
+from tests.support.raw_websocket_server import ServerConnection, raw_upstream
 from tests.support.tcp_server import Serve
 
 ECHO = b"Incorrect API key provided: " + KEY_CANARY.encode()
@@ -89,9 +89,9 @@ async def test_hostile_http_response_fails_a_step(tmp_path: Path, data: bytes) -
 async def test_hostile_first_event_ends_in_a_finding(tmp_path: Path, event: bytes) -> None:
     """An `error` event fails the step, any other event passes it."""
 
-    async def send(wire: Wire) -> None:
-        wire.send(event)
-        await wire.until_close()
+    async def send(connection: ServerConnection) -> None:
+        connection.send(event)
+        await connection.until_close()
 
     async with raw_upstream(send) as upstream:
         environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_MODEL": "scripted", "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}

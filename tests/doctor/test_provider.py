@@ -7,7 +7,7 @@ import pytest
 from service.doctor.response_check import COST
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.doctor_chain import http_response, run_provider_chain, tcp_server
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 SIMULATED = {"RELAY_UPSTREAM": "simulator", "RELAY_DIAL_TIMEOUT_SECONDS": "0.3"}
 STEPS = [
@@ -100,9 +100,9 @@ async def test_chain_leaves_no_open_connection_at_the_provider(tmp_path: Path) -
 async def test_compatible_server_without_models_endpoint_skips_the_model_step(tmp_path: Path) -> None:
     """The WebSocket decides, well or badly."""
 
-    async def create(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.until_close()
+    async def create(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.until_close()
 
     async with raw_upstream(create) as upstream, tcp_server(http_response("404 Not Found", "{}")) as port:
         environ = {"OPENAI_API_KEY": "anything", "RELAY_MODEL": "scripted"}
@@ -131,8 +131,8 @@ async def test_wrong_clock_warns_with_the_difference(tmp_path: Path) -> None:
 async def test_optional_first_event_is_not_waited_for(tmp_path: Path) -> None:
     """With RELAY_FIRST_EVENT=optional the chain passes at the upgrade."""
 
-    async def wait(wire: Wire) -> None:
-        await wire.until_close()
+    async def wait(connection: ServerConnection) -> None:
+        await connection.until_close()
 
     async with raw_upstream(wait) as upstream:
         environ = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "scripted"}
@@ -184,15 +184,15 @@ async def test_turn_distinguishes_the_ends_of_a_response(
 ) -> None:
     """An `error` event, an incomplete and a cancelled response, inconsistent usage, and a close frame."""
 
-    async def answer(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.reader.read(4096)
-        wire.send(b'{"type":"response.created","response":{}}')
+    async def answer(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.reader.read(4096)
+        connection.send(b'{"type":"response.created","response":{}}')
         if last_event is None:
-            wire.send_close(1011)
+            connection.send_close(1011)
         else:
-            wire.send(last_event)
-        await wire.until_close()
+            connection.send(last_event)
+        await connection.until_close()
 
     async with raw_upstream(answer) as upstream:
         environ = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "scripted"}

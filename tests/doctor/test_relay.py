@@ -17,7 +17,7 @@ from tests.support.doctor_chain import (
     tcp_server,
 )
 from tests.support.harness import Relay, eventually, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 STEPS = ["address", "dns", "tcp", "tls", "relay", "upgrade", "origin", "token", "first_event", "round_trip"]
 ORIGIN = "https://app.example.com"
@@ -209,7 +209,7 @@ async def test_unknown_host_and_closed_port_are_explained_as_the_relays() -> Non
 async def test_websocket_without_events_fails_first_event() -> None:
     """The timeout is that of a client."""
 
-    async def silent(wire: object) -> None:
+    async def silent(connection: object) -> None:
         await asyncio.Event().wait()
 
     async with raw_upstream(silent) as upstream:
@@ -221,9 +221,9 @@ async def test_websocket_without_events_fails_first_event() -> None:
 async def test_missing_pong_warns() -> None:
     """A proxy that forwards no pong will close quiet sessions."""
 
-    async def create(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.until_close()
+    async def create(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.until_close()
 
     async with raw_upstream(create) as upstream:
         report = await run_chain(f"{upstream.url}/realtime?model=scripted")

@@ -15,7 +15,7 @@ from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 # A thousandth of the default intervals: 30 minutes pass in 1.8 s, with a refresh every 60 ms.
 SCALE = 1000
@@ -81,16 +81,16 @@ async def test_revoked_key_fails_at_the_next_refresh() -> None:
     """Readiness, once open, stays open: every instance has the same key."""
     refuse = False
 
-    async def upstream(wire: Wire) -> None:
+    async def upstream(connection: ServerConnection) -> None:
         if refuse:
-            wire.send(
+            connection.send(
                 b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":"x"}}'
             )
-            wire.send_close(3000, "invalid_request_error.invalid_api_key")
+            connection.send_close(3000, "invalid_request_error.invalid_api_key")
         else:
-            wire.send(CREATED)
-        if (close := await wire.until_close()) is not None:
-            wire.send_close(close[0])
+            connection.send(CREATED)
+        if (close := await connection.until_close()) is not None:
+            connection.send_close(close[0])
 
     async with (
         raw_upstream(upstream) as raw,
@@ -128,14 +128,14 @@ async def test_hanging_check_does_not_delay_probes() -> None:
     hang = asyncio.Event()
     hanging = asyncio.Event()
 
-    async def upstream(wire: Wire) -> None:
+    async def upstream(connection: ServerConnection) -> None:
         if hang.is_set():
             hanging.set()
-            await wire.gone()
+            await connection.wait_closed()
             return
-        wire.send(CREATED)
-        if (close := await wire.until_close()) is not None:
-            wire.send_close(close[0])
+        connection.send(CREATED)
+        if (close := await connection.until_close()) is not None:
+            connection.send_close(close[0])
 
     async with (
         raw_upstream(upstream) as raw,
@@ -340,15 +340,15 @@ async def test_response_check_fails_and_closes_its_connection(
     """On FIN, silence, a close frame, or an error instead of the response."""
     monkeypatch.setattr(module, "request_response", lambda connected: request_response(connected, 0.1))
 
-    async def upstream(wire: Wire) -> None:
-        wire.send(CREATED)
-        if b"response.create" not in await wire.next_message():
+    async def upstream(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        if b"response.create" not in await connection.next_message():
             return  # the handshake check
         if reply is None:
             return
         if reply:
-            wire.send(reply, Opcode.TEXT if reply[:1] == b"{" else Opcode.CLOSE)
-        await wire.gone()
+            connection.send(reply, Opcode.TEXT if reply[:1] == b"{" else Opcode.CLOSE)
+        await connection.wait_closed()
 
     async with (
         raw_upstream(upstream) as raw,

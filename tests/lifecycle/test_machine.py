@@ -8,7 +8,7 @@ from typing import Final
 
 import aiohttp
 
-from tests.support.calls import call, calls, scrape, talk, until_scrape, value
+from tests.support.client_calls import exchange_events, open_call, open_calls, sample_value, scrape, wait_for_scrape
 from tests.support.relay_process import Process, get, serving
 
 LAG: Final = "realtime_relay_event_loop_lag_seconds"
@@ -17,7 +17,7 @@ LAG: Final = "realtime_relay_event_loop_lag_seconds"
 async def test_stall_of_seconds_ends_no_session() -> None:
     """A stopped and continued process, as on a suspended machine, keeps its sessions; the lag histogram shows the stall."""
     async with serving() as (process, port, internal):
-        clients = await calls(port, 20)
+        clients = await open_calls(port, 20)
         process.process.send_signal(signal.SIGSTOP)
         for client in clients:
             client.send_event(type="session.update", session={"type": "realtime"})
@@ -27,7 +27,7 @@ async def test_stall_of_seconds_ends_no_session() -> None:
             assert "session.updated" == (await client.next_event())["type"]
         assert 200 == await get(f"{internal}/livez")
 
-        await until_scrape(internal, lambda text: value(text, f"{LAG}_sum") > 1)
+        await wait_for_scrape(internal, lambda text: sample_value(text, f"{LAG}_sum") > 1)
         for client in clients:
             await client.close()
 
@@ -54,15 +54,17 @@ async def throttled(process: Process) -> AsyncIterator[None]:
 async def test_probes_pass_at_a_cpu_quota_of_100m() -> None:
     """Throttled, the process answers probes within their timeouts, sessions continue, and the loop lag histogram shows it."""
     async with serving() as (process, port, internal):
-        clients = await calls(port, 10)
+        clients = await open_calls(port, 10)
         async with throttled(process):
             for path in ("livez", "readyz", "livez"):
                 async with asyncio.timeout(2):
                     assert 200 == await get(f"{internal}/{path}")
             async with asyncio.timeout(10):
-                await asyncio.gather(*(talk(client) for client in clients))
+                await asyncio.gather(*(exchange_events(client) for client in clients))
             punctual = f'{LAG}_bucket{{le="0.005"}}'
-            await until_scrape(internal, lambda text: value(text, f"{LAG}_count") > value(text, punctual))
+            await wait_for_scrape(
+                internal, lambda text: sample_value(text, f"{LAG}_count") > sample_value(text, punctual)
+            )
         for client in clients:
             await client.close()
 
@@ -76,7 +78,7 @@ async def until_lines_are_dropped(url: str, internal: str) -> None:
                 async with http.get(url) as refused:
                     assert 426 == refused.status
 
-        while not value(await scrape(internal), "realtime_relay_log_lines_dropped_total"):
+        while not sample_value(await scrape(internal), "realtime_relay_log_lines_dropped_total"):
             await asyncio.gather(*(ask(100) for _ in range(20)))
 
 
@@ -86,8 +88,8 @@ async def test_log_that_is_not_read_stalls_no_session() -> None:
         pipe = process.process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]  # asyncio's own way to it
         pipe.pause_reading()
         await until_lines_are_dropped(f"http://127.0.0.1:{port}/v1/realtime", internal)
-        client = await call(port)
-        await talk(client)
+        client = await open_call(port)
+        await exchange_events(client)
         process.process.send_signal(signal.SIGTERM)
         assert 200 == await get(f"{internal}/livez")
         pipe.resume_reading()  # so that the test can end
@@ -97,13 +99,15 @@ async def test_log_that_is_not_read_stalls_no_session() -> None:
 async def test_hundred_concurrent_scrapes_block_the_loop_under_50_ms() -> None:
     """A hundred scrapes at once beside fifty sessions are all answered, and the loop lag stays below 50 ms."""
     async with serving() as (_, port, internal):
-        clients = await calls(port, 50)
+        clients = await open_calls(port, 50)
         before = await scrape(internal)
         texts = await asyncio.gather(*(scrape(internal) for _ in range(100)))
         assert all("realtime_relay_sessions_active 50.0" in text for text in texts)
-        measured = value(before, f"{LAG}_count")
-        after = await until_scrape(internal, lambda text: value(text, f"{LAG}_count") > measured + 1)
+        measured = sample_value(before, f"{LAG}_count")
+        after = await wait_for_scrape(internal, lambda text: sample_value(text, f"{LAG}_count") > measured + 1)
         within = f'{LAG}_bucket{{le="0.05"}}'
-        assert value(after, f"{LAG}_count") - measured == value(after, within) - value(before, within)
+        assert sample_value(after, f"{LAG}_count") - measured == sample_value(after, within) - sample_value(
+            before, within
+        )
         for client in clients:
             await client.close()

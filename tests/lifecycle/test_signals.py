@@ -17,9 +17,18 @@ import pytest
 from service.failures import CATALOGUE
 from service.relay.drain import FAST_CLOSE_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
-from tests.support.calls import DRAINING, call, calls, listen, scrape, talk, until_scrape, value
+from tests.support.client_calls import (
+    DRAINING_EVENT_PATH,
+    exchange_events,
+    open_call,
+    open_calls,
+    read_to_end,
+    sample_value,
+    scrape,
+    wait_for_scrape,
+)
 from tests.support.harness import KEY_CANARY, eventually, open_raw
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 from tests.support.relay_process import Process, environment, get, serving
 
 SCRIPTED = "/v1/realtime?model=scripted"
@@ -35,7 +44,7 @@ def drain_result(process: Process) -> Any:
 async def test_drain_with_five_hundred_sessions() -> None:
     """Open sessions continue while new ones are refused; at the deadline the others are closed with 1001, spread out."""
     async with serving(RELAY_DRAIN_SECONDS="4", RELAY_CLOSE_SPREAD_SECONDS="2") as (process, port, internal):
-        clients = await calls(port, 500)
+        clients = await open_calls(port, 500)
         process.process.send_signal(signal.SIGTERM)
         assert 500 == (await process.event("drain.started"))["sessions"]
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/v1/realtime?model=m") as plain:
@@ -46,11 +55,11 @@ async def test_drain_with_five_hundred_sessions() -> None:
         assert 1 <= int(late.answer.headers["Retry-After"]) <= 5
         assert "close" == late.answer.headers["Connection"]
         assert [503, 200] == [await get(f"{internal}/{path}") for path in ("readyz", "livez")]
-        assert 1 == value(await scrape(internal), "realtime_relay_draining")
-        await asyncio.gather(*(talk(client) for client in clients))
+        assert 1 == sample_value(await scrape(internal), "realtime_relay_draining")
+        await asyncio.gather(*(exchange_events(client) for client in clients))
         for client in clients[:100]:
             await client.close()
-        endings = await asyncio.gather(*(listen(client) for client in clients[100:]))
+        endings = await asyncio.gather(*(read_to_end(client) for client in clients[100:]))
 
         assert 0 == await process.rest()
         assert {("relay_draining", CLOSED)} == {(ending.code, ending.close) for ending in endings}
@@ -67,15 +76,15 @@ async def test_drain_with_five_hundred_sessions() -> None:
 async def test_draining_event_reaches_only_clients_that_ask_for_it() -> None:
     """`?draining_event=true` yields one event, between two messages, with the time until the close; others get none."""
     async with serving(RELAY_DRAIN_SECONDS="2") as (process, port, _):
-        asking, other = await call(port, DRAINING), await call(port)
+        asking, other = await open_call(port, DRAINING_EVENT_PATH), await open_call(port)
         process.process.send_signal(signal.SIGTERM)
         event = await asking.next_event()
 
         assert "relay.draining" == event["type"]
         assert 0 < event["closes_in_seconds"] <= 2
         assert CATALOGUE["relay_draining"].remedy == event["remedy"]
-        await talk(asking)
-        first, second = await asyncio.gather(listen(asking), listen(other))
+        await exchange_events(asking)
+        first, second = await asyncio.gather(read_to_end(asking), read_to_end(other))
         assert (["error"], ["error"], CLOSED) == (first.events, second.events, first.close)
         assert 0 == await process.rest()
 
@@ -87,9 +96,9 @@ async def test_draining_event_reaches_only_clients_that_ask_for_it() -> None:
 async def test_draining_event_setting_is_the_default_of_the_query(setting: str, query: str, *, expected: bool) -> None:
     """RELAY_DRAINING_EVENT holds unless the client's query overrides it; the parameter is not sent upstream."""
     async with serving(RELAY_DRAIN_SECONDS="1.2", RELAY_DRAINING_EVENT=setting) as (process, port, _):
-        client = await call(port, f"/v1/realtime?model=gpt-realtime{query}")
+        client = await open_call(port, f"/v1/realtime?model=gpt-realtime{query}")
         process.process.send_signal(signal.SIGTERM)
-        ending = await listen(client)
+        ending = await read_to_end(client)
 
         assert (["relay.draining", "error"] if expected else ["error"]) == ending.events
         await process.rest()
@@ -109,11 +118,11 @@ async def test_dial_in_flight_becomes_a_session_during_the_drain() -> None:
     """A dial that is in flight when the drain starts can still succeed; its session is then drained like the others."""
     answered = asyncio.Event()
 
-    async def slow(wire: Wire) -> None:
+    async def slow(connection: ServerConnection) -> None:
         await answered.wait()
-        wire.send(CREATED)
-        close = await wire.until_close()
-        wire.send_close(close[0] if close else None)
+        connection.send(CREATED)
+        close = await connection.until_close()
+        connection.send_close(close[0] if close else None)
 
     async with (
         raw_upstream(slow) as upstream,
@@ -126,13 +135,13 @@ async def test_dial_in_flight_becomes_a_session_during_the_drain() -> None:
         ) as (process, port, internal),
     ):
         dialling = [asyncio.ensure_future(open_raw(port, SCRIPTED)) for _ in range(60)]
-        await until_scrape(internal, lambda text: 60 == value(text, "realtime_relay_dials_active"))
+        await wait_for_scrape(internal, lambda text: 60 == sample_value(text, "realtime_relay_dials_active"))
         process.process.send_signal(signal.SIGTERM)
         assert 60 == (await process.event("drain.started"))["dials"]
         answered.set()
         clients = await asyncio.gather(*dialling)
         assert {101} == {client.answer.status for client in clients}
-        endings = await asyncio.gather(*(listen(client) for client in clients))
+        endings = await asyncio.gather(*(read_to_end(client) for client in clients))
 
         assert {CLOSED} == {ending.close for ending in endings}
         assert 0 == await process.rest()
@@ -149,7 +158,7 @@ async def test_dial_that_outlasts_the_drain_is_refused(end: str) -> None:
     ):
         hanging = "/v1/realtime?model=gpt-realtime&simulate=hang"
         dialling = [asyncio.ensure_future(open_raw(port, hanging)) for _ in range(10)]
-        await until_scrape(internal, lambda text: 10 == value(text, "realtime_relay_dials_active"))
+        await wait_for_scrape(internal, lambda text: 10 == sample_value(text, "realtime_relay_dials_active"))
         process.process.send_signal(signal.SIGTERM)
         await process.event("drain.started")
         began = asyncio.get_running_loop().time()
@@ -171,11 +180,11 @@ async def test_dial_that_outlasts_the_drain_is_refused(end: str) -> None:
 async def test_client_that_reads_nothing_is_aborted_in_time() -> None:
     """Such a client cannot delay the end of the process: its session is aborted, and the exit code is 3."""
 
-    async def flood(wire: Wire) -> None:
-        wire.send(CREATED)
-        while not wire.writer.is_closing():
-            wire.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 60_000 + b'"}')
-            await wire.writer.drain()
+    async def flood(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        while not connection.writer.is_closing():
+            connection.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 60_000 + b'"}')
+            await connection.writer.drain()
             await asyncio.sleep(0)  # uvloop writes between event loop iterations, and only then sees a full socket
 
     async with (
@@ -192,7 +201,7 @@ async def test_client_that_reads_nothing_is_aborted_in_time() -> None:
         for client in stuck:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's and uvloop's have it
         held = 'realtime_relay_backpressure_seconds_total{direction="upstream_to_client"}'
-        await until_scrape(internal, lambda text: value(text, held) > 1)
+        await wait_for_scrape(internal, lambda text: sample_value(text, held) > 1)
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGTERM)
 
@@ -208,7 +217,7 @@ async def test_client_that_reads_nothing_is_aborted_in_time() -> None:
 async def test_second_signal_closes_sessions_within_a_second(first: signal.Signals) -> None:
     """The second signal closes the sessions with 1001 and a reason immediately, whatever time the drain has left."""
     async with serving(RELAY_DRAIN_SECONDS="600", RELAY_CLOSE_SPREAD_SECONDS="600") as (process, port, _):
-        clients = await calls(port, 20)
+        clients = await open_calls(port, 20)
         process.process.send_signal(first)
         message = (await process.event("signal.received"))["message"]
         assert "20 open session(s) can continue for 600 s" in message
@@ -216,7 +225,7 @@ async def test_second_signal_closes_sessions_within_a_second(first: signal.Signa
         await process.event("drain.started")
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGINT)
-        endings = await asyncio.gather(*(listen(client) for client in clients))
+        endings = await asyncio.gather(*(read_to_end(client) for client in clients))
 
         assert {CLOSED} == {ending.close for ending in endings}
         assert 0 == await process.rest()
@@ -228,7 +237,7 @@ async def test_second_signal_closes_sessions_within_a_second(first: signal.Signa
 async def test_sigquit_or_third_signal_aborts_sessions(numbers: list[signal.Signals]) -> None:
     """No close frame is waited for; the exit code is 3 if a session was aborted."""
     async with serving(RELAY_DRAIN_SECONDS="600") as (process, port, _):
-        mute = await call(port)
+        mute = await open_call(port)
         began = asyncio.get_running_loop().time()
         for number in numbers:
             process.process.send_signal(number)
@@ -244,14 +253,14 @@ async def test_sigquit_or_third_signal_aborts_sessions(numbers: list[signal.Sign
 async def test_restart_on_the_same_port_after_sigkill() -> None:
     """SIGKILL closes the clients' connections, and a new process on the same port serves within two seconds."""
     async with serving() as (process, port, _):
-        client = await call(port)
+        client = await open_call(port)
         process.process.kill()
         assert await client.until_close() is None
         await client.close()
         await process.rest()
         began = asyncio.get_running_loop().time()
         async with serving(RELAY_PORT=str(port)) as (_, again, _):
-            await (await call(again)).close()
+            await (await open_call(again)).close()
             assert asyncio.get_running_loop().time() - began < 2 + 2  # two more for a machine that is busy with tests
 
 
@@ -281,10 +290,10 @@ def is_caught(pid: int, number: signal.Signals) -> bool:
 async def test_sighup_ends_no_session() -> None:
     """SIGHUP, which process managers send to reload, closes nothing; the log states what is read again."""
     async with serving() as (process, port, _):
-        client = await call(port)
+        client = await open_call(port)
         process.process.send_signal(signal.SIGHUP)
         assert "Nothing was reloaded" in (await process.event("signal.received"))["message"]
-        await talk(client)
+        await exchange_events(client)
         await client.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.calls import calls, listen, scrape, talk, until_scrape, value
+from tests.support.client_calls import exchange_events, open_calls, read_to_end, sample_value, scrape, wait_for_scrape
 from tests.support.relay_process import get, serving
 from tools.debian import PackageUnavailable, unpack
 
@@ -34,22 +34,22 @@ async def test_wall_clock_jump_of_an_hour(jump: str, tmp_path: Path) -> None:
     """A jump forwards or back ends no session and makes no check stale; durations and the drain keep real time."""
     async with serving(**faked(tmp_path), RELAY_DRAIN_SECONDS="1.5") as (process, port, internal):
         started = process.lines[-1]["timestamp"]
-        clients = await calls(port, 20)
+        clients = await open_calls(port, 20)
         (tmp_path / "offset").write_text(jump)
         for client in clients:
-            await talk(client)
-        late = await calls(port, 5)
-        lag = value(await scrape(internal), "realtime_relay_event_loop_lag_seconds_count")
-        text = await until_scrape(
-            internal, lambda text: value(text, "realtime_relay_event_loop_lag_seconds_count") > lag + 1
+            await exchange_events(client)
+        late = await open_calls(port, 5)
+        lag = sample_value(await scrape(internal), "realtime_relay_event_loop_lag_seconds_count")
+        text = await wait_for_scrape(
+            internal, lambda text: sample_value(text, "realtime_relay_event_loop_lag_seconds_count") > lag + 1
         )
-        assert 25 == value(text, "realtime_relay_sessions_active")
-        assert value(text, "realtime_relay_event_loop_lag_seconds_sum") < 5
+        assert 25 == sample_value(text, "realtime_relay_sessions_active")
+        assert sample_value(text, "realtime_relay_event_loop_lag_seconds_sum") < 5
         assert [200, 200, 200] == [await get(f"{internal}/{path}") for path in ("livez", "readyz", "healthz")]
 
         began = asyncio.get_running_loop().time()
         process.process.send_signal(signal.SIGTERM)
-        endings = await asyncio.gather(*(listen(client) for client in [*clients, *late]))
+        endings = await asyncio.gather(*(read_to_end(client) for client in [*clients, *late]))
         assert 0 == await process.rest()
         assert {1001} == {ending.close[0] for ending in endings if ending.close is not None}
         assert 1.4 < asyncio.get_running_loop().time() - began < 6

@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from service.failures import CATALOGUE
 from tests.namespaces.conftest import LocalNetwork
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 
 
-async def echo(wire: Wire) -> None:
+async def echo(connection: ServerConnection) -> None:
     """An upstream that echoes."""
-    wire.send(CREATED)
-    async for payload in wire.messages():
-        wire.send(payload)
+    connection.send(CREATED)
+    async for payload in connection.messages():
+        connection.send(payload)
 
 
 @asynccontextmanager

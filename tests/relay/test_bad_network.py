@@ -13,19 +13,19 @@ from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from tests.support.faulty_tcp_proxy import LinkProfile, TcpProxy, tcp_proxy
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.support.invariants import nothing_left
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.invariants import assert_no_leaks
+from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 SIDES = ["client", "upstream"]
 
 
-async def echo(wire: Wire) -> None:
+async def echo(connection: ServerConnection) -> None:
     """An upstream that says back what it hears."""
-    wire.send(CREATED)
-    async for payload in wire.messages():
-        wire.send(payload)
-        await wire.writer.drain()
+    connection.send(CREATED)
+    async for payload in connection.messages():
+        connection.send(payload)
+        await connection.writer.drain()
 
 
 @dataclass
@@ -45,7 +45,7 @@ class BadSession:
 @asynccontextmanager
 async def bad_session(side: str, line: LinkProfile | None = None) -> AsyncIterator[BadSession]:
     """A session with an echo; the line is bad on the given side. Afterwards nothing is left of it."""
-    async with nothing_left(), raw_upstream(echo) as upstream:
+    async with assert_no_leaks(), raw_upstream(echo) as upstream:
         port = int(upstream.url.rsplit(":", 1)[1].split("/")[0])
         async with tcp_proxy(port, line if side == "upstream" else None) as behind:
             url = f"http://127.0.0.1:{behind.port}/v1"

@@ -10,7 +10,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 READ_BYTES = 256 * 1024  # the most that asyncio reads at once
@@ -54,22 +54,22 @@ async def test_all_sizes_pass_both_ways_at_once() -> None:
     up, down = b"".join(frames_of(1, masked=True)), b"".join(frames_of(2, masked=False))
     heard = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
 
         async def listen() -> None:
-            heard.set_result(hashlib.sha256(await wire.reader.readexactly(len(up))).hexdigest())
+            heard.set_result(hashlib.sha256(await connection.reader.readexactly(len(up))).hexdigest())
 
         listening = asyncio.ensure_future(listen())
         rng = random.Random(3)
         at = 0
         while at < len(down):
             size = rng.choice((1, 3, 100, 5000, 100_000))
-            wire.writer.write(down[at : at + size])
-            await wire.writer.drain()
+            connection.writer.write(down[at : at + size])
+            await connection.writer.drain()
             at += size
         await listening
-        await wire.gone()
+        await connection.wait_closed()
 
     async with session(script) as (relay, client):
         first = build_frame(Opcode.TEXT, CREATED)
@@ -98,10 +98,10 @@ async def test_what_comes_early_is_not_lost() -> None:
     early = b"".join(build_frame(Opcode.TEXT, b'{"type":"session.update","n":%d}' % n, b"abcd") for n in range(4000))
     heard = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.writer.write(third[5:])
-        heard.set_result(await wire.reader.readexactly(len(early)))
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.writer.write(third[5:])
+        heard.set_result(await connection.reader.readexactly(len(early)))
+        await connection.wait_closed()
 
     first = build_frame(Opcode.TEXT, CREATED)
     async with session(script, first + second + third[:5], early) as (_, client):
@@ -116,13 +116,13 @@ async def test_a_client_that_does_not_read_costs_little() -> None:
     total = 2000
     sent = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         for _ in range(total):
-            wire.writer.write(frame)
-            await wire.writer.drain()
+            connection.writer.write(frame)
+            await connection.writer.drain()
         sent.set()
-        await wire.gone()
+        await connection.wait_closed()
 
     async with session(script) as (relay, client):
         first = build_frame(Opcode.TEXT, CREATED)
@@ -145,12 +145,14 @@ async def test_peers_that_stay_deaf_are_cut_off() -> None:
     """A client that leaves everything unread is aborted, and upstream is told goodbye."""
     frame = build_frame(Opcode.TEXT, b"x" * 16_000)
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        closing = asyncio.ensure_future(wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        closing = asyncio.ensure_future(connection.until_close())
         while not closing.done():
-            wire.writer.write(frame)
-            await asyncio.wait([closing, asyncio.ensure_future(wire.writer.drain())], return_when="FIRST_COMPLETED")
+            connection.writer.write(frame)
+            await asyncio.wait(
+                [closing, asyncio.ensure_future(connection.writer.drain())], return_when="FIRST_COMPLETED"
+            )
         told.set_result(await closing)
 
     told = asyncio.get_running_loop().create_future()
@@ -168,9 +170,9 @@ async def test_pings_stay_on_their_leg() -> None:
     """A client's ping is answered by the relay and does not reach upstream; the relay pings a silent client by itself."""
     heard = bytearray()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        while data := await wire.reader.read(1000):
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        while data := await connection.reader.read(1000):
             heard.extend(data)
 
     async with session(script) as (relay, client):

@@ -13,7 +13,7 @@ from service.realtime.pricing import cost_usd
 from service.realtime.usage import parse_usage
 from service.simulator import SimulatorOptions
 from tests.support.harness import Relay, eventually, running_relay, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 from tests.support.simulator_client import Caller, silence, voice
 
 PREFIX = "realtime_relay"
@@ -78,15 +78,15 @@ async def test_a_turn_is_counted_as_its_usage_says() -> None:
 async def test_a_turn_is_timed() -> None:
     """Speech to first audio and request to first delta are measured once a turn, as long as they really took."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        async for message in wire.messages():
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        async for message in connection.messages():
             if b"response.create" in message:
-                wire.send(b'{"type":"response.created"}')
+                connection.send(b'{"type":"response.created"}')
                 await asyncio.sleep(SLOW_ANSWER_SECONDS)  # what is to be measured
                 for _ in range(3):
-                    wire.send(b'{"type":"response.output_audio.delta","delta":"AAAA"}')
-                wire.send(b'{"type":"response.done","response":{"status":"completed"}}')
+                    connection.send(b'{"type":"response.output_audio.delta","delta":"AAAA"}')
+                connection.send(b'{"type":"response.done","response":{"status":"completed"}}')
 
     async with (
         raw_upstream(script) as upstream,

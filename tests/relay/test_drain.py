@@ -12,8 +12,8 @@ from service.relay.reporter import SessionInfo
 from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
 from tests.support.harness import eventually, open_raw, running_relay, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
-from tests.support.scripted_upstream import PATH, relay_before
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
+from tests.support.scripted_upstream import PATH, scripted_relay
 
 
 class FakeSession:
@@ -233,11 +233,11 @@ async def test_stopping_ends_every_session() -> None:
     """A relay that is stopped without a drain still ends its sessions, tells both sides, and counts them."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        close = await wire.until_close()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        close = await connection.until_close()
         told.set_result(close)
-        wire.send_close(close[0] if close else None)
+        connection.send_close(close[0] if close else None)
 
     async with (
         raw_upstream(script) as upstream,
@@ -260,24 +260,24 @@ async def test_the_event_comes_between_two_messages() -> None:
     seen: list[str] = []
     amid = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         first = build_frame(Opcode.TEXT, b'{"type":"x",')
-        end = asyncio.ensure_future(wire.until_close())
+        end = asyncio.ensure_future(connection.until_close())
         while not end.done():
-            wire.writer.write(bytes((first[0] & 0x7F,)) + first[1:])
+            connection.writer.write(bytes((first[0] & 0x7F,)) + first[1:])
             amid.set()  # and nearly always, when somebody looks now and then
             for _ in range(3):
                 await asyncio.wait({end}, timeout=0.03)
                 middle = build_frame(Opcode.CONTINUATION, b" ")
-                wire.writer.write(bytes((middle[0] & 0x7F,)) + middle[1:])
+                connection.writer.write(bytes((middle[0] & 0x7F,)) + middle[1:])
             await asyncio.wait({end}, timeout=0.03)
-            wire.writer.write(build_frame(Opcode.CONTINUATION, b'"a":1}'))
+            connection.writer.write(build_frame(Opcode.CONTINUATION, b'"a":1}'))
             amid.clear()
             await asyncio.wait({end}, timeout=0.002)
-        wire.send_close(1000)
+        connection.send_close(1000)
 
-    async with relay_before(script, behind_101=b"") as (relay, _):
+    async with scripted_relay(script, behind_101=b"") as (relay, _):
         client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
         await client.next_event()
         await amid.wait()

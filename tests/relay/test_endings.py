@@ -14,7 +14,7 @@ from service.relay.pipe import Pipe
 from service.relay.ticker import TICK_SECONDS
 from tests.support import scripted_upstream
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 Seen = asyncio.Future[tuple[int | None, str] | None]
@@ -37,12 +37,12 @@ def reason_of(relay: Relay) -> str:
 def listening(seen: Seen) -> Script:
     """An upstream that waits for CLOSE and answers it."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        close = await wire.until_close()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        close = await connection.until_close()
         seen.set_result(close)
         if close is not None:
-            wire.send_close(close[0])
+            connection.send_close(close[0])
 
     return script
 
@@ -50,9 +50,9 @@ def listening(seen: Seen) -> Script:
 async def test_a_session_counts_until_its_sockets_are_gone() -> None:
     """A client that hung up makes no room while upstream, which costs money, still waits for the end."""
 
-    async def deaf_to_close(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.deaf()
+    async def deaf_to_close(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.read_until_eof()
 
     async with session(deaf_to_close, RELAY_MAX_SESSIONS="1") as (relay, client):
         client.reset()
@@ -103,14 +103,14 @@ async def test_a_held_back_client_that_vanishes_is_noticed(how: str) -> None:
     """While upstream reads nothing and the client is held back for it, the client's going is noticed within two seconds."""
     stuck = asyncio.Event()
 
-    async def deaf(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
+    async def ignore_close(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         await stuck.wait()
-        wire.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
-        await wire.gone()
+        connection.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
+        await connection.wait_closed()
 
-    async with session(deaf) as (relay, client):
+    async with session(ignore_close) as (relay, client):
         held = asyncio.create_task(fill_until_held(relay, client))
         await asyncio.wait_for(held, 20)
         started = asyncio.get_running_loop().time()
@@ -157,11 +157,11 @@ async def test_upstream_says_goodbye(code: int | None, text: str, told: tuple[in
     """The client gets upstream's code and reason, without anything in it that looks like a key."""
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await go.wait()
-        wire.send_close(code, text)
-        await wire.gone()
+        connection.send_close(code, text)
+        await connection.wait_closed()
 
     async with session(script) as (relay, client):
         go.set()
@@ -177,11 +177,11 @@ async def test_upstream_vanishes(how: str) -> None:
     """The client is told by event and by CLOSE 1011, in the catalogue's words."""
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await go.wait()
         if how == "reset":
-            wire.reset()
+            connection.reset()
 
     async with session(script) as (relay, client):
         go.set()
@@ -198,11 +198,11 @@ async def test_upstream_dies_inside_a_frame() -> None:
     """When a frame has gone on in part, the client is cut off: a CLOSE in the middle of it would be read as audio."""
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await go.wait()
-        wire.writer.write(build_frame(Opcode.TEXT, b"x" * 200_000)[:100_000])
-        await wire.writer.drain()
+        connection.writer.write(build_frame(Opcode.TEXT, b"x" * 200_000)[:100_000])
+        await connection.writer.drain()
 
     async with session(script) as (relay, client):
         go.set()
@@ -259,11 +259,11 @@ async def test_upstream_breaks_the_rules() -> None:
     """A masked frame from upstream ends the session; the client is told that it is not its fault."""
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await go.wait()
-        wire.writer.write(build_frame(Opcode.TEXT, b"{}", b"abcd"))
-        await wire.gone()
+        connection.writer.write(build_frame(Opcode.TEXT, b"{}", b"abcd"))
+        await connection.wait_closed()
 
     async with session(script) as (_, client):
         go.set()
@@ -314,24 +314,24 @@ async def test_a_flood_ends_a_session(setting: str, flood: bytes) -> None:
 @pytest.mark.parametrize("stubborn", ["deaf", "babbling"])
 async def test_upstream_that_will_not_close_is_aborted(stubborn: str) -> None:
     """An upstream that ignores CLOSE, or goes on talking, is gone two seconds after the client all the same."""
-    gone = asyncio.Event()
+    closed = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         try:
             if stubborn == "deaf":
-                await wire.deaf()
+                await connection.read_until_eof()
             else:
                 while True:
-                    wire.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 1000 + b'"}')
-                    await wire.writer.drain()
+                    connection.send(b'{"type":"response.output_audio.delta","delta":"' + b"A" * 1000 + b'"}')
+                    await connection.writer.drain()
                     await asyncio.sleep(0.001)
         finally:
-            gone.set()
+            closed.set()
 
     async with session(script) as (_, client):
         client.send_frame(Opcode.CLOSE, close_payload(1000))
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(closed.wait(), 2)
 
 
 async def test_an_error_event_with_a_key_in_it_is_redacted() -> None:
@@ -340,12 +340,12 @@ async def test_an_error_event_with_a_key_in_it_is_redacted() -> None:
     leaky = b'{"type":"error","event_id":"e2","error":{"code":"zzz","message":"key sk-proj-****abcd is \\"off\\""}}'
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await go.wait()
-        wire.send(plain)
-        wire.send(leaky)
-        await wire.gone()
+        connection.send(plain)
+        connection.send(leaky)
+        await connection.wait_closed()
 
     async with session(script) as (relay, client):
         go.set()
@@ -360,11 +360,11 @@ async def test_a_fault_of_the_relay_ends_one_session_only(monkeypatch: pytest.Mo
     """A bug that strikes in one session is told as internal_error there, and another session goes on."""
     seen: Seen = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        while data := await wire.reader.read(65_536):
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        while data := await connection.reader.read(65_536):
             del data
-            wire.send(b'{"type":"session.updated"}')
+            connection.send(b'{"type":"session.updated"}')
 
     real = Pipe._count
 

@@ -12,8 +12,8 @@ from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually, running_relay
-from tests.support.raw_frames import BEHIND, CLOSE_BYTES, GOOD, KEY, frame, head, scene
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_frames import CLOSE_BYTES, KEY, NEXT_FRAME, VALID_FRAME, frame, head, recording_relay
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 from tests.support.reference_decoder import decode
 
 
@@ -42,15 +42,15 @@ FORBIDDEN = [
 @pytest.mark.parametrize("frames", FORBIDDEN)
 async def test_what_the_protocol_forbids(frames: list[bytes]) -> None:
     """F1-F6, F11, F15: what stood before it arrives, nothing of it or behind it does, and the client is told by 1002."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         for forbidden in frames:
             client, heard = await stage.open()
-            client.writer.write(GOOD + forbidden + BEHIND)
+            client.writer.write(VALID_FRAME + forbidden + NEXT_FRAME)
 
             assert (1002, CATALOGUE["client_protocol_error"].close_text) == await client.until_close()
-            await heard.is_over.wait()
-            assert (GOOD, (1001, "")) == (bytes(heard.data), heard.close)
-            assert len(heard.raw) == len(GOOD) + CLOSE_BYTES
+            await heard.finished.wait()
+            assert (VALID_FRAME, (1001, "")) == (bytes(heard.data), heard.close)
+            assert len(heard.raw) == len(VALID_FRAME) + CLOSE_BYTES
             await client.close()
         await eventually(lambda: len(frames) == len(stage.relay.events("session.ended")))
         assert {"client_protocol_error"} == {line["reason"] for line in stage.relay.events("session.ended")}
@@ -70,11 +70,11 @@ NO_UTF8 = {
 async def test_f4_text_is_the_endpoints_to_judge(text: bytes, *, is_split: bool) -> None:
     """F4: text that is no UTF-8 arrives as it was sent, and the 1007 with which upstream answers it reaches the client."""
     sent = frame(0x01, text[:1]) + frame(0x80, text[1:]) if is_split else frame(0x81, text)
-    async with scene() as stage:
+    async with recording_relay() as stage:
         client, heard = await stage.open()
         client.writer.write(sent)
         await eventually(lambda: len(heard.data) == len(sent))
-        heard.wire.send_close(1007, "invalid UTF-8")
+        heard.connection.send_close(1007, "invalid UTF-8")
 
         assert (1007, "invalid UTF-8") == await client.until_close()
         assert sent == heard.data
@@ -83,7 +83,7 @@ async def test_f4_text_is_the_endpoints_to_judge(text: bytes, *, is_split: bool)
 @pytest.mark.parametrize("length", [(1 << 24) + 1, 1 << 62, (1 << 63) + 5, (1 << 64) - 1])
 async def test_f7_a_length_is_only_a_claim(length: int) -> None:
     """F7: a huge length is refused with 1009 before its payload comes, and nothing is set aside for it."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         client, heard = await stage.open()
         before, started = resident_bytes(), time.monotonic()
         client.writer.write(b"\x82\xff" + length.to_bytes(8, "big"))  # not even its mask has come
@@ -92,14 +92,14 @@ async def test_f7_a_length_is_only_a_claim(length: int) -> None:
         assert (1009, CATALOGUE["message_too_big"].close_text) == await client.until_close()
         assert time.monotonic() - started < 1
         assert resident_bytes() - before < 4 << 20
-        await heard.is_over.wait()
+        await heard.finished.wait()
         assert (b"", (1001, "")) == (bytes(heard.data), heard.close)
 
 
 async def test_f8_a_hundred_thousand_fragments() -> None:
     """F8: one message in as many fragments of one byte arrives as it was sent, and little is kept on the way."""
     sent = frame(0x02, b"a") + frame(0x00, b"b") * 99_998 + frame(0x80, b"c")
-    async with scene(RELAY_MAX_MESSAGES_PER_SECOND="0") as stage:
+    async with recording_relay(RELAY_MAX_MESSAGES_PER_SECOND="0") as stage:
         client, heard = await stage.open()
         before = resident_bytes()
         for at in range(0, len(sent), 50_000):
@@ -125,7 +125,7 @@ async def test_f8_a_hundred_thousand_fragments() -> None:
 async def test_f9_fragments_without_end(size: int, reason: str, settings: dict[str, str]) -> None:
     """F9: fragments that never make a message go on up to the cap, then 1009; empty ones until the session is idle, 1001."""
     fragment = frame(0x00, b"x" * size)
-    async with scene(RELAY_MAX_MESSAGES_PER_SECOND="0", **settings) as stage:
+    async with recording_relay(RELAY_MAX_MESSAGES_PER_SECOND="0", **settings) as stage:
         client, heard = await stage.open()
         client.writer.write(frame(0x01))
         close = asyncio.ensure_future(client.until_close())
@@ -133,7 +133,7 @@ async def test_f9_fragments_without_end(size: int, reason: str, settings: dict[s
             client.writer.write(fragment * 1000)
             await asyncio.wait({close}, timeout=0.001)
         client.writer.close()
-        await heard.is_over.wait()
+        await heard.finished.wait()
 
         assert (CATALOGUE[reason].close_code, CATALOGUE[reason].close_text) == close.result()
         assert size * (len(heard.data) // len(fragment)) <= 65_536
@@ -143,7 +143,7 @@ async def test_f9_fragments_without_end(size: int, reason: str, settings: dict[s
 @pytest.mark.parametrize("length", [60_000, 200_000])
 async def test_f9_a_message_that_drips(length: int) -> None:
     """F9: who sends a message byte by byte says nothing: the session ends as idle, also in the middle of a streamed frame."""
-    async with scene(RELAY_IDLE_TIMEOUT_SECONDS="0.3") as stage:
+    async with recording_relay(RELAY_IDLE_TIMEOUT_SECONDS="0.3") as stage:
         client, heard = await stage.open()
         client.writer.write(frame(0x81, b"x" * length)[:20_000])
         close = asyncio.ensure_future(client.until_close())
@@ -152,7 +152,7 @@ async def test_f9_a_message_that_drips(length: int) -> None:
             await asyncio.wait({close}, timeout=0.01)
 
         assert (1001, CATALOGUE["idle_timeout"].close_text) == close.result()
-        await heard.is_over.wait()
+        await heard.finished.wait()
         # Of a streamed frame a part has gone on, so that no CLOSE can be said behind it.
         assert ((1001, "") if length == 60_000 else None) == heard.close
 
@@ -171,13 +171,13 @@ def close_payloads() -> Iterator[bytes]:
 @pytest.mark.parametrize("side", ["client", "upstream"])
 async def test_f10_whatever_is_said_for_goodbye(side: str) -> None:
     """F10: each CLOSE is answered and passed on if it may be sent; one that may not gets 1002 or 1007, and nothing fails."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         for payload in close_payloads():
             client, heard = await stage.open()
-            speaker = client if side == "client" else heard.wire
+            speaker = client if side == "client" else heard.connection
             speaker.writer.write(build_frame(Opcode.CLOSE, payload, KEY if side == "client" else b""))
             told = await client.until_close()
-            await heard.is_over.wait()
+            await heard.finished.wait()
             await client.close()
 
             assert told is not None, payload
@@ -195,23 +195,23 @@ async def test_f10_whatever_is_said_for_goodbye(side: str) -> None:
 
 async def test_f11_no_extension_is_agreed() -> None:
     """F11: an offer of compression is declined by silence, and plain frames go on."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits, permessage-deflate"}
         client, heard = await stage.open(offer)
-        client.writer.write(GOOD)
+        client.writer.write(VALID_FRAME)
         await eventually(lambda: bool(heard.data))
 
         assert "Sec-WebSocket-Extensions" not in client.answer.headers
-        assert GOOD == heard.data
+        assert VALID_FRAME == heard.data
 
 
 async def test_f13_binary_frames_go_on() -> None:
     """F13: binary messages pass both ways as they are, and count as events of no known type."""
     up, down = frame(0x82, bytes(range(256))), build_frame(Opcode.BINARY, os.urandom(300))
-    async with scene() as stage:
+    async with recording_relay() as stage:
         client, heard = await stage.open()
         client.writer.write(up)
-        heard.wire.writer.write(down)
+        heard.connection.writer.write(down)
 
         assert down == await client.next_item()
         await eventually(lambda: len(heard.data) == len(up))
@@ -225,12 +225,12 @@ async def test_f14_more_than_a_buffer_before_the_answer() -> None:
     early = b"".join(build_frame(Opcode.BINARY, n.to_bytes(4, "big") * 10_000, KEY) for n in range(300))
     answer_now, heard = asyncio.Event(), bytearray()
 
-    async def script(wire: Wire) -> None:
+    async def script(connection: ServerConnection) -> None:
         await answer_now.wait()
-        wire.send(CREATED)
+        connection.send(CREATED)
         while len(heard) < len(early):
-            heard.extend(await wire.reader.read(1 << 20))
-        await wire.gone()
+            heard.extend(await connection.reader.read(1 << 20))
+        await connection.wait_closed()
 
     async with (
         raw_upstream(script) as upstream,

@@ -17,7 +17,7 @@ from service.relay.session import Session
 from service.upstream.first_event import FirstEventReader
 from service.wire.leg import Leg
 from tests.support.harness import Relay, eventually, open_raw, running_relay
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
 OURS = (
     Session,
@@ -52,19 +52,19 @@ def waiting() -> Counter[str]:
     return Counter(type(found).__name__ for found in gc.garbage if isinstance(found, OURS))
 
 
-async def serve(wire: Wire) -> None:
+async def serve(connection: ServerConnection) -> None:
     """A session that upstream ends when it is told so."""
-    wire.send(CREATED)
-    if await wire.next_message():
-        wire.send_close(4000, "a.b")
-    await wire.gone()
+    connection.send(CREATED)
+    if await connection.next_message():
+        connection.send_close(4000, "a.b")
+    await connection.wait_closed()
 
 
-async def refuse(wire: Wire) -> None:
+async def refuse(connection: ServerConnection) -> None:
     """A wrong key."""
-    wire.send(b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":""}}')
-    wire.send_close(3000, "invalid_request_error.invalid_api_key")
-    await wire.gone()
+    connection.send(b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":""}}')
+    connection.send_close(3000, "invalid_request_error.invalid_api_key")
+    await connection.wait_closed()
 
 
 async def over(relay: Relay, upstream: RawUpstream) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 
@@ -58,13 +58,13 @@ EVENTS = [
 async def test_events_pass_untouched() -> None:
     """Byte for byte, in order, in fragments too; each is counted where it belongs, and the session goes on."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         for event in EVENTS:
-            wire.send(event)
+            connection.send(event)
         whole = build_frame(Opcode.TEXT, EVENTS[0][:20])
-        wire.writer.write(bytes([whole[0] & 0x7F]) + whole[1:] + build_frame(Opcode.CONTINUATION, EVENTS[0][20:]))
-        await wire.until_close()
+        connection.writer.write(bytes([whole[0] & 0x7F]) + whole[1:] + build_frame(Opcode.CONTINUATION, EVENTS[0][20:]))
+        await connection.until_close()
 
     async with (
         raw_upstream(script) as upstream,
@@ -89,10 +89,10 @@ async def test_a_large_response_streams() -> None:
     """A `response.done` too large to be held back passes whole, without being looked into."""
     large = json.dumps({"type": "response.done", "response": {"status": "failed", "output": "x" * 200_000}}).encode()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.send(large)
-        await wire.until_close()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(large)
+        await connection.until_close()
 
     async with (
         raw_upstream(script) as upstream,

@@ -19,8 +19,8 @@ from service.realtime.scanner_items import Control
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of
-from tests.support.raw_websocket_server import CREATED, Wire
-from tests.support.scripted_upstream import relay_before
+from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.scripted_upstream import scripted_relay
 
 PATH: Final = "/v1/realtime?model=scripted"
 CAP: Final = 65_536
@@ -40,12 +40,12 @@ async def client_of(relay: Relay) -> AsyncIterator[RawClient]:
         await client.close()
 
 
-async def echo(wire: Wire) -> None:
+async def echo(connection: ServerConnection) -> None:
     """An upstream that says back what it hears."""
-    wire.send(CREATED)
-    async for payload in wire.messages():
-        wire.send(payload)
-        await wire.writer.drain()
+    connection.send(CREATED)
+    async for payload in connection.messages():
+        connection.send(payload)
+        await connection.writer.drain()
 
 
 def newest(relay: Relay) -> Session:
@@ -73,7 +73,7 @@ async def test_e7_e8_a_flood_of_small_frames(before: bytes, frame: bytes) -> Non
     """It ends with 1008 rate_exceeded, upstream is told goodbye, and another session's turns go on all the while."""
     over = int(MOST * RATE_WINDOW_SECONDS) + 1
     async with (
-        relay_before(echo, RELAY_MAX_MESSAGES_PER_SECOND=str(MOST)) as (relay, _),
+        scripted_relay(echo, RELAY_MAX_MESSAGES_PER_SECOND=str(MOST)) as (relay, _),
         client_of(relay) as other,
         client_of(relay) as client,
     ):
@@ -103,7 +103,7 @@ async def test_e8_just_below_the_limit() -> None:
     """As many messages as are allowed within the window, all at once, are no flood: all come back."""
     allowed = int(MOST * RATE_WINDOW_SECONDS)
     async with (
-        relay_before(echo, RELAY_MAX_MESSAGES_PER_SECOND=str(MOST)) as (relay, _),
+        scripted_relay(echo, RELAY_MAX_MESSAGES_PER_SECOND=str(MOST)) as (relay, _),
         client_of(relay) as client,
     ):
         client.writer.write(build_frame(Opcode.TEXT, b"x", b"abcd") * allowed)
@@ -121,18 +121,18 @@ async def test_e9_the_largest_legal_event_both_ways() -> None:
     up, down = (os.urandom(15 * MIB // 2).hex().encode() for _ in range(2))
     heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        async for payload in wire.messages():
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        async for payload in connection.messages():
             if len(payload) > MIB:
                 heard.set_result(payload)
             else:
-                wire.send(down if payload == b"begin" else payload)
+                connection.send(down if payload == b"begin" else payload)
 
     async def hear(client: RawClient) -> list[Any]:
         return [await client.next_item(), await client.next_item()]
 
-    async with relay_before(script) as (relay, _), client_of(relay) as other, client_of(relay) as client:
+    async with scripted_relay(script) as (relay, _), client_of(relay) as other, client_of(relay) as client:
         client.send_frame(Opcode.TEXT, b"begin")
         hearing = asyncio.ensure_future(hear(client))
         await eventually(lambda: newest(relay)._client._mid_frame)
@@ -171,12 +171,12 @@ async def test_e10_the_cap_for_a_client(pieces: int) -> None:
     right = in_pieces(CAP, pieces, b"abcd")
     heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        heard.set_result(await wire.reader.readexactly(len(right)))
-        told.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        heard.set_result(await connection.reader.readexactly(len(right)))
+        told.set_result(await connection.until_close())
 
-    async with relay_before(script, RELAY_MAX_MESSAGE_BYTES=str(CAP)) as (relay, _), client_of(relay) as client:
+    async with scripted_relay(script, RELAY_MAX_MESSAGE_BYTES=str(CAP)) as (relay, _), client_of(relay) as client:
         client.writer.write(right)
         assert right == await asyncio.wait_for(heard, 2)
         assert not newest(relay)._ended.done()
@@ -197,14 +197,14 @@ async def test_e10_the_cap_for_upstream(pieces: int) -> None:
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     go = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(in_pieces(CAP, pieces))
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(in_pieces(CAP, pieces))
         await go.wait()
-        wire.writer.write(in_pieces(CAP + 1, pieces))
-        told.set_result(await wire.until_close())
+        connection.writer.write(in_pieces(CAP + 1, pieces))
+        told.set_result(await connection.until_close())
 
-    async with relay_before(script, RELAY_MAX_MESSAGE_BYTES=str(CAP)) as (relay, _), client_of(relay) as client:
+    async with scripted_relay(script, RELAY_MAX_MESSAGE_BYTES=str(CAP)) as (relay, _), client_of(relay) as client:
         assert in_pieces(CAP, pieces) == await client.next_item()
         assert not newest(relay)._ended.done()
         go.set()
@@ -238,7 +238,7 @@ async def test_e11_speech_in_many_sessions() -> None:
         assert events == [payload_of(await client.next_item()) for _ in events]
         await speaking
 
-    async with relay_before(echo) as (relay, _), contextlib.AsyncExitStack() as stack:
+    async with scripted_relay(echo) as (relay, _), contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(relay)) for _ in range(20)]
         await asyncio.gather(*(converse(client, number) for number, client in enumerate(clients)))
 
@@ -252,23 +252,23 @@ async def test_e13_one_firehose_and_many_talkers(size: int) -> None:
     delta = b'{"type":"response.output_audio.delta","delta":"' + b"A" * size + b'"}'
     talkers, turns = 30, 20
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        async for payload in wire.messages():
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        async for payload in connection.messages():
             if payload != b"pour":
-                wire.send(payload)
+                connection.send(payload)
                 continue
-            listening = asyncio.ensure_future(wire.until_close())
+            listening = asyncio.ensure_future(connection.until_close())
             while not listening.done():
-                wire.send(delta)
-                draining = asyncio.ensure_future(wire.writer.drain())
+                connection.send(delta)
+                draining = asyncio.ensure_future(connection.writer.drain())
                 await asyncio.wait([draining, listening], return_when=asyncio.FIRST_COMPLETED)
                 if not draining.cancel():
                     draining.exception()
                 await asyncio.sleep(0)
             return
 
-    async with relay_before(script) as (relay, _), contextlib.AsyncExitStack() as stack:
+    async with scripted_relay(script) as (relay, _), contextlib.AsyncExitStack() as stack:
         firehose = await stack.enter_async_context(client_of(relay))
         clients = [await stack.enter_async_context(client_of(relay)) for _ in range(talkers)]
         done = [0] * talkers
@@ -323,17 +323,17 @@ async def test_e14_a_client_dies_inside_a_message(what: Callable[[], tuple[bytes
     """No part of a frame reaches upstream; behind what did, it is told goodbye with 1001."""
     heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         data = b""
-        while piece := await wire.reader.read(65_536):
+        while piece := await connection.reader.read(65_536):
             data += piece
             if data.endswith(b"\x88") or b"\x88\x82" in data[-8:]:
-                wire.send_close(1001)
+                connection.send_close(1001)
         heard.set_result(data)
 
     sent, expected = what()
-    async with relay_before(script) as (relay, _), client_of(relay) as client:
+    async with scripted_relay(script) as (relay, _), client_of(relay) as client:
         live = newest(relay)
         await asyncio.sleep(0.01)  # the loop's time moves on by milliseconds only
         client.writer.write(sent)

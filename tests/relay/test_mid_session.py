@@ -23,8 +23,8 @@ from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
-from tests.support.invariants import nothing_left
-from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
+from tests.support.invariants import assert_no_leaks
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 PATH: Final = "/v1/realtime?model=scripted"
 LOST: Final = (1011, CATALOGUE["upstream_lost"].close_text)
@@ -40,10 +40,10 @@ async def session(script: Script, reason: str, **settings: str) -> AsyncIterator
         assert reason == await found.ended()
 
 
-async def delivered(wire: Wire) -> None:
+async def delivered(connection: ServerConnection) -> None:
     """Until the relay's kernel has all that was sent."""
-    sock = wire.writer.get_extra_info("socket")
-    await wire.writer.drain()
+    sock = connection.writer.get_extra_info("socket")
+    await connection.writer.drain()
     await eventually(lambda: not any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))))
 
 
@@ -52,14 +52,14 @@ async def test_d1_d2_upstream_breaks_off_after_many_messages(how: str) -> None:
     """Three thousand messages, then RST or FIN: all arrive in order, then the client is told that upstream was lost."""
     events = [b'{"type":"x","n":%d,"a":"%s"}' % (number, b"A" * 1000) for number in range(3000)]
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         for event in events:
-            wire.send(event)
-            await wire.writer.drain()
-        await delivered(wire)
+            connection.send(event)
+            await connection.writer.drain()
+        await delivered(connection)
         if how == "reset":
-            wire.reset()
+            connection.reset()
 
     async with session(script, "upstream_lost") as (_, client, _):
         assert events == [payload_of(await client.next_item()) for _ in events]
@@ -67,7 +67,7 @@ async def test_d1_d2_upstream_breaks_off_after_many_messages(how: str) -> None:
         assert LOST == await client.until_close()
 
 
-async def answer_pings(peer: RawClient | Wire) -> None:
+async def answer_pings(peer: RawClient | ServerConnection) -> None:
     """Answer pings and nothing else, until the relay's CLOSE, which is answered too."""
     is_client = isinstance(peer, RawClient)
     scanner = Scanner(masked=not is_client, max_message_bytes=1 << 24)
@@ -99,7 +99,7 @@ async def test_a_peer_that_falls_silent(
     monkeypatch.setattr("service.relay.ticker.TICK_SECONDS", 0.05)
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def be(peer: RawClient | Wire, name: str) -> None:
+    async def be(peer: RawClient | ServerConnection, name: str) -> None:
         """Silent: it reads and says nothing. Else it answers pings, and may talk as well."""
         if name == silent:
             return
@@ -109,10 +109,10 @@ async def test_a_peer_that_falls_silent(
                 peer.writer.write(build_frame(Opcode.TEXT, b"{}", b"abcd" if name == "client" else b""))
             await asyncio.wait([answering], timeout=0.05)
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await be(wire, "upstream")
-        told.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await be(connection, "upstream")
+        told.set_result(await connection.until_close())
 
     async with session(script, reason) as (relay, client, live):
         live._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS)
@@ -139,9 +139,9 @@ async def test_a_peer_that_falls_silent(
 async def test_d3_d4_d5_the_kernel_looks_for_dead_peers() -> None:
     """On both sides keepalive finds a silent machine within 35 s, and a user timeout one that acknowledges nothing."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.until_close()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.until_close()
 
     async with session(script, "client_lost") as (_, _, live):
         for leg, user_timeout in ((live._client, 60_000), (live._upstream, 20_000)):
@@ -165,17 +165,17 @@ async def test_d3_d4_d5_the_kernel_looks_for_dead_peers() -> None:
 async def test_d9_d10_upstream_says_goodbye_and_hangs_on(code: int | None, text: str, told: str) -> None:
     """Code and reason are passed on, without keys and never too long; upstream's socket is gone within two seconds."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await asyncio.sleep(0)
-        wire.send_close(code, text)
-        await asyncio.wait_for(wire.deaf(), 2)
-        gone.set()
+        connection.send_close(code, text)
+        await asyncio.wait_for(connection.read_until_eof(), 2)
+        closed.set()
 
-    gone = asyncio.Event()
+    closed = asyncio.Event()
     async with session(script, "upstream_closed") as (_, client, _):
         close = await client.until_close()
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(closed.wait(), 2)
 
         assert close is not None
         assert (code or 1000) == close[0]
@@ -189,18 +189,18 @@ async def test_d14_upstream_closes_before_a_slow_client(reads_on: bool, monkeypa
     monkeypatch.setattr("service.relay.session.CLIENT_CLOSE_SECONDS", 0.5)
     frame = build_frame(Opcode.TEXT, DELTA)
     lives: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
-    gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    closed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         live, count = await lives, 0
         while live._client.buffered_bytes < 3 * len(frame):
-            wire.writer.write(frame)
+            connection.writer.write(frame)
             count += 1
             await asyncio.sleep(0.0005)
-        wire.send_close(1001, "deploy")
-        await asyncio.wait_for(wire.deaf(), 2)
-        gone.set_result(count)
+        connection.send_close(1001, "deploy")
+        await asyncio.wait_for(connection.read_until_eof(), 2)
+        closed.set_result(count)
 
     async with session(script, "upstream_closed") as (relay, client, live):
         transport: Any = client.writer.transport
@@ -208,7 +208,7 @@ async def test_d14_upstream_closes_before_a_slow_client(reads_on: bool, monkeypa
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         live._client._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         lives.set_result(live)
-        count = await asyncio.wait_for(gone, 5)
+        count = await asyncio.wait_for(closed, 5)
         assert live._client.buffered_bytes > 0
         if reads_on:
             transport.resume_reading()
@@ -223,11 +223,11 @@ async def test_d16_a_session_that_expired_is_known_by_its_event() -> None:
     """The provider's `session_expired` before its CLOSE is passed on, names the end, and its code goes on."""
     event = b'{"type":"error","error":{"type":"invalid_request_error","code":"session_expired","message":"60 minutes"}}'
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.send(event)
-        wire.send_close(1000, "")
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(event)
+        connection.send_close(1000, "")
+        await connection.wait_closed()
 
     async with session(script, "session_expired") as (relay, client, _):
         assert event == payload_of(await client.next_item())
@@ -251,10 +251,10 @@ async def test_d21_upstream_breaks_the_protocol(raw: bytes, code: int) -> None:
     """Upstream is told the RFC's code, the client by event and 1011 that it was not its fault."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(raw)
-        told.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(raw)
+        told.set_result(await connection.until_close())
 
     async with session(script, "upstream_protocol_error") as (_, client, _):
         assert (await client.next_event())["error"]["code"] == "upstream_protocol_error"
@@ -267,10 +267,10 @@ async def test_d21_text_that_is_not_utf8_is_for_the_endpoint() -> None:
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     frame = build_frame(Opcode.TEXT, b'{"type":"x","a":"\xff\xc0"}')
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(frame)
-        told.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(frame)
+        told.set_result(await connection.until_close())
 
     async with session(script, "client_closed") as (_, client, _):
         assert frame == await client.next_item()
@@ -337,14 +337,14 @@ FAULTS: Final[dict[str, Callable[[Session], None]]] = {
 async def test_d17_a_fault_within_one_session(fault: str) -> None:
     """Wherever it strikes, both sockets are closed, the client is told, the end is counted, and others go on."""
 
-    async def echo_and_fail(wire: Wire) -> None:
-        wire.send(CREATED)
-        async for payload in wire.messages():
-            wire.send(payload)
-            wire.send(ERROR_EVENT)
+    async def echo_and_fail(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        async for payload in connection.messages():
+            connection.send(payload)
+            connection.send(ERROR_EVENT)
 
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_upstream(echo_and_fail) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
         contextlib.AsyncExitStack() as closing,
@@ -376,12 +376,12 @@ async def test_d17_a_log_that_is_gone_at_the_start(monkeypatch: pytest.MonkeyPat
     """A session whose first line cannot be written costs no upstream that nobody owns."""
     real = structlog.get_logger
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.wait_closed()
 
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_upstream(script) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
     ):

@@ -18,7 +18,7 @@ from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
 from tests.support.harness import RawClient, Relay, eventually
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, Wire
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
 
 PATH = "/v1/realtime?model=scripted"
 AUDIO = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
@@ -45,12 +45,12 @@ async def ended(relay: Relay, seconds: float = 3.0) -> str:
     return reason_of(relay)
 
 
-def deafen(peer: Wire | RawClient) -> None:
+def deafen(peer: ServerConnection | RawClient) -> None:
     """Stop reading, with little room for what comes."""
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
 
 
-def listen_again(peer: Wire | RawClient) -> None:
+def listen_again(peer: ServerConnection | RawClient) -> None:
     """Read on."""
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
 
@@ -60,10 +60,10 @@ async def test_both_say_goodbye_in_the_same_turn(first: str) -> None:
     """Two CLOSEs in one turn of the loop are one end, and each side's CLOSE is answered with one CLOSE."""
     answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        answered.set_result(await wire.until_close())
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        answered.set_result(await connection.until_close())
+        await connection.wait_closed()
 
     async with session(script) as (relay, client, live, _):
         from_client = build_frame(Opcode.CLOSE, close_payload(3001, "c"), b"abcd")
@@ -84,9 +84,9 @@ async def test_both_say_goodbye_in_the_same_turn(first: str) -> None:
 async def test_both_vanish_in_the_same_turn() -> None:
     """Two losses in one turn of the loop are one end."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.wait_closed()
 
     async with session(script) as (relay, client, live, _):
         live._client._transport.abort()
@@ -100,19 +100,19 @@ async def test_last_words_wait_for_a_slow_client() -> None:
     spoken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     lives: asyncio.Queue[Session] = asyncio.Queue()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         live = await lives.get()
         count = 0
         while live._upstream.held_since is None:
-            wire.writer.write(AUDIO)
+            connection.writer.write(AUDIO)
             count += 1
             await asyncio.sleep(0)
-        wire.send_close(1001, "deploy")
-        await wire.writer.drain()
-        wire.writer.write_eof()
+        connection.send_close(1001, "deploy")
+        await connection.writer.drain()
+        connection.writer.write_eof()
         spoken.set_result(count)
-        await wire.gone()
+        await connection.wait_closed()
 
     async with session(script) as (relay, client, live, _):
         deafen(client)
@@ -133,12 +133,12 @@ async def test_upstream_that_reads_nothing_is_cut_off() -> None:
     """An upstream that leaves everything unread is aborted; the client is told by event and by 1011."""
     done = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        deafen(wire)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        deafen(connection)
         await done.wait()
-        listen_again(wire)
-        await wire.gone()
+        listen_again(connection)
+        await connection.wait_closed()
 
     async with session(script) as (relay, client, live, _):
         live._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1)
@@ -158,11 +158,11 @@ async def test_a_client_that_dies_inside_a_frame() -> None:
     """When a client's frame has gone on in part, upstream is cut off: a CLOSE there would be read as audio."""
     end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         data = bytearray()
         try:
-            while piece := await wire.reader.read(65_536):
+            while piece := await connection.reader.read(65_536):
                 data += piece
         except ConnectionError:
             pass
@@ -187,9 +187,9 @@ async def test_a_clock_that_fails_ends_the_session(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("service.relay.session.due_ending", faulty)
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.wait_closed()
 
     async with session(script) as (relay, client, _, _):
         assert (await client.next_event())["error"]["code"] == "internal_error"
@@ -204,9 +204,9 @@ async def test_a_fault_at_the_first_event_is_told(monkeypatch: pytest.MonkeyPatc
     def faulty(_self: Pipe, _kind: str | None) -> None:
         raise ZeroDivisionError
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.wait_closed()
 
     monkeypatch.setattr(Pipe, "_count", faulty)
     async with session(script) as (relay, client, _, _):
@@ -220,10 +220,10 @@ async def test_a_message_of_upstream_over_the_cap() -> None:
     """Upstream is told 1009; the client by event and 1011 what happened, since it has only received."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(b"\x81\x7f" + (1 << 30).to_bytes(8, "big"))
-        told.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(b"\x81\x7f" + (1 << 30).to_bytes(8, "big"))
+        told.set_result(await connection.until_close())
 
     async with session(script) as (relay, client, _, _):
         assert (await client.next_event())["error"]["code"] == "message_too_big"
@@ -233,7 +233,7 @@ async def test_a_message_of_upstream_over_the_cap() -> None:
         assert await ended(relay) == "message_too_big"
 
 
-def _steps(client: RawClient, wire: Wire, live: Session) -> dict[str, Callable[[], object]]:
+def _steps(client: RawClient, connection: ServerConnection, live: Session) -> dict[str, Callable[[], object]]:
     """What can happen to a session, by name."""
     return {
         "client sends": lambda: client.writer.write(APPEND),
@@ -241,11 +241,11 @@ def _steps(client: RawClient, wire: Wire, live: Session) -> dict[str, Callable[[
         "client pings": lambda: client.send_frame(Opcode.PING, b"p"),
         "client closes": lambda: client.send_frame(Opcode.CLOSE, close_payload(1000)),
         "client hangs up": client.writer.close,
-        "upstream sends": lambda: wire.writer.write(AUDIO),
-        "upstream sends a large frame": lambda: wire.send(b"z" * 90_000),
-        "upstream pings": lambda: wire.send(b"q", Opcode.PING),
-        "upstream closes": lambda: wire.send_close(1000),
-        "upstream hangs up": wire.writer.close,
+        "upstream sends": lambda: connection.writer.write(AUDIO),
+        "upstream sends a large frame": lambda: connection.send(b"z" * 90_000),
+        "upstream pings": lambda: connection.send(b"q", Opcode.PING),
+        "upstream closes": lambda: connection.send_close(1000),
+        "upstream hangs up": connection.writer.close,
         "the relay ends it": lambda: live.end("relay_draining"),
     }
 
@@ -261,15 +261,15 @@ STEPS: Final = (
 @given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=12))
 async def test_any_order_of_events_is_one_end(steps: list[str]) -> None:
     """Whatever both sides do and in whatever order, a session ends once, and upstream does not outlive it."""
-    wires: list[Wire] = []
+    connections: list[ServerConnection] = []
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wires.append(wire)
-        await wire.until_close()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connections.append(connection)
+        await connection.until_close()
 
     async with session(script) as (_, client, live, _):
-        does = _steps(client, wires[0], live)
+        does = _steps(client, connections[0], live)
         assert {*STEPS} == {*does, "a turn of the loop"}
         for step in steps:
             if step in does:

@@ -23,8 +23,8 @@ from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
 from tests.support.harness import RawClient, Relay, eventually, open_raw
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, Wire
-from tests.support.scripted_upstream import relay_before
+from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
+from tests.support.scripted_upstream import scripted_relay
 
 PATH: Final = "/v1/realtime?model=scripted"
 READ_BYTES: Final = 256 * 1024  # the most that asyncio reads at once
@@ -68,7 +68,7 @@ async def relay_without_complaints(script: Script) -> AsyncIterator[tuple[Relay,
     """A relay before a scripted upstream. Afterwards no loop has complained."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    async with relay_before(script) as found:
+    async with scripted_relay(script) as found:
         yield found
     assert [] == complaints
 
@@ -102,18 +102,18 @@ async def client_of(relay: Relay, *, room: int = KERNEL_BYTES) -> AsyncIterator[
         await client.close()
 
 
-def narrow(peer: RawClient | Wire, room: int = KERNEL_BYTES) -> None:
+def narrow(peer: RawClient | ServerConnection, room: int = KERNEL_BYTES) -> None:
     """Little room for what comes, in the kernel and in the reader."""
     peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     peer.reader._limit = 4096  # type: ignore[attr-defined]  # a stream has one
 
 
-def deafen(peer: RawClient | Wire) -> None:
+def deafen(peer: RawClient | ServerConnection) -> None:
     """Read nothing."""
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
 
 
-def listen_again(peer: RawClient | Wire) -> None:
+def listen_again(peer: RawClient | ServerConnection) -> None:
     """Read on."""
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
 
@@ -121,12 +121,12 @@ def listen_again(peer: RawClient | Wire) -> None:
 def pouring(told: "asyncio.Future[Any]") -> Script:
     """An upstream that sends without end, whatever becomes of it, until it is told goodbye."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        closing = asyncio.ensure_future(wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        closing = asyncio.ensure_future(connection.until_close())
         while not closing.done():
-            wire.writer.write(DELTA)
-            draining = asyncio.ensure_future(wire.writer.drain())
+            connection.writer.write(DELTA)
+            draining = asyncio.ensure_future(connection.writer.drain())
             await asyncio.wait([closing, draining], return_when=asyncio.FIRST_COMPLETED)
             if not draining.cancel():
                 draining.exception()  # the relay has hung up: the test looks at what was told
@@ -171,13 +171,13 @@ async def test_e4_an_upstream_that_reads_nothing(most_buffered: dict[Leg, int]) 
     """It costs a bounded piece, the client is stopped, and after its time the client is told upstream_too_slow."""
     done = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        narrow(wire)
-        deafen(wire)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        narrow(connection)
+        deafen(connection)
         await done.wait()
-        listen_again(wire)
-        await wire.gone()
+        listen_again(connection)
+        await connection.wait_closed()
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         client.writer.write(APPEND * 200)
@@ -200,7 +200,7 @@ async def test_e4_an_upstream_that_reads_nothing(most_buffered: dict[Leg, int]) 
 class Ear:
     """Reads a peer's data frames at whatever pace, and answers the pings between them."""
 
-    def __init__(self, peer: RawClient | Wire) -> None:
+    def __init__(self, peer: RawClient | ServerConnection) -> None:
         self._peer = peer
         self._is_client = isinstance(peer, RawClient)
         self._scanner = Scanner(masked=not self._is_client, max_message_bytes=1 << 24)
@@ -242,7 +242,7 @@ async def test_e5_a_pause_below_the_limit(side: str) -> None:
     count = 80
     pings: list[int] = []
 
-    async def take_pauses(peer: RawClient | Wire, frame: bytes) -> None:
+    async def take_pauses(peer: RawClient | ServerConnection, frame: bytes) -> None:
         ear = Ear(peer)
         for _ in range(2):
             deafen(peer)
@@ -251,7 +251,7 @@ async def test_e5_a_pause_below_the_limit(side: str) -> None:
             assert frame * count == await ear.hear(len(frame) * count)
         pings.append(ear.pings)
 
-    async def send_and_answer(peer: RawClient | Wire, frame: bytes) -> None:
+    async def send_and_answer(peer: RawClient | ServerConnection, frame: bytes) -> None:
         answering = asyncio.ensure_future(Ear(peer).hear(1))
         for _ in range(2 * count):
             peer.writer.write(frame)
@@ -261,12 +261,12 @@ async def test_e5_a_pause_below_the_limit(side: str) -> None:
 
     finished = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        narrow(wire)
-        await (take_pauses(wire, APPEND) if side == "upstream" else send_and_answer(wire, DELTA))
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        narrow(connection)
+        await (take_pauses(connection, APPEND) if side == "upstream" else send_and_answer(connection, DELTA))
         finished.set()
-        await wire.gone()
+        await connection.wait_closed()
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
         if side == "client":
@@ -285,14 +285,14 @@ async def test_e2_a_client_that_reads_slowly() -> None:
     count = 24
     finished = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        answering = asyncio.ensure_future(Ear(wire).hear(1))
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        answering = asyncio.ensure_future(Ear(connection).hear(1))
         for _ in range(count):
-            wire.writer.write(DELTA)
+            connection.writer.write(DELTA)
         await finished.wait()
         await stop(answering)
-        await wire.gone()
+        await connection.wait_closed()
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay, room=32_768) as (client, live):
         live._limits = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
@@ -311,14 +311,14 @@ async def test_e12_a_burst_and_a_close_for_a_slow_client(client_speaks: bool) ->
         build_frame(Opcode.TEXT, b'{"type":"x","n":%d,"a":"' % number + b"A" * 1000 + b'"}') for number in range(3000)
     )
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(burst)
-        wire.send_close(4000, "invalid_request_error.session_limit")
-        await wire.writer.drain()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(burst)
+        connection.send_close(4000, "invalid_request_error.session_limit")
+        await connection.writer.drain()
         if client_speaks:
             await (
-                wire.until_close()
+                connection.until_close()
             )  # as RFC 6455 section 7.1.1 has it: the connection stays until both have said CLOSE
 
     async with relay_without_complaints(script) as (relay, _), client_of(relay) as (client, live):
@@ -345,11 +345,11 @@ async def speak(client: RawClient) -> None:
 async def test_e3_many_stuck_clients_and_some_that_talk(most_buffered: dict[Leg, int]) -> None:
     """While forty clients read nothing, five others talk as ever; memory is bounded by their number; only they are cut."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        async for payload in wire.messages():
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        async for payload in connection.messages():
             for _ in range(100 if payload == b"pour" else 1):
-                wire.writer.write(DELTA)
+                connection.writer.write(DELTA)
 
     async with relay_without_complaints(script) as (relay, _), contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(relay)) for _ in range(45)]

@@ -7,7 +7,7 @@ import pytest
 
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually
-from tests.support.raw_frames import GOOD, KEY, head, scene
+from tests.support.raw_frames import KEY, VALID_FRAME, head, recording_relay
 
 
 def deep(depth: int) -> bytes:
@@ -39,7 +39,7 @@ STRANGE_NEWS = {
 async def test_f16_strange_json_of_a_client(payload: bytes) -> None:
     """F16: what a client sends goes on unread, whatever it says, and holds nobody up."""
     sent = build_frame(Opcode.TEXT, payload, KEY)
-    async with scene() as stage:
+    async with recording_relay() as stage:
         client, heard = await stage.open()
         started = time.monotonic()
         client.writer.write(sent)
@@ -52,12 +52,12 @@ async def test_f16_strange_json_of_a_client(payload: bytes) -> None:
 @pytest.mark.parametrize("payload", STRANGE_NEWS.values(), ids=STRANGE_NEWS.keys())
 async def test_f16_strange_json_of_upstream(payload: bytes) -> None:
     """F16: events that the relay reads go on as they are, also where it cannot read them; the session lives."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         client, heard = await stage.open()
-        heard.wire.send(payload)
+        heard.connection.send(payload)
 
         assert build_frame(Opcode.TEXT, payload) == await client.next_item()
-        heard.wire.send(b'{"type":"session.updated"}')
+        heard.connection.send(b'{"type":"session.updated"}')
         assert "session.updated" == (await client.next_event())["type"]
         assert not stage.relay.events("session.failed")
 
@@ -76,7 +76,7 @@ SMUGGLED = {
 @pytest.mark.parametrize("request_bytes", SMUGGLED.values(), ids=SMUGGLED.keys())
 async def test_f15_smuggled_requests(request_bytes: bytes) -> None:
     """F15: a request that two servers could read differently is refused with 400 and goes nowhere."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
         writer.write(request_bytes)
         answer = await asyncio.wait_for(reader.read(4096), 5)
@@ -94,12 +94,12 @@ async def test_f15_smuggled_requests(request_bytes: bytes) -> None:
 )
 async def test_f15_an_upgrade_with_a_body(header: str, body: bytes) -> None:
     """F15: the body of an upgrade is not taken for frames; what stands behind it is."""
-    async with scene() as stage:
+    async with recording_relay() as stage:
         reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
-        writer.write(head("Host: x", header) + body + GOOD)
+        writer.write(head("Host: x", header) + body + VALID_FRAME)
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
 
         assert b"101" == answer.split()[1]
-        await eventually(lambda: GOOD == stage.heard[-1].data)
+        await eventually(lambda: VALID_FRAME == stage.heard[-1].data)
         writer.close()
         await writer.wait_closed()

@@ -15,7 +15,7 @@ def open_descriptors() -> int:
 
 
 @asynccontextmanager
-async def nothing_left() -> AsyncIterator[None]:
+async def assert_no_leaks() -> AsyncIterator[None]:
     """Tasks and descriptors are back to where they were within two seconds."""
     gc.collect()
     # uvloop opens two descriptors for good, with its first thread and its first listener.

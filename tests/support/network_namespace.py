@@ -24,7 +24,7 @@ from service.realtime.scanner_items import Chunk, Completed, Control
 from tests.support.harness import Answer, RawClient
 from tests.support.messages import pop_payload
 from tests.support.raw_http_server import Exchange, answer_health_check
-from tests.support.raw_websocket_server import CREATED, Wire
+from tests.support.raw_websocket_server import CREATED, ServerConnection
 
 LOCAL_ADDRESS: Final = "10.77.0.1"
 LOCAL_IPV6: Final = "fd77::1"
@@ -207,7 +207,7 @@ async def remote_upstream(
             upstream.open += 1
             upstream.opened += 1
             try:
-                await echo(Wire(reader, writer))
+                await echo(ServerConnection(reader, writer))
             finally:
                 upstream.open -= 1
         except (OSError, asyncio.IncompleteReadError):
@@ -231,24 +231,24 @@ async def remote_upstream(
         await upstream.abort_connections()
 
 
-async def echo(wire: Wire) -> None:
+async def echo(connection: ServerConnection) -> None:
     """Echo messages and answer pings, as a healthy provider does; after STREAM_REQUEST, send audio without end."""
     scanner = Scanner(masked=True, max_message_bytes=1 << 30)
     raw = bytearray()
-    while data := await wire.reader.read(65_536):
+    while data := await connection.reader.read(65_536):
         for item in scanner.feed(data):
             match item:
                 case Chunk():
                     raw += item.raw
                 case Completed():
                     payload = pop_payload(raw, masked=True)
-                    while payload == STREAM_REQUEST and not wire.writer.is_closing():
-                        wire.send(b'{"type":"response.output_audio.delta","delta":"%s"}' % (b"A" * 3200))
+                    while payload == STREAM_REQUEST and not connection.writer.is_closing():
+                        connection.send(b'{"type":"response.output_audio.delta","delta":"%s"}' % (b"A" * 3200))
                         await asyncio.sleep(0.05)  # the rate of speech
-                    wire.send(payload)
+                    connection.send(payload)
                 case Control(Opcode.PING, payload):
-                    wire.send(payload, Opcode.PONG)
+                    connection.send(payload, Opcode.PONG)
                 case Control(Opcode.CLOSE, payload):
-                    wire.send(payload, Opcode.CLOSE)
+                    connection.send(payload, Opcode.CLOSE)
                     return
-        await wire.writer.drain()
+        await connection.writer.drain()

@@ -12,51 +12,51 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Control
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 KEY = b"\x01\x80\x7f\xff"
-GOOD = build_frame(Opcode.TEXT, b'{"type":"session.update"}', KEY)
+VALID_FRAME = build_frame(Opcode.TEXT, b'{"type":"session.update"}', KEY)
 CLOSE_BYTES = 2 + 4 + 2  # header, mask, code
-BEHIND = build_frame(Opcode.TEXT, b'{"type":"response.create"}', KEY)
+NEXT_FRAME = build_frame(Opcode.TEXT, b'{"type":"response.create"}', KEY)
 
 
 @dataclass
-class Heard:
+class UpstreamRecord:
     """What upstream got on one connection: the bytes of the data frames, and the CLOSE."""
 
-    wire: Wire
+    connection: ServerConnection
     raw: bytearray = field(default_factory=bytearray)
     data: bytearray = field(default_factory=bytearray)
     close: tuple[int | None, str] | None = None
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self) -> None:
         """Read everything, hold it against the protocol, and answer the CLOSE."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         try:
-            while data := await self.wire.reader.read(65_536):
+            while data := await self.connection.reader.read(65_536):
                 self.raw += data
                 for item in scanner.feed(data):
                     if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
                         self.close = parse_close(item.payload)
-                        self.wire.send_close(self.close[0])
+                        self.connection.send_close(self.close[0])
                         return
                     self.data += getattr(item, "raw", b"")
         finally:
-            self.is_over.set()
+            self.finished.set()
 
 
 @dataclass
-class Scene:
+class RecordingRelay:
     """A relay, its upstream, and what that has heard, connection by connection."""
 
     relay: Relay
     upstream: RawUpstream
-    heard: list[Heard]
+    heard: list[UpstreamRecord]
     clients: list[RawClient] = field(default_factory=list)
 
-    async def open(self, headers: dict[str, str] | None = None) -> tuple[RawClient, Heard]:
+    async def open(self, headers: dict[str, str] | None = None) -> tuple[RawClient, UpstreamRecord]:
         """A session, past its first event."""
         client = await open_raw(self.relay.app.public_port, PATH, headers)
         self.clients.append(client)
@@ -65,19 +65,19 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(**settings: str) -> AsyncIterator[Scene]:
+async def recording_relay(**settings: str) -> AsyncIterator[RecordingRelay]:
     """Several sessions, one after another; in the end nothing of any is left, and each was counted once."""
-    heard: list[Heard] = []
+    heard: list[UpstreamRecord] = []
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        heard.append(Heard(wire))
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        heard.append(UpstreamRecord(connection))
         await heard[-1].listen()
 
     async with raw_upstream(script) as upstream, running_relay(
         simulator=None, intervals=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
     ) as relay:  # fmt: skip
-        stage = Scene(relay, upstream, heard)
+        stage = RecordingRelay(relay, upstream, heard)
         try:
             yield stage
         finally:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.support.harness import Answer, Relay, eventually, open_raw, running_relay
-from tests.support.invariants import nothing_left
+from tests.support.invariants import assert_no_leaks
 from tests.support.raw_http_server import PATH, RawHttp, Script, raw_http
 
 
@@ -13,7 +13,7 @@ from tests.support.raw_http_server import PATH, RawHttp, Script, raw_http
 async def raw_http_relay(script: Script, **settings: Any) -> AsyncIterator[tuple[Relay, RawHttp]]:
     """Run a relay that has passed its first health check. At the end no request is open, and no canary was logged."""
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_http(script) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", **settings) as relay,
     ):

@@ -20,7 +20,7 @@ CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess
 
 
 @dataclass
-class Wire:
+class ServerConnection:
     """One upgraded connection, as the script sees it."""
 
     reader: asyncio.StreamReader
@@ -66,14 +66,14 @@ class Wire:
                         return parse_close(item.payload)
         return None
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Read up to the peer's CLOSE, and answer it, or to the end of the stream."""
         close = await self.until_close()
         if close is not None:
             with suppress(ConnectionError):
                 self.send_close(close[0])
 
-    async def deaf(self) -> None:
+    async def read_until_eof(self) -> None:
         """Read up to the end of the stream; a CLOSE is not answered."""
         with suppress(ConnectionError):
             while await self.reader.read(65_536):
@@ -86,7 +86,7 @@ class Wire:
         self.writer.transport.abort()
 
 
-Script = Callable[[Wire], Awaitable[None]]
+Script = Callable[[ServerConnection], Awaitable[None]]
 
 
 @dataclass
@@ -122,16 +122,16 @@ async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncItera
                 + b"\r\n\r\n"
                 + (behind_101 if is_scripted else b"")
             )
-            wire = Wire(reader, writer)
+            connection = ServerConnection(reader, writer)
             if not is_scripted:
-                wire.send(CREATED)
-                if (close := await wire.until_close()) is not None:
-                    wire.send_close(close[0])
+                connection.send(CREATED)
+                if (close := await connection.until_close()) is not None:
+                    connection.send_close(close[0])
                 return
             upstream.upgrades += 1
             upstream.open += 1
             try:
-                await script(wire)
+                await script(connection)
             finally:
                 upstream.open -= 1
         except (ConnectionError, asyncio.IncompleteReadError):

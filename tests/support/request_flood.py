@@ -7,30 +7,30 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.support.harness import Answer, Relay, open_raw
-from tests.support.raw_websocket_server import CREATED, RawUpstream, Wire
-from tests.support.scripted_upstream import relay_before
+from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection
+from tests.support.scripted_upstream import scripted_relay
 
 PATH = "/v1/realtime?model=scripted"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "web:CANARY1token-abcdefghijklmnop"}
 REQUEST_TIMEOUT_SECONDS = 0.5
 
 
-async def open_and_close(wire: Wire) -> None:
+async def open_and_close(connection: ServerConnection) -> None:
     """Script of an upstream that sends its first event and answers CLOSE."""
-    wire.send(CREATED)
-    if (close := await wire.until_close()) is not None:
-        wire.send_close(close[0])
+    connection.send(CREATED)
+    if (close := await connection.until_close()) is not None:
+        connection.send_close(close[0])
 
 
-async def send_no_event(wire: Wire) -> None:
+async def send_no_event(connection: ServerConnection) -> None:
     """Script of an upstream that sends no first event."""
-    await wire.gone()
+    await connection.wait_closed()
 
 
 @asynccontextmanager
 async def relay_and_upstream(script: Any = open_and_close, **settings: str) -> AsyncIterator[tuple[Relay, RawUpstream]]:
     """Run a relay and its upstream. Afterwards neither holds a connection, and no traceback has been logged."""
-    async with relay_before(script, behind_101=b"", **settings) as (relay, upstream):
+    async with scripted_relay(script, behind_101=b"", **settings) as (relay, upstream):
         yield relay, upstream
         assert not [line for line in relay.logs if "exc_info" in line]
 

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from service.relay.session import Session
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
-from tests.support.invariants import nothing_left
+from tests.support.invariants import assert_no_leaks
 from tests.support.raw_websocket_server import RawUpstream, Script, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 
 
 @asynccontextmanager
-async def relay_before(
+async def scripted_relay(
     script: Script, *, behind_101: bytes = b"", **settings: str
 ) -> AsyncIterator[tuple[Relay, RawUpstream]]:
     """The relay, once its health checks' own dial is over. In the end upstream is gone, and each session was counted once."""
     environment = {"RELAY_MODEL": "probe"} | settings
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_upstream(script, behind_101=behind_101) as upstream,
         running_relay(
             simulator=None, intervals=None, adjust=None, **environment | {"OPENAI_BASE_URL": upstream.url}
@@ -38,7 +38,7 @@ async def relay_before(
 
 
 @dataclass(frozen=True, slots=True)
-class Scripted:
+class ScriptedSession:
     """One session and its ends."""
 
     relay: Relay
@@ -59,12 +59,12 @@ class Scripted:
 
 
 @asynccontextmanager
-async def session(script: Script, **settings: str) -> AsyncIterator[Scripted]:
+async def session(script: Script, **settings: str) -> AsyncIterator[ScriptedSession]:
     """A session past its first event; the client hangs up at the latest when the test is done with it."""
-    async with relay_before(script, behind_101=b"", **settings) as (relay, upstream):
+    async with scripted_relay(script, behind_101=b"", **settings) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         try:
             assert (await client.next_event())["type"] == "session.created"
-            yield Scripted(relay, client, next(iter(relay.app.sessions)), upstream)
+            yield ScriptedSession(relay, client, next(iter(relay.app.sessions)), upstream)
         finally:
             await client.close()

@@ -11,8 +11,8 @@ from service.failures import DIAL_FAILURES, Failure, Phase, Retry
 from service.upstream import breaker as module
 from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, Breaker, RetryBudget
 from tests.support.harness import eventually, open_raw, simulated_relay
-from tests.support.raw_websocket_server import CREATED, Script, Wire
-from tests.support.scripted_upstream import relay_before
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
+from tests.support.scripted_upstream import scripted_relay
 
 PATH = "/v1/realtime?model=scripted"
 DEFINITE = sorted(
@@ -212,18 +212,18 @@ def drops(times: int) -> Script:
     """A script that disconnects after its 101 the first `times` times, and opens sessions after that."""
     outcomes: Iterator[bool] = iter([False] * times)
 
-    async def script(wire: Wire) -> None:
+    async def script(connection: ServerConnection) -> None:
         if next(outcomes, True):
-            wire.send(CREATED)
-            if (close := await wire.until_close()) is not None:
-                wire.send_close(close[0])
+            connection.send(CREATED)
+            if (close := await connection.until_close()) is not None:
+                connection.send_close(close[0])
 
     return script
 
 
 async def test_dial_retries_once_after_a_dropped_handshake() -> None:
     """The client gets its session; the retry is counted, and no failure."""
-    async with relay_before(drops(1)) as (relay, upstream):
+    async with scripted_relay(drops(1)) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         first = await client.next_event()
         await client.close()
@@ -239,7 +239,7 @@ async def test_dial_retries_once_after_a_dropped_handshake() -> None:
 
 async def test_failed_retry_is_reported_once() -> None:
     """Two dials, one log line."""
-    async with relay_before(drops(9)) as (relay, upstream):
+    async with scripted_relay(drops(9)) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         await client.close()
 
@@ -250,7 +250,7 @@ async def test_failed_retry_is_reported_once() -> None:
 
 async def test_dial_is_not_retried_without_time_left() -> None:
     """A retry would turn the cause into a timeout."""
-    async with relay_before(drops(9), RELAY_DIAL_TIMEOUT_SECONDS="1") as (relay, upstream):
+    async with scripted_relay(drops(9), RELAY_DIAL_TIMEOUT_SECONDS="1") as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         await client.close()
 
@@ -259,7 +259,7 @@ async def test_dial_is_not_retried_without_time_left() -> None:
 
 async def test_outage_opens_the_breaker_for_clients_in_series() -> None:
     """Retries stay within the budget, and most clients are refused without a dial."""
-    async with relay_before(drops(10_000)) as (relay, upstream):
+    async with scripted_relay(drops(10_000)) as (relay, upstream):
         for _ in range(40):
             client = await open_raw(relay.app.public_port, PATH)
             await client.close()
@@ -305,18 +305,18 @@ async def test_successful_trial_closes_the_breaker(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "DEFINITE_OPEN_SECONDS", 0.05)
     refused = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
+    async def script(connection: ServerConnection) -> None:
         if not refused.is_set():
             refused.set()
-            wire.send(
+            connection.send(
                 b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":"x"}}'
             )
-            wire.send_close(3000, "invalid_request_error.invalid_api_key")
+            connection.send_close(3000, "invalid_request_error.invalid_api_key")
         else:
-            wire.send(CREATED)
-        await wire.until_close()
+            connection.send(CREATED)
+        await connection.until_close()
 
-    async with relay_before(script) as (relay, _):
+    async with scripted_relay(script) as (relay, _):
         first = await open_raw(relay.app.public_port, PATH)
         assert 424 == first.answer.status
         assert relay.app.connector.breaker.is_open
@@ -332,10 +332,10 @@ async def test_successful_trial_closes_the_breaker(monkeypatch: pytest.MonkeyPat
 async def test_client_disconnect_during_the_trial_frees_the_trial() -> None:
     """The breaker does not wait for an outcome that never comes."""
 
-    async def silent(wire: Wire) -> None:
-        await wire.gone()
+    async def silent(connection: ServerConnection) -> None:
+        await connection.wait_closed()
 
-    async with relay_before(silent) as (relay, upstream):
+    async with scripted_relay(silent) as (relay, upstream):
         breaker = relay.app.connector.breaker
         breaker.failed(Failure("key_rejected", Phase.FIRST_EVENT))
         breaker._open_until = 0.0

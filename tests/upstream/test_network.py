@@ -16,7 +16,7 @@ import pytest
 from service.upstream import resolver
 from tests.support.certificates import Authority
 from tests.support.harness import eventually, open_raw, running_relay
-from tests.support.invariants import nothing_left
+from tests.support.invariants import assert_no_leaks
 from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import PATH, Exchange, raw_http
 from tests.support.raw_websocket_server import CREATED
@@ -98,7 +98,7 @@ async def test_untrusted_certificate_fails_the_dial_before_any_request(
         request.getfixturevalue("trusting")
     tls = authority.server_context(identity, is_expired=is_expired)
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_http(accept_session, tls=tls) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url) as relay,
     ):
@@ -117,7 +117,7 @@ async def test_untrusted_certificate_fails_the_dial_before_any_request(
 async def test_trusted_certificate_opens_a_session(authority: Authority) -> None:
     """The counter-check of the test above: the same server with a valid certificate."""
     async with (
-        nothing_left(),
+        assert_no_leaks(),
         raw_http(accept_session, tls=authority.server_context()) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
     ):

@@ -11,7 +11,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.upstream.dial import Dialler
 from service.upstream.stream import Event, EventStream, ProtocolViolation, StreamClosed
 from service.upstream.target import DialRequest, Target
-from tests.support.raw_websocket_server import CREATED, Script, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 REQUEST = DialRequest(query=(("model", "scripted"),))
 
@@ -40,8 +40,8 @@ async def test_stream_returns_what_arrived_behind_the_first_event() -> None:
     """Events of the read that brought the 101 come out in order; bodies only of the types that are read."""
     frames = [CREATED, event("rate_limits.updated"), event("conversation.created")]
 
-    async def script(wire: Wire) -> None:
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        await connection.wait_closed()
 
     behind = b"".join(build_frame(Opcode.TEXT, frame) for frame in frames)
     async with open_stream(script, behind) as stream:
@@ -55,16 +55,16 @@ async def test_stream_returns_what_arrived_behind_the_first_event() -> None:
 async def test_stream_answers_pings_and_measures_its_own() -> None:
     """Both directions of RFC 6455 section 5.5.2; a pong that nothing asked for is no answer."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.send(b"abcd", Opcode.PING)
-        pong = await wire.reader.readexactly(10)  # 2 header, 4 mask, 4 payload
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(b"abcd", Opcode.PING)
+        pong = await connection.reader.readexactly(10)  # 2 header, 4 mask, 4 payload
         assert pong[0] & 0x0F == Opcode.PONG
-        ping = await wire.reader.readexactly(10)
+        ping = await connection.reader.readexactly(10)
         mask, payload = ping[2:6], ping[6:]
-        wire.send(b"zzzz", Opcode.PONG)
-        wire.send(bytes(a ^ b for a, b in zip(mask, payload, strict=True)), Opcode.PONG)
-        await wire.gone()
+        connection.send(b"zzzz", Opcode.PONG)
+        connection.send(bytes(a ^ b for a, b in zip(mask, payload, strict=True)), Opcode.PONG)
+        await connection.wait_closed()
 
     async with open_stream(script) as stream:
         assert "session.created" == (await stream.next_event(1)).type
@@ -80,10 +80,10 @@ async def test_stream_raises_closed_after_the_last_event_and_on_every_later_call
     """The close frame is answered without a call of `next_event`."""
     echoed: asyncio.Future[tuple[int | None, str] | None] = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.send(payload, Opcode.CLOSE)
-        echoed.set_result(await wire.until_close())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(payload, Opcode.CLOSE)
+        echoed.set_result(await connection.until_close())
 
     async with open_stream(script) as stream:
         async with asyncio.timeout(1):
@@ -98,9 +98,9 @@ async def test_stream_raises_closed_after_the_last_event_and_on_every_later_call
 async def test_stream_raises_closed_when_the_connection_is_lost() -> None:
     """FIN without a close frame has no code."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.writer.drain()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.writer.drain()
 
     async with open_stream(script) as stream:
         await stream.next_event(1)
@@ -113,10 +113,10 @@ async def test_stream_raises_closed_when_the_connection_is_lost() -> None:
 async def test_stream_raises_violation_for_a_masked_frame() -> None:
     """A violation is distinguished from a close frame of the peer with the same code."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        wire.writer.write(b"\x81\x85aaaaHello")
-        await wire.gone()
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(b"\x81\x85aaaaHello")
+        await connection.wait_closed()
 
     async with open_stream(script) as stream:
         await stream.next_event(1)
@@ -130,11 +130,11 @@ async def test_stream_times_out_without_an_event() -> None:
     """The next call still gets the event that comes later."""
     send = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
         await send.wait()
-        wire.send(event("response.done"))
-        await wire.gone()
+        connection.send(event("response.done"))
+        await connection.wait_closed()
 
     async with open_stream(script) as stream:
         await stream.next_event(1)

@@ -7,7 +7,7 @@ from collections import Counter
 from service.realtime.frames import Opcode
 from tests.support.harness import RawClient, Relay, eventually, open_raw
 from tests.support.invariants import open_descriptors
-from tests.support.raw_websocket_server import CREATED, Wire
+from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.request_flood import (
     PATH,
     TOKENS,
@@ -104,12 +104,12 @@ async def test_clients_reconnect_after_an_upstream_restart() -> None:
     """200 clients reconnect concurrently. Each is admitted, or refused with a reason and Retry-After."""
     restart = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        closed, restarted = asyncio.ensure_future(answer_close(wire)), asyncio.ensure_future(restart.wait())
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        closed, restarted = asyncio.ensure_future(answer_close(connection)), asyncio.ensure_future(restart.wait())
         await asyncio.wait({closed, restarted}, return_when=asyncio.FIRST_COMPLETED)
         if not closed.done():
-            wire.reset()
+            connection.reset()
         for task in (closed, restarted):
             task.cancel()
 
@@ -130,10 +130,10 @@ async def test_clients_reconnect_after_an_upstream_restart() -> None:
         assert {"upstream_lost": 200} == Counter(line["reason"] for line in relay.events("session.ended"))
 
 
-async def answer_close(wire: Wire) -> None:
+async def answer_close(connection: ServerConnection) -> None:
     """Wait for CLOSE and answer it."""
-    if (close := await wire.until_close()) is not None:
-        wire.send_close(close[0])
+    if (close := await connection.until_close()) is not None:
+        connection.send_close(close[0])
 
 
 async def all_connect(relay: Relay, count: int) -> list[RawClient]:

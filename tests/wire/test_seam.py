@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import Relay, eventually, open_raw, running_relay
-from tests.support.raw_websocket_server import CREATED, Wire, raw_upstream
+from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 SECOND = b'{"type":"conversation.created","event_id":"event_2","conversation":{"id":"conv_1"}}'
@@ -37,10 +37,10 @@ async def test_bytes_behind_an_upstream_101_reach_the_client_unchanged(cut: int)
     first, second = build_frame(Opcode.TEXT, CREATED), build_frame(Opcode.TEXT, SECOND)
     send_rest = asyncio.Event()
 
-    async def script(wire: Wire) -> None:
+    async def script(connection: ServerConnection) -> None:
         await send_rest.wait()
-        wire.writer.write(second[cut:])
-        await wire.gone()
+        connection.writer.write(second[cut:])
+        await connection.wait_closed()
 
     async with (
         raw_upstream(script, behind_101=first + second[:cut]) as upstream,
@@ -61,11 +61,11 @@ async def test_bytes_behind_a_client_upgrade_reach_upstream_in_order() -> None:
     answer_now = asyncio.Event()
     arrived = asyncio.get_running_loop().create_future()
 
-    async def script(wire: Wire) -> None:
+    async def script(connection: ServerConnection) -> None:
         await answer_now.wait()
-        wire.send(CREATED)
-        arrived.set_result(await wire.reader.readexactly(len(expected)))
-        await wire.gone()
+        connection.send(CREATED)
+        arrived.set_result(await connection.reader.readexactly(len(expected)))
+        await connection.wait_closed()
 
     async with (
         raw_upstream(script) as upstream,
@@ -84,10 +84,10 @@ async def test_bytes_behind_a_client_upgrade_reach_upstream_in_order() -> None:
 async def test_aiohttp_counts_no_connection_after_a_session() -> None:
     """And one on each side during it."""
 
-    async def script(wire: Wire) -> None:
-        wire.send(CREATED)
-        await wire.until_close()
-        wire.send_close(1000)
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.until_close()
+        connection.send_close(1000)
 
     async with (
         raw_upstream(script) as upstream,
@@ -128,8 +128,8 @@ async def test_client_that_disconnects_during_the_dial_closes_upstream() -> None
     """No session has started, and no connection is left."""
     dropped = asyncio.Event()
 
-    async def silent(wire: Wire) -> None:
-        await wire.gone()
+    async def silent(connection: ServerConnection) -> None:
+        await connection.wait_closed()
         dropped.set()
 
     async with (

@@ -9,11 +9,11 @@ import aiohttp
 
 from tests.support.harness import DEFAULT_PATH, RawClient, open_raw
 
-DRAINING = f"{DEFAULT_PATH}&draining_event=true"
+DRAINING_EVENT_PATH = f"{DEFAULT_PATH}&draining_event=true"
 
 
 @dataclass
-class Told:
+class CallRecord:
     """What a call's client heard to its end."""
 
     events: list[str] = field(default_factory=list)
@@ -22,31 +22,31 @@ class Told:
     at: float = 0.0  # by the loop's time
 
 
-async def call(port: int, path: str = DEFAULT_PATH) -> RawClient:
+async def open_call(port: int, path: str = DEFAULT_PATH) -> RawClient:
     """A call that has been greeted."""
     client = await open_raw(port, path)
     assert (await client.next_event())["type"] == "session.created"
     return client
 
 
-async def calls(port: int, number: int, path: str = DEFAULT_PATH) -> list[RawClient]:
+async def open_calls(port: int, number: int, path: str = DEFAULT_PATH) -> list[RawClient]:
     """So many of them, a few at a time."""
     found: list[RawClient] = []
     while len(found) < number:
-        found += await asyncio.gather(*(call(port, path) for _ in range(min(50, number - len(found)))))
+        found += await asyncio.gather(*(open_call(port, path) for _ in range(min(50, number - len(found)))))
     return found
 
 
-async def talk(client: RawClient) -> None:
+async def exchange_events(client: RawClient) -> None:
     """One event each way."""
     client.send_event(type="session.update", session={"type": "realtime"})
     while (await client.next_event())["type"] != "session.updated":
         pass
 
 
-async def listen(client: RawClient) -> Told:
+async def read_to_end(client: RawClient) -> CallRecord:
     """Hear everything to the end, and hang up."""
-    told = Told()
+    told = CallRecord()
     while (event := await client.next_event()) is not None:
         told.events.append(event["type"])
         if event["type"] == "error":
@@ -64,14 +64,14 @@ async def scrape(internal: str) -> str:
         return await reply.text()
 
 
-def value(text: str, series: str) -> float:
+def sample_value(text: str, series: str) -> float:
     """The value of a series, as it stands in a scrape."""
     found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
     assert found, series
     return float(found.group(1))
 
 
-async def until_scrape(internal: str, holds: Callable[[str], bool]) -> str:
+async def wait_for_scrape(internal: str, holds: Callable[[str], bool]) -> str:
     """Scrape until something holds; returns that scrape."""
     async with asyncio.timeout(15):
         while not holds(text := await scrape(internal)):
