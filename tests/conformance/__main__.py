@@ -2,9 +2,9 @@
 
     python -m tests.conformance [--short] [--side client|server|both]
 
-The fuzzing client speaks to the relay, which speaks to an upstream that echoes; then a client that echoes speaks to the
-relay, which speaks to the fuzzing server. The relay runs as a process of its own, everything listens on loopback. The
-reports of the suite are left in build/conformance. Exit code 0 if all passes, 1 if not, 3 if the suite cannot be had here.
+Client side: the fuzzing client connects to the relay, whose upstream echoes. Server side: a client that echoes connects to
+the relay, whose upstream is the fuzzing server. The relay is a process of its own; everything listens on loopback. The
+suite's reports are in build/conformance. Exit codes: 0 passed, 1 failed, 3 the suite is unavailable on this machine.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.conformance.gate import FULL, OUTCOMES, SHORT, Verdict, judge
-from tests.conformance.run import Broken, Findings, run_client_side, run_server_side
-from tests.conformance.wstest import WAYS, NotRunnable, Wstest, cache_folder, obtain
+from tests.conformance.run import Findings, RunFailed, run_client_side, run_server_side
+from tests.conformance.verdict import FULL, OUTCOMES, SHORT, Verdict, judge
+from tests.conformance.wstest import WAYS, Wstest, WstestUnavailable, cache_folder, obtain
 
 RESULTS: Final = Path(__file__).resolve().parents[2] / "build/conformance"
 NOT_RUN: Final = 3
@@ -32,14 +32,14 @@ SIDES: Final[Mapping[str, tuple[str, Run]]] = {
 
 
 def main() -> int:
-    """Get the suite, run the sides, say what came out."""
+    """Prepare the suite, run the sides, print the results; returns the exit code."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends its children, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also terminate the child processes
     patterns = options.cases.split(",") if options.cases else SHORT if options.short else FULL
     try:
         wstest = obtain(options.cache, (options.way,) if options.way else WAYS)
-    except NotRunnable as exc:
-        _say(f"NOT RUN: conformance, since wstest cannot be had on this machine: {exc}")
+    except WstestUnavailable as exc:
+        _print(f"NOT RUN: conformance, since wstest is unavailable on this machine: {exc}")
         return NOT_RUN
     passed = [_run(side, wstest, patterns) for side in (SIDES if options.side == "both" else (options.side,))]
     return 0 if all(passed) else 1
@@ -50,10 +50,12 @@ def _options() -> argparse.Namespace:
         prog="python -m tests.conformance", description="Autobahn's test suite on the relay."
     )
     parser.add_argument("--short", action="store_true", help="without large messages and compression: half a minute")
-    parser.add_argument("--side", choices=[*SIDES, "both"], default="both", help="on which side the suite stands")
-    parser.add_argument("--cases", help="other cases, as in 3.*,7.9.5")
-    parser.add_argument("--way", choices=WAYS, help="how wstest is made runnable; by default the first that works")
-    parser.add_argument("--cache", type=Path, default=cache_folder(), help="where it is kept")
+    parser.add_argument(
+        "--side", choices=[*SIDES, "both"], default="both", help="the side of the relay on which the suite runs"
+    )
+    parser.add_argument("--cases", help="run these cases instead, as in 3.*,7.9.5")
+    parser.add_argument("--way", choices=WAYS, help="how to prepare wstest; by default the first way that works")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="the folder in which wstest is kept")
     return parser.parse_args()
 
 
@@ -63,29 +65,29 @@ def _run(side: str, wstest: Wstest, patterns: Sequence[str]) -> bool:
     started = time.monotonic()
     try:
         findings = asyncio.run(run(wstest, patterns, results))
-    except Broken as exc:
-        _say(f"{title}: FAILED: {exc}")
+    except RunFailed as exc:
+        _print(f"{title}: FAILED: {exc}")
         return False
     verdict = judge(findings.reports, findings.cases, patterns)
     _show(title, findings, verdict, time.monotonic() - started)
-    _say(f"  reports: {results}/index.html")
+    _print(f"  reports: {results}/index.html")
     return not (verdict.problems or findings.faults)
 
 
 def _show(title: str, findings: Findings, verdict: Verdict, seconds: float) -> None:
     counts = ", ".join(f"{verdict.counts.get(word, 0)} {word}" for word in OUTCOMES)
-    _say(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
+    _print(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
     for explanation, cases in verdict.non_strict.items():
-        _say(f"  non-strict {' '.join(cases)}: {explanation}")
+        _print(f"  non-strict {' '.join(cases)}: {explanation}")
     for problem in verdict.problems:
-        _say(f"  FAILED {problem}")
+        _print(f"  FAILED {problem}")
     for fault in findings.faults[:FAULTS_SHOWN]:
-        _say(f"  FAILED the relay: {fault}")
+        _print(f"  FAILED the relay: {fault}")
     if len(findings.faults) > FAULTS_SHOWN:
-        _say(f"  FAILED the relay: {len(findings.faults) - FAULTS_SHOWN} more faults")
+        _print(f"  FAILED the relay: {len(findings.faults) - FAULTS_SHOWN} more faults")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - a command line
 
 

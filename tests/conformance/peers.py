@@ -1,4 +1,4 @@
-"""Who stands beside the relay: an upstream that echoes, a client that echoes, and a front for the fuzzing server."""
+"""The relay's peers: an upstream that echoes, a client that echoes, and a rewriting proxy before the fuzzing server."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ _UPGRADE: Final = re.compile(r"^upgrade: *websocket\r$", re.IGNORECASE | re.MULT
 
 
 async def echo(connection: ServerConnection | ClientConnection) -> None:
-    """Send every message back, as text or binary as it came, until the other side has enough."""
+    """Send every message back with its type, until the peer closes."""
     with suppress(ConnectionClosed):
         async for message in connection:
             await connection.send(message)
@@ -27,7 +27,7 @@ async def echo(connection: ServerConnection | ClientConnection) -> None:
 
 @asynccontextmanager
 async def echo_upstream() -> AsyncIterator[str]:
-    """An upstream that echoes; yields its base URL. No compression, and messages of any size."""
+    """An upstream that echoes messages of any size, without compression; yields its base URL."""
     async with serve(
         echo,
         "127.0.0.1",
@@ -41,64 +41,64 @@ async def echo_upstream() -> AsyncIterator[str]:
 
 
 def _answer_plain_requests(connection: ServerConnection, request: Request) -> Response | None:
-    """The relay's health asks for the model over REST: it exists."""
+    """Answer the relay's health check, which requests the model over REST."""
     return None if "Upgrade" in request.headers else connection.respond(HTTPStatus.OK, "{}")
 
 
 async def echo_client(url: str) -> None:
-    """Connect and echo until the server ends it."""
-    with suppress(WebSocketException, OSError):  # the fuzzing server judges; here any end is an end
+    """Connect and echo until the server closes."""
+    with suppress(WebSocketException, OSError):  # the fuzzing server judges the end
         async with connect(url, compression=None, max_size=None, ping_interval=None, proxy=None) as connection:
             await echo(connection)
 
 
-class Front:
-    """Stands before the fuzzing server, whose cases have a path each, while the relay knows one path.
+class RewritingProxy:
+    """A TCP proxy before the fuzzing server, which has a path per case, while the relay has one path.
 
-    It rewrites request lines only: `?model=case-17` becomes `/runCase?case=17`. Everything else passes as it is, ends of
-    streams and resets included.
+    It rewrites request lines only: `?model=case-17` becomes `/runCase?case=17`. Everything else is unchanged, including ends
+    of streams and resets.
     """
 
     def __init__(self, agent: str) -> None:
         self._agent = agent
         self.server_port = 0
-        """Where the fuzzing server listens; set before the first connection."""
+        """The fuzzing server's port; set before the first connection."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until both directions have ended."""
-        there: asyncio.StreamWriter | None = None
+        """Serve one connection until both directions have ended."""
+        server_writer: asyncio.StreamWriter | None = None
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            if not _UPGRADE.search(head):  # the relay's health, asking for the model
+            if not _UPGRADE.search(head):  # the relay's health check
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
                 return
-            from_there, there = await asyncio.open_connection("127.0.0.1", self.server_port)
-            there.write(self._rewrite(head).encode("latin-1"))
-            await asyncio.gather(_carry(reader, there), _carry(from_there, writer))
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
+            server_writer.write(self._rewrite(head).encode("latin-1"))
+            await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             writer.transport.abort()
         finally:
             writer.close()
-            if there is not None:
-                there.close()
+            if server_writer is not None:
+                server_writer.close()
 
     def _rewrite(self, head: str) -> str:
         return _CASE.sub(rf"GET /runCase?case=\1&agent={self._agent} HTTP/1.1\r\n", head, count=1)
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while data := await reader.read(65_536):
             writer.write(data)
             await writer.drain()
         writer.write_eof()
-    except (OSError, RuntimeError):  # RuntimeError: the other direction has hung up on this one's sink
+    except (OSError, RuntimeError):  # RuntimeError: the other direction has closed this one's writer
         writer.transport.abort()
 
 
 @asynccontextmanager
-async def front(agent: str) -> AsyncIterator[tuple[Front, int]]:
-    """A front and its port."""
-    served = Front(agent)
-    async with listening(served.serve) as port:
-        yield served, port
+async def rewriting_proxy(agent: str) -> AsyncIterator[tuple[RewritingProxy, int]]:
+    """A rewriting proxy and its port."""
+    proxy = RewritingProxy(agent)
+    async with listening(proxy.serve) as port:
+        yield proxy, port

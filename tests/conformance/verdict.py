@@ -1,8 +1,8 @@
-"""What passes: the verdict on the reports of a fuzzing client or server. Pure.
+"""The verdict on the reports of a fuzzing client or server. Pure.
 
-A case passes when both its behaviour and the way it was closed are OK or informational. One that the suite calls NON-STRICT
-(conformant, but not what the suite would like best) passes only with an explanation in `EXPLAINED`. Compression is never
-agreed on, on purpose, so that its cases have to be unimplemented, and no others may be.
+A case passes if both its behaviour and its closing handshake are OK or informational. A NON-STRICT case (conformant, but not
+the behaviour that the suite prefers) passes only with an explanation in `EXPLAINED`. The relay never negotiates compression:
+cases about compression must be unimplemented, all others must not.
 """
 
 import re
@@ -13,56 +13,56 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 FULL: Final = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*", "12.*", "13.*")
-"""All: framing, pings, reserved bits, opcodes, fragments, UTF-8, closing, large messages, splitting, and compression."""
+"""All chapters: framing, pings, reserved bits, opcodes, fragments, UTF-8, closing, large messages, splitting, compression."""
 SHORT: Final = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.1", "9.2.1", "10.*")
 
 SIZES: Final[Mapping[str, int]] = {
     "1.*": 16, "2.*": 11, "3.*": 7, "4.*": 10, "5.*": 20, "6.*": 145,
     "7.*": 37, "9.*": 54, "10.*": 1, "12.*": 90, "13.*": 126,
 }  # fmt: skip
-"""How many cases a chapter has (there is no 8 and no 11), so that a suite that has lost some is noticed."""
+"""The number of cases per chapter (there is no 8 and no 11), to detect an incomplete suite."""
 
 COMPRESSION: Final = ("12.*", "13.*")
 
 Outcome = Literal["ok", "informational", "unimplemented", "non-strict", "failed", "missing"]
 OUTCOMES: Final[Sequence[Outcome]] = ("ok", "informational", "unimplemented", "non-strict", "failed", "missing")
-"""From good to bad."""
+"""From best to worst."""
 
-# All words of the suite that are not failures. Others are FAILED, UNCLEAN, WRONG CODE (a close code that is not the RFC's)
-# and FAILED BY CLIENT (the fuzzing client had to hang up, since the server did not).
-_MEANINGS: Final[Mapping[str, Outcome]] = {
+# The suite's results that are not failures. The others are FAILED, UNCLEAN, WRONG CODE (a close code that RFC 6455 does not
+# allow) and FAILED BY CLIENT (the fuzzing client closed the connection, because the server did not).
+_OUTCOMES_BY_WORD: Final[Mapping[str, Outcome]] = {
     "OK": "ok", "INFORMATIONAL": "informational", "UNIMPLEMENTED": "unimplemented", "NON-STRICT": "non-strict",
 }  # fmt: skip
 
-_ENDED_BEFORE_THE_ECHO: Final = (
-    "A broken frame comes right behind a good message. The message is carried, and the broken frame ends the session at "
-    "once, so that the echo, which comes a moment later, is carried no more."
+_CLOSED_BEFORE_THE_ECHO: Final = (
+    "An invalid frame directly follows a valid message. The relay forwards the message; the invalid frame ends the session "
+    "immediately, so that the echo, which arrives a moment later, is not forwarded."
 )
 _TEXT_IS_NOT_CHECKED: Final = (
-    "Text is not checked for UTF-8 on the way. A message's first fragments wait until they show its event type, and a frame "
-    "goes on when it is whole: the endpoint finds the mistake then, and its 1007 is passed on."
+    "The relay does not validate text. It holds the first fragments of a message until they contain its event type, and "
+    "forwards a frame when it is complete: the endpoint finds the error then, and its 1007 is forwarded."
 )
 EXPLAINED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("3.2", "3.3", "3.4"), _ENDED_BEFORE_THE_ECHO),
-    **dict.fromkeys(("4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5"), _ENDED_BEFORE_THE_ECHO),
-    "5.15": _ENDED_BEFORE_THE_ECHO,
+    **dict.fromkeys(("3.2", "3.3", "3.4"), _CLOSED_BEFORE_THE_ECHO),
+    **dict.fromkeys(("4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5"), _CLOSED_BEFORE_THE_ECHO),
+    "5.15": _CLOSED_BEFORE_THE_ECHO,
     **dict.fromkeys(("6.4.1", "6.4.2", "6.4.3", "6.4.4"), _TEXT_IS_NOT_CHECKED),
 }
-"""Why a case may be NON-STRICT."""
+"""The reason for which a NON-STRICT case is accepted."""
 
 _NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement on one side."""
+    """The verdict on one side."""
 
     counts: Mapping[Outcome, int]
-    """How many cases came out in which way."""
+    """The number of cases per outcome."""
     problems: Sequence[str]
-    """What must not be; empty if the side passes."""
+    """Failed, missing and unexplained cases; empty if the side passes."""
     non_strict: Mapping[str, Sequence[str]]
-    """The cases that were not strict, by their explanation."""
+    """Accepted non-strict cases, by their explanation."""
 
 
 def judge(
@@ -71,14 +71,14 @@ def judge(
     patterns: Sequence[str],
     explained: Mapping[str, str] = EXPLAINED,
 ) -> Verdict:
-    """Judge one agent's part of `index.json` by the cases that the suite was to run and the patterns that chose them."""
+    """Judge one agent's part of `index.json`, given the cases that the suite selected and the patterns that selected them."""
     counts: Counter[Outcome] = Counter()
     problems = list(_missing_from_the_suite(cases, patterns))
     non_strict: dict[str, list[str]] = {}
-    for case in sorted(cases, key=_in_order):
+    for case in sorted(cases, key=_case_order):
         if case not in reports:
             counts["missing"] += 1
-            problems.append(f"{case}: it was not run")
+            problems.append(f"{case}: not run")
             continue
         behavior, close = reports[case]["behavior"], reports[case]["behaviorClose"]
         outcome = _outcome(behavior, close)
@@ -92,29 +92,29 @@ def judge(
 
 
 def _outcome(behavior: str, close: str) -> Outcome:
-    """The worse of a case's two results. A word that is not known is a failure."""
-    if behavior not in _MEANINGS or close not in _MEANINGS:
+    """The worse of a case's two results; an unknown result is a failure."""
+    if behavior not in _OUTCOMES_BY_WORD or close not in _OUTCOMES_BY_WORD:
         return "failed"
-    return max(_MEANINGS[behavior], _MEANINGS[close], key=OUTCOMES.index)
+    return max(_OUTCOMES_BY_WORD[behavior], _OUTCOMES_BY_WORD[close], key=OUTCOMES.index)
 
 
 def _problem(case: str, outcome: Outcome) -> str | None:
-    """What is wrong with a case that came out so, if nothing explains it."""
+    """The problem with a case that has this outcome, unless an explanation accepts it."""
     compression = any(fnmatchcase(case, pattern) for pattern in COMPRESSION)
     match outcome:
         case "failed":
-            return "it failed"
+            return "failed"
         case "unimplemented" if not compression:
-            return "it is called unimplemented"
+            return "reported as unimplemented"
         case "ok" | "informational" | "non-strict" if compression:
-            return "compression was agreed on"
+            return "compression was negotiated"
         case "non-strict":
-            return "it is not strict, and nothing explains that"
+            return "non-strict without an explanation"
     return None
 
 
 def _missing_from_the_suite(cases: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
-    """Chapters that the suite has not in full, and patterns that chose nothing."""
+    """Incomplete chapters, and patterns that select no case."""
     for pattern in patterns:
         found = sum(fnmatchcase(case, pattern) for case in cases)
         wanted = SIZES.get(pattern, 1)
@@ -122,5 +122,5 @@ def _missing_from_the_suite(cases: Sequence[str], patterns: Sequence[str]) -> It
             yield f"{pattern}: the suite has {found} of {wanted} cases"
 
 
-def _in_order(case: str) -> tuple[int, ...]:
+def _case_order(case: str) -> tuple[int, ...]:
     return tuple(int(number) for number in _NUMBER.findall(case))
