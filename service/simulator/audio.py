@@ -1,7 +1,7 @@
-"""Audio formats and the little that the simulator does with samples: lengths, loudness, a tone.
+"""The audio formats of the Realtime API: durations, loudness and a test tone.
 
-Three formats, as the API reference "Realtime session" has them: 16-bit little-endian PCM at 24 kHz, and G.711 in its
-two laws at 8 kHz, all mono. Audio is never converted: what was said is what is parroted, byte for byte.
+Source: the API reference "Realtime session". The formats are 16-bit little-endian PCM at 24 kHz, and G.711 mu-law and
+A-law at 8 kHz, all mono. The simulator never converts audio: it sends the user's audio back byte for byte.
 """
 
 import functools
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 _PCM_RATE = 24_000
 _G711_RATE = 8_000
 _TONE_HERTZ = 440
-_TONE_LEVEL = 6_000  # of 32767: audible, not startling
+_TONE_AMPLITUDE = 6_000  # of 32767
 _TONE_SECONDS = 0.5
-_LOUDNESS_STRIDE = 4  # a quarter of the samples tells loud from quiet as well as all of them
+_LOUDNESS_STRIDE = 4  # one sample in four is enough to separate speech from silence
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """One encoding: its name on the wire, its rate, its width."""
+    """One encoding: its `type` in the session object, samples per second, bytes per sample."""
 
     name: str
     rate: int
     sample_bytes: int
 
-    def bytes_in(self, milliseconds: float) -> int:
-        """How many bytes play for so long, in whole samples."""
+    def bytes_for(self, milliseconds: float) -> int:
+        """Return the size of this much audio in bytes, rounded down to whole samples."""
         return int(self.rate * milliseconds / 1000) * self.sample_bytes
 
-    def milliseconds_of(self, size: int) -> float:
-        """How long so many bytes play."""
+    def duration_ms(self, size: int) -> float:
+        """Return the duration of `size` bytes in milliseconds."""
         return size * 1000 / (self.rate * self.sample_bytes)
 
     def loudness(self, audio: bytes) -> float:
-        """The mean distance of the samples from silence, on the scale of 16-bit PCM."""
+        """Return the mean absolute amplitude, on the scale of 16-bit PCM."""
         if self is PCM16:
             samples = array("h", audio)[::_LOUDNESS_STRIDE]
             return sum(map(abs, samples)) / max(len(samples), 1)
@@ -50,12 +50,12 @@ FORMATS = {known.name: known for known in (PCM16, ULAW, ALAW)}
 
 @functools.cache
 def tone(audio_format: AudioFormat) -> bytes:
-    """Make half a second of a tone, for an assistant that has no voice to parrot."""
+    """Return half a second of a tone: the assistant's audio when there is no user audio to repeat."""
     count = int(audio_format.rate * _TONE_SECONDS)
     if audio_format is PCM16:
         step = 2 * math.pi * _TONE_HERTZ / audio_format.rate
-        return array("h", (int(_TONE_LEVEL * math.sin(step * at)) for at in range(count))).tobytes()
-    loud, quiet = (0x90, 0x10) if audio_format is ULAW else (0xB5, 0x35)  # a square wave: both signs of one level
+        return array("h", (int(_TONE_AMPLITUDE * math.sin(step * at)) for at in range(count))).tobytes()
+    loud, quiet = (0x90, 0x10) if audio_format is ULAW else (0xB5, 0x35)  # a square wave: one amplitude with both signs
     half = audio_format.rate // (2 * _TONE_HERTZ)
     return bytes(loud if (at // half) % 2 else quiet for at in range(count))
 

@@ -1,50 +1,62 @@
-"""``simulate``: the simulator as a program of its own."""
+"""The command ``simulate``: run the simulator as a separate process."""
 
 import argparse
 import asyncio
-import ipaddress
 import signal
 import sys
 
+from service.realtime.names import is_loopback
 from service.simulator.options import CURRENT_MODELS, SimulatorOptions
 from service.simulator.scenarios import Scenario
 from service.simulator.server import Simulator
 
-_STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _USAGE_ERROR = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``simulate``."""
+    """Add the options of ``simulate``."""
     default = SimulatorOptions()
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; only loopback without --anywhere")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any that is free")
-    parser.add_argument("--anywhere", action="store_true", help="allow an address that others can reach")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; a non-loopback address requires --anywhere"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 selects a free port")
+    parser.add_argument(
+        "--anywhere", action="store_true", help="allow a non-loopback address, which other hosts can reach"
+    )
     parser.add_argument(
         "--scenario",
         metavar="NAME",
         choices=[scenario.value for scenario in Scenario],
-        help="how to misbehave, for keys that name no scenario of their own (sk-sim-<name>), and for requests without "
-        "?simulate=<name>; one of the list below",
+        help="behaviour for requests that select none with the key sk-sim-<name> or the query ?simulate=<name>; "
+        "listed below",
     )
-    parser.add_argument("--session-seconds", type=float, default=default.session_seconds, help="cap of a session")
+    parser.add_argument(
+        "--session-seconds", type=float, default=default.session_seconds, help="maximum duration of a session"
+    )
     parser.add_argument(
         "--ping-interval-seconds", type=float, default=default.ping_interval_seconds, help="time between pings"
     )
     parser.add_argument(
-        "--pace", type=float, default=default.pace, help="how many times faster than it plays audio is sent; 0: at once"
+        "--pace", type=float, default=default.pace, help="speed of sent audio relative to real time; 0: no pacing"
     )
-    parser.add_argument("--model", action="append", default=[], help="a model to know besides the current ones")
-    parser.add_argument("--call-id", action="append", default=[], help="a call that a sideband can join")
+    parser.add_argument("--model", action="append", default=[], help="an additional model to accept; repeatable")
+    parser.add_argument(
+        "--call-id", action="append", default=[], help="a call that accepts sideband connections; repeatable"
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     width = max(len(scenario.value) for scenario in Scenario)
-    parser.epilog = "scenarios:\n" + "\n".join(f"  {known.value:<{width}}  {known.says}" for known in Scenario)
+    parser.epilog = "scenarios:\n" + "\n".join(
+        f"  {scenario.value:<{width}}  {scenario.description}" for scenario in Scenario
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    if not args.anywhere and not _is_loopback(args.host):
-        sys.stderr.write(f"simulate: {args.host} can be reached by others; add --anywhere if that is meant\n")
+    """Serve until SIGINT or SIGTERM. Returns the exit code."""
+    if not args.anywhere and not is_loopback(args.host):
+        sys.stderr.write(
+            f"simulate: --host {args.host} is not a loopback address. Add --anywhere to let other hosts connect.\n"
+        )
         return _USAGE_ERROR
     try:
         options = SimulatorOptions(
@@ -56,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
             call_ids=frozenset(args.call_id),
         )
         asyncio.run(_serve(options, args.host, args.port))
-    except (OSError, OverflowError, ValueError) as fault:
-        sys.stderr.write(f"simulate: {fault}\n")
+    except (OSError, OverflowError, ValueError) as error:
+        sys.stderr.write(f"simulate: {error}\n")
         return _USAGE_ERROR
     return 0
 
@@ -65,22 +77,13 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(options: SimulatorOptions, host: str, port: int) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in _STOPPED_BY:
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stopped.set)
     simulator = Simulator(options)
     await simulator.start(host, port)
     try:
-        sys.stdout.write(f"The simulator stands in for the provider at {simulator.url}\n")
+        sys.stdout.write(f"The simulator listens on {simulator.url}\n")
         sys.stdout.flush()
         await stopped.wait()
     finally:
         await simulator.stop()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

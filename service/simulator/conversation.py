@@ -1,8 +1,8 @@
-"""The conversation: items in their order, and what is known of each.
+"""The conversation: an ordered list of items with their token counts and audio.
 
-Source: the API reference "conversation.item.*". The rules: without ``previous_item_id`` an item goes last, with
-``root`` first, with an identifier after that item, with an unknown one nowhere. Only the newest audio of the user is
-kept: it is all that a parrot needs, and an hour of a microphone would not fit.
+Source: the API reference "conversation.item.*". Without ``previous_item_id`` an item is appended, with ``root`` it is
+inserted first, with an item's identifier after that item; an unknown identifier is an error. Only the newest audio is kept:
+replies repeat only that, and all audio of a 60-minute session would take too much memory.
 """
 
 import base64
@@ -14,25 +14,25 @@ from service.realtime.usage import Tokens, assistant_audio_tokens, user_audio_to
 from service.simulator.audio import AudioFormat
 from service.simulator.events import (
     JSON,
+    ApiError,
     JSONObject,
-    Mistake,
     invalid_type,
     invalid_value,
     missing_parameter,
-    need_count,
-    need_text,
+    require_integer,
+    require_string,
 )
 from service.simulator.ids import new_id
 
-_CHARACTERS_PER_TOKEN = 4  # English text, roughly
-_KINDS = ("message", "function_call", "function_call_output", "mcp_approval_response")
-_CONTENT_OF = {
+_CHARACTERS_PER_TOKEN = 4  # an estimate for English text
+_ITEM_TYPES = ("message", "function_call", "function_call_output", "mcp_approval_response")
+_CONTENT_TYPES = {
     "user": ("input_text", "input_audio", "input_image"),
     "system": ("input_text",),
     "assistant": ("output_text", "output_audio"),
 }
-_CACHE_BLOCK = 64  # cached tokens come in blocks; 128 of 139 were seen on the wire
-_IMAGE_TOKENS = 85  # the least that an image costs
+_CACHE_BLOCK = 64  # cached tokens are a multiple of this: 128 of 139 on the wire
+_IMAGE_TOKENS = 85  # the minimum for an image
 
 
 def text_tokens(text: str) -> int:
@@ -42,26 +42,26 @@ def text_tokens(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item, as events carry it, and what it holds that events do not."""
+    """One item: the object that events contain, its tokens and its audio."""
 
     body: JSONObject
     tokens: Tokens
-    audio: bytes | None = None  # None when it never had any, or when newer audio took its place
+    audio: bytes | None = None  # None if the item has none, or if a newer item has audio
     audio_ms: float = 0.0
 
     @property
     def item_id(self) -> str:
-        """Its name."""
+        """The item's identifier."""
         return str(self.body["id"])
 
     @property
     def role(self) -> JSON:
-        """Who it is from; None for what is no message."""
+        """`user`, `assistant` or `system`; None if the item is not a message."""
         return self.body.get("role")
 
     @property
     def text(self) -> str:
-        """All that is written in it."""
+        """The text of all content parts, or the output of a function call."""
         if self.body["type"] == "function_call_output":
             return str(self.body["output"])
         content = self.body.get("content")
@@ -75,7 +75,7 @@ class Conversation:
     def __init__(self) -> None:
         self.conversation_id = new_id("conv")
         self._items: list[Item] = []
-        self._answered = Tokens()  # what the last response had read and said
+        self._last_context = Tokens()  # input and output of the last response
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -83,67 +83,64 @@ class Conversation:
         return tuple(self._items)
 
     @property
-    def last_id(self) -> str | None:
-        """The name of the last item."""
-        return self._items[-1].item_id if self._items else None
-
-    @property
-    def tokens(self) -> Tokens:
-        """What the whole conversation counts as the input of the next response."""
+    def input_tokens(self) -> Tokens:
+        """The input tokens of the next response: all items."""
         return sum((item.tokens for item in self._items), Tokens())
 
     @property
-    def cached(self) -> Tokens:
-        """What of the next input is served from the cache: all that the last response knew, in whole blocks."""
-        now = self.tokens
-        text, audio = (min(now.text, self._answered.text), min(now.audio, self._answered.audio))
+    def cached_tokens(self) -> Tokens:
+        """The cached part of the next response's input: the context of the last response, in whole blocks."""
+        current, last = self.input_tokens, self._last_context
+        text, audio = min(current.text, last.text), min(current.audio, last.audio)
         return Tokens(text - text % _CACHE_BLOCK, audio - audio % _CACHE_BLOCK)
 
-    def note_answered(self, tokens: Tokens) -> None:
-        """Remember what a response read and said: the next one finds it in the cache."""
-        self._answered = tokens
+    def record_response(self, tokens: Tokens) -> None:
+        """Set the context of the last response, its input and output; it is cached for the next response."""
+        self._last_context = tokens
 
     def add(self, item: Item, after: str | None = None) -> str | None:
-        """Put an item in its place; returns the name of the one before it. Raises a Mistake, and then adds nothing."""
+        """Insert an item and return the identifier of the item before it. Raises ApiError and then adds nothing."""
         if any(known.item_id == item.item_id for known in self._items):
             message = f"Error adding item: an item with id '{item.item_id}' already exists."
-            raise Mistake("item_create_duplicate_item_id", message)
-        place = self._place(after)
+            raise ApiError("item_create_duplicate_item_id", message)
+        index = self._insertion_index(after)
         if item.audio is not None:
             self._items = [replace(known, audio=None) if known.audio else known for known in self._items]
-        self._items.insert(place, item)
-        return self._items[place - 1].item_id if place else None
+        self._items.insert(index, item)
+        return self._items[index - 1].item_id if index else None
 
-    def put(self, item: Item) -> None:
-        """Replace the item of the same name; one that was deleted meanwhile stays deleted."""
+    def replace_item(self, item: Item) -> None:
+        """Replace the item with the same identifier; do nothing if it has been deleted."""
         self._items = [item if known.item_id == item.item_id else known for known in self._items]
 
     def find(self, item_id: str, verb: str) -> Item:
-        """Look an item up. Raises a Mistake that says what could not be done with it."""
+        """Return an item; `verb` is the operation that the error names. Raises ApiError if there is no such item."""
         for item in self._items:
             if item.item_id == item_id:
                 return item
         message = f"Error {verb.removesuffix('e')}ing item: the item with id '{item_id}' does not exist."
-        raise Mistake(f"item_{verb}_invalid_item_id", message, param="item_id")
+        raise ApiError(f"item_{verb}_invalid_item_id", message, param="item_id")
 
     def delete(self, item_id: str) -> None:
-        """Take an item out."""
+        """Delete an item. Raises ApiError if there is no such item."""
         self._items.remove(self.find(item_id, "delete"))
 
     def truncate(self, event: JSONObject) -> None:
-        """Cut what was not heard of an assistant's audio. Raises a Mistake, and then nothing has changed."""
-        item = self.find(need_text(event, "item_id"), "truncate")
-        need_count(event, "content_index")
-        end_ms = need_count(event, "audio_end_ms")
+        """Shorten the audio of an assistant's item to ``audio_end_ms``. Raises ApiError and then changes nothing."""
+        item = self.find(require_string(event, "item_id"), "truncate")
+        require_integer(event, "content_index")
+        end_ms = require_integer(event, "audio_end_ms")
         if item.role != "assistant":
             message = "Only model output audio messages can be truncated"
-            raise Mistake("invalid_value", message, param="item_id")
+            raise ApiError("invalid_value", message, param="item_id")
         if end_ms > item.audio_ms:
             message = f"Audio content of {int(item.audio_ms)}ms is already shorter than {end_ms}ms"
-            raise Mistake("invalid_value", message, param="audio_end_ms")
-        self.put(replace(item, audio_ms=end_ms, tokens=replace(item.tokens, audio=assistant_audio_tokens(end_ms))))
+            raise ApiError("invalid_value", message, param="audio_end_ms")
+        self.replace_item(
+            replace(item, audio_ms=end_ms, tokens=replace(item.tokens, audio=assistant_audio_tokens(end_ms)))
+        )
 
-    def _place(self, after: str | None) -> int:
+    def _insertion_index(self, after: str | None) -> int:
         if after is None:
             return len(self._items)
         if after == "root":
@@ -152,11 +149,11 @@ class Conversation:
             if item.item_id == after:
                 return index + 1
         message = f"Error adding item: the previous item with id '{after}' does not exist."
-        raise Mistake("item_create_invalid_previous_item_id", message, param="previous_item_id")
+        raise ApiError("item_create_invalid_previous_item_id", message, param="previous_item_id")
 
 
-def spoken_item(audio: bytes, audio_format: AudioFormat, item_id: str) -> Item:
-    """Build the user's item of a commit."""
+def audio_item(audio: bytes, audio_format: AudioFormat, item_id: str) -> Item:
+    """Return the user's item for committed audio."""
     body: JSONObject = {
         "id": item_id,
         "object": "realtime.item",
@@ -165,77 +162,79 @@ def spoken_item(audio: bytes, audio_format: AudioFormat, item_id: str) -> Item:
         "role": "user",
         "content": [{"type": "input_audio", "transcript": None}],
     }
-    milliseconds = audio_format.milliseconds_of(len(audio))
+    milliseconds = audio_format.duration_ms(len(audio))
     return Item(body, Tokens(audio=user_audio_tokens(milliseconds)), audio, milliseconds)
 
 
-def parse_item(given: JSONObject, audio_format: AudioFormat) -> Item:
-    """Read an item that a client wrote. Raises a Mistake."""
-    kind = given.get("type")
-    if kind is None:
+def parse_item(source: JSONObject, audio_format: AudioFormat) -> Item:
+    """Parse the ``item`` of a client event. Raises ApiError."""
+    item_type = source.get("type")
+    if item_type is None:
         raise missing_parameter("item.type")
-    if kind not in _KINDS:
-        raise invalid_value("item.type", kind, _KINDS)
-    item_id = need_text(given, "id", path="item.") if given.get("id") else new_id("item")
-    body: JSONObject = {"id": item_id, "object": "realtime.item", "type": kind}
-    if kind == "message":
-        return _parse_message(given, body, audio_format)
+    if item_type not in _ITEM_TYPES:
+        raise invalid_value("item.type", item_type, _ITEM_TYPES)
+    item_id = require_string(source, "id", path="item.") if source.get("id") else new_id("item")
+    body: JSONObject = {"id": item_id, "object": "realtime.item", "type": item_type}
+    if item_type == "message":
+        return _parse_message(source, body, audio_format)
     names = {
         "function_call": ("call_id", "name", "arguments"),
         "function_call_output": ("call_id", "output"),
         "mcp_approval_response": ("approval_request_id",),
-    }[str(kind)]
-    if kind == "function_call":
-        body["status"] = "completed"  # the answer to an output carries no status on the wire
+    }[str(item_type)]
+    if item_type == "function_call":
+        body["status"] = "completed"  # on the wire, the events for a function_call_output have no status
     for name in names:
-        body[name] = need_text(given, name, path="item.")
-    if kind == "mcp_approval_response":
-        body["approve"] = given.get("approve") is True
+        body[name] = require_string(source, name, path="item.")
+    if item_type == "mcp_approval_response":
+        body["approve"] = source.get("approve") is True
     return Item(body, Tokens(text=sum(text_tokens(str(body[name])) for name in names)))
 
 
-def _parse_message(given: JSONObject, body: JSONObject, audio_format: AudioFormat) -> Item:
-    role = given.get("role")
-    if not isinstance(role, str) or role not in _CONTENT_OF:
-        raise invalid_value("item.role", role, tuple(_CONTENT_OF)) if role else missing_parameter("item.role")
-    content = given.get("content")
+def _parse_message(source: JSONObject, body: JSONObject, audio_format: AudioFormat) -> Item:
+    role = source.get("role")
+    if not isinstance(role, str) or role not in _CONTENT_TYPES:
+        raise invalid_value("item.role", role, tuple(_CONTENT_TYPES)) if role else missing_parameter("item.role")
+    content = source.get("content")
     if not isinstance(content, list):
         raise invalid_type("item.content", "an array", content) if content else missing_parameter("item.content")
     audio = b""
-    shown: list[JSON] = []
+    parts: list[JSON] = []
     tokens = Tokens()
     for index, part in enumerate(content):
         param = f"item.content[{index}]"
         if not isinstance(part, dict):
             raise invalid_type(param, "an object", part)
-        if part.get("type") not in _CONTENT_OF[role]:
-            raise invalid_value(f"{param}.type", part.get("type"), _CONTENT_OF[role])
-        said = _said(part, param)
-        audio += said
-        shown.append({"type": "input_audio", "transcript": part.get("transcript")} if said else part)
-        tokens += _tokens_of(part)
-    milliseconds = audio_format.milliseconds_of(len(audio))
+        if part.get("type") not in _CONTENT_TYPES[role]:
+            raise invalid_value(f"{param}.type", part.get("type"), _CONTENT_TYPES[role])
+        part_audio = _decode_part(part, param)
+        audio += part_audio
+        parts.append({"type": "input_audio", "transcript": part.get("transcript")} if part_audio else part)
+        tokens += _part_tokens(part)
+    milliseconds = audio_format.duration_ms(len(audio))
     tokens = replace(tokens, audio=user_audio_tokens(milliseconds))
-    whole = body | {"status": "completed", "role": role, "content": shown}
-    return Item(whole, tokens, audio or None, milliseconds)
+    body = body | {"status": "completed", "role": role, "content": parts}
+    return Item(body, tokens, audio or None, milliseconds)
 
 
-def _said(part: JSONObject, param: str) -> bytes:
+def _decode_part(part: JSONObject, param: str) -> bytes:
     if part["type"] in ("input_text", "output_text"):
-        need_text(part, "text", path=f"{param}.")
-    return decode_audio(need_text(part, "audio", path=f"{param}."), param) if part["type"] == "input_audio" else b""
+        require_string(part, "text", path=f"{param}.")
+    return (
+        decode_audio(require_string(part, "audio", path=f"{param}."), param) if part["type"] == "input_audio" else b""
+    )
 
 
-def _tokens_of(part: JSONObject) -> Tokens:
+def _part_tokens(part: JSONObject) -> Tokens:
     if part["type"] == "input_image":
         return Tokens(image=_IMAGE_TOKENS)
     return Tokens(text=text_tokens(str(part.get("text") or part.get("transcript") or "")))
 
 
 def decode_audio(text: str, param: str) -> bytes:
-    """Decode base64. Raises a Mistake."""
+    """Decode base64; `param` is the field that the error names. Raises ApiError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         message = f"Invalid '{param}'. Expected base64-encoded audio bytes, but got an invalid value."
-        raise Mistake("invalid_value", message, param=param) from None
+        raise ApiError("invalid_value", message, param=param) from None

@@ -1,6 +1,6 @@
-"""Scenarios that are not a refusal in words: HTTP answers instead of an upgrade, broken connections, early ends.
+"""Faults outside the Realtime protocol: HTTP responses instead of an upgrade, broken connections, early expiry.
 
-Bodies and headers of the HTTP answers follow the provider's guide "Error codes" and what clients reported of its edge.
+Bodies and headers of the HTTP responses follow the provider's guide "Error codes" and clients' reports of its edge.
 """
 
 import asyncio
@@ -8,128 +8,132 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from service.simulator.events import JSONObject, Mistake, encode
-from service.simulator.peer import Peer, wait_gone
-from service.simulator.refusals import session_expired, too_many_requests, wrong_key
+from service.simulator.connection import Connection, wait_for_disconnect
+from service.simulator.events import ApiError, JSONObject, encode
+from service.simulator.refusals import invalid_key_error, rate_limit_error, session_expired
 from service.simulator.scenarios import Scenario
 
-_PORTAL = "<!doctype html><html><head><title>Sign in</title></head><body>Welcome to this network.</body></html>\n"
+_CAPTIVE_PORTAL_PAGE = (
+    "<!doctype html><html><head><title>Sign in</title></head><body>Welcome to this network.</body></html>\n"
+)
 _EDGE_PAGE = (
     "<!doctype html><html><head><title>api.openai.com | 520: Web server is returning an unknown error</title></head>"
     "<body><h1>Error code 520</h1></body></html>\n"
 )
-_ELSEWHERE = "https://login.captive.invalid/"
+_REDIRECT_LOCATION = "https://login.captive.invalid/"
 _EDGE_UNKNOWN_ERROR = 520
-_RST_AFTER_SECONDS = 0.02  # time for the 101 to be read: a reset in the same breath would hide it
+_RST_DELAY_SECONDS = 0.02  # an immediate RST could discard the 101 before the client has read it
 
 
-def error_body(mistake: Mistake, status: int) -> JSONObject:
-    """Write the body of a refusal over HTTP."""
-    error: JSONObject = {
-        "message": mistake.message,
-        "type": mistake.kind,
-        "param": mistake.param,
-        "code": mistake.code,
+def error_body(error: ApiError, status: int) -> JSONObject:
+    """Return the JSON body of an HTTP error."""
+    fields: JSONObject = {
+        "message": error.message,
+        "type": error.error_type,
+        "param": error.param,
+        "code": error.code,
     }
-    return {"error": error, "status": status}
+    return {"error": fields, "status": status}
 
 
-def http_answer(scenario: Scenario, key: str, model: str) -> web.Response | None:
-    """Build the HTTP answer of a scenario, the same for a socket and for REST; None if it has none."""
+def scenario_http_response(scenario: Scenario, key: str, model: str) -> web.Response | None:
+    """Return the HTTP response of a scenario, the same for upgrade requests and REST; None if it has none."""
     if scenario in (Scenario.HTTP_403, Scenario.HTTP_404):
         return web.Response(status=403 if scenario is Scenario.HTTP_403 else 404)
     if scenario is Scenario.REDIRECT:
-        return web.Response(status=HTTPStatus.FOUND, headers={"Location": _ELSEWHERE})
+        return web.Response(status=HTTPStatus.FOUND, headers={"Location": _REDIRECT_LOCATION})
     if scenario is Scenario.NO_UPGRADE:
-        return web.Response(text=_PORTAL, content_type="text/html")
+        return web.Response(text=_CAPTIVE_PORTAL_PAGE, content_type="text/html")
     if scenario is Scenario.HTTP_520_HTML:
         return web.Response(status=_EDGE_UNKNOWN_ERROR, reason="", text=_EDGE_PAGE, content_type="text/html")
-    told = _told(scenario, key, model)
-    if told is None:
+    response = _json_error(scenario, key, model)
+    if response is None:
         return None
-    status, mistake, headers = told
-    return json_answer(status, error_body(mistake, status), headers)
+    status, error, headers = response
+    return json_response(status, error_body(error, status), headers)
 
 
-def json_answer(status: int, body: JSONObject, headers: dict[str, str] | None = None) -> web.Response:
-    """Build an answer of compact JSON."""
+def json_response(status: int, body: JSONObject, headers: dict[str, str] | None = None) -> web.Response:
+    """Return an HTTP response with a compact JSON body."""
     return web.Response(status=status, text=encode(body), content_type="application/json", headers=headers)
 
 
-async def hang_before_101(transport: asyncio.Transport) -> None:
-    """Answer nothing for as long as somebody waits."""
-    await wait_gone(transport)
+async def hang_before_upgrade(transport: asyncio.Transport) -> None:
+    """Send nothing until the client disconnects."""
+    await wait_for_disconnect(transport)
     transport.close()
 
 
-async def break_after_101(peer: Peer, scenario: Scenario) -> bool:
-    """Spoil a fresh upgrade; says whether the scenario is one of those that do."""
+async def fail_after_upgrade(connection: Connection, scenario: Scenario) -> bool:
+    """Run a scenario that breaks the connection right after the 101; return whether this scenario is one."""
     if scenario is Scenario.DROP:
-        peer.drop()
+        connection.drop()
     elif scenario is Scenario.RESET:
-        await asyncio.sleep(_RST_AFTER_SECONDS)
-        peer.reset()
+        await asyncio.sleep(_RST_DELAY_SECONDS)
+        connection.reset()
     elif scenario is Scenario.HANG:
-        peer.mute()
+        connection.stop_responding()
     else:
         return False
-    async for _ in peer.messages():
+    async for _ in connection.messages():
         pass
     return True
 
 
-async def maybe_strike(peer: Peer, scenario: Scenario) -> None:
-    """Let a scenario of the middle happen, once the client has sent enough."""
-    if peer.record.messages_received != peer.options.mid_after_events:
+async def inject_mid_session_fault(connection: Connection, scenario: Scenario) -> None:
+    """Run the fault of a ``*-mid`` scenario when the client has sent exactly `fault_after_messages` messages."""
+    if connection.record.messages_received != connection.options.fault_after_messages:
         return
     if scenario is Scenario.DROP_MID:
-        peer.drop()
+        connection.drop()
     elif scenario is Scenario.RESET_MID:
-        peer.reset()
+        connection.reset()
     elif scenario is Scenario.STALL_MID:
-        peer.mute()
+        connection.stop_responding()
     elif scenario is Scenario.GOING_AWAY_MID:
-        await peer.close(1001)
+        await connection.close(1001)
     elif scenario is Scenario.INTERNAL_ERROR_MID:
-        await peer.close(1011, "Internal server error")
+        await connection.close(1011, "Internal server error")
 
 
-async def run_expiry(peer: Peer, scenario: Scenario) -> None:
-    """End a session at its cap."""
-    await asyncio.sleep(seconds_of_session(peer, scenario))
-    await peer.refuse(session_expired(silent=scenario is Scenario.EXPIRE_SILENT))
+async def close_at_expiry(connection: Connection, scenario: Scenario) -> None:
+    """Close the session at its maximum duration."""
+    await asyncio.sleep(session_lifetime_seconds(connection, scenario))
+    await connection.refuse(session_expired(close_only=scenario is Scenario.EXPIRE_SILENT))
 
 
-def seconds_of_session(peer: Peer, scenario: Scenario) -> float:
-    """Say how long a session may last."""
-    whole = peer.options.session_seconds
-    soon = scenario in (Scenario.EXPIRE_SOON, Scenario.EXPIRE_SILENT)
-    return min(peer.options.expire_after_seconds, whole) if soon else whole
+def session_lifetime_seconds(connection: Connection, scenario: Scenario) -> float:
+    """Return the maximum duration of a session."""
+    limit = connection.options.session_seconds
+    expires_early = scenario in (Scenario.EXPIRE_SOON, Scenario.EXPIRE_SILENT)
+    return min(connection.options.expire_after_seconds, limit) if expires_early else limit
 
 
-def _told(scenario: Scenario, key: str, model: str) -> tuple[int, Mistake, dict[str, str]] | None:
-    geo = Mistake(
-        "unsupported_country_region_territory", "Country, region, or territory not supported", kind="request_forbidden"
+def _json_error(scenario: Scenario, key: str, model: str) -> tuple[int, ApiError, dict[str, str]] | None:
+    unsupported_country = ApiError(
+        "unsupported_country_region_territory",
+        "Country, region, or territory not supported",
+        error_type="request_forbidden",
     )
-    quota = Mistake(
+    quota = ApiError(
         "insufficient_quota",
         "You exceeded your current quota, please check your plan and billing details. For more information on this "
         "error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
-        kind="insufficient_quota",
+        error_type="insufficient_quota",
     )
-    busy = "The engine is currently overloaded, please try again later"
-    answers: dict[Scenario, tuple[int, Mistake, dict[str, str]]] = {
-        Scenario.HTTP_401: (401, wrong_key(key), {}),
-        Scenario.HTTP_403_GEO: (403, geo, {}),
-        Scenario.HTTP_429: (429, too_many_requests(model), {"Retry-After": "7"}),
+    overloaded = "The engine is currently overloaded, please try again later"
+    responses: dict[Scenario, tuple[int, ApiError, dict[str, str]]] = {
+        Scenario.HTTP_401: (401, invalid_key_error(key), {}),
+        Scenario.HTTP_403_GEO: (403, unsupported_country, {}),
+        Scenario.HTTP_429: (429, rate_limit_error(model), {"Retry-After": "7"}),
         Scenario.HTTP_429_QUOTA: (429, quota, {}),
-        Scenario.HTTP_500: (500, _server_fault("The server had an error while processing your request"), {}),
-        Scenario.HTTP_502: (502, _server_fault("Bad gateway."), {}),
-        Scenario.HTTP_503: (503, _server_fault(busy), {"Retry-After": "30"}),
-        Scenario.HTTP_504: (504, _server_fault("Gateway timeout."), {}),
+        Scenario.HTTP_500: (500, _server_error("The server had an error while processing your request"), {}),
+        Scenario.HTTP_502: (502, _server_error("Bad gateway."), {}),
+        Scenario.HTTP_503: (503, _server_error(overloaded), {"Retry-After": "30"}),
+        Scenario.HTTP_504: (504, _server_error("Gateway timeout."), {}),
     }
-    return answers.get(scenario)
+    return responses.get(scenario)
 
 
-def _server_fault(message: str) -> Mistake:
-    return Mistake(None, message, kind="server_error")
+def _server_error(message: str) -> ApiError:
+    return ApiError(None, message, error_type="server_error")

@@ -1,7 +1,8 @@
-"""What a request to upgrade says: its key, its model, its mode; and whether that is good enough.
+"""The opening handshake: parse an upgrade request, and decide whether its connection is refused.
 
-A wrong key, no key, an unknown model, no model and the beta header are all upgraded and refused inside the socket (seen
-on the wire 2026-09). The key is read from ``Authorization``, ``api-key`` or the subprotocol, in this order.
+The provider upgrades requests with a wrong key, without a key, with an unknown model, without a model and with the beta
+header, and refuses them with an ``error`` event afterwards (seen on the wire in 2026-09). The key is read from
+``Authorization``, ``api-key`` or the subprotocols, in this order.
 """
 
 import secrets
@@ -11,50 +12,55 @@ from dataclasses import dataclass
 from multidict import CIMultiDict
 
 from service.simulator import refusals
-from service.simulator.options import TRANSCRIPTION_MODELS, TRANSLATION_MODEL, SimulatorOptions
+from service.simulator.options import DEFAULT_MODEL, TRANSCRIPTION_MODELS, TRANSLATION_MODEL, SimulatorOptions
 from service.simulator.refusals import Refusal
-from service.simulator.scenarios import Scenario, scenario_for, scenario_in_query
+from service.simulator.scenarios import Scenario, scenario_for_key, scenario_from_query
 
 SUBPROTOCOL = "realtime"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _BETA_SUBPROTOCOL = "openai-beta."
-_TRANSLATIONS = "/translations"
+_TRANSLATIONS_PATH = "/translations"
 
 
 @dataclass(frozen=True, slots=True)
-class Approach:
-    """One request, as far as it matters here."""
+class UpgradeRequest:
+    """The parts of an upgrade request that the simulator uses."""
 
     key: str | None
     scenario: Scenario
     model: str | None
     call_id: str | None
-    transcribes: bool
-    translates: bool
-    beta: bool
+    is_transcription: bool
+    is_translation: bool
+    is_beta: bool
 
     @property
-    def shown_model(self) -> str:
-        """The model that an answer speaks of."""
-        return self.model or "gpt-realtime"
+    def model_or_default(self) -> str:
+        """The model for session objects and error messages."""
+        return self.model or DEFAULT_MODEL
 
 
-def read_approach(path: str, query: Mapping[str, str], headers: CIMultiDict[str], default: Scenario) -> Approach:
-    """Read a request; raises ValueError if it asks for a scenario that does not exist."""
-    key = read_key(headers)
-    return Approach(
+def parse_upgrade_request(
+    path: str, query: Mapping[str, str], headers: CIMultiDict[str], default: Scenario
+) -> UpgradeRequest:
+    """Parse an upgrade request; `default` applies if neither query nor key select a scenario.
+
+    Raises ValueError if the query names an unknown scenario.
+    """
+    key = key_from_headers(headers)
+    return UpgradeRequest(
         key=key,
-        scenario=scenario_in_query(query) or scenario_for(key, default),
+        scenario=scenario_from_query(query) or scenario_for_key(key, default),
         model=query.get("model"),
         call_id=query.get("call_id"),
-        transcribes=query.get("intent") == "transcription",
-        translates=path.endswith(_TRANSLATIONS),
-        beta=_asks_for_beta(headers),
+        is_transcription=query.get("intent") == "transcription",
+        is_translation=path.endswith(_TRANSLATIONS_PATH),
+        is_beta=_requests_beta(headers),
     )
 
 
-def read_key(headers: CIMultiDict[str]) -> str | None:
-    """Find the key; None if there is none."""
+def key_from_headers(headers: CIMultiDict[str]) -> str | None:
+    """Return the key of a request; None if there is none."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -64,29 +70,29 @@ def read_key(headers: CIMultiDict[str]) -> str | None:
     return next(offered, _KEY_SUBPROTOCOL).removeprefix(_KEY_SUBPROTOCOL) or None
 
 
-def looks_wrong(key: str) -> bool:
-    """Whether no key can look so: quoted, or with blanks in it, as a careless ``.env`` makes them."""
+def is_malformed_key(key: str) -> bool:
+    """Whether a key contains quotes, whitespace or non-ASCII characters, for example from a wrong line in ``.env``."""
     return any(character.isspace() or character in "\"'" or not character.isascii() for character in key)
 
 
-def refusal_for(approach: Approach, options: SimulatorOptions, *, expired_secret: bool) -> Refusal | None:
-    """Decide what is wrong with a request; None if nothing is."""
-    if approach.key is None:
+def refusal_for(request: UpgradeRequest, options: SimulatorOptions, *, expired_secret: bool) -> Refusal | None:
+    """Return the refusal of an upgraded request; None if the session can start."""
+    if request.key is None:
         return refusals.key_missing()
-    if expired_secret or looks_wrong(approach.key):
-        return refusals.key_rejected(approach.key)
-    by_scenario = refusals.refusal_of(approach.scenario, approach.key, approach.shown_model)
+    if expired_secret or is_malformed_key(request.key):
+        return refusals.key_rejected(request.key)
+    by_scenario = refusals.refusal_for_scenario(request.scenario, request.key, request.model_or_default)
     if by_scenario is not None:
         return by_scenario
-    if approach.beta:
+    if request.is_beta:
         return refusals.beta_shape()
-    if approach.transcribes or (approach.call_id is not None and not approach.translates):
+    if request.is_transcription or (request.call_id is not None and not request.is_translation):
         return None
-    return _refusal_of_model(approach, options)
+    return _refusal_for_model(request, options)
 
 
 def edge_headers() -> dict[str, str]:
-    """Make the headers that the provider's edge puts on every answer, the 101 included."""
+    """Return the headers that the provider's edge adds to every response, including the 101."""
     ray = f"{secrets.token_hex(8)}-SIM"
     return {
         "Server": "cloudflare",
@@ -100,20 +106,20 @@ def edge_headers() -> dict[str, str]:
     }
 
 
-def _refusal_of_model(approach: Approach, options: SimulatorOptions) -> Refusal | None:
-    model = approach.model
+def _refusal_for_model(request: UpgradeRequest, options: SimulatorOptions) -> Refusal | None:
+    model = request.model
     if not model:
         return refusals.model_missing()
     if model in TRANSCRIPTION_MODELS:
         return refusals.model_only_transcribes(model)
-    if model not in options.models or (model == TRANSLATION_MODEL) != approach.translates:
+    if model not in options.models or (model == TRANSLATION_MODEL) != request.is_translation:
         return refusals.model_unknown(model)
     return None
 
 
-def _asks_for_beta(headers: CIMultiDict[str]) -> bool:
-    wanted = headers.get("OpenAI-Beta", "")
-    return "realtime" in wanted or any(name.startswith(_BETA_SUBPROTOCOL) for name in _subprotocols(headers))
+def _requests_beta(headers: CIMultiDict[str]) -> bool:
+    beta = headers.get("OpenAI-Beta", "")
+    return "realtime" in beta or any(name.startswith(_BETA_SUBPROTOCOL) for name in _subprotocols(headers))
 
 
 def _subprotocols(headers: CIMultiDict[str]) -> list[str]:

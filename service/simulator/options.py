@@ -1,15 +1,16 @@
-"""What a simulator can be told: its scenario, its speed, its limits, the names that it knows."""
+"""The options of a simulator, and the model names that it accepts."""
 
 from dataclasses import dataclass
 
 from service.simulator.scenarios import parse_scenario
 
+DEFAULT_MODEL = "gpt-realtime"  # for requests that name no model
 TRANSLATION_MODEL = "gpt-realtime-translate"
 
-# The names that the provider's model pages list in 2026-11; everything else is an unknown model.
+# The names on the provider's model pages in 2026-11. The simulator refuses every other name as unknown.
 CURRENT_MODELS = frozenset(
     {
-        "gpt-realtime",
+        DEFAULT_MODEL,
         "gpt-realtime-2025-08-28",
         "gpt-realtime-1.5",
         "gpt-realtime-2",
@@ -22,7 +23,7 @@ CURRENT_MODELS = frozenset(
     }
 )
 
-# Models that hear but do not answer: refused as the model of a conversation, right in a transcription session.
+# Transcription models: refused as the model of a conversation, accepted in `audio.input.transcription.model`.
 TRANSCRIPTION_MODELS = frozenset(
     {
         "gpt-realtime-whisper",
@@ -38,26 +39,26 @@ TRANSCRIPTION_MODELS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorOptions:
-    """How a simulator behaves. Without any, like the provider with a good key."""
+    """How a simulator behaves. The defaults behave like the provider with a valid key. Raises ValueError."""
 
-    scenario: str | None = None  # for keys that name none of their own
-    session_seconds: float = 3600  # the provider's cap; sessions of 60 minutes can be had in one second
-    ping_interval_seconds: float = 20.26  # as measured on the wire 2026-09
-    drop_without_pong: bool = False  # whether an unanswered ping costs the session; unknown of the provider
-    pace: float = 4.0  # audio goes out this many times faster than it plays; 0 is as fast as possible
+    scenario: str | None = None  # for connections that select none by key or query
+    session_seconds: float = 3600  # the provider's limit is 60 minutes
+    ping_interval_seconds: float = 20.26  # as measured on the wire in 2026-09
+    drop_without_pong: bool = False  # abort if a ping is unanswered; what the provider does is unknown
+    pace: float = 4.0  # speed of sent audio relative to real time; 0: no pacing
     models: frozenset[str] = CURRENT_MODELS
-    call_ids: frozenset[str] = frozenset()  # calls that a sideband can join
-    echo_event_id: bool = False  # Azure names the client's event in an error, OpenAI does not
-    rate_limits_delay_seconds: float = 0.043  # from response.done to rate_limits.updated, as measured 2026-09
-    slow_first_event_seconds: float = 2.0  # for the scenario slow-first-event
-    expire_after_seconds: float = 1.0  # for the scenarios expire-soon and expire-silent
-    mid_after_events: int = 3  # for the scenarios that strike a session after so many of its client's events
-    close_reply_seconds: float = 2.0  # how long a peer may take to answer our CLOSE
-    max_records: int = 4096  # of sockets and of REST calls; the oldest are forgotten
+    call_ids: frozenset[str] = frozenset()  # calls that accept a sideband connection
+    echo_event_id: bool = False  # Azure sets `error.event_id` to the client's `event_id`, OpenAI does not
+    rate_limits_delay_seconds: float = 0.043  # after response.done, as measured in 2026-09
+    slow_first_event_seconds: float = 2.0  # of the scenario slow-first-event
+    expire_after_seconds: float = 1.0  # of the scenarios expire-soon and expire-silent
+    fault_after_messages: int = 3  # client messages before the fault of a *-mid scenario
+    close_reply_seconds: float = 2.0  # then the connection is aborted
+    max_records: int = 4096  # of upgrade requests, and of REST calls; the oldest are deleted
 
     def __post_init__(self) -> None:
         parse_scenario(self.scenario)
         if self.pace < 0:
-            raise ValueError(f"pace is {self.pace}; 0 (as fast as possible) or more is needed")
+            raise ValueError(f"pace is {self.pace}; it must be 0 (no pacing) or more")
         if min(self.session_seconds, self.ping_interval_seconds) <= 0:
-            raise ValueError("session_seconds and ping_interval_seconds are more than 0")
+            raise ValueError("session_seconds and ping_interval_seconds must be greater than 0")

@@ -1,6 +1,6 @@
-"""What the simulator remembers of a socket, for tests to compare with what the other side says.
+"""What the simulator records of a connection, for tests to compare with the client's view.
 
-Bytes are those of data messages, after unmasking and inflating; frame headers and control frames are not counted.
+Bytes are the payloads of data messages, after unmasking and decompression; frame headers and control frames are not counted.
 """
 
 import asyncio
@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 
 from multidict import CIMultiDict, MultiDict
 
-_MAX_EVENTS = 1000  # types kept per socket: enough for a test, little for a day of microphone audio
+_MAX_EVENTS = 1000  # bounds the memory of a connection that streams microphone audio for hours
 
 
 @dataclass(slots=True, eq=False)
 class ConnectionRecord:
-    """One request to upgrade, and the socket that may have come of it."""
+    """One upgrade request and its WebSocket connection, if the upgrade succeeded."""
 
     path: str
     query: MultiDict[str]
-    headers: CIMultiDict[str] = field(repr=False)  # holds the key
+    headers: CIMultiDict[str] = field(repr=False)  # contain the key
     opened_at: float = field(default_factory=time.time)
-    status: int | None = None  # what the request was answered with; None until then
+    status: int | None = None  # of the HTTP response; None before it
     closed: bool = False
-    close_code: int | None = None  # what the peer sent; 1005 for a CLOSE without a code; None if it sent no CLOSE
+    close_code: int | None = None  # of the client's close frame; 1005: a frame without a code; None: no frame
     bytes_received: int = 0
     bytes_sent: int = 0
     messages_received: int = 0
@@ -31,40 +31,40 @@ class ConnectionRecord:
     pings_sent: int = 0
     pings_received: int = 0
     pongs_received: int = 0
-    client_events: list[str] = field(default_factory=list)  # the first thousand
+    client_events: list[str] = field(default_factory=list)  # the types of the first _MAX_EVENTS events
     session_id: str | None = None
     _audio_in: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
     _audio_out: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
-    _gone: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _closed_event: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     @property
     def audio_in_sha256(self) -> str:
-        """The digest of all audio that the peer appended, decoded."""
+        """The digest of all audio that the client appended, base64-decoded."""
         return self._audio_in.hexdigest()
 
     @property
     def audio_out_sha256(self) -> str:
-        """The digest of all audio that was sent to the peer, decoded."""
+        """The digest of all audio that was sent to the client, before base64 encoding."""
         return self._audio_out.hexdigest()
 
-    def note_audio_in(self, audio: bytes) -> None:
-        """Count audio that came in."""
+    def add_received_audio(self, audio: bytes) -> None:
+        """Add audio from the client to its digest."""
         self._audio_in.update(audio)
 
-    def note_audio_out(self, audio: bytes) -> None:
-        """Count audio that went out."""
+    def add_sent_audio(self, audio: bytes) -> None:
+        """Add audio for the client to its digest."""
         self._audio_out.update(audio)
 
-    def note_event(self, kind: str) -> None:
-        """Remember the type of a client's event."""
+    def add_client_event(self, event_type: str) -> None:
+        """Record the type of a client event."""
         if len(self.client_events) < _MAX_EVENTS:
-            self.client_events.append(kind)
+            self.client_events.append(event_type)
 
-    def note_closed(self) -> None:
-        """Say that the connection is no more."""
+    def mark_closed(self) -> None:
+        """Mark the connection as closed and wake `wait_closed`."""
         self.closed = True
-        self._gone.set()
+        self._closed_event.set()
 
     async def wait_closed(self) -> None:
-        """Return once the connection is no more."""
-        await self._gone.wait()
+        """Wait until the connection is closed."""
+        await self._closed_event.wait()

@@ -1,117 +1,117 @@
-"""Refusals in the words of the provider: which error, and which close code and reason go with it.
+"""The provider's refusals after the upgrade: error messages, close codes and close reasons.
 
-A refusal that comes after the upgrade is an ``error`` event and a CLOSE back to back. The reason of the CLOSE is the
-error's type and code joined by a dot, or the type alone where there is no code (seen on the wire 2026-09); 1013 means
-"no credit" here, not "try again".
+A refusal is an ``error`` event directly followed by a close frame. The close reason is the error's type and code, joined
+by a dot, or the type alone if there is no code (seen on the wire in 2026-09). The provider uses 1013 (RFC 6455: try again
+later) for an exhausted balance too.
 """
 
 from dataclasses import dataclass
 
-from service.simulator.events import Mistake
+from service.simulator.events import ApiError
 from service.simulator.scenarios import Scenario
 
-_SHOWN_FIRST = 8
-_SHOWN_LAST = 4
+_VISIBLE_PREFIX = 8
+_VISIBLE_SUFFIX = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a socket is closed, and how. Without an error, or with a silent one, only the CLOSE is sent."""
+    """An error event and a close frame. Without an error, or with `close_only`, only the close frame is sent."""
 
-    error: Mistake | None
+    error: ApiError | None
     close_code: int
-    stated_reason: str | None = None  # where the reason is not made of type and code
-    silent: bool = False
+    reason_override: str | None = None  # for a close reason that is not derived from the error
+    close_only: bool = False
 
     @property
     def reason(self) -> str:
-        """The text of the CLOSE."""
-        if self.stated_reason is not None:
-            return self.stated_reason
+        """The close reason."""
+        if self.reason_override is not None:
+            return self.reason_override
         if self.error is None:
             return ""
-        return self.error.kind if self.error.code is None else f"{self.error.kind}.{self.error.code}"
+        return self.error.error_type if self.error.code is None else f"{self.error.error_type}.{self.error.code}"
 
 
-def masked(key: str) -> str:
-    """Show a key as the provider's messages do: the first 8, a star for each hidden character, the last 4."""
-    hidden = len(key) - _SHOWN_FIRST - _SHOWN_LAST
-    return "*" * len(key) if hidden <= 0 else f"{key[:_SHOWN_FIRST]}{'*' * hidden}{key[-_SHOWN_LAST:]}"
+def mask_key(key: str) -> str:
+    """Mask a key as the provider's messages do: the first 8 characters, a star for each hidden one, the last 4."""
+    hidden = len(key) - _VISIBLE_PREFIX - _VISIBLE_SUFFIX
+    return "*" * len(key) if hidden <= 0 else f"{key[:_VISIBLE_PREFIX]}{'*' * hidden}{key[-_VISIBLE_SUFFIX:]}"
 
 
-def wrong_key(key: str) -> Mistake:
-    """The key is not one of theirs."""
+def invalid_key_error(key: str) -> ApiError:
+    """Return the error for a key that the provider does not know."""
     message = (
-        f"Incorrect API key provided: {masked(key)}. "
+        f"Incorrect API key provided: {mask_key(key)}. "
         "You can find your API key at https://platform.openai.com/account/api-keys."
     )
-    return Mistake("invalid_api_key", message)
+    return ApiError("invalid_api_key", message)
 
 
-def missing_scopes(scope: str) -> Mistake:
-    """The key is theirs, but may not do this."""
+def missing_scopes_error(scope: str) -> ApiError:
+    """Return the error for a valid key without the required scope."""
     message = (
         f"You have insufficient permissions for this operation. Missing scopes: {scope}. Check that you have the "
         "correct role in your organization (Reader, Writer, Owner) and project (Member, Owner), and if you're using "
         "a restricted API key, that it has the necessary scopes."
     )
-    return Mistake(None, message)
+    return ApiError(None, message)
 
 
-def model_not_found(model: str) -> Mistake:
-    """The model is known but retired, or not for this project."""
+def model_not_found_error(model: str) -> ApiError:
+    """Return the error for a model that is retired or not accessible to the project."""
     message = f"The model `{model}` does not exist or you do not have access to it."
-    return Mistake("model_not_found", message)
+    return ApiError("model_not_found", message)
 
 
-def no_credit() -> Mistake:
-    """The balance is empty."""
+def no_credit_error() -> ApiError:
+    """Return the error for an exhausted credit balance."""
     message = (
         "You have no credits remaining. Add credits to continue using the API at "
         "https://platform.openai.com/settings/organization/billing/."
     )
-    return Mistake("credit_balance_exhausted", message, kind="insufficient_quota")
+    return ApiError("credit_balance_exhausted", message, error_type="insufficient_quota")
 
 
-def too_many_requests(model: str) -> Mistake:
-    """The limit of requests per minute is reached."""
+def rate_limit_error(model: str) -> ApiError:
+    """Return the error for too many requests per minute."""
     message = (
         f"Rate limit reached for {model} in organization org-simulated on requests per min (RPM): Limit 200, "
         "Used 200, Requested 1. Please try again in 300ms. Visit https://platform.openai.com/account/rate-limits "
         "to learn more."
     )
-    return Mistake("rate_limit_exceeded", message, kind="rate_limit_error")
+    return ApiError("rate_limit_exceeded", message, error_type="rate_limit_error")
 
 
-def server_error(session_id: str) -> Mistake:
-    """The provider's own fault, in a response."""
+def internal_error(session_id: str) -> ApiError:
+    """Return the error for an internal error of the provider during a response."""
     message = (
         "The server had an error while processing your request. Sorry about that! Please contact us through our help "
         f"center at help.openai.com if the error persists. (include session ID in your message: {session_id}). "
         "We recommend you retry your request."
     )
-    return Mistake("server_error", message, kind="server_error")
+    return ApiError("server_error", message, error_type="server_error")
 
 
 def key_rejected(key: str) -> Refusal:
-    """Refuse a wrong key."""
-    return Refusal(wrong_key(key), 3000)
+    """Refuse a key that the provider does not know."""
+    return Refusal(invalid_key_error(key), 3000)
 
 
 def key_missing() -> Refusal:
     """Refuse a request without a key."""
-    return Refusal(Mistake(None, "Missing bearer or basic authentication in header"), 3000)
+    return Refusal(ApiError(None, "Missing bearer or basic authentication in header"), 3000)
 
 
 def model_missing() -> Refusal:
     """Refuse a request that names no model."""
     message = "You must provide a model parameter, for example wss://api.openai.com/v1/realtime?model=gpt-realtime-1.5"
-    return Refusal(Mistake("missing_model", message), 4000)
+    return Refusal(ApiError("missing_model", message), 4000)
 
 
 def model_unknown(model: str) -> Refusal:
-    """Refuse a name that no realtime model has."""
-    return Refusal(Mistake("invalid_model", f'Model "{model}" is not supported in realtime mode.'), 4000)
+    """Refuse an unknown model name."""
+    return Refusal(ApiError("invalid_model", f'Model "{model}" is not supported in realtime mode.'), 4000)
 
 
 def model_only_transcribes(model: str) -> Refusal:
@@ -120,38 +120,38 @@ def model_only_transcribes(model: str) -> Refusal:
         f"Model {model} is a transcription model and cannot be used as the realtime session model. "
         "Pass this transcription model as audio.input.transcription.model instead."
     )
-    return Refusal(Mistake("invalid_model", message), 4000)
+    return Refusal(ApiError("invalid_model", message), 4000)
 
 
 def model_cannot_transcribe(model: str) -> Refusal:
-    """Refuse a model named in the address of a transcription session."""
-    return Refusal(Mistake("invalid_model", f'Model "{model}" is not supported in transcription mode.'), 4000)
+    """Refuse a transcription session whose URL has a `model` parameter."""
+    return Refusal(ApiError("invalid_model", f'Model "{model}" is not supported in transcription mode.'), 4000)
 
 
 def beta_shape() -> Refusal:
     """Refuse the beta interface, which was retired on 2026-05-12."""
     message = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
-    return Refusal(Mistake("beta_api_shape_disabled", message), 4000)
+    return Refusal(ApiError("beta_api_shape_disabled", message), 4000)
 
 
-def session_expired(*, silent: bool) -> Refusal:
-    """End a session at its cap. The sentence says 60 minutes however short the cap was made."""
+def session_expired(*, close_only: bool) -> Refusal:
+    """Close a session at its maximum duration. The message names 60 minutes even if the simulator's limit is shorter."""
     message = "Your session hit the maximum duration of 60 minutes."
-    return Refusal(Mistake("session_expired", message), 1001, stated_reason=message, silent=silent)
+    return Refusal(ApiError("session_expired", message), 1001, reason_override=message, close_only=close_only)
 
 
-def refusal_of(scenario: Scenario, key: str, model: str) -> Refusal | None:
-    """Look up how a scenario refuses right after the upgrade; None if it does not."""
+def refusal_for_scenario(scenario: Scenario, key: str, model: str) -> Refusal | None:
+    """Return the refusal that a scenario sends right after the upgrade; None if it sends none."""
     refusals = {
         Scenario.KEY_REJECTED: key_rejected(key),
         Scenario.KEY_MISSING: key_missing(),
-        Scenario.KEY_FORBIDDEN: Refusal(missing_scopes("model.request"), 3000),
-        Scenario.QUOTA_EXHAUSTED: Refusal(no_credit(), 1013),
-        Scenario.MODEL_NOT_FOUND: Refusal(model_not_found(model), 4004),
+        Scenario.KEY_FORBIDDEN: Refusal(missing_scopes_error("model.request"), 3000),
+        Scenario.QUOTA_EXHAUSTED: Refusal(no_credit_error(), 1013),
+        Scenario.MODEL_NOT_FOUND: Refusal(model_not_found_error(model), 4004),
         Scenario.INVALID_MODEL: model_unknown(model),
         Scenario.BETA_SHAPE: beta_shape(),
-        Scenario.RATE_LIMITED_INBAND: Refusal(too_many_requests(model), 1013),
+        Scenario.RATE_LIMITED_INBAND: Refusal(rate_limit_error(model), 1013),
         Scenario.OVERLOADED: Refusal(None, 1013),
-        Scenario.CLOSE_ONLY: Refusal(wrong_key(key), 3000, silent=True),
+        Scenario.CLOSE_ONLY: Refusal(invalid_key_error(key), 3000, close_only=True),
     }
     return refusals.get(scenario)

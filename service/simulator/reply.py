@@ -1,8 +1,8 @@
-"""What the assistant answers: a parrot's idea of conversation.
+"""The content of a response: the assistant repeats the user, as a parrot does.
 
-What the user said comes back byte for byte as the assistant's audio, with a made-up transcript; what the user wrote
-comes back as text. An assistant that must speak though nobody has spoken hums a tone. Where the two formats of a
-session differ it hums as well, because audio is never converted. A tool is called only when the client insists on one.
+The assistant's audio is the user's newest audio, byte for byte, with a placeholder transcript; the user's text is returned
+as text. Without user audio, the assistant's audio is a tone. It is a tone too if input and output format differ, because
+audio is never converted. A function is called only if ``tool_choice`` requires it.
 """
 
 import re
@@ -14,31 +14,31 @@ from service.simulator.audio import AudioFormat, tone
 from service.simulator.conversation import Item, text_tokens
 from service.simulator.events import JSON, JSONObject, encode
 
-_NOTHING = "Nothing was said."
+_NO_INPUT = "Nothing was said."
 _PIECE = re.compile(r"\s*\S+|\s+$")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer: speech with its transcript, or text, or the call of a function."""
+    """The content of one response: audio with its transcript, text, or a function call."""
 
     text: str
-    audio: bytes | None = None  # None when the answer is not spoken
-    function: str | None = None  # then `text` is its arguments
-    cut_short: bool = False  # by max_output_tokens
+    audio: bytes | None = None  # None for a response without audio
+    function: str | None = None  # the function's name; `text` is then its arguments
+    truncated: bool = False  # at max_output_tokens
 
     @property
     def pieces(self) -> list[str]:
-        """The text in the pieces in which it is sent."""
+        """The text, split into the deltas in which it is sent."""
         return _PIECE.findall(self.text)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a response was asked to be: the session's settings under those of the request."""
+class ResponseOptions:
+    """The options of one response: those of ``response.create``, then those of the session."""
 
-    speaks: bool
-    format: AudioFormat
+    with_audio: bool
+    audio_format: AudioFormat
     voice: JSON
     tools: JSON
     tool_choice: JSON
@@ -47,39 +47,61 @@ class Wanted:
     in_conversation: bool
 
 
-def compose(items: Sequence[Item], wanted: Wanted, heard_in: AudioFormat) -> Reply:
-    """Think of an answer to what was said last."""
-    asked = next((item for item in reversed(items) if item.role == "user" or "output" in item.body), None)
-    function = _chosen_function(wanted)
+def compose_reply(items: Sequence[Item], options: ResponseOptions, input_format: AudioFormat) -> Reply:
+    """Return the reply to the newest user message or function output."""
+    prompt = next((item for item in reversed(items) if item.role == "user" or "output" in item.body), None)
+    function = _required_function(options)
     if function is not None:
-        return Reply(encode({"heard": asked.text if asked else ""}), function=function)
-    text = _words(asked)
-    if not wanted.speaks:
-        return _shortened(text, wanted.max_output_tokens)
-    heard = next((item.audio for item in reversed(items) if item.role == "user" and item.audio), None)
-    return Reply(text, heard if heard and heard_in is wanted.format else tone(wanted.format))
+        return Reply(encode({"heard": prompt.text if prompt else ""}), function=function)
+    text = _reply_text(prompt)
+    if not options.with_audio:
+        return _truncated_reply(text, options.max_output_tokens)
+    audio = next((item.audio for item in reversed(items) if item.role == "user" and item.audio), None)
+    return Reply(text, audio if audio and input_format is options.audio_format else tone(options.audio_format))
 
 
-def tokens_of(text: str, audio: bytes | None, audio_format: AudioFormat) -> Tokens:
-    """Count an answer, or as much of it as was given."""
-    milliseconds = audio_format.milliseconds_of(len(audio or b""))
+def output_tokens(text: str, audio: bytes | None, audio_format: AudioFormat) -> Tokens:
+    """Return the tokens of a reply, or of the part that has been sent."""
+    milliseconds = audio_format.duration_ms(len(audio or b""))
     return Tokens(text_tokens(text), assistant_audio_tokens(milliseconds))
 
 
-def spoken_words(milliseconds: float) -> str:
-    """Make up a transcript; a parrot does not understand."""
+def placeholder_transcript(milliseconds: float) -> str:
+    """Return a transcript for audio of this duration; the simulator does not recognise speech."""
     return f"You said something for {milliseconds / 1000:.1f} seconds."
 
 
-def _words(asked: Item | None) -> str:
-    if asked is None:
-        return _NOTHING
-    if asked.text:
-        return asked.text
-    return spoken_words(asked.audio_ms) if asked.audio_ms else _NOTHING
+def merge_response_options(
+    params: JSONObject, session: JSONObject, audio_format: AudioFormat, voice: JSON
+) -> ResponseOptions:
+    """Merge the ``response`` object of a request over the session object; both are validated."""
+
+    def option(name: str) -> JSON:
+        value = params.get(name)
+        return session.get(name) if value is None else value
+
+    modalities = option("output_modalities")
+    return ResponseOptions(
+        with_audio=not isinstance(modalities, list) or "audio" in modalities,
+        audio_format=audio_format,
+        voice=voice,
+        tools=option("tools"),
+        tool_choice=option("tool_choice"),
+        max_output_tokens=option("max_output_tokens"),
+        metadata=params.get("metadata"),
+        in_conversation=params.get("conversation") != "none",
+    )
 
 
-def _shortened(text: str, limit: JSON) -> Reply:
+def _reply_text(prompt: Item | None) -> str:
+    if prompt is None:
+        return _NO_INPUT
+    if prompt.text:
+        return prompt.text
+    return placeholder_transcript(prompt.audio_ms) if prompt.audio_ms else _NO_INPUT
+
+
+def _truncated_reply(text: str, limit: JSON) -> Reply:
     if not isinstance(limit, int) or text_tokens(text) <= limit:
         return Reply(text)
     kept = ""
@@ -87,33 +109,13 @@ def _shortened(text: str, limit: JSON) -> Reply:
         if text_tokens(kept + piece) > limit:
             break
         kept += piece
-    return Reply(kept, cut_short=True)
+    return Reply(kept, truncated=True)
 
 
-def _chosen_function(wanted: Wanted) -> str | None:
-    tools = wanted.tools if isinstance(wanted.tools, list) else []
+def _required_function(options: ResponseOptions) -> str | None:
+    tools = options.tools if isinstance(options.tools, list) else []
     names = [tool["name"] for tool in tools if isinstance(tool, dict) and tool.get("type") == "function"]
-    choice: JSON = wanted.tool_choice
+    choice: JSON = options.tool_choice
     if isinstance(choice, dict):
         return str(choice["name"]) if choice.get("type") == "function" and choice.get("name") in names else None
     return str(names[0]) if choice == "required" and names else None
-
-
-def read_wanted(given: JSONObject, session: JSONObject, audio_format: AudioFormat, voice: JSON) -> Wanted:
-    """Lay the request of one response over the session's settings; both were checked before."""
-
-    def setting(name: str) -> JSON:
-        value = given.get(name)
-        return session.get(name) if value is None else value
-
-    modalities = setting("output_modalities")
-    return Wanted(
-        speaks=not isinstance(modalities, list) or "audio" in modalities,
-        format=audio_format,
-        voice=voice,
-        tools=setting("tools"),
-        tool_choice=setting("tool_choice"),
-        max_output_tokens=setting("max_output_tokens"),
-        metadata=given.get("metadata"),
-        in_conversation=given.get("conversation") != "none",
-    )

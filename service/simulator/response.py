@@ -1,8 +1,9 @@
-"""One response, from ``response.created`` to ``rate_limits.updated``: which events it sends, in which order, how fast.
+"""One response, from ``response.created`` to ``rate_limits.updated``: its events, their order and their pacing.
 
-The order is that of the wire (seen 2026-07 to 2026-09), with its oddities: the transcript runs ahead of the audio,
-``conversation.item.done`` of an assistant's item names no previous item, ``rate_limits.updated`` follows
-``response.done`` by 43 ms. A response that is cancelled, fails or is cut short still closes all that it opened.
+The order is that of the wire (seen from 2026-07 to 2026-09): the transcript precedes the audio by four deltas,
+``conversation.item.done`` of an assistant's item has no ``previous_item_id``, and ``rate_limits.updated`` follows
+``response.done`` after 43 ms. A response that is cancelled, failed or incomplete still sends the ``done`` event for each
+item and content part that it has added.
 """
 
 import asyncio
@@ -10,85 +11,86 @@ import secrets
 from dataclasses import dataclass
 
 from service.realtime.usage import Counts, Tokens, Usage
-from service.simulator.configuration import write_format
+from service.simulator.configuration import audio_format_object
+from service.simulator.connection import Connection
 from service.simulator.conversation import Conversation, Item
-from service.simulator.events import JSON, JSONObject, Mistake, event, text_delta
+from service.simulator.events import JSON, ApiError, JSONObject, server_event, text_delta
 from service.simulator.ids import new_call_id, new_id
-from service.simulator.peer import Peer
-from service.simulator.reply import Reply, Wanted, tokens_of
+from service.simulator.reply import Reply, ResponseOptions, output_tokens
 
 _CHUNK_MS = 250  # audio in one delta, as measured on the wire
-_TRANSCRIPT_LEAD = 4  # pieces of transcript before the first audio
+_TRANSCRIPT_LEAD = 4  # transcript deltas before the first audio delta
 _TOKENS_PER_MINUTE = 15_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a response ends."""
+    """The final status of a response and its `status_details`."""
 
     status: str = "completed"
     details: JSONObject | None = None
 
     @property
     def item_status(self) -> str:
-        """How its items end."""
+        """The final status of the response's item."""
         return "completed" if self.status == "completed" else "incomplete"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """How a response is to fail, and whether it says half of its words before."""
+class InjectedFailure:
+    """The error with which a response fails: halfway through its output, or before any."""
 
-    error: Mistake
-    midway: bool
+    error: ApiError
+    halfway: bool
 
 
 class Response:
-    """One answer on its way. Active until its ``response.done``; run once."""
+    """One response. `active` until its ``response.done``; call `run` once, then `send_rate_limits`."""
 
     def __init__(
         self,
-        peer: Peer,
+        connection: Connection,
         conversation: Conversation,
-        wanted: Wanted,
+        options: ResponseOptions,
         reply: Reply,
         *,
-        read: Tokens,
-        fault: Fault | None = None,
+        input_tokens: Tokens,
+        failure: InjectedFailure | None = None,
         sideband: bool = False,
     ) -> None:
         self.response_id = new_id("resp")
         self.active = True
-        self._peer = peer
+        self._connection = connection
         self._conversation = conversation
-        self._wanted = wanted
+        self._options = options
         self._reply = reply
-        self._read = read
-        self._cached = _least(conversation.cached, read) if wanted.in_conversation else Tokens()
-        self._fault = fault
+        self._input_tokens = input_tokens
+        cached = conversation.cached_tokens
+        self._cached_tokens = _minimum(cached, input_tokens) if options.in_conversation else Tokens()
+        self._failure = failure
         self._sideband = sideband
         self._cancelled = asyncio.Event()
         self._cancel_reason = ""
         self._item_id = new_id("item")
         self._call_id = new_call_id()
-        self._said = ""
-        self._spoken = bytearray()
-        self._used = 0  # tokens, once it is done
+        self._sent_text = ""
+        self._sent_audio = bytearray()
+        self._total_tokens = 0  # 0 until `response.done`
 
     def cancel(self, reason: str) -> None:
-        """Ask it to stop; it closes what it opened and ends as cancelled."""
+        """Stop sending output; the response ends with status `cancelled`. Only the first call has an effect."""
         if not self._cancelled.is_set():
             self._cancel_reason = reason
             self._cancelled.set()
 
     async def run(self) -> None:
-        """Send all of it, up to ``response.done``."""
+        """Send all events up to ``response.done``."""
         await self._send("response.created", response=self._object("in_progress", None, [], None))
-        if self._fault is not None and not self._fault.midway:
-            outcome, output = self._failed(self._fault), list[JSON]()
+        if self._failure is not None and not self._failure.halfway:
+            outcome, output = _failed(self._failure), list[JSON]()
         else:
             await self._open_item()
-            outcome = await self._say()
+            outcome = await self._stream_output()
             await self._close_item(outcome)
             output = [self._item(outcome.item_status)]
         await self._finish(outcome, output)
@@ -97,93 +99,93 @@ class Response:
         item = self._item("in_progress")
         item["arguments" if self._reply.function else "content"] = "" if self._reply.function else []
         await self._send("response.output_item.added", **self._response_ids(), item=item)
-        if self._wanted.in_conversation:
+        if self._options.in_conversation:
             previous = self._conversation.add(Item(item, Tokens()))
             await self._send("conversation.item.added", previous_item_id=previous, item=item)
         if self._reply.function is None:
             await self._send("response.content_part.added", **self._part_ids(), part=self._part())
 
-    async def _say(self) -> Outcome:
+    async def _stream_output(self) -> Outcome:
         if self._sideband and self._reply.audio is not None:
             await self._send_playback("output_audio_buffer.started")
-        pieces, chunks = self._reply.pieces, self._chunks()
+        pieces, chunks = self._reply.pieces, self._audio_chunks()
         steps = max(len(pieces), len(chunks) + _TRANSCRIPT_LEAD if chunks else 0)
         for step in range(steps):
             if self._cancelled.is_set():
                 return Outcome("cancelled", {"type": "cancelled", "reason": self._cancel_reason})
-            if self._fault is not None and step * 2 >= steps:
-                return self._failed(self._fault)
+            if self._failure is not None and step * 2 >= steps:
+                return _failed(self._failure)
             if step < len(pieces):
-                await self._send_words(pieces[step])
+                await self._send_text_delta(pieces[step])
             if 0 <= step - _TRANSCRIPT_LEAD < len(chunks):
-                await self._send_sound(chunks[step - _TRANSCRIPT_LEAD])
-                await self._play(last=step + 1 == steps)
+                await self._send_audio_delta(chunks[step - _TRANSCRIPT_LEAD])
+                await self._wait_for_playback(last=step + 1 == steps)
             else:
-                await asyncio.sleep(0)  # so that a cancel between two words is heard
-        if self._reply.cut_short:
+                await asyncio.sleep(0)  # lets the reader process a response.cancel between two deltas
+        if self._reply.truncated:
             return Outcome("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
         return Outcome()
 
     async def _close_item(self, outcome: Outcome) -> None:
         item = self._item(outcome.item_status)
         if self._reply.function is not None:
-            named: JSONObject = {**self._response_item_ids(), "call_id": self._call_id, "name": self._reply.function}
-            await self._send("response.function_call_arguments.done", **named, arguments=self._said)
+            call: JSONObject = {**self._response_item_ids(), "call_id": self._call_id, "name": self._reply.function}
+            await self._send("response.function_call_arguments.done", **call, arguments=self._sent_text)
         elif self._reply.audio is not None:
             await self._send("response.output_audio.done", **self._part_ids())
-            await self._send("response.output_audio_transcript.done", **self._part_ids(), transcript=self._said)
+            await self._send("response.output_audio_transcript.done", **self._part_ids(), transcript=self._sent_text)
         else:
-            await self._send("response.output_text.done", **self._part_ids(), text=self._said)
+            await self._send("response.output_text.done", **self._part_ids(), text=self._sent_text)
         if self._reply.function is None:
             await self._send("response.content_part.done", **self._part_ids(), part=self._part())
-        if self._wanted.in_conversation:
-            milliseconds = self._wanted.format.milliseconds_of(len(self._spoken))
-            self._conversation.put(Item(item, self._told(), None, milliseconds))
+        if self._options.in_conversation:
+            milliseconds = self._options.audio_format.duration_ms(len(self._sent_audio))
+            self._conversation.replace_item(Item(item, self._output_tokens(), None, milliseconds))
             await self._send("conversation.item.done", previous_item_id=None, item=item)
         await self._send("response.output_item.done", **self._response_ids(), item=item)
 
     async def _finish(self, outcome: Outcome, output: list[JSON]) -> None:
-        told = self._told() if output else Tokens()
-        failed_at_once = outcome.status == "failed" and not output
-        usage = Usage() if failed_at_once else Usage(self._read, told, self._cached)
-        if self._wanted.in_conversation and not failed_at_once:
-            self._conversation.note_answered(self._read + told)
+        sent_tokens = self._output_tokens() if output else Tokens()
+        failed_without_output = outcome.status == "failed" and not output
+        usage = Usage() if failed_without_output else Usage(self._input_tokens, sent_tokens, self._cached_tokens)
+        if self._options.in_conversation and not failed_without_output:
+            self._conversation.record_response(self._input_tokens + sent_tokens)
         self.active = False
-        self._used = usage.total
+        self._total_tokens = usage.total
         done = self._object(outcome.status, outcome.details, output, usage)
         await self._send("response.done", response=done)
 
-    async def run_afterword(self) -> None:
-        """Send what follows ``response.done``; the next response need not wait for it."""
-        await asyncio.sleep(self._peer.options.rate_limits_delay_seconds)
+    async def send_rate_limits(self) -> None:
+        """Send ``rate_limits.updated`` after its delay. The next response can start before it."""
+        await asyncio.sleep(self._connection.options.rate_limits_delay_seconds)
         limit: JSONObject = {
             "name": "tokens",
             "limit": _TOKENS_PER_MINUTE,
-            "remaining": max(0, _TOKENS_PER_MINUTE - self._used),
+            "remaining": max(0, _TOKENS_PER_MINUTE - self._total_tokens),
             "reset_seconds": 0.001,
         }
         await self._send("rate_limits.updated", rate_limits=[limit])
         if self._sideband and self._reply.audio is not None:
             await self._send_playback("output_audio_buffer.stopped")
 
-    async def _send_words(self, piece: str) -> None:
-        self._said += piece
+    async def _send_text_delta(self, piece: str) -> None:
+        self._sent_text += piece
         if self._reply.function is not None:
-            kind, ids = "response.function_call_arguments.delta", self._response_item_ids()
+            event_type, ids = "response.function_call_arguments.delta", self._response_item_ids()
             ids["call_id"] = self._call_id
         else:
-            spoken = self._reply.audio is not None
-            kind = "response.output_audio_transcript.delta" if spoken else "response.output_text.delta"
+            has_audio = self._reply.audio is not None
+            event_type = "response.output_audio_transcript.delta" if has_audio else "response.output_text.delta"
             ids = self._part_ids()
-        await self._peer.send(text_delta(kind, piece, **ids))
+        await self._connection.send(text_delta(event_type, piece, **ids))
 
-    async def _send_sound(self, chunk: bytes) -> None:
-        self._spoken += chunk
-        if not self._sideband:  # there the audio goes to the call, not to those who listen to its events
-            await self._peer.send_audio(event("response.output_audio.delta", **self._part_ids()), chunk)
+    async def _send_audio_delta(self, chunk: bytes) -> None:
+        self._sent_audio += chunk
+        if not self._sideband:  # on a sideband the audio goes to the call; the sideband carries the other events
+            await self._connection.send_audio(server_event("response.output_audio.delta", **self._part_ids()), chunk)
 
-    async def _play(self, *, last: bool) -> None:
-        pace = self._peer.options.pace
+    async def _wait_for_playback(self, *, last: bool) -> None:
+        pace = self._connection.options.pace
         if pace == 0 or last:
             await asyncio.sleep(0)
             return
@@ -192,25 +194,20 @@ class Response:
         except TimeoutError:
             return
 
-    async def _send(self, kind: str, **fields: JSON) -> None:
-        await self._peer.send(event(kind, **fields))
+    async def _send(self, event_type: str, **fields: JSON) -> None:
+        await self._connection.send(server_event(event_type, **fields))
 
-    async def _send_playback(self, kind: str) -> None:
-        # On the wire these events, and these alone, are named with 16 hex digits.
-        await self._peer.send(
-            {**event(kind, response_id=self.response_id), "event_id": f"event_{secrets.token_hex(8)}"}
-        )
+    async def _send_playback(self, event_type: str) -> None:
+        # On the wire only these events have identifiers of 16 hex digits.
+        event = server_event(event_type, response_id=self.response_id)
+        await self._connection.send({**event, "event_id": f"event_{secrets.token_hex(8)}"})
 
-    def _chunks(self) -> list[bytes]:
-        audio, size = self._reply.audio or b"", self._wanted.format.bytes_in(_CHUNK_MS)
+    def _audio_chunks(self) -> list[bytes]:
+        audio, size = self._reply.audio or b"", self._options.audio_format.bytes_for(_CHUNK_MS)
         return [audio[at : at + size] for at in range(0, len(audio), size)]
 
-    def _failed(self, fault: Fault) -> Outcome:
-        error: JSONObject = {"type": fault.error.kind, "code": fault.error.code, "message": fault.error.message}
-        return Outcome("failed", {"type": "failed", "error": error})
-
-    def _told(self) -> Tokens:
-        return tokens_of(self._said, bytes(self._spoken), self._wanted.format)
+    def _output_tokens(self) -> Tokens:
+        return output_tokens(self._sent_text, bytes(self._sent_audio), self._options.audio_format)
 
     def _response_ids(self) -> JSONObject:
         return {"response_id": self.response_id, "output_index": 0}
@@ -222,47 +219,55 @@ class Response:
         return {**self._response_item_ids(), "content_index": 0}
 
     def _part(self) -> JSONObject:
-        spoken = self._reply.audio is not None
-        return {"type": "audio", "transcript": self._said} if spoken else {"type": "text", "text": self._said}
+        has_audio = self._reply.audio is not None
+        return (
+            {"type": "audio", "transcript": self._sent_text} if has_audio else {"type": "text", "text": self._sent_text}
+        )
 
     def _item(self, status: str) -> JSONObject:
         item: JSONObject = {"id": self._item_id, "object": "realtime.item"}
         if self._reply.function is not None:
-            called: JSONObject = {"name": self._reply.function, "call_id": self._call_id, "arguments": self._said}
-            return {**item, "type": "function_call", "status": status, **called}
-        spoken = self._reply.audio is not None
+            call: JSONObject = {"name": self._reply.function, "call_id": self._call_id, "arguments": self._sent_text}
+            return {**item, "type": "function_call", "status": status, **call}
+        has_audio = self._reply.audio is not None
         content: JSONObject = (
-            {"type": "output_audio", "transcript": self._said}
-            if spoken
-            else {"type": "output_text", "text": self._said}
+            {"type": "output_audio", "transcript": self._sent_text}
+            if has_audio
+            else {"type": "output_text", "text": self._sent_text}
         )
         return {**item, "type": "message", "status": status, "role": "assistant", "content": [content]}
 
     def _object(self, status: str, details: JSONObject | None, output: list[JSON], usage: Usage | None) -> JSONObject:
-        wanted = self._wanted
-        spoken: JSONObject = {"format": write_format(wanted.format), "voice": wanted.voice}
+        options = self._options
+        audio_output: JSONObject = {"format": audio_format_object(options.audio_format), "voice": options.voice}
         return {
             "object": "realtime.response",
             "id": self.response_id,
             "status": status,
             "status_details": details,
             "output": output,
-            "conversation_id": self._conversation.conversation_id if wanted.in_conversation else None,
-            "output_modalities": ["audio" if wanted.speaks else "text"],
-            "max_output_tokens": wanted.max_output_tokens,
-            "audio": {"output": spoken},
-            "usage": _counts(usage),
-            "metadata": wanted.metadata,
+            "conversation_id": self._conversation.conversation_id if options.in_conversation else None,
+            "output_modalities": ["audio" if options.with_audio else "text"],
+            "max_output_tokens": options.max_output_tokens,
+            "audio": {"output": audio_output},
+            "usage": _usage_object(usage),
+            "metadata": options.metadata,
         }
 
 
-def _least(one: Tokens, other: Tokens) -> Tokens:
+def _failed(failure: InjectedFailure) -> Outcome:
+    error = failure.error
+    details: JSONObject = {"type": error.error_type, "code": error.code, "message": error.message}
+    return Outcome("failed", {"type": "failed", "error": details})
+
+
+def _minimum(one: Tokens, other: Tokens) -> Tokens:
     return Tokens(min(one.text, other.text), min(one.audio, other.audio), min(one.image, other.image))
 
 
-def _counts(usage: Usage | None) -> JSON:
-    return None if usage is None else _plain(usage.as_counts())
+def _usage_object(usage: Usage | None) -> JSON:
+    return None if usage is None else _as_json(usage.as_counts())
 
 
-def _plain(counts: Counts) -> JSONObject:
-    return {name: count if isinstance(count, int) else _plain(count) for name, count in counts.items()}
+def _as_json(counts: Counts) -> JSONObject:
+    return {name: count if isinstance(count, int) else _as_json(count) for name, count in counts.items()}

@@ -1,8 +1,8 @@
-"""The REST calls around the socket: models, and short-lived client secrets.
+"""The REST API beside the WebSocket endpoints: models and client secrets.
 
-Scenarios hold here as they do on the socket, where they would: a wrong key is 401, an empty balance is none of the
-models' business. Source: the API reference "Models" and "Realtime client secrets"; bodies as seen on the wire 2026-09,
-where the body of a wrong key is JSON called ``text/plain``.
+Scenarios apply as far as the provider's REST API would show them: a wrong key is 401, an exhausted balance has no effect.
+Source: the API reference "Models" and "Realtime client secrets"; bodies as seen on the wire in 2026-09. The body for a
+wrong key is JSON with the content type ``text/plain``.
 """
 
 import json
@@ -13,53 +13,53 @@ from http import HTTPStatus
 from aiohttp import web
 
 from service.simulator import schema
-from service.simulator.configuration import Configuration, session_object, transcription_object
-from service.simulator.events import JSON, JSONObject, Mistake, encode, invalid_type, need_object, out_of_range
-from service.simulator.faults import error_body, hang_before_101, http_answer, json_answer
-from service.simulator.handshake import edge_headers, looks_wrong, read_key
+from service.simulator.configuration import SessionConfiguration, session_object, transcription_object
+from service.simulator.events import JSON, ApiError, JSONObject, encode, invalid_type, out_of_range, require_object
+from service.simulator.faults import error_body, hang_before_upgrade, json_response, scenario_http_response
+from service.simulator.handshake import edge_headers, is_malformed_key, key_from_headers
 from service.simulator.ids import new_client_secret, new_request_id
-from service.simulator.options import SimulatorOptions
-from service.simulator.refusals import missing_scopes, model_not_found, wrong_key
-from service.simulator.scenarios import Scenario, scenario_for
+from service.simulator.options import DEFAULT_MODEL, SimulatorOptions
+from service.simulator.refusals import invalid_key_error, missing_scopes_error, model_not_found_error
+from service.simulator.scenarios import Scenario, scenario_for_key
 
-_LEAST_TTL, _DEFAULT_TTL, _MOST_TTL = 10, 600, 7200
-_MOST_SECRETS = 4096
-_CREATED = 1_756_271_701  # a fixed birthday for every model: 2025-08-27
+_MIN_TTL_SECONDS, _DEFAULT_TTL_SECONDS, _MAX_TTL_SECONDS = 10, 600, 7200
+_MAX_CLIENT_SECRETS = 4096
+_CREATED = 1_756_271_701  # 2025-08-27, for every model
 _UNAUTHORIZED = HTTPStatus.UNAUTHORIZED.value
 _NOT_FOUND = HTTPStatus.NOT_FOUND.value
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST.value
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
-    """A client secret: until when it opens sessions, and which."""
+class ClientSecret:
+    """A client secret: when it expires, and the session object for its sessions."""
 
     expires_at: float
     session: JSONObject
 
 
 @dataclass(slots=True)
-class Rest:
-    """The REST side of one simulator."""
+class RestApi:
+    """The REST API of one simulator."""
 
     options: SimulatorOptions
-    default: Scenario
-    secrets: dict[str, Secret] = field(default_factory=dict)
+    default_scenario: Scenario
+    client_secrets: dict[str, ClientSecret] = field(default_factory=dict)
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer one call, with the headers that every answer has."""
-        began = time.perf_counter()
-        key = read_key(request.headers.copy())
-        scenario = scenario_for(key, self.default)
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Return the response to a request, with the provider's headers."""
+        started = time.perf_counter()
+        key = key_from_headers(request.headers.copy())
+        scenario = scenario_for_key(key, self.default_scenario)
         if scenario is Scenario.HANG_BEFORE_101 and request.transport is not None:
-            await hang_before_101(request.transport)
-        response = http_answer(scenario, key or "", "gpt-realtime") or self._refusal(key, scenario)
+            await hang_before_upgrade(request.transport)
+        response = scenario_http_response(scenario, key or "", DEFAULT_MODEL) or self._refusal(key, scenario)
         if response is None:
             response = await self._route(request, scenario)
             response.headers.update(_rate_limits())
         response.headers.update(edge_headers())
         response.headers["x-request-id"] = new_request_id()
-        response.headers["openai-processing-ms"] = str(max(1, round((time.perf_counter() - began) * 1000)))
+        response.headers["openai-processing-ms"] = str(max(1, round((time.perf_counter() - started) * 1000)))
         response.headers["openai-version"] = "2020-10-01"
         return response
 
@@ -70,53 +70,55 @@ class Rest:
                 "Bearer auth (i.e. Authorization: Bearer YOUR_KEY). You can obtain an API key from "
                 "https://platform.openai.com/account/api-keys."
             )
-            return _refused(_UNAUTHORIZED, Mistake(None, message))
-        if scenario in (Scenario.KEY_REJECTED, Scenario.CLOSE_ONLY) or looks_wrong(key):
-            body = encode(error_body(wrong_key(key), _UNAUTHORIZED))
+            return _error_response(_UNAUTHORIZED, ApiError(None, message))
+        if scenario in (Scenario.KEY_REJECTED, Scenario.CLOSE_ONLY) or is_malformed_key(key):
+            body = encode(error_body(invalid_key_error(key), _UNAUTHORIZED))
             return web.Response(status=_UNAUTHORIZED, text=body, content_type="text/plain")
         if scenario in (Scenario.KEY_FORBIDDEN, Scenario.MODEL_REST_ONLY_401):
-            return _refused(_UNAUTHORIZED, missing_scopes("model.request"))
+            return _error_response(_UNAUTHORIZED, missing_scopes_error("model.request"))
         return None
 
     async def _route(self, request: web.Request, scenario: Scenario) -> web.Response:
         path = request.path.removeprefix("/v1")
         if request.method == "GET" and path == "/models":
-            return json_answer(200, {"object": "list", "data": [_model(name) for name in sorted(self.options.models)]})
+            return json_response(
+                200, {"object": "list", "data": [_model(name) for name in sorted(self.options.models)]}
+            )
         if request.method == "GET" and path.startswith("/models/"):
-            return self._one_model(path.removeprefix("/models/"), scenario)
+            return self._model_response(path.removeprefix("/models/"), scenario)
         if request.method == "POST" and path == "/realtime/client_secrets":
-            return await self._mint(request)
+            return await self._create_client_secret(request)
         if request.method == "GET" and path in ("/realtime", "/realtime/translations"):
             message = "This address speaks WebSocket; the request did not ask to upgrade."
-            return _refused(_BAD_REQUEST, Mistake(None, message))
-        return _refused(_NOT_FOUND, Mistake(None, f"Invalid URL ({request.method} {request.path})"))
+            return _error_response(_BAD_REQUEST, ApiError(None, message))
+        return _error_response(_NOT_FOUND, ApiError(None, f"Invalid URL ({request.method} {request.path})"))
 
-    def _one_model(self, name: str, scenario: Scenario) -> web.Response:
-        lost = scenario in (Scenario.MODEL_NOT_FOUND, Scenario.INVALID_MODEL)
-        if lost or name not in self.options.models:
-            return _refused(_NOT_FOUND, model_not_found(name))
-        return json_answer(200, _model(name))
+    def _model_response(self, name: str, scenario: Scenario) -> web.Response:
+        fails = scenario in (Scenario.MODEL_NOT_FOUND, Scenario.INVALID_MODEL)
+        if fails or name not in self.options.models:
+            return _error_response(_NOT_FOUND, model_not_found_error(name))
+        return json_response(200, _model(name))
 
-    async def _mint(self, request: web.Request) -> web.Response:
+    async def _create_client_secret(self, request: web.Request) -> web.Response:
         try:
-            asked = _parse_body(await request.text())
-            lifetime = _lifetime(asked)
-            session = _session(asked)
-        except Mistake as mistake:
-            return _refused(_BAD_REQUEST, mistake)
+            body = _parse_body(await request.text())
+            lifetime = _lifetime(body)
+            session = _session(body)
+        except ApiError as error:
+            return _error_response(_BAD_REQUEST, error)
         value, expires_at = new_client_secret(), int(time.time() + lifetime)
-        self._forget_expired()
-        self.secrets[value] = Secret(expires_at, session)
-        return json_answer(200, {"value": value, "expires_at": expires_at, "session": {**session, "expires_at": 0}})
+        self._evict_oldest_secrets()
+        self.client_secrets[value] = ClientSecret(expires_at, session)
+        return json_response(200, {"value": value, "expires_at": expires_at, "session": {**session, "expires_at": 0}})
 
-    def _forget_expired(self) -> None:
-        # An expired secret is remembered for as long as there is room, so that it is refused and not taken for a key.
-        while len(self.secrets) >= _MOST_SECRETS:
-            del self.secrets[next(iter(self.secrets))]
+    def _evict_oldest_secrets(self) -> None:
+        # Expired secrets are kept while there is room. The simulator would accept a deleted one as an unknown, valid key.
+        while len(self.client_secrets) >= _MAX_CLIENT_SECRETS:
+            del self.client_secrets[next(iter(self.client_secrets))]
 
 
-def _refused(status: int, mistake: Mistake) -> web.Response:
-    return json_answer(status, error_body(mistake, status))
+def _error_response(status: int, error: ApiError) -> web.Response:
+    return json_response(status, error_body(error, status))
 
 
 def _model(name: str) -> JSONObject:
@@ -128,33 +130,32 @@ def _parse_body(text: str) -> JSONObject:
         body = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         message = "We could not parse the JSON body of your request."
-        raise Mistake(None, message) from None
+        raise ApiError(None, message) from None
     if not isinstance(body, dict):
         raise invalid_type("body", "an object", body)
     return body
 
 
-def _lifetime(asked: JSONObject) -> int:
-    if asked.get("expires_after") is None:
-        return _DEFAULT_TTL
-    seconds: JSON = need_object(asked, "expires_after").get("seconds", _DEFAULT_TTL)
+def _lifetime(body: JSONObject) -> int:
+    if body.get("expires_after") is None:
+        return _DEFAULT_TTL_SECONDS
+    seconds: JSON = require_object(body, "expires_after").get("seconds", _DEFAULT_TTL_SECONDS)
     if isinstance(seconds, bool) or not isinstance(seconds, int):
         raise invalid_type("expires_after.seconds", "an integer", seconds)
-    if not _LEAST_TTL <= seconds <= _MOST_TTL:
-        raise out_of_range("expires_after.seconds", seconds, least=_LEAST_TTL, most=_MOST_TTL)
+    if not _MIN_TTL_SECONDS <= seconds <= _MAX_TTL_SECONDS:
+        raise out_of_range("expires_after.seconds", seconds, minimum=_MIN_TTL_SECONDS, maximum=_MAX_TTL_SECONDS)
     return seconds
 
 
-def _session(asked: JSONObject) -> JSONObject:
+def _session(body: JSONObject) -> JSONObject:
     default: JSONObject = {"type": "realtime"}
-    wanted = need_object(asked, "session") if asked.get("session") is not None else default
-    if wanted.get("type") == "transcription":
-        configuration = Configuration(transcription_object(0), schema.TRANSCRIPTION_SESSION)
+    patch = require_object(body, "session") if body.get("session") is not None else default
+    if patch.get("type") == "transcription":
+        configuration = SessionConfiguration(transcription_object(0), schema.TRANSCRIPTION_SESSION)
     else:
-        configuration = Configuration(
-            session_object(str(wanted.get("model") or "gpt-realtime"), 0), schema.REALTIME_SESSION
-        )
-    configuration.update(wanted)
+        model = str(patch.get("model") or DEFAULT_MODEL)
+        configuration = SessionConfiguration(session_object(model, 0), schema.REALTIME_SESSION)
+    configuration.update(patch)
     return configuration.session
 
 

@@ -1,9 +1,10 @@
-"""The catalogue of scenarios: every way in which this upstream can misbehave, by name.
+"""The scenarios: every way in which the simulator can fail, by name.
 
-A scenario comes from the query of a request to upgrade (``simulate=<name>``, for one call that is to fail among others that
-are well), else from the key (``sk-sim-<name>``, and ``sk-sim-<name>-anything``; the longest name wins), else from the
-simulator's option. A key that names none follows the option, and is good without one. What a scenario does is decided
-where it happens: before the upgrade in ``faults``, in the first event in ``refusals``, later in the sessions.
+A scenario is selected, in this order, by the query of an upgrade request (``simulate=<name>``, for one connection among
+others that work), by the key (``sk-sim-<name>`` or ``sk-sim-<name>-anything``; the longest matching name wins), or by
+the simulator's option. A key that names no scenario, or ``good``, uses the option; without an option the key is valid.
+Scenarios are implemented where they take effect: before and at the upgrade in ``faults``, in the first event in
+``refusals``, later in the sessions.
 """
 
 from collections.abc import Mapping
@@ -15,91 +16,91 @@ QUERY_PARAMETER = "simulate"
 
 
 class Scenario(Enum):
-    """One way to behave; its value is the name, its ``says`` the sentence for people."""
+    """One behaviour of the simulator: its value is the name, `description` is its line in ``simulate --help``."""
 
-    says: str
+    description: str
 
-    def __new__(cls, name: str, says: str) -> Self:
-        """Take the name as the value and keep the sentence beside it."""
+    def __new__(cls, name: str, description: str) -> Self:
+        """Set the value to the name and keep the description as an attribute."""
         member = object.__new__(cls)
         member._value_ = name
-        member.says = says
+        member.description = description
         return member
 
-    GOOD = "good", "nothing is wrong"
+    GOOD = "good", "the provider works"
 
-    # Refused inside the socket: 101, `error`, CLOSE.
-    KEY_REJECTED = "key-rejected", "the key is wrong: 101, error invalid_api_key, close 3000"
-    KEY_MISSING = "key-missing", "as if no key had come: 101, error, close 3000"
-    KEY_FORBIDDEN = "key-forbidden", "the key lacks a scope: 101, error 'Missing scopes' without a code, close 3000"
-    QUOTA_EXHAUSTED = "quota-exhausted", "no credit is left: 101, error credit_balance_exhausted, close 1013"
-    MODEL_NOT_FOUND = "model-not-found", "the model is retired or out of reach: 101, error, close 4004"
-    INVALID_MODEL = "invalid-model", "the model's name is unknown: 101, error, close 4000"
-    BETA_SHAPE = "beta-shape", "as if the beta interface had been asked for: 101, error, close 4000"
+    # Refused after the upgrade: 101, `error`, CLOSE.
+    KEY_REJECTED = "key-rejected", "wrong key: 101, error invalid_api_key, close 3000"
+    KEY_MISSING = "key-missing", "no key in the request: 101, error, close 3000"
+    KEY_FORBIDDEN = "key-forbidden", "key without a scope: 101, error 'Missing scopes' without a code, close 3000"
+    QUOTA_EXHAUSTED = "quota-exhausted", "no credit: 101, error credit_balance_exhausted, close 1013"
+    MODEL_NOT_FOUND = "model-not-found", "model retired or not accessible: 101, error, close 4004"
+    INVALID_MODEL = "invalid-model", "unknown model name: 101, error, close 4000"
+    BETA_SHAPE = "beta-shape", "request for the beta interface: 101, error, close 4000"
     RATE_LIMITED_INBAND = "rate-limited-inband", "too many requests: 101, error rate_limit_exceeded, close 1013"
     OVERLOADED = "overloaded", "101, then close 1013 without an event or a reason"
-    CLOSE_ONLY = "close-only", "the key is wrong: 101, then close 3000 with the reason, without the event"
+    CLOSE_ONLY = "close-only", "wrong key: 101, then close 3000 with the reason but without the event"
 
-    # The connection fails around the upgrade.
+    # The connection fails during or just after the upgrade.
     DROP = "drop", "101, then FIN"
     RESET = "reset", "101, then RST"
-    HANG = "hang", "101, then silence"
-    HANG_BEFORE_101 = "hang-before-101", "the request is never answered"
-    SLOW_FIRST_EVENT = "slow-first-event", "101, and session.created much later"
+    HANG = "hang", "101, then no response to anything"
+    HANG_BEFORE_101 = "hang-before-101", "no response to the upgrade request"
+    SLOW_FIRST_EVENT = "slow-first-event", "101, then session.created after a delay"
     REDIRECT = "redirect", "302 to another host"
-    NO_UPGRADE = "no-upgrade", "200 and a page of HTML: a captive portal"
-    WRONG_ACCEPT = "wrong-accept", "101 whose Sec-WebSocket-Accept is wrong"
+    NO_UPGRADE = "no-upgrade", "200 with an HTML page, as from a captive portal"
+    WRONG_ACCEPT = "wrong-accept", "101 with a wrong Sec-WebSocket-Accept"
 
     # Refused with an HTTP status.
-    HTTP_401 = "http-401", "401, the key is wrong"
+    HTTP_401 = "http-401", "401, wrong key"
     HTTP_403 = "http-403", "403 without a body"
-    HTTP_403_GEO = "http-403-geo", "403, the country is not supported"
+    HTTP_403_GEO = "http-403-geo", "403, country not supported"
     HTTP_404 = "http-404", "404 without a body"
     HTTP_429 = "http-429", "429, too many requests, Retry-After: 7"
-    HTTP_429_QUOTA = "http-429-quota", "429, the quota is used up"
-    HTTP_500 = "http-500", "500, a server's error"
-    HTTP_502 = "http-502", "502, a bad gateway"
+    HTTP_429_QUOTA = "http-429-quota", "429, quota exhausted"
+    HTTP_500 = "http-500", "500, server error"
+    HTTP_502 = "http-502", "502, bad gateway"
     HTTP_503 = "http-503", "503, overloaded, Retry-After: 30"
-    HTTP_504 = "http-504", "504, a gateway's timeout"
-    HTTP_520_HTML = "http-520-html", "520 and a page of HTML from the edge"
+    HTTP_504 = "http-504", "504, gateway timeout"
+    HTTP_520_HTML = "http-520-html", "520 with an HTML page from the provider's edge"
 
-    # The session begins well.
-    MODEL_ACCESS_LATE = "model-access-late", "all is well until the first response fails with model_not_found"
-    EXPIRE_SOON = "expire-soon", "the session's cap is reached after a second: error session_expired, close 1001"
-    EXPIRE_SILENT = "expire-silent", "the session's cap is reached after a second: close 1001 without the event"
-    SERVER_ERROR_MID = "server-error-mid", "every response fails in the middle with server_error"
+    # The session starts normally and fails later.
+    MODEL_ACCESS_LATE = "model-access-late", "the session starts; every response fails with model_not_found"
+    EXPIRE_SOON = "expire-soon", "the session expires after one second: error session_expired, close 1001"
+    EXPIRE_SILENT = "expire-silent", "the session expires after one second: close 1001 without the event"
+    SERVER_ERROR_MID = "server-error-mid", "every response fails halfway with server_error"
     RATE_LIMITED_MID = "rate-limited-mid", "every response fails with rate_limit_exceeded"
-    DROP_MID = "drop-mid", "FIN after some of the client's events"
-    RESET_MID = "reset-mid", "RST after some of the client's events"
-    GOING_AWAY_MID = "going-away-mid", "close 1001 after some of the client's events, as in a deployment"
-    INTERNAL_ERROR_MID = "internal-error-mid", "close 1011 after some of the client's events"
-    STALL_MID = "stall-mid", "silence after some of the client's events: no event, no pong, no close"
+    DROP_MID = "drop-mid", "FIN after three client events"
+    RESET_MID = "reset-mid", "RST after three client events"
+    GOING_AWAY_MID = "going-away-mid", "close 1001 after three client events, as during a deployment"
+    INTERNAL_ERROR_MID = "internal-error-mid", "close 1011 after three client events"
+    STALL_MID = "stall-mid", "no event, pong or close frame after three client events"
 
-    MODEL_REST_ONLY_401 = "model-rest-only-401", "REST says 401 'Missing scopes'; the socket works"
+    MODEL_REST_ONLY_401 = "model-rest-only-401", "REST answers 401 'Missing scopes'; WebSocket connections work"
 
 
-_NAMES = {scenario.value: scenario for scenario in Scenario}
+_BY_NAME = {scenario.value: scenario for scenario in Scenario}
 
 
 def parse_scenario(name: str | None) -> Scenario:
-    """Read a scenario's name; None is good. Raises ValueError with the names that exist."""
+    """Return the scenario of this name; None is `good`. Raises ValueError that lists the valid names."""
     if name is None:
         return Scenario.GOOD
-    if name not in _NAMES:
-        raise ValueError(f"no scenario is called {name!r}; there are: {', '.join(_NAMES)}")
-    return _NAMES[name]
+    if name not in _BY_NAME:
+        raise ValueError(f"unknown scenario {name!r}; valid names: {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
 
 
-def scenario_for(key: str | None, default: Scenario) -> Scenario:
-    """Choose what a key gets."""
+def scenario_for_key(key: str | None, default: Scenario) -> Scenario:
+    """Return the scenario that a key names, or `default` if it names none or `good`."""
     if key is None or not key.startswith(KEY_PREFIX):
         return default
     rest = key.removeprefix(KEY_PREFIX)
-    named = [name for name in _NAMES if rest == name or rest.startswith(f"{name}-")]
-    chosen = _NAMES[max(named, key=len)] if named else Scenario.GOOD
-    return default if chosen is Scenario.GOOD else chosen
+    matches = [name for name in _BY_NAME if rest == name or rest.startswith(f"{name}-")]
+    scenario = _BY_NAME[max(matches, key=len)] if matches else Scenario.GOOD
+    return default if scenario is Scenario.GOOD else scenario
 
 
-def scenario_in_query(query: Mapping[str, str]) -> Scenario | None:
-    """Read the scenario that one request asks for; None if it asks for none. Raises ValueError with the names that exist."""
+def scenario_from_query(query: Mapping[str, str]) -> Scenario | None:
+    """Return the scenario in the query of a request; None if there is none. Raises ValueError that lists the valid names."""
     return parse_scenario(query[QUERY_PARAMETER]) if QUERY_PARAMETER in query else None

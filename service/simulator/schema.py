@@ -1,7 +1,7 @@
-"""What a client may write into a session or a response: every key, and what its value must be.
+"""Schemas of the session and response objects in client events.
 
-Source: the API reference "Realtime client events". A schema is a tree of checks; a check raises a Mistake that names
-the path of the key. Nothing is changed here, so a refused update leaves no trace.
+Source: the API reference "Realtime client events". A schema maps each allowed key to a check or to a nested schema. A check
+raises an ApiError that names the path of the key. Validation changes nothing, so that a refused update has no effect.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,20 +13,20 @@ from service.simulator.events import (
     JSONObject,
     invalid_type,
     invalid_value,
-    need_text,
     out_of_range,
+    require_string,
     unknown_parameter,
 )
 
 Check: TypeAlias = Callable[[str, JSON], None]
 Schema: TypeAlias = Mapping[str, Union["Schema", Check]]
 
-_LEAST_RATE = 24_000
-_MOST_METADATA = 16
+_MIN_RATE = 24_000
+_MAX_METADATA_KEYS = 16
 
 
-def check(schema: Schema, value: JSONObject, path: str) -> None:
-    """Check an object and all that is in it. Raises the Mistake of the first key that is wrong."""
+def validate(schema: Schema, value: JSONObject, path: str) -> None:
+    """Validate an object recursively; `path` is its own path. Raises the ApiError of the first invalid key."""
     for name, inner in value.items():
         param = f"{path}.{name}"
         expected = schema.get(name)
@@ -35,16 +35,16 @@ def check(schema: Schema, value: JSONObject, path: str) -> None:
         if not isinstance(expected, Mapping):
             expected(param, inner)
         elif isinstance(inner, dict):
-            check(expected, inner, param)
+            validate(expected, inner, param)
         elif inner is not None:
             raise invalid_type(param, "an object", inner)
 
 
-def _anything(_param: str, _value: JSON) -> None:
-    """Accept what the simulator has no use for."""
+def _any_value(_param: str, _value: JSON) -> None:
+    """Accept any value: the simulator does not use this key."""
 
 
-def _text(param: str, value: JSON) -> None:
+def _string(param: str, value: JSON) -> None:
     if value is not None and not isinstance(value, str):
         raise invalid_type(param, "a string", value)
 
@@ -54,14 +54,14 @@ def _boolean(param: str, value: JSON) -> None:
         raise invalid_type(param, "a boolean", value)
 
 
-def _number(least: float, most: float) -> Check:
+def _number(minimum: float, maximum: float) -> Check:
     def check_number(param: str, value: JSON) -> None:
         if value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid_type(param, "a number", value)
-        if not least <= value <= most:
-            raise out_of_range(param, value, least=least, most=most)
+        if not minimum <= value <= maximum:
+            raise out_of_range(param, value, minimum=minimum, maximum=maximum)
 
     return check_number
 
@@ -96,7 +96,7 @@ def _tool(param: str, value: JSON) -> None:
         raise invalid_type(param, "an object", value)
     _one_of("function", "mcp")(f"{param}.type", value.get("type"))
     if value["type"] == "function":
-        need_text(value, "name", path=f"{param}.")
+        require_string(value, "name", path=f"{param}.")
 
 
 def _format(param: str, value: JSON) -> None:
@@ -108,7 +108,7 @@ def _format(param: str, value: JSON) -> None:
             raise unknown_parameter(f"{param}.{name}")
     _one_of(*FORMATS)(f"{param}.type", value.get("type"))
     if value["type"] == "audio/pcm" and rate is not None:
-        _number(_LEAST_RATE, _LEAST_RATE)(f"{param}.rate", rate)
+        _number(_MIN_RATE, _MIN_RATE)(f"{param}.rate", rate)
 
 
 def _max_output_tokens(param: str, value: JSON) -> None:
@@ -116,7 +116,7 @@ def _max_output_tokens(param: str, value: JSON) -> None:
         _number(1, 4096)(param, value)
 
 
-def _text_or_object(param: str, value: JSON) -> None:
+def _string_or_object(param: str, value: JSON) -> None:
     if value is not None and not isinstance(value, str | dict):
         raise invalid_type(param, "a string or an object", value)
 
@@ -126,21 +126,21 @@ def _metadata(param: str, value: JSON) -> None:
         return
     _object(param, value)
     if isinstance(value, dict):
-        if len(value) > _MOST_METADATA:
-            raise out_of_range(param, len(value), most=_MOST_METADATA)
+        if len(value) > _MAX_METADATA_KEYS:
+            raise out_of_range(param, len(value), maximum=_MAX_METADATA_KEYS)
         for name, inner in value.items():
-            _text(f"{param}.{name}", inner)
+            _string(f"{param}.{name}", inner)
 
 
 _MODALITIES = _list_of(_one_of("text", "audio"))
 _NOISE_REDUCTION: Schema = {"type": _one_of("near_field", "far_field"), "strength": _number(0, 1)}
 _TRANSCRIPTION: Schema = {
-    "model": _text,
-    "language": _text,
-    "prompt": _text,
-    "delay": _anything,
-    "keywords": _list_of(_text),
-    "languages": _list_of(_text),
+    "model": _string,
+    "language": _string,
+    "prompt": _string,
+    "delay": _any_value,
+    "keywords": _list_of(_string),
+    "languages": _list_of(_string),
 }
 _TURN_DETECTION: Schema = {
     "type": _one_of("server_vad", "semantic_vad"),
@@ -159,43 +159,43 @@ _AUDIO_INPUT: Schema = {
     "turn_detection": _TURN_DETECTION,
 }
 _SHARED: Schema = {
-    "instructions": _text,
+    "instructions": _string,
     "output_modalities": _MODALITIES,
     "tools": _list_of(_tool),
-    "tool_choice": _text_or_object,
+    "tool_choice": _string_or_object,
     "parallel_tool_calls": _boolean,
     "max_output_tokens": _max_output_tokens,
     "reasoning": {"effort": _one_of("minimal", "low", "medium", "high", "xhigh")},
-    "prompt": _text_or_object,
+    "prompt": _string_or_object,
 }
 
 REALTIME_SESSION: Schema = {
     **_SHARED,
     "type": _one_of("realtime"),
-    "model": _text,
-    "tracing": _text_or_object,
-    "truncation": _text_or_object,
-    "include": _list_of(_text),
+    "model": _string,
+    "tracing": _string_or_object,
+    "truncation": _string_or_object,
+    "include": _list_of(_string),
     "audio": {
         "input": _AUDIO_INPUT,
-        "output": {"format": _format, "voice": _text_or_object, "speed": _number(0.25, 1.5)},
+        "output": {"format": _format, "voice": _string_or_object, "speed": _number(0.25, 1.5)},
     },
 }
 TRANSCRIPTION_SESSION: Schema = {
     "type": _one_of("transcription"),
-    "include": _list_of(_text),
+    "include": _list_of(_string),
     "audio": {"input": _AUDIO_INPUT},
 }
 TRANSLATION_SESSION: Schema = {
     "audio": {
-        "input": {"transcription": {"model": _text}, "noise_reduction": _NOISE_REDUCTION},
-        "output": {"language": _text},
+        "input": {"transcription": {"model": _string}, "noise_reduction": _NOISE_REDUCTION},
+        "output": {"language": _string},
     },
 }
 RESPONSE: Schema = {
     **_SHARED,
     "conversation": _one_of("auto", "none"),
     "input": _list_of(_object),
-    "audio": {"output": {"format": _format, "voice": _text_or_object}},
+    "audio": {"output": {"format": _format, "voice": _string_or_object}},
     "metadata": _metadata,
 }

@@ -1,7 +1,8 @@
-"""A realtime session: a conversation, a transcription, or the sideband of a call.
+"""A realtime session: a conversation, a transcription session, or the sideband of a call.
 
-Takes the client's events one at a time, in order; responses and transcriptions run beside it. A mistake becomes an
-``error`` event and changes nothing. Source: the API reference "Realtime client events" and "Realtime server events".
+Client events are processed one at a time, in order; responses and transcriptions run concurrently. An invalid client event
+is answered with an ``error`` event and changes nothing. Source: the API reference "Realtime client events" and "Realtime
+server events".
 """
 
 import asyncio
@@ -9,31 +10,36 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from service.realtime.usage import Tokens
 from service.simulator import schema
-from service.simulator.configuration import Configuration, read_format
-from service.simulator.conversation import Conversation, Item, parse_item, spoken_item
+from service.simulator.client_events import appended_audio, echoed_event_id, parse_event
+from service.simulator.configuration import SessionConfiguration, parse_audio_format
+from service.simulator.connection import Connection
+from service.simulator.conversation import Conversation, Item, audio_item, parse_item
 from service.simulator.events import (
     JSON,
+    ApiError,
     JSONObject,
-    Mistake,
     error_event,
-    event,
     invalid_value,
-    need_object,
-    need_text,
+    require_object,
+    require_string,
+    server_event,
 )
-from service.simulator.faults import maybe_strike, run_expiry
+from service.simulator.faults import close_at_expiry, inject_mid_session_fault
 from service.simulator.ids import new_id
-from service.simulator.intake import appended_audio, event_id_of, parse_event
-from service.simulator.peer import Peer
-from service.simulator.refusals import model_cannot_transcribe, model_not_found, server_error, too_many_requests
-from service.simulator.reply import compose, read_wanted
-from service.simulator.response import Fault, Response
+from service.simulator.refusals import (
+    internal_error,
+    model_cannot_transcribe,
+    model_not_found_error,
+    rate_limit_error,
+)
+from service.simulator.reply import compose_reply, merge_response_options
+from service.simulator.response import InjectedFailure, Response
 from service.simulator.scenarios import Scenario
 from service.simulator.transcription import start_transcription
-from service.simulator.vad import InputBuffer, SpeechStarted, SpeechStopped
+from service.simulator.vad import InputAudioBuffer, SpeechStarted, SpeechStopped
 
-_LEAST_COMMIT_MS = 100
-_TYPES = (  # the list that the provider recites when it is sent anything else, in its order
+_MIN_COMMIT_MS = 100
+_CLIENT_EVENT_TYPES = (  # in the order of the provider's error message for an unknown type
     "session.update",
     "session.close",
     "input_audio_buffer.append",
@@ -51,27 +57,27 @@ _Handler = Callable[[JSONObject], Awaitable[None]]
 
 
 class Session:
-    """One session, from its first event to the end of its socket."""
+    """One session, from its first event to the end of its connection."""
 
     def __init__(
         self,
-        peer: Peer,
+        connection: Connection,
         scenario: Scenario,
-        configuration: Configuration,
+        configuration: SessionConfiguration,
         *,
         sideband: bool = False,
-        misplaced_model: str | None = None,
+        unsupported_model: str | None = None,
     ) -> None:
-        self._peer = peer
+        self._connection = connection
         self._scenario = scenario
         self._configuration = configuration
         self._sideband = sideband
-        self._misplaced_model = misplaced_model  # a model in the address of a transcription: told after the update
+        self._unsupported_model = unsupported_model  # the provider refuses it only at the first session.update
         self._conversation = Conversation()
-        self._buffer = InputBuffer()
+        self._buffer = InputAudioBuffer()
         self._speech_item_id = new_id("item")
         self._response: Response | None = None
-        self._response_waits = False  # a turn ended before the response under way had
+        self._response_pending = False  # speech ended during the active response
         self._handlers: Mapping[str, _Handler] = {
             "session.update": self._update,
             "session.close": self._close,
@@ -86,195 +92,196 @@ class Session:
             "response.create": self._create_response,
             "response.cancel": self._cancel_response,
         }
-        peer.record.session_id = configuration.session_id
+        connection.record.session_id = configuration.session_id
         self._configure_buffer()
 
     async def run(self) -> None:
-        """Live until the socket ends."""
+        """Serve the session until the connection closes."""
         if self._scenario is Scenario.SLOW_FIRST_EVENT:
-            self._peer.spawn(self._greet(self._peer.options.slow_first_event_seconds))
-        elif not self._sideband:  # the socket of a call says nothing until it is told something
-            await self._greet(0)
-        self._peer.spawn(run_expiry(self._peer, self._scenario))
-        async for message in self._peer.messages():
-            await self._take(message)
+            self._connection.spawn(self._send_session_created(self._connection.options.slow_first_event_seconds))
+        elif not self._sideband:  # the provider sends no session.created on a sideband
+            await self._send_session_created(0)
+        self._connection.spawn(close_at_expiry(self._connection, self._scenario))
+        async for message in self._connection.messages():
+            await self._handle_message(message)
 
-    async def _greet(self, delay_seconds: float) -> None:
+    async def _send_session_created(self, delay_seconds: float) -> None:
         if delay_seconds:
             await asyncio.sleep(delay_seconds)
         await self._send("session.created", session=self._configuration.session)
 
-    async def _take(self, message: str | bytes) -> None:
-        given: JSONObject | None = None
+    async def _handle_message(self, message: str | bytes) -> None:
+        event: JSONObject | None = None
         try:
-            given = parse_event(message)
-            kind = need_text(given, "type")
-            self._peer.record.note_event(kind)
-            if kind not in self._handlers:
-                raise invalid_value("type", kind, _TYPES)
-            await self._handlers[kind](given)
-        except Mistake as mistake:
-            await self._peer.send(error_event(mistake, event_id_of(given, self._peer)))
-        await maybe_strike(self._peer, self._scenario)
+            event = parse_event(message)
+            event_type = require_string(event, "type")
+            self._connection.record.add_client_event(event_type)
+            if event_type not in self._handlers:
+                raise invalid_value("type", event_type, _CLIENT_EVENT_TYPES)
+            await self._handlers[event_type](event)
+        except ApiError as error:
+            await self._connection.send(error_event(error, echoed_event_id(event, self._connection)))
+        await inject_mid_session_fault(self._connection, self._scenario)
 
-    async def _update(self, given: JSONObject) -> None:
-        if self._misplaced_model is not None:
-            await self._peer.refuse(model_cannot_transcribe(self._misplaced_model))
+    async def _update(self, event: JSONObject) -> None:
+        if self._unsupported_model is not None:
+            await self._connection.refuse(model_cannot_transcribe(self._unsupported_model))
             return
-        self._configuration.update(need_object(given, "session"))
+        self._configuration.update(require_object(event, "session"))
         self._configure_buffer()
         await self._send("session.updated", session=self._configuration.session)
 
-    async def _close(self, _given: JSONObject) -> None:
-        await self._peer.close(1000)
+    async def _close(self, _event: JSONObject) -> None:
+        await self._connection.close(1000)
 
-    async def _append(self, given: JSONObject) -> None:
-        for heard in self._buffer.append(appended_audio(given, self._peer)):
-            if isinstance(heard, SpeechStarted):
-                await self._speech_started(heard)
+    async def _append(self, event: JSONObject) -> None:
+        for speech_event in self._buffer.append(appended_audio(event, self._connection)):
+            if isinstance(speech_event, SpeechStarted):
+                await self._handle_speech_started(speech_event)
             else:
-                await self._speech_stopped(heard)
+                await self._handle_speech_stopped(speech_event)
 
-    async def _speech_started(self, heard: SpeechStarted) -> None:
-        fields: JSONObject = {"audio_start_ms": heard.audio_start_ms, "item_id": self._speech_item_id}
+    async def _handle_speech_started(self, started: SpeechStarted) -> None:
+        fields: JSONObject = {"audio_start_ms": started.audio_start_ms, "item_id": self._speech_item_id}
         await self._send("input_audio_buffer.speech_started", **fields)
-        if self._configuration.interrupts_responses and self._response is not None:
+        if self._configuration.interrupts_response and self._response is not None:
             self._response.cancel("turn_detected")
 
-    async def _speech_stopped(self, heard: SpeechStopped) -> None:
-        fields: JSONObject = {"audio_end_ms": heard.audio_end_ms, "item_id": self._speech_item_id}
+    async def _handle_speech_stopped(self, stopped: SpeechStopped) -> None:
+        fields: JSONObject = {"audio_end_ms": stopped.audio_end_ms, "item_id": self._speech_item_id}
         await self._send("input_audio_buffer.speech_stopped", **fields)
-        await self._add_speech(heard.audio)
-        if self._configuration.creates_responses:
+        await self._add_audio_item(stopped.audio)
+        if self._configuration.creates_response:
             if self._response is not None and self._response.active:
-                self._response_waits = True
+                self._response_pending = True
             else:
-                self._answer({})
+                self._start_response({})
 
-    async def _commit(self, _given: JSONObject) -> None:
+    async def _commit(self, _event: JSONObject) -> None:
         milliseconds = self._buffer.milliseconds
-        if milliseconds < _LEAST_COMMIT_MS:
+        if milliseconds < _MIN_COMMIT_MS:
             message = (
                 "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
                 f"but buffer only has {milliseconds:.2f}ms of audio."
             )
-            raise Mistake("input_audio_buffer_commit_empty", message)
-        await self._add_speech(self._buffer.take())
+            raise ApiError("input_audio_buffer_commit_empty", message)
+        await self._add_audio_item(self._buffer.commit())
 
-    async def _add_speech(self, audio: bytes) -> None:
-        item = spoken_item(audio, self._buffer.format, self._speech_item_id)
+    async def _add_audio_item(self, audio: bytes) -> None:
+        item = audio_item(audio, self._buffer.format, self._speech_item_id)
         self._speech_item_id = new_id("item")
         previous = self._conversation.add(item)
         await self._send("input_audio_buffer.committed", previous_item_id=previous, item_id=item.item_id)
-        await self._tell_item(item, previous)
-        start_transcription(self._peer, item, self._configuration)
+        await self._send_item_events(item, previous)
+        start_transcription(self._connection, item, self._configuration)
 
-    async def _clear(self, _given: JSONObject) -> None:
+    async def _clear(self, _event: JSONObject) -> None:
         self._buffer.clear()
         await self._send("input_audio_buffer.cleared")
 
-    async def _create_item(self, given: JSONObject) -> None:
-        after = given.get("previous_item_id")
-        item = parse_item(need_object(given, "item"), self._configuration.input_format)
+    async def _create_item(self, event: JSONObject) -> None:
+        after = event.get("previous_item_id")
+        item = parse_item(require_object(event, "item"), self._configuration.input_format)
         previous = self._conversation.add(item, after if isinstance(after, str) else None)
-        await self._tell_item(item, previous)
+        await self._send_item_events(item, previous)
 
-    async def _tell_item(self, item: Item, previous: str | None) -> None:
-        for kind in ("conversation.item.added", "conversation.item.done"):
-            await self._send(kind, previous_item_id=previous, item=item.body)
+    async def _send_item_events(self, item: Item, previous: str | None) -> None:
+        for event_type in ("conversation.item.added", "conversation.item.done"):
+            await self._send(event_type, previous_item_id=previous, item=item.body)
 
-    async def _truncate_item(self, given: JSONObject) -> None:
-        self._conversation.truncate(given)
-        told = {name: given[name] for name in ("item_id", "content_index", "audio_end_ms")}
-        await self._send("conversation.item.truncated", **told)
+    async def _truncate_item(self, event: JSONObject) -> None:
+        self._conversation.truncate(event)
+        fields = {name: event[name] for name in ("item_id", "content_index", "audio_end_ms")}
+        await self._send("conversation.item.truncated", **fields)
 
-    async def _delete_item(self, given: JSONObject) -> None:
-        item_id = need_text(given, "item_id")
+    async def _delete_item(self, event: JSONObject) -> None:
+        item_id = require_string(event, "item_id")
         self._conversation.delete(item_id)
         await self._send("conversation.item.deleted", item_id=item_id)
 
-    async def _retrieve_item(self, given: JSONObject) -> None:
-        item = self._conversation.find(need_text(given, "item_id"), "retrieve")
+    async def _retrieve_item(self, event: JSONObject) -> None:
+        item = self._conversation.find(require_string(event, "item_id"), "retrieve")
         await self._send("conversation.item.retrieved", item=item.body)
 
-    async def _create_response(self, given: JSONObject) -> None:
-        if self._configuration.transcribes_only:
-            raise Mistake("invalid_event", "Responses cannot be created in a transcription session.", param="type")
+    async def _create_response(self, event: JSONObject) -> None:
+        if self._configuration.is_transcription:
+            raise ApiError("invalid_event", "Responses cannot be created in a transcription session.", param="type")
         if self._response is not None and self._response.active:
             message = (
                 f"Conversation already has an active response in progress: {self._response.response_id}. "
                 "Wait until the response is finished before creating a new one."
             )
-            raise Mistake("conversation_already_has_active_response", message)
-        asked = need_object(given, "response") if given.get("response") is not None else {}
-        schema.check(schema.RESPONSE, asked, "response")
-        self._answer(asked)
+            raise ApiError("conversation_already_has_active_response", message)
+        params = require_object(event, "response") if event.get("response") is not None else {}
+        schema.validate(schema.RESPONSE, params, "response")
+        self._start_response(params)
 
-    async def _cancel_response(self, given: JSONObject) -> None:
-        running, wanted = self._response, given.get("response_id")
-        if running is None or not running.active or wanted not in (None, running.response_id):
-            raise Mistake("response_cancel_not_active", "Cancellation failed: no active response found")
-        running.cancel("client_cancelled")
+    async def _cancel_response(self, event: JSONObject) -> None:
+        response, response_id = self._response, event.get("response_id")
+        if response is None or not response.active or response_id not in (None, response.response_id):
+            raise ApiError("response_cancel_not_active", "Cancellation failed: no active response found")
+        response.cancel("client_cancelled")
 
-    def _answer(self, asked: JSONObject) -> None:
-        audio_format, voice = read_format(self._spoken_as(asked, "format")), self._spoken_as(asked, "voice")
-        wanted = read_wanted(asked, self._configuration.session, audio_format, voice)
-        items, read = self._conversation.items, self._conversation.tokens
-        inline = asked.get("input")
+    def _start_response(self, params: JSONObject) -> None:
+        audio_format = parse_audio_format(self._audio_output_option(params, "format"))
+        voice = self._audio_output_option(params, "voice")
+        options = merge_response_options(params, self._configuration.session, audio_format, voice)
+        items, input_tokens = self._conversation.items, self._conversation.input_tokens
+        inline = params.get("input")
         if isinstance(inline, list):
             items = self._inline_items(inline)
-            read = sum((item.tokens for item in items), Tokens())
-        self._configuration.assistant_spoke |= wanted.speaks
+            input_tokens = sum((item.tokens for item in items), Tokens())
+        self._configuration.assistant_audio_sent |= options.with_audio
         self._response = Response(
-            self._peer,
+            self._connection,
             self._conversation,
-            wanted,
-            compose(items, wanted, self._configuration.input_format),
-            read=read,
-            fault=self._fault(),
+            options,
+            compose_reply(items, options, self._configuration.input_format),
+            input_tokens=input_tokens,
+            failure=self._injected_failure(),
             sideband=self._sideband,
         )
-        self._peer.spawn(self._run_response(self._response))
+        self._connection.spawn(self._run_response(self._response))
 
     async def _run_response(self, response: Response) -> None:
         await response.run()
-        self._answer_what_waited()
-        await response.run_afterword()
+        self._start_pending_response()
+        await response.send_rate_limits()
 
-    def _answer_what_waited(self) -> None:
-        if self._response_waits:
-            self._response_waits = False
-            self._answer({})
+    def _start_pending_response(self) -> None:
+        if self._response_pending:
+            self._response_pending = False
+            self._start_response({})
 
     def _inline_items(self, inline: list[JSON]) -> tuple[Item, ...]:
         items = []
-        for given in inline:
-            if not isinstance(given, dict):
+        for source in inline:
+            if not isinstance(source, dict):
                 continue
-            if given.get("type") == "item_reference":
-                items.append(self._conversation.find(need_text(given, "id"), "retrieve"))
+            if source.get("type") == "item_reference":
+                items.append(self._conversation.find(require_string(source, "id"), "retrieve"))
             else:
-                items.append(parse_item(given, self._configuration.input_format))
+                items.append(parse_item(source, self._configuration.input_format))
         return tuple(items)
 
-    def _fault(self) -> Fault | None:
+    def _injected_failure(self) -> InjectedFailure | None:
         model = self._configuration.model
-        faults = {
-            Scenario.MODEL_ACCESS_LATE: Fault(model_not_found(model), midway=False),
-            Scenario.RATE_LIMITED_MID: Fault(too_many_requests(model), midway=False),
-            Scenario.SERVER_ERROR_MID: Fault(server_error(self._configuration.session_id), midway=True),
+        failures = {
+            Scenario.MODEL_ACCESS_LATE: InjectedFailure(model_not_found_error(model), halfway=False),
+            Scenario.RATE_LIMITED_MID: InjectedFailure(rate_limit_error(model), halfway=False),
+            Scenario.SERVER_ERROR_MID: InjectedFailure(internal_error(self._configuration.session_id), halfway=True),
         }
-        return faults.get(self._scenario)
+        return failures.get(self._scenario)
 
-    def _spoken_as(self, asked: JSONObject, setting: str) -> JSON:
-        own = asked
-        for name in ("audio", "output"):
-            inner = own.get(name)
-            own = inner if isinstance(inner, dict) else {}
-        return own.get(setting) or self._configuration.at("audio", "output", setting)
+    def _audio_output_option(self, params: JSONObject, name: str) -> JSON:
+        output = params
+        for key in ("audio", "output"):
+            inner = output.get(key)
+            output = inner if isinstance(inner, dict) else {}
+        return output.get(name) or self._configuration.get("audio", "output", name)
 
     def _configure_buffer(self) -> None:
         self._buffer.configure(self._configuration.input_format, self._configuration.turn_detection)
 
-    async def _send(self, kind: str, **fields: JSON) -> None:
-        await self._peer.send(event(kind, **fields))
+    async def _send(self, event_type: str, **fields: JSON) -> None:
+        await self._connection.send(server_event(event_type, **fields))

@@ -58,4 +58,4 @@ def test_a_wrong_option_is_told(given: list[str], capsys: pytest.CaptureFixture[
 def test_help_tells_every_scenario() -> None:
     """The list at the end of the help has every name and its sentence."""
     text = _parser().format_help()
-    assert all(f"  {scenario.value} " in text and scenario.says in text for scenario in Scenario)
+    assert all(f"  {scenario.value} " in text and scenario.description in text for scenario in Scenario)

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from service.simulator.scenarios import Scenario, scenario_for
+from service.simulator.scenarios import Scenario, scenario_for_key
 from tests.support.harness import open_raw, running_relay
 from tests.support.simulator_client import connected
 
@@ -165,14 +165,14 @@ async def test_compression_is_agreed_only_when_offered(sim: Simulator) -> None:
 )
 def test_the_longest_name_in_the_key_chooses(key: str | None, expected: Scenario) -> None:
     """A key names a scenario by a whole name; any other key is good."""
-    assert scenario_for(key, Scenario.GOOD) is expected
+    assert scenario_for_key(key, Scenario.GOOD) is expected
 
 
 def test_the_option_holds_for_keys_that_name_nothing() -> None:
     """A scenario by option meets every key but those that name one."""
-    assert scenario_for("sk-sim-good", Scenario.HANG) is Scenario.HANG
-    assert scenario_for("sk-proj-x", Scenario.HANG) is Scenario.HANG
-    assert scenario_for("sk-sim-drop", Scenario.HANG) is Scenario.DROP
+    assert scenario_for_key("sk-sim-good", Scenario.HANG) is Scenario.HANG
+    assert scenario_for_key("sk-proj-x", Scenario.HANG) is Scenario.HANG
+    assert scenario_for_key("sk-sim-drop", Scenario.HANG) is Scenario.DROP
 
 
 def test_an_unknown_option_is_refused() -> None:
@@ -214,4 +214,4 @@ async def test_an_unknown_scenario_in_the_query_is_refused(sim: Simulator) -> No
         aiohttp.ClientSession() as http,
         http.get(f"{sim.url}/realtime?simulate=quota", headers=UPGRADE) as reply,
     ):
-        assert "no scenario is called 'quota'; there are: good, key-rejected" in await reply.text()
+        assert "unknown scenario 'quota'; valid names: good, key-rejected" in await reply.text()

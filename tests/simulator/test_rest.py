@@ -87,7 +87,7 @@ async def test_rest_knows_nothing_of_what_befalls_sockets(sim: Simulator, scenar
     assert (await _get(sim, "/models/gpt-realtime", f"sk-sim-{scenario}"))[0] == 200
 
 
-async def _mint(sim: Simulator, body: object) -> tuple[int, Any]:
+async def _create_client_secret(sim: Simulator, body: object) -> tuple[int, Any]:
     headers = {"Authorization": "Bearer sk-sim-good"}
     async with (
         aiohttp.ClientSession() as http,
@@ -99,7 +99,7 @@ async def _mint(sim: Simulator, body: object) -> tuple[int, Any]:
 async def test_a_client_secret_opens_its_session(sim: Simulator) -> None:
     """A secret has the provider's shape, lives ten minutes, and opens the session it was made for, more than once."""
     session = {"type": "realtime", "model": "gpt-realtime-2.1", "instructions": "Be brief."}
-    status, body = await _mint(sim, {"session": session})
+    status, body = await _create_client_secret(sim, {"session": session})
     assert status == 200
     assert re.fullmatch(r"ek_[0-9a-f]{32}", body["value"])
     assert abs(body["expires_at"] - time.time() - 600) < 3
@@ -113,8 +113,8 @@ async def test_a_client_secret_opens_its_session(sim: Simulator) -> None:
 
 async def test_an_expired_client_secret_is_refused(sim: Simulator) -> None:
     """A secret past its time is a wrong key."""
-    _, body = await _mint(sim, {"expires_after": {"anchor": "created_at", "seconds": 10}})
-    known = sim._rest.secrets
+    _, body = await _create_client_secret(sim, {"expires_after": {"anchor": "created_at", "seconds": 10}})
+    known = sim._rest_api.client_secrets
     known[body["value"]] = replace(known[body["value"]], expires_at=time.time() - 1)
     async with connected(sim, key=body["value"], greeted=False) as caller:
         assert (await caller.next())["error"]["code"] == "invalid_api_key"
@@ -131,12 +131,12 @@ async def test_an_expired_client_secret_is_refused(sim: Simulator) -> None:
 )
 async def test_a_wrong_wish_for_a_secret_is_refused(sim: Simulator, body: object, code: str) -> None:
     """Lifetimes outside 10 to 7200 seconds and unknown settings are 400."""
-    status, answer = await _mint(sim, body)
+    status, answer = await _create_client_secret(sim, body)
     assert (status, answer["error"]["code"]) == (400, code)
 
 
 async def test_a_secret_for_transcription_transcribes(sim: Simulator) -> None:
     """The type of the session comes from the secret."""
-    _, body = await _mint(sim, {"session": {"type": "transcription"}})
+    _, body = await _create_client_secret(sim, {"session": {"type": "transcription"}})
     async with connected(sim, "", key=body["value"], greeted=False) as caller:
         assert (await caller.next())["session"]["type"] == "transcription"

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.simulator.audio import ALAW, PCM16, ULAW, AudioFormat, tone
-from service.simulator.vad import InputBuffer, SpeechStarted, SpeechStopped, TurnDetection
+from service.simulator.vad import InputAudioBuffer, SpeechStarted, SpeechStopped, TurnDetection
 from tests.support.simulator_client import silence, voice
 
 TALK = silence(500) + voice(400) + silence(500) + voice(300) + silence(400)
 
 
-def _buffer(detection: TurnDetection | None) -> InputBuffer:
-    buffer = InputBuffer()
+def _buffer(detection: TurnDetection | None) -> InputAudioBuffer:
+    buffer = InputAudioBuffer()
     buffer.configure(PCM16, detection)
     return buffer
 
@@ -56,7 +56,7 @@ def test_without_turn_detection_everything_is_kept() -> None:
     """All that was appended is handed over once."""
     buffer = _buffer(None)
     assert list(buffer.append(TALK)) == []
-    assert buffer.take() == TALK
+    assert buffer.commit() == TALK
     assert buffer.milliseconds == 0
 
 
@@ -77,5 +77,5 @@ def test_every_format_tells_loud_from_quiet(audio_format: AudioFormat, quiet: by
 @pytest.mark.parametrize("audio_format", [PCM16, ULAW, ALAW])
 def test_lengths_are_whole_samples(audio_format: AudioFormat) -> None:
     """Milliseconds and bytes agree, and half a second of tone is half a second."""
-    assert audio_format.milliseconds_of(audio_format.bytes_in(250)) == 250
-    assert audio_format.milliseconds_of(len(tone(audio_format))) == 500
+    assert audio_format.duration_ms(audio_format.bytes_for(250)) == 250
+    assert audio_format.duration_ms(len(tone(audio_format))) == 500
