@@ -1,29 +1,29 @@
-"""Steps about what is built: the compose file is accepted, and an image can be made again."""
+"""Steps about the build: compose accepts the file, and the image is reproducible."""
 
 import json
 import shutil
 from typing import Final
 
-from tests.e2e.engine import ROOT, must
-from tests.e2e.stage import Stage, check
+from tests.e2e.deployment import Deployment, check
+from tests.e2e.engine import ROOT, run_checked
 
 PROFILES: Final = ("demo", "observability", "tls", "*")
 _MIB: Final = 1 << 20
 
 
-async def every_profile_is_accepted(stage: Stage) -> str:
-    """`docker compose config -q` says nothing."""
-    (stage.folder / "tls").mkdir()
+async def compose_accepts_every_profile(deployment: Deployment) -> str:
+    """`docker compose config --quiet` reports nothing for any profile."""
+    (deployment.folder / "tls").mkdir()
     for profile in ("", *PROFILES):
-        words = ("--profile", profile) if profile else ()
-        said = await stage.compose(*words, "config", "--quiet")
-        check(not said.strip(), f"docker compose config says of profile {profile!r}: {said}")
+        arguments = ("--profile", profile) if profile else ()
+        output = await deployment.compose(*arguments, "config", "--quiet")
+        check(not output.strip(), f"docker compose config reports for profile {profile!r}: {output}")
     return f"{len(PROFILES)} profiles and none"
 
 
-async def two_builds_are_the_same(stage: Stage) -> str:
-    """A checkout with another umask and other times gives the same layers."""
-    other = stage.folder / "checkout"
+async def builds_are_reproducible(deployment: Deployment) -> str:
+    """A checkout with another umask and other timestamps builds the same layers."""
+    other = deployment.folder / "checkout"
     shutil.copytree(ROOT / "service", other / "service", copy_function=shutil.copyfile)
     shutil.copytree(ROOT / "requirements", other / "requirements", copy_function=shutil.copyfile)
     for name in ("Dockerfile", ".dockerignore"):
@@ -32,14 +32,14 @@ async def two_builds_are_the_same(stage: Stage) -> str:
         path.chmod(0o700 if path.is_dir() else 0o600)
     layers = []
     size = 0
-    for source, tag in ((str(ROOT), "realtime-relay:local"), (str(other), f"{stage.compose.project}:again")):
-        build = ("docker", "build", "--quiet", "--no-cache", "--build-arg", f"BASE={stage.base}", "--tag", tag, source)
-        await must(*build, seconds=600)
-        found = json.loads(await must("docker", "image", "inspect", tag))[0]
+    for source, tag in ((str(ROOT), "realtime-relay:local"), (str(other), f"{deployment.compose.project}:again")):
+        options = ("--quiet", "--no-cache", "--build-arg", f"BASE={deployment.base}", "--tag", tag)
+        await run_checked("docker", "build", *options, source, seconds=600)
+        found = json.loads(await run_checked("docker", "image", "inspect", tag))[0]
         layers.append(found["RootFS"]["Layers"])
         size = found["Size"]
-    stage.stand_ins.append(f"{stage.compose.project}:again")
-    base = json.loads(await must("docker", "image", "inspect", stage.base))[0]
+    deployment.created_images.append(f"{deployment.compose.project}:again")
+    base = json.loads(await run_checked("docker", "image", "inspect", deployment.base))[0]
     check(layers[0] == layers[1], f"two builds differ: {layers}")
     own = len(layers[0]) - len(base["RootFS"]["Layers"])
     return f"{own} layers above the base, {(size - base['Size']) / _MIB:.0f} MiB of {size / _MIB:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What the steps share: the project, a folder, and questions to the relay from outside."""
+"""What the steps share: the compose project, a folder, and requests to the relay from outside."""
 
 import asyncio
 import re
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.e2e.engine import Compose, Failed
+from tests.e2e.engine import CheckFailed, Compose
 
 TOKEN = "demo-token-visitor"  # in compose/demo.env
 
 
 @dataclass(slots=True)
-class Stage:
-    """One run of the test."""
+class Deployment:
+    """The compose project under test. `created_images` are removed at the end; `not_run` is printed then."""
 
     compose: Compose
     folder: Path
     base: str
-    stand_ins: list[str] = field(default_factory=list)
+    created_images: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
 
     def port(self, name: str) -> int:
@@ -29,33 +29,33 @@ class Stage:
 
     @property
     def url(self) -> str:
-        """Where callers connect."""
+        """The public port."""
         return f"http://127.0.0.1:{self.port('PUBLISHED_PORT')}"
 
     @property
     def internal_url(self) -> str:
-        """Where operators look."""
+        """The internal port."""
         return f"http://127.0.0.1:{self.port('PUBLISHED_INTERNAL_PORT')}"
 
 
 def check(condition: object, what: str) -> None:
-    """Hold something against what was promised; raises Failed."""
+    """Raise CheckFailed with `what` unless the condition holds."""
     if not condition:
-        raise Failed(what)
+        raise CheckFailed(what)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float, what: str) -> None:
-    """Wait for something, for so long at most; raises Failed."""
+    """Wait for a condition; raises CheckFailed after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            while not await condition():  # noqa: ASYNC110 - it happens in another container
+            while not await condition():  # noqa: ASYNC110 - the condition changes in another container
                 await asyncio.sleep(0.25)
     except TimeoutError:
-        raise Failed(f"{what}: not within {seconds:.0f} s") from None
+        raise CheckFailed(f"{what}: not within {seconds:.0f} s") from None
 
 
 async def status_of(url: str) -> int | None:
-    """The status with which a URL answers; None without an answer."""
+    """The HTTP status of a URL; None without an answer."""
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
@@ -66,9 +66,9 @@ async def status_of(url: str) -> int | None:
         return None
 
 
-async def counts(stage: Stage) -> dict[str, float]:
-    """How often each reason was counted so far, be it a refusal or an end."""
-    async with aiohttp.ClientSession() as session, session.get(f"{stage.internal_url}/metrics") as response:
+async def reason_counts(deployment: Deployment) -> dict[str, float]:
+    """The count of each reason so far, refusals and endings together."""
+    async with aiohttp.ClientSession() as session, session.get(f"{deployment.internal_url}/metrics") as response:
         text = await response.text()
     found: dict[str, float] = {}
     families = r"(?:connection_failures|sessions_ended)_total"
