@@ -14,7 +14,7 @@ from service.realtime.usage import parse_usage
 from service.simulator import SimulatorOptions
 from tests.support.harness import Relay, eventually, running_relay, simulated_relay
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
-from tests.support.simulator_client import Caller, silence, voice
+from tests.support.simulator_client import RealtimeClient, silence, speech
 
 PREFIX = "realtime_relay"
 QUICK = SimulatorOptions(pace=0, rate_limits_delay_seconds=0.001)
@@ -22,14 +22,14 @@ SLOW_ANSWER_SECONDS = 0.3
 
 
 @asynccontextmanager
-async def caller(relay: Relay, model: str = "gpt-realtime-2025-08-28") -> AsyncIterator[Caller]:
+async def caller(relay: Relay, model: str = "gpt-realtime-2025-08-28") -> AsyncIterator[RealtimeClient]:
     """A call through the relay, greeted."""
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(f"{relay.url}/v1/realtime?model={model}", max_msg_size=0) as ws,
     ):
-        found = Caller(ws)
-        assert (await found.next())["type"] == "session.created"
+        found = RealtimeClient(ws)
+        assert (await found.next_event())["type"] == "session.created"
         yield found
 
 
@@ -47,12 +47,12 @@ def tokens(relay: Relay, model: str) -> dict[tuple[str, str], float]:
 async def test_a_turn_is_counted_as_its_usage_says() -> None:
     """Tokens by kind and modality, cost by the model's family, responses by status, and the head room that was told."""
     async with simulated_relay(QUICK) as relay, caller(relay) as client:
-        await client.listen(turn_detection=None)
-        await client.append(voice(1_000))
+        await client.update_audio_input(turn_detection=None)
+        await client.append_audio(speech(1_000))
         await client.send("input_audio_buffer.commit")
         await client.send("response.create")
-        done = (await client.until("response.done"))[-1]
-        limits = (await client.until("rate_limits.updated"))[-1]["rate_limits"][0]
+        done = (await client.read_until("response.done"))[-1]
+        limits = (await client.read_until("rate_limits.updated"))[-1]["rate_limits"][0]
 
         usage = parse_usage(done["response"]["usage"])
         expected = {
@@ -96,7 +96,7 @@ async def test_a_turn_is_timed() -> None:
         for _ in range(2):
             await client.send("input_audio_buffer.commit")
             await client.send("response.create")
-            await client.until("response.done")
+            await client.read_until("response.done")
         for name in ("speech_to_audio_seconds", "response_first_delta_seconds"):
             assert 2 == relay.metric(f"{PREFIX}_{name}_count")
             assert 1.9 * SLOW_ANSWER_SECONDS < relay.metric(f"{PREFIX}_{name}_sum") < 2 * SLOW_ANSWER_SECONDS + 1
@@ -109,12 +109,12 @@ async def test_speech_that_the_provider_hears_is_timed() -> None:
         simulated_relay(SimulatorOptions(pace=2, rate_limits_delay_seconds=0.001)) as relay,
         caller(relay) as client,
     ):
-        await client.append(voice(600) + silence(700))
-        await client.until("response.output_audio.delta")
+        await client.append_audio(speech(600) + silence(700))
+        await client.read_until("response.output_audio.delta")
         assert 1 == relay.metric(f"{PREFIX}_speech_to_audio_seconds_count")
         assert 0 == relay.metric(f"{PREFIX}_response_first_delta_seconds_count")
-        await client.append(voice(600))
-        await client.until("response.done")
+        await client.append_audio(speech(600))
+        await client.read_until("response.done")
 
         assert 1 == relay.metric(f"{PREFIX}_interruptions_total", reason="turn_detected")
         assert 1 == relay.metric(f"{PREFIX}_responses_total", status="cancelled")
@@ -124,9 +124,9 @@ async def test_a_model_without_a_price_is_no_guess() -> None:
     """Tokens of an unknown model count as `other`, whatever its name, and its responses are counted as unpriced."""
     options = SimulatorOptions(pace=0, models=QUICK.models | {"my-deployment"})
     async with simulated_relay(options) as relay, caller(relay, "my-deployment") as client:
-        await client.configure(output_modalities=["text"])
+        await client.update_session(output_modalities=["text"])
         await client.send("response.create")
-        await client.until("response.done")
+        await client.read_until("response.done")
 
         assert tokens(relay, "other")
         assert 1 == relay.metric(f"{PREFIX}_unpriced_responses_total")

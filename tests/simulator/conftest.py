@@ -1,4 +1,4 @@
-"""Simulators for tests: as fast as possible, unless a test is about time."""
+"""Fixtures of the simulator's tests."""
 
 from collections.abc import AsyncIterator
 
@@ -9,6 +9,6 @@ from service.simulator import Simulator, SimulatorOptions
 
 @pytest.fixture
 async def sim() -> AsyncIterator[Simulator]:
-    """A simulator in which nothing is wrong."""
+    """A simulator without faults and without pacing."""
     async with Simulator(SimulatorOptions(pace=0, call_ids=frozenset({"rtc_known"}))) as simulator:
         yield simulator

@@ -1,4 +1,4 @@
-"""``simulate`` as a program."""
+"""The command ``simulate``."""
 
 import argparse
 import asyncio
@@ -24,8 +24,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
-    """One line with the address, then service; a signal ends it with 0."""
+async def test_command_serves_until_signal_and_exits_0(number: signal.Signals) -> None:
+    """It writes one line, which ends with the URL."""
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, "--scenario", "key-rejected"), stdout=asyncio.subprocess.PIPE
     )
@@ -42,20 +42,20 @@ async def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> Non
         assert await program.stdout.read() == b""
 
 
-def test_it_listens_to_this_machine_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """An address that others can reach needs --anywhere."""
+def test_non_loopback_host_requires_anywhere_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --anywhere, 0.0.0.0 is a usage error."""
     assert command.run(_parser().parse_args(["--host", "0.0.0.0"])) == 2
     assert "--anywhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["--port", "99999"], ["--pace", "-1"], ["--session-seconds", "0"]])
-def test_a_wrong_option_is_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be done ends with 2 and a sentence, not with a traceback."""
+def test_invalid_option_value_exits_2_with_message(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The message replaces a traceback."""
     assert command.run(_parser().parse_args(given)) == 2
     assert capsys.readouterr().err.startswith("simulate: ")
 
 
-def test_help_tells_every_scenario() -> None:
-    """The list at the end of the help has every name and its sentence."""
+def test_help_lists_every_scenario_with_description() -> None:
+    """The list is the epilog of the help."""
     text = _parser().format_help()
     assert all(f"  {scenario.value} " in text and scenario.description in text for scenario in Scenario)

@@ -1,4 +1,4 @@
-"""Scenarios without words: HTTP answers, broken connections, early ends."""
+"""Scenarios outside the Realtime protocol: HTTP responses, broken connections, failures in mid-session."""
 
 import asyncio
 import time
@@ -8,10 +8,10 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
-from tests.support.simulator_client import KEY, Caller, connected, kinds
+from tests.support.simulator_client import KEY, RealtimeClient, connect, event_types
 
-# scenario, status, header and its value, what the body holds
-HTTP = [
+# scenario, status, header and its value, substring of the body
+HTTP_RESPONSES = [
     ("http-401", 401, ("Content-Type", "application/json"), "invalid_api_key"),
     ("http-403", 403, ("Server", "cloudflare"), ""),
     ("http-403-geo", 403, ("Content-Type", "application/json"), "unsupported_country_region_territory"),
@@ -26,7 +26,7 @@ HTTP = [
     ("redirect", 302, ("Location", "https://login.captive.invalid/"), ""),
     ("no-upgrade", 200, ("Content-Type", "text/html"), "<html>"),
 ]
-UPGRADE = {
+UPGRADE_HEADERS = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",
     "Sec-WebSocket-Version": "13",
@@ -34,14 +34,14 @@ UPGRADE = {
 }
 
 
-@pytest.mark.parametrize(("scenario", "status", "header", "body"), HTTP)
-async def test_an_upgrade_and_rest_get_the_same_http_answer(
+@pytest.mark.parametrize(("scenario", "status", "header", "body"), HTTP_RESPONSES)
+async def test_http_scenario_answers_upgrade_and_rest_alike(
     sim: Simulator, scenario: str, status: int, header: tuple[str, str], body: str
 ) -> None:
-    """A scenario with an HTTP status answers both an upgrade and a REST call with it."""
+    """Status, header and body are the same for both."""
     key = {"Authorization": f"Bearer sk-sim-{scenario}-canary"}
     async with aiohttp.ClientSession() as http:
-        for path, headers in (("/realtime?model=gpt-realtime", key | UPGRADE), ("/models/gpt-realtime", key)):
+        for path, headers in (("/realtime?model=gpt-realtime", key | UPGRADE_HEADERS), ("/models/gpt-realtime", key)):
             async with http.get(sim.url + path, headers=headers, allow_redirects=False) as response:
                 assert response.status == status
                 assert response.headers[header[0]].startswith(header[1])
@@ -50,15 +50,15 @@ async def test_an_upgrade_and_rest_get_the_same_http_answer(
     assert sim.open_count == 0
 
 
-async def test_a_wrong_accept_is_seen_by_a_client_that_looks(sim: Simulator) -> None:
-    """The 101 of wrong-accept fails the check of RFC 6455 section 4.1."""
+async def test_wrong_accept_fails_handshake_validation(sim: Simulator) -> None:
+    """The client checks Sec-WebSocket-Accept as RFC 6455 section 4.1 requires."""
     with pytest.raises(aiohttp.WSServerHandshakeError, match="challenge"):
-        async with connected(sim, key="sk-sim-wrong-accept", greeted=False):
+        async with connect(sim, key="sk-sim-wrong-accept", read_created=False):
             pass
 
 
-async def test_a_reset_is_a_reset(sim: Simulator) -> None:
-    """After the 101 the connection ends with RST."""
+async def test_reset_scenario_sends_rst_after_101(sim: Simulator) -> None:
+    """The client's read raises ConnectionResetError."""
     reader, writer = await _raw_upgrade(sim, "sk-sim-reset")
     with pytest.raises(ConnectionResetError):
         async with asyncio.timeout(5):
@@ -66,8 +66,8 @@ async def test_a_reset_is_a_reset(sim: Simulator) -> None:
     writer.close()
 
 
-async def test_a_drop_is_an_end_without_a_close(sim: Simulator) -> None:
-    """After the 101 the connection ends with FIN, and no frame was sent."""
+async def test_drop_scenario_sends_fin_without_close_frame(sim: Simulator) -> None:
+    """The client reads an immediate end of file after the 101."""
     reader, writer = await _raw_upgrade(sim, "sk-sim-drop")
     async with asyncio.timeout(5):
         assert await reader.read() == b""
@@ -76,9 +76,9 @@ async def test_a_drop_is_an_end_without_a_close(sim: Simulator) -> None:
 
 
 @pytest.mark.parametrize("scenario", ["hang", "hang-before-101"])
-async def test_a_hang_is_silence_until_the_client_leaves(sim: Simulator, scenario: str) -> None:
-    """Nothing comes; when the client is gone the connection is gone here too."""
-    reader, writer = await _raw_upgrade(sim, f"sk-sim-{scenario}", answered=scenario == "hang")
+async def test_hang_scenario_sends_nothing_until_client_disconnects(sim: Simulator, scenario: str) -> None:
+    """The simulator's side closes within a second of the client's."""
+    reader, writer = await _raw_upgrade(sim, f"sk-sim-{scenario}", read_response=scenario == "hang")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await reader.read(1)
@@ -88,8 +88,8 @@ async def test_a_hang_is_silence_until_the_client_leaves(sim: Simulator, scenari
     assert sim.open_count == 0
 
 
-async def test_a_silent_peer_answers_no_close(sim: Simulator) -> None:
-    """A session that hangs answers neither ping nor CLOSE, but notes the code of the latter."""
+async def test_hang_scenario_answers_neither_ping_nor_close(sim: Simulator) -> None:
+    """The record still has the ping and the close code."""
     reader, writer = await _raw_upgrade(sim, "sk-sim-hang")
     writer.write(b"\x89\x80\0\0\0\0" + b"\x88\x82\0\0\0\0\x03\xe8")
     with pytest.raises(TimeoutError):
@@ -99,98 +99,98 @@ async def test_a_silent_peer_answers_no_close(sim: Simulator) -> None:
     writer.close()
 
 
-async def test_the_first_event_can_be_slow() -> None:
-    """slow-first-event sends session.created after its delay, and meanwhile answers pings."""
+async def test_slow_first_event_delays_session_created() -> None:
+    """The delay is slow_first_event_seconds."""
     options = SimulatorOptions(scenario="slow-first-event", slow_first_event_seconds=0.1)
     async with Simulator(options) as sim:
-        began = time.monotonic()
-        async with connected(sim):
-            assert time.monotonic() - began >= 0.1
+        started = time.monotonic()
+        async with connect(sim):
+            assert time.monotonic() - started >= 0.1
 
 
-async def _send_three(caller: Caller) -> None:
+async def _send_three_events(client: RealtimeClient) -> None:
     for _ in range(3):
-        await caller.send("input_audio_buffer.clear")
+        await client.send("input_audio_buffer.clear")
 
 
 @pytest.mark.parametrize(("scenario", "code"), [("going-away-mid", 1001), ("internal-error-mid", 1011)])
-async def test_a_session_can_be_closed_in_the_middle(sim: Simulator, scenario: str, code: int) -> None:
-    """After three of the client's events, all of them answered, the CLOSE comes."""
-    async with connected(sim, key=f"sk-sim-{scenario}") as caller:
-        await _send_three(caller)
-        assert [(await caller.next())["type"] for _ in range(3)] == ["input_audio_buffer.cleared"] * 3
-        assert (await caller.close_of())[0] == code
+async def test_mid_session_close_follows_three_answered_events(sim: Simulator, scenario: str, code: int) -> None:
+    """The close code is that of the scenario."""
+    async with connect(sim, key=f"sk-sim-{scenario}") as client:
+        await _send_three_events(client)
+        assert [(await client.next_event())["type"] for _ in range(3)] == ["input_audio_buffer.cleared"] * 3
+        assert (await client.read_close())[0] == code
 
 
 @pytest.mark.parametrize("scenario", ["drop-mid", "reset-mid"])
-async def test_a_session_can_break_in_the_middle(sim: Simulator, scenario: str) -> None:
-    """After three of the client's events the connection is gone without a CLOSE."""
-    async with connected(sim, key=f"sk-sim-{scenario}") as caller:
-        await _send_three(caller)
-        while (message := await caller.ws.receive(5)).type is aiohttp.WSMsgType.TEXT:
+async def test_mid_session_disconnect_sends_no_close_frame(sim: Simulator, scenario: str) -> None:
+    """The connection ends after three client events."""
+    async with connect(sim, key=f"sk-sim-{scenario}") as client:
+        await _send_three_events(client)
+        while (message := await client.ws.receive(5)).type is aiohttp.WSMsgType.TEXT:
             pass
     assert message.type is not aiohttp.WSMsgType.CLOSE
 
 
-async def test_a_session_can_fall_silent_in_the_middle(sim: Simulator) -> None:
-    """After three of the client's events nothing is answered any more, though it is still read."""
-    async with connected(sim, key="sk-sim-stall-mid") as caller:
-        await _send_three(caller)
-        await caller.send("input_audio_buffer.clear")
+async def test_mid_session_stall_reads_but_sends_nothing(sim: Simulator) -> None:
+    """The first three client events are answered; the fourth is not."""
+    async with connect(sim, key="sk-sim-stall-mid") as client:
+        await _send_three_events(client)
+        await client.send("input_audio_buffer.clear")
         for _ in range(3):
-            await caller.next()
+            await client.next_event()
         with pytest.raises(TimeoutError):
-            await caller.ws.receive(0.1)
+            await client.ws.receive(0.1)
         assert len(sim.connections[0].client_events) == 3
-        caller.ws._response.close()
+        client.ws._response.close()
 
 
-async def test_a_response_can_fail_in_the_middle(sim: Simulator) -> None:
-    """server-error-mid says half, closes what it opened and fails; the session stays usable."""
-    async with connected(sim, key="sk-sim-server-error-mid") as caller:
-        events = await caller.say("one two three four")
+async def test_server_error_mid_fails_response_halfway(sim: Simulator) -> None:
+    """The open item is closed, and the session stays usable."""
+    async with connect(sim, key="sk-sim-server-error-mid") as client:
+        events = await client.run_text_turn("one two three four")
         response = next(e for e in events if e["type"] == "response.done")["response"]
-        assert kinds(events).count("response.output_text.delta") == 2
+        assert event_types(events).count("response.output_text.delta") == 2
         assert (response["status"], response["status_details"]["error"]["code"]) == ("failed", "server_error")
         assert sim.connections[0].session_id in response["status_details"]["error"]["message"]
-        await caller.configure()
+        await client.update_session()
 
 
 @pytest.mark.parametrize(
     ("scenario", "code"), [("model-access-late", "model_not_found"), ("rate-limited-mid", "rate_limit_exceeded")]
 )
-async def test_a_response_can_fail_from_the_start(sim: Simulator, scenario: str, code: str) -> None:
-    """The session begins and is configured normally; only the response fails, with no output and no usage."""
-    async with connected(sim, key=f"sk-sim-{scenario}") as caller:
-        await caller.configure(instructions="Be brief.")
-        events = await caller.say("Hello")
-    assert kinds(events)[2:] == ["response.created", "response.done", "rate_limits.updated"]
+async def test_response_fails_without_output_or_usage(sim: Simulator, scenario: str, code: str) -> None:
+    """The session starts and is updated normally; only the response fails."""
+    async with connect(sim, key=f"sk-sim-{scenario}") as client:
+        await client.update_session(instructions="Be brief.")
+        events = await client.run_text_turn("Hello")
+    assert event_types(events)[2:] == ["response.created", "response.done", "rate_limits.updated"]
     response = events[3]["response"]
     assert response["status_details"]["error"]["code"] == code
     assert (response["output"], response["usage"]["total_tokens"]) == ([], 0)
 
 
-async def test_an_unknown_path_is_forbidden(sim: Simulator) -> None:
-    """An upgrade anywhere else is 403."""
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        async with connected(sim, path="/realtime/transcription_sessions", greeted=False):
+async def test_upgrade_at_unknown_path_is_403(sim: Simulator) -> None:
+    """As at the provider's edge."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
+        async with connect(sim, path="/realtime/transcription_sessions", read_created=False):
             pass
-    assert refused.value.status == 403
+    assert raised.value.status == 403
 
 
 @pytest.mark.parametrize("scenario", [member.value for member in Scenario])
-async def test_the_simulator_stops_in_time_whatever_goes_on(scenario: str) -> None:
-    """Stopping takes less than a second under every scenario, and leaves neither connection nor task."""
+async def test_stop_takes_under_one_second_in_every_scenario(scenario: str) -> None:
+    """Neither connections nor tasks remain."""
     before = asyncio.all_tasks()
     sim = Simulator(SimulatorOptions(pace=1))
     await sim.start()
-    _, writer = await _raw_upgrade(sim, f"sk-sim-{scenario}", answered=False)
+    _, writer = await _raw_upgrade(sim, f"sk-sim-{scenario}", read_response=False)
     async with asyncio.timeout(2):
-        while not sim.connections:  # noqa: ASYNC110 - the request is on its way
+        while not sim.connections:  # noqa: ASYNC110 - the simulator has no event for a new connection
             await asyncio.sleep(0.005)
-    began = time.monotonic()
+    started = time.monotonic()
     await sim.stop()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - started < 1
     assert sim.open_count == 0
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
@@ -198,13 +198,15 @@ async def test_the_simulator_stops_in_time_whatever_goes_on(scenario: str) -> No
 
 
 async def _raw_upgrade(
-    sim: Simulator, key: str = KEY, *, answered: bool = True
+    sim: Simulator, key: str = KEY, *, read_response: bool = True
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = sim.url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    lines = [f"{name}: {value}" for name, value in {**UPGRADE, "Authorization": f"Bearer {key}", "Host": "x"}.items()]
+    lines = [
+        f"{name}: {value}" for name, value in {**UPGRADE_HEADERS, "Authorization": f"Bearer {key}", "Host": "x"}.items()
+    ]
     writer.write("\r\n".join(["GET /v1/realtime?model=gpt-realtime HTTP/1.1", *lines, "", ""]).encode())
-    if answered:
+    if read_response:
         async with asyncio.timeout(5):
             assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
     return reader, writer

@@ -1,4 +1,4 @@
-"""Refusals inside the socket: 101, error, CLOSE; and who is refused."""
+"""Refusals after the upgrade (101, error event, close frame), and the selection of scenarios."""
 
 import asyncio
 from typing import Any
@@ -9,13 +9,13 @@ import pytest
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario, scenario_for_key
 from tests.support.harness import open_raw, running_relay
-from tests.support.simulator_client import connected
+from tests.support.simulator_client import connect
 
-UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
+UPGRADE_HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
 
 INVALID = "invalid_request_error"
 
-# scenario, code of the error, code and reason of the CLOSE
+# scenario, error code, close code, close reason
 REFUSALS = [
     ("key-rejected", "invalid_api_key", 3000, f"{INVALID}.invalid_api_key"),
     ("key-missing", None, 3000, INVALID),
@@ -29,16 +29,16 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("scenario", "code", "close_code", "reason"), REFUSALS)
-async def test_a_refusal_is_an_error_and_a_close(
+async def test_refusal_is_error_event_and_close_frame(
     sim: Simulator, scenario: str, code: str | None, close_code: int, reason: str
 ) -> None:
-    """The upgrade succeeds, the first event is the error, and the CLOSE carries its type and code."""
-    async with connected(sim, key=f"sk-sim-{scenario}-canary", greeted=False) as caller:
-        event = await caller.next()
+    """The close reason is the error's type and code."""
+    async with connect(sim, key=f"sk-sim-{scenario}-canary", read_created=False) as client:
+        event = await client.next_event()
         assert list(event) == ["type", "event_id", "error"]
         assert list(event["error"]) == ["type", "code", "message", "param", "event_id"]
         assert event["error"]["code"] == code
-        assert await caller.close_of() == (close_code, reason)
+        assert await client.read_close() == (close_code, reason)
     await asyncio.wait_for(sim.connections[0].wait_closed(), 1)
     assert sim.connections[0].close_code == 1000  # aiohttp answers every CLOSE with its own
 
@@ -47,14 +47,16 @@ async def test_a_refusal_is_an_error_and_a_close(
     ("scenario", "close_code", "reason"),
     [("overloaded", 1013, ""), ("close-only", 3000, f"{INVALID}.invalid_api_key")],
 )
-async def test_a_close_can_come_without_an_error(sim: Simulator, scenario: str, close_code: int, reason: str) -> None:
-    """Some refusals are a CLOSE alone."""
-    async with connected(sim, key=f"sk-sim-{scenario}", greeted=False) as caller:
-        assert await caller.close_of() == (close_code, reason)
+async def test_close_only_refusal_sends_no_error_event(
+    sim: Simulator, scenario: str, close_code: int, reason: str
+) -> None:
+    """Only the close frame is sent."""
+    async with connect(sim, key=f"sk-sim-{scenario}", read_created=False) as client:
+        assert await client.read_close() == (close_code, reason)
 
 
-async def test_error_and_close_arrive_in_one_piece(sim: Simulator) -> None:
-    """Both frames of a refusal are in the same segment, as the provider sends them."""
+async def test_error_and_close_arrive_in_one_segment(sim: Simulator) -> None:
+    """As from the provider."""
     host, port = sim.url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(
@@ -72,26 +74,26 @@ async def test_error_and_close_arrive_in_one_piece(sim: Simulator) -> None:
     await writer.wait_closed()
 
 
-async def test_the_key_is_masked_in_the_message(sim: Simulator) -> None:
-    """The first 8 and the last 4 characters show; a star stands for each of the others."""
+async def test_key_is_masked_in_error_message(sim: Simulator) -> None:
+    """The first 8 and the last 4 characters are visible; each of the others is a star."""
     key = "sk-sim-key-rejected-" + "x" * 40 + "TAIL"
-    async with connected(sim, key=key, greeted=False) as caller:
-        message = (await caller.next())["error"]["message"]
+    async with connect(sim, key=key, read_created=False) as client:
+        message = (await client.next_event())["error"]["message"]
     assert f"Incorrect API key provided: sk-sim-k{'*' * (len(key) - 12)}TAIL. You can find" in message
 
 
-async def test_a_request_without_a_key_is_refused_in_the_socket(sim: Simulator) -> None:
-    """No Authorization is upgraded and refused with 3000 and no code."""
-    async with connected(sim, key=None, greeted=False) as caller:
-        assert (await caller.next())["error"]["message"] == "Missing bearer or basic authentication in header"
-        assert await caller.close_of() == (3000, INVALID)
+async def test_missing_key_is_refused_after_upgrade(sim: Simulator) -> None:
+    """The close code is 3000, and the error has no code."""
+    async with connect(sim, key=None, read_created=False) as client:
+        assert (await client.next_event())["error"]["message"] == "Missing bearer or basic authentication in header"
+        assert await client.read_close() == (3000, INVALID)
 
 
 @pytest.mark.parametrize("key", ['"sk-sim-good"', "'sk-sim-good'", "Bearer sk-sim-good"])
-async def test_a_mangled_key_is_refused(sim: Simulator, key: str) -> None:
-    """A key with quotes or blanks is nobody's key."""
-    async with connected(sim, key=key, greeted=False) as caller:
-        assert (await caller.next())["error"]["code"] == "invalid_api_key"
+async def test_malformed_key_is_refused(sim: Simulator, key: str) -> None:
+    """Quotes and whitespace are never part of a key."""
+    async with connect(sim, key=key, read_created=False) as client:
+        assert (await client.next_event())["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize(
@@ -103,36 +105,37 @@ async def test_a_mangled_key_is_refused(sim: Simulator, key: str) -> None:
         ("model=gpt-realtime-translate", "invalid_model"),
     ],
 )
-async def test_the_model_must_be_known(sim: Simulator, query: str, code: str) -> None:
-    """An unknown model, none, and one of another kind are refused with 4000."""
-    async with connected(sim, query, greeted=False) as caller:
-        assert (await caller.next())["error"]["code"] == code
-        assert await caller.close_of() == (4000, f"{INVALID}.{code}")
+async def test_unsupported_model_is_refused(sim: Simulator, query: str, code: str) -> None:
+    """An unknown model, no model, and a model of another session type are refused with 4000."""
+    async with connect(sim, query, read_created=False) as client:
+        assert (await client.next_event())["error"]["code"] == code
+        assert await client.read_close() == (4000, f"{INVALID}.{code}")
 
 
 @pytest.mark.parametrize(
-    "how", [{"headers": {"OpenAI-Beta": "realtime=v1"}}, {"protocols": ("realtime", "openai-beta.realtime-v1")}]
+    "request_options",
+    [{"headers": {"OpenAI-Beta": "realtime=v1"}}, {"protocols": ("realtime", "openai-beta.realtime-v1")}],
 )
-async def test_the_beta_interface_is_refused(sim: Simulator, how: dict[str, Any]) -> None:
-    """The beta header and the beta subprotocol are fatal."""
-    async with connected(sim, greeted=False, **how) as caller:
-        assert (await caller.next())["error"]["code"] == "beta_api_shape_disabled"
+async def test_beta_interface_is_refused(sim: Simulator, request_options: dict[str, Any]) -> None:
+    """Both the header and the subprotocol request it."""
+    async with connect(sim, read_created=False, **request_options) as client:
+        assert (await client.next_event())["error"]["code"] == "beta_api_shape_disabled"
 
 
-async def test_a_key_can_come_in_other_places(sim: Simulator) -> None:
-    """The api-key header and the browser's subprotocol carry a key, and its scenario; only `realtime` is selected."""
-    async with connected(sim, key=None, headers={"api-key": "sk-sim-overloaded"}, greeted=False) as caller:
-        assert await caller.close_of() == (1013, "")
+async def test_key_is_read_from_api_key_header_and_subprotocol(sim: Simulator) -> None:
+    """The server selects only the subprotocol `realtime`."""
+    async with connect(sim, key=None, headers={"api-key": "sk-sim-overloaded"}, read_created=False) as client:
+        assert await client.read_close() == (1013, "")
     offered = ("realtime", "openai-insecure-api-key.sk-sim-good")
-    async with connected(sim, key=None, protocols=offered) as caller:
-        assert caller.ws.protocol == "realtime"
+    async with connect(sim, key=None, protocols=offered) as client:
+        assert client.ws.protocol == "realtime"
 
 
-async def test_the_upgrade_has_the_headers_of_the_edge(sim: Simulator) -> None:
-    """The 101 is the same for good and bad keys, and carries no request id, no limits and no extension."""
+async def test_101_has_edge_headers_for_good_and_bad_keys(sim: Simulator) -> None:
+    """It has no request id, no rate limits and no extensions."""
     for key in ("sk-sim-good", "sk-sim-key-rejected"):
-        async with connected(sim, key=key, greeted=False) as caller:
-            headers = caller.ws._response.headers
+        async with connect(sim, key=key, read_created=False) as client:
+            headers = client.ws._response.headers
             assert headers["Server"] == "cloudflare"
             assert headers["x-openai-proxy-wasm"] == "v0.1"
             assert headers["cf-cache-status"] == "DYNAMIC"
@@ -142,11 +145,11 @@ async def test_the_upgrade_has_the_headers_of_the_edge(sim: Simulator) -> None:
             assert not [name for name in headers if "ratelimit" in name.lower()]
 
 
-async def test_compression_is_agreed_only_when_offered(sim: Simulator) -> None:
-    """A client that offers permessage-deflate gets it, and its turn works."""
-    async with connected(sim, compress=15) as caller:
-        assert caller.ws.compress
-        assert (await caller.say("squeezed" * 100))[-1]["type"] == "rate_limits.updated"
+async def test_permessage_deflate_is_negotiated_when_offered(sim: Simulator) -> None:
+    """A turn works with it."""
+    async with connect(sim, compress=15) as client:
+        assert client.ws.compress
+        assert (await client.run_text_turn("squeezed" * 100))[-1]["type"] == "rate_limits.updated"
 
 
 @pytest.mark.parametrize(
@@ -163,26 +166,26 @@ async def test_compression_is_agreed_only_when_offered(sim: Simulator) -> None:
         (None, Scenario.GOOD),
     ],
 )
-def test_the_longest_name_in_the_key_chooses(key: str | None, expected: Scenario) -> None:
-    """A key names a scenario by a whole name; any other key is good."""
+def test_key_selects_scenario_by_longest_name(key: str | None, expected: Scenario) -> None:
+    """A key that contains no complete name selects `good`."""
     assert scenario_for_key(key, Scenario.GOOD) is expected
 
 
-def test_the_option_holds_for_keys_that_name_nothing() -> None:
-    """A scenario by option meets every key but those that name one."""
+def test_scenario_option_applies_to_keys_without_scenario() -> None:
+    """A key that names a scenario overrides the option."""
     assert scenario_for_key("sk-sim-good", Scenario.HANG) is Scenario.HANG
     assert scenario_for_key("sk-proj-x", Scenario.HANG) is Scenario.HANG
     assert scenario_for_key("sk-sim-drop", Scenario.HANG) is Scenario.DROP
 
 
-def test_an_unknown_option_is_refused() -> None:
-    """A scenario that does not exist is told at once, with those that do."""
+def test_unknown_scenario_option_raises_value_error() -> None:
+    """The message lists the valid names."""
     with pytest.raises(ValueError, match="key-rejected"):
         SimulatorOptions(scenario="no-such-thing")
 
 
-async def test_a_peer_that_ignores_the_close_is_cut_off() -> None:
-    """A client that does not answer our CLOSE loses its connection within the bound."""
+async def test_client_without_close_reply_is_aborted() -> None:
+    """The bound is close_reply_seconds."""
     async with Simulator(SimulatorOptions(close_reply_seconds=0.05)) as sim, aiohttp.ClientSession() as http:
         headers = {"Authorization": "Bearer sk-sim-overloaded"}
         async with http.ws_connect(f"{sim.url}/realtime", headers=headers, autoclose=False):
@@ -190,28 +193,28 @@ async def test_a_peer_that_ignores_the_close_is_cut_off() -> None:
             assert sim.connections[0].close_code is None
 
 
-async def test_one_request_may_ask_for_a_scenario(sim: Simulator) -> None:
-    """`?simulate=` holds for that request alone, whatever its key says, and comes through a relay."""
-    async with connected(sim, "model=gpt-realtime&simulate=key-rejected", greeted=False) as caller:
-        assert (await caller.next())["error"]["code"] == "invalid_api_key"
-    async with connected(sim, "model=gpt-realtime&simulate=good", key="sk-sim-drop"):
+async def test_query_selects_scenario_for_one_request(sim: Simulator) -> None:
+    """`?simulate=` overrides the key, and a relay passes it on."""
+    async with connect(sim, "model=gpt-realtime&simulate=key-rejected", read_created=False) as client:
+        assert (await client.next_event())["error"]["code"] == "invalid_api_key"
+    async with connect(sim, "model=gpt-realtime&simulate=good", key="sk-sim-drop"):
         pass
-    async with connected(sim):
+    async with connect(sim):
         pass
     async with running_relay(simulator=sim) as relay:
-        client = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&simulate=quota-exhausted")
-        await client.close()
-    assert client.answer.error["code"] == "quota_exhausted"
+        raw = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&simulate=quota-exhausted")
+        await raw.close()
+    assert raw.answer.error["code"] == "quota_exhausted"
 
 
-async def test_an_unknown_scenario_in_the_query_is_refused(sim: Simulator) -> None:
-    """A mistyped name is told, with the names that exist, instead of looking healthy."""
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        async with connected(sim, "model=gpt-realtime&simulate=quota", greeted=False):
+async def test_unknown_scenario_in_query_is_400(sim: Simulator) -> None:
+    """The body lists the valid names."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
+        async with connect(sim, "model=gpt-realtime&simulate=quota", read_created=False):
             pass
-    assert refused.value.status == 400
+    assert raised.value.status == 400
     async with (
         aiohttp.ClientSession() as http,
-        http.get(f"{sim.url}/realtime?simulate=quota", headers=UPGRADE) as reply,
+        http.get(f"{sim.url}/realtime?simulate=quota", headers=UPGRADE_HEADERS) as reply,
     ):
         assert "unknown scenario 'quota'; valid names: good, key-rejected" in await reply.text()

@@ -1,4 +1,4 @@
-"""The REST calls around the socket."""
+"""The REST API: models and client secrets."""
 
 import json
 import re
@@ -10,19 +10,19 @@ import aiohttp
 import pytest
 
 from service.simulator import Simulator
-from tests.support.simulator_client import connected
+from tests.support.simulator_client import connect
 
 
 async def _get(sim: Simulator, path: str, key: str | None = "sk-sim-good") -> tuple[int, Any, dict[str, str]]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession() as http, http.get(sim.url + path, headers=headers) as response:
         text = await response.text()
-        found = {name.lower(): value for name, value in response.headers.items()}
-        return response.status, json.loads(text), found
+        response_headers = {name.lower(): value for name, value in response.headers.items()}
+        return response.status, json.loads(text), response_headers
 
 
-async def test_models_are_listed_and_looked_up(sim: Simulator) -> None:
-    """The list holds the current names; each is served alone too."""
+async def test_models_are_listed_and_retrieved(sim: Simulator) -> None:
+    """REST calls are recorded apart from connections."""
     status, body, _ = await _get(sim, "/models")
     assert status == 200
     assert "gpt-realtime" in [model["id"] for model in body["data"]]
@@ -31,8 +31,8 @@ async def test_models_are_listed_and_looked_up(sim: Simulator) -> None:
     assert sim.connections == []
 
 
-async def test_an_answer_has_the_headers_of_the_provider(sim: Simulator) -> None:
-    """Request id, processing time, version and limits are on an answer of REST."""
+async def test_response_has_provider_headers(sim: Simulator) -> None:
+    """Request id, processing time, API version and rate limits."""
     _, _, headers = await _get(sim, "/models/gpt-realtime")
     assert re.fullmatch(r"req_[0-9a-f]{32}", headers["x-request-id"])
     assert int(headers["openai-processing-ms"]) >= 1
@@ -58,32 +58,32 @@ async def test_an_answer_has_the_headers_of_the_provider(sim: Simulator) -> None
         ("sk-sim-good", "/realtime", 400, None),
     ],
 )
-async def test_rest_refuses_in_the_words_of_the_provider(
+async def test_rest_error_has_provider_body(
     sim: Simulator, key: str | None, path: str, status: int, code: str | None
 ) -> None:
-    """Each refusal has its status, its code and the provider's envelope."""
+    """Each error has its status, its code and the provider's envelope."""
     got, body, _ = await _get(sim, path, key)
     assert (got, body["status"], body["error"]["code"]) == (status, status, code)
     assert list(body["error"]) == ["message", "type", "param", "code"]
 
 
-async def test_the_body_of_a_wrong_key_is_called_text(sim: Simulator) -> None:
-    """It is JSON all the same: a reader must go by the content."""
+async def test_wrong_key_body_is_json_with_content_type_text(sim: Simulator) -> None:
+    """The provider sends JSON as text/plain."""
     _, _, headers = await _get(sim, "/models", "sk-sim-key-rejected")
     assert headers["content-type"].startswith("text/plain")
 
 
-async def test_a_missing_scope_is_named(sim: Simulator) -> None:
-    """A key that may not list models says so; its socket works."""
+async def test_missing_scope_is_named_in_rest_error(sim: Simulator) -> None:
+    """WebSocket connections with the same key work."""
     _, body, _ = await _get(sim, "/models", "sk-sim-model-rest-only-401")
     assert "Missing scopes: model.request." in body["error"]["message"]
-    async with connected(sim, key="sk-sim-model-rest-only-401"):
+    async with connect(sim, key="sk-sim-model-rest-only-401"):
         pass
 
 
 @pytest.mark.parametrize("scenario", ["quota-exhausted", "drop", "hang", "overloaded", "model-access-late"])
-async def test_rest_knows_nothing_of_what_befalls_sockets(sim: Simulator, scenario: str) -> None:
-    """An empty balance and a broken socket do not show in the list of models."""
+async def test_rest_ignores_websocket_scenarios(sim: Simulator, scenario: str) -> None:
+    """An exhausted balance or a broken connection does not affect the models endpoint."""
     assert (await _get(sim, "/models/gpt-realtime", f"sk-sim-{scenario}"))[0] == 200
 
 
@@ -96,8 +96,8 @@ async def _create_client_secret(sim: Simulator, body: object) -> tuple[int, Any]
         return response.status, await response.json()
 
 
-async def test_a_client_secret_opens_its_session(sim: Simulator) -> None:
-    """A secret has the provider's shape, lives ten minutes, and opens the session it was made for, more than once."""
+async def test_client_secret_starts_its_session(sim: Simulator) -> None:
+    """It is valid for ten minutes and for more than one session."""
     session = {"type": "realtime", "model": "gpt-realtime-2.1", "instructions": "Be brief."}
     status, body = await _create_client_secret(sim, {"session": session})
     assert status == 200
@@ -105,19 +105,19 @@ async def test_a_client_secret_opens_its_session(sim: Simulator) -> None:
     assert abs(body["expires_at"] - time.time() - 600) < 3
     assert body["session"]["expires_at"] == 0
     for _ in range(2):
-        async with connected(sim, "", key=body["value"], greeted=False) as caller:
-            created = (await caller.next())["session"]
+        async with connect(sim, "", key=body["value"], read_created=False) as client:
+            created = (await client.next_event())["session"]
             assert (created["model"], created["instructions"]) == ("gpt-realtime-2.1", "Be brief.")
             assert created["expires_at"] > time.time()
 
 
-async def test_an_expired_client_secret_is_refused(sim: Simulator) -> None:
-    """A secret past its time is a wrong key."""
+async def test_expired_client_secret_is_refused(sim: Simulator) -> None:
+    """The error is that of a wrong key."""
     _, body = await _create_client_secret(sim, {"expires_after": {"anchor": "created_at", "seconds": 10}})
-    known = sim._rest_api.client_secrets
-    known[body["value"]] = replace(known[body["value"]], expires_at=time.time() - 1)
-    async with connected(sim, key=body["value"], greeted=False) as caller:
-        assert (await caller.next())["error"]["code"] == "invalid_api_key"
+    client_secrets = sim._rest_api.client_secrets
+    client_secrets[body["value"]] = replace(client_secrets[body["value"]], expires_at=time.time() - 1)
+    async with connect(sim, key=body["value"], read_created=False) as client:
+        assert (await client.next_event())["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ async def test_an_expired_client_secret_is_refused(sim: Simulator) -> None:
         ([1], "invalid_type"),
     ],
 )
-async def test_a_wrong_wish_for_a_secret_is_refused(sim: Simulator, body: object, code: str) -> None:
-    """Lifetimes outside 10 to 7200 seconds and unknown settings are 400."""
+async def test_invalid_client_secret_request_is_400(sim: Simulator, body: object, code: str) -> None:
+    """Lifetimes outside 10 to 7200 seconds, unknown settings and a body that is no object are refused."""
     status, answer = await _create_client_secret(sim, body)
     assert (status, answer["error"]["code"]) == (400, code)
 
 
-async def test_a_secret_for_transcription_transcribes(sim: Simulator) -> None:
-    """The type of the session comes from the secret."""
+async def test_client_secret_determines_session_type(sim: Simulator) -> None:
+    """The query does not repeat the type."""
     _, body = await _create_client_secret(sim, {"session": {"type": "transcription"}})
-    async with connected(sim, "", key=body["value"], greeted=False) as caller:
-        assert (await caller.next())["session"]["type"] == "transcription"
+    async with connect(sim, "", key=body["value"], read_created=False) as client:
+        assert (await client.next_event())["session"]["type"] == "transcription"

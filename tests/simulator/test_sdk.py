@@ -1,4 +1,4 @@
-"""The official SDK against the simulator, with nothing in between."""
+"""The official SDK, connected directly to the simulator."""
 
 import base64
 import hashlib
@@ -9,8 +9,8 @@ from openai import AsyncOpenAI
 from service.simulator import Simulator
 
 
-async def test_the_official_sdk_has_a_text_turn_and_hears_its_own_voice(sim: Simulator) -> None:
-    """A text turn echoes, and the audio that comes back has the digest of the audio that was sent."""
+async def test_sdk_runs_text_turn_and_receives_its_own_audio(sim: Simulator) -> None:
+    """The received audio has the digest of the sent audio."""
     audio = random.Random(9).randbytes(48_000 * 2)
     async with (
         AsyncOpenAI(api_key="sk-sim-good", base_url=sim.url) as client,
@@ -23,13 +23,13 @@ async def test_the_official_sdk_has_a_text_turn_and_hears_its_own_voice(sim: Sim
             item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello, parrot"}]}
         )
         await connection.response.create()
-        said = ""
+        text = ""
         async for event in connection:
             if event.type == "response.output_text.delta":
-                said += event.delta
+                text += event.delta
             if event.type == "response.done":
                 break
-        assert said == "Hello, parrot"
+        assert text == "Hello, parrot"
 
         for at in range(0, len(audio), 4_800):
             await connection.input_audio_buffer.append(audio=base64.b64encode(audio[at : at + 4_800]).decode())
@@ -45,8 +45,8 @@ async def test_the_official_sdk_has_a_text_turn_and_hears_its_own_voice(sim: Sim
         assert digest.hexdigest() == hashlib.sha256(audio).hexdigest() == sim.connections[0].audio_out_sha256
 
 
-async def test_the_official_sdk_lists_models(sim: Simulator) -> None:
-    """The models page reads what the simulator serves."""
+async def test_sdk_lists_and_retrieves_models(sim: Simulator) -> None:
+    """The SDK parses both REST responses."""
     async with AsyncOpenAI(api_key="sk-sim-good", base_url=sim.url) as client:
         names = [model.id async for model in client.models.list()]
         one = await client.models.retrieve("gpt-realtime")

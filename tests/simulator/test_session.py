@@ -1,4 +1,4 @@
-"""The session object and its updates."""
+"""The session object, its updates, and the life of a connection."""
 
 import time
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.support.simulator_client import connected, voice
+from tests.support.simulator_client import connect, speech
 
 
-async def test_the_session_has_the_keys_of_the_wire_in_order(sim: Simulator) -> None:
-    """session.created holds the whole object, in the provider's order, with an hour to live."""
-    async with connected(sim, greeted=False) as caller:
-        session = (await caller.next())["session"]
+async def test_session_created_has_provider_keys_in_order(sim: Simulator) -> None:
+    """The session expires after an hour."""
+    async with connect(sim, read_created=False) as client:
+        session = (await client.next_event())["session"]
     assert list(session) == [
         *["type", "object", "id", "model", "output_modalities", "instructions", "tools", "tool_choice"],
         *["max_output_tokens", "tracing", "truncation", "prompt", "expires_at", "audio", "include"],
@@ -39,21 +39,21 @@ async def test_the_session_has_the_keys_of_the_wire_in_order(sim: Simulator) -> 
     ("model", "voice_name", "silence_ms"),
     [("gpt-realtime", "alloy", 200), ("gpt-realtime-mini", "alloy", 200), ("gpt-realtime-2.1", "marin", 500)],
 )
-async def test_defaults_depend_on_the_model(sim: Simulator, model: str, voice_name: str, silence_ms: int) -> None:
-    """Voice and patience differ by generation; the model is the one asked for."""
-    async with connected(sim, f"model={model}", greeted=False) as caller:
-        session = (await caller.next())["session"]
+async def test_session_defaults_depend_on_model(sim: Simulator, model: str, voice_name: str, silence_ms: int) -> None:
+    """Voice and silence duration differ by model generation."""
+    async with connect(sim, f"model={model}", read_created=False) as client:
+        session = (await client.next_event())["session"]
     assert session["model"] == model
     assert session["audio"]["output"]["voice"] == voice_name
     assert session["audio"]["input"]["turn_detection"]["silence_duration_ms"] == silence_ms
 
 
-async def test_an_update_is_merged(sim: Simulator) -> None:
-    """Only what an update names changes; objects come back complete, the deadline stays."""
-    async with connected(sim) as caller:
-        before = await caller.configure()
-        hears = {"transcription": {"model": "whisper-1"}, "turn_detection": {"type": "semantic_vad"}}
-        after = await caller.configure(instructions="Be brief.", audio={"input": hears})
+async def test_session_update_is_merged(sim: Simulator) -> None:
+    """The updated objects are complete, and expires_at does not change."""
+    async with connect(sim) as client:
+        before = await client.update_session()
+        audio_input = {"transcription": {"model": "whisper-1"}, "turn_detection": {"type": "semantic_vad"}}
+        after = await client.update_session(instructions="Be brief.", audio={"input": audio_input})
     assert after["instructions"] == "Be brief."
     assert after["audio"]["input"]["transcription"] == {"model": "whisper-1", "language": None, "prompt": None}
     assert after["audio"]["input"]["turn_detection"] == {
@@ -66,27 +66,27 @@ async def test_an_update_is_merged(sim: Simulator) -> None:
     assert after["expires_at"] == before["expires_at"]
 
 
-async def test_null_does_not_take_a_part_of_the_session_away(sim: Simulator) -> None:
-    """Null for an object that every session has changes nothing; null for what may be off turns it off."""
-    async with connected(sim) as caller:
-        before = await caller.configure()
-        assert await caller.configure(audio=None) == before
-        assert await caller.configure(audio={"input": None, "output": None}) == before
-        assert (await caller.listen(turn_detection=None))["audio"]["input"]["turn_detection"] is None
+async def test_null_does_not_remove_required_objects(sim: Simulator) -> None:
+    """Null turns off an optional object such as turn_detection."""
+    async with connect(sim) as client:
+        before = await client.update_session()
+        assert await client.update_session(audio=None) == before
+        assert await client.update_session(audio={"input": None, "output": None}) == before
+        assert (await client.update_audio_input(turn_detection=None))["audio"]["input"]["turn_detection"] is None
 
 
-async def test_empty_instructions_restore_the_default(sim: Simulator) -> None:
-    """An empty text is not kept."""
-    async with connected(sim) as caller:
-        before = await caller.configure()
-        await caller.configure(instructions="Be brief.")
-        assert (await caller.configure(instructions=""))["instructions"] == before["instructions"]
+async def test_empty_instructions_restore_default(sim: Simulator) -> None:
+    """An update cannot leave the session without instructions."""
+    async with connect(sim) as client:
+        before = await client.update_session()
+        await client.update_session(instructions="Be brief.")
+        assert (await client.update_session(instructions=""))["instructions"] == before["instructions"]
 
 
-async def test_the_model_cannot_be_changed(sim: Simulator) -> None:
-    """Another model in an update changes nothing."""
-    async with connected(sim) as caller:
-        assert (await caller.configure(model="gpt-realtime-2.1"))["model"] == "gpt-realtime"
+async def test_model_in_update_is_ignored(sim: Simulator) -> None:
+    """The provider does not refuse it either."""
+    async with connect(sim) as client:
+        assert (await client.update_session(model="gpt-realtime-2.1"))["model"] == "gpt-realtime"
 
 
 @pytest.mark.parametrize(
@@ -102,105 +102,105 @@ async def test_the_model_cannot_be_changed(sim: Simulator) -> None:
         ({"type": "transcription"}, "invalid_value", "type"),
     ],
 )
-async def test_a_wrong_update_changes_nothing(sim: Simulator, patch: dict[str, Any], code: str, param: str) -> None:
-    """One wrong key drops the whole update, also the keys that were right."""
-    async with connected(sim) as caller:
-        before = await caller.configure()
-        await caller.send("session.update", session={"type": "realtime", "instructions": "New.", **patch})
-        error = (await caller.next())["error"]
+async def test_invalid_update_changes_nothing(sim: Simulator, patch: dict[str, Any], code: str, param: str) -> None:
+    """One invalid key refuses the whole update, including its valid keys."""
+    async with connect(sim) as client:
+        before = await client.update_session()
+        await client.send("session.update", session={"type": "realtime", "instructions": "New.", **patch})
+        error = (await client.next_event())["error"]
         assert error["code"] == code
         assert error["param"].endswith(param)
-        assert await caller.configure() == before
+        assert await client.update_session() == before
 
 
-async def test_the_rate_that_is_too_low_is_named(sim: Simulator) -> None:
-    """16 kHz is refused with the least rate."""
-    async with connected(sim) as caller:
+async def test_pcm_rate_below_minimum_is_refused(sim: Simulator) -> None:
+    """The error names the key and the minimum rate."""
+    async with connect(sim) as client:
         rate = {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}
-        await caller.send("session.update", session={"type": "realtime", **rate})
-        error = (await caller.next())["error"]
+        await client.send("session.update", session={"type": "realtime", **rate})
+        error = (await client.next_event())["error"]
     assert error["param"] == "session.audio.input.format.rate"
     assert "Expected a value >= 24000" in error["message"]
 
 
-async def test_the_voice_is_fixed_once_it_was_heard(sim: Simulator) -> None:
-    """After the assistant spoke another voice is refused; the same is not."""
-    async with connected(sim) as caller:
-        await caller.configure(audio={"input": {"turn_detection": None}, "output": {"voice": "ballad"}})
-        await caller.append(voice(200))
-        await caller.send("input_audio_buffer.commit")
-        await caller.send("response.create")
-        await caller.until("rate_limits.updated")
-        await caller.send("session.update", session={"type": "realtime", "audio": {"output": {"voice": "echo"}}})
-        assert (await caller.next())["error"]["code"] == "cannot_update_voice"
-        await caller.configure(audio={"output": {"voice": "ballad"}})
+async def test_voice_cannot_change_after_assistant_audio(sim: Simulator) -> None:
+    """An update with the same voice is accepted."""
+    async with connect(sim) as client:
+        await client.update_session(audio={"input": {"turn_detection": None}, "output": {"voice": "ballad"}})
+        await client.append_audio(speech(200))
+        await client.send("input_audio_buffer.commit")
+        await client.send("response.create")
+        await client.read_until("rate_limits.updated")
+        await client.send("session.update", session={"type": "realtime", "audio": {"output": {"voice": "echo"}}})
+        assert (await client.next_event())["error"]["code"] == "cannot_update_voice"
+        await client.update_session(audio={"output": {"voice": "ballad"}})
 
 
-async def test_expiry_is_told_and_closes() -> None:
-    """At the cap the error session_expired comes, then 1001 with the sentence as its reason."""
+async def test_expired_session_sends_error_and_closes_1001() -> None:
+    """The close reason is the message of session_expired."""
     sentence = "Your session hit the maximum duration of 60 minutes."
-    async with Simulator(SimulatorOptions(session_seconds=0.05)) as sim, connected(sim) as caller:
-        error = (await caller.next())["error"]
+    async with Simulator(SimulatorOptions(session_seconds=0.05)) as sim, connect(sim) as client:
+        error = (await client.next_event())["error"]
         assert (error["code"], error["message"]) == ("session_expired", sentence)
-        assert await caller.close_of() == (1001, sentence)
+        assert await client.read_close() == (1001, sentence)
 
 
-@pytest.mark.parametrize(("scenario", "told"), [("expire-soon", True), ("expire-silent", False)])
-async def test_expiry_can_come_early(scenario: str, told: bool) -> None:
-    """The two scenarios of expiry end a session early, with and without the error."""
+@pytest.mark.parametrize(("scenario", "has_error"), [("expire-soon", True), ("expire-silent", False)])
+async def test_expiry_scenarios_end_session_early(scenario: str, has_error: bool) -> None:
+    """expire-silent sends no error event."""
     options = SimulatorOptions(expire_after_seconds=0.05)
-    async with Simulator(options) as sim, connected(sim, key=f"sk-sim-{scenario}") as caller:
-        if told:
-            assert (await caller.next())["error"]["code"] == "session_expired"
-        assert (await caller.close_of())[0] == 1001
+    async with Simulator(options) as sim, connect(sim, key=f"sk-sim-{scenario}") as client:
+        if has_error:
+            assert (await client.next_event())["error"]["code"] == "session_expired"
+        assert (await client.read_close())[0] == 1001
 
 
-async def test_pings_come_at_their_interval_and_are_answered() -> None:
-    """The server pings with four bytes, and counts the pongs; an idle session is not closed."""
+async def test_server_sends_pings_and_counts_pongs() -> None:
+    """Pings have a payload of four bytes and do not end an idle session."""
     options = SimulatorOptions(ping_interval_seconds=0.02)
-    async with Simulator(options) as sim, connected(sim, autoping=False) as caller:
+    async with Simulator(options) as sim, connect(sim, autoping=False) as client:
         for _ in range(3):
-            ping = await caller.ws.receive(5)
+            ping = await client.ws.receive(5)
             assert ping.type == 9
             assert len(ping.data) == 4
-            await caller.ws.pong(ping.data)
-        await caller.ws.receive(5)  # a fourth ping: by now the third pong was read
+            await client.ws.pong(ping.data)
+        await client.ws.receive(5)  # a fourth ping: by now the third pong was read
         assert sim.connections[0].pongs_received == 3
 
 
-async def test_missing_pongs_can_cost_the_session() -> None:
-    """With drop_without_pong an unanswered ping ends the connection without a CLOSE."""
+async def test_drop_without_pong_aborts_connection() -> None:
+    """The connection ends without a close frame."""
     options = SimulatorOptions(ping_interval_seconds=0.02, drop_without_pong=True)
-    async with Simulator(options) as sim, connected(sim, autoping=False) as caller:
+    async with Simulator(options) as sim, connect(sim, autoping=False) as client:
         await sim.connections[0].wait_closed()
-        assert (await caller.ws.receive(5)).type == 9
+        assert (await client.ws.receive(5)).type == 9
         assert sim.connections[0].close_code is None
 
 
-async def test_a_client_that_closes_gets_its_code_back(sim: Simulator) -> None:
-    """CLOSE is echoed, and its code remembered."""
-    async with connected(sim) as caller:
-        await caller.ws.close(code=4321)
-        assert caller.ws.close_code == 4321
+async def test_client_close_code_is_echoed_and_recorded(sim: Simulator) -> None:
+    """The code is an application code, 4321."""
+    async with connect(sim) as client:
+        await client.ws.close(code=4321)
+        assert client.ws.close_code == 4321
     assert sim.connections[0].close_code == 4321
 
 
-async def test_a_clients_ping_is_answered(sim: Simulator) -> None:
-    """A ping comes back as a pong with its payload."""
-    async with connected(sim, autoping=False) as caller:
-        await caller.ws.ping(b"hello")
-        pong = await caller.ws.receive(5)
+async def test_client_ping_gets_pong_with_same_payload(sim: Simulator) -> None:
+    """RFC 6455 section 5.5.3."""
+    async with connect(sim, autoping=False) as client:
+        await client.ws.ping(b"hello")
+        pong = await client.ws.receive(5)
     assert (pong.type, pong.data) == (10, b"hello")
 
 
-async def test_what_was_carried_is_counted(sim: Simulator) -> None:
-    """The record has the bytes and messages of both directions, and the types of the client's events."""
+async def test_record_counts_bytes_messages_and_events(sim: Simulator) -> None:
+    """It also has path, query and headers of the request."""
     sent = '{"type":"input_audio_buffer.clear"}'
-    async with connected(sim, "model=gpt-realtime&extra=1", headers={"X-Extra": "2"}) as caller:
+    async with connect(sim, "model=gpt-realtime&extra=1", headers={"X-Extra": "2"}) as client:
         [record] = sim.connections
         before = (record.bytes_sent, record.messages_sent)
-        await caller.ws.send_str(sent)
-        cleared = (await caller.ws.receive(5)).data
+        await client.ws.send_str(sent)
+        cleared = (await client.ws.receive(5)).data
         assert sim.open_count == 1
     assert (record.bytes_received, record.messages_received) == (len(sent), 1)
     assert (record.bytes_sent - before[0], record.messages_sent - before[1]) == (len(cleared), 1)
@@ -208,10 +208,10 @@ async def test_what_was_carried_is_counted(sim: Simulator) -> None:
     assert (record.path, record.query["extra"], record.headers["x-extra"]) == ("/v1/realtime", "1", "2")
 
 
-async def test_records_are_bounded() -> None:
-    """Only the newest connections are remembered."""
+async def test_connection_records_are_bounded() -> None:
+    """The oldest records are deleted."""
     async with Simulator(SimulatorOptions(max_records=2)) as sim:
         for number in range(4):
-            async with connected(sim, f"model=gpt-realtime&number={number}"):
+            async with connect(sim, f"model=gpt-realtime&number={number}"):
                 pass
         assert [record.query["number"] for record in sim.connections] == ["2", "3"]
