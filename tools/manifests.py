@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as they stand in the repository, read without kustomize."""
+"""Reads the Kubernetes manifests of the repository without kustomize."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -14,35 +14,35 @@ OPERATOR: Final = "k8s/components/prometheus-operator"
 KEDA: Final = "k8s/components/keda"
 ADAPTER: Final = "k8s/components/prometheus-adapter"
 
-EVERYWHERE: Final = {
+CORE_KINDS: Final = {
     "apps/v1": {"Deployment"},
     "autoscaling/v2": {"HorizontalPodAutoscaler"},
     "networking.k8s.io/v1": {"NetworkPolicy"},
     "policy/v1": {"PodDisruptionBudget"},
     "v1": {"ConfigMap", "Namespace", "Service"},
 }
-"""What base and overlays may consist of: every plain cluster knows it, down to 1.20 once two versions are rewritten
+"""The kinds allowed in base and overlays. Every cluster has them; Kubernetes 1.20 does with two API versions rewritten
 (policy/v1beta1, autoscaling/v2beta2).
 """
-INSTALLED: Final = {
+EXTENSION_KINDS: Final = {
     "keda.sh/v1alpha1": {"ScaledObject"},
     "monitoring.coreos.com/v1": {"PrometheusRule", "ServiceMonitor"},
 }
-"""What components may add: it needs KEDA or the Prometheus operator."""
+"""The kinds that components may add; they require KEDA or the Prometheus operator."""
 
 
 def text_of(name: str) -> str:
-    """A file of the repository."""
+    """The text of a file of the repository."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def load(name: str) -> Any:
-    """A file with one document."""
+    """The content of a YAML file with one document."""
     return yaml.safe_load(text_of(name))
 
 
 def documents(folder: str) -> dict[str, list[Any]]:
-    """The objects that a kustomization lists as files, by kind."""
+    """The objects in the files that a kustomization lists as resources, by kind."""
     found: dict[str, list[Any]] = {}
     for resource in load(f"{folder}/kustomization.yaml").get("resources", []):
         if resource.endswith(".yaml"):
@@ -58,11 +58,11 @@ def env_file(name: str) -> dict[str, str]:
 
 
 def mebibytes(quantity: str) -> int:
-    """A quantity of memory such as 384Mi."""
+    """The mebibytes of a memory quantity such as 384Mi."""
     assert quantity.endswith("Mi"), quantity
     return int(quantity.removesuffix("Mi"))
 
 
 def millicores(quantity: str) -> int:
-    """A quantity of processor such as 300m or 1."""
+    """The millicores of a CPU quantity such as 300m or 1."""
     return int(quantity.removesuffix("m")) if quantity.endswith("m") else 1000 * int(quantity)

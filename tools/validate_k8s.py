@@ -1,8 +1,8 @@
-"""`python -m tools.validate_k8s`: the manifests as a cluster would see them.
+"""`python -m tools.validate_k8s`: validates the rendered manifests.
 
-kustomize renders the base, both overlays and each overlay with each component; kubernetes-validate holds the result against
-the three newest Kubernetes versions; checkov looks at the overlays. A line for each check; exit 1 if one fails, 3 if a tool
-cannot be had.
+kustomize renders the base, both overlays and each overlay with each component. kubernetes-validate checks the result against
+the schemas of the three newest Kubernetes versions; checkov checks the overlays. Prints one line per check. Exit code 1 if a
+check fails, 3 if a tool is not available.
 """
 
 import copy
@@ -20,43 +20,43 @@ from typing import Any, Final
 import yaml
 
 from tools.debian import PackageUnavailable
-from tools.kustomize import Rendered, kustomize, mistakes, render_all
+from tools.kustomize import Rendered, find_inconsistencies, find_kustomize, render_all
 from tools.manifests import FOLDER, ROOT
 
 LOCK: Final = ROOT / "requirements" / "k8s.txt"
 ENVIRONMENT: Final = ROOT / ".venv" / "k8s"
 CHECKOV: Final = FOLDER / "checkov.yaml"
-_NEWEST: Final = 3
+_VERSION_COUNT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A check and what it found; nothing is right."""
+    """The result of a check; `error` is empty if it passed."""
 
-    what: str
-    wrong: str = ""
+    check: str
+    error: str = ""
 
     def __str__(self) -> str:
-        return f"{'not ok' if self.wrong else 'ok'}  {self.what}" + (f"\n{self.wrong}" if self.wrong else "")
+        return f"{'not ok' if self.error else 'ok'}  {self.check}" + (f"\n{self.error}" if self.error else "")
 
 
 def main() -> int:
-    """Check everything, and say so."""
+    """Run all checks, print the results, and return the exit code."""
     try:
-        program = kustomize()
+        program = find_kustomize()
         tools = environment()
     except PackageUnavailable as exc:
         print(exc, file=sys.stderr)
         return 3
     failed = 0
-    for result in check(program, tools):
+    for result in run_checks(program, tools):
         print(result, flush=True)
-        failed += bool(result.wrong)
+        failed += bool(result.error)
     return 1 if failed else 0
 
 
 def environment() -> Path:
-    """The folder of the locked tools' programs, made when the lock is newer; raises NotToBeHad."""
+    """The bin folder of the environment with the locked tools, rebuilt if the lock is newer; raises PackageUnavailable."""
     stamp, programs = ENVIRONMENT / ".stamp", ENVIRONMENT / "bin"
     if stamp.exists() and stamp.stat().st_mtime >= LOCK.stat().st_mtime:
         return programs
@@ -78,56 +78,58 @@ def environment() -> Path:
 
 
 def versions() -> list[str]:
-    """The three newest Kubernetes versions: the locked kubernetes-validate has the number of the newest."""
+    """The three newest Kubernetes versions; the version of the locked kubernetes-validate is the newest."""
     (minor,) = re.findall(r"^kubernetes-validate==1\.(\d+)\.", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
-    return [f"1.{int(minor) - back}" for back in reversed(range(_NEWEST))]
+    return [f"1.{int(minor) - back}" for back in reversed(range(_VERSION_COUNT))]
 
 
-def check(program: Path, tools: Path) -> Iterator[Result]:
-    """Every check in turn."""
+def run_checks(program: Path, tools: Path) -> Iterator[Result]:
+    """Run all checks in sequence."""
     try:
-        everything = list(render_all(program))
+        all_rendered = list(render_all(program))
     except subprocess.CalledProcessError as exc:
         yield Result("kustomize build", exc.stderr)
         return
-    for rendered in everything:
-        kinds = ", ".join(one["kind"] for one in rendered.objects)
-        yield Result(f"kustomize build {rendered.name}: {kinds}", "\n".join(mistakes(rendered)))
+    for rendered in all_rendered:
+        kinds = ", ".join(item["kind"] for item in rendered.objects)
+        yield Result(f"kustomize build {rendered.name}: {kinds}", "\n".join(find_inconsistencies(rendered)))
     for version in versions():
-        for rendered in everything:
-            yield validated(tools, version, rendered)
-    yield noticed(tools, everything[0])
-    yield checked(tools, [rendered for rendered in everything if rendered.name.startswith("overlays/")])
+        for rendered in all_rendered:
+            yield validate_schema(tools, version, rendered)
+    yield validate_validator(tools, all_rendered[0])
+    yield run_checkov(tools, [rendered for rendered in all_rendered if rendered.name.startswith("overlays/")])
 
 
-def validated(tools: Path, version: str, rendered: Rendered) -> Result:
-    """What every cluster knows, held against one version's schema; unknown fields are mistakes."""
-    objects = rendered.plain
-    said = validate(tools, version, objects)
-    return Result(f"kubernetes-validate --strict {version}: {rendered.name}, {len(objects)} objects", said)
+def validate_schema(tools: Path, version: str, rendered: Rendered) -> Result:
+    """Validate the core objects against the schema of one Kubernetes version; unknown fields are errors."""
+    objects = rendered.core_objects
+    output = validate(tools, version, objects)
+    return Result(f"kubernetes-validate --strict {version}: {rendered.name}, {len(objects)} objects", output)
 
 
-def noticed(tools: Path, rendered: Rendered) -> Result:
-    """A check that can never fail shows nothing: a misspelt field has to be found."""
-    wrong = copy.deepcopy(rendered.of("Deployment"))
-    wrong[0]["spec"]["minReadySecond"] = 1
-    said = validate(tools, versions()[-1], wrong)
-    return Result("kubernetes-validate notices a misspelt field", "" if "minReadySecond" in said else "it does not")
+def validate_validator(tools: Path, rendered: Rendered) -> Result:
+    """Verify that kubernetes-validate reports a misspelt field, so that a validator that never fails is detected."""
+    misspelt = copy.deepcopy(rendered.of("Deployment"))
+    misspelt[0]["spec"]["minReadySecond"] = 1
+    output = validate(tools, versions()[-1], misspelt)
+    return Result(
+        "kubernetes-validate reports a misspelt field", "" if "minReadySecond" in output else "no error reported"
+    )
 
 
 def validate(tools: Path, version: str, objects: Iterable[Any]) -> str:
-    """What kubernetes-validate has to say; nothing if all is right."""
+    """The output of kubernetes-validate; empty if the objects are valid."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rendered.yaml"
         file.write_text(yaml.safe_dump_all(objects), encoding="utf-8")
         command: list[str | Path] = [tools / "kubernetes-validate", "--quiet", "--strict", "-k", version, file]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    said = (done.stdout + done.stderr).strip()
-    return said or "it failed and does not say why" if done.returncode else ""
+    output = (done.stdout + done.stderr).strip()
+    return output or f"exit code {done.returncode} without output" if done.returncode else ""
 
 
-def checked(tools: Path, overlays: Iterable[Rendered]) -> Result:
-    """Checkov's findings in the overlays, without those that k8s/checkov.yaml explains."""
+def run_checkov(tools: Path, overlays: Iterable[Rendered]) -> Result:
+    """Run checkov on the overlays with k8s/checkov.yaml, which skips the explained findings."""
     with tempfile.TemporaryDirectory() as folder:
         for number, rendered in enumerate(overlays):
             text = yaml.safe_dump_all(rendered.objects)
@@ -144,13 +146,13 @@ def checked(tools: Path, overlays: Iterable[Rendered]) -> Result:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     try:
         report = json.loads(done.stdout)
-        passed, found = report["summary"]["passed"], report["results"]["failed_checks"]
+        passed, failed = report["summary"]["passed"], report["results"]["failed_checks"]
     except (ValueError, KeyError, TypeError):
         return Result("checkov", f"no report: {done.stdout[-500:]}{done.stderr[-500:]}")
-    wrong = [f"{one['check_id']} {one['check_name']}: {one['resource']}" for one in found]
-    if not passed or bool(done.returncode) != bool(wrong):
-        wrong.append(f"{passed} checks passed, exit {done.returncode}")
-    return Result(f"checkov: {passed} checks passed", "\n".join(wrong))
+    errors = [f"{finding['check_id']} {finding['check_name']}: {finding['resource']}" for finding in failed]
+    if not passed or bool(done.returncode) != bool(errors):
+        errors.append(f"{passed} checks passed, exit {done.returncode}")
+    return Result(f"checkov: {passed} checks passed", "\n".join(errors))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tools.kustomize import Rendered, mistakes
+from tools.kustomize import Rendered, find_inconsistencies
 from tools.manifests import BASE, KEDA, OPERATOR, PRODUCTION, documents
 
 SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "realtime-relay"}}
@@ -28,20 +28,20 @@ def pod_of(one: Rendered) -> Any:
 
 def test_nothing_is_wrong_with_the_files() -> None:
     """The base as it stands passes."""
-    assert mistakes(rendered(BASE)) == []
+    assert find_inconsistencies(rendered(BASE)) == []
 
 
 @pytest.mark.parametrize(
     ("folders", "found"),
     [
-        ((BASE, PRODUCTION), "put back the number of pods"),
+        ((BASE, PRODUCTION), "reset the number of replicas"),
         ((BASE, PRODUCTION, KEDA), "two autoscalers"),
-        ((BASE, OPERATOR), "scraped twice"),
+        ((BASE, OPERATOR), "scrape the pods twice"),
     ],
 )
 def test_what_a_patch_is_there_for_is_missed_without_it(folders: tuple[str, ...], found: str) -> None:
     """The files alone, without the overlay's and the components' patches, are not right."""
-    assert found in " ".join(mistakes(rendered(*folders)))
+    assert found in " ".join(find_inconsistencies(rendered(*folders)))
 
 
 def test_a_broken_reference_is_found() -> None:
@@ -53,7 +53,7 @@ def test_a_broken_reference_is_found() -> None:
     pod["metadata"]["labels"] = {}
     one.of("Service")[0]["metadata"]["namespace"] = "another"
     one.of("PodDisruptionBudget")[0]["apiVersion"] = "policy/v1beta1"
-    text = " ".join(mistakes(one))
+    text = " ".join(find_inconsistencies(one))
 
     for words in ("another ConfigMap", "volumes and mounts", "namespace", "selector", "policy/v1beta1"):
         assert words in text
