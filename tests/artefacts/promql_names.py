@@ -1,4 +1,4 @@
-"""What an expression names, held against what the relay exposes: a query for what does not exist would be silent for ever."""
+"""Checks the names in PromQL against the relay's registry: a query with an unknown name never returns a result."""
 
 import re
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from service.health.checks import CHECKS, TURN
 from service.telemetry.metrics import Metrics
 
 SCRAPED: Final = {"namespace", "job", "instance"}
-"""The labels that Prometheus puts on."""
-_MADE: Final = {"resource"}  # by label_replace
+"""The labels that Prometheus adds at a scrape."""
+_REPLACED: Final = {"resource"}  # added by label_replace
 _CHILDREN: Final = ("lhs", "rhs", "expr", "param", "vector_selector")
 
 
 @cache
 def exposed() -> dict[str, dict[str, frozenset[str]]]:
-    """Every series of the relay: by its name, the labels and their values; and `up`, which a scrape adds."""
+    """All series of the relay and `up`: name to label to the known values of that label."""
     metrics = Metrics("openai")
     for check in (*CHECKS, TURN):
         metrics.set_check_status(check, "pass")
@@ -32,19 +32,19 @@ def exposed() -> dict[str, dict[str, frozenset[str]]]:
             labels = names.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels[label] = labels.get(label, frozenset()) | {value}
-    # The relay's own bugs are no refusal that starts at 0.
+    # Series of internal errors do not start at 0, so they are missing from a new registry.
     for name, label in (("admissions_total", "result"), ("connection_failures_total", "reason")):
         names[metric(name)][label] |= {"internal_error"}
     return names
 
 
-def faults(expression: str) -> list[str]:
-    """What in an expression names nothing; raises ValueError if it is no PromQL."""
+def unknown_names(expression: str) -> list[str]:
+    """Descriptions of the unknown names in an expression; raises ValueError if it is not valid PromQL."""
     nodes = list(_walk(promql_parser.parse(expression)))
     selectors = [node for node in nodes if isinstance(node, promql_parser.VectorSelector)]
     recorded = {record.name for record in RECORDING_RULES}
     found = []
-    labels = SCRAPED | _MADE
+    labels = SCRAPED | _REPLACED
     for selector in selectors:
         if selector.name in recorded:
             labels |= {"reason"}
@@ -53,14 +53,14 @@ def faults(expression: str) -> list[str]:
             found.append(f"no metric {selector.name}")
             continue
         labels |= exposed()[selector.name].keys()
-        found += [fault for matcher in selector.matchers.matchers for fault in _of_matcher(selector.name, matcher)]
+        found += [error for matcher in selector.matchers.matchers for error in _check_matcher(selector.name, matcher)]
     for node in nodes:
-        named = re.findall(r"[a-z_]+", " ".join(re.findall(r"\b(?:by|on|ignoring|without) \(([^)]*)\)", str(node))))
-        found += [f"no label {name} in {expression}" for name in named if name not in labels]
+        names = re.findall(r"[a-z_]+", " ".join(re.findall(r"\b(?:by|on|ignoring|without) \(([^)]*)\)", str(node))))
+        found += [f"no label {name} in {expression}" for name in names if name not in labels]
     return found
 
 
-def _of_matcher(name: str, matcher: Any) -> Iterator[str]:
+def _check_matcher(name: str, matcher: Any) -> Iterator[str]:
     if matcher.name in SCRAPED:
         return
     values = exposed()[name].get(matcher.name)
@@ -68,7 +68,7 @@ def _of_matcher(name: str, matcher: Any) -> Iterator[str]:
         yield f"{name} has no label {matcher.name}"
         return
     known = values | CATALOGUE.keys() if matcher.name in {"reason", "result"} else values
-    is_regex = str(matcher.op) in {"MatchOp.Re", "MatchOp.NotRe"}  # the operators have no hash
+    is_regex = str(matcher.op) in {"MatchOp.Re", "MatchOp.NotRe"}  # the operators are not hashable
     for part in matcher.value.split("|") if is_regex else (re.escape(matcher.value),):
         if not any(re.fullmatch(part, value) for value in known):
             yield f"{name} has no {matcher.name} {part}"

@@ -1,4 +1,4 @@
-"""Rules and alerts: promtool's own tests, and nothing in them that does not exist in the code or in the runbooks."""
+"""Rules and alerts: promtool's tests, names that exist in the code, and sections in the runbook."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from monitoring.recording import RECORDING_RULES, inline_records
 from monitoring.rule import Alert
 from service.failures import CATALOGUE, DIAL_FAILURES, REFUSALS
 from service.settings.declared import SETTINGS
-from tests.artefacts.promql_names import faults
+from tests.artefacts.promql_names import unknown_names
 from tools.alert_cases import CASES
 from tools.generate import ROOT
 
@@ -27,19 +27,19 @@ PARTS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 
 def loaded(path: Path) -> Any:
-    """A YAML file."""
+    """The content of a YAML file."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def by_name(alert: Alert) -> str:
-    """For the test's id."""
+    """The id of a test case."""
     return alert.name
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's package prometheus has promtool")
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
 @pytest.mark.timeout(180)
-def test_promtool_agrees() -> None:
-    """Each alert is silent just before its minute, fires in it and is over when it should be; noise wakes nobody."""
+def test_promtool_accepts_rules() -> None:
+    """Each alert is silent before its minute, fires in it and resolves as expected; normal noise fires no alert."""
     folder = FOLDER / "prometheus"
     tests = [
         subprocess.Popen(
@@ -50,21 +50,23 @@ def test_promtool_agrees() -> None:
     checked = subprocess.run(["promtool", "check", "rules", "rules.yaml"], cwd=folder, capture_output=True, check=False)
 
     for test in tests:
-        said, _ = test.communicate()
-        assert 0 == test.returncode, said
+        output, _ = test.communicate()
+        assert 0 == test.returncode, output
     assert 0 == checked.returncode, checked.stdout
 
 
-@pytest.mark.skipif(shutil.which("amtool") is None, reason="Debian's package prometheus-alertmanager has amtool")
-def test_amtool_agrees() -> None:
-    """Alertmanager can read its configuration."""
+@pytest.mark.skipif(
+    shutil.which("amtool") is None, reason="amtool is not installed (Debian package prometheus-alertmanager)"
+)
+def test_amtool_accepts_configuration() -> None:
+    """Alertmanager can parse its configuration."""
     path = FOLDER / "alertmanager" / "alertmanager.yml"
 
     subprocess.run(["amtool", "check-config", path], check=True, capture_output=True)
 
 
-def test_alertmanager_names_what_exists() -> None:
-    """Alerts, labels and severities that routes and inhibitions name are those of the rules."""
+def test_alertmanager_names_existing_alerts_and_labels() -> None:
+    """Routes and inhibition rules name alerts, labels and severities of the rules."""
     text = (FOLDER / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
     names = {alert.name for alert in ALERTS}
     known = {"namespace", "job", "reason", "alertname", *ALERTS[0].labels}
@@ -78,32 +80,32 @@ def test_alertmanager_names_what_exists() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=by_name)
-def test_alerts_name_what_exists(alert: Alert) -> None:
-    """A renamed metric, label or label value fails here, in Prometheus' form and in Grafana's."""
-    assert [] == faults(alert.expression)
-    assert [] == faults(inline_records(alert.query))
+def test_alert_queries_name_existing_metrics(alert: Alert) -> None:
+    """For Prometheus and for Grafana: metrics, labels and label values exist in the relay's registry."""
+    assert [] == unknown_names(alert.expression)
+    assert [] == unknown_names(inline_records(alert.query))
 
 
 @pytest.mark.parametrize("record", RECORDING_RULES, ids=lambda record: record.name)
-def test_records_name_what_exists(record: Any) -> None:
-    """The same for what is recorded."""
-    assert [] == faults(record.query)
+def test_recording_rules_name_existing_metrics(record: Any) -> None:
+    """Metrics, labels and label values exist in the relay's registry."""
+    assert [] == unknown_names(record.query)
 
 
-def test_a_renamed_metric_is_noticed() -> None:
-    """Metric, label and value are each told by name."""
-    told = faults(
+def test_unknown_names_are_found() -> None:
+    """A wrong metric, label or label value is reported by name."""
+    errors = unknown_names(
         'sum by (colour) (rate(realtime_relay_gone_total[5m])) + realtime_relay_admissions_total{result="odd"}'
     )
 
-    assert "no metric realtime_relay_gone_total" in told
-    assert "realtime_relay_admissions_total has no result odd" in told
-    assert any(fault.startswith("no label colour") for fault in told)
-    assert [] != faults('realtime_relay_admissions_total{reason="relay_full"}')
+    assert "no metric realtime_relay_gone_total" in errors
+    assert "realtime_relay_admissions_total has no result odd" in errors
+    assert any(error.startswith("no label colour") for error in errors)
+    assert [] != unknown_names('realtime_relay_admissions_total{reason="relay_full"}')
 
 
-def test_every_failure_is_somebodys() -> None:
-    """Each reason counts against the objective or is the caller's own doing; the sets come from the catalogue's blame."""
+def test_failures_are_split_by_cause() -> None:
+    """Each reason counts against the objective or is caused by the client, by the catalogue's blame."""
     assert {*REFUSALS, *DIAL_FAILURES, "internal_error"} == {*COUNTED_REASONS, *CAUSED_BY_CLIENT}
     assert not {*COUNTED_REASONS} & {*CAUSED_BY_CLIENT}
     assert "client_left" in CAUSED_BY_CLIENT
@@ -114,15 +116,15 @@ def test_every_failure_is_somebodys() -> None:
     )
 
 
-def test_every_alert_is_tried() -> None:
-    """An alert without a case would be one that nobody has seen fire."""
+def test_every_alert_has_a_case() -> None:
+    """tools/alert_cases.py has at least one case for each alert."""
     assert {alert.name for alert in ALERTS} == {case.alert for case in CASES}
     assert len(ALERTS) == len({alert.name for alert in ALERTS})
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=by_name)
-def test_alerts_can_be_read(alert: Alert) -> None:
-    """A sentence as summary, labels that the query yields, a remedy for each reason, numbers with a because."""
+def test_alert_texts_are_complete(alert: Alert) -> None:
+    """A sentence as summary, a rationale, known placeholders, and a remedy for each reason."""
     annotations = alert.annotations()
 
     assert alert.summary.endswith(".")
@@ -133,8 +135,8 @@ def test_alerts_can_be_read(alert: Alert) -> None:
     assert ("reason" in re.findall(r"<(\w+)>", alert.summary + alert.description)) <= bool(alert.reasons)
 
 
-def test_the_runbook_has_a_section_for_each_alert() -> None:
-    """Each alert's link leads to a heading, with its four parts, and no heading is left of an alert that is gone."""
+def test_runbook_has_a_section_for_each_alert() -> None:
+    """Each runbook link leads to a heading with four parts, and no section exists without an alert."""
     text = RUNBOOK.read_text(encoding="utf-8")
     sections = {part.split("\n", 1)[0]: part for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]}
 
@@ -147,23 +149,23 @@ def test_the_runbook_has_a_section_for_each_alert() -> None:
         assert anchor in {"{{ $labels.reason }}", alert.name.lower()}
 
 
-def test_the_table_of_alerts_is_in_step() -> None:
-    """`docs/monitoring.md` lists every alert with its severity, its threshold's because and how long it has to hold."""
+def test_monitoring_page_lists_alerts() -> None:
+    """The table in docs/monitoring.md has severity, `for` duration and rationale of every alert."""
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(runbooks/alerts\.md#(\w+)\) \| (\w+) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
 
     assert [(a.name, a.name.lower(), a.severity, a.for_duration, a.rationale) for a in ALERTS] == rows
 
 
-def test_the_operator_gets_the_same_rules() -> None:
-    """PrometheusRule holds the groups of rules.yaml."""
+def test_prometheus_rule_has_the_same_groups() -> None:
+    """The PrometheusRule contains the groups of rules.yaml."""
     rule = loaded(ROOT / "k8s/components/prometheus-operator/prometheusrule.yaml")
 
     assert loaded(FOLDER / "prometheus" / "rules.yaml")["groups"] == rule["spec"]["groups"]
 
 
-def test_grafana_gets_the_same_alerts() -> None:
-    """The same names, labels, `for` and thresholds, without any recording rule, from the data source that is provisioned."""
+def test_grafana_rules_match_alerts() -> None:
+    """The same names, labels, `for` durations and thresholds, without recording rules, on the provisioned data source."""
     groups = loaded(FOLDER / "grafana/provisioning/alerting/realtime-relay.yaml")["groups"]
     source = loaded(FOLDER / "grafana/provisioning/datasources/prometheus.yaml")["datasources"][0]
     found = {rule["title"]: rule for group in groups for rule in group["rules"]}
@@ -173,19 +175,19 @@ def test_grafana_gets_the_same_alerts() -> None:
     assert len({rule["uid"] for rule in found.values()}) == len(ALERTS)
     for alert in ALERTS:
         rule = found[alert.name]
-        ask, compare = rule["data"]
-        condition = compare["model"]["conditions"][0]["evaluator"]
-        assert (source["uid"], True, "C") == (ask["datasourceUid"], ask["model"]["instant"], rule["condition"])
-        assert inline_records(alert.query) == ask["model"]["expr"]
-        assert "realtime_relay:" not in ask["model"]["expr"]
+        query, threshold = rule["data"]
+        condition = threshold["model"]["conditions"][0]["evaluator"]
+        assert (source["uid"], True, "C") == (query["datasourceUid"], query["model"]["instant"], rule["condition"])
+        assert inline_records(alert.query) == query["model"]["expr"]
+        assert "realtime_relay:" not in query["model"]["expr"]
         assert ({">": "gt", "<": "lt"}[alert.operator], [alert.threshold]) == (condition["type"], condition["params"])
         assert (alert.for_duration, alert.labels) == (rule["for"], rule["labels"])
         assert (alert.annotations(grafana=True), "OK") == (rule["annotations"], rule["noDataState"])
         assert "$value " not in str(rule["annotations"])
 
 
-def test_prometheus_scrapes_the_internal_port() -> None:
-    """The configuration to start from names the port that the settings have by default, and the file of the rules."""
+def test_prometheus_scrapes_internal_port() -> None:
+    """The example configuration names the default internal port and the file of the rules."""
     config = loaded(FOLDER / "prometheus" / "prometheus.yml")
     port = next(setting.default for setting in SETTINGS if setting.name == "RELAY_INTERNAL_PORT")
 
@@ -193,8 +195,8 @@ def test_prometheus_scrapes_the_internal_port() -> None:
     assert [rules.RULES_FILE] == config["rule_files"]
 
 
-def test_windows_can_be_scaled() -> None:
-    """The end-to-end test turns days into minutes; nothing but windows and `for` changes."""
+def test_windows_are_scaled() -> None:
+    """The end-to-end test shortens days to minutes; the scaled expressions are valid."""
     scaled = rules.groups(scale=lambda seconds: seconds // 60)
 
     assert "[1440s]" not in str(rules.groups())
@@ -205,7 +207,7 @@ def test_windows_can_be_scaled() -> None:
 
 
 def test_grafana_rules_round_trip() -> None:
-    """Grafana's own models read each rule."""
+    """Grafana's models parse each rule and serialize it unchanged."""
     for alert in ALERTS:
         rule = grafana_alerts.rule(alert)
         assert rule == grafana_alerts.read_back(rule)

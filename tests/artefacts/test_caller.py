@@ -1,4 +1,4 @@
-"""The demo's caller makes every failure that it promises, and sees what the relay says of it."""
+"""compose/caller.py: the demo client causes every failure that it lists, and observes the expected outcome."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 DEMO: Final = dict(
     re.findall(r"^(RELAY_\w+)=(.*)$", (ROOT / "compose/demo.env").read_text(encoding="utf-8"), re.MULTILINE)
 )
-# Made faster than in the demo: the test waits for the clock, not for what happens.
+# Shorter than in the demo.
 QUICK: Final = {
     "RELAY_DIAL_TIMEOUT_SECONDS": "1",
     "RELAY_IDLE_TIMEOUT_SECONDS": "2",
@@ -28,62 +28,69 @@ QUICK: Final = {
 }
 QUICK_SIMULATOR: Final = SimulatorOptions(pace=0, slow_first_event_seconds=0.3)
 SLOW: Final = {"stall-mid": "silent_seconds", "slow-reader": "slow_seconds"}
-"""What the relay notices after 20 or 39 seconds, by the limit that says so: shown by `make e2e-container`."""
+"""Cases that the relay detects after 20 or 39 seconds, with the limit; `make e2e-container` runs them."""
 REST_ONLY: Final = {Scenario.GOOD, Scenario.MODEL_REST_ONLY_401}
 
 
-def test_every_scenario_can_be_asked_for() -> None:
-    """A scenario that the simulator learns is one that the caller can ask for, and the other way round."""
+def test_every_scenario_has_a_case() -> None:
+    """The provider cases are the scenarios of the simulator, except those of REST requests."""
     assert {scenario.value for scenario in Scenario if scenario not in REST_ONLY} == set(PROVIDER_CASES)
     assert not set(PROVIDER_CASES) & set(CLIENT_CASES)
 
 
-def test_every_failure_is_one_of_the_catalogue() -> None:
-    """The caller speaks of failures in the relay's words."""
+def test_cases_use_reasons_of_the_catalogue() -> None:
+    """Each case has a reason of the catalogue, and the listing shows its expected outcome."""
     assert set() == {case.reason for case in FAILURE_CASES.values()} - CATALOGUE.keys() - {NO_FAILURE}
     for name, case in FAILURE_CASES.items():
         assert f"{name:<20} {expected(case)}" in listing()
 
 
 @pytest.mark.parametrize("name", sorted(FAILURE_CASES.keys() - SLOW))
-async def test_a_failure_is_seen_as_promised(name: str) -> None:
-    """The caller is told the reason, with the demo's own settings, and the relay counts the same one."""
+async def test_case_has_expected_outcome(name: str) -> None:
+    """With the demo's settings, the client receives the expected code, and the relay counts the reason."""
     case = FAILURE_CASES[name]
     async with simulated_relay(QUICK_SIMULATOR, **{**DEMO, **QUICK}) as relay, client() as http:
-        line = RelayClient(http, relay.url)
-        assert await wait_until_connectable(line)
-        outcome = await run_case(line, case)
+        relay_client = RelayClient(http, relay.url)
+        assert await wait_until_connectable(relay_client)
+        outcome = await run_case(relay_client, case)
 
         assert case.observed_reason == outcome.reason, outcome
         await eventually(lambda: case.reason == NO_FAILURE or counted(relay, case.reason), 5)
 
 
-async def test_conversations_are_well() -> None:
-    """Every kind of conversation is answered, and none is told of an error but for its own nonsense."""
-    said: list[str] = []
+async def test_conversations_succeed() -> None:
+    """Each kind of conversation gets responses, and no error except for the event that is invalid on purpose."""
+    output: list[str] = []
     answered = 0
 
-    def well() -> None:
+    def count_success() -> None:
         nonlocal answered
         answered += 1
 
     async with simulated_relay(SimulatorOptions(pace=0), **DEMO) as relay, client() as http:
-        line = RelayClient(http, relay.url)
-        talkers = [asyncio.create_task(repeat_conversations(line, number, well, said.append)) for number in range(6)]
+        relay_client = RelayClient(http, relay.url)
+        conversations = [
+            asyncio.create_task(repeat_conversations(relay_client, number, count_success, output.append))
+            for number in range(6)
+        ]
         await asyncio.sleep(4)
-        for talker in talkers:
-            talker.cancel()
-        await asyncio.wait(talkers)
-        types = relay.metrics_text()
+        for conversation in conversations:
+            conversation.cancel()
+        await asyncio.wait(conversations)
+        metrics = relay.metrics_text()
 
     assert answered >= 6
-    assert not [line for line in said if "nonsense" not in line]
-    for kind in ("input_audio_buffer.speech_started", "response.output_audio.delta", "response.output_text.delta"):
-        assert re.search(rf'events_total{{.*type="{kind}"}} [1-9]', types), kind
+    assert not [line for line in output if "nonsense" not in line]
+    for event_type in (
+        "input_audio_buffer.speech_started",
+        "response.output_audio.delta",
+        "response.output_text.delta",
+    ):
+        assert re.search(rf'events_total{{.*type="{event_type}"}} [1-9]', metrics), event_type
 
 
 def counted(relay: Relay, reason: str) -> bool:
-    """Whether a failure or an end has been counted under its reason."""
+    """Whether the relay has counted a failure or an ending with this reason."""
     if reason in ENDINGS and relay.metric("realtime_relay_sessions_ended_total", reason=reason):
         return True
     family = next(iter(relay.app.metrics.connection_failures.collect()))

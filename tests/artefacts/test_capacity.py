@@ -1,4 +1,4 @@
-"""How many calls a pod holds: the page, the manifests, the autoscalers and the program reckon the same."""
+"""Capacity: docs/capacity.md, the manifests, the autoscalers and the program use the same numbers."""
 
 import re
 from pathlib import Path
@@ -35,15 +35,15 @@ PLAN: Final = capacity.plan(1000)
 DEV_RESOURCES: Final = load(f"{DEV}/deployment.yaml")["spec"]["template"]["spec"]["containers"][0]["resources"]
 
 
-def row(callers: int) -> list[str]:
-    """A row of the page's table of settings."""
-    found = re.findall(rf"^\| {callers:,} \|(.*)\|$", PAGE, re.MULTILINE)
-    assert len(found) == 1, callers
+def row(sessions: int) -> list[str]:
+    """The cells of a row in the page's table of settings."""
+    found = re.findall(rf"^\| {sessions:,} \|(.*)\|$", PAGE, re.MULTILINE)
+    assert len(found) == 1, sessions
     return [cell.strip() for cell in found[0].split("|")]
 
 
-def test_the_page_reckons_as_the_program_does(tmp_path: Path) -> None:
-    """A pod with the memory that the arithmetic gives it lowers its sessions no further."""
+def test_capacity_model_matches_program(tmp_path: Path) -> None:
+    """With the memory of the model, the program does not lower the number of sessions."""
     for sessions in (1, 100, 1000, 1500):
         file = tmp_path / "memory.max"
         file.write_text(str(capacity.memory_mebibytes(sessions) << 20))
@@ -58,44 +58,44 @@ def test_the_page_reckons_as_the_program_does(tmp_path: Path) -> None:
     [(RESOURCES, MAX_SESSIONS), (DEV_RESOURCES, int(generated.dev_settings()["RELAY_MAX_SESSIONS"]))],
     ids=["base", "dev"],
 )
-def test_a_pod_has_the_memory_of_its_sessions(resources: Any, sessions: int) -> None:
-    """The limit is what RELAY_MAX_SESSIONS needs, and all of it is asked for."""
+def test_pod_memory_fits_max_sessions(resources: Any, sessions: int) -> None:
+    """The memory limit is that of the model for RELAY_MAX_SESSIONS, the request equals it, and no CPU limit is set."""
     assert capacity.memory_mebibytes(sessions) == mebibytes(resources["limits"]["memory"])
     assert resources["requests"]["memory"] == resources["limits"]["memory"]
     assert "cpu" not in resources["limits"]
 
 
-def test_the_manifests_are_the_row_for_a_thousand() -> None:
-    """The base and the overlay `production` carry 1,000 callers as they stand, and `maxReplicas` 10,000."""
+def test_manifests_match_plan_for_1000_sessions() -> None:
+    """The base and the overlay `production` support 1,000 sessions as shipped, and `maxReplicas` 10,000."""
     assert PLAN.max_sessions == MAX_SESSIONS
     assert PLAN.millicores == millicores(RESOURCES["requests"]["cpu"])
     assert PLAN.pods == HPA["minReplicas"] == documents(BASE)["Deployment"][0]["spec"]["replicas"]
     assert capacity.plan(10_000).pods < HPA["maxReplicas"]
 
 
-@pytest.mark.parametrize("callers", [100, 1000, 10_000])
-def test_the_table_follows_from_the_arithmetic(callers: int) -> None:
-    """Each row says what the plan says, and all callers still fit when one pod is lost."""
-    plan = capacity.plan(callers)
+@pytest.mark.parametrize("sessions", [100, 1000, 10_000])
+def test_table_matches_plan(sessions: int) -> None:
+    """Each row has the values of the plan, and all sessions fit if one pod is lost."""
+    plan = capacity.plan(sessions)
 
     assert [
         f"{plan.max_sessions:,}",
-        f"{plan.target}",
+        f"{plan.target_sessions}",
         f"{plan.pods}",
         f"{plan.millicores}m",
         f"{plan.mebibytes}Mi",
         f"{plan.open_files:,}",
         f"{plan.cores:.1f} cores, {plan.gibibytes:.1f} GiB",
-    ] == row(callers)
-    assert (plan.pods - 1) * plan.max_sessions >= callers
-    assert plan.pods * plan.target >= callers
+    ] == row(sessions)
+    assert (plan.pods - 1) * plan.max_sessions >= sessions
+    assert plan.pods * plan.target_sessions >= sessions
 
 
-def test_the_page_says_what_a_core_and_a_hundred_megabytes_hold() -> None:
-    """The four figures follow from the measured ones."""
+def test_page_states_sessions_per_core_and_per_100_mb() -> None:
+    """The page has the numbers that follow from the measurements."""
     for figure in (
-        f"{capacity.sessions_a_core():,.0f}",
-        f"{capacity.sessions_a_core(capacity.SPEAKING):,.0f}",
+        f"{capacity.sessions_per_core():,.0f}",
+        f"{capacity.sessions_per_core(capacity.SPEAKING_SHARE):,.0f}",
         f"{100_000 // 82:,}",
         f"{100_000 // 29:,}",
         f"{100_000_000 // (capacity.SESSION_KIB << 10):,}",
@@ -103,8 +103,8 @@ def test_the_page_says_what_a_core_and_a_hundred_megabytes_hold() -> None:
         assert re.search(rf"(?<![\d,]){figure}(?![\d,])", PAGE), figure
 
 
-def test_the_measured_figures_are_the_benchmarks() -> None:
-    """Microseconds for each message and kilobytes for each session stand in docs/benchmarks.md, give or take a sixth."""
+def test_model_matches_benchmarks() -> None:
+    """CPU time per message and memory per session match docs/benchmarks.md within a sixth."""
     benchmarks = text_of("docs/benchmarks.md")
     cost = re.findall(r"^\| tls \| relay \|.*\| ([\d.]+) \([\d.-]+\) \|$", benchmarks, re.MULTILINE)
     memory = {
@@ -114,17 +114,17 @@ def test_the_measured_figures_are_the_benchmarks() -> None:
         for upstream in ("tls", "plain")
     }
 
-    assert float(cost[0]) == pytest.approx(capacity.MICROSECONDS_A_MESSAGE, rel=1 / 6)
+    assert float(cost[0]) == pytest.approx(capacity.MICROSECONDS_PER_MESSAGE, rel=1 / 6)
     assert memory == {"tls": pytest.approx(82, rel=1 / 6), "plain": pytest.approx(29, rel=1 / 6)}
     assert (memory["tls"] * 1000) < capacity.SESSION_KIB * 1024
 
 
-def test_both_autoscalers_have_the_same_target() -> None:
-    """HPA and ScaledObject keep a pod at the plan's share of RELAY_MAX_SESSIONS, within the same bounds, equally slowly."""
+def test_autoscalers_have_the_same_target() -> None:
+    """HPA and ScaledObject have the plan's target, the same bounds and the same behavior."""
     target = HPA["metrics"][0]["pods"]["target"]
     trigger = SCALED["triggers"][0]
 
-    assert target == {"type": "AverageValue", "averageValue": str(PLAN.target)}
+    assert target == {"type": "AverageValue", "averageValue": str(PLAN.target_sessions)}
     assert trigger["metricType"] == target["type"]
     assert trigger["metadata"]["threshold"] == target["averageValue"]
     assert (SCALED["minReplicaCount"], SCALED["maxReplicaCount"]) == (HPA["minReplicas"], HPA["maxReplicas"])
@@ -132,8 +132,8 @@ def test_both_autoscalers_have_the_same_target() -> None:
     assert HPA["scaleTargetRef"]["name"] == SCALED["scaleTargetRef"]["name"] == "realtime-relay"
 
 
-def test_both_autoscalers_ask_for_metrics_that_exist() -> None:
-    """A metric that the program does not have would keep the number of pods for ever."""
+def test_autoscalers_use_existing_metrics() -> None:
+    """With an unknown metric, the number of pods would never change."""
     metrics = {sample.name for family in Metrics("openai").registry.collect() for sample in family.samples}
     rule = load(f"{ADAPTER}/values.yaml")["rules"]["custom"][0]
     query = SCALED["triggers"][0]["metadata"]["query"]
@@ -148,8 +148,8 @@ def test_both_autoscalers_ask_for_metrics_that_exist() -> None:
     assert metrics >= set(re.findall(rf"{PREFIX}_\w+", query))
 
 
-def test_pods_go_one_at_a_time() -> None:
-    """No second pod is taken away before the calls of the first have had their whole grace."""
+def test_autoscaler_removes_one_pod_per_grace_period() -> None:
+    """A second pod is removed only after the grace period of the first."""
     down = HPA["behavior"]["scaleDown"]
 
     assert [("Pods", 1)] == [(policy["type"], policy["value"]) for policy in down["policies"]]
@@ -157,8 +157,8 @@ def test_pods_go_one_at_a_time() -> None:
     assert down["stabilizationWindowSeconds"] >= down["policies"][0]["periodSeconds"]
 
 
-def test_the_two_never_stand_together() -> None:
-    """The component with the ScaledObject takes the overlay's HPA away."""
+def test_keda_component_deletes_hpa() -> None:
+    """The component with the ScaledObject deletes the overlay's HPA."""
     patches = load(f"{KEDA}/kustomization.yaml")["patches"]
 
     assert [("HorizontalPodAutoscaler", "realtime-relay")] == [

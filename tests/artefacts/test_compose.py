@@ -1,4 +1,4 @@
-"""The compose file names what the code and the repository have: settings, ports, probes, times, files, tokens."""
+"""docker-compose.yml is consistent with the code: settings, ports, probes, durations, files, tokens."""
 
 import re
 import subprocess
@@ -26,8 +26,10 @@ PROFILES: Final = {
     "observability": {"prometheus", "alertmanager", "grafana"},
     "tls": {"front"},
 }
-# Variables of the compose file itself; their names keep clear of the relay's, which warns of a RELAY_* that it does not know.
-OWN: Final = re.compile(r"PUBLISHED_\w+|\w+_IMAGE|BASE|CONVERSATIONS|SECRETS_DIR|SETTINGS_FILE|STOP_GRACE_PERIOD")
+# Variables of the compose file itself. They do not start with RELAY_, because the relay warns of unknown RELAY_* names.
+COMPOSE_VARIABLES: Final = re.compile(
+    r"PUBLISHED_\w+|\w+_IMAGE|BASE|CONVERSATIONS|SECRETS_DIR|SETTINGS_FILE|STOP_GRACE_PERIOD"
+)
 DEFAULTS: Final = Settings()
 
 
@@ -37,8 +39,8 @@ def env_file(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
-def plain(text: str) -> str:
-    """A value as it is when nothing is set."""
+def with_defaults(text: str) -> str:
+    """A value with the defaults of its variables."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
@@ -49,31 +51,31 @@ TLS: Final = env_file("compose/tls.env")
 @pytest.mark.parametrize(
     ("where", "names"),
     [
-        ("what the relay is given", set(RELAY["environment"])),
-        ("what is asked of the shell", set(re.findall(r"\$\{(\w+)", TEXT))),
+        ("environment of the relay", set(RELAY["environment"])),
+        ("variables of the compose file", set(re.findall(r"\$\{(\w+)", TEXT))),
         ("compose/demo.env", set(DEMO)),
         ("compose/tls.env", set(TLS)),
     ],
 )
 def test_every_variable_is_a_setting(where: str, names: set[str]) -> None:
-    """A name that the relay does not know would be ignored in silence; none is, but for those of the file itself."""
+    """Every variable is a setting of the relay or a variable of the compose file itself."""
     assert names, where
-    assert set() == {name for name in names if not OWN.fullmatch(name)} - SETTING_NAMES
+    assert set() == {name for name in names if not COMPOSE_VARIABLES.fullmatch(name)} - SETTING_NAMES
 
 
 @pytest.mark.parametrize("name", ["compose/demo.env", "compose/tls.env"])
-def test_env_files_are_handed_on(name: str) -> None:
-    """An env file of --env-file is only seen by compose; it names itself, so that the relay is given all of it."""
+def test_env_files_are_passed_to_the_relay(name: str) -> None:
+    """--env-file affects compose only; the file names itself in SETTINGS_FILE, so that the relay gets all of it."""
     assert {"path": "${SETTINGS_FILE:-.env}", "required": False} in RELAY["env_file"]
     assert name == env_file(name)["SETTINGS_FILE"]
 
 
-def test_env_files_are_accepted(tmp_path: Path) -> None:
-    """The program starts with the settings of the demo, and with those behind the front."""
-    demo = {name: value for name, value in DEMO.items() if not OWN.fullmatch(name)}
+def test_relay_accepts_env_files(tmp_path: Path) -> None:
+    """The settings of the demo and of the TLS proxy are valid."""
+    demo = {name: value for name, value in DEMO.items() if not COMPOSE_VARIABLES.fullmatch(name)}
     tokens = tmp_path / "client-tokens"
     tokens.write_text("web:3f9c1e6b7a2d4c58\n", encoding="utf-8")
-    tls = {name: value for name, value in TLS.items() if not OWN.fullmatch(name)}
+    tls = {name: value for name, value in TLS.items() if not COMPOSE_VARIABLES.fullmatch(name)}
     assert TLS["RELAY_CLIENT_TOKENS_FILE"] == "/run/secrets/realtime-relay/client-tokens"
 
     assert not load_settings({**demo, "RELAY_HOST": "0.0.0.0"}).warnings
@@ -81,9 +83,9 @@ def test_env_files_are_accepted(tmp_path: Path) -> None:
     assert ("tokens", False) == (behind.access, behind.open_anywhere)
 
 
-def test_the_easy_way_needs_nothing_but_a_key() -> None:
-    """With OPENAI_API_KEY alone the relay starts in its container, open to whoever is on this machine."""
-    given = {name: plain(str(value)) for name, value in RELAY["environment"].items()}
+def test_default_profile_needs_only_a_key() -> None:
+    """With OPENAI_API_KEY alone the settings are valid, with open access for this machine."""
+    given = {name: with_defaults(str(value)) for name, value in RELAY["environment"].items()}
     settings = load_settings({**given, "OPENAI_API_KEY": "sk-proj-" + "a" * 40})
 
     assert ("open", True) == (settings.access, settings.open_anywhere)
@@ -91,9 +93,9 @@ def test_the_easy_way_needs_nothing_but_a_key() -> None:
     assert not [warning for warning in settings.warnings if "FILE" in warning.variable]
 
 
-def test_ports_are_the_programs_and_on_loopback() -> None:
-    """The relay listens where it is published; every port of this machine is on loopback until somebody says otherwise."""
-    published = {service: [plain(port) for port in each.get("ports", [])] for service, each in SERVICES.items()}
+def test_published_ports_are_defaults_on_loopback() -> None:
+    """The relay listens on the published ports, and every port is published on loopback by default."""
+    published = {service: [with_defaults(port) for port in each.get("ports", [])] for service, each in SERVICES.items()}
 
     assert [f"127.0.0.1:{port}:{port}" for port in (DEFAULTS.port, DEFAULTS.internal_port)] == published["relay"]
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
@@ -104,22 +106,24 @@ def test_ports_are_the_programs_and_on_loopback() -> None:
     assert f"relay relay:{DEFAULTS.port} " in (ROOT / "compose/tls/haproxy.cfg").read_text(encoding="utf-8")
 
 
-def test_the_grace_is_computed() -> None:
-    """Docker kills no relay that still drains or says goodbye, and no front before the relay; `make docs` writes the sum."""
-    drain = float(plain(RELAY["environment"]["RELAY_DRAIN_SECONDS"]))
-    grace = float(plain(RELAY["stop_grace_period"]).removesuffix("s"))
+def test_stop_grace_period_is_computed() -> None:
+    """Docker stops neither a draining relay nor the TLS proxy in front of it too early; `make docs` writes the value."""
+    drain = float(with_defaults(RELAY["environment"]["RELAY_DRAIN_SECONDS"]))
+    grace = float(with_defaults(RELAY["stop_grace_period"]).removesuffix("s"))
 
     assert drain == DEFAULTS.drain_seconds
     assert grace == grace_seconds(drain, close_spread_seconds({}))
     assert "to 20 seconds more" in (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     assert 20 == grace_seconds(0, DEFAULTS.close_spread_seconds)
     assert float(SERVICES["front"]["stop_grace_period"].removesuffix("m")) * 60 > grace
-    assert "depends_on" not in SERVICES["front"]  # it would be stopped first, and cut the calls that the relay drains
+    assert (
+        "depends_on" not in SERVICES["front"]
+    )  # compose would stop it first, and abort sessions that the relay drains
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_container_is_confined(name: str) -> None:
-    """Read-only, without capabilities, with limits, a health check, a restart and a log that ends; nothing is `latest`."""
+def test_container_is_confined(name: str) -> None:
+    """Read-only, no capabilities, limits, a health check, restarts, a bounded log and a pinned image."""
     service = SERVICES[name]
 
     assert service["read_only"]
@@ -130,17 +134,17 @@ def test_every_container_is_confined(name: str) -> None:
     assert service["logging"]["options"]["max-size"]
     assert {"mem_limit", "cpus", "pids_limit", "stop_grace_period"} <= service.keys()
     assert service["healthcheck"]["test"][0] == "CMD"  # no shell is needed
-    image = plain(service["image"])
+    image = with_defaults(service["image"])
     assert image == "realtime-relay:local" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-alpine)?", image)
 
 
-def test_up_waits_for_callers_to_get_through() -> None:
-    """`up --wait` asks for readiness, which means that the key and a handshake have passed."""
+def test_health_check_is_readiness() -> None:
+    """`up --wait` returns once the checks of key and handshake have passed."""
     assert ["CMD", "python", "-m", "service", "probe", "readyz"] == RELAY["healthcheck"]["test"]
 
 
-def test_profiles_hold_what_they_promise() -> None:
-    """Without a profile there is the relay alone."""
+def test_profiles_contain_their_services() -> None:
+    """Without a profile only the relay starts."""
     found = {
         profile: {name for name, each in SERVICES.items() if profile in each.get("profiles", [])}
         for profile in PROFILES
@@ -150,18 +154,18 @@ def test_profiles_hold_what_they_promise() -> None:
     assert {"relay"} == {name for name, each in SERVICES.items() if not each.get("profiles")}
 
 
-def test_what_is_mounted_exists() -> None:
-    """Every file and folder is in the repository, read-only, and is never made by Docker when it is missing."""
+def test_mounted_files_exist() -> None:
+    """Mounts are read-only, their sources exist in the repository, and Docker does not create missing ones."""
     mounts = [mount for each in SERVICES.values() for mount in each.get("volumes", []) if isinstance(mount, dict)]
-    sources = {plain(mount["source"]) for mount in mounts}
+    sources = {with_defaults(mount["source"]) for mount in mounts}
 
     assert all(mount["read_only"] and mount["bind"] == {"create_host_path": False} for mount in mounts)
     assert {"./secrets", "./compose", "./compose/tls/haproxy.cfg"} <= sources
     assert set() == {source for source in sources - {"./secrets/tls"} if not (ROOT / source).exists()}
 
 
-def test_secrets_are_kept_out() -> None:
-    """The folder of secrets is a folder in the container, so that a new file is seen; nothing in it is committed."""
+def test_secrets_are_mounted_as_folder_and_not_committed() -> None:
+    """The folder is mounted, so that replaced files are visible in the container; git ignores its content."""
     mount = next(mount for mount in RELAY["volumes"] if "secrets" in mount["target"])
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
@@ -170,8 +174,8 @@ def test_secrets_are_kept_out() -> None:
     assert {"./secrets", "./secrets/tls"} & {mount["source"] for mount in SERVICES["front"]["volumes"]} == set()
 
 
-def test_the_demo_agrees_with_its_caller() -> None:
-    """The caller's tokens are the demo's, no two of them are one client's, and its models are models that there are."""
+def test_demo_settings_match_demo_client() -> None:
+    """Tokens and models of the demo client are those of demo.env; each token belongs to another client."""
     tokens = dict(pair.split(":")[::-1] for pair in DEMO["RELAY_CLIENT_TOKENS"].split(","))
     used = [conversations.TOKEN, TOKEN, LOOP_TOKEN, *CROWD_TOKENS]
 
@@ -183,8 +187,8 @@ def test_the_demo_agrees_with_its_caller() -> None:
 
 
 @pytest.mark.parametrize(("access", "accepted"), [("tokens", True), ("open", False), ("", False)])
-def test_the_front_wants_tokens(access: str, accepted: bool, tmp_path: Path) -> None:
-    """Haproxy accepts the configuration, and does not start before a relay that lets everybody in."""
+def test_tls_proxy_requires_tokens(access: str, accepted: bool, tmp_path: Path) -> None:
+    """HAProxy accepts the configuration, and refuses to start with open access."""
     try:
         haproxy = program("haproxy")
     except PackageUnavailable as exc:

@@ -1,4 +1,4 @@
-"""The boards: units, what is normal, a grid without overlaps, and no query for what does not exist."""
+"""Dashboards: units, descriptions, a grid without overlaps, and queries with names that exist."""
 
 import json
 import re
@@ -15,21 +15,21 @@ from monitoring.dashboards import DASHBOARDS
 from monitoring.dashboards.panels import UNITS, WIDTH
 from monitoring.rule import DOCS_URL
 from service.failures import CATALOGUE
-from tests.artefacts.promql_names import SCRAPED, exposed, faults
+from tests.artefacts.promql_names import SCRAPED, exposed, unknown_names
 from tools.generate import ROOT
 
 FOLDER = ROOT / "monitoring" / "grafana"
-MOST_PANELS = 15
+MAX_PANELS = 15
 VARIABLES = {"datasource", "namespace", "job", "instance"}
 
 
 def loaded(name: str) -> Any:
-    """A board as it is checked in."""
+    """The committed JSON of a dashboard."""
     return json.loads((FOLDER / "dashboards" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def plain(expression: str) -> str:
-    """A query as Prometheus gets it: Grafana's own variables filled in."""
+def without_variables(expression: str) -> str:
+    """A query with Grafana's interval variables replaced."""
     return expression.replace("$__rate_interval", "5m").replace("$__range", "6h")
 
 
@@ -38,8 +38,8 @@ NAMES = [f"{name}-{panel['title']}" for name, panel in PANELS]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_boards_round_trip(name: str) -> None:
-    """Grafana's own models read each board, and write the same."""
+def test_dashboard_round_trips(name: str) -> None:
+    """Grafana's models parse each dashboard and serialize it unchanged."""
     plugins.register_default_plugins()
     data = loaded(name)
 
@@ -47,8 +47,8 @@ def test_boards_round_trip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_boards_are_in_order(name: str) -> None:
-    """Unique ids and titles, the variables, no two panels in one place, none beyond the edge, and not too many to see."""
+def test_dashboard_layout_is_valid(name: str) -> None:
+    """Unique ids and titles, all variables, no overlapping panels, none beyond the grid, at most MAX_PANELS."""
     data = loaded(name)
     panels = data["panels"]
     cells = [
@@ -59,15 +59,15 @@ def test_boards_are_in_order(name: str) -> None:
     ]
 
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
-    assert len(panels) <= MOST_PANELS
+    assert len(panels) <= MAX_PANELS
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < WIDTH
     assert {variable["name"] for variable in data["templating"]["list"]} == VARIABLES
     assert data["uid"] == f"realtime-relay-{name}"
 
 
-def test_every_board_is_another() -> None:
-    """Their uids differ, and each is provisioned from the folder that the provider names."""
+def test_dashboards_are_distinct_and_provisioned() -> None:
+    """The uids differ, and the provider names the folder of the files."""
     provider = yaml.safe_load((FOLDER / "provisioning/dashboards/realtime-relay.yaml").read_text(encoding="utf-8"))
 
     assert len({loaded(name)["uid"] for name in DASHBOARDS}) == len(DASHBOARDS)
@@ -75,8 +75,8 @@ def test_every_board_is_another() -> None:
     assert provisioning.DASHBOARDS_FOLDER == provider["providers"][0]["options"]["path"]
 
 
-def test_compose_puts_the_files_where_they_are_looked_for() -> None:
-    """Boards, rules and configurations are mounted where the provisioning and Prometheus' configuration name them."""
+def test_compose_mounts_monitoring_files() -> None:
+    """Dashboards, rules and configurations are mounted at the paths that Grafana and Prometheus read."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     mounted = {
         volume["source"]: volume["target"]
@@ -92,8 +92,8 @@ def test_compose_puts_the_files_where_they_are_looked_for() -> None:
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
-def test_panels_say_what_is_normal(board: str, panel: Any) -> None:
-    """No panel without a unit, a sentence on what it shows, and one on what is normal."""
+def test_panel_has_unit_and_normal_value(board: str, panel: Any) -> None:
+    """A unit, a sentence on what the panel shows, and one on the normal value."""
     shows, normal = panel["description"].split(" Normal: ")
 
     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
@@ -103,20 +103,20 @@ def test_panels_say_what_is_normal(board: str, panel: Any) -> None:
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
-def test_queries_name_what_exists(board: str, panel: Any) -> None:
-    """Metrics, labels, values; every metric is one of the chosen deployments'; legends name labels that can be there."""
+def test_panel_queries_name_existing_metrics(board: str, panel: Any) -> None:
+    """Metrics, labels and values exist, selectors use the dashboard's variables, and legends name known labels."""
     known = SCRAPED | {label for labels in exposed().values() for label in labels}
     for target in panel["targets"]:
-        expression = plain(target["expr"])
-        assert [] == faults(expression)
+        expression = without_variables(target["expr"])
+        assert [] == unknown_names(expression)
         for selector in re.findall(r"(?:realtime_relay|process)_\w+(\{[^}]*\})?", target["expr"]):
             assert 'namespace=~"$namespace", job=~"$job", instance=~"$instance"' in selector
         assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= known
         assert set(re.findall(r"\$(\w+)", target["expr"])) <= VARIABLES | {"__rate_interval", "__range"}
 
 
-def test_variables_ask_for_what_exists() -> None:
-    """Each choice is filled from a metric that every relay has."""
+def test_variables_query_existing_labels() -> None:
+    """Each variable lists a label of a metric that every relay exposes."""
     for variable in loaded("callers")["templating"]["list"][1:]:
         selector = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
         assert selector is not None
@@ -124,8 +124,8 @@ def test_variables_ask_for_what_exists() -> None:
         assert selector[2] in SCRAPED
 
 
-def test_links_lead_to_the_documents() -> None:
-    """A failure's series opens its reason's remedy; the files that are linked to exist."""
+def test_links_lead_to_documents() -> None:
+    """A series of failures links to the section of its reason; linked files exist."""
     board = loaded("callers")
     panel = next(panel for panel in board["panels"] if panel["title"] == "Failures by reason")
     link = panel["fieldConfig"]["defaults"]["links"][0]["url"]

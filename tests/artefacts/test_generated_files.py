@@ -1,4 +1,4 @@
-"""The documents that are generated agree with the code that they are generated from."""
+"""Generated files match the code that generates them."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,6 @@ from tools.generate import GENERATED, ROOT
 
 
 @pytest.mark.parametrize(("name", "render"), GENERATED, ids=[name for name, _ in GENERATED])
-def test_generated_file_is_in_step(name: str, render: Callable[[], str]) -> None:
-    """The file in the repository is what the code prints; `make docs` writes it again."""
+def test_generated_file_is_current(name: str, render: Callable[[], str]) -> None:
+    """The committed file equals the output of its generator; `make docs` updates it."""
     assert render() == (ROOT / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The Dockerfile: hardened, small, the same whoever builds it, and in step with the program."""
+"""The Dockerfile: hardened, small, reproducible, and consistent with the program."""
 
 import re
 from pathlib import Path
@@ -13,8 +13,8 @@ DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 FINAL: Final = DOCKERFILE.rpartition("\nFROM ")[2]
 
 
-def test_the_image_is_hardened() -> None:
-    """Non-root by number, dependencies by hash, no syntax line that would fetch a builder, no latest, no pip at the end."""
+def test_image_is_hardened() -> None:
+    """A numeric non-root user, dependencies by hash, no syntax directive, no tag latest, no pip in the final image."""
     assert re.search(r"^USER 10001:10001$", FINAL, re.MULTILINE)
     assert "--require-hashes" in DOCKERFILE
     assert '"--without-pip"' in DOCKERFILE
@@ -24,33 +24,33 @@ def test_the_image_is_hardened() -> None:
 
 
 @pytest.mark.parametrize("instruction", ["ENTRYPOINT", "CMD", "RUN"])
-def test_no_shell_is_needed(instruction: str) -> None:
-    """Every command is in exec form."""
+def test_commands_need_no_shell(instruction: str) -> None:
+    """Every command uses the exec form."""
     first = re.findall(rf"^{instruction} (.)", DOCKERFILE, re.MULTILINE)
 
     assert first
     assert {"["} == set(first)
 
 
-def test_the_base_can_be_pinned() -> None:
-    """Both stages are made from BASE, which may be a digest."""
+def test_base_image_can_be_pinned() -> None:
+    """Both stages use BASE, which can be a digest."""
     assert ["${BASE} AS build", "${BASE}"] == re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE)
     assert DOCKERFILE.index("ARG BASE=") < DOCKERFILE.index("FROM ")
 
 
-def test_nothing_of_the_clock_or_the_checkout_remains() -> None:
-    """Modes and times are levelled and bytecode holds neither time nor random order; `make e2e-container` compares builds."""
+def test_build_is_independent_of_time_and_checkout() -> None:
+    """File modes and times are normalized, and bytecode has no timestamps; `make e2e-container` compares builds."""
     assert "PYTHONHASHSEED=0" in DOCKERFILE
     assert '"--no-compile"' in DOCKERFILE
     assert '"--invalidation-mode", "unchecked-hash"' in DOCKERFILE
-    levelling = next(line for line in DOCKERFILE.splitlines() if line.startswith('RUN ["find", "/venv", "/app"'))
-    assert '"chmod", "u=rwX,go=rX"' in levelling
-    assert '"touch", "--no-dereference", "--date=' in levelling
+    normalization = next(line for line in DOCKERFILE.splitlines() if line.startswith('RUN ["find", "/venv", "/app"'))
+    assert '"chmod", "u=rwX,go=rX"' in normalization
+    assert '"touch", "--no-dereference", "--date=' in normalization
     assert ["/venv /venv", "/app /app"] == re.findall(r"^COPY --from=build (.*)$", FINAL, re.MULTILINE)
 
 
-def test_the_image_asks_what_exists() -> None:
-    """Its ports are the program's, its health check is the program's /livez, its variables are settings."""
+def test_image_ports_and_health_check_exist() -> None:
+    """The ports are the defaults, the health check is /livez, and the variables are settings."""
     defaults = Settings()
 
     assert f"EXPOSE {defaults.port} {defaults.internal_port}" in FINAL
@@ -58,16 +58,16 @@ def test_the_image_asks_what_exists() -> None:
     assert set() == set(re.findall(r"\b((?:RELAY|OPENAI)_[A-Z_]+)=", DOCKERFILE)) - SETTING_NAMES
 
 
-def test_the_image_says_what_it_is() -> None:
-    """Version and revision are arguments, written last, so that they spoil no cached layer."""
+def test_image_labels_version_and_revision() -> None:
+    """Version and revision are arguments in the last layers, so that they invalidate no cached layer."""
     for argument in ("VERSION", "REVISION"):
         assert f"ARG {argument}=unknown" in FINAL
         assert f'org.opencontainers.image.{argument.lower()}="${{{argument}}}"' in FINAL
     assert FINAL.index("ARG VERSION") > FINAL.index("CMD [")
 
 
-def test_the_build_context_holds_no_secret() -> None:
-    """Only the package and the lock go to the builder."""
+def test_build_context_contains_package_and_lock_only() -> None:
+    """No other file, and so no secret, is sent to the builder."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
     assert {line for line in lines if line.startswith("!")} == {"!service", "!requirements/runtime.txt"}

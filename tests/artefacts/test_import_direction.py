@@ -1,4 +1,4 @@
-"""Imports run one way; this test walks them and names a broken arrow."""
+"""Packages of the service import only the packages below them."""
 
 import ast
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
-# A room may import itself and what its layers below hold. `settings` builds values of `access` and `upstream`, so it stands
-# above them, and nothing but the composition root and the commands may import it.
+# A package may import itself and the packages listed for it. `settings` builds values of `access` and `upstream`, so it is
+# above them; only the composition root and the commands may import it.
 BASE = {"failures", "realtime", "version"}
 ALLOWED = {
     "version": set[str](),
@@ -39,14 +39,14 @@ ALLOWED["__main__"] = ALLOWED["cli"]
 PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secrets", "ssl", "logging", "structlog"}
 
 
-def room_of(module: str) -> str:
-    """The room that a module belongs to; the catalogue is one room in two files."""
+def package_of(module: str) -> str:
+    """The top-level package or module of the service that a module belongs to; both catalogue files count as `failures`."""
     name = module.split(".")[1] if "." in module else module
     return "failures" if name.startswith("failures") else name
 
 
 def imports(path: Path) -> Iterator[str]:
-    """All modules that a file imports, wherever in it."""
+    """All modules that a file imports, at any depth."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,20 +60,20 @@ FILES = [path for path in sorted(SERVICE.rglob("*.py")) if path != SERVICE / "__
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SERVICE)) for path in FILES])
-def test_imports_run_one_way(path: Path) -> None:
-    """A file imports only rooms below its own."""
+def test_file_imports_lower_packages_only(path: Path) -> None:
+    """ALLOWED lists every package that the file imports."""
     parts = path.relative_to(SERVICE).with_suffix("").parts
-    room = room_of(f"service.{parts[0]}")
+    package = package_of(f"service.{parts[0]}")
     broken = {
-        f"{room} -> {room_of(name)} ({name})"
+        f"{package} -> {package_of(name)} ({name})"
         for name in imports(path)
-        if name.startswith("service.") and room_of(name) not in ALLOWED[room]
+        if name.startswith("service.") and package_of(name) not in ALLOWED[package]
     }
 
     assert set() == broken
 
 
 @pytest.mark.parametrize("path", sorted((SERVICE / "realtime").glob("*.py")), ids=lambda path: str(path.name))
-def test_the_pure_room_does_no_io(path: Path) -> None:
-    """Knowledge of the protocol needs no loop, no socket, no clock and no operating system."""
+def test_realtime_package_imports_no_io(path: Path) -> None:
+    """The protocol package uses no event loop, socket, clock or operating system."""
     assert set() == {name.split(".")[0] for name in imports(path)} & PURE_FORBIDDEN

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests name what the code has, agree with each other, and are plain enough for an old cluster."""
+"""The Kubernetes manifests are consistent with the code and each other, and valid for Kubernetes 1.20."""
 
 import re
 from typing import Any, Final
@@ -37,30 +37,32 @@ SETTINGS: Final = env_file(f"{BASE}/settings.env")
 LABELS: Final = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
 FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA]
 MANIFESTS: Final = sorted(FOLDER.rglob("*.yaml"))
-# Fields that 1.20 does not know, or that it has behind a gate.
-YOUNGER: Final = {"matchLabelKeys", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "sleep", "grpc", "hostUsers",
+# Fields that Kubernetes 1.20 does not have, or has behind a feature gate.
+NEWER_FIELDS: Final = {"matchLabelKeys", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "sleep", "grpc", "hostUsers",
                   "unhealthyPodEvictionPolicy", "internalTrafficPolicy", "trafficDistribution", "endPort",
                   "restartPolicyRules", "resizePolicy", "containerResource", "ipFamilyPolicy", "podReplacementPolicy",
                   "appArmorProfile", "tolerance", "loadBalancerClass"}  # fmt: skip
 
 
 def keys_of(node: Any) -> set[str]:
-    """Every key, however deep."""
+    """All keys at any depth."""
     if isinstance(node, dict):
         return {str(key) for key in node} | {key for value in node.values() for key in keys_of(value)}
     return {key for value in node for key in keys_of(value)} if isinstance(node, list) else set()
 
 
 def service_of(component: str) -> Any:
-    """One of the two Services."""
-    found = [one for one in OBJECTS["Service"] if one["metadata"]["labels"]["app.kubernetes.io/component"] == component]
+    """The Service with this component label."""
+    found = [
+        item for item in OBJECTS["Service"] if item["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
     assert len(found) == 1
     return found[0]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_listed_file_exists_and_every_file_is_listed(folder: str) -> None:
-    """A file that no kustomization names would never reach a cluster."""
+def test_kustomization_lists_every_file(folder: str) -> None:
+    """Listed files exist, and every file is listed."""
     kustomization = load(f"{folder}/kustomization.yaml")
     listed = {*kustomization.get("resources", []), *kustomization.get("components", [])}
     listed |= {patch["path"] for patch in kustomization.get("patches", []) if "path" in patch}
@@ -71,19 +73,19 @@ def test_every_listed_file_exists_and_every_file_is_listed(folder: str) -> None:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_only_components_need_something_installed(path: Any) -> None:
-    """Base and overlays consist of kinds that every cluster knows, and of fields that 1.20 knows."""
+def test_base_and_overlays_use_core_kinds(path: Any) -> None:
+    """Base and overlays use core kinds only; no manifest uses a field newer than Kubernetes 1.20."""
     is_component = path.is_relative_to(FOLDER / "components")
     known = CORE_KINDS | (EXTENSION_KINDS if is_component else {})
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         if document.get("kind") in {None, "Kustomization", "Component"}:
             continue
         assert document["kind"] in known[document["apiVersion"]]
-        assert set() == keys_of(document) & YOUNGER
+        assert set() == keys_of(document) & NEWER_FIELDS
 
 
-def test_the_settings_are_those_of_the_program() -> None:
-    """Every setting is in the ConfigMap's file, set or shown with its default, but for those that belong elsewhere."""
+def test_config_map_lists_every_setting() -> None:
+    """settings.env has every setting, set or commented with its default, except those set elsewhere."""
     named = set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", text_of(f"{BASE}/settings.env"), re.MULTILINE))
 
     assert named == SETTING_NAMES - set(generated.ELSEWHERE)
@@ -92,8 +94,8 @@ def test_the_settings_are_those_of_the_program() -> None:
     assert generated.KUBERNETES == SETTINGS
 
 
-def test_the_program_accepts_the_settings() -> None:
-    """What base and dev set is no mistake; dev opens the relay to whoever reaches it, on simulated speech only."""
+def test_program_accepts_settings_of_overlays() -> None:
+    """The settings of base and dev are valid; dev has open access, with the simulator only."""
     image = {"RELAY_HOST": "0.0.0.0", "RELAY_INTERNAL_HOST": "0.0.0.0"}
     files = {"OPENAI_API_KEY_FILE", "RELAY_CLIENT_TOKENS_FILE"}
     values = {name: value for name, value in SETTINGS.items() if name not in files}
@@ -105,8 +107,8 @@ def test_the_program_accepts_the_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["startupProbe", "livenessProbe", "readinessProbe"])
-def test_probes_ask_what_exists(name: str) -> None:
-    """Liveness and start-up ask /livez, readiness /readyz, on the internal port, with room for a slow answer."""
+def test_probes_use_existing_paths(name: str) -> None:
+    """Liveness and startup probe /livez, readiness probes /readyz, on the internal port."""
     probe = CONTAINER[name]
 
     assert ("/readyz" if name == "readinessProbe" else "/livez") == probe["httpGet"]["path"]
@@ -115,16 +117,16 @@ def test_probes_ask_what_exists(name: str) -> None:
     assert probe["timeoutSeconds"] <= probe["periodSeconds"]
 
 
-def test_the_one_url_leaves_every_check_out() -> None:
-    """Who must probe a single URL is told one that never asks about the provider."""
+def test_documented_liveness_url_excludes_every_check() -> None:
+    """docs/deployment.md gives platforms with a single probe URL one that does not depend on the provider."""
     (query,) = re.findall(r"`/healthz\?(\S+)`", text_of("docs/deployment.md"))
-    (further,) = re.findall(r"`&(exclude=\w+)` with `RELAY_HEALTH_TURNS_PER_DAY`", text_of("docs/deployment.md"))
+    (optional,) = re.findall(r"`&(exclude=\w+)` with `RELAY_HEALTH_TURNS_PER_DAY`", text_of("docs/deployment.md"))
 
-    assert [f"exclude={check}" for check in (*CHECKS, TURN)] == [*query.split("&"), further]
+    assert [f"exclude={check}" for check in (*CHECKS, TURN)] == [*query.split("&"), optional]
 
 
-def test_ports_are_the_defaults() -> None:
-    """Pod, Services and NetworkPolicy use the ports that the program listens on; callers reach only the public one."""
+def test_ports_are_defaults() -> None:
+    """Pod, Services and NetworkPolicy use the default ports; the public Service exposes the public port only."""
     ports = {"public": DEFAULTS.port, "internal": DEFAULTS.internal_port}
     policy = OBJECTS["NetworkPolicy"][0]["spec"]
 
@@ -139,8 +141,8 @@ def test_ports_are_the_defaults() -> None:
     )
 
 
-def test_the_network_is_closed_but_for_names_and_tls() -> None:
-    """Out go DNS and 443, nothing else; both directions are restricted."""
+def test_network_policy_allows_dns_and_tls_only() -> None:
+    """Both directions are restricted; egress is DNS and port 443."""
     policy = OBJECTS["NetworkPolicy"][0]["spec"]
     egress = {(port["port"], port["protocol"]) for rule in policy["egress"] for port in rule["ports"]}
 
@@ -148,8 +150,8 @@ def test_the_network_is_closed_but_for_names_and_tls() -> None:
     assert {(53, "UDP"), (53, "TCP"), (443, "TCP")} == egress
 
 
-def test_selectors_select_the_pods() -> None:
-    """Deployment, Services, budget, policy and spread mean the same pods; the autoscalers mean the Deployment."""
+def test_selectors_match_pod_labels() -> None:
+    """Deployment, Services, disruption budget, network policy and topology spread select the same pods."""
     selectors = [
         DEPLOYMENT["spec"]["selector"]["matchLabels"],
         OBJECTS["PodDisruptionBudget"][0]["spec"]["selector"]["matchLabels"],
@@ -162,20 +164,22 @@ def test_selectors_select_the_pods() -> None:
     assert selectors[0].items() <= LABELS.items()
 
 
-def test_the_monitor_selects_the_internal_service() -> None:
-    """The operator's ServiceMonitor finds one Service, its port by name, and the path of the metrics."""
+def test_service_monitor_selects_internal_service() -> None:
+    """The ServiceMonitor selects exactly the internal Service, its port by name, and /metrics."""
     monitor = documents(OPERATOR)["ServiceMonitor"][0]["spec"]
-    wanted = monitor["selector"]["matchLabels"].items()
-    chosen = [service for service in OBJECTS["Service"] if wanted <= service["metadata"]["labels"].items()]
+    labels = monitor["selector"]["matchLabels"].items()
+    selected = [service for service in OBJECTS["Service"] if labels <= service["metadata"]["labels"].items()]
 
-    assert [service_of("internal")] == chosen
-    assert [port["name"] for port in chosen[0]["spec"]["ports"]] == [end["port"] for end in monitor["endpoints"]]
-    assert ["/metrics"] == [end["path"] for end in monitor["endpoints"]]
+    assert [service_of("internal")] == selected
+    assert [port["name"] for port in selected[0]["spec"]["ports"]] == [
+        endpoint["port"] for endpoint in monitor["endpoints"]
+    ]
+    assert ["/metrics"] == [endpoint["path"] for endpoint in monitor["endpoints"]]
     assert 'web.get("/metrics"' in text_of("service/web/internal.py")
 
 
-def test_the_operators_rules_have_the_operators_shape() -> None:
-    """Groups with names, rules with an expression; nothing else is known about them here."""
+def test_prometheus_rule_has_valid_groups() -> None:
+    """Group names are unique, and each rule has an expression and is an alert or a recording rule."""
     groups = documents(OPERATOR)["PrometheusRule"][0]["spec"]["groups"]
 
     assert groups
@@ -183,8 +187,8 @@ def test_the_operators_rules_have_the_operators_shape() -> None:
     assert all(rule["expr"] and ("alert" in rule) != ("record" in rule) for group in groups for rule in group["rules"])
 
 
-def test_grace_is_computed() -> None:
-    """The kubelet kills no relay that is still within its drain, in the base or in dev."""
+def test_grace_period_is_computed() -> None:
+    """The grace period covers the drain, in the base and in dev."""
     for settings, pod in (
         (SETTINGS, POD),
         (generated.dev_settings(), load(f"{DEV}/deployment.yaml")["spec"]["template"]["spec"]),
@@ -193,13 +197,13 @@ def test_grace_is_computed() -> None:
         assert grace_seconds(drain, spread, generated.pause_seconds()) == pod["terminationGracePeriodSeconds"]
 
 
-def test_grace_is_what_autoscalers_of_nodes_wait_for() -> None:
-    """Cluster autoscalers wait 600 s for a pod by default, and would cut calls after that."""
+def test_grace_period_fits_cluster_autoscaler() -> None:
+    """Cluster autoscalers wait at most 600 s for a pod by default."""
     assert POD["terminationGracePeriodSeconds"] <= 600
 
 
-def test_a_rollout_stops_at_a_pod_that_is_not_ready() -> None:
-    """Old pods serve until new ones are ready, and the rollout says that it has stalled after start and first checks."""
+def test_rollout_keeps_old_pods_until_new_are_ready() -> None:
+    """No pod is unavailable during a rollout, and the progress deadline exceeds startup and first checks."""
     strategy = DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]
     production = load(f"{PRODUCTION}/deployment.yaml")["spec"]["strategy"]["rollingUpdate"]
     startup = CONTAINER["startupProbe"]["periodSeconds"] * CONTAINER["startupProbe"]["failureThreshold"]
@@ -209,8 +213,8 @@ def test_a_rollout_stops_at_a_pod_that_is_not_ready() -> None:
     assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > startup + DEPLOYMENT["spec"]["minReadySeconds"] + 60
 
 
-def test_the_pod_is_hardened() -> None:
-    """Non-root, read-only, no capabilities, no token, no service links."""
+def test_pod_is_hardened() -> None:
+    """Non-root, read-only, no capabilities, no service account token, no service links."""
     security = CONTAINER["securityContext"]
 
     assert POD["securityContext"]["runAsNonRoot"]
@@ -223,8 +227,8 @@ def test_the_pod_is_hardened() -> None:
     assert f"USER {POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}" in text_of("Dockerfile")
 
 
-def test_secrets_are_files_that_are_replaced() -> None:
-    """The Secret is mounted as a folder, where its files follow it; no manifest holds a secret, and dev needs none."""
+def test_secrets_are_mounted_as_folder() -> None:
+    """The Secret is a folder, which the kubelet updates; no manifest contains a secret, and dev mounts none."""
     mount = CONTAINER["volumeMounts"][0]
     dev = load(f"{DEV}/deployment.yaml")["spec"]["template"]["spec"]
 
@@ -239,8 +243,8 @@ def test_secrets_are_files_that_are_replaced() -> None:
     assert not {"OPENAI_API_KEY", "RELAY_CLIENT_TOKENS"} & {*SETTINGS, *generated.dev_settings()}
 
 
-def test_the_version_is_the_programs() -> None:
-    """Image and label name the version of the code beside them."""
+def test_version_is_that_of_the_program() -> None:
+    """Image tag and version label equal the version of the code."""
     kustomization = load(f"{BASE}/kustomization.yaml")
 
     assert __version__ == kustomization["images"][0]["newTag"]
@@ -248,8 +252,8 @@ def test_the_version_is_the_programs() -> None:
     assert CONTAINER["image"] == kustomization["images"][0]["name"]
 
 
-def test_every_checkov_finding_is_explained() -> None:
-    """A check that is left out has its reason in the lines above it, once for each."""
+def test_skipped_checkov_checks_have_reasons() -> None:
+    """Each skipped check has a comment with its reason above it."""
     config = text_of("k8s/checkov.yaml")
     skipped = load("k8s/checkov.yaml")["skip-check"]
 

@@ -1,4 +1,4 @@
-"""The reference of the metrics leaves none out, and names none that does not exist."""
+"""docs/metrics.md lists every metric of the relay exactly once."""
 
 from collections import Counter
 
@@ -6,8 +6,8 @@ from monitoring.metrics_reference import QUESTIONS, render_markdown
 from service.telemetry.metrics import PREFIX, Metrics
 
 
-def test_every_metric_answers_one_question() -> None:
-    """Each family of the relay's own stands under exactly one question, with its help; a new one has to be sorted in."""
+def test_every_metric_has_one_question() -> None:
+    """QUESTIONS lists each metric exactly once, and the page has its help text."""
     own = [family for family in Metrics("openai").registry.collect() if family.name.startswith(f"{PREFIX}_")]
     listed = Counter(f"{PREFIX}_{name}" for names in QUESTIONS.values() for name in names)
     text = render_markdown()
@@ -18,8 +18,8 @@ def test_every_metric_answers_one_question() -> None:
         assert f"| `{family.name}" in text
 
 
-def test_labels_and_buckets_are_told() -> None:
-    """A reader sees which values a label takes and where a histogram's buckets lie."""
+def test_labels_and_buckets_are_listed() -> None:
+    """The page has the values of labels and the bounds of buckets."""
     text = render_markdown()
 
     assert "`check`: key, handshake<br>`status`: pass, warn, fail, unknown" in text

@@ -1,4 +1,4 @@
-"""The distribution: what `pip install` would bring."""
+"""The wheel and the Makefile."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from a copy so that nothing is left in the checkout."""
+    """The wheel, built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "service", source / "service", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -27,23 +27,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next((source / "dist").glob("realtime_relay-*.whl")))
 
 
-def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    """Nothing of the package is forgotten, and nothing but the package is in it."""
+def test_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
+    """The wheel contains the package and nothing else."""
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
     assert modules | {"service/py.typed"} == names
 
 
-def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
-    """`realtime-relay` is the same program as `python -m service`."""
+def test_wheel_installs_command(wheel: zipfile.ZipFile) -> None:
+    """`realtime-relay` runs the same function as `python -m service`."""
     name = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
     assert "realtime-relay = service.cli:main" in wheel.read(name).decode()
 
 
-def test_make_alone_lists_the_verbs() -> None:
-    """Whoever types `make` is told what there is."""
+def test_make_without_target_lists_targets() -> None:
+    """The default target prints the main targets."""
     shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=20).stdout
 
     assert {"run", "test", "check", "fmt", "demo"} <= {line.split()[1] for line in shown.splitlines() if line.strip()}

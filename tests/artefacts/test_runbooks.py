@@ -1,4 +1,4 @@
-"""The runbooks speak of every reason, and of nothing that does not exist."""
+"""Runbooks: every reason has a section, and every name, link, query and command in them is valid."""
 
 import argparse
 import re
@@ -17,50 +17,50 @@ from service.web.realtime import PATHS, TRANSLATION_PATHS
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
 INDEX = FOLDER / "README.md"
-ALERTS = FOLDER / "alerts.md"  # by alert, not by reason
+ALERTS = FOLDER / "alerts.md"  # sections by alert, not by reason
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path not in {INDEX, ALERTS})
-EVERYTHING = [*PAGES, INDEX, ALERTS]
+ALL_PAGES = [*PAGES, INDEX, ALERTS]
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-PROVIDERS_PATHS = {"/v1"}
-# Prometheus' own, put on by the scrape.
+PROVIDER_PATHS = {"/v1"}
+# Added by Prometheus.
 SCRAPE_LABELS = {"instance", "le"}
 EVENT_NOUNS = "access|admission|client|drain|health|key|loop|request|service|session|setting|task|upstream"
 
 
 def name_of(path: Path) -> str:
-    """A page's name, for the test's id."""
+    """The id of a test case: the name of the page."""
     return path.stem
 
 
 def text_of(path: Path) -> str:
-    """A page."""
+    """The text of a page."""
     return path.read_text(encoding="utf-8")
 
 
 def section_of(path: Path, name: str) -> str:
-    """One section of a page."""
+    """The text of one section of a page."""
     return text_of(path).split(f"\n## {name}\n")[1].split("\n## ")[0]
 
 
 def blocks_of(path: Path, language: str) -> list[str]:
-    """The code blocks of a language."""
+    """The code blocks in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text_of(path), flags=re.MULTILINE | re.DOTALL)
 
 
 def source() -> str:
-    """All of the program."""
+    """The source code of the service."""
     return "".join(file.read_text(encoding="utf-8") for file in (ROOT / "service").rglob("*.py"))
 
 
 def anchors_of(path: Path) -> set[str]:
-    """What a link into a page may end in."""
+    """The anchors of a page's headings."""
     return {
         title.lower().replace(" ", "-") for title in re.findall(r"^#+ ([\w ]+)$", text_of(path), flags=re.MULTILINE)
     }
 
 
-def test_every_reason_has_its_page() -> None:
-    """Each reason stands under a heading of its own, once, on the page that the catalogue names."""
+def test_every_reason_has_a_section() -> None:
+    """Each reason has exactly one heading, on the page that the catalogue names."""
     found = [
         (path.stem, reason) for path in PAGES for reason in re.findall(r"^### (\w+)$", text_of(path), re.MULTILINE)
     ]
@@ -70,8 +70,8 @@ def test_every_reason_has_its_page() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_every_page_has_its_sections(path: Path) -> None:
-    """A sentence on its scope; Meaning, Impact, Diagnosis, Mitigation, in this order; commands to paste for each place."""
+def test_page_has_all_sections(path: Path) -> None:
+    """A sentence on the scope, four sections in order, commands for compose and Kubernetes, and queries."""
     commands = "".join(blocks_of(path, "sh"))
 
     assert re.match(r"# .+\n\n\w.+\n\n## Meaning\n", text_of(path))
@@ -83,15 +83,15 @@ def test_every_page_has_its_sections(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 @pytest.mark.parametrize("section", ["Diagnosis", "Mitigation"])
-def test_every_reason_has_its_line(path: Path, section: str) -> None:
-    """What proves a reason, and what is done about it, begins a line of its own, in both sections."""
+def test_every_reason_has_a_line(path: Path, section: str) -> None:
+    """Diagnosis and Mitigation have a list item for each reason of the page."""
     heads = "".join(re.findall(r"^- ((?:`\w+`(?:, )?)+):", section_of(path, section), flags=re.MULTILINE))
 
     assert {reason for reason, page in RUNBOOK_PAGES.items() if page == path.stem} == set(re.findall(r"\w+", heads))
 
 
-def test_the_index_leads_to_every_reason() -> None:
-    """Each reason has a row with the catalogue's sentence and its page; a page that nobody finds helps nobody."""
+def test_index_lists_every_reason() -> None:
+    """Each reason has a row with its page, the catalogue's sentence, status and close code."""
     rows = re.findall(
         r"^\| \[`(\w+)`\]\(([\w-]+)\.md#(\w+)\) \| (.+?) \| (\S+) \| (\S+) \|$", text_of(INDEX), re.MULTILINE
     )
@@ -102,27 +102,27 @@ def test_the_index_leads_to_every_reason() -> None:
     ] == [(reason, page, anchor, *rest) for reason, page, anchor, *rest in rows]
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
-def test_every_link_leads_somewhere(path: Path) -> None:
-    """Files exist, and so do the headings in them."""
+@pytest.mark.parametrize("path", ALL_PAGES, ids=name_of)
+def test_links_exist(path: Path) -> None:
+    """Linked files and headings exist."""
     for link, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", text_of(path)):
         target = (path.parent / link).resolve()
         assert target.is_file(), link
         assert not anchor or anchor in anchors_of(target), (link, anchor)
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
-def test_what_is_named_exists(path: Path) -> None:
-    """Settings, log events, URL paths: a renamed one fails here."""
+@pytest.mark.parametrize("path", ALL_PAGES, ids=name_of)
+def test_names_exist(path: Path) -> None:
+    """Settings, log events and URL paths exist in the code."""
     text, code = text_of(path), source()
-    # Alternatives such as key\.(found|rotated) in a grep are spelt out.
+    # Expand alternatives in a grep pattern, such as key\.(found|rotated).
     events = {
         f"{noun}.{verb}" for noun, verbs in re.findall(r"(\w+)\\\.\(([\w|]+)\)", text) for verb in verbs.split("|")
     }
     events |= {f"{noun}.{verb}" for noun, verb in re.findall(r"\b([a-z]+)\\\.([a-z_]+)", text)}
     events |= set(re.findall(rf"`((?:{EVENT_NOUNS})\.[a-z_]+)`", text))
     served = {
-        *PATHS, *TRANSLATION_PATHS, *PROVIDERS_PATHS, *re.findall(r'web\.get\("(/[^"{]+)"', code),
+        *PATHS, *TRANSLATION_PATHS, *PROVIDER_PATHS, *re.findall(r'web\.get\("(/[^"{]+)"', code),
         *(f"/healthz/{check}" for check in CHECKS),
     }  # fmt: skip
 
@@ -131,9 +131,9 @@ def test_what_is_named_exists(path: Path) -> None:
     assert set(re.findall(r"(?:127\.0\.0\.1:\d+|`)(/(?!dev/)[a-z0-9/]+)", text)) <= served
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@pytest.mark.parametrize("path", ALL_PAGES, ids=name_of)
 def test_metrics_and_labels_exist(path: Path) -> None:
-    """A query for a series, a label or a value that does not exist would be silent for ever."""
+    """Queries name series, labels and values of the relay's registry."""
     metrics = Metrics("openai")
     for check in CHECKS:
         metrics.set_check_status(check, "pass")
@@ -153,9 +153,9 @@ def test_metrics_and_labels_exist(path: Path) -> None:
             assert any(re.fullmatch(part, value) for value in values), (label, part)
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
-def test_commands_can_be_pasted(path: Path) -> None:
-    """A shell reads them; doctor has their options, and `--help` examines nothing; the logs are those of all pods."""
+@pytest.mark.parametrize("path", ALL_PAGES, ids=name_of)
+def test_commands_are_valid(path: Path) -> None:
+    """Bash parses each block, the doctor has the options, and kubectl reads the logs of all pods."""
     parser = argparse.ArgumentParser(add_help=False)
     doctor.add_arguments(parser)
     for block in blocks_of(path, "sh"):

@@ -1,4 +1,4 @@
-"""A scan that could not ask its database is no scan that found nothing."""
+"""tools/scan.py: a scan without answers of the database fails."""
 
 import json
 import shutil
@@ -12,37 +12,41 @@ from tools import scan
 
 Answer = Callable[[list[str]], list[dict[str, Any]]]
 GOOD: dict[str, Any] = {"name": "yarl", "version": "1.25.1", "vulns": []}
-HOLE: dict[str, Any] = {"name": "aiohttp", "version": "3.8.0", "vulns": [{"id": "CVE-1", "fix_versions": ["3.8.5"]}]}
+VULNERABLE: dict[str, Any] = {
+    "name": "aiohttp",
+    "version": "3.8.0",
+    "vulns": [{"id": "CVE-1", "fix_versions": ["3.8.5"]}],
+}
 SKIPPED: dict[str, Any] = {"name": "yarl", "skip_reason": "Dependency not found on PyPI and could not be audited"}
 
 
 def is_canary(command: list[str]) -> bool:
-    """Whether this run asks for the release that is known to be bad."""
+    """Whether this run checks the release with a known vulnerability."""
     return command[-1].endswith("canary.txt")
 
 
 @pytest.mark.parametrize(
-    ("canary", "locked", "expected", "said"),
+    ("canary", "locked", "expected", "message"),
     [
-        ([HOLE], [GOOD], 0, "No known vulnerability"),
-        ([HOLE], [GOOD, HOLE], 1, "aiohttp 3.8.0: CVE-1, fixed in 3.8.5"),
+        ([VULNERABLE], [GOOD], 0, "No known vulnerability"),
+        ([VULNERABLE], [GOOD, VULNERABLE], 1, "aiohttp 3.8.0: CVE-1, fixed in 3.8.5"),
         ([SKIPPED], [SKIPPED], 2, "SCAN INCOMPLETE: the database does not answer for yarl"),
-        ([HOLE], [GOOD, SKIPPED], 2, "SCAN INCOMPLETE: the database does not answer for yarl"),
+        ([VULNERABLE], [GOOD, SKIPPED], 2, "SCAN INCOMPLETE: the database does not answer for yarl"),
         ([GOOD], [GOOD], 2, "SCAN INCOMPLETE: the database reports nothing for aiohttp 3.8.0"),
         ([], [], 2, "SCAN INCOMPLETE: the database does not answer for any package"),
         (None, None, 2, "SCAN INCOMPLETE: pip-audit: no network"),
     ],
 )
-def test_only_answers_count(
+def test_scan_passes_only_if_every_package_is_answered(
     canary: list[Any] | None,
     locked: list[Any] | None,
     expected: int,
-    said: str,
+    message: str,
     *,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It ends well only if the database answered for every package and knows a hole where there is one."""
+    """Exit code 0 requires an answer for every package, and the known vulnerability of the canary release."""
 
     def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
         found = canary if is_canary(command) else locked
@@ -54,4 +58,4 @@ def test_only_answers_count(
 
     assert expected == scan.main()
     written = capsys.readouterr()
-    assert said in written.out + written.err
+    assert message in written.out + written.err

@@ -1,1 +1,1 @@
-"""Real relays, a real Prometheus, a real Alertmanager: every alert by its real cause, every panel's query."""
+"""Runs relays, Prometheus and Alertmanager, causes every alert, and runs the query of every dashboard panel."""

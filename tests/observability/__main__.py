@@ -1,6 +1,6 @@
-"""`make e2e-observability`: real relays, a real Prometheus, a real Alertmanager; every alert by its real cause.
+"""`make e2e-observability`: causes every alert with real relays, a Prometheus and an Alertmanager.
 
-Exit code 0 if every alert arrived and went, and every query has data; 1 if not; 3 if the programs cannot be had here.
+Exit code 0 if every alert fired and resolved, and every query returned data; 1 if not; 3 if the programs are not available.
 """
 
 import asyncio
@@ -17,117 +17,137 @@ from aiohttp import ClientSession, ClientTimeout
 
 from monitoring.alerts import ALERTS
 from tests.observability import causes, programs
-from tests.observability.callers import call, calling, converse, path
-from tests.observability.panels import faults_of_boards, faults_of_grafana, faults_of_records
-from tests.observability.receiver import Missing, receiving
-from tests.observability.stage import Stage
+from tests.observability.clients import client_load, connect_once, converse, path
+from tests.observability.notifications import ExpectationFailed, notification_server
+from tests.observability.panels import check_dashboards, check_grafana_alerts, check_recording_rules
+from tests.observability.testbed import Testbed
 from tools.debian import PackageUnavailable
 
 NOT_RUN: Final = 3
-_MOST_SECONDS: Final = 280
+_MAX_SECONDS: Final = 280
 _QUIET_SECONDS: Final = 8
+_DISCOVERY_SECONDS: Final = 30
 
 
 def main() -> int:
-    """Get the programs, run the trials, say what came out."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends its children, too
+    """Find the programs, run all scenarios, and print the results."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the child processes
     try:
-        found = programs.obtain()
+        executables = programs.find_programs()
     except PackageUnavailable as exc:
-        _say(f"NOT RUN: e2e-observability, since Prometheus and Alertmanager cannot be had on this machine: {exc}")
+        _print(f"NOT RUN: e2e-observability: Prometheus and Alertmanager are not available on this machine: {exc}")
         return NOT_RUN
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="realtime-relay-observability-") as folder:
-        faults = asyncio.run(_run(found, Path(folder)))
-    for fault in faults:
-        _say(f"FAILED {fault}")
-    _say(f"{'FAILED' if faults else 'passed'} in {time.monotonic() - started:.0f} s")
-    return 1 if faults else 0
+        errors = asyncio.run(_run(executables, Path(folder)))
+    for error in errors:
+        _print(f"FAILED {error}")
+    _print(f"{'FAILED' if errors else 'passed'} in {time.monotonic() - started:.0f} s")
+    return 1 if errors else 0
 
 
-async def _run(found: dict[str, Path], folder: Path) -> list[str]:
+async def _run(executables: dict[str, Path], folder: Path) -> list[str]:
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(ClientSession(timeout=ClientTimeout(total=20)))
-        receiver = await stack.enter_async_context(receiving())
+        http = await stack.enter_async_context(ClientSession(timeout=ClientTimeout(total=20)))
+        notifications = await stack.enter_async_context(notification_server())
         ports = [programs.free_port() for _ in programs.PACKAGES]
-        stage = Stage(folder, receiver, f"http://127.0.0.1:{ports[0]}", session)
-        causes.deploy(stage)
+        testbed = Testbed(folder, notifications, f"http://127.0.0.1:{ports[0]}", http)
+        causes.add_deployments(testbed)
         try:
-            async with asyncio.timeout(_MOST_SECONDS):
-                await _start(stage, stack, found, ports)
-                await _try_everything(stage)
-        except (TimeoutError, Missing, AssertionError) as exc:
-            stage.faults.append(str(exc) or f"not done within {_MOST_SECONDS} s")
-        _show(stage)
-        return stage.faults
+            async with asyncio.timeout(_MAX_SECONDS):
+                await _start(testbed, stack, executables, ports)
+                await _run_all(testbed)
+        except (TimeoutError, ExpectationFailed, AssertionError) as exc:
+            testbed.errors.append(str(exc) or f"not finished within {_MAX_SECONDS} s")
+        _print_timings(testbed)
+        return testbed.errors
 
 
-async def _start(stage: Stage, stack: AsyncExitStack, found: dict[str, Path], ports: list[int]) -> None:
-    relays = [relay for each in stage.deployments.values() for relay in each.relays]
-    for each in stage.deployments.values():
-        stack.push_async_callback(each.provider.stop)
-        if each.job not in causes.LATE_PROVIDERS:
-            await each.provider.behave()
+async def _start(testbed: Testbed, stack: AsyncExitStack, executables: dict[str, Path], ports: list[int]) -> None:
+    relays = [relay for deployment in testbed.deployments.values() for relay in deployment.relays]
+    for deployment in testbed.deployments.values():
+        stack.push_async_callback(deployment.provider.stop)
+        if deployment.job not in causes.LATE_PROVIDERS:
+            await deployment.provider.restart()
     for relay in relays:
         stack.push_async_callback(relay.stop)
     await asyncio.gather(*(relay.start() for relay in relays if relay.name not in causes.LATE_RELAYS))
-    targets = {job: [relay.target for relay in each.relays] for job, each in stage.deployments.items() if each.relays}
-    programs.write_configuration(stage.folder, targets, ports[1], stage.receiver.url)
-    commands = (programs.prometheus, programs.alertmanager)
+    targets = {
+        job: [relay.target for relay in deployment.relays]
+        for job, deployment in testbed.deployments.items()
+        if deployment.relays
+    }
+    programs.write_configuration(testbed.folder, targets, ports[1], testbed.notifications.url)
+    commands = (programs.prometheus_command, programs.alertmanager_command)
+    # Alertmanager first: Prometheus sends to it from its first evaluation on.
     for name, port, command in reversed(list(zip(programs.PACKAGES, ports, commands, strict=True))):
-        words, ready = command(found[name], stage.folder, port)
-        await stack.enter_async_context(programs.running(words, ready, stage.folder / f"{name}.log"))
+        arguments, ready_url = command(executables[name], testbed.folder, port)
+        log = testbed.folder / f"{name}.log"
+        await stack.enter_async_context(programs.running(arguments, ready_url, log))
 
 
-async def _try_everything(stage: Stage) -> None:
+async def _run_all(testbed: Testbed) -> None:
     started = time.time()
-    steady = stage.deployments["steady"]
-    async with calling(steady.port, path(), converse, each_second=2):
-        await _is_quiet(stage)
-        _say(f"all quiet for {_QUIET_SECONDS} s, with callers and one failed call; {len(causes.TRIALS)} trials begin")
-        await asyncio.gather(*(_tried(stage, trial) for trial in causes.TRIALS))
-    tried = {row.alert for row in stage.rows}
-    stage.faults += [f"{alert.name} has not been tried" for alert in ALERTS if alert.name not in tried]
-    stage.faults += [f"{told.key} was told" for told in stage.receiver.told if told.key[1] == "steady"]
-    count, faults = await faults_of_boards(stage, started)
-    _say(f"{count} queries of boards, {len(ALERTS)} of Grafana's rules executed")
-    stage.faults += [*faults, *await faults_of_records(stage, started), *await faults_of_grafana(stage)]
+    steady = testbed.deployments["steady"]
+    async with client_load(steady.port, path(), converse, per_second=2):
+        await _check_quiet(testbed)
+        _print(
+            f"no alert for {_QUIET_SECONDS} s with clients and one failed connection; "
+            f"starting {len(causes.SCENARIOS)} scenarios"
+        )
+        await asyncio.gather(*(_run_scenario(testbed, scenario) for scenario in causes.SCENARIOS))
+    fired = {timing.alert for timing in testbed.timings}
+    testbed.errors += [f"no scenario fired {alert.name}" for alert in ALERTS if alert.name not in fired]
+    testbed.errors += [
+        f"unexpected notification {notification.key}"
+        for notification in testbed.notifications.notifications
+        if notification.key[1] == "steady"
+    ]
+    count, errors = await check_dashboards(testbed, started)
+    _print(f"ran {count} dashboard queries and the queries of {len(ALERTS)} Grafana rules")
+    testbed.errors += [
+        *errors,
+        *await check_recording_rules(testbed, started),
+        *await check_grafana_alerts(testbed),
+    ]
 
 
-async def _is_quiet(stage: Stage) -> None:
-    """Every relay is seen, callers come, one of them fails: and nobody is woken."""
-    there = sum(relay.name not in causes.LATE_RELAYS for each in stage.deployments.values() for relay in each.relays)
-    deadline = time.monotonic() + 30
-    while len(await stage.query("realtime_relay_build_info")) < there:
+async def _check_quiet(testbed: Testbed) -> None:
+    """Check that no alert fires while all relays are up, clients connect, and one connection fails."""
+    relays = [relay for deployment in testbed.deployments.values() for relay in deployment.relays]
+    expected = sum(relay.name not in causes.LATE_RELAYS for relay in relays)
+    deadline = time.monotonic() + _DISCOVERY_SECONDS
+    while len(await testbed.query("realtime_relay_build_info")) < expected:
         if time.monotonic() > deadline:
-            raise Missing(f"Prometheus does not see the {there} relays")
+            raise ExpectationFailed(f"Prometheus does not scrape the {expected} relays")
         await asyncio.sleep(0.2)
-    await call(stage.deployments["steady"].port, path("http-500"))
+    await connect_once(testbed.deployments["steady"].port, path("http-500"))
     await asyncio.sleep(_QUIET_SECONDS)
-    firing = await stage.query('ALERTS{alertstate="firing"}')
-    stage.faults += [f"fires without a cause: {each['metric']}" for each in firing]
+    firing = await testbed.query('ALERTS{alertstate="firing"}')
+    testbed.errors += [f"alert without a cause: {series['metric']}" for series in firing]
 
 
-async def _tried(stage: Stage, trial: Callable[[Stage], Awaitable[None]]) -> None:
-    """One trial; another one's fault does not end it."""
+async def _run_scenario(testbed: Testbed, scenario: Callable[[Testbed], Awaitable[None]]) -> None:
+    """Run one scenario. Its failure is recorded and does not end the others."""
     try:
-        await trial(stage)
-    except (Missing, AssertionError, OSError, TimeoutError) as exc:
-        stage.faults.append(f"{getattr(trial, '__name__', trial)}: {type(exc).__name__} {exc}")
+        await scenario(testbed)
+    except (ExpectationFailed, AssertionError, OSError, TimeoutError) as exc:
+        name = getattr(scenario, "__name__", scenario)
+        testbed.errors.append(f"{name}: {type(exc).__name__} {exc}")
 
 
-def _show(stage: Stage) -> None:
-    _say(f"{'alert':<30} {'deployment':<10} {'for':<36} {'came':>6} {'over':>6}")
-    for row in sorted(stage.rows, key=lambda row: row.fired):
-        over = f"{row.passed:5.1f}s" if row.passed is not None else "-"
-        _say(f"{row.alert:<30} {row.job:<10} {row.labels:<36} {row.fired:5.1f}s {over:>6}")
-    tried = {(row.alert, row.job) for row in stage.rows}
-    beside = sorted({told.key for told in stage.receiver.told} - tried)
-    if beside:
-        _say(f"also told, as consequences: {', '.join(f'{name} ({job})' for name, job in beside)}")
+def _print_timings(testbed: Testbed) -> None:
+    _print(f"{'alert':<30} {'deployment':<10} {'for':<36} {'fired':>6} {'resolved':>8}")
+    for timing in sorted(testbed.timings, key=lambda timing: timing.firing_seconds):
+        resolved = f"{timing.resolved_seconds:5.1f}s" if timing.resolved_seconds is not None else "-"
+        _print(f"{timing.alert:<30} {timing.job:<10} {timing.labels:<36} {timing.firing_seconds:5.1f}s {resolved:>8}")
+    expected = {(timing.alert, timing.job) for timing in testbed.timings}
+    others = sorted({notification.key for notification in testbed.notifications.notifications} - expected)
+    if others:
+        _print(f"further notifications, as consequences: {', '.join(f'{name} ({job})' for name, job in others)}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - a command line
 
 

@@ -1,4 +1,4 @@
-"""The trials: for each alert its real cause, made and taken away again. What each needs stands in `deploy`."""
+"""The scenarios: each creates the real cause of an alert and removes it again. `add_deployments` sets up their relays."""
 
 import asyncio
 import os
@@ -10,241 +10,243 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.observability.callers import ask, call, calling, holding, listen, loitering, path
-from tests.observability.stage import Deployment, Stage
+from tests.observability.clients import (
+    client_load,
+    connect_once,
+    idle_connections,
+    open_sessions,
+    path,
+    request_response,
+    wait_until_closed,
+)
+from tests.observability.faulty_relay import BROKEN_MODEL
+from tests.observability.testbed import Deployment, Testbed
 
-_FILES: Final = 1024
-_LOITERERS: Final = 890  # with the process's own descriptors above 85 % of 1024, and below where the relay cuts off
-_NEW_KEY: Final = "sk-sim-good-the-next-one-0123456789"
+_MAX_OPEN_FILES: Final = 1024
+# With the process's own descriptors above 85 % of the limit, and below the number at which the relay closes connections.
+_IDLE_CONNECTIONS: Final = 890
+_FIRST_KEY: Final = "sk-sim-good-the-first-one-0123456789"
+_NEXT_KEY: Final = "sk-sim-good-the-next-one-0123456789"
 _BAD_KEY: Final = "sk-sim-key-rejected-0123456789abcdef"
-_BROKEN_MODEL: Final = "gpt-realtime-mini"
-# A bug that strikes in the sessions of one model.
-_WITH_A_BUG: Final = f"""
-import sys
-from service.cli import main
-from service.relay.session import Session
-well = Session._tell_start
-def broken(session):
-    if session.facts.model == "{_BROKEN_MODEL}":
-        raise RuntimeError("a bug")
-    well(session)
-Session._tell_start = broken
-sys.exit(main())
-"""
 
 
-def deploy(stage: Stage) -> None:
-    """Name every deployment; each trial has its own, so that they run at once and do not mix."""
-    key_file, pipe = stage.folder / "key", stage.folder / "log-pipe"
+def add_deployments(testbed: Testbed) -> None:
+    """Add all deployments. Each scenario has its own, so that scenarios run concurrently without interference."""
+    key_file, pipe = testbed.folder / "key", testbed.folder / "log-pipe"
     os.mkfifo(pipe)
-    key_file.write_text(_NEW_KEY.replace("next", "first"), encoding="utf-8")
-    for job in ("steady", "burning", "quota", "handshake", "slow", "absent", "cut", "mute", "late"):
-        stage.add(job)
-    stage.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
-    stage.add("pair", instances=2)
-    stage.deployments["pair"].relays[1].settings = {
-        **stage.deployments["pair"].relays[0].settings, "OPENAI_BASE_URL": stage.add("pair-other", instances=0).provider.url,
-    }  # fmt: skip
-    stage.add("full", settings={"RELAY_MAX_SESSIONS": "10"}, prefix=("prlimit", f"--nofile={_FILES}:{_FILES}"))
-    stage.add("bug", settings={"RELAY_DRAIN_SECONDS": "600"}, program=("-c", _WITH_A_BUG))
-    stage.add("log", log=pipe)
+    key_file.write_text(_FIRST_KEY, encoding="utf-8")
+    for job in ("steady", "burning", "quota", "handshake", "slow", "absent", "ended", "failing", "lagging"):
+        testbed.add(job)
+    testbed.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
+    testbed.add("pair", instances=2)
+    testbed.deployments["pair"].relays[1].settings = {
+        **testbed.deployments["pair"].relays[0].settings,
+        "OPENAI_BASE_URL": testbed.add("pair-other", instances=0).provider.url,
+    }
+    limit_files = ("prlimit", f"--nofile={_MAX_OPEN_FILES}:{_MAX_OPEN_FILES}")
+    testbed.add("full", settings={"RELAY_MAX_SESSIONS": "10"}, prefix=limit_files)
+    faulty_relay = ("-m", "tests.observability.faulty_relay")
+    testbed.add("faulty", settings={"RELAY_DRAIN_SECONDS": "600"}, program=faulty_relay)
+    testbed.add("log", log=pipe)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
 
 
 LATE_PROVIDERS: Final = frozenset({"handshake"})
 LATE_RELAYS: Final = frozenset({"handshake-0", "log-0"})
-"""These are not there at the start: their trials start them."""
+"""Started by their scenarios, not at the beginning."""
 
 
-async def burning(stage: Stage) -> None:
-    """The provider fails every call; then it is well, and only then is told what the fastest alert had silenced."""
-    here = stage.deployments["burning"]
+async def burn_rate(testbed: Testbed) -> None:
+    """The provider fails every connection, then recovers; the slower burn rates then fire, no longer inhibited."""
+    deployment = testbed.deployments["burning"]
     since = time.monotonic()
-    async with calling(here.port, path("http-500"), each_second=5):
-        await stage.fires("RelayConnectFailures1h", "burning", since, reason="upstream_error")
-    over = time.monotonic()
-    async with calling(here.port, path(), each_second=5):
-        await stage.passes("RelayConnectFailures1h", "burning", over)
-        await stage.fires("RelayConnectFailures6h", "burning", over, reason="upstream_error")
-        await stage.passes("RelayConnectFailures6h", "burning", over)
-        await stage.fires("RelayConnectFailures1d", "burning", over, reason="upstream_error")
-        await stage.fires("RelayConnectFailures3d", "burning", over, reason="upstream_error")
-        await stage.passes("RelayConnectFailures1d", "burning", over)
-        await stage.passes("RelayConnectFailures3d", "burning", over)
+    async with client_load(deployment.port, path("http-500"), per_second=5):
+        await testbed.expect_firing("RelayConnectFailures1h", "burning", since, reason="upstream_error")
+    recovered = time.monotonic()
+    async with client_load(deployment.port, path(), per_second=5):
+        await testbed.expect_resolved("RelayConnectFailures1h", "burning", recovered)
+        await testbed.expect_firing("RelayConnectFailures6h", "burning", recovered, reason="upstream_error")
+        await testbed.expect_resolved("RelayConnectFailures6h", "burning", recovered)
+        await testbed.expect_firing("RelayConnectFailures1d", "burning", recovered, reason="upstream_error")
+        await testbed.expect_firing("RelayConnectFailures3d", "burning", recovered, reason="upstream_error")
+        await testbed.expect_resolved("RelayConnectFailures1d", "burning", recovered)
+        await testbed.expect_resolved("RelayConnectFailures3d", "burning", recovered)
 
 
-async def key(stage: Stage) -> None:
-    """A wrong key is put into the file, and a right one; then the provider refuses the right one, too."""
-    here = stage.deployments["key"]
-    file = stage.folder / "key"
+async def key(testbed: Testbed) -> None:
+    """The key file gets a wrong key, then a valid one; then the provider rejects the valid one."""
+    deployment = testbed.deployments["key"]
+    file = testbed.folder / "key"
     since = time.monotonic()
     _replace(file, _BAD_KEY)
-    await stage.fires("RelayKeyRotationRefused", "key", since, instance=here.relays[0].target)
-    over = time.monotonic()
-    _replace(file, _NEW_KEY)
-    await stage.passes("RelayKeyRotationRefused", "key", over)
-    await _refusing(stage, here, "key-rejected", "RelayKeyRejected", "key_rejected")
+    await testbed.expect_firing("RelayKeyRotationRefused", "key", since, instance=deployment.relays[0].target)
+    recovered = time.monotonic()
+    _replace(file, _NEXT_KEY)
+    await testbed.expect_resolved("RelayKeyRotationRefused", "key", recovered)
+    await _provider_refuses(testbed, deployment, "key-rejected", "RelayKeyRejected", "key_rejected")
 
 
-async def quota(stage: Stage) -> None:
+async def quota(testbed: Testbed) -> None:
     """The account has no credit left."""
-    await _refusing(stage, stage.deployments["quota"], "quota-exhausted", "RelayQuotaExhausted", "quota_exhausted")
+    deployment = testbed.deployments["quota"]
+    await _provider_refuses(testbed, deployment, "quota-exhausted", "RelayQuotaExhausted", "quota_exhausted")
 
 
-async def _refusing(stage: Stage, here: Deployment, scenario: str, alert: str, reason: str) -> None:
+async def _provider_refuses(testbed: Testbed, deployment: Deployment, scenario: str, alert: str, reason: str) -> None:
     since = time.monotonic()
-    await here.provider.behave(scenario)
-    async with calling(here.port, path(), each_second=2):
-        await stage.fires(alert, here.job, since, reason=reason)
-        over = time.monotonic()
-        await here.provider.behave()
-        await stage.passes(alert, here.job, over)
+    await deployment.provider.restart(scenario)
+    async with client_load(deployment.port, path(), per_second=2):
+        await testbed.expect_firing(alert, deployment.job, since, reason=reason)
+        recovered = time.monotonic()
+        await deployment.provider.restart()
+        await testbed.expect_resolved(alert, deployment.job, recovered)
 
 
-async def handshake(stage: Stage) -> None:
-    """Nobody calls, and nobody is where the provider should be."""
-    here = stage.deployments["handshake"]
+async def handshake(testbed: Testbed) -> None:
+    """No client connects, and the provider's port refuses connections."""
+    deployment = testbed.deployments["handshake"]
     since = time.monotonic()
-    await here.relays[0].start()
-    await stage.fires("RelayHandshakeFailing", "handshake", since, reason="connect_refused")
-    over = time.monotonic()
-    await here.provider.behave()
-    await stage.passes("RelayHandshakeFailing", "handshake", over)
+    await deployment.relays[0].start()
+    await testbed.expect_firing("RelayHandshakeFailing", "handshake", since, reason="connect_refused")
+    recovered = time.monotonic()
+    await deployment.provider.restart()
+    await testbed.expect_resolved("RelayHandshakeFailing", "handshake", recovered)
 
 
-async def pair(stage: Stage) -> None:
-    """One of two instances is killed; its successor does not reach the provider."""
-    other, provider = stage.deployments["pair"].relays[1], stage.deployments["pair-other"].provider
-    since = time.monotonic()
-    await other.kill()
-    await stage.fires("RelayInstanceDown", "pair", since, instance=other.target)
-    await provider.stop()
-    over = since = time.monotonic()
-    await other.start()
-    await stage.passes("RelayInstanceDown", "pair", over)
-    await stage.fires("RelayInstanceCheckFailing", "pair", since, instance=other.target, check="handshake")
-    over = time.monotonic()
-    await provider.behave()
-    await stage.passes("RelayInstanceCheckFailing", "pair", over)
-
-
-async def slow(stage: Stage) -> None:
-    """The provider takes more than three seconds until its first event."""
-    here = stage.deployments["slow"]
-    since = time.monotonic()
-    await here.provider.behave("slow-first-event")
-    async with calling(here.port, path(), each_second=3):
-        await stage.fires("RelaySlowConnects", "slow", since)
-        over = time.monotonic()
-        await here.provider.behave()
-        await stage.passes("RelaySlowConnects", "slow", over)
-
-
-async def absent(stage: Stage) -> None:
-    """The only instance is killed."""
-    relay = stage.deployments["absent"].relays[0]
+async def one_of_two_instances(testbed: Testbed) -> None:
+    """One of two instances is killed; after its restart it cannot connect to the provider."""
+    relay, provider = testbed.deployments["pair"].relays[1], testbed.deployments["pair-other"].provider
     since = time.monotonic()
     await relay.kill()
-    await stage.fires("RelayAbsent", "absent", since)
-    over = time.monotonic()
+    await testbed.expect_firing("RelayInstanceDown", "pair", since, instance=relay.target)
+    await provider.stop()
+    recovered = since = time.monotonic()
     await relay.start()
-    await stage.passes("RelayAbsent", "absent", over)
+    await testbed.expect_resolved("RelayInstanceDown", "pair", recovered)
+    await testbed.expect_firing("RelayInstanceCheckFailing", "pair", since, instance=relay.target, check="handshake")
+    recovered = time.monotonic()
+    await provider.restart()
+    await testbed.expect_resolved("RelayInstanceCheckFailing", "pair", recovered)
 
 
-async def cut(stage: Stage) -> None:
-    """The provider hangs up in the middle."""
-    here = stage.deployments["cut"]
+async def slow_connections(testbed: Testbed) -> None:
+    """The provider sends its first event after more than three seconds."""
+    deployment = testbed.deployments["slow"]
     since = time.monotonic()
-    async with calling(here.port, path("drop-mid"), listen):
-        await stage.fires("RelaySessionsEndedByProvider", "cut", since)
-    over = time.monotonic()
-    await stage.passes("RelaySessionsEndedByProvider", "cut", over)
+    await deployment.provider.restart("slow-first-event")
+    async with client_load(deployment.port, path(), per_second=3):
+        await testbed.expect_firing("RelaySlowConnects", "slow", since)
+        recovered = time.monotonic()
+        await deployment.provider.restart()
+        await testbed.expect_resolved("RelaySlowConnects", "slow", recovered)
 
 
-async def mute(stage: Stage) -> None:
+async def only_instance_down(testbed: Testbed) -> None:
+    """The only instance of a deployment is killed."""
+    relay = testbed.deployments["absent"].relays[0]
+    since = time.monotonic()
+    await relay.kill()
+    await testbed.expect_firing("RelayAbsent", "absent", since)
+    recovered = time.monotonic()
+    await relay.start()
+    await testbed.expect_resolved("RelayAbsent", "absent", recovered)
+
+
+async def sessions_ended_by_provider(testbed: Testbed) -> None:
+    """The provider drops open sessions."""
+    deployment = testbed.deployments["ended"]
+    since = time.monotonic()
+    async with client_load(deployment.port, path("drop-mid"), wait_until_closed):
+        await testbed.expect_firing("RelaySessionsEndedByProvider", "ended", since)
+    recovered = time.monotonic()
+    await testbed.expect_resolved("RelaySessionsEndedByProvider", "ended", recovered)
+
+
+async def failing_responses(testbed: Testbed) -> None:
     """Every response fails at the provider."""
-    here = stage.deployments["mute"]
+    deployment = testbed.deployments["failing"]
     since = time.monotonic()
-    async with calling(here.port, path("server-error-mid"), ask):
-        await stage.fires("RelayResponsesFailing", "mute", since)
-    over = time.monotonic()
-    await stage.passes("RelayResponsesFailing", "mute", over)
+    async with client_load(deployment.port, path("server-error-mid"), request_response):
+        await testbed.expect_firing("RelayResponsesFailing", "failing", since)
+    recovered = time.monotonic()
+    await testbed.expect_resolved("RelayResponsesFailing", "failing", recovered)
 
 
-async def late(stage: Stage) -> None:
-    """The process is stopped in bursts, as a quota on the CPU does."""
-    relay = stage.deployments["late"].relays[0]
+async def event_loop_lag(testbed: Testbed) -> None:
+    """The process is stopped periodically, as by a CPU quota."""
+    relay = testbed.deployments["lagging"].relays[0]
 
     async def throttle() -> None:
         while True:
-            relay.tell(signal.SIGSTOP)
+            relay.send_signal(signal.SIGSTOP)
             await asyncio.sleep(0.4)
-            relay.tell(signal.SIGCONT)
+            relay.send_signal(signal.SIGCONT)
             await asyncio.sleep(0.2)
 
     since = time.monotonic()
     throttling = asyncio.ensure_future(throttle())
     try:
-        await stage.fires("RelayLoopLag", "late", since, instance=relay.target)
+        await testbed.expect_firing("RelayLoopLag", "lagging", since, instance=relay.target)
     finally:
         throttling.cancel()
         await asyncio.wait([throttling])
-        relay.tell(signal.SIGCONT)
-    over = time.monotonic()
-    await stage.passes("RelayLoopLag", "late", over)
+        relay.send_signal(signal.SIGCONT)
+    recovered = time.monotonic()
+    await testbed.expect_resolved("RelayLoopLag", "lagging", recovered)
 
 
-async def full(stage: Stage) -> None:
-    """Nine of ten places are taken; then so many connections come and say nothing that open files run short."""
-    here = stage.deployments["full"]
+async def capacity(testbed: Testbed) -> None:
+    """Nine of ten sessions are open; then idle connections use up the open files."""
+    deployment = testbed.deployments["full"]
     since = time.monotonic()
-    async with holding(here.port, 9):
-        await stage.fires("RelayNearCapacity", "full", since)
-    over = time.monotonic()
-    await stage.passes("RelayNearCapacity", "full", over)
+    async with open_sessions(deployment.port, 9):
+        await testbed.expect_firing("RelayNearCapacity", "full", since)
+    recovered = time.monotonic()
+    await testbed.expect_resolved("RelayNearCapacity", "full", recovered)
     since = time.monotonic()
-    async with loitering(here.port, _LOITERERS):
-        await stage.fires("RelayInstanceNearLimit", "full", since, resource="open files")
-    over = time.monotonic()
-    await stage.passes("RelayInstanceNearLimit", "full", over)
+    async with idle_connections(deployment.port, _IDLE_CONNECTIONS):
+        await testbed.expect_firing("RelayInstanceNearLimit", "full", since, resource="open files")
+    recovered = time.monotonic()
+    await testbed.expect_resolved("RelayInstanceNearLimit", "full", recovered)
 
 
-async def bug(stage: Stage) -> None:
-    """A bug strikes in one model's sessions; then the instance is to stop, and a call holds it back."""
-    here, relay = stage.deployments["bug"], stage.deployments["bug"].relays[0]
+async def internal_error_and_drain(testbed: Testbed) -> None:
+    """Sessions fail with an internal error; then an open session keeps a draining instance running."""
+    deployment = testbed.deployments["faulty"]
+    relay = deployment.relays[0]
     since = time.monotonic()
     for _ in range(2):
-        await call(here.port, path(model=_BROKEN_MODEL))
-    await stage.fires("RelayInternalErrors", "bug", since)
-    await stage.passes("RelayInternalErrors", "bug", since)
+        await connect_once(deployment.port, path(model=BROKEN_MODEL))
+    await testbed.expect_firing("RelayInternalErrors", "faulty", since)
+    await testbed.expect_resolved("RelayInternalErrors", "faulty", since)
     since = time.monotonic()
-    async with holding(here.port, 1):
-        relay.tell(signal.SIGTERM)
-        await stage.fires("RelayDrainHangs", "bug", since, instance=relay.target)
-        over = time.monotonic()
-        relay.tell(signal.SIGTERM)
-        await relay.gone()
+    async with open_sessions(deployment.port, 1):
+        relay.send_signal(signal.SIGTERM)
+        await testbed.expect_firing("RelayDrainHangs", "faulty", since, instance=relay.target)
+        recovered = time.monotonic()
+        relay.send_signal(signal.SIGTERM)
+        await relay.wait_exited()
         await relay.start()
-        await stage.passes("RelayDrainHangs", "bug", over)
+        await testbed.expect_resolved("RelayDrainHangs", "faulty", recovered)
 
 
-async def log(stage: Stage) -> None:
-    """Nobody reads the log any more; then somebody does again."""
-    here = stage.deployments["log"]
+async def dropped_log_lines(testbed: Testbed) -> None:
+    """The reader of the log pauses, then continues."""
+    deployment = testbed.deployments["log"]
     since = time.monotonic()
-    async with reading(stage.folder / "log-pipe"):
-        await here.relays[0].start()
-    async with calling(here.port, path()):
-        await stage.fires("RelayLogLinesDropped", "log", since)
-        over = time.monotonic()
-        async with reading(stage.folder / "log-pipe"):
-            await stage.passes("RelayLogLinesDropped", "log", over)
+    async with reading(testbed.folder / "log-pipe"):
+        await deployment.relays[0].start()
+    async with client_load(deployment.port, path()):
+        await testbed.expect_firing("RelayLogLinesDropped", "log", since)
+        recovered = time.monotonic()
+        async with reading(testbed.folder / "log-pipe"):
+            await testbed.expect_resolved("RelayLogLinesDropped", "log", recovered)
 
 
 @asynccontextmanager
 async def reading(pipe: Path) -> AsyncIterator[None]:
-    """Read a pipe with a name, so that whoever writes to it is heard."""
+    """Read from a named pipe and discard the data."""
     loop = asyncio.get_running_loop()
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
 
@@ -260,12 +262,13 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
         os.close(descriptor)
 
 
-TRIALS: Final[tuple[Callable[[Stage], Awaitable[None]], ...]] = (
-    handshake, pair, burning, key, quota, slow, absent, cut, mute, late, full, bug, log,
+SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
+    handshake, one_of_two_instances, burn_rate, key, quota, slow_connections, only_instance_down,
+    sessions_ended_by_provider, failing_responses, event_loop_lag, capacity, internal_error_and_drain, dropped_log_lines,
 )  # fmt: skip
 
 
 def _replace(file: Path, text: str) -> None:
-    beside = file.with_suffix(".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)
+    temporary = file.with_suffix(".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

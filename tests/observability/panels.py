@@ -1,4 +1,4 @@
-"""Every query of every board, and every recording rule, on the Prometheus that has watched the trials."""
+"""Runs every dashboard query, recording rule and Grafana alert query on the Prometheus that scraped the scenarios."""
 
 import json
 import math
@@ -11,70 +11,70 @@ from monitoring.dashboards import DASHBOARDS
 from monitoring.recording import RECORDING_RULES, inline_records
 from monitoring.rule import DOCS_URL
 from service.machine import memory_limit_bytes
-from tests.observability.receiver import Missing
-from tests.observability.stage import Stage
+from tests.observability.notifications import ExpectationFailed
+from tests.observability.testbed import Testbed
 
-_STEP: Final = 2
+_STEP_SECONDS: Final = 2
 
 
-def _without_data() -> dict[str, str]:
-    """Queries that return nothing here, and why."""
+def _queries_without_data() -> dict[str, str]:
+    """Prefixes of queries that correctly return nothing on this machine, with the reason."""
     if memory_limit_bytes() is None:
-        return {"min(realtime_relay_memory_limit_bytes{": "this machine gives no limit on memory, and none is drawn"}
+        return {"min(realtime_relay_memory_limit_bytes{": "this machine has no memory limit, and none is drawn"}
     return {}
 
 
-def substituted(expression: str, jobs: str, seconds: int) -> str:
-    """A panel's query with Grafana's variables filled in, as Grafana fills them in when all is chosen."""
+def substitute_variables(expression: str, jobs: str, seconds: int) -> str:
+    """A panel's query with Grafana's variables replaced as by Grafana with all values selected."""
     values = {"namespace": ".*", "job": jobs, "instance": ".*", "__rate_interval": "6s", "__range": f"{seconds}s"}
     return re.sub(r"\$(\w+)", lambda found: values[found[1]], expression)
 
 
-async def faults_of_boards(stage: Stage, started: float) -> tuple[int, list[str]]:
-    """How many queries were executed, and what is wrong: no data, NaN alone, a legend's label that is not there."""
+async def check_dashboards(testbed: Testbed, started: float) -> tuple[int, list[str]]:
+    """Run every panel query; returns their number, and an error for each without data or with a legend label missing."""
     end = time.time()
-    jobs = "|".join(stage.deployments)
-    count, found = 0, []
-    for board, render in DASHBOARDS.items():
+    jobs = "|".join(testbed.deployments)
+    count, errors = 0, []
+    for dashboard, render in DASHBOARDS.items():
         for panel in json.loads(render(DOCS_URL))["panels"]:
             for target in panel["targets"]:
                 count += 1
-                query = substituted(target["expr"], jobs, round(end - started))
-                what = f"{board}, {panel['title']}, {target['refId']}"
-                if any(target["expr"].startswith(known) for known in _without_data()):
+                query = substitute_variables(target["expr"], jobs, round(end - started))
+                name = f"{dashboard}, {panel['title']}, {target['refId']}"
+                if any(target["expr"].startswith(prefix) for prefix in _queries_without_data()):
                     continue
-                series = await stage.query(query, start=started, end=end, step=_STEP)
-                found += [f"{what}: {fault}" for fault in _faults(series, target["legendFormat"])]
-    return count, found
+                result = await testbed.query(query, start=started, end=end, step=_STEP_SECONDS)
+                errors += [f"{name}: {error}" for error in _find_errors(result, target["legendFormat"])]
+    return count, errors
 
 
-def _faults(series: list[Any], legend: str) -> list[str]:
-    if not any(_is_number(value) for each in series for _, value in each["values"]):
+def _find_errors(result: list[Any], legend: str) -> list[str]:
+    if not _has_number(result):
         return ["no data"]
-    labels = {label for each in series for label in each["metric"]}
+    labels = {label for series in result for label in series["metric"]}
     return [f"no label {label}" for label in re.findall(r"\{\{(\w+)\}\}", legend) if label not in labels]
 
 
-def _is_number(value: str) -> bool:
-    return math.isfinite(float(value))
+def _has_number(result: list[Any]) -> bool:
+    return any(math.isfinite(float(value)) for series in result for _, value in series["values"])
 
 
-async def faults_of_records(stage: Stage, started: float) -> list[str]:
-    """Recording rules that have recorded nothing."""
-    found = []
+async def check_recording_rules(testbed: Testbed, started: float) -> list[str]:
+    """An error for each recording rule that recorded no number."""
+    errors = []
     for record in RECORDING_RULES:
-        series = await stage.query(record.name, start=started, end=time.time(), step=_STEP)
-        if not any(_is_number(value) for each in series for _, value in each["values"]):
-            found.append(f"{record.name} has recorded nothing")
-    return found
+        result = await testbed.query(record.name, start=started, end=time.time(), step=_STEP_SECONDS)
+        if not _has_number(result):
+            errors.append(f"{record.name} has recorded nothing")
+    return errors
 
 
-async def faults_of_grafana(stage: Stage) -> list[str]:
-    """Grafana's queries that Prometheus does not execute, with their real windows."""
-    found = []
+async def check_grafana_alerts(testbed: Testbed) -> list[str]:
+    """An error for each Grafana alert query, with its original windows, that Prometheus rejects."""
+    errors = []
     for alert in ALERTS:
         try:
-            await stage.query(inline_records(alert.query))
-        except Missing as exc:
-            found.append(str(exc))
-    return found
+            await testbed.query(inline_records(alert.query))
+        except ExpectationFailed as exc:
+            errors.append(str(exc))
+    return errors

@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager, from Debian's packages, and how they are run: on loopback, for this test only."""
+"""Finds Prometheus and Alertmanager, from Debian's packages if necessary, and runs them on loopback."""
 
 import asyncio
 import os
@@ -14,18 +14,18 @@ import yaml
 from aiohttp import ClientError, ClientSession
 
 from monitoring import rules
-from tests.observability.pace import paced
+from tests.observability.time_scale import shorten
 from tools.debian import PackageUnavailable, unpack
 from tools.generate import ROOT
 
 PACKAGES: Final = ("prometheus", "prometheus-alertmanager")
 _START_SECONDS: Final = 30.0
-# Debian's Alertmanager looks for its templates here, wherever it is started from.
+# Debian's Alertmanager reads its templates from this absolute path.
 _TEMPLATES: Final = Path("/usr/share/prometheus/alertmanager/default.tmpl")
 
 
-def obtain() -> dict[str, Path]:
-    """Both programs: installed, or installed now where we may, or unpacked beside; raises NotToBeHad."""
+def find_programs() -> dict[str, Path]:
+    """Paths of both programs: installed, installed now if root, or unpacked; raises PackageUnavailable."""
     found = _installed()
     if found is None and os.geteuid() == 0:
         command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES]
@@ -36,7 +36,7 @@ def obtain() -> dict[str, Path]:
     if found is None:
         found = {name: unpack(name, f"usr/bin/{name}") for name in PACKAGES}
         if not _TEMPLATES.exists():
-            raise PackageUnavailable(f"an Alertmanager that is only unpacked needs {_TEMPLATES}: install it as root")
+            raise PackageUnavailable(f"an unpacked Alertmanager requires {_TEMPLATES}: install the package as root")
     return found
 
 
@@ -46,25 +46,25 @@ def _installed() -> dict[str, Path] | None:
 
 
 def free_port() -> int:
-    """A port that nobody has just now; the programs here cannot be asked which one they took."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """A port that is free now. The programs cannot listen on port 0 and report the port that they use."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], ready: str, log: Path) -> AsyncIterator[None]:
-    """A child process, from when it answers at `ready` to its end."""
+async def running(command: Sequence[str], ready_url: str, log: Path) -> AsyncIterator[None]:
+    """Run a child process: enters once `ready_url` answers, terminates the process at exit."""
     with log.open("wb") as output:
         child = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, cwd=log.parent)
     try:
-        await answering(ready, child, log)
+        await wait_until_ready(ready_url, child, log)
         yield
     finally:
-        await ended(child)
+        await terminate(child)
 
 
-async def ended(child: asyncio.subprocess.Process) -> None:
-    """Stop a child, by asking first."""
+async def terminate(child: asyncio.subprocess.Process) -> None:
+    """Stop a child process with SIGTERM, after 5 seconds with SIGKILL."""
     if child.returncode is None:
         with suppress(ProcessLookupError):
             child.terminate()
@@ -75,17 +75,17 @@ async def ended(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-async def answering(url: str, child: asyncio.subprocess.Process, log: Path) -> None:
-    """Wait until a URL answers with 200."""
+async def wait_until_ready(url: str, child: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait until a URL answers with a success status; raises AssertionError with the end of the log if it does not."""
     deadline = asyncio.get_running_loop().time() + _START_SECONDS
     async with ClientSession() as session:
         while True:
             with suppress(ClientError, TimeoutError):
-                async with session.get(url) as answer:
-                    if answer.ok:
+                async with session.get(url) as response:
+                    if response.ok:
                         return
-            late = asyncio.get_running_loop().time() > deadline
-            assert child.returncode is None and not late, f"{url} does not answer:\n{_tail(log)}"  # noqa: PT018
+            is_late = asyncio.get_running_loop().time() > deadline
+            assert child.returncode is None and not is_late, f"{url} does not answer:\n{_tail(log)}"  # noqa: PT018
             await asyncio.sleep(0.1)
 
 
@@ -93,23 +93,25 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
 
 
-def write_configuration(folder: Path, targets: Mapping[str, Sequence[str]], alertmanager: int, receiver: str) -> None:
-    """The rules at the test's pace, and both programs' own files with only addresses and waiting times changed."""
-    (folder / "rules.yaml").write_text(rules.to_yaml({"groups": rules.groups(scale=paced)}), encoding="utf-8")
+def write_configuration(
+    folder: Path, targets: Mapping[str, Sequence[str]], alertmanager_port: int, webhook_url: str
+) -> None:
+    """Write the rules with shortened durations, and both configuration files with other addresses and intervals only."""
+    (folder / "rules.yaml").write_text(rules.to_yaml({"groups": rules.groups(scale=shorten)}), encoding="utf-8")
     text = rules.render_config(
-        targets=dict(targets), alertmanager=f"127.0.0.1:{alertmanager}", rules="rules.yaml", interval="1s"
+        targets=dict(targets), alertmanager=f"127.0.0.1:{alertmanager_port}", rules="rules.yaml", interval="1s"
     )
     (folder / "prometheus.yml").write_text(text, encoding="utf-8")
     path = ROOT / "monitoring" / "alertmanager" / "alertmanager.yml"
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["route"] |= {"group_wait": "1s", "group_interval": "1s"}
-    for each in config["receivers"]:
-        each["webhook_configs"] = [{"url": f"{receiver}/{each['name']}"}]
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": f"{webhook_url}/{receiver['name']}"}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def prometheus(program: Path, folder: Path, port: int) -> tuple[list[str], str]:
-    """Its command, and where it says that it is ready."""
+def prometheus_command(program: Path, folder: Path, port: int) -> tuple[list[str], str]:
+    """The command line of Prometheus, and its readiness URL."""
     command = [
         str(program),
         "--config.file=prometheus.yml",
@@ -119,8 +121,8 @@ def prometheus(program: Path, folder: Path, port: int) -> tuple[list[str], str]:
     return command, f"http://127.0.0.1:{port}/-/ready"
 
 
-def alertmanager(program: Path, folder: Path, port: int) -> tuple[list[str], str]:
-    """The same of Alertmanager, which would otherwise look for a cluster."""
+def alertmanager_command(program: Path, folder: Path, port: int) -> tuple[list[str], str]:
+    """The command line of Alertmanager without clustering, and its readiness URL."""
     command = [
         str(program),
         "--config.file=alertmanager.yml",

@@ -1,4 +1,4 @@
-"""The deployments: a simulator that can change its mind, and real relay processes in front of it."""
+"""Relay processes, and the simulated provider behind each deployment, whose scenario can change while relays run."""
 
 import asyncio
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final, Self
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.observability.programs import answering, ended, free_port
+from tests.observability.programs import free_port, terminate, wait_until_ready
 from tests.support.relay_process import environment
 
-GOOD_KEY: Final = "sk-sim-good-0123456789abcdef"
+VALID_KEY: Final = "sk-sim-good-0123456789abcdef"
 
 
 @dataclass
-class Relay:
-    """One instance: always the same ports, so that Prometheus finds its successor in the same place."""
+class RelayProcess:
+    """One relay instance. It keeps its ports across restarts, so that Prometheus scrapes the same target."""
 
     name: str
     settings: dict[str, str]
@@ -28,19 +28,19 @@ class Relay:
     program: Sequence[str] = ("-m", "service")
     log: Path | None = None
     port: int = field(default_factory=free_port)
-    internal: int = field(default_factory=free_port)
+    internal_port: int = field(default_factory=free_port)
     _child: asyncio.subprocess.Process | None = None
 
     @property
     def target(self) -> str:
-        """Where Prometheus scrapes it."""
-        return f"127.0.0.1:{self.internal}"
+        """The address that Prometheus scrapes."""
+        return f"127.0.0.1:{self.internal_port}"
 
     async def start(self) -> Self:
-        """Start it, and wait until it answers."""
+        """Start the process and wait until /livez answers."""
         log = self.log or self.folder / f"{self.name}.log"
-        settings = {"RELAY_PORT": str(self.port), "RELAY_INTERNAL_PORT": str(self.internal), **self.settings}
-        # A pipe with a name is opened without waiting for its reader.
+        settings = {"RELAY_PORT": str(self.port), "RELAY_INTERNAL_PORT": str(self.internal_port), **self.settings}
+        # `log` may be a named pipe; its reader is already open.
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | (0 if self.log else os.O_CREAT), 0o600)
         try:
             self._child = await asyncio.create_subprocess_exec(
@@ -49,38 +49,38 @@ class Relay:
             )  # fmt: skip
         finally:
             os.close(descriptor)
-        shown = log if self.log is None else Path(os.devnull)
-        await answering(f"http://{self.target}/livez", self._child, shown)
+        readable_log = log if self.log is None else Path(os.devnull)
+        await wait_until_ready(f"http://{self.target}/livez", self._child, readable_log)
         return self
 
-    def tell(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is there."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal if the process runs."""
         if self._child is not None and self._child.returncode is None:
             with suppress(ProcessLookupError):
                 self._child.send_signal(number)
 
     async def kill(self) -> None:
-        """As the kernel does when memory is short."""
-        self.tell(signal.SIGKILL)
-        await self.gone()
+        """Send SIGKILL and wait for the exit."""
+        self.send_signal(signal.SIGKILL)
+        await self.wait_exited()
 
-    async def gone(self) -> None:
-        """Wait for its end."""
+    async def wait_exited(self) -> None:
+        """Wait until the process has exited."""
         if self._child is not None:
             await asyncio.wait_for(self._child.wait(), 10)
 
     async def stop(self) -> None:
-        """End it, whatever state it is in."""
-        self.tell(signal.SIGCONT)
+        """Terminate the process in any state, stopped ones included, without waiting for a drain."""
+        self.send_signal(signal.SIGCONT)
         if self._child is not None:
-            self.tell(signal.SIGTERM)
+            self.send_signal(signal.SIGTERM)
             await asyncio.sleep(0)
-            self.tell(signal.SIGTERM)
-            await ended(self._child)
+            self.send_signal(signal.SIGTERM)
+            await terminate(self._child)
 
 
 class Provider:
-    """A simulator that can be stopped, and started again with other manners, at the same address."""
+    """A simulator on a fixed port, which can restart with another scenario."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -88,11 +88,11 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """As OPENAI_BASE_URL takes it."""
+        """The value for OPENAI_BASE_URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def behave(self, scenario: str | None = None, slow_first_event_seconds: float = 3.4) -> None:
-        """Start, or start again in another way."""
+    async def restart(self, scenario: str | None = None, slow_first_event_seconds: float = 3.4) -> None:
+        """Start or restart with a scenario; without one the provider works normally."""
         await self.stop()
         options = SimulatorOptions(
             scenario=scenario, pace=0, slow_first_event_seconds=slow_first_event_seconds, rate_limits_delay_seconds=0.0
@@ -101,16 +101,16 @@ class Provider:
         await self._simulator.start("127.0.0.1", self.port)
 
     async def stop(self) -> None:
-        """Nobody is there."""
+        """Stop the simulator; its port then refuses connections."""
         if self._simulator is not None:
             await self._simulator.stop()
             self._simulator = None
 
 
 def settings_for(provider: Provider, **more: str) -> dict[str, str]:
-    """Of a relay in front of this provider."""
+    """The settings of a relay that uses this provider."""
     return {
-        "OPENAI_API_KEY": GOOD_KEY,
+        "OPENAI_API_KEY": VALID_KEY,
         "OPENAI_BASE_URL": provider.url,
         "RELAY_LOG_FORMAT": "json",
         "RELAY_MAX_RECONNECTS_PER_MINUTE": "0",
