@@ -1,4 +1,4 @@
-"""Sessions over a bad line, before the relay or behind it: D19 without root, half-closes, resets and stalls."""
+"""Sessions over a bad network on either side of the relay, without root: delay, low bandwidth, stalls, resets."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ SIDES = ["client", "upstream"]
 
 
 async def echo(connection: ServerConnection) -> None:
-    """An upstream that says back what it hears."""
+    """Echo every message."""
     connection.send(CREATED)
     async for payload in connection.messages():
         connection.send(payload)
@@ -29,8 +29,8 @@ async def echo(connection: ServerConnection) -> None:
 
 
 @dataclass
-class BadSession:
-    """A session past its first event, with a bad line on one side of the relay."""
+class ProxiedSession:
+    """A session with a faulty proxy on one side of the relay."""
 
     relay: Relay
     client: RawClient
@@ -38,24 +38,26 @@ class BadSession:
     proxy: TcpProxy
 
     def ends(self, reason: str) -> float:
-        """How many sessions ended for a reason."""
+        """The number of sessions that ended for a reason."""
         return self.relay.metric("realtime_relay_sessions_ended_total", reason=reason)
 
 
 @asynccontextmanager
-async def bad_session(side: str, line: LinkProfile | None = None) -> AsyncIterator[BadSession]:
-    """A session with an echo; the line is bad on the given side. Afterwards nothing is left of it."""
+async def proxied_session(side: str, link: LinkProfile | None = None) -> AsyncIterator[ProxiedSession]:
+    """Open a session with an echoing upstream and the given link on one side; nothing may be left of it afterwards."""
     async with assert_no_leaks(), raw_upstream(echo) as upstream:
         port = int(upstream.url.rsplit(":", 1)[1].split("/")[0])
-        async with tcp_proxy(port, line if side == "upstream" else None) as behind:
-            url = f"http://127.0.0.1:{behind.port}/v1"
+        async with tcp_proxy(port, link if side == "upstream" else None) as upstream_proxy:
+            url = f"http://127.0.0.1:{upstream_proxy.port}/v1"
             async with running_relay(OPENAI_BASE_URL=url, RELAY_MODEL="probe") as relay:
                 await eventually(lambda: relay.app.monitor.ready)
-                async with tcp_proxy(relay.app.public_port, line if side == "client" else None) as before:
-                    client = await open_raw(before.port, PATH)
+                async with tcp_proxy(relay.app.public_port, link if side == "client" else None) as client_proxy:
+                    client = await open_raw(client_proxy.port, PATH)
                     try:
                         assert (await client.next_event())["type"] == "session.created"
-                        yield BadSession(relay, client, upstream, before if side == "client" else behind)
+                        yield ProxiedSession(
+                            relay, client, upstream, client_proxy if side == "client" else upstream_proxy
+                        )
                     finally:
                         await client.close()
                     await eventually(lambda: upstream.open == 0)
@@ -63,13 +65,13 @@ async def bad_session(side: str, line: LinkProfile | None = None) -> AsyncIterat
 
 
 def speech(number: int, size: int) -> bytes:
-    """An event that tells its place and whether it is whole."""
+    """An event with its number, so that a lost, changed or reordered one shows."""
     text = hashlib.sha256(str(number).encode()).hexdigest() * (size // 64)
     return json.dumps({"type": "input_audio_buffer.append", "n": number, "audio": text}).encode()
 
 
-async def there_and_back(session: BadSession, events: list[bytes], seconds: float) -> list[bytes]:
-    """Send events and hear as many back, both at once."""
+async def echoed(session: ProxiedSession, events: list[bytes], seconds: float) -> list[bytes]:
+    """Send events and receive as many concurrently."""
 
     async def send() -> None:
         for event in events:
@@ -78,93 +80,93 @@ async def there_and_back(session: BadSession, events: list[bytes], seconds: floa
 
     async with asyncio.timeout(seconds):
         sending = asyncio.ensure_future(send())
-        got = [payload_of(await session.client.next_item()) for _ in events]
+        received = [payload_of(await session.client.next_item()) for _ in events]
         await sending
-    return got
+    return received
 
 
 @pytest.mark.parametrize("side", SIDES)
-async def test_d19_delay_and_jitter(side: str) -> None:
-    """200 ms each way and 100 ms of jitter: nothing is missing, changed or out of order."""
-    async with bad_session(side, LinkProfile(delay=0.2, jitter=0.1)) as session:
+async def test_delay_and_jitter_lose_and_reorder_nothing(side: str) -> None:
+    """200 ms each way, and 100 ms of jitter."""
+    async with proxied_session(side, LinkProfile(delay=0.2, jitter=0.1)) as session:
         events = [speech(number, 64 * (number % 100)) for number in range(300)]
 
-        assert events == await there_and_back(session, events, 15)
+        assert events == await echoed(session, events, 15)
 
 
 @pytest.mark.parametrize("side", SIDES)
-async def test_d19_a_narrow_line(side: str) -> None:
-    """64 kbit/s: it takes as long as it has to, and all of it arrives."""
-    async with bad_session(side, LinkProfile(bytes_per_second=8000)) as session:
+async def test_low_bandwidth_delays_events_and_loses_none(side: str) -> None:
+    """64 kbit/s."""
+    async with proxied_session(side, LinkProfile(bytes_per_second=8000)) as session:
         events = [speech(number, 1024) for number in range(16)]
         started = asyncio.get_running_loop().time()
 
-        assert events == await there_and_back(session, events, 20)
+        assert events == await echoed(session, events, 20)
         assert 1 < asyncio.get_running_loop().time() - started
 
 
 @pytest.mark.parametrize("side", SIDES)
-async def test_a_line_that_stalls(side: str) -> None:
-    """Nothing passes for two seconds while both talk: everything arrives afterwards, in order, and the session lives."""
-    async with bad_session(side) as session:
+async def test_session_survives_a_stall_of_two_seconds(side: str) -> None:
+    """Both sides are sending; everything arrives afterwards, in order."""
+    async with proxied_session(side) as session:
         events = [speech(number, 16_384) for number in range(60)]
-        carrying = asyncio.ensure_future(there_and_back(session, events, 15))
-        await eventually(lambda: session.proxy.carried["down"] > 50_000)
+        echoing = asyncio.ensure_future(echoed(session, events, 15))
+        await eventually(lambda: session.proxy.forwarded_bytes["to_client"] > 50_000)
         session.proxy.stall()
         await asyncio.sleep(2)  # the fault itself
-        assert not carrying.done()
-        session.proxy.go_on()
+        assert not echoing.done()
+        session.proxy.resume()
 
-        assert events == await carrying
+        assert events == await echoing
         assert 1 == session.relay.metric("realtime_relay_sessions_active")
 
 
-async def test_a_half_close_by_upstream() -> None:
-    """Upstream's FIN without a CLOSE ends the session at once, though its other direction is still open; nothing lingers."""
-    async with bad_session("upstream") as session:
-        session.proxy.half_close("down")
+async def test_upstream_fin_without_close_ends_the_session() -> None:
+    """Although upstream's other direction is still open."""
+    async with proxied_session("upstream") as session:
+        session.proxy.half_close("to_client")
         async with asyncio.timeout(2):
             event = await session.client.next_event()
             close = await session.client.until_close()
 
         assert event["error"]["code"] == "upstream_lost"
         assert (1011, CATALOGUE["upstream_lost"].close_text) == close
-        await eventually(lambda: session.upstream.open == 0, 2)  # the relay's own FIN went up
+        await eventually(lambda: session.upstream.open == 0, 2)  # the relay has sent FIN, too
         await session.client.close()
         await eventually(lambda: session.ends("upstream_lost") == 1)
 
 
-async def test_a_half_close_by_the_client() -> None:
-    """A WebSocket has no half-open state: the client's FIN without a CLOSE ends upstream within two seconds."""
-    async with bad_session("client") as session:
-        session.proxy.half_close("up")
+async def test_client_fin_without_close_closes_upstream_within_two_seconds() -> None:
+    """A WebSocket has no half-open state."""
+    async with proxied_session("client") as session:
+        session.proxy.half_close("to_server")
 
         await eventually(lambda: session.upstream.open == 0, 2)
         await eventually(lambda: session.ends("client_lost") == 1)
 
 
-async def test_a_reset_on_the_way_to_upstream() -> None:
-    """A reset while both talk: the client is told at once, whatever was half said, and it is counted once."""
-    async with bad_session("upstream", LinkProfile(bytes_per_second=200_000)) as session:
+async def test_reset_by_upstream_closes_the_client_with_a_reason() -> None:
+    """Both sides are sending; the ending is counted once."""
+    async with proxied_session("upstream", LinkProfile(bytes_per_second=200_000)) as session:
         for number in range(50):
             session.client.send_frame(Opcode.TEXT, speech(number, 16_384))
-        await eventually(lambda: session.proxy.carried["down"] > 50_000)
+        await eventually(lambda: session.proxy.forwarded_bytes["to_client"] > 50_000)
         session.proxy.reset()
         async with asyncio.timeout(3):
             close = await session.client.until_close()
 
-        # In the middle of a frame no CLOSE may be written; then the end of the stream tells it.
+        # Inside a frame no close frame may be written; the client then sees the end of the stream.
         assert close in {None, (1011, CATALOGUE["upstream_lost"].close_text)}
         await session.client.close()
         await eventually(lambda: session.ends("upstream_lost") == 1)
 
 
-async def test_a_reset_on_the_way_to_the_client() -> None:
-    """A client that is cut off while both talk: upstream, which costs money, is closed within two seconds."""
-    async with bad_session("client", LinkProfile(bytes_per_second=200_000)) as session:
+async def test_reset_by_the_client_closes_upstream_within_two_seconds() -> None:
+    """Both sides are sending; an open upstream costs money."""
+    async with proxied_session("client", LinkProfile(bytes_per_second=200_000)) as session:
         for number in range(50):
             session.client.send_frame(Opcode.TEXT, speech(number, 16_384))
-        await eventually(lambda: session.proxy.carried["down"] > 50_000)
+        await eventually(lambda: session.proxy.forwarded_bytes["to_client"] > 50_000)
         session.proxy.reset()
 
         await eventually(lambda: session.upstream.open == 0, 2)

@@ -1,4 +1,4 @@
-"""What the relay counts of conversations, through the whole relay and the simulator."""
+"""Metrics of conversations, through the whole relay and the simulator: tokens, cost, latency, interruptions."""
 
 import asyncio
 import math
@@ -18,12 +18,12 @@ from tests.support.simulator_client import RealtimeClient, silence, speech
 
 PREFIX = "realtime_relay"
 QUICK = SimulatorOptions(pace=0, rate_limits_delay_seconds=0.001)
-SLOW_ANSWER_SECONDS = 0.3
+RESPONSE_DELAY_SECONDS = 0.3
 
 
 @asynccontextmanager
 async def caller(relay: Relay, model: str = "gpt-realtime-2025-08-28") -> AsyncIterator[RealtimeClient]:
-    """A call through the relay, greeted."""
+    """Open a session through the relay and read its first event."""
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(f"{relay.url}/v1/realtime?model={model}", max_msg_size=0) as ws,
@@ -44,8 +44,8 @@ def tokens(relay: Relay, model: str) -> dict[tuple[str, str], float]:
     }
 
 
-async def test_a_turn_is_counted_as_its_usage_says() -> None:
-    """Tokens by kind and modality, cost by the model's family, responses by status, and the head room that was told."""
+async def test_response_is_counted_by_its_usage() -> None:
+    """Tokens by kind and modality, cost by the model's family, responses by status, and the remaining rate limit."""
     async with simulated_relay(QUICK) as relay, caller(relay) as client:
         await client.update_audio_input(turn_detection=None)
         await client.append_audio(speech(1_000))
@@ -75,15 +75,15 @@ async def test_a_turn_is_counted_as_its_usage_says() -> None:
         assert 0 == relay.metric(f"{PREFIX}_unpriced_responses_total")
 
 
-async def test_a_turn_is_timed() -> None:
-    """Speech to first audio and request to first delta are measured once a turn, as long as they really took."""
+async def test_response_latency_is_measured_once_per_turn() -> None:
+    """From the end of speech to the first audio, and from the request to the first delta."""
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
         async for message in connection.messages():
             if b"response.create" in message:
                 connection.send(b'{"type":"response.created"}')
-                await asyncio.sleep(SLOW_ANSWER_SECONDS)  # what is to be measured
+                await asyncio.sleep(RESPONSE_DELAY_SECONDS)  # the latency that is measured
                 for _ in range(3):
                     connection.send(b'{"type":"response.output_audio.delta","delta":"AAAA"}')
                 connection.send(b'{"type":"response.done","response":{"status":"completed"}}')
@@ -99,12 +99,12 @@ async def test_a_turn_is_timed() -> None:
             await client.read_until("response.done")
         for name in ("speech_to_audio_seconds", "response_first_delta_seconds"):
             assert 2 == relay.metric(f"{PREFIX}_{name}_count")
-            assert 1.9 * SLOW_ANSWER_SECONDS < relay.metric(f"{PREFIX}_{name}_sum") < 2 * SLOW_ANSWER_SECONDS + 1
+            assert 1.9 * RESPONSE_DELAY_SECONDS < relay.metric(f"{PREFIX}_{name}_sum") < 2 * RESPONSE_DELAY_SECONDS + 1
         assert 2 == relay.metric(f"{PREFIX}_unpriced_responses_total")  # no usage came with them
 
 
-async def test_speech_that_the_provider_hears_is_timed() -> None:
-    """With the provider's own turn detection the time runs from speech_stopped; an interruption is counted as one."""
+async def test_turn_detection_starts_latency_at_speech_stopped() -> None:
+    """With the provider's own turn detection; speech during a response is counted as an interruption."""
     async with (
         simulated_relay(SimulatorOptions(pace=2, rate_limits_delay_seconds=0.001)) as relay,
         caller(relay) as client,
@@ -120,8 +120,8 @@ async def test_speech_that_the_provider_hears_is_timed() -> None:
         assert 1 == relay.metric(f"{PREFIX}_responses_total", status="cancelled")
 
 
-async def test_a_model_without_a_price_is_no_guess() -> None:
-    """Tokens of an unknown model count as `other`, whatever its name, and its responses are counted as unpriced."""
+async def test_model_without_a_price_is_counted_as_unpriced() -> None:
+    """Its tokens have the model label `other`; its name appears in no metric."""
     options = SimulatorOptions(pace=0, models=QUICK.models | {"my-deployment"})
     async with simulated_relay(options) as relay, caller(relay, "my-deployment") as client:
         await client.update_session(output_modalities=["text"])
@@ -133,8 +133,8 @@ async def test_a_model_without_a_price_is_no_guess() -> None:
         assert "my-deployment" not in relay.metrics_text()
 
 
-async def test_the_callers_whole_wait_is_measured() -> None:
-    """From the request to the first event, for those that get through; the limits stand beside what is used of them."""
+async def test_time_to_first_event_and_limits_are_exported() -> None:
+    """The time runs from the client's request to the first event; limits are exported beside their use."""
     async with simulated_relay(QUICK, RELAY_MAX_SESSIONS="7", RELAY_MAX_DIALS="5") as relay, caller(relay):
         assert 1 == relay.metric(f"{PREFIX}_time_to_first_event_seconds_count", upstream="compatible")
         assert 0 < relay.metric(f"{PREFIX}_time_to_first_event_seconds_sum", upstream="compatible") < 2
@@ -143,18 +143,18 @@ async def test_the_callers_whole_wait_is_measured() -> None:
         assert relay.metric(f"{PREFIX}_memory_limit_bytes") > 0
 
 
-def why(relay: Relay) -> list[Any]:
-    """The checks and reasons that are shown as 1."""
+def failing_checks(relay: Relay) -> list[Any]:
+    """The checks and reasons whose series is 1."""
     name = f"{PREFIX}_health_check_reason"
     samples = [sample for family in relay.app.metrics.registry.collect() for sample in family.samples]
     return [tuple(sample.labels.values()) for sample in samples if sample.name == name and sample.value]
 
 
-async def test_why_a_check_does_not_pass_is_a_series() -> None:
-    """The reason of each check that does not pass is 1, every other one 0; when all is well none is."""
+async def test_health_check_reason_is_exported_while_a_check_fails() -> None:
+    """The reason of a failing check is 1; all others are 0, and all are 0 when the checks pass."""
     async with simulated_relay(SimulatorOptions(pace=0, scenario="quota-exhausted"), OPENAI_API_KEY="sk-x") as relay:
-        await eventually(lambda: ("handshake", "quota_exhausted") in why(relay))
+        await eventually(lambda: ("handshake", "quota_exhausted") in failing_checks(relay))
         relay.app.monitor.handshake.reset()
         relay.app.monitor.key.reset()
         relay.app.monitor._publish()
-        assert [] == why(relay)
+        assert [] == failing_checks(relay)

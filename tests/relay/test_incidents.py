@@ -1,4 +1,4 @@
-"""Failures that an open session tells of: counted by code, logged once, passed on untouched."""
+"""Failures that upstream reports within a session: counted by code, logged once, forwarded unchanged."""
 
 import json
 
@@ -12,12 +12,12 @@ PATH = "/v1/realtime?model=scripted"
 
 
 def incidents(relay: Relay, event: str, code: str) -> float:
-    """How often this was counted."""
+    """The count of an incident."""
     return relay.metric("realtime_relay_session_incidents_total", event=event, code=code)
 
 
 async def failed_response(client: RawClient) -> dict[str, object]:
-    """Ask for a response; the `response.done` that comes."""
+    """Request a response; returns its `response.done`."""
     client.send_event(type="response.create", response={"output_modalities": ["text"]})
     while (event := await client.next_event())["type"] != "response.done":
         pass
@@ -32,8 +32,8 @@ async def failed_response(client: RawClient) -> dict[str, object]:
         ("model-access-late", "model_not_found"),
     ],
 )
-async def test_a_failed_response_is_counted(scenario: str, code: str) -> None:
-    """A session that opens well and then cannot answer is told by its code, each time in the count and once in the log."""
+async def test_failed_response_is_counted_each_time_and_logged_once(scenario: str, code: str) -> None:
+    """The session opened without a failure; the code is that of the response."""
     async with simulated_relay(OPENAI_API_KEY=f"sk-sim-{scenario}") as relay:
         client = await open_raw(relay.app.public_port)
         assert (await client.next_event())["type"] == "session.created"
@@ -42,8 +42,8 @@ async def test_a_failed_response_is_counted(scenario: str, code: str) -> None:
         await client.close()
 
         assert 2 == incidents(relay, "response.done", code)
-        seen = [line for line in relay.events("session.incident_seen") if line["upstream_event"] == "response.done"]
-        assert [code] == [line["upstream_code"] for line in seen]
+        logged = [line for line in relay.events("session.incident_seen") if line["upstream_event"] == "response.done"]
+        assert [code] == [line["upstream_code"] for line in logged]
 
 
 EVENTS = [
@@ -55,8 +55,8 @@ EVENTS = [
 ]
 
 
-async def test_events_pass_untouched() -> None:
-    """Byte for byte, in order, in fragments too; each is counted where it belongs, and the session goes on."""
+async def test_parsed_events_are_forwarded_unchanged() -> None:
+    """In order, fragmented ones too. Each incident is counted, and the session goes on."""
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
@@ -72,12 +72,12 @@ async def test_events_pass_untouched() -> None:
     ):
         client = await open_raw(relay.app.public_port, PATH)
         assert (await client.next_event())["type"] == "session.created"
-        got = [payload_of(await client.next_item()) for _ in EVENTS]
+        received = [payload_of(await client.next_item()) for _ in EVENTS]
         fragments = await client.next_item()
         await eventually(lambda: incidents(relay, "response.done", "server_error") == 2)
         await client.close()
 
-        assert EVENTS == got
+        assert EVENTS == received
         assert fragments.endswith(EVENTS[0][20:])
         assert 1 == incidents(relay, "conversation.item.input_audio_transcription.failed", "server_error")
         assert 1 == incidents(relay, "rate_limits.updated", "tokens")
@@ -85,8 +85,8 @@ async def test_events_pass_untouched() -> None:
         assert 4 == len(relay.events("session.incident_seen"))
 
 
-async def test_a_large_response_streams() -> None:
-    """A `response.done` too large to be held back passes whole, without being looked into."""
+async def test_large_response_done_is_forwarded_without_being_parsed() -> None:
+    """It is larger than what the scanner buffers."""
     large = json.dumps({"type": "response.done", "response": {"status": "failed", "output": "x" * 200_000}}).encode()
 
     async def script(connection: ServerConnection) -> None:

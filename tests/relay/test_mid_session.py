@@ -35,7 +35,7 @@ DELTA: Final = b'{"type":"response.output_audio.delta","delta":"' + b"A" * 4000 
 async def session(script: Script, reason: str, **settings: str) -> AsyncIterator[tuple[Relay, RawClient, Session]]:
     """A session with a scripted upstream, past its first event. It ends for this reason."""
     async with scripted_upstream.session(script, **settings) as found:
-        yield found.relay, found.client, found.live
+        yield found.relay, found.client, found.session
         await found.client.close()
         assert reason == await found.ended()
 

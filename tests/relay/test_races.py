@@ -29,7 +29,7 @@ APPEND = build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.append","audio":
 async def session(script: Script) -> AsyncIterator[tuple[Relay, RawClient, Session, RawUpstream]]:
     """A session with a scripted upstream, past its first event, of which there is one."""
     async with scripted_upstream.session(script) as found:
-        yield found.relay, found.client, found.live, found.upstream
+        yield found.relay, found.client, found.session, found.upstream
         await found.client.close()
         await found.ended()
 

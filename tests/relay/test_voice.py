@@ -1,4 +1,4 @@
-"""A human voice through relay and simulator, with the official SDK: the bytes that come back are those that were spoken."""
+"""Recorded speech through relay and simulator, with the official SDK: the same bytes are received upstream and returned."""
 
 import os
 import warnings
@@ -30,7 +30,7 @@ DELTAS = {"response.output_audio.delta", "response.output_audio_transcript.delta
 
 @pytest.fixture(scope="module")
 def phrase() -> bytes:
-    """A recorded phrase; without one the test is skipped aloud, and fails where it must not be skipped."""
+    """A recorded phrase. Without one the tests are skipped with a warning, or fail if TEST_REQUIRE_VOICE is set."""
     try:
         return load_phrase("Front_Center")
     except VoiceUnavailable as why:
@@ -41,13 +41,13 @@ def phrase() -> bytes:
 
 
 def shape(events: list[str]) -> list[str]:
-    """The order of events, runs of deltas as one."""
+    """The order of events, with a run of deltas as one."""
     named = ("DELTAS" if event in DELTAS else event for event in events)
     return [event for event, _ in groupby(named)]
 
 
-async def test_a_voice_comes_back_byte_for_byte(phrase: bytes) -> None:
-    """Spoken in real time, the phrase is heard whole upstream and comes back whole; order and usage are exact."""
+async def test_recorded_speech_returns_byte_for_byte(phrase: bytes) -> None:
+    """Upstream receives all of it and returns all of it; the order of events and the usage are exact."""
     async with (
         simulated_relay(SimulatorOptions(pace=6)) as relay,
         create_client(relay.url) as client,
@@ -84,8 +84,8 @@ async def test_a_voice_comes_back_byte_for_byte(phrase: bytes) -> None:
     assert ended["upstream_to_client_messages"] == len(turn.events)
 
 
-async def test_voice_activity_ends_a_turn(phrase: bytes) -> None:
-    """With the provider's own turn detection, speech and a pause bring the answer without being asked for."""
+async def test_turn_detection_responds_after_speech_and_silence(phrase: bytes) -> None:
+    """Without `input_audio_buffer.commit` and `response.create`."""
     silence = bytes(BYTES_PER_SECOND)
     async with (
         simulated_relay(SimulatorOptions(pace=0)) as relay,
@@ -95,7 +95,7 @@ async def test_voice_activity_ends_a_turn(phrase: bytes) -> None:
         await send_audio(connection, phrase + silence, pace=50)
         turn = await receive_response(connection)
 
-    # The phrase has a pause in it: the detection may hear one turn or two, and the second interrupts the answer to the first.
+    # The phrase contains a pause: turn detection may find one turn or two, and the second interrupts the first response.
     assert [
         "session.created",
         "input_audio_buffer.speech_started",

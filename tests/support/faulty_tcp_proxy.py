@@ -1,4 +1,4 @@
-"""A TCP proxy that makes a network bad without root: delay, jitter, a narrow line, stalls, half-closes and resets."""
+"""A TCP proxy that degrades a connection without root: delay, jitter, low bandwidth, stalls, half-closes, resets."""
 
 import asyncio
 import random
@@ -12,15 +12,15 @@ from typing import Final, Literal
 from tests.support.tcp_server import listening
 
 CHUNK_BYTES: Final = 4096
-QUEUED_CHUNKS: Final = 64
-"""What is on its way in one direction; more is left unread, as on a real line."""
+CHUNKS_IN_TRANSIT: Final = 64
+"""The capacity of one direction; more is left unread, as by a real link."""
 
-Direction = Literal["up", "down"]
+Direction = Literal["to_server", "to_client"]
 
 
 @dataclass(frozen=True, slots=True)
 class LinkProfile:
-    """What the line does to each direction. Seconds, and bytes per second; 0 bytes per second is no limit."""
+    """What the link does to each direction, in seconds and bytes per second; 0 bytes per second is no limit."""
 
     delay: float = 0.0
     jitter: float = 0.0
@@ -29,31 +29,33 @@ class LinkProfile:
 
 @dataclass
 class TcpProxy:
-    """A listening proxy and what can be done to all that goes through it."""
+    """A listening proxy, and the faults that it can cause on all its connections.
 
-    line: LinkProfile
+    `forwarded_bytes` counts what was delivered, `ended_streams` the senders that have ended their stream by FIN or RST.
+    """
+
+    link: LinkProfile
     port: int = 0
-    carried: dict[Direction, int] = field(default_factory=lambda: {"up": 0, "down": 0})
-    ended: dict[Direction, int] = field(default_factory=lambda: {"up": 0, "down": 0})
-    """How many bytes were delivered, and how many streams their senders have ended, by FIN or RST."""
+    forwarded_bytes: dict[Direction, int] = field(default_factory=lambda: {"to_server": 0, "to_client": 0})
+    ended_streams: dict[Direction, int] = field(default_factory=lambda: {"to_server": 0, "to_client": 0})
     _writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = field(default_factory=list)
-    _flows: asyncio.Event = field(default_factory=asyncio.Event)
+    _forwards: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stall(self) -> None:
-        """Carry nothing until `go_on`; what is sent meanwhile fills the kernel's buffers."""
-        self._flows.clear()
+        """Forward nothing until `resume`; what is sent meanwhile fills the kernel's buffers."""
+        self._forwards.clear()
 
-    def go_on(self) -> None:
-        """Carry again, from where it stopped."""
-        self._flows.set()
+    def resume(self) -> None:
+        """Forward from where it stalled."""
+        self._forwards.set()
 
     def half_close(self, direction: Direction) -> None:
-        """Say FIN at the end of one direction and go on carrying the other."""
+        """Send FIN in one direction and go on forwarding the other."""
         for client, server in self._writers:
-            (server if direction == "up" else client).write_eof()
+            (server if direction == "to_server" else client).write_eof()
 
     def reset(self) -> None:
-        """Hang up with RST on both sides."""
+        """Send RST to both sides."""
         for pair in self._writers:
             for writer in pair:
                 sock = writer.get_extra_info("socket")
@@ -61,66 +63,68 @@ class TcpProxy:
                 writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: tuple[str, int]) -> None:
-        """One connection through the proxy, until both directions have ended."""
-        there, to_there = await asyncio.open_connection(*to, limit=CHUNK_BYTES)
-        self._writers.append((writer, to_there))
+        """Forward one connection until both directions have ended."""
+        server_reader, server_writer = await asyncio.open_connection(*to, limit=CHUNK_BYTES)
+        self._writers.append((writer, server_writer))
         try:
-            await asyncio.gather(self._carry(reader, to_there, "up"), self._carry(there, writer, "down"))
+            await asyncio.gather(
+                self._forward(reader, server_writer, "to_server"), self._forward(server_reader, writer, "to_client")
+            )
         finally:
-            self._writers.remove((writer, to_there))
+            self._writers.remove((writer, server_writer))
             writer.close()
-            to_there.close()
+            server_writer.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
-        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_CHUNKS)
-        taking = asyncio.ensure_future(self._take(reader, under_way, direction))
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
+        in_transit: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_IN_TRANSIT)
+        reading = asyncio.ensure_future(self._read(reader, in_transit, direction))
         try:
-            await self._deliver(under_way, writer, direction)
+            await self._deliver(in_transit, writer, direction)
         finally:
-            taking.cancel()
+            reading.cancel()
 
-    async def _take(
-        self, reader: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes]], direction: Direction
+    async def _read(
+        self, reader: asyncio.StreamReader, in_transit: asyncio.Queue[tuple[float, bytes]], direction: Direction
     ) -> None:
         loop = asyncio.get_running_loop()
         due = 0.0
         data = b"-"
         while data:
-            await self._flows.wait()
+            await self._forwards.wait()
             try:
                 data = await reader.read(CHUNK_BYTES)
             except ConnectionError:
                 data = b""
-            # TCP keeps the order: a chunk that is lucky still waits for those before it.
-            due = max(due, loop.time() + self.line.delay + random.uniform(0, self.line.jitter))
-            await under_way.put((due, data))
-        self.ended[direction] += 1
+            # TCP keeps the order: a chunk with little jitter still waits for those before it.
+            due = max(due, loop.time() + self.link.delay + random.uniform(0, self.link.jitter))
+            await in_transit.put((due, data))
+        self.ended_streams[direction] += 1
 
     async def _deliver(
-        self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, direction: Direction
+        self, in_transit: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, direction: Direction
     ) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(ConnectionError, RuntimeError):  # RuntimeError: this direction was half-closed by the test
+        with suppress(ConnectionError, RuntimeError):  # RuntimeError: the test has half-closed this direction
             while True:
-                due, data = await under_way.get()
+                due, data = await in_transit.get()
                 await asyncio.sleep(due - loop.time())
-                await self._flows.wait()
+                await self._forwards.wait()
                 if not data:
                     if not writer.is_closing():
                         writer.write_eof()
                     return
                 writer.write(data)
-                self.carried[direction] += len(data)
+                self.forwarded_bytes[direction] += len(data)
                 await writer.drain()
-                if self.line.bytes_per_second:
-                    await asyncio.sleep(len(data) / self.line.bytes_per_second)
+                if self.link.bytes_per_second:
+                    await asyncio.sleep(len(data) / self.link.bytes_per_second)
 
 
 @asynccontextmanager
-async def tcp_proxy(port: int, line: LinkProfile | None = None, host: str = "127.0.0.1") -> AsyncIterator[TcpProxy]:
-    """A proxy before a server's port, listening on 127.0.0.1."""
-    proxy = TcpProxy(line or LinkProfile())
-    proxy.go_on()
+async def tcp_proxy(port: int, link: LinkProfile | None = None, host: str = "127.0.0.1") -> AsyncIterator[TcpProxy]:
+    """Run a proxy in front of a server's port, listening on 127.0.0.1."""
+    proxy = TcpProxy(link or LinkProfile())
+    proxy.resume()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await proxy.serve(reader, writer, (host, port))

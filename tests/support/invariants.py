@@ -1,4 +1,4 @@
-"""What has to hold after every case, whatever was done in it."""
+"""What must hold after every test case."""
 
 import asyncio
 import gc
@@ -10,15 +10,15 @@ from tests.support.harness import eventually
 
 
 def open_descriptors() -> int:
-    """How many descriptors this process has open."""
+    """The number of descriptors that this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @asynccontextmanager
 async def assert_no_leaks() -> AsyncIterator[None]:
-    """Tasks and descriptors are back to where they were within two seconds."""
+    """Assert that within two seconds after the block no more tasks and descriptors exist than before it."""
     gc.collect()
-    # uvloop opens two descriptors for good, with its first thread and its first listener.
+    # uvloop opens two descriptors permanently, with its first thread and its first listener.
     await asyncio.to_thread(gc.collect)
     (await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)).close()
     tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()

@@ -1,10 +1,10 @@
-"""Takes single messages out of the runs of bytes in which a scanner lets them go on."""
+"""Splits the runs of bytes that a scanner forwards into messages."""
 
 from service.realtime.frames import Header, read_header, unmask
 
 
 def pop_message(run: bytearray, *, masked: bool) -> bytes:
-    """The frames of the first message in `run`, which is there whole; it is taken out."""
+    """Remove the first message from `run`, which contains all of it, and return its frames."""
     data, end = bytes(run), 0
     while True:
         header = read_header(data, end, masked=masked)
@@ -16,7 +16,7 @@ def pop_message(run: bytearray, *, masked: bool) -> bytes:
 
 
 def pop_payload(run: bytearray, *, masked: bool) -> bytes:
-    """The payload of the first message in `run`, of one frame or of several; it is taken out."""
+    """Remove the first message from `run`, and return the payload of its frames."""
     frames, at, payload = pop_message(run, masked=masked), 0, b""
     while at < len(frames):
         header = read_header(frames, at, masked=masked)

@@ -1,4 +1,4 @@
-"""A relay, raw frames for it, and what comes of them upstream."""
+"""A relay that receives raw frames, and a record of what reaches its upstream."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ NEXT_FRAME = build_frame(Opcode.TEXT, b'{"type":"response.create"}', KEY)
 
 @dataclass
 class UpstreamRecord:
-    """What upstream got on one connection: the bytes of the data frames, and the CLOSE."""
+    """What upstream received on one connection: all bytes, those of the data frames, and the close frame."""
 
     connection: ServerConnection
     raw: bytearray = field(default_factory=bytearray)
@@ -31,8 +31,8 @@ class UpstreamRecord:
     close: tuple[int | None, str] | None = None
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def listen(self) -> None:
-        """Read everything, hold it against the protocol, and answer the CLOSE."""
+    async def record(self) -> None:
+        """Read everything with a strict scanner, and answer the close frame."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         try:
             while data := await self.connection.reader.read(65_536):
@@ -48,54 +48,54 @@ class UpstreamRecord:
 
 
 @dataclass
-class RecordingRelay:
-    """A relay, its upstream, and what that has heard, connection by connection."""
+class RecordedRelay:
+    """A relay, its upstream, and the record of each upstream connection, oldest first."""
 
     relay: Relay
     upstream: RawUpstream
-    heard: list[UpstreamRecord]
+    records: list[UpstreamRecord]
     clients: list[RawClient] = field(default_factory=list)
 
     async def open(self, headers: dict[str, str] | None = None) -> tuple[RawClient, UpstreamRecord]:
-        """A session, past its first event."""
+        """Open a session and read its first event."""
         client = await open_raw(self.relay.app.public_port, PATH, headers)
         self.clients.append(client)
         assert (await client.next_event())["type"] == "session.created"
-        return client, self.heard[-1]
+        return client, self.records[-1]
 
 
 @asynccontextmanager
-async def recording_relay(**settings: str) -> AsyncIterator[RecordingRelay]:
-    """Several sessions, one after another; in the end nothing of any is left, and each was counted once."""
-    heard: list[UpstreamRecord] = []
+async def recorded_relay(**settings: str) -> AsyncIterator[RecordedRelay]:
+    """Run a relay for any number of sessions; at the end all are closed, and each was counted once."""
+    records: list[UpstreamRecord] = []
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
-        heard.append(UpstreamRecord(connection))
-        await heard[-1].listen()
+        records.append(UpstreamRecord(connection))
+        await records[-1].record()
 
     async with raw_upstream(script) as upstream, running_relay(
         simulator=None, intervals=None, adjust=None, **{"OPENAI_BASE_URL": upstream.url, "RELAY_MODEL": "probe"} | settings
     ) as relay:  # fmt: skip
-        stage = RecordingRelay(relay, upstream, heard)
+        recorded = RecordedRelay(relay, upstream, records)
         try:
-            yield stage
+            yield recorded
         finally:
-            for client in stage.clients:
+            for client in recorded.clients:
                 await client.close()
         await eventually(lambda: upstream.open == 0 and len(relay.app.sessions) == 0)
-        assert len(heard) == len(relay.events("session.started")) == len(relay.events("session.ended"))
+        assert len(records) == len(relay.events("session.started")) == len(relay.events("session.ended"))
         assert relay.metric("realtime_relay_sessions_active") == 0
         assert not relay.events("session.failed")
 
 
-def frame(first: int, payload: bytes = b"", *, mask: bytes = KEY) -> bytes:
+def frame(first_byte: int, payload: bytes = b"", *, mask: bytes = KEY) -> bytes:
     """A frame with any first byte."""
-    return bytes((first,)) + build_frame(Opcode.TEXT, payload, mask)[1:]
+    return bytes((first_byte,)) + build_frame(Opcode.TEXT, payload, mask)[1:]
 
 
 def head(*lines: str, end: str = "\r\n") -> bytes:
-    """An upgrade with these lines in it."""
+    """The head of an upgrade request, with these header lines in it."""
     key = base64.b64encode(os.urandom(16)).decode()
     fixed = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
     return end.join((f"GET {PATH} HTTP/1.1", *lines, *fixed, "", "")).encode()

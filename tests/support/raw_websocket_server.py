@@ -1,4 +1,4 @@
-"""An upstream down to the bytes: it upgrades correctly, then runs a script."""
+"""A WebSocket server that answers the opening handshake and then runs a script of raw bytes."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ CREATED = b'{"type":"session.created","event_id":"event_1","session":{"id":"sess
 
 @dataclass
 class ServerConnection:
-    """One upgraded connection, as the script sees it."""
+    """One upgraded connection, as the script uses it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -31,11 +31,11 @@ class ServerConnection:
         self.writer.write(build_frame(opcode, payload))
 
     def send_close(self, code: int | None, reason: str = "") -> None:
-        """Send CLOSE."""
+        """Send a close frame."""
         self.send(close_payload(code, reason), Opcode.CLOSE)
 
     async def messages(self) -> AsyncIterator[bytes]:
-        """The payloads of the peer's messages; ends with the stream, and answers a CLOSE."""
+        """Yield the payloads of the peer's messages to the end of the stream. Answers a close frame."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         raw = bytearray()
         with suppress(ConnectionError):
@@ -51,13 +51,13 @@ class ServerConnection:
                             return
 
     async def next_message(self) -> bytes:
-        """The payload of the peer's next message; empty if there is none."""
+        """The payload of the peer's next message; empty at the end of the stream."""
         async for payload in self.messages():
             return payload
         return b""
 
     async def until_close(self) -> tuple[int | None, str] | None:
-        """Read up to the peer's CLOSE: its code and reason, None if the stream ends without one."""
+        """Read to the peer's close frame; returns its code and reason, None if the stream ends without one."""
         scanner = Scanner(masked=True, max_message_bytes=1 << 30)
         with suppress(ConnectionError):
             while data := await self.reader.read(65_536):
@@ -67,20 +67,20 @@ class ServerConnection:
         return None
 
     async def wait_closed(self) -> None:
-        """Read up to the peer's CLOSE, and answer it, or to the end of the stream."""
+        """Read to the peer's close frame and answer it, or to the end of the stream."""
         close = await self.until_close()
         if close is not None:
             with suppress(ConnectionError):
                 self.send_close(close[0])
 
     async def read_until_eof(self) -> None:
-        """Read up to the end of the stream; a CLOSE is not answered."""
+        """Read to the end of the stream, without answering a close frame."""
         with suppress(ConnectionError):
             while await self.reader.read(65_536):
                 pass
 
     def reset(self) -> None:
-        """Hang up with RST."""
+        """Reset the connection."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -91,7 +91,7 @@ Script = Callable[[ServerConnection], Awaitable[None]]
 
 @dataclass
 class RawUpstream:
-    """A listening upstream."""
+    """A listening server. `upgrades` and `open` count the scripted connections."""
 
     url: str
     upgrades: int = 0
@@ -101,7 +101,7 @@ class RawUpstream:
 
 @asynccontextmanager
 async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncIterator[RawUpstream]:
-    """Serve `script` for each connection whose model is `scripted`; others get a first event and nothing more."""
+    """Run `script` for each connection whose model is `scripted`; others, health checks, get a first event only."""
     upstream = RawUpstream("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A relay before an upstream whose every byte a test decides; afterwards nothing is left of its sessions."""
+"""A relay whose upstream runs a script, byte by byte. Afterwards nothing may be left of its sessions."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,10 @@ PATH = "/v1/realtime?model=scripted"
 async def scripted_relay(
     script: Script, *, behind_101: bytes = b"", **settings: str
 ) -> AsyncIterator[tuple[Relay, RawUpstream]]:
-    """The relay, once its health checks' own dial is over. In the end upstream is gone, and each session was counted once."""
+    """Run a relay, from the end of its first health check on.
+
+    On exit upstream has no connection left, each session was counted once, and no task or descriptor is left.
+    """
     environment = {"RELAY_MODEL": "probe"} | settings
     async with (
         assert_no_leaks(),
@@ -39,28 +42,28 @@ async def scripted_relay(
 
 @dataclass(frozen=True, slots=True)
 class ScriptedSession:
-    """One session and its ends."""
+    """The only session of a scripted relay: `session` is the relay's object, `client` its peer."""
 
     relay: Relay
     client: RawClient
-    live: Session
+    session: Session
     upstream: RawUpstream
 
     @property
     def reason(self) -> str:
-        """Why it ended."""
+        """The reason in its log line."""
         [ended] = self.relay.events("session.ended")
         return str(ended["reason"])
 
     async def ended(self, seconds: float = 3.0) -> str:
-        """Wait for the end; its reason."""
+        """Wait until it has ended; returns the reason."""
         await eventually(lambda: bool(self.relay.events("session.ended")), seconds)
         return self.reason
 
 
 @asynccontextmanager
 async def session(script: Script, **settings: str) -> AsyncIterator[ScriptedSession]:
-    """A session past its first event; the client hangs up at the latest when the test is done with it."""
+    """Open a session and read its first event; closes the client on exit."""
     async with scripted_relay(script, behind_101=b"", **settings) as (relay, upstream):
         client = await open_raw(relay.app.public_port, PATH)
         try:

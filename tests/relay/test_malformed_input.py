@@ -1,4 +1,4 @@
-"""Group F of the fault plan: strange JSON, and requests smuggled into an upgrade, over real sockets."""
+"""Malformed JSON, and upgrade requests that two servers could parse differently, over real sockets."""
 
 import asyncio
 import time
@@ -7,16 +7,16 @@ import pytest
 
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually
-from tests.support.raw_frames import KEY, VALID_FRAME, head, recording_relay
+from tests.support.raw_frames import KEY, VALID_FRAME, head, recorded_relay
 
 
-def deep(depth: int) -> bytes:
-    """JSON that is nested so deep that a recursive parser gives up."""
+def nested_json(depth: int) -> bytes:
+    """JSON nested deeper than a recursive parser can follow."""
     return b"[" * depth + b"]" * depth
 
 
-STRANGE = {
-    "nested": b'{"type":"session.update","x":' + deep(100_000) + b"}",
+CLIENT_EVENTS = {
+    "nested": b'{"type":"session.update","x":' + nested_json(100_000) + b"}",
     "nan": b'{"type":"session.update","x":NaN,"y":-Infinity,"z":1e999}',
     "twice": b'{"type":"session.update","type":"response.create","\\u0074ype":"error"}',
     "many": b'{"type":"session.update"' + b"".join(b',"k%d":%d' % (n, n) for n in range(60_000)) + b"}",
@@ -24,8 +24,8 @@ STRANGE = {
     "no-json": b'{"type":"session.update"',
     "nul": b"\x00" * 1000,
 }
-STRANGE_NEWS = {
-    "nested": b'{"type":"error","error":' + deep(32_000) + b"}",
+SERVER_EVENTS = {
+    "nested": b'{"type":"error","error":' + nested_json(32_000) + b"}",
     "digits": b'{"type":"error","error":{"code":' + b"9" * 60_000 + b"}}",
     "wrong-types": b'{"type":"error","error":{"type":[],"code":{},"message":1}}',
     "response": b'{"type":"response.done","response":{"status":"failed","status_details":{"error":[]}}}',
@@ -35,31 +35,31 @@ STRANGE_NEWS = {
 }
 
 
-@pytest.mark.parametrize("payload", STRANGE.values(), ids=STRANGE.keys())
-async def test_f16_strange_json_of_a_client(payload: bytes) -> None:
-    """F16: what a client sends goes on unread, whatever it says, and holds nobody up."""
+@pytest.mark.parametrize("payload", CLIENT_EVENTS.values(), ids=CLIENT_EVENTS.keys())
+async def test_malformed_client_json_is_forwarded_unparsed(payload: bytes) -> None:
+    """Within a second: the relay parses nothing of it."""
     sent = build_frame(Opcode.TEXT, payload, KEY)
-    async with recording_relay() as stage:
-        client, heard = await stage.open()
+    async with recorded_relay() as recorded:
+        client, record = await recorded.open()
         started = time.monotonic()
         client.writer.write(sent)
-        await eventually(lambda: len(heard.data) == len(sent))
+        await eventually(lambda: len(record.data) == len(sent))
 
         assert time.monotonic() - started < 1
-        assert sent == heard.data
+        assert sent == record.data
 
 
-@pytest.mark.parametrize("payload", STRANGE_NEWS.values(), ids=STRANGE_NEWS.keys())
-async def test_f16_strange_json_of_upstream(payload: bytes) -> None:
-    """F16: events that the relay reads go on as they are, also where it cannot read them; the session lives."""
-    async with recording_relay() as stage:
-        client, heard = await stage.open()
-        heard.connection.send(payload)
+@pytest.mark.parametrize("payload", SERVER_EVENTS.values(), ids=SERVER_EVENTS.keys())
+async def test_malformed_upstream_json_is_forwarded_unchanged(payload: bytes) -> None:
+    """Events that the relay parses and cannot; the session goes on."""
+    async with recorded_relay() as recorded:
+        client, record = await recorded.open()
+        record.connection.send(payload)
 
         assert build_frame(Opcode.TEXT, payload) == await client.next_item()
-        heard.connection.send(b'{"type":"session.updated"}')
+        record.connection.send(b'{"type":"session.updated"}')
         assert "session.updated" == (await client.next_event())["type"]
-        assert not stage.relay.events("session.failed")
+        assert not recorded.relay.events("session.failed")
 
 
 SMUGGLED = {
@@ -74,17 +74,17 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("request_bytes", SMUGGLED.values(), ids=SMUGGLED.keys())
-async def test_f15_smuggled_requests(request_bytes: bytes) -> None:
-    """F15: a request that two servers could read differently is refused with 400 and goes nowhere."""
-    async with recording_relay() as stage:
-        reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
+async def test_ambiguous_request_is_refused_with_400(request_bytes: bytes) -> None:
+    """Two servers could parse it differently (request smuggling). Nothing is dialled."""
+    async with recorded_relay() as recorded:
+        reader, writer = await asyncio.open_connection("127.0.0.1", recorded.relay.app.public_port)
         writer.write(request_bytes)
         answer = await asyncio.wait_for(reader.read(4096), 5)
         writer.close()
         await writer.wait_closed()
 
         assert b"400" == answer.split()[1]
-        assert 0 == stage.upstream.upgrades
+        assert 0 == recorded.upstream.upgrades
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ async def test_f15_smuggled_requests(request_bytes: bytes) -> None:
     [("Content-Length: 5", b"hello"), ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")],
     ids=["length", "chunked"],
 )
-async def test_f15_an_upgrade_with_a_body(header: str, body: bytes) -> None:
-    """F15: the body of an upgrade is not taken for frames; what stands behind it is."""
-    async with recording_relay() as stage:
-        reader, writer = await asyncio.open_connection("127.0.0.1", stage.relay.app.public_port)
+async def test_body_of_an_upgrade_is_not_parsed_as_frames(header: str, body: bytes) -> None:
+    """The bytes behind the body are."""
+    async with recorded_relay() as recorded:
+        reader, writer = await asyncio.open_connection("127.0.0.1", recorded.relay.app.public_port)
         writer.write(head("Host: x", header) + body + VALID_FRAME)
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
 
         assert b"101" == answer.split()[1]
-        await eventually(lambda: VALID_FRAME == stage.heard[-1].data)
+        await eventually(lambda: VALID_FRAME == recorded.records[-1].data)
         writer.close()
         await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""Sessions that have ended are freed at once: nothing of them waits for a garbage collection, which would stop all others."""
+"""Ended sessions leave no reference cycle: no object waits for the garbage collector, which would stop all other sessions."""
 
 import gc
 from collections import Counter
@@ -19,7 +19,7 @@ from service.wire.leg import Leg
 from tests.support.harness import Relay, eventually, open_raw, running_relay
 from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
-OURS = (
+RELAY_TYPES = (
     Session,
     Pipe,
     Leg,
@@ -35,8 +35,8 @@ SESSIONS = 5
 
 
 @pytest.fixture
-def no_collections() -> Iterator[None]:
-    """No garbage collection by itself."""
+def no_garbage_collection() -> Iterator[None]:
+    """Disable automatic garbage collection."""
     gc.collect()
     gc.disable()
     yield
@@ -45,37 +45,37 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
-def waiting() -> Counter[str]:
-    """What a collection finds of the relay's, by type."""
+def objects_in_cycles() -> Counter[str]:
+    """The relay's objects that a collection finds, by type."""
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
-    return Counter(type(found).__name__ for found in gc.garbage if isinstance(found, OURS))
+    return Counter(type(found).__name__ for found in gc.garbage if isinstance(found, RELAY_TYPES))
 
 
 async def serve(connection: ServerConnection) -> None:
-    """A session that upstream ends when it is told so."""
+    """Serve a session and close it when a message arrives."""
     connection.send(CREATED)
     if await connection.next_message():
         connection.send_close(4000, "a.b")
     await connection.wait_closed()
 
 
-async def refuse(connection: ServerConnection) -> None:
-    """A wrong key."""
+async def reject_key(connection: ServerConnection) -> None:
+    """Refuse as the provider refuses a wrong key."""
     connection.send(b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":""}}')
     connection.send_close(3000, "invalid_request_error.invalid_api_key")
     await connection.wait_closed()
 
 
-async def over(relay: Relay, upstream: RawUpstream) -> None:
-    """Wait until nothing is under way."""
+async def wait_until_idle(relay: Relay, upstream: RawUpstream) -> None:
+    """Wait until no session and no upstream connection is open."""
     await eventually(lambda: not relay.app.sessions and not upstream.tasks)
 
 
-@pytest.mark.usefixtures("no_collections")
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", ["client-close", "client-fin", "client-reset", "upstream-close"])
-async def test_an_ended_session_is_freed(end: str) -> None:
-    """However a session ends, none of its objects is part of a circle."""
+async def test_ended_session_leaves_no_reference_cycle(end: str) -> None:
+    """However it ends."""
     async with raw_upstream(serve) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
         for _ in range(SESSIONS):
             client = await open_raw(relay.app.public_port, PATH)
@@ -89,17 +89,17 @@ async def test_an_ended_session_is_freed(end: str) -> None:
                 client.send_event(type="x")
                 await client.until_close()
             await client.close()
-        await over(relay, upstream)
+        await wait_until_idle(relay, upstream)
 
-        assert {} == waiting()
+        assert {} == objects_in_cycles()
         assert SESSIONS == len(relay.events("session.ended"))
 
 
-@pytest.mark.usefixtures("no_collections")
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost:3000"}], ids=["http", "event"])
-async def test_a_refused_caller_is_forgotten(headers: dict[str, str]) -> None:
-    """Nor does a failed dial leave anything, whichever way it was told."""
-    async with raw_upstream(refuse) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) -> None:
+    """Whether it is answered with an HTTP status or an error event."""
+    async with raw_upstream(reject_key) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
         await relay.app.monitor.wait_for_first_refresh(5)
         for _ in range(SESSIONS):
             relay.app.connector.breaker.succeeded()
@@ -107,7 +107,7 @@ async def test_a_refused_caller_is_forgotten(headers: dict[str, str]) -> None:
             if client.answer.status == 101:
                 await client.until_close()
             await client.close()
-        await over(relay, upstream)
+        await wait_until_idle(relay, upstream)
 
-        assert {} == waiting()
+        assert {} == objects_in_cycles()
         assert SESSIONS <= len(relay.events("upstream.connect_failed"))
