@@ -77,12 +77,12 @@ class Connection:
                     yield data
                 await asyncio.sleep(0)  # buffered messages must not starve responses and pings
             elif message.type is WSMsgType.PING:
-                await self._send_pong(message.data)
+                await self._handle_ping(message.data)
             elif message.type is WSMsgType.PONG:
                 self.record.pongs_received += 1
             else:
                 if message.type is WSMsgType.CLOSE:
-                    await self._echo_close(message.data or _NO_STATUS)
+                    await self._handle_close(message.data or _NO_STATUS)
                 return
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -145,12 +145,12 @@ class Connection:
             await wait_for_disconnect(self._transport)
         self._transport.close()
 
-    async def _send_pong(self, payload: bytes) -> None:
+    async def _handle_ping(self, payload: bytes) -> None:
         self.record.pings_received += 1
         if not (self._closing or self._unresponsive):
             await self._send_control(payload, WSMsgType.PONG)
 
-    async def _echo_close(self, code: int) -> None:
+    async def _handle_close(self, code: int) -> None:
         self.record.close_code = code
         if self._closing or self._unresponsive:
             return

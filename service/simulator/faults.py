@@ -58,7 +58,7 @@ def json_response(status: int, body: JSONObject, headers: dict[str, str] | None 
     return web.Response(status=status, text=encode(body), content_type="application/json", headers=headers)
 
 
-async def hang_before_upgrade(transport: asyncio.Transport) -> None:
+async def hang_until_disconnect(transport: asyncio.Transport) -> None:
     """Send nothing until the client disconnects."""
     await wait_for_disconnect(transport)
     transport.close()

@@ -53,7 +53,7 @@ class SimulatorOptions:
     slow_first_event_seconds: float = 2.0  # of the scenario slow-first-event
     expire_after_seconds: float = 1.0  # of the scenarios expire-soon and expire-silent
     fault_after_messages: int = 3  # client messages before the fault of a *-mid scenario
-    close_reply_seconds: float = 2.0  # then the connection is aborted
+    close_reply_seconds: float = 2.0  # bound on the client's reply to a close frame; then the connection is aborted
     max_records: int = 4096  # of upgrade requests, and of REST calls; the oldest are deleted
 
     def __post_init__(self) -> None:

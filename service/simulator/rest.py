@@ -15,7 +15,7 @@ from aiohttp import web
 from service.simulator import schema
 from service.simulator.configuration import SessionConfiguration, session_object, transcription_object
 from service.simulator.events import JSON, ApiError, JSONObject, encode, invalid_type, out_of_range, require_object
-from service.simulator.faults import error_body, hang_before_upgrade, json_response, scenario_http_response
+from service.simulator.faults import error_body, hang_until_disconnect, json_response, scenario_http_response
 from service.simulator.handshake import edge_headers, is_malformed_key, key_from_headers
 from service.simulator.ids import new_client_secret, new_request_id
 from service.simulator.options import DEFAULT_MODEL, SimulatorOptions
@@ -52,7 +52,7 @@ class RestApi:
         key = key_from_headers(request.headers.copy())
         scenario = scenario_for_key(key, self.default_scenario)
         if scenario is Scenario.HANG_BEFORE_101 and request.transport is not None:
-            await hang_before_upgrade(request.transport)
+            await hang_until_disconnect(request.transport)
         response = scenario_http_response(scenario, key or "", DEFAULT_MODEL) or self._refusal(key, scenario)
         if response is None:
             response = await self._route(request, scenario)
@@ -112,7 +112,7 @@ class RestApi:
         return json_response(200, {"value": value, "expires_at": expires_at, "session": {**session, "expires_at": 0}})
 
     def _evict_oldest_secrets(self) -> None:
-        # Expired secrets are kept while there is room. The simulator would accept a deleted one as an unknown, valid key.
+        # Expired secrets are kept while there is room: a deleted secret would be accepted like any other key.
         while len(self.client_secrets) >= _MAX_CLIENT_SECRETS:
             del self.client_secrets[next(iter(self.client_secrets))]
 

@@ -1,7 +1,7 @@
 """The simulator: a server on one port that behaves like the provider and records its connections.
 
-It uses aiohttp's own WebSocket implementation and shares no code with the relay that it tests, so that an error in one cannot
-hide an error in the other. Stopping takes less than a second and leaves neither tasks nor connections.
+It uses aiohttp's own WebSocket implementation and, apart from `realtime`, shares no code with the relay, so that an error in
+one cannot hide an error in the other. Stopping takes less than a second and leaves neither tasks nor connections.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from service.simulator.connection import Connection
 from service.simulator.events import JSONObject
 from service.simulator.faults import (
     fail_after_upgrade,
-    hang_before_upgrade,
+    hang_until_disconnect,
     scenario_http_response,
     session_lifetime_seconds,
 )
@@ -41,7 +41,7 @@ from service.simulator.translation import TranslationSession
 
 __all__ = ["ConnectionRecord", "Simulator", "SimulatorOptions"]
 
-_MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # above the limit of an append, so that a larger one gets an error event
+_MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # above the limit of one append, so that a larger append gets an error event
 _SOCKET_PATHS = ("/v1/realtime", "/v1/realtime/translations")
 _CLOSE_SECONDS = 0.2  # for sending close frames when stopping; then connections are aborted
 _HANDLER_SHUTDOWN_SECONDS = 0.3
@@ -152,7 +152,7 @@ class Simulator:
         self, request: web.Request, transport: asyncio.Transport, upgrade: UpgradeRequest
     ) -> web.Response | None:
         if upgrade.scenario is Scenario.HANG_BEFORE_101:
-            await hang_before_upgrade(transport)
+            await hang_until_disconnect(transport)
             return web.Response()  # not sent: the client has disconnected
         response = scenario_http_response(upgrade.scenario, upgrade.key or "", upgrade.model_or_default)
         if response is not None:
