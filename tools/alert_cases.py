@@ -1,6 +1,6 @@
-"""What each alert is tried with by `promtool test rules`: series, the minute it fires, the minute it is over.
+"""Test cases of the alerts for `promtool test rules`: input series, the minute of firing, the minute of resolution.
 
-Series are written as promtool reads them: `0+3x20` grows by 3 in each of 20 minutes, `_` is no sample, `stale` ends one.
+Series use promtool's notation: `0+3x20` grows by 3 in each of 20 minutes, `_` is a missing sample, `stale` ends a series.
 """
 
 from collections.abc import Mapping
@@ -21,20 +21,21 @@ _BY_NAME: Final = {alert.name: alert for alert in ALERTS}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One alert and one cause. `series` maps a metric with its own labels to values; the deployment's labels are added.
+    """One alert and one cause.
 
-    Times are counted in steps of so many minutes. The alert is silent until the step before `fires`, and over from `over` on.
-    `value` is what the texts say when it begins, `last` what they say at the end if that is another.
+    `series` maps a metric with labels to values; the labels of `deployment` are added. `fires` and `resolves` count steps of
+    `step` minutes: the alert is silent one step before `fires`, and resolved from `resolves` on. `value` is the formatted
+    value in the texts when the alert fires, `last_value` the one before it resolves, if different.
     """
 
     alert: str
     name: str
     series: Mapping[str, str]
     fires: int
-    over: int
+    resolves: int
     labels: Mapping[str, str] = field(default_factory=dict)
     value: str = ""
-    last: str | None = None
+    last_value: str | None = None
     step: int = 1
     deployment: Mapping[str, str] = field(default_factory=lambda: DEPLOYMENT)
 
@@ -47,12 +48,12 @@ def _connects(values: str) -> dict[str, str]:
     return {'upstream_connects_total{result="ok",instance="a"}': values}
 
 
-def _lag(late: str, in_time: str) -> dict[str, str]:
+def _lag(all_samples: str, fast_samples: str) -> dict[str, str]:
     return {
-        'event_loop_lag_seconds_bucket{instance="a",le="0.05"}': in_time,
-        'event_loop_lag_seconds_bucket{instance="a",le="0.1"}': in_time,
-        'event_loop_lag_seconds_bucket{instance="a",le="0.25"}': late,
-        'event_loop_lag_seconds_bucket{instance="a",le="+Inf"}': late,
+        'event_loop_lag_seconds_bucket{instance="a",le="0.05"}': fast_samples,
+        'event_loop_lag_seconds_bucket{instance="a",le="0.1"}': fast_samples,
+        'event_loop_lag_seconds_bucket{instance="a",le="0.25"}': all_samples,
+        'event_loop_lag_seconds_bucket{instance="a",le="+Inf"}': all_samples,
     }
 
 
@@ -73,119 +74,120 @@ def _handshakes(first: str, second: str, reason: str) -> dict[str, str]:
     return series
 
 
-_BUILT: Final = 'build_info{version="0.1.0",instance="a"}'
+_BUILD_INFO: Final = 'build_info{version="0.1.0",instance="a"}'
 
 CASES: Final = (
-    # 10 % of 60 a minute: 10 failures are together in the second minute, but 7.2 % of an hour only after 45 minutes.
-    Case("RelayConnectFailures1h", "a tenth of the callers fails",
+    # 10 % of 60 per minute: the tenth failure occurs in the second minute, but 7.2 % of an hour only after 45 minutes.
+    Case("RelayConnectFailures1h", "10 % of the connections fail",
          _connects("0+60x60 3654+54x60 6954+60x60") | _failures("upstream_overloaded", "0x60 6+6x60 366x60"),
          104, 123, {"reason": "upstream_overloaded"}, "7.333%", "9.833%"),
-    Case("RelayConnectFailures1h", "all fail on a quiet day",
+    Case("RelayConnectFailures1h", "all connections fail at a low rate",
          _connects("0x180") | _failures("connect_timeout", "0x9 0+1x20 20x100", "connect", "none"),
          20, 35, {"reason": "connect_timeout"}, "100%"),
-    Case("RelayConnectFailures1h", "all fail in one of two deployments",
+    Case("RelayConnectFailures1h", "all connections fail in one of two deployments",
          _connects("0x180") | _failures("tls_failed", "0x9 0+1x20 20x100", "connect", "none")
          | {'upstream_connects_total{result="ok",namespace="voice",job="other"}': "0+600x180",
             'connection_failures_total{reason="tls_failed",namespace="voice",job="other"}': "0x180"},
          20, 35, {"reason": "tls_failed"}, "100%"),
-    Case("RelayConnectFailures6h", "four in a hundred fail",
+    Case("RelayConnectFailures6h", "4 % of the connections fail",
          _connects("0+1500x24 37440+1440x20 67740+1500x20")
          | _failures("first_event_timeout", "0x24 60+60x20 1260x20", "first_event", "none"),
          43, 46, {"reason": "first_event_timeout"}, "3.167%", "3.5%", step=SLOW_STEP),
-    Case("RelayConnectFailures1d", "two in a hundred fail",
+    Case("RelayConnectFailures1d", "2 % of the connections fail",
          _connects("0+1500x96 145470+1470x92 280740+1500x20")
          | _failures("rate_limited", "0x96 30+30x92 2790x20", "upgrade", "429"),
          169, 192, {"reason": "rate_limited"}, "1.521%", "1.957%", step=SLOW_STEP),
-    Case("RelayConnectFailures3d", "one in a hundred fails",
+    Case("RelayConnectFailures3d", "1 % of the connections fail",
          _connects("0+1500x288 433485+1485x288 862650+1500x40")
          | _failures("relay_full", "0x288 15+15x288 4335x40", "access"),
          433, 590, {"reason": "relay_full"}, "0.5035%", "0.9584%", step=SLOW_STEP),
-    Case("RelayKeyRejected", "a caller is refused",
+    Case("RelayKeyRejected", "a connection fails",
          _failures("key_rejected", "0x9 1x30", "first_event", "3000"), 10, 15, {"reason": "key_rejected"}),
-    Case("RelayKeyRejected", "nobody calls, the check is refused",
+    Case("RelayKeyRejected", "no client connects, the check fails",
          {'health_check_reason{check="key",reason="key_forbidden",instance="a"}': "0x9 1x4 0x20"},
          10, 15, {"reason": "key_forbidden"}),
-    Case("RelayQuotaExhausted", "a caller is refused",
+    Case("RelayQuotaExhausted", "a connection fails",
          _failures("quota_exhausted", "0x9 1x30", "first_event", "1013"), 10, 15, {"reason": "quota_exhausted"}),
-    Case("RelayQuotaExhausted", "the check is refused",
+    Case("RelayQuotaExhausted", "the check fails",
          {'health_check_reason{check="turn",reason="quota_exhausted",instance="a"}': "0x9 1x4 0x20"},
          10, 15, {"reason": "quota_exhausted"}),
-    Case("RelayQuotaExhausted", "open sessions fall silent",
+    Case("RelayQuotaExhausted", "responses fail in open sessions",
          {f'session_incidents_total{{event="{RESPONSE_DONE}",code="insufficient_quota",instance="a"}}': "0x9 1x30"},
          10, 15, {"reason": "quota_exhausted"}),
-    Case("RelayHandshakeFailing", "on both instances",
+    Case("RelayHandshakeFailing", "the check fails on both instances",
          _handshakes("0x5 1x30 0x20", "0x9 1x20 0x20", "dns_failed"), 11, 31, {"reason": "dns_failed"}),
-    Case("RelayInstanceCheckFailing", "on one of two instances",
+    Case("RelayInstanceCheckFailing", "the check fails on one of two instances",
          _handshakes("0x9 1x20 0x20", "0x50", "tls_untrusted"), 15, 31,
          {"reason": "tls_untrusted", "check": "handshake", "instance": "a"}),
-    Case("RelaySlowConnects", "one in ten waits for more than 3 seconds",
+    Case("RelaySlowConnects", "10 % of the clients wait longer than 3 seconds",
          _waits("0+20x90", "0+20x30 618+18x30 1178+20x30"), 41, 66, {}, "3.5s", "3.167s"),
-    Case("RelayAbsent", "the last instance is gone",
-         {_BUILT: "1x9 stale _x20 1x20"}, 12, 31),
-    Case("RelayAbsent", "there never was one", {}, 2, NEVER + 1, deployment={}),
-    Case("RelayInstanceDown", "one of two is gone",
-         {_BUILT: "1x60", 'up{instance="b"}': "1x9 0x20 1x20", 'up{instance="a"}': "1x60"}, 15, 31, {"instance": "b"}),
-    Case("RelaySessionsEndedByProvider", "half are cut",
+    Case("RelayAbsent", "the last instance stops",
+         {_BUILD_INFO: "1x9 stale _x20 1x20"}, 12, 31),
+    Case("RelayAbsent", "no instance was ever scraped", {}, 2, NEVER + 1, deployment={}),
+    Case("RelayInstanceDown", "one of two instances stops",
+         {_BUILD_INFO: "1x60", 'up{instance="b"}': "1x9 0x20 1x20", 'up{instance="a"}': "1x60"}, 15, 31, {"instance": "b"}),
+    Case("RelaySessionsEndedByProvider", "half of the sessions are ended by the provider",
          {'sessions_ended_total{reason="client_closed",instance="a"}': "0+2x90",
           'sessions_ended_total{reason="upstream_lost",instance="a"}': "0x29 0+2x20 40x60"}, 40, 61, {}, "40%", "25%"),
-    Case("RelayResponsesFailing", "half fail",
+    Case("RelayResponsesFailing", "half of the responses fail",
          {'responses_total{status="completed",instance="a"}': "0+4x90",
           'responses_total{status="failed",instance="a"}': "0x29 0+4x20 80x60"}, 38, 58, {}, "44.44%", "23.08%"),
-    Case("RelayLoopLag", "late once in fifty times",
+    Case("RelayLoopLag", "2 % of the measurements are late",
          _lag("0+120x90", "0+120x30 3718+118x30 7378+120x30"), 39, 63, {"instance": "a"}, "160ms", "137.5ms"),
-    Case("RelayNearCapacity", "both instances together",
+    Case("RelayNearCapacity", "both instances are nearly full",
          {'sessions_active{instance="a"}': "10x9 95x20 10x20", 'sessions_active{instance="b"}': "10x9 85x20 10x20",
           'sessions_limit{instance="a"}': "100x60", 'sessions_limit{instance="b"}': "100x60",
           'draining{instance="a"}': "0x60", 'draining{instance="b"}': "0x60"}, 15, 31, {}, "90%"),
-    Case("RelayNearCapacity", "one is shutting down and has no room for anybody",
+    Case("RelayNearCapacity", "one of two instances drains",
          {'sessions_active{instance="a"}': "10x9 95x20 10x20", 'sessions_active{instance="b"}': "10x60",
           'sessions_limit{instance="a"}': "100x60", 'sessions_limit{instance="b"}': "100x60",
           'draining{instance="a"}': "0x60", 'draining{instance="b"}': "1x60"}, 15, 31, {}, "95%"),
     Case("RelayInstanceNearLimit", "open files",
-         {_BUILT: "1x60", 'process_open_fds{instance="a"}': "100x9 920x20 100x20",
+         {_BUILD_INFO: "1x60", 'process_open_fds{instance="a"}': "100x9 920x20 100x20",
           'process_max_fds{instance="a"}': "1024x60"}, 15, 31, {"instance": "a", "resource": "open files"}, "89.84%"),
     Case("RelayInstanceNearLimit", "memory",
-         {_BUILT: "1x60", 'process_resident_memory_bytes{instance="a"}': "1e8x9 5e8x20 1e8x20",
+         {_BUILD_INFO: "1x60", 'process_resident_memory_bytes{instance="a"}': "1e8x9 5e8x20 1e8x20",
           'memory_limit_bytes{instance="a"}': "536870912x60"}, 15, 31, {"instance": "a", "resource": "memory"}, "93.13%"),
     Case("RelayInstanceNearLimit", "dials",
-         {_BUILT: "1x60", 'dials_active{instance="a"}': "1x9 90x20 1x20", 'dials_limit{instance="a"}': "100x60"},
+         {_BUILD_INFO: "1x60", 'dials_active{instance="a"}': "1x9 90x20 1x20", 'dials_limit{instance="a"}': "100x60"},
          15, 31, {"instance": "a", "resource": "dials"}, "90%"),
-    Case("RelayKeyRotationRefused", "a wrong key in the file",
+    Case("RelayKeyRotationRefused", "the file contains a rejected key",
          {'key_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),
     Case("RelayInternalErrors", "a request fails",
          {'admissions_total{result="internal_error",instance="a"}': "0x9 1x60"}, 10, 25, {}, "1"),
-    Case("RelayLogLinesDropped", "lines are lost",
+    Case("RelayLogLinesDropped", "lines are dropped",
          {'log_lines_dropped_total{instance="a"}': "0x9 150x60"}, 10, 25, {"instance": "a"}, "150"),
-    Case("RelayDrainHangs", "it does not end",
+    Case("RelayDrainHangs", "the process does not exit",
          {'draining{instance="a"}': "0x9 1x30 stale"}, 25, 41, {"instance": "a"}),
 )  # fmt: skip
 
-NOISE: Final[Mapping[str, Mapping[str, str]]] = {
-    "a single call fails among few": _connects("0+1x90") | _failures("upstream_error", "0x29 1x60"),
-    "the only call of the day fails": _connects("0x90") | _failures("connect_timeout", "0x29 1x60", "connect", "none"),
-    "one caller fails and tries three times more": _connects("0x90") | _failures("dropped_early", "0x29 2 4x60"),
-    "many callers bring it about themselves": _connects("0+1x90")
+SILENT_CASES: Final[Mapping[str, Mapping[str, str]]] = {
+    "one of few connections fails": _connects("0+1x90") | _failures("upstream_error", "0x29 1x60"),
+    "the only connection of the day fails": _connects("0x90")
+    | _failures("connect_timeout", "0x29 1x60", "connect", "none"),
+    "one client fails and retries three times": _connects("0x90") | _failures("dropped_early", "0x29 2 4x60"),
+    "clients cause many failures themselves": _connects("0+1x90")
     | _failures("token_invalid", "0+20x90", "access", "401"),
-    "one session of three is cut": {
+    "one of three sessions is ended by the provider": {
         'sessions_ended_total{reason="client_closed",instance="a"}': "0x29 2x60",
         'sessions_ended_total{reason="upstream_lost",instance="a"}': "0x29 1x60",
     },
     "the only response fails": {'responses_total{status="failed",instance="a"}': "0x29 1x60"},
-    "one caller waits for long": _waits("0x29 1x60", "0x90"),
-    "the handshake fails once": {
+    "one client waits long": _waits("0x29 1x60", "0x90"),
+    "the handshake check fails once": {
         'health_check_status{check="handshake",status="warn",instance="a"}': "0x29 1 0x60",
         'health_check_reason{check="handshake",reason="connect_timeout",instance="a"}': "0x29 1 0x60",
     },
-    "a scrape is missed": {'up{instance="a"}': "1x29 0 1x60", _BUILT: "1x29 stale 1x60"},
-    "all is well": _connects("0+60x90") | _failures("upstream_error", "0x90"),
+    "a scrape fails": {'up{instance="a"}': "1x29 0 1x60", _BUILD_INFO: "1x29 stale 1x60"},
+    "nothing fails": _connects("0+60x90") | _failures("upstream_error", "0x90"),
 }
-"""What must wake nobody: at no minute does any alert fire."""
+"""Cases in which no alert fires at any minute."""
 
-WAKES_NOBODY: Final[Mapping[str, Mapping[str, str]]] = {
-    "a rollout is stopped by a bad key": _connects("0+60x90") | {
+WARNING_CASES: Final[Mapping[str, Mapping[str, str]]] = {
+    "a bad key stops a rollout": _connects("0+60x90") | {
         f'health_check_reason{{check="{check}",reason="key_rejected",instance="{instance}"}}':
             "0x29 1x60" if instance == "new" else "0x90"
         for check in ("key", "handshake") for instance in ("a", "b", "new")
@@ -194,33 +196,36 @@ WAKES_NOBODY: Final[Mapping[str, Mapping[str, str]]] = {
             "0x29 1x60" if instance == "new" else "0x90"
         for check in ("key", "handshake") for instance in ("a", "b", "new")
     },
-    "the only instance is restarted, and a caller asks again and again": _connects("0+1x90")
+    "the only instance restarts, and a client retries repeatedly": _connects("0+1x90")
     | _failures("relay_draining", "0x29 12 24x60", "access", "503"),
 }  # fmt: skip
-"""What may wait until morning: a warning, perhaps, but nothing critical."""
+"""Cases in which a warning may fire, but no critical alert."""
 
 
 def render() -> str:
-    """`monitoring/prometheus/rules_test.yaml`."""
+    """The text of `monitoring/prometheus/rules_test.yaml`."""
     return _file(
         1,
-        *(_noise(name, series) for name, series in NOISE.items()),
-        *(_noise(name, series, 'severity="critical"') for name, series in WAKES_NOBODY.items()),
+        *(_silent_test("no alert", name, series) for name, series in SILENT_CASES.items()),
+        *(
+            _silent_test("no critical alert", name, series, 'severity="critical"')
+            for name, series in WARNING_CASES.items()
+        ),
     )
 
 
 def render_slow() -> str:
-    """`monitoring/prometheus/rules_slow_test.yaml`: windows of days, looked at in longer steps so that it takes seconds."""
+    """The text of `monitoring/prometheus/rules_slow_test.yaml`: windows of days with longer steps, to limit the run time."""
     return _file(SLOW_STEP)
 
 
-def _file(step: int, *more: dict[str, Any]) -> str:
+def _file(step: int, *silent_tests: dict[str, Any]) -> str:
     return "# Generated from tools/alert_cases.py by `make docs`; run it with `promtool test rules`.\n" + to_yaml({
         "rule_files": ["rules.yaml"],
         "evaluation_interval": f"{step}m",
-        # What is recorded is there before an alert looks at it, so that the minute is the same each time.
+        # Recording rules are evaluated before alerts, so that the minute of firing is deterministic.
         "group_eval_order": [group["name"] for group in groups()],
-        "tests": [*(_test(case) for case in CASES if case.step == step), *more],
+        "tests": [*(_test(case) for case in CASES if case.step == step), *silent_tests],
     })  # fmt: skip
 
 
@@ -235,25 +240,25 @@ def _test(case: Case) -> dict[str, Any]:
             for at, expected in (
                 (case.fires - 1, []),
                 (case.fires, [_expected(alert, case, case.value)]),
-                (case.over - 1, [_expected(alert, case, case.value if case.last is None else case.last)]),
-                (case.over, []),
+                (case.resolves - 1, [_expected(alert, case, case.value if case.last_value is None else case.last_value)]),
+                (case.resolves, []),
             )
             if at < NEVER
         ],
     }  # fmt: skip
 
 
-def _noise(name: str, series: Mapping[str, str], which: str = "") -> dict[str, Any]:
-    # A relay that is there and well, so that RelayAbsent is silent, too.
-    alive = series if _BUILT in series else {_BUILT: "1x90", 'up{instance="a"}': "1x90", **series}
+def _silent_test(expectation: str, name: str, series: Mapping[str, str], matchers: str = "") -> dict[str, Any]:
+    # A scraped relay, so that RelayAbsent is silent too.
+    with_relay = series if _BUILD_INFO in series else {_BUILD_INFO: "1x90", 'up{instance="a"}': "1x90", **series}
     return {
-        "name": f"nobody is woken: {name}",
+        "name": f"{expectation}: {name}",
         "interval": "1m",
-        "input_series": _input(alive, DEPLOYMENT),
-        # Over the whole time, not only where one happens to look.
+        "input_series": _input(with_relay, DEPLOYMENT),
+        # At every minute, not only at the evaluation time.
         "promql_expr_test": [
             {
-                "expr": f'count_over_time(ALERTS{{alertstate="firing",{which}}}[90m])',
+                "expr": f'count_over_time(ALERTS{{alertstate="firing",{matchers}}}[90m])',
                 "eval_time": "90m",
                 "exp_samples": [],
             }
@@ -276,13 +281,13 @@ def _expected(alert: Alert, case: Case, value: str) -> dict[str, Any]:
 
 
 def _input(series: Mapping[str, str], deployment: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"series": _named(name, deployment), "values": values} for name, values in series.items()]
+    return [{"series": _series_name(name, deployment), "values": values} for name, values in series.items()]
 
 
-def _named(name: str, deployment: Mapping[str, str]) -> str:
+def _series_name(name: str, deployment: Mapping[str, str]) -> str:
     metric, _, labels = name.removesuffix("}").partition("{")
     if not metric.startswith(("up", "process_")) or metric.startswith("upstream"):
         metric = f"realtime_relay_{metric}"
-    own = "job=" in labels  # another deployment's
-    more = "" if own else ",".join(f'{label}="{value}"' for label, value in deployment.items())
-    return f"{metric}{{{','.join(filter(None, (labels, more)))}}}"
+    has_deployment = "job=" in labels
+    deployment_labels = "" if has_deployment else ",".join(f'{label}="{value}"' for label, value in deployment.items())
+    return f"{metric}{{{','.join(filter(None, (labels, deployment_labels)))}}}"

@@ -1,12 +1,12 @@
-"""service/failures.py."""
+"""service/failures.py: published codes, texts and limits of the catalogue."""
 
 import pytest
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Row
 from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 
-# The published status table: HTTP status and close code of each reason. A change here breaks clients and alerts.
-CONTRACT = {
+# The published HTTP status and close code of each reason. A change breaks clients and alerts.
+PUBLISHED_CODES = {
     "token_missing token_invalid": (401, None),
     "origin_refused": (403, None),
     "bad_request model_refused model_missing": (400, 4000),
@@ -24,25 +24,25 @@ CONTRACT = {
     "connect_timeout reply_timeout first_event_timeout": (504, 1013),
     "client_left": (None, None),
 }
-EXPECTED = {reason: codes for reasons, codes in CONTRACT.items() for reason in reasons.split()}
+EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}
 
 
-def test_every_refusal_and_dial_failure_keeps_its_published_codes() -> None:
-    """Status and close code of each reason are those that clients and alerts were written against."""
+def test_refusals_and_dial_failures_keep_published_codes() -> None:
+    """HTTP status and close code of each reason equal PUBLISHED_CODES."""
     assert {r.reason: (r.http_status, r.close_code) for r in (REFUSALS | DIAL_FAILURES).values()} == EXPECTED
 
 
 @pytest.mark.parametrize("row", CATALOGUE.values(), ids=lambda row: str(row.reason))
-def test_a_row_can_be_shown_everywhere(row: Row) -> None:
-    """The text fits a close frame, the code may be sent, sentence and remedy are sentences."""
+def test_row_fits_every_surface(row: Row) -> None:
+    """The close text fits a close frame, the close code may be sent, sentence and remedy end with a full stop."""
     assert len(row.close_text.encode()) <= MAX_REASON_BYTES
     assert row.close_code is None or is_sendable_close_code(row.close_code)
     assert row.sentence.endswith(".")
     assert row.remedy.endswith(".")
 
 
-def test_statuses_that_clients_retry_are_kept_for_what_passes() -> None:
-    """A cause that never passes has no status that official clients retry, but for a proxy's 502 with TLS."""
+def test_permanent_failures_have_no_retried_status() -> None:
+    """If `retry` is `never`, official clients do not retry the status or close code, except 502 of a TLS failure."""
     for row in CATALOGUE.values():
         if row.retry == "never":
             assert row.http_status not in {408, 429, 500, 503, 504}
@@ -50,10 +50,10 @@ def test_statuses_that_clients_retry_are_kept_for_what_passes() -> None:
 
 
 def test_endings_have_no_http_status() -> None:
-    """An ending comes after the 101, so it cannot have an HTTP status."""
+    """An ending follows the 101, so it has no HTTP status."""
     assert {row.http_status for row in ENDINGS.values()} == {None}
 
 
-def test_a_failure_says_its_sentence() -> None:
-    """`str` of a failure is the catalogue's sentence and nothing from outside."""
+def test_failure_text_is_catalogue_sentence() -> None:
+    """`str` of a failure does not include its detail."""
     assert str(Failure("key_rejected", detail="x")) == CATALOGUE["key_rejected"].sentence

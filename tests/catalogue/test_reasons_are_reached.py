@@ -1,4 +1,4 @@
-"""Every reason of the catalogue is reached by a test over a real socket."""
+"""A test over real sockets names every reason of the catalogue."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ TESTS = Path(__file__).resolve().parents[1]
 FOLDERS = ("web", "relay", "health", "access", "upstream", "failure_surfaces")
 
 
-def named_in(*folders: str) -> set[str]:
-    """All reasons that stand, quoted, in the tests of these folders."""
+def reasons_named_in(*folders: str) -> set[str]:
+    """All reasons that the tests of these folders contain as quoted strings."""
     files = [path for folder in folders for path in (TESTS / folder).glob("*.py")]
-    words = {word for path in files for word in re.findall(r'"([a-z_]+)', path.read_text(encoding="utf-8"))}
-    return words & CATALOGUE.keys()
+    quoted = {text for path in files for text in re.findall(r'"([a-z_]+)', path.read_text(encoding="utf-8"))}
+    return quoted & CATALOGUE.keys()
 
 
-def test_every_reason_is_reached() -> None:
-    """A reason that no socket test names fails here; tests/failure_surfaces and tests/relay provoke them."""
-    assert set() == CATALOGUE.keys() - named_in(*FOLDERS)
+def test_every_reason_has_a_socket_test() -> None:
+    """tests/failure_surfaces and tests/relay cause the reasons; FOLDERS lists all folders with socket tests."""
+    assert set() == CATALOGUE.keys() - reasons_named_in(*FOLDERS)

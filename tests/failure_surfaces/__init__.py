@@ -1,1 +1,1 @@
-"""Every reason of the catalogue, provoked for real, and held against every surface."""
+"""Every reason of the catalogue, caused over real sockets, is reported alike at every surface."""

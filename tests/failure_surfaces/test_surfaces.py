@@ -1,4 +1,4 @@
-"""The same truth at every surface: each reason is provoked for real, and everybody is told the same."""
+"""Each reason is caused for real; client, log, metrics, health and documents report it alike."""
 
 import asyncio
 import json
@@ -10,41 +10,46 @@ import aiohttp
 import pytest
 
 from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Row
-from tests.failure_surfaces.provocations import PATH, PROVOCATIONS, Scene, by_key
+from tests.failure_surfaces.failure_setups import FAILURE_SETUPS, PATH, FailingRelay, provider_scenario
 from tests.support.harness import Relay, eventually, open_raw
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = {"Origin": "http://localhost:3000"}
-NOT_OF_THE_PROVIDER = {"call_not_found", "client_left"}  # a caller's own; the health checks ask for no call
+NOT_IN_HEALTH = {"call_not_found", "client_left"}  # they concern one client; health checks have no call_id
 
 
-def test_every_failure_is_provoked() -> None:
-    """A reason without a provocation fails here; the endings are provoked in tests/relay."""
-    assert {*REFUSALS, *DIAL_FAILURES} - {"client_left"} == set(PROVOCATIONS)
+def test_every_failure_has_a_setup() -> None:
+    """All refusals and dial failures except `client_left`, which has its own test."""
+    assert {*REFUSALS, *DIAL_FAILURES} - {"client_left"} == set(FAILURE_SETUPS)
 
 
-@pytest.mark.parametrize("reason", PROVOCATIONS)
-async def test_all_surfaces_agree(reason: str) -> None:
-    """HTTP body, browser's event and close, log lines, counts, health and documents tell of one failure in one way."""
+@pytest.mark.parametrize("reason", FAILURE_SETUPS)
+async def test_all_surfaces_report_the_same_failure(reason: str) -> None:
+    """HTTP body, error event and close frame, log lines, metrics, health and documents agree."""
     row = CATALOGUE[reason]
-    async with PROVOCATIONS[reason]() as scene:
-        plain = await as_plain_client(scene, row)
-        scene.relay.app.connector.breaker.succeeded()  # what is said from memory: tests/upstream/test_breaker.py
-        seen = await as_browser(scene, row)
+    async with FAILURE_SETUPS[reason]() as failing:
+        plain_error = await connect_without_origin(failing, row)
+        failing.relay.app.connector.breaker.succeeded()  # answers from memory: tests/upstream/test_breaker.py
+        browser_error = await connect_as_browser(failing, row)
 
-        assert without_id(plain) == without_id(seen)
-        told = check_log(scene, row)
-        assert {plain["session_id"], seen["session_id"]} == {line["session_id"] for line in told}
-        check_counts(scene, row)
-        health = await check_health(scene.relay, row)
-        everything = json.dumps([plain, seen, health], default=str) + str(scene.relay.logs) + scene.relay.metrics_text()
-    assert "CANARY" not in everything
+        assert without_session_id(plain_error) == without_session_id(browser_error)
+        lines = check_log(failing, row)
+        session_ids = {plain_error["session_id"], browser_error["session_id"]}
+        assert session_ids == {line["session_id"] for line in lines}
+        check_counts(failing, row)
+        health = await check_health(failing.relay, row)
+        output = (
+            json.dumps([plain_error, browser_error, health], default=str)
+            + str(failing.relay.logs)
+            + failing.relay.metrics_text()
+        )
+    assert "CANARY" not in output
     check_documents(row)
 
 
-async def as_plain_client(scene: Scene, row: Row) -> dict[str, Any]:
-    """What a program is told: a status, and the whole error."""
-    client = await open_raw(scene.relay.app.public_port, scene.path, scene.headers)
+async def connect_without_origin(failing: FailingRelay, row: Row) -> dict[str, Any]:
+    """The error of a client that is not a browser: an HTTP status and a JSON body."""
+    client = await open_raw(failing.relay.app.public_port, failing.path, failing.headers)
     await client.close()
     answer, error = client.answer, dict(client.answer.error)
 
@@ -54,9 +59,9 @@ async def as_plain_client(scene: Scene, row: Row) -> dict[str, Any]:
     return error
 
 
-async def as_browser(scene: Scene, row: Row) -> dict[str, Any]:
-    """What a page is told: an event and a close, or a status where the reason has no close code."""
-    client = await open_raw(scene.relay.app.public_port, scene.path, ORIGIN | dict(scene.headers))
+async def connect_as_browser(failing: FailingRelay, row: Row) -> dict[str, Any]:
+    """The error of a browser: an error event and a close frame, or an HTTP status if the reason has no close code."""
+    client = await open_raw(failing.relay.app.public_port, failing.path, ORIGIN | dict(failing.headers))
     if row.close_code is None:
         assert row.http_status == client.answer.status
         error = dict(client.answer.error)
@@ -66,7 +71,7 @@ async def as_browser(scene: Scene, row: Row) -> dict[str, Any]:
         code, text = await client.until_close() or (None, "")
         assert "error" == event["type"]
         error = dict(event["error"])
-        # The provider's own code and the shape of its reason are kept, ours are the catalogue's.
+        # Code and text are the catalogue's, or a private code of the provider with a reason of its shape.
         assert (row.close_code, row.close_text) == (code, text) or (
             code in range(3000, 5000) and re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", text)
         )
@@ -77,21 +82,21 @@ async def as_browser(scene: Scene, row: Row) -> dict[str, Any]:
 
 
 def check_error(error: dict[str, Any], row: Row) -> None:
-    """The error speaks with the catalogue's words."""
+    """The error has the catalogue's sentence, remedy and retry."""
     assert ("relay_error", row.reason, row.sentence, row.remedy, row.retry.value) == (
         error["type"], error["code"], error["message"], error["remedy"], error["retry"]
     )  # fmt: skip
 
 
-def without_id(error: dict[str, Any]) -> dict[str, Any]:
-    """An error without what differs from attempt to attempt."""
+def without_session_id(error: dict[str, Any]) -> dict[str, Any]:
+    """The error without its session_id, which differs between connections."""
     return {name: value for name, value in error.items() if name != "session_id"}
 
 
-def check_log(scene: Scene, row: Row) -> list[Any]:
-    """One line for each attempt, with the same words."""
+def check_log(failing: FailingRelay, row: Row) -> list[Any]:
+    """One log line for each of the two connections, with the catalogue's texts and level; returns the lines."""
     names = {"admission.refused", "upstream.connect_failed"}
-    lines = [line for line in scene.relay.logs if line["event"] in names][scene.before :]
+    lines = [line for line in failing.relay.logs if line["event"] in names][failing.earlier_failures :]
 
     assert 2 == len(lines)
     for line in lines:
@@ -102,21 +107,21 @@ def check_log(scene: Scene, row: Row) -> list[Any]:
     return lines
 
 
-def check_counts(scene: Scene, row: Row) -> None:
-    """Both attempts are counted under the reason, and nothing else is but what the provocation did."""
-    family = next(iter(scene.relay.app.metrics.connection_failures.collect()))
+def check_counts(failing: FailingRelay, row: Row) -> None:
+    """Both connections are counted with the reason, and only the setup's own failures besides them."""
+    family = next(iter(failing.relay.app.metrics.connection_failures.collect()))
     samples = [sample for sample in family.samples if sample.name.endswith("_total")]
 
     assert 2 == sum(sample.value for sample in samples if sample.labels["reason"] == row.reason)
-    assert 2 + scene.before == sum(sample.value for sample in samples)
+    assert 2 + failing.earlier_failures == sum(sample.value for sample in samples)
 
 
 async def check_health(relay: Relay, row: Row) -> Any:
-    """Where the provider refuses, detailed health says so in the same words."""
+    """Detailed health reports failures of the provider with the catalogue's texts; returns its body."""
     await relay.app.monitor.wait_for_first_refresh(5)
     async with aiohttp.ClientSession() as session, session.get(f"{relay.internal_url}/healthz?verbose") as response:
         body = await response.json(content_type=None)
-    if row.reason in DIAL_FAILURES and row.reason not in NOT_OF_THE_PROVIDER:
+    if row.reason in DIAL_FAILURES and row.reason not in NOT_IN_HEALTH:
         entry = body["checks"]["upstream:handshake"][0]
         assert row.reason == entry["reason"]
         assert f"{row.sentence} {row.remedy}" in entry["output"]
@@ -125,20 +130,20 @@ async def check_health(relay: Relay, row: Row) -> Any:
 
 
 def check_documents(row: Row) -> None:
-    """The reference has the same words."""
+    """docs/failures.md has the catalogue's texts, and the runbook has a section for the reason."""
     text = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
-    part = text.split(f"### {row.reason}\n", 1)[1].split("\n### ", 1)[0]
+    section = text.split(f"### {row.reason}\n", 1)[1].split("\n### ", 1)[0]
 
-    assert row.sentence in part
-    assert row.remedy in part
+    assert row.sentence in section
+    assert row.remedy in section
     page, _, anchor = row.runbook.partition("#")
     assert f"\n### {anchor}\n" in (ROOT / page).read_text(encoding="utf-8")
 
 
-async def test_a_client_that_gives_up_is_told_of_to_operators() -> None:
-    """`client_left` has nobody to tell but the log and the count, and alerts nobody."""
-    async with by_key("hang", RELAY_MAX_DIALS="5")() as scene:
-        relay = scene.relay
+async def test_client_left_is_logged_and_counted() -> None:
+    """A client that disconnects during the dial receives nothing; log and metric report `client_left`."""
+    async with provider_scenario("hang", RELAY_MAX_DIALS="5")() as failing:
+        relay = failing.relay
         row = CATALOGUE["client_left"]
         attempt = asyncio.create_task(open_raw(relay.app.public_port, PATH))
         await eventually(lambda: relay.simulator is not None and relay.simulator.open_count >= 2)
@@ -149,14 +154,14 @@ async def test_a_client_that_gives_up_is_told_of_to_operators() -> None:
 
         assert (row.reason, row.sentence, "info") == (line["reason"], line["message"], line["log_level"])
         family = next(iter(relay.app.metrics.connection_failures.collect()))
-        counted = [
+        counted_reasons = [
             sample.labels["reason"] for sample in family.samples if sample.value and sample.name.endswith("_total")
         ]
-        assert ["client_left"] == counted
+        assert ["client_left"] == counted_reasons
 
 
-def test_every_ending_is_named_by_a_test_on_sockets() -> None:
-    """Each ending is provoked in tests/relay, where what both sides are told, the count and the log line are checked."""
+def test_every_ending_has_a_socket_test() -> None:
+    """tests/relay names each ending; it checks what both sides receive, the metric and the log line."""
     texts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "relay").glob("test_*.py"))
 
     assert [] == [reason for reason in ENDINGS if f'"{reason}"' not in texts]

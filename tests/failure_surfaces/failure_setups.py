@@ -1,0 +1,186 @@
+"""FAILURE_SETUPS: for each reason of the catalogue, a relay whose next connection fails with it, over real sockets."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.support.certificates import untrusted_server_context
+from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
+
+PATH: Final = "/v1/realtime?model=gpt-realtime"
+TOKEN: Final = "CANARY1token-abcdefghijklmnop"
+BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@dataclass(frozen=True)
+class FailingRelay:
+    """A relay whose next connection with this path and these headers fails."""
+
+    relay: Relay
+    path: str = PATH
+    headers: Mapping[str, str] = field(default_factory=dict)
+    earlier_failures: int = 0  # failed connections of the setup itself
+
+
+FailureSetup = Callable[[], AbstractAsyncContextManager[FailingRelay]]
+
+
+def refused_request(path: str = PATH, headers: Mapping[str, str] | None = None, **settings: Any) -> FailureSetup:
+    """The relay refuses the request by itself."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async with simulated_relay(None, **settings) as relay:
+            yield FailingRelay(relay, path, headers or {})
+
+    return set_up
+
+
+def provider_scenario(scenario: str, path: str = PATH, **settings: Any) -> FailureSetup:
+    """The provider fails by a scenario of the simulator, which the key selects."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        key = f"sk-sim-{scenario}-CANARY0key123456"
+        async with simulated_relay(None, OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS="0.6", **settings) as relay:
+            yield FailingRelay(relay, path)
+
+    return set_up
+
+
+def provider_at(base_url: str, **settings: Any) -> FailureSetup:
+    """The provider's address cannot be reached."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async with running_relay(OPENAI_BASE_URL=base_url, RELAY_DIAL_TIMEOUT_SECONDS="0.6", **settings) as relay:
+            yield FailingRelay(relay)
+
+    return set_up
+
+
+def other_server(
+    answer: bytes | None, *, scheme: str = "http", tls: Callable[[], ssl.SSLContext] | None = None
+) -> FailureSetup:
+    """Another server answers at the provider's address; with `answer` None it accepts connections and sends nothing."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            if answer is not None:
+                writer.write(answer)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls() if tls else None)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            async with provider_at(f"{scheme}://127.0.0.1:{port}/v1")() as failing:
+                yield failing
+        finally:
+            server.close()
+
+    return set_up
+
+
+@asynccontextmanager
+async def relay_at_limit(**settings: Any) -> AsyncIterator[FailingRelay]:
+    """A relay with one open session; the limit refuses a second one."""
+    async with simulated_relay(None, **settings) as relay:
+        session = await open_raw(relay.app.public_port)
+        assert session.answer.status == 101
+        yield FailingRelay(relay)
+        await session.close()
+
+
+@asynccontextmanager
+async def client_in_reconnect_loop() -> AsyncIterator[FailingRelay]:
+    """A client that has used its one short session of this minute."""
+    async with simulated_relay(RELAY_MAX_RECONNECTS_PER_MINUTE="1") as relay:
+        client = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&model=twice")
+        await client.close()
+        yield FailingRelay(relay, earlier_failures=1)
+
+
+@asynccontextmanager
+async def draining_relay() -> AsyncIterator[FailingRelay]:
+    """A draining relay."""
+    async with simulated_relay() as relay:
+        relay.app.drainer.is_draining = True
+        yield FailingRelay(relay)
+
+
+@asynccontextmanager
+async def closed_port() -> AsyncIterator[FailingRelay]:
+    """No process listens at the provider's address."""
+    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    async with provider_at(f"http://127.0.0.1:{port}/v1")() as failing:
+        yield failing
+
+
+@asynccontextmanager
+async def refusing_proxy() -> AsyncIterator[FailingRelay]:
+    """A proxy that rejects the credentials."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    proxy = f"http://user:CANARY6password@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        async with provider_at("https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=proxy)() as failing:
+            yield failing
+    finally:
+        server.close()
+
+
+SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
+FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
+    "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
+    "token_invalid": refused_request(PATH, {"api-key": "wrong"}, RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
+    "origin_refused": refused_request(PATH, {"Origin": "https://evil.example"}),
+    "bad_request": refused_request(PATH + "&model=twice"),
+    "model_refused": refused_request(RELAY_ALLOWED_MODELS="another"),
+    "model_missing": refused_request("/v1/realtime"),
+    "not_a_websocket": refused_request(PATH, {"Upgrade": ""}),
+    "too_many_sessions": lambda: relay_at_limit(RELAY_MAX_SESSIONS_PER_CLIENT="1"),
+    "too_many_connects": client_in_reconnect_loop,
+    "relay_full": lambda: relay_at_limit(RELAY_MAX_SESSIONS="1"),
+    "relay_draining": draining_relay,
+    "key_missing": refused_request(OPENAI_API_KEY=""),
+    "key_malformed": refused_request(OPENAI_API_KEY='"sk-sim-good-CANARY0key123456"'),
+    "key_rejected": provider_scenario("key-rejected"),
+    "key_forbidden": provider_scenario("key-forbidden"),
+    "region_blocked": provider_scenario("http-403-geo"),
+    "quota_exhausted": provider_scenario("quota-exhausted"),
+    "beta_shape": provider_scenario("beta-shape"),
+    "model_not_found": provider_scenario("model-not-found"),
+    "call_not_found": provider_scenario("http-404", "/v1/realtime?call_id=rtc_1"),
+    "rate_limited": provider_scenario("http-429"),
+    "upstream_overloaded": provider_scenario("http-503"),
+    "upstream_error": provider_scenario("http-500"),
+    "dns_failed": provider_at("https://relay-test.invalid/v1"),
+    "connect_refused": closed_port,
+    # The broadcast address is not valid for TCP: the kernel reports immediately that the network is unreachable.
+    "network_unreachable": provider_at("https://255.255.255.255/v1"),
+    "proxy_failed": refusing_proxy,
+    "bad_reply": other_server(SSH),
+    "redirect_refused": provider_scenario("redirect"),
+    "dropped_early": provider_scenario("drop"),
+    "tls_failed": other_server(SSH, scheme="https"),
+    "tls_untrusted": other_server(SSH, scheme="https", tls=untrusted_server_context),
+    "connect_timeout": other_server(None, scheme="https"),
+    "reply_timeout": provider_scenario("hang-before-101"),
+    "first_event_timeout": provider_scenario("hang"),
+}
+"""`client_left` and the endings depend on the client: see test_surfaces.py and tests/relay."""
