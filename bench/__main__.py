@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print, keep as JSON, and on demand write docs/benchmarks.md."""
+"""`python -m bench`: measures, prints, saves JSON, and on request writes docs/benchmarks.md."""
 
 import argparse
 import importlib
@@ -15,16 +15,20 @@ _MANY_ROUNDS: Final = (50, 200)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the relay against other proxies.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the relay beside other proxies.")
     names = ", ".join(STARTERS)
-    parser.add_argument("--contenders", help=f"comma-separated, of {names}; relay=FOLDER is another working tree's")
+    parser.add_argument(
+        "--contenders", help=f"comma-separated, of {names}; relay=FOLDER is the relay of another working tree"
+    )
     parser.add_argument("--sessions", help="comma-separated numbers of sessions (1,50,200,500)")
-    parser.add_argument("--rounds", type=int, help="at every size; else 5 at 50 and 200 sessions, 3 at others")
-    parser.add_argument("--seconds", type=float, help="how long each measurement lasts (4)")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds at every size; default 5 at 50 and 200 sessions, 3 at others"
+    )
+    parser.add_argument("--seconds", type=float, help="duration of a measurement (4)")
     parser.add_argument("--upstream", choices=("plain", "tls", "both"), default="both")
-    parser.add_argument("--stalls", type=int, help="rounds with 15 MiB messages (3); 0 leaves them out")
+    parser.add_argument("--stalls", type=int, help="rounds with 15 MiB messages (3); 0 skips them")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.svg")
-    parser.add_argument("--short", action="store_true", help="only whether everything works and nothing is lost")
+    parser.add_argument("--short", action="store_true", help="only check that everything works and no message is lost")
     return parser.parse_args(words)
 
 
@@ -50,11 +54,11 @@ def _matrix(options: argparse.Namespace) -> matrix.Matrix:
 
 
 def main() -> int:
-    """Measure; 1 if anything was lost, out of order or changed."""
+    """Measure; returns 1 if a message was lost, reordered or changed."""
     options = _parse(sys.argv[1:])
     plan = _matrix(options)
     machine.prepare()
-    results = importlib.import_module("uvloop").run(matrix.run(plan, _say))
+    results = importlib.import_module("uvloop").run(matrix.run(plan, _print))
     now = datetime.now(UTC)
     data: dict[str, Any] = {
         "date": now.strftime("%Y-%m-%d"),
@@ -70,13 +74,13 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{now:%Y%m%d-%H%M%S}.json"
     file.write_text(json.dumps(data, indent=1) + "\n")
-    sys.stdout.write(f"{report.table(data)}\nkept in {file.relative_to(REPOSITORY)}\n")
+    sys.stdout.write(f"{report.table(data)}\nsaved in {file.relative_to(REPOSITORY)}\n")
     if options.write:
         report.write(data, REPOSITORY / "docs")
     return 0 if report.is_clean(data) else 1
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 

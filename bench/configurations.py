@@ -1,10 +1,10 @@
-"""The configuration files that contenders are given."""
+"""The configuration files of the contenders."""
 
 from pathlib import Path
 from typing import Final
 
 LITELLM_MASTER_KEY: Final = "sk-bench-master"
-# No fetch of a price list at the start, and no telemetry: nothing leaves the machine.
+# No download of a price list at the start, and no telemetry: no request leaves the machine.
 LITELLM_ENVIRONMENT: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_TELEMETRY": "False",
@@ -37,7 +37,7 @@ backend provider
 
 
 def nginx(folder: Path, port: int, upstream_port: int, bundle: Path | None, key: str) -> str:
-    """Nginx with one worker; the buffer takes a whole event, where the default of 4 kB would need two reads."""
+    """Nginx with one worker; its buffer holds a whole event, for which the default of 4 kB would need two reads."""
     tls = f"""
       proxy_ssl_verify on;
       proxy_ssl_trusted_certificate {bundle};

@@ -1,7 +1,7 @@
-"""Who is measured, and how each is set up: one core, a plain listener on loopback, the fake upstream behind it.
+"""The contenders: each on one core, with a plain listener on loopback and the benchmark's upstream behind it.
 
-Each is configured as its own documents advise for WebSockets, with nothing switched on that costs it and that another does
-not do; all of them put the provider's key into the request, and verify the certificate of a TLS upstream.
+Each is configured as its documentation recommends for WebSockets, without features that cost it time and that another lacks.
+All add the provider's key to the request, and verify the certificate of a TLS upstream.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import configurations
-from bench.ends import client_context
+from bench.endpoints import client_context
 from bench.process import Process, free_port
 from tools.debian import program
 
@@ -25,13 +25,13 @@ PATH: Final = "/v1/realtime?model=gpt-realtime"
 _LITELLM: Final = REPOSITORY / ".venv" / "bench-litellm" / "bin" / "litellm"
 
 
-class NotAvailable(Exception):
-    """A contender cannot be measured here or in this way; the message says why."""
+class ContenderUnavailable(Exception):
+    """A contender cannot be measured; the message names the cause."""
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """What a contender stands before: the upstream's port, whether it speaks TLS, and whose certificate is trusted."""
+class UpstreamSite:
+    """The upstream of a contender: its port, and for TLS the authority to trust. `folder` is for the contender's files."""
 
     folder: Path
     upstream_port: int
@@ -39,13 +39,13 @@ class Site:
 
     @property
     def is_tls(self) -> bool:
-        """Whether upstream speaks TLS."""
+        """Whether upstream uses TLS."""
         return self.bundle is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where clients connect."""
+class ClientTarget:
+    """Address, path, headers and TLS context for clients."""
 
     port: int
     host: str = "127.0.0.1"
@@ -56,21 +56,23 @@ class Place:
 
 @dataclass(slots=True)
 class Contender:
-    """One that runs. `process` is None for the direct way; `scrape_port` is where an operator would read metrics."""
+    """A running contender. `process` is None for the direct connection; `scrape_port` serves metrics."""
 
     name: str
-    place: Place
+    target: ClientTarget
     process: Process | None = None
     scrape_port: int | None = None
-    is_verbatim: bool = True  # whether the bytes of a message may be compared, or only what they mean
+    forwards_verbatim: bool = True  # False: only the audio of a message can be compared
 
 
-def _direct(site: Site) -> Contender:
+def _direct(site: UpstreamSite) -> Contender:
     context = client_context(str(site.bundle)) if site.bundle else None
-    return Contender("direct", Place(site.upstream_port, headers={"Authorization": f"Bearer {KEY}"}, context=context))
+    return Contender(
+        "direct", ClientTarget(site.upstream_port, headers={"Authorization": f"Bearer {KEY}"}, context=context)
+    )
 
 
-def _relay(site: Site, *, name: str = "relay", tree: Path = REPOSITORY) -> Contender:
+def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY) -> Contender:
     port, internal = free_port(), free_port()
     scheme, host = ("https", "localhost") if site.is_tls else ("http", "127.0.0.1")
     environment = {
@@ -86,40 +88,40 @@ def _relay(site: Site, *, name: str = "relay", tree: Path = REPOSITORY) -> Conte
     }
     if site.bundle:
         environment["SSL_CERT_FILE"] = str(site.bundle)
-    # Not in the repository, where a developer's .env might lie.
+    # Not in the repository, which may contain a developer's .env.
     process = Process(
         [_python_of(tree), "-m", "service", "serve"], site.folder / f"relay-{port}.log", environment, site.folder
     )
-    return Contender(name, Place(port), process, scrape_port=internal)
+    return Contender(name, ClientTarget(port), process, scrape_port=internal)
 
 
 def _python_of(tree: Path) -> str:
-    """What `make run` would use there."""
+    """The Python that `make run` uses in a working tree."""
     for folder in (tree, REPOSITORY):
         if (found := folder / ".venv" / "run" / "bin" / "python").exists():
             return str(found)
     return sys.executable
 
 
-def _haproxy(site: Site) -> Contender:
+def _haproxy(site: UpstreamSite) -> Contender:
     haproxy, port = program("haproxy"), free_port()
     configuration = site.folder / "haproxy.cfg"
     configuration.write_text(configurations.haproxy(port, site.upstream_port, site.bundle, KEY))
     command = [str(haproxy.path), "-db", "-f", str(configuration)]
     process = Process(command, site.folder / "haproxy.log", haproxy.environment, site.folder)
-    return Contender("haproxy", Place(port), process)
+    return Contender("haproxy", ClientTarget(port), process)
 
 
-def _nginx(site: Site) -> Contender:
+def _nginx(site: UpstreamSite) -> Contender:
     nginx, port = program("nginx"), free_port()
     configuration = site.folder / "nginx.conf"
     configuration.write_text(configurations.nginx(site.folder, port, site.upstream_port, site.bundle, KEY))
     command = [str(nginx.path), "-p", str(site.folder), "-c", str(configuration), "-e", "stderr"]
     process = Process(command, site.folder / "nginx.log", nginx.environment, site.folder)
-    return Contender("nginx", Place(port), process)
+    return Contender("nginx", ClientTarget(port), process)
 
 
-def _websockets(site: Site) -> Contender:
+def _websockets(site: UpstreamSite) -> Contender:
     port = free_port()
     scheme, host = ("wss", "localhost") if site.is_tls else ("ws", "127.0.0.1")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "OPENAI_API_KEY": KEY}
@@ -133,25 +135,25 @@ def _websockets(site: Site) -> Contender:
         f"{scheme}://{host}:{site.upstream_port}",
     ]
     process = Process(command, site.folder / "websockets.log", environment, site.folder)
-    return Contender("websockets", Place(port), process)
+    return Contender("websockets", ClientTarget(port), process)
 
 
-def _litellm(site: Site) -> Contender:
+def _litellm(site: UpstreamSite) -> Contender:
     if not _LITELLM.exists():
-        raise NotAvailable("its environment .venv/bench-litellm is not there; `make bench` makes it")
+        raise ContenderUnavailable("the environment .venv/bench-litellm does not exist; `make bench` creates it")
     port = free_port()
     configuration = site.folder / "litellm.yaml"
     configuration.write_text(configurations.litellm(site.upstream_port, is_tls=site.is_tls, key=KEY))
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.folder), **configurations.LITELLM_ENVIRONMENT}
     if site.bundle:
         environment["SSL_CERT_FILE"] = str(site.bundle)
-    words = ["--config", str(configuration), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    process = Process([str(_LITELLM), *words], site.folder / "litellm.log", environment, site.folder)
-    place = Place(port, headers={"Authorization": f"Bearer {configurations.LITELLM_MASTER_KEY}"})
-    return Contender("litellm", place, process, is_verbatim=False)
+    arguments = ["--config", str(configuration), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    process = Process([str(_LITELLM), *arguments], site.folder / "litellm.log", environment, site.folder)
+    target = ClientTarget(port, headers={"Authorization": f"Bearer {configurations.LITELLM_MASTER_KEY}"})
+    return Contender("litellm", target, process, forwards_verbatim=False)
 
 
-STARTERS: Final[dict[str, Callable[[Site], Contender]]] = {
+STARTERS: Final[dict[str, Callable[[UpstreamSite], Contender]]] = {
     "direct": _direct,
     "relay": _relay,
     "haproxy": _haproxy,
@@ -161,8 +163,8 @@ STARTERS: Final[dict[str, Callable[[Site], Contender]]] = {
 }
 
 
-def begin(name: str, site: Site) -> Contender:
-    """Start a contender; `relay=FOLDER` is the relay of another working tree, for comparing two."""
+def start_process(name: str, site: UpstreamSite) -> Contender:
+    """Start a contender; `relay=FOLDER` is the relay of another working tree, to compare two."""
     kind, _, tree = name.partition("=")
     if tree:
         return _relay(site, name=name, tree=Path(tree).resolve())
@@ -170,7 +172,7 @@ def begin(name: str, site: Site) -> Contender:
 
 
 def versions(names: list[str]) -> dict[str, str]:
-    """What each contender says that it is."""
+    """The version that each contender reports."""
     return {name: _version(name) for name in names if name != "direct"}
 
 
@@ -193,12 +195,12 @@ def _version(name: str) -> str:
             "print(f'{v} on Python {sys.version.split()[0]}, aiohttp {aiohttp.__version__}{loop}')"
         )
         return _first_version([_python_of(tree), "-c", code], {"PYTHONPATH": str(tree)}, whole=True)
-    except Exception as exc:  # noqa: BLE001 - a version that cannot be told stops no measurement
+    except Exception as exc:  # noqa: BLE001 - a missing version must not stop the measurement
         return f"unknown ({type(exc).__name__})"
 
 
 def _first_version(command: list[str], environment: dict[str, str], *, whole: bool = False) -> str:
-    # The commands are those of _version.
+    # The commands are written in _version.
     done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)  # noqa: S603
     text = (done.stdout + done.stderr).decode().strip()
     found = re.search(r"\d+(\.\d+)+\S*", text)

@@ -1,4 +1,4 @@
-"""What the figures are measured on, and what the generator claims of it."""
+"""The machine of the measurement, and the resources that the generator reserves."""
 
 import os
 import platform
@@ -11,18 +11,18 @@ from bench.process import GENERATOR_CORE, has_two_cores
 
 
 def prepare() -> None:
-    """Take a core for the generator, and as many sockets as the machine allows; contenders inherit the latter."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no contender is left behind
+    """Pin the generator to its core, and raise the limit on open files; contenders inherit that limit."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that contenders are stopped
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if has_two_cores():
         os.sched_setaffinity(0, {GENERATOR_CORE})
     else:
-        sys.stderr.write("there are not two cores: contenders and generator share what there is\n")
+        sys.stderr.write("fewer than two cores: contenders and generator share them\n")
 
 
 def describe() -> dict[str, str]:
-    """The machine in a few words; the same wherever the figures are shown."""
+    """A short description of the machine."""
     return {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),

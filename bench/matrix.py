@@ -1,4 +1,4 @@
-"""The whole comparison: each contender once in each round, in rotated order; fresh processes for each upstream and size."""
+"""The comparison: each contender once per round, in rotated order; new processes for each upstream and size."""
 
 import asyncio
 import gc
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.contenders import Contender, NotAvailable, Site, begin
+from bench.contenders import Contender, ContenderUnavailable, UpstreamSite, start_process
 from bench.load import Upstream
 from bench.measure import Plan, measure, measure_stall, wait_until_ready
 from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable
 
 LITELLM_SESSIONS: Final = (1, 50)
-_REST_SECONDS: Final = 0.3  # between two contenders, for what the last one leaves to do
+_REST_SECONDS: Final = 0.3  # between two contenders, so that the previous one becomes idle
 
 Row = dict[str, Any]
-Say = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """What is to be measured. `rounds` says how often at each size."""
+    """What to measure. `rounds` returns the number of rounds for a number of sessions."""
 
     contenders: tuple[str, ...]
     sessions: tuple[int, ...]
@@ -37,64 +37,68 @@ class Matrix:
 
 @dataclass(slots=True)
 class Results:
-    """What was measured, as it goes into JSON."""
+    """The measurements, as they are saved in JSON."""
 
     rows: list[Row]
     stalls: list[Row]
     missing: list[Row]
 
 
-async def run(matrix: Matrix, say: Say) -> Results:
-    """Measure everything; contenders that cannot be had are named, not fatal."""
+async def run(matrix: Matrix, report_progress: ReportProgress) -> Results:
+    """Measure everything; unavailable contenders are listed, not fatal."""
     results = Results([], [], [])
-    gc.disable()  # a collection here would be read as a stall of the contender
+    gc.disable()  # a collection here would be measured as a stall of the contender
     for kind in matrix.upstreams:
         for sessions in matrix.sessions:
-            await _measure_size(matrix, kind, sessions, results, say)
+            await _measure_size(matrix, kind, sessions, results, report_progress)
         if matrix.stalls:
-            await _measure_stalls(matrix, kind, results, say)
+            await _measure_stalls(matrix, kind, results, report_progress)
     return results
 
 
-async def _measure_size(matrix: Matrix, kind: str, sessions: int, results: Results, say: Say) -> None:
+async def _measure_size(
+    matrix: Matrix, kind: str, sessions: int, results: Results, report_progress: ReportProgress
+) -> None:
     names = [n for n in matrix.contenders if n != "litellm" or sessions in LITELLM_SESSIONS]
 
-    async def one(contender: Contender, upstream: Upstream) -> Row:
+    async def measurement(contender: Contender, upstream: Upstream) -> Row:
         return await measure(contender, upstream, Plan(sessions, matrix.seconds))
 
-    async with _running(names, kind, sessions, results, say) as (contenders, upstream):
-        for turn in range(matrix.rounds(sessions)):
-            for contender in _rotated(contenders, turn):
-                row = await _attempt(one, contender, upstream)
-                label = {"contender": contender.name, "upstream": kind, "sessions": sessions, "round": turn}
+    async with _running(names, kind, sessions, results, report_progress) as (contenders, upstream):
+        for number in range(matrix.rounds(sessions)):
+            for contender in _rotate(contenders, number):
+                row = await _attempt(measurement, contender, upstream)
+                label = {"contender": contender.name, "upstream": kind, "sessions": sessions, "round": number}
                 results.rows.append(label | row)
-                say(f"{kind:5} {sessions:4} sessions, round {turn + 1}: {contender.name:10} {_brief(row)}")
-
-
-async def _measure_stalls(matrix: Matrix, kind: str, results: Results, say: Say) -> None:
-    names = [n for n in matrix.contenders if n != "litellm"]  # it changes messages, so that pieces cannot be compared
-    async with _running(names, kind, 0, results, say) as (contenders, upstream):
-        for turn in range(matrix.stalls):
-            for contender in _rotated(contenders, turn):
-                row = await _attempt(measure_stall, contender, upstream)
-                results.stalls.append({"contender": contender.name, "upstream": kind, "round": turn} | row)
-                others = row["others_us"]["max"] / 1000 if "others_us" in row else -1
-                say(
-                    f"{kind:5} 15 MiB each way, round {turn + 1}: {contender.name:10} others waited {others:.1f} ms at most"
+                report_progress(
+                    f"{kind:5} {sessions:4} sessions, round {number + 1}: {contender.name:10} {_summary(row)}"
                 )
 
 
-def _rotated(contenders: list[Contender], turn: int) -> list[Contender]:
-    at = turn % len(contenders) if contenders else 0
+async def _measure_stalls(matrix: Matrix, kind: str, results: Results, report_progress: ReportProgress) -> None:
+    names = [n for n in matrix.contenders if n != "litellm"]  # it rewrites messages, so that pieces cannot be compared
+    async with _running(names, kind, 0, results, report_progress) as (contenders, upstream):
+        for number in range(matrix.stalls):
+            for contender in _rotate(contenders, number):
+                row = await _attempt(measure_stall, contender, upstream)
+                results.stalls.append({"contender": contender.name, "upstream": kind, "round": number} | row)
+                others = row["others_us"]["max"] / 1000 if "others_us" in row else -1
+                report_progress(
+                    f"{kind:5} 15 MiB, round {number + 1}: {contender.name:10} other sessions waited at most {others:.1f} ms"
+                )
+
+
+def _rotate(contenders: list[Contender], number: int) -> list[Contender]:
+    at = number % len(contenders) if contenders else 0
     return contenders[at:] + contenders[:at]
 
 
 async def _attempt(
-    one: Callable[[Contender, Upstream], Coroutine[Any, Any, Row]], contender: Contender, upstream: Upstream
+    measurement: Callable[[Contender, Upstream], Coroutine[Any, Any, Row]], contender: Contender, upstream: Upstream
 ) -> Row:
     try:
-        row = await one(contender, upstream)
-    except Exception as exc:  # noqa: BLE001 - a contender that fails is a result, and stops nobody else's
+        row = await measurement(contender, upstream)
+    except Exception as exc:  # noqa: BLE001 - a failed contender is a result, and must not stop the others
         row = {"failed": _reason(exc)}
     gc.collect()
     await asyncio.sleep(_REST_SECONDS)
@@ -107,7 +111,7 @@ def _reason(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}"[:300]
 
 
-def _brief(row: Row) -> str:
+def _summary(row: Row) -> str:
     if "failed" in row:
         return f"failed: {row['failed']}"
     cpu = f"{row['cpu_us_per_message']:6.1f} us CPU" if row["cpu_us_per_message"] is not None else " " * 13
@@ -120,9 +124,9 @@ def _brief(row: Row) -> str:
 
 @asynccontextmanager
 async def _running(
-    names: list[str], kind: str, sessions: int, results: Results, say: Say
+    names: list[str], kind: str, sessions: int, results: Results, report_progress: ReportProgress
 ) -> AsyncIterator[tuple[list[Contender], Upstream]]:
-    """Fresh processes of all contenders in front of a fresh upstream."""
+    """New processes of all contenders, with a new upstream."""
     with tempfile.TemporaryDirectory(prefix="realtime-relay-bench-") as scratch:
         folder = Path(scratch)
         context, bundle = certificate(folder) if kind == "tls" else (None, None)
@@ -132,12 +136,12 @@ async def _running(
         try:
             for name in names:
                 try:
-                    contenders.append(await start(name, Site(folder, upstream.port, bundle), upstream))
-                except (NotAvailable, PackageUnavailable) as exc:
+                    contenders.append(await start(name, UpstreamSite(folder, upstream.port, bundle), upstream))
+                except (ContenderUnavailable, PackageUnavailable) as exc:
                     results.missing.append(
                         {"contender": name, "upstream": kind, "sessions": sessions, "why": str(exc)[:400]}
                     )
-                    say(f"{kind:5} {name} is left out: {exc}")
+                    report_progress(f"{kind:5} {name} skipped: {exc}")
             yield contenders, upstream
         finally:
             for contender in contenders:
@@ -146,12 +150,12 @@ async def _running(
             upstream.stop()
 
 
-async def start(name: str, site: Site, upstream: Upstream) -> Contender:
+async def start(name: str, site: UpstreamSite, upstream: Upstream) -> Contender:
     """Start one contender and wait until a session passes through it; raises NotAvailable or NotToBeHad."""
-    contender = begin(name, site)
+    contender = start_process(name, site)
     try:
         await wait_until_ready(contender, upstream, seconds=90 if name == "litellm" else 15)
-    except NotAvailable:
+    except ContenderUnavailable:
         if contender.process is not None:
             await contender.process.stop()
         raise
@@ -159,6 +163,6 @@ async def start(name: str, site: Site, upstream: Upstream) -> Contender:
 
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context for localhost, and what its clients have to trust."""
+    """A server's context for localhost, and the file of the authority that clients must trust."""
     authority = Authority(folder, "Bench Authority")
     return authority.server_context("localhost"), authority.bundle

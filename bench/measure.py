@@ -1,4 +1,4 @@
-"""One measurement: a contender, a number of sessions, a few seconds of speech both ways."""
+"""One measurement: a contender, a number of sessions, some seconds of speech in both directions."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from bench.contenders import Contender, NotAvailable
-from bench.ends import Refused
-from bench.load import Fleet, Ticker, Upstream
+from bench.contenders import Contender, ContenderUnavailable
+from bench.endpoints import Refused
+from bench.load import SendClock, SessionGroup, Upstream
 from bench.messages import DOWN, UP, large_templates
 from bench.process import CONTENDER_CORE, core_seconds
 
@@ -24,7 +24,7 @@ _MICROSECONDS: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """Sessions, duration and rate of one measurement."""
 
     sessions: int
     seconds: float
@@ -41,55 +41,55 @@ def percentiles(nanoseconds: Sequence[int]) -> dict[str, float]:
 
 
 async def wait_until_ready(contender: Contender, upstream: Upstream, *, seconds: float) -> None:
-    """Until a session passes; raises NotAvailable with the contender's last words."""
+    """Wait until a session opens; raises ContenderUnavailable with the end of the contender's log."""
     deadline = time.perf_counter() + seconds
     while True:
-        fleet = Fleet(contender, upstream)
-        trouble: BaseException | None = None
+        group = SessionGroup(contender, upstream)
+        error: BaseException | None = None
         try:
-            await fleet.open(1)
-        except* (OSError, Refused, TimeoutError) as group:
-            trouble = group.exceptions[0]
-        await fleet.close()
-        if trouble is None:
+            await group.open(1)
+        except* (OSError, Refused, TimeoutError) as raised:
+            error = raised.exceptions[0]
+        await group.close()
+        if error is None:
             return
         process = contender.process
         if (process is not None and process.has_ended) or time.perf_counter() > deadline:
-            words = process.last_words() if process else ""
-            raise NotAvailable(f"{contender.name} does not answer: {trouble}\n{words}")
+            log = process.log_tail() if process else ""
+            raise ContenderUnavailable(f"{contender.name} does not answer: {error}\n{log}")
         await asyncio.sleep(0.2)
 
 
 async def measure(contender: Contender, upstream: Upstream, plan: Plan) -> dict[str, Any]:
-    """Open the sessions, let them idle, let them speak, compare both ends."""
+    """Open the sessions, measure them idle, then under load, and compare both endpoints."""
     process = contender.process
     before = process.memory() if process else None
-    fleet = Fleet(contender, upstream)
+    group = SessionGroup(contender, upstream)
     try:
-        await fleet.open(plan.sessions)
+        await group.open(plan.sessions)
         await asyncio.sleep(0.5)
         idle = process.memory() if process else None
-        ticker = Ticker(fleet, plan.messages_per_second)
-        ticker.start()
+        clock = SendClock(group, plan.messages_per_second)
+        clock.start()
         await asyncio.sleep(min(_LONGEST_WARM_UP_SECONDS, plan.seconds / 2))
-        row = await _window(contender, fleet, plan.seconds)
+        row = await _window(contender, group, plan.seconds)
         busy = process.memory() if process else None
-        ticker.stop()
-        await fleet.drain(_DRAIN_SECONDS)
-        row["verdict"] = fleet.verdict().as_dict()
+        clock.stop()
+        await group.drain(_DRAIN_SECONDS)
+        row["verdict"] = group.verdict().as_dict()
     finally:
-        await fleet.close()
-    row["intended_per_second"] = ticker.rate
-    row["connect"] = percentiles([round(s * 1e9) for s in fleet.connect_seconds])
+        await group.close()
+    row["intended_per_second"] = clock.rate
+    row["connect"] = percentiles([round(s * 1e9) for s in group.connect_seconds])
     if before and idle and busy:
         row["memory_kb"] = {"before": asdict(before), "idle": asdict(idle), "busy": asdict(busy)}
     return row
 
 
-async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[str, Any]:
+async def _window(contender: Contender, group: SessionGroup, seconds: float) -> dict[str, Any]:
     process = contender.process
-    del fleet.up_latencies[:], fleet.down_latencies[:]
-    received, sent = fleet.received, fleet.sent
+    del group.up_latencies[:], group.down_latencies[:]
+    received, sent = group.received, group.sent
     core, stolen = core_seconds(CONTENDER_CORE)
     cpu, own, started = process.cpu_seconds() if process else 0.0, time.process_time(), time.perf_counter()
     await asyncio.sleep(seconds / 2)
@@ -100,16 +100,16 @@ async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[st
     cpu = (process.cpu_seconds() if process else 0.0) - cpu
     own = time.process_time() - own
     core_after, stolen_after = core_seconds(CONTENDER_CORE)
-    passed = fleet.received - received
-    up, down = array("q", fleet.up_latencies), array("q", fleet.down_latencies)
+    passed = group.received - received
+    up, down = array("q", group.up_latencies), array("q", group.down_latencies)
     return {
         "messages": passed,
         "passed_per_second": passed / took,
-        "sent_per_second": (fleet.sent - sent) / took,
+        "sent_per_second": (group.sent - sent) / took,
         "cpu_us_per_message": cpu * _MICROSECONDS / passed if process and passed else None,
         "cpu_share": cpu / took,
         "generator_share": own / took,
-        "others_share": max(0.0, core_after - core - cpu) / took,  # of the contender's core, by whoever else runs here
+        "others_share": max(0.0, core_after - core - cpu) / took,  # used by other programs on the contender's core
         "stolen_share": (stolen_after - stolen) / took,
         "up_us": percentiles(up),
         "down_us": percentiles(down),
@@ -117,7 +117,7 @@ async def _window(contender: Contender, fleet: Fleet, seconds: float) -> dict[st
 
 
 async def scrape(port: int) -> int:
-    """Read the metrics, as Prometheus would; returns the size of the answer in bytes."""
+    """Read the metrics as Prometheus does; returns the size of the response in bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     size = len(await reader.read(-1))
@@ -128,35 +128,35 @@ async def scrape(port: int) -> int:
 
 
 async def measure_stall(contender: Contender, upstream: Upstream) -> dict[str, Any]:
-    """How long the messages of other sessions wait while two carry 15 MiB, one up and one down."""
+    """Latency of other sessions while one session sends 15 MiB and another receives 15 MiB."""
     large_up, large_down = large_templates()
-    fleet = Fleet(contender, upstream)
+    group = SessionGroup(contender, upstream)
     try:
-        await fleet.open(BYSTANDERS + 2)
-        (client, its_upstream), (its_client, provider) = fleet.pairs()[:2]
-        assert provider is not None  # noqa: S101 - it has answered the hello
+        await group.open(BYSTANDERS + 2)
+        (client, its_upstream), (its_client, provider) = group.pairs()[:2]
+        assert provider is not None  # noqa: S101 - known since the first message
         large: array[int] = array("q")
         for end in (its_upstream, its_client):
             if end is not None and end.incoming is not None:
                 end.incoming.latencies = large
-        ticker = Ticker(fleet, MESSAGES_PER_SECOND, leaving_out=frozenset({0, 1}))
-        ticker.start()
+        clock = SendClock(group, MESSAGES_PER_SECOND, leaving_out=frozenset({0, 1}))
+        clock.start()
         await asyncio.sleep(_STALL_WARM_UP_SECONDS)
-        usual = percentiles([*fleet.up_latencies, *fleet.down_latencies])
-        del fleet.up_latencies[:], fleet.down_latencies[:]
+        usual = percentiles([*group.up_latencies, *group.down_latencies])
+        del group.up_latencies[:], group.down_latencies[:]
         started = time.perf_counter()
         await asyncio.gather(client.send_large(large_up, UP), provider.send_large(large_down, DOWN))
         while time.perf_counter() - started < _DRAIN_SECONDS:
             await asyncio.sleep(0.005)
             if len(large) == 2:  # noqa: PLR2004 - one each way
                 break
-        await asyncio.sleep(0.1)  # what was held up behind them
-        ticker.stop()
-        await fleet.drain(_DRAIN_SECONDS)
-        others = percentiles([*fleet.up_latencies, *fleet.down_latencies])
-        verdict = fleet.verdict()
+        await asyncio.sleep(0.1)  # for messages that were delayed behind them
+        clock.stop()
+        await group.drain(_DRAIN_SECONDS)
+        others = percentiles([*group.up_latencies, *group.down_latencies])
+        verdict = group.verdict()
     finally:
-        await fleet.close()
+        await group.close()
     return {
         "usual_us": usual,
         "others_us": others,

@@ -1,4 +1,4 @@
-"""A contender's process: started on a core of its own, weighed with all its threads and children, stopped by its number."""
+"""A contender's process: started on a core of its own, measured with all threads and children, stopped by its process id."""
 
 import asyncio
 import os
@@ -13,12 +13,12 @@ from typing import Final
 
 CONTENDER_CORE: Final = 0
 GENERATOR_CORE: Final = 1
-_PATIENCE_SECONDS: Final = 5
+_STOP_SECONDS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process and its children hold, in kB."""
+    """The memory of a process and its children, in kB."""
 
     rss: int
     pss: int
@@ -26,27 +26,27 @@ class Memory:
 
 _TWO_CORES: Final = {CONTENDER_CORE, GENERATOR_CORE} <= os.sched_getaffinity(
     0
-)  # asked before the generator takes its own
+)  # before the generator is pinned to its core
 
 
 def has_two_cores() -> bool:
-    """Whether a contender and the generator can each have one."""
+    """Whether contender and generator can each have a core."""
     return _TWO_CORES
 
 
 def core_seconds(core: int) -> tuple[float, float]:
-    """For how long a core has been busy, and for how long the hypervisor had it, since the machine started."""
+    """Seconds since boot in which a core was busy, and in which the hypervisor used it (steal)."""
     tick = os.sysconf("SC_CLK_TCK")
     for line in Path("/proc/stat").read_text().splitlines():
-        name, *words = line.split()
+        name, *fields = line.split()
         if name == f"cpu{core}":
-            user, nice, system, _idle, _waiting, irq, soft_irq, steal = (int(word) / tick for word in words[:8])
+            user, nice, system, _idle, _waiting, irq, soft_irq, steal = (int(field) / tick for field in fields[:8])
             return user + nice + system + irq + soft_irq, steal
     return 0.0, 0.0
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has at this moment, for programs that cannot be asked which one they took."""
+    """A free port of loopback, for programs that cannot report the port that they chose."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A program with its log."""
+    """A program and its log."""
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str], folder: Path) -> None:
         self.log = log
@@ -71,24 +71,24 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The first process's number; taskset becomes the program, so it is the program's."""
+        """The process id; taskset replaces itself with the program."""
         return self._popen.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is no more."""
+        """Whether it has exited."""
         return self._popen.poll() is not None
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
     async def stop(self) -> None:
-        """End it, by force if it takes its time."""
+        """Stop it with SIGTERM, and with SIGKILL after five seconds."""
         if self.has_ended:
             return
         self._popen.send_signal(signal.SIGTERM)
-        for _ in range(_PATIENCE_SECONDS * 20):
+        for _ in range(_STOP_SECONDS * 20):
             if self.has_ended:
                 return
             await asyncio.sleep(0.05)
@@ -108,16 +108,16 @@ class Process:
         return found
 
     def cpu_seconds(self) -> float:
-        """User and system time of every thread so far, from the scheduler, which counts nanoseconds and not ticks."""
+        """User and system time of all threads so far, from the scheduler, which counts in nanoseconds rather than ticks."""
         total = 0
         for pid in self.tree():
             for task in _tasks(pid):
-                with suppress(OSError):  # a thread that has just ended
+                with suppress(OSError):  # the thread has just ended
                     total += int((task / "schedstat").read_text().split()[0])
         return total / 1e9
 
     def memory(self) -> Memory:
-        """What it holds now."""
+        """Its memory now."""
         rss = pss = 0
         for pid in self.tree():
             with suppress(OSError):
@@ -127,7 +127,7 @@ class Process:
         return Memory(rss, pss)
 
     def open_files(self) -> int:
-        """Descriptors that it has open."""
+        """The number of its open descriptors."""
         total = 0
         for pid in self.tree():
             with suppress(OSError):

@@ -1,6 +1,6 @@
-"""Renders what was measured: a pure function of the JSON, so that a report can be written anew without measuring.
+"""Renders measurements: a pure function of the JSON, so that a report can be written again without measuring.
 
-`python -m bench.report FILE...` writes docs/benchmarks.md and docs/benchmarks.svg of one run or of several together.
+`python -m bench.report FILE...` writes docs/benchmarks.md and docs/benchmarks.svg from one or more runs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any, Final
 from bench import plot
 from bench.contenders import REPOSITORY
 from bench.figures import Figures, Spread, merged
-from bench.words import CONTENDERS, INTRODUCTION, LIMITS
+from bench.prose import CONTENDERS, INTRODUCTION, LIMITS
 
 Data = dict[str, Any]
 _COMPARED: Final = "relay"
@@ -20,29 +20,30 @@ _DIRECTIONS: Final = (("up", "up_us"), ("down", "down_us"))
 
 
 def table(data: Data) -> str:
-    """What is shown on a terminal."""
+    """The report for a terminal."""
     figures = Figures(data)
     head = ["upstream", "sessions", "contender", "CPU us/message", "up p50/p99 us", "down p50/p99 us", "first event ms"]
     lines = [[*head, "kB/session idle/busy", "messages/s", "notes"]]
-    lines += [_line(figures, upstream, sessions, name) for upstream, sessions, name in _measured(figures)]
+    lines += [_terminal_row(figures, upstream, sessions, name) for upstream, sessions, name in _measured(figures)]
     stalls = [
-        f"15 MiB each way, {upstream} upstream, {name}: messages of others took {stall.text(1)} ms at most"
+        f"15 MiB each way, {upstream} upstream, {name}: messages of other sessions took at most {stall.text(1)} ms"
         for upstream in figures.upstreams
         for name in figures.contenders
         if (stall := figures.stall(upstream, name, "others")) is not None
     ]
-    return "\n".join([_aligned(lines), *stalls, *_ratios_text(figures), *_troubles(data, figures)])
+    return "\n".join([_align(lines), *stalls, *_ratios_text(figures), *_remarks(data, figures)])
 
 
-def _line(figures: Figures, upstream: str, sessions: int, name: str) -> list[str]:
+def _terminal_row(figures: Figures, upstream: str, sessions: int, name: str) -> list[str]:
     key = (upstream, sessions, name)
     rows = figures.at(*key)
     latencies = [
-        f"{_short(figures.latency(*key, d, 'p50'))}/{_short(figures.latency(*key, d, 'p99'))}" for _, d in _DIRECTIONS
+        f"{_median_text(figures.latency(*key, d, 'p50'))}/{_median_text(figures.latency(*key, d, 'p99'))}"
+        for _, d in _DIRECTIONS
     ]
-    memory = [_short(figures.memory(*key, state)) for state in ("idle", "busy")]
+    memory = [_median_text(figures.memory(*key, state)) for state in ("idle", "busy")]
     return [
-        upstream, str(sessions), name, _text(figures.cpu(*key), 1), *latencies, _short(figures.connect(*key, "p50"), 2),
+        upstream, str(sessions), name, _text(figures.cpu(*key), 1), *latencies, _median_text(figures.connect(*key, "p50"), 2),
         "/".join(memory), f"{min(row['passed_per_second'] for row in rows):.0f}", _notes(figures, *key),
     ]  # fmt: skip
 
@@ -50,9 +51,9 @@ def _line(figures: Figures, upstream: str, sessions: int, name: str) -> list[str
 def _notes(figures: Figures, upstream: str, sessions: int, name: str) -> str:
     rows = figures.at(upstream, sessions, name)
     notes = _saturation(figures, upstream, sessions, name)
-    for what, word in (("lost", "lost"), ("disordered", "out of order"), ("changed", "chains differ")):
+    for what, label in (("lost", "lost"), ("disordered", "out of order"), ("changed", "chains differ")):
         if total := sum(row["verdict"][what] for row in rows):
-            notes.append(f"{total} {word}")
+            notes.append(f"{total} {label}")
     return ", ".join(notes)
 
 
@@ -70,7 +71,7 @@ def _ratios_text(figures: Figures) -> list[str]:
 
 
 def _ratios(figures: Figures) -> list[tuple[str, str, str, int, Spread]]:
-    """The relay over everybody else, and over the relay of another working tree."""
+    """The relay over each other contender, including the relay of another working tree."""
     mine = [name for name in figures.contenders if name.partition("=")[0] == _COMPARED]
     return [
         (name, other, upstream, sessions, ratio)
@@ -82,34 +83,34 @@ def _ratios(figures: Figures) -> list[tuple[str, str, str, int, Spread]]:
     ]
 
 
-def _troubles(data: Data, figures: Figures) -> list[str]:
-    lines = [f"{row['upstream']}: {row['contender']} left out: {row['why'].splitlines()[0]}" for row in data["missing"]]
+def _remarks(data: Data, figures: Figures) -> list[str]:
+    lines = [f"{row['upstream']}: {row['contender']} skipped: {row['why'].splitlines()[0]}" for row in data["missing"]]
     lines += [f"{row['upstream']}: {row['contender']} failed: {row['failed']}" for row in figures.failed]
     lines += _disturbances(figures)
     unclean = figures.unclean()
     measured = len(figures.rows) + len(figures.stalls)
     if unclean:
-        lines.append(f"{len(unclean)} of {measured} measurements NOT clean: messages lost, out of order or changed")
+        lines.append(f"{len(unclean)} of {measured} measurements NOT clean: messages lost, reordered or changed")
     else:
-        lines.append(f"{measured} measurements, every message came once, in order and unchanged")
+        lines.append(f"{measured} measurements; every message arrived once, in order and unchanged")
     return lines
 
 
 def _disturbances(figures: Figures) -> list[str]:
-    """Whether the machine was still; figures of a machine that was not are worth little."""
-    told = []
-    for what, who in (("others_share", "other programs"), ("stolen_share", "the hypervisor")):
+    """The share of the contenders' core that others used; a large share makes the figures unreliable."""
+    lines = []
+    for what, user in (("others_share", "other programs"), ("stolen_share", "the hypervisor")):
         shares = sorted(row[what] for row in figures.rows if what in row)
         if shares:
-            middle, most = shares[len(shares) // 2], shares[-1]
-            told.append(
-                f"of the contenders' core {who} took {middle:.1%} in the middling measurement, {most:.1%} in the worst"
+            median, maximum = shares[len(shares) // 2], shares[-1]
+            lines.append(
+                f"{user} used {median:.1%} of the contenders' core in the median measurement, {maximum:.1%} in the worst"
             )
-    return told
+    return lines
 
 
 def is_clean(data: Data) -> bool:
-    """Whether nothing was lost anywhere, and the relay was measured wherever it was asked for."""
+    """Whether no message was lost, reordered or changed, and no measurement of the relay is missing."""
     figures = Figures(data)
     missing = [row for row in data["missing"] + figures.failed if row["contender"].startswith(_COMPARED)]
     return bool(figures.rows) and not figures.unclean() and not missing
@@ -140,9 +141,9 @@ def _setting(data: Data, figures: Figures) -> str:
     lines.append(["command", "; ".join(f"`{command}`" for command in commands)])
     rounds = {size: max((len(figures.at(u, size, n)) for u in figures.upstreams for n in figures.contenders), default=0)
               for size in figures.sizes}  # fmt: skip
-    told = ", ".join(f"{count} at {_sessions(size)}" for size, count in rounds.items())
-    lines.append(["rounds", f"{told}; {data['seconds']:g} s each, after a warm-up of up to one second"])
-    return f"## Machine and versions\n\nMeasured on {data['date']}.\n\n" + _table(["what", "which"], lines)
+    counts = ", ".join(f"{count} at {_sessions(size)}" for size, count in rounds.items())
+    lines.append(["rounds", f"{counts}; {data['seconds']:g} s each, after a warm-up of up to one second"])
+    return f"## Machine and versions\n\nMeasured on {data['date']}.\n\n" + _table(["item", "value"], lines)
 
 
 def _comparison(figures: Figures) -> str:
@@ -150,11 +151,12 @@ def _comparison(figures: Figures) -> str:
     if not lines:
         return ""
     text = (
-        "CPU per message, the relay's over another's: the median of the ratios within each round, and their spread.\n\n"
+        "CPU per message of the relay, divided by that of another contender: the median of the ratios within each round and\n"
+        "their range.\n\n"
     )
     picture = "\n\n![CPU per message and memory per session](benchmarks.svg)"
     return (
-        "## The relay and the others\n\n"
+        "## The relay and the other contenders\n\n"
         + text
         + _table(["other", "upstream", "sessions", "relay / other"], lines)
         + picture
@@ -187,11 +189,13 @@ def _latency(figures: Figures) -> str:
             _text(figures.latency(upstream, size, name, d, share)) for _, d in _DIRECTIONS for share in ("p50", "p99")
         ]
         added = [
-            _short(figures.added(upstream, size, name, d, share)) for _, d in _DIRECTIONS for share in ("p50", "p99")
+            _median_text(figures.added(upstream, size, name, d, share))
+            for _, d in _DIRECTIONS
+            for share in ("p50", "p99")
         ]
         lines.append([upstream, str(size), name, *cells, "-" if name == "direct" else " / ".join(added)])
     head = ["upstream", "sessions", "contender", "up p50", "up p99", "down p50", "down p99", "added to direct"]
-    text = "From one end's write to the other end's read. `added to direct`: up p50 / up p99 / down p50 / down p99.\n\n"
+    text = "From the write at one end to the read at the other. `added to direct`: up p50 / up p99 / down p50 / down p99.\n\n"
     return "## Latency, microseconds\n\n" + text + _table(head, lines)
 
 
@@ -199,11 +203,11 @@ def _memory(figures: Figures) -> str:
     lines = []
     for upstream, size, name in _measured(figures):
         states = [(state, kind) for state in ("idle", "busy") for kind in ("rss", "pss")]
-        cells = [_short(figures.memory(upstream, size, name, state, kind), 1) for state, kind in states]
+        cells = [_median_text(figures.memory(upstream, size, name, state, kind), 1) for state, kind in states]
         if any(cell != "-" for cell in cells):
             lines.append([upstream, str(size), name, *cells])
     head = ["upstream", "sessions", "contender", "RSS idle", "PSS idle", "RSS busy", "PSS busy"]
-    text = "What each session adds to a process that has just been started.\n\n"
+    text = "What each session adds to a newly started process.\n\n"
     return "## Memory per session, kB\n\n" + text + _table(head, lines) if lines else ""
 
 
@@ -234,8 +238,8 @@ def _stalls(figures: Figures) -> str:
     if not lines:
         return ""
     text = (
-        "One session sends a message of 15 MiB up, another gets one down, 20 others speak: the longest that a message of\n"
-        "theirs took, before and meanwhile, and how long the slower of the two large ones took.\n\n"
+        "One session sends a message of 15 MiB, another receives one, and 20 others carry speech: the longest latency of\n"
+        "those, before and meanwhile, and the latency of the slower of the two large messages.\n\n"
     )
     head = ["upstream", "contender", "longest before", "longest meanwhile", "15 MiB"]
     return "## Stall beside large messages, milliseconds\n\n" + text + _table(head, lines)
@@ -264,7 +268,7 @@ def _integrity(data: Data, figures: Figures) -> str:
         "upstream",
         "sessions",
         "contender",
-        "meant /s",
+        "intended /s",
         "passed /s",
         "generator",
         "lost",
@@ -272,12 +276,12 @@ def _integrity(data: Data, figures: Figures) -> str:
         "chains differ",
         "note",
     ]
-    troubles = "\n".join(f"- {line}" for line in _troubles(data, figures))
+    remarks = "\n".join(f"- {line}" for line in _remarks(data, figures))
     text = (
-        "The least that passed in any round, the generator's largest share of its core, and what became of the messages.\n"
-        "`saturated`: less than 98 % of what was meant passed in some round; `generator late`: less was sent, too.\n\n"
+        "The lowest rate of any round, the generator's largest share of its core, and lost, reordered and changed messages.\n"
+        "`saturated`: below 98 % of the intended rate in some round; `generator late`: the generator also sent less.\n\n"
     )
-    return "## Load and integrity\n\n" + text + _table(head, lines) + "\n\n" + troubles
+    return "## Load and integrity\n\n" + text + _table(head, lines) + "\n\n" + remarks
 
 
 def _measured(figures: Figures) -> list[tuple[str, int, str]]:
@@ -293,15 +297,15 @@ def _text(value: Spread | None, digits: int = 0) -> str:
     return value.text(digits) if value is not None else "-"
 
 
-def _short(value: Spread | None, digits: int = 0) -> str:
-    return f"{value.middle:.{digits}f}" if value is not None else "-"
+def _median_text(value: Spread | None, digits: int = 0) -> str:
+    return f"{value.median:.{digits}f}" if value is not None else "-"
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def _align(lines: list[list[str]]) -> str:
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -309,17 +313,15 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 def write(data: Data, folder: Path) -> None:
-    """Write the document and its plot."""
+    """Write the document and its plot to a folder."""
     (folder / "benchmarks.md").write_text(markdown(data))
     plot.draw(Figures(data), folder / "benchmarks.svg")
 
 
 def main() -> int:
-    """Render the named files together."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.report", description="Renders what was measured, without measuring."
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON as `python -m bench` keeps it")
+    """Render the named files as one report."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Renders saved measurements.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON that `python -m bench` saved")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs", help="the folder to write to (docs)")
     options = parser.parse_args()
     data = merged([json.loads(file.read_text()) for file in options.files])

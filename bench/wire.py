@@ -1,8 +1,8 @@
-"""WebSocket frames for the load generator: built once, cut with as little work as Python allows.
+"""WebSocket frames for the load generator, built and parsed with as little work as Python allows.
 
-A contender may fragment, join or mask anew what it relays, so frames are read as RFC 6455 has them and nothing is assumed
-about where a read ends. A frame above LARGE_BYTES is handed on in pieces: to join 15 MiB would stop this process, and with
-it every other session's clock.
+A contender may fragment, join or mask frames again, so that they are parsed as RFC 6455 defines them, without assumptions
+about the boundaries of reads. A frame above LARGE_BYTES is passed on in pieces: joining 15 MiB would block this process,
+and with it the clock of every other session.
 """
 
 from typing import Final
@@ -21,52 +21,52 @@ _EIGHT_BYTES: Final = 127
 
 
 def frame_head(opcode: int, length: int, key: bytes = b"") -> bytes:
-    """The head of a whole frame, with the mask's key if there is one."""
+    """The header of an unfragmented frame, with the masking key if there is one."""
     masked = _MASKED if key else 0
     if length < _TWO_BYTES:
         return bytes((_FIN | opcode, masked | length)) + key
-    if length <= 0xFFFF:  # noqa: PLR2004 - the largest number in two bytes
+    if length <= 0xFFFF:  # noqa: PLR2004 - the largest length in two bytes
         return bytes((_FIN | opcode, masked | _TWO_BYTES)) + length.to_bytes(2, "big") + key
     return bytes((_FIN | opcode, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big") + key
 
 
 def mask(data: bytes, key: bytes, at: int = 0) -> bytes:
-    """Data masked or unmasked, of which the first byte is the payload's byte number `at`."""
-    turn = at % 4
-    return apply_mask(data, key[turn:] + key[:turn]) if key else data
+    """Mask or unmask data whose first byte is at position `at` of the payload."""
+    offset = at % 4
+    return apply_mask(data, key[offset:] + key[:offset]) if key else data
 
 
 def build_frame(opcode: int, payload: bytes, key: bytes = b"") -> bytes:
-    """A whole frame."""
+    """An unfragmented frame."""
     return frame_head(opcode, len(payload), key) + mask(payload, key)
 
 
 class FrameReader:
-    """Cuts a stream of bytes into messages; whoever inherits says what becomes of them."""
+    """Parses a stream of bytes into messages; subclasses handle them."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._need = 2  # bytes without which nothing more can be cut
-        self._parts: list[bytes] = []  # of a message in several small frames
+        self._need = 2  # bytes needed before another frame can be parsed
+        self._parts: list[bytes] = []  # the frames so far of a message in several small frames
         self._large_left = 0
         self._large_key = b""
         self._large_at = 0
         self._large_fin = False
 
     def message(self, payload: bytes) -> None:
-        """A whole message came."""
+        """A complete message arrived."""
         raise NotImplementedError
 
     def piece(self, payload: bytes, *, is_last: bool) -> None:
-        """A piece of a large message came."""
+        """A piece of a large message arrived."""
         raise NotImplementedError
 
     def control(self, opcode: int, payload: bytes) -> None:
-        """A control frame came."""
+        """A control frame arrived."""
         raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Parse the next bytes of the stream."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._need:
@@ -78,17 +78,17 @@ class FrameReader:
             if self._large_left:
                 at = self._feed_large(data, at)
                 continue
-            taken = self._feed_frame(data, at, end)
-            if not taken:
+            consumed = self._feed_frame(data, at, end)
+            if not consumed:
                 break
-            at += taken
+            at += consumed
         if at < end:
             self._rest += data[at:]
 
     def _feed_frame(self, data: bytes, at: int, end: int) -> int:
-        """Cut one frame off; how many bytes it took, 0 if it is not whole yet."""
+        """Parse one frame; returns its length, 0 if it is incomplete."""
         self._need = 2
-        if end - at < 2:  # noqa: PLR2004 - the shortest head
+        if end - at < 2:  # noqa: PLR2004 - the shortest header
             return 0
         length, masked, head = data[at + 1] & 0x7F, data[at + 1] & _MASKED, 2
         if length >= _TWO_BYTES:
@@ -113,10 +113,10 @@ class FrameReader:
             self._need = head + length
             return 0
         payload = data[at + head : at + head + length]
-        self._take(first, apply_mask(payload, key) if key else payload)
+        self._handle_frame(first, apply_mask(payload, key) if key else payload)
         return head + length
 
-    def _take(self, first: int, payload: bytes) -> None:
+    def _handle_frame(self, first: int, payload: bytes) -> None:
         if first & 0x08:
             self.control(first & 0x0F, payload)
         elif first & _FIN and not self._parts:

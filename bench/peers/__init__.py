@@ -1,1 +1,1 @@
-"""Contenders that exist nowhere else, written as somebody who knows the library would."""
+"""Contenders that are part of this benchmark, written idiomatically for their library."""

@@ -1,6 +1,6 @@
-"""The relay that somebody who knows the `websockets` library would write: uvloop, no compression, two tasks a session.
+"""An idiomatic relay on the `websockets` library: uvloop, no compression, two tasks per session.
 
-Nothing of a production service is in it: no dial before the answer, no metrics, no limits, no reasons.
+It lacks everything that a production service needs: no dial before the answer, no metrics, no limits, no reasons.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed
 Side = ServerConnection | ClientConnection
 
 
-async def _carry(source: Side, sink: Side) -> None:
-    # decode=False hands text on as the bytes it came in, which saves two passes over it.
+async def _forward(source: Side, sink: Side) -> None:
+    # decode=False forwards text as bytes, which saves decoding and encoding it.
     with suppress(ConnectionClosed):
         while True:
             await sink.send(await source.recv(decode=False), text=True)
@@ -26,7 +26,7 @@ async def _carry(source: Side, sink: Side) -> None:
 
 
 async def _session(client: ServerConnection, upstream: str) -> None:
-    assert client.request is not None  # noqa: S101 - a connection that was accepted has one
+    assert client.request is not None  # noqa: S101 - an accepted connection has a request
     key = os.environ["OPENAI_API_KEY"]
     async with (
         connect(
@@ -37,8 +37,8 @@ async def _session(client: ServerConnection, upstream: str) -> None:
         ) as provider,
         asyncio.TaskGroup() as group,
     ):
-        group.create_task(_carry(client, provider))
-        group.create_task(_carry(provider, client))
+        group.create_task(_forward(client, provider))
+        group.create_task(_forward(provider, client))
 
 
 async def _main(port: int, upstream: str) -> None:

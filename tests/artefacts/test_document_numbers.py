@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from bench import prose
 from monitoring.alerts import ALERTS
 from service import machine
 from service.failures import CATALOGUE
@@ -117,3 +118,11 @@ def test_monitoring_page_states_the_number_of_dashboards() -> None:
     text = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8").lower()
 
     assert f"{WORDS[len(dashboards)]} dashboards" in text
+
+
+def test_benchmarks_page_has_the_prose_of_its_generator() -> None:
+    """`docs/benchmarks.md` is regenerated rarely; its prose follows `bench/prose.py` in between."""
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+
+    assert text.startswith(prose.INTRODUCTION)
+    assert text.endswith(prose.LIMITS)

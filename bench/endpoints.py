@@ -1,7 +1,7 @@
-"""Both ends of a session, on bare protocols: the client that dials a contender, and the upstream that the contender dials.
+"""Both endpoints of a session, as asyncio protocols: the client of a contender, and the contender's upstream.
 
-They live in one process so that one clock serves both. A session begins with `session.created` from upstream; then the client
-says hello with its first stamped message, from which upstream learns who it is, and upstream answers with its own first.
+They are in one process so that one clock measures both. Upstream begins a session with `session.created`; the client then
+sends its first stamped message, from which upstream learns the number of the session; upstream replies with its first.
 """
 
 import asyncio
@@ -51,8 +51,8 @@ class Refused(Exception):
     """The contender did not upgrade; the message is its status line."""
 
 
-class End(asyncio.Protocol, FrameReader):
-    """What both ends have in common."""
+class Endpoint(asyncio.Protocol, FrameReader):
+    """What both endpoints share."""
 
     def __init__(self) -> None:
         FrameReader.__init__(self)
@@ -68,9 +68,9 @@ class End(asyncio.Protocol, FrameReader):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's own are not declared to be one
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what was lost is seen in the counts
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the counts show the loss
         """Called by the transport."""
         self.transport = None
         self._may_write.set()
@@ -86,7 +86,7 @@ class End(asyncio.Protocol, FrameReader):
         self._may_write.set()
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport; one look at the clock serves all that one read brought."""
+        """Called by the transport; one reading of the clock serves all messages of one read."""
         self._now = time.perf_counter_ns()
         if self._handshake is None:
             self.feed(data)
@@ -95,25 +95,25 @@ class End(asyncio.Protocol, FrameReader):
         head, found, rest = bytes(self._handshake).partition(b"\r\n\r\n")
         if found:
             self._handshake = None
-            self.shaken(head)
+            self.handshake_received(head)
             if rest:
                 self.feed(rest)
 
-    def shaken(self, head: bytes) -> None:
-        """The head of the HTTP message came."""
+    def handshake_received(self, head: bytes) -> None:
+        """The head of the HTTP message is complete."""
         raise NotImplementedError
 
     def send(self) -> None:
-        """Send the next message of the direction that begins here."""
+        """Send the next message."""
         if self.outgoing is None:
             return
         frame = self.outgoing.next(time.perf_counter_ns())
-        if self.transport is not None:  # else it counts as sent, and will be found lost
+        if self.transport is not None:  # otherwise it counts as sent, and as lost at the end
             self.transport.write(frame)
 
     async def send_large(self, large: Template, usual: Template) -> None:
-        """Send one large message as its receiver takes it, leaving the loop to the other sessions in between."""
-        assert self.outgoing is not None  # noqa: S101 - whoever calls this has connected
+        """Send one large message in chunks, with backpressure, so that other sessions run in between."""
+        assert self.outgoing is not None  # noqa: S101 - set once connected
         self.outgoing.use(large)
         frame = memoryview(self.outgoing.next(time.perf_counter_ns()))
         self.outgoing.use(usual)
@@ -125,12 +125,12 @@ class End(asyncio.Protocol, FrameReader):
             await asyncio.sleep(0)
 
     def piece(self, payload: bytes, *, is_last: bool) -> None:
-        """A piece of a large message came."""
+        """A piece of a large message arrived."""
         if self.incoming is not None:
-            self.incoming.take_piece(payload, time.perf_counter_ns(), is_last=is_last)
+            self.incoming.receive_piece(payload, time.perf_counter_ns(), is_last=is_last)
 
     def control(self, opcode: int, payload: bytes) -> None:
-        """A control frame came."""
+        """A control frame arrived."""
         if self.transport is None:
             return
         if opcode == PING:
@@ -139,44 +139,44 @@ class End(asyncio.Protocol, FrameReader):
             self.transport.write(build_frame(CLOSE, payload[:2], self._key))
             self.transport.close()
 
-    def hang_up(self) -> None:
-        """Say goodbye; the other side closes."""
+    def send_close(self) -> None:
+        """Send a close frame; the peer closes the connection."""
         if self.transport is not None:
             self.transport.write(build_frame(CLOSE, (1000).to_bytes(2, "big"), self._key))
 
 
-class ClientEnd(End):
-    """A caller: `opened` is done at the first event, `greeted` once upstream has answered the hello."""
+class ClientEndpoint(Endpoint):
+    """A client: `opened` is done at the first event, `greeted` at the first stamped message of upstream."""
 
     def __init__(
-        self, session: int, request: bytes, latencies: "array[int]", *, is_verbatim: bool, sends: Template = UP
+        self, session: int, request: bytes, latencies: "array[int]", *, forwards_verbatim: bool, sends: Template = UP
     ) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.greeted: asyncio.Future[None] = loop.create_future()
-        self._key = os.urandom(3) + b"\x5a"  # never all zero, which would leave nothing to unmask
+        self._key = os.urandom(3) + b"\x5a"  # never all zero, so that unmasking costs what it should
         self._request = request
-        self.outgoing = Outgoing(sends, session, key=self._key, is_verbatim=is_verbatim)
-        self.incoming = Incoming(DOWN, latencies, is_verbatim=is_verbatim)
+        self.outgoing = Outgoing(sends, session, key=self._key, forwards_verbatim=forwards_verbatim)
+        self.incoming = Incoming(DOWN, latencies, forwards_verbatim=forwards_verbatim)
         self.incoming.session = session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
+        """Send the upgrade request."""
         super().connection_made(transport)
-        assert self.transport is not None  # noqa: S101 - set just now
+        assert self.transport is not None  # noqa: S101 - set above
         self.transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody shall wait for what will not come."""
+        """Fail the futures that can no longer be done."""
         super().connection_lost(exc)
         for waiting in (self.opened, self.greeted):
             if not waiting.done():
-                waiting.set_exception(Refused("the contender hung up"))
-                waiting.exception()  # seen, should nobody wait
+                waiting.set_exception(Refused("the contender closed the connection"))
+                waiting.exception()  # retrieved, in case the future is not awaited
 
-    def shaken(self, head: bytes) -> None:
-        """The answer to the upgrade."""
+    def handshake_received(self, head: bytes) -> None:
+        """The response to the upgrade request arrived."""
         status = head.split(b"\r\n", 1)[0].decode("latin-1")
         if " 101" not in status and not self.opened.done():
             self.opened.set_exception(Refused(status))
@@ -184,36 +184,36 @@ class ClientEnd(End):
                 self.transport.abort()
 
     def message(self, payload: bytes) -> None:
-        """A message came: the first event, then stamped ones."""
+        """A message arrived: first the first event, then stamped messages."""
         if not self.opened.done():
             self.opened.set_result(None)
             self.send()
             return
-        assert self.incoming is not None  # noqa: S101 - set when this was made
-        if self.incoming.take(payload, self._now) and self.incoming.received == 1 and not self.greeted.done():
+        assert self.incoming is not None  # noqa: S101 - set in __init__
+        if self.incoming.receive(payload, self._now) and self.incoming.received == 1 and not self.greeted.done():
             self.greeted.set_result(None)
 
 
-class UpstreamEnd(End):
-    """The provider's end of a connection; `met` is told of each that says hello."""
+class UpstreamEndpoint(Endpoint):
+    """The upstream endpoint of a connection; calls `on_first_message` at its first stamped message."""
 
     def __init__(
         self,
-        met: Callable[["UpstreamEnd"], None],
+        on_first_message: Callable[["UpstreamEndpoint"], None],
         latencies: "array[int]",
         *,
-        is_verbatim: bool,
+        forwards_verbatim: bool,
         receives: Template = UP,
     ) -> None:
         super().__init__()
-        self._met = met
-        self._is_verbatim = is_verbatim
-        self.incoming = Incoming(receives, latencies, is_verbatim=is_verbatim)
+        self._on_first_message = on_first_message
+        self._forwards_verbatim = forwards_verbatim
+        self.incoming = Incoming(receives, latencies, forwards_verbatim=forwards_verbatim)
         self._pings: asyncio.TimerHandle | None = None
 
-    def shaken(self, head: bytes) -> None:
-        """A request: an upgrade, or the question whether the model exists."""
-        assert self.transport is not None  # noqa: S101 - it has just spoken
+    def handshake_received(self, head: bytes) -> None:
+        """A request arrived: an upgrade, or a REST request for the model."""
+        assert self.transport is not None  # noqa: S101 - data has just arrived
         headers = {
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
@@ -236,11 +236,11 @@ class UpstreamEnd(End):
         self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
 
     def message(self, payload: bytes) -> None:
-        """A message came; the first stamped one says whose session this is."""
-        assert self.incoming is not None  # noqa: S101 - set when this was made
-        if self.incoming.take(payload, self._now) and self.outgoing is None:
-            self.outgoing = Outgoing(DOWN, self.incoming.session, key=b"", is_verbatim=self._is_verbatim)
-            self._met(self)
+        """A message arrived; the first stamped one carries the number of the session."""
+        assert self.incoming is not None  # noqa: S101 - set in __init__
+        if self.incoming.receive(payload, self._now) and self.outgoing is None:
+            self.outgoing = Outgoing(DOWN, self.incoming.session, key=b"", forwards_verbatim=self._forwards_verbatim)
+            self._on_first_message(self)
             self.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -256,7 +256,7 @@ class UpstreamEnd(End):
 
 
 def upgrade_request(path: str, host: str, headers: dict[str, str]) -> bytes:
-    """A client's request for the upgrade."""
+    """A client's upgrade request."""
     lines = {
         "Host": host,
         "Upgrade": "websocket",
@@ -269,5 +269,5 @@ def upgrade_request(path: str, host: str, headers: dict[str, str]) -> bytes:
 
 
 def client_context(bundle: str) -> ssl.SSLContext:
-    """For a client that dials the upstream itself."""
+    """A TLS context for a client that connects to upstream directly."""
     return ssl.create_default_context(cafile=bundle)
