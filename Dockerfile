@@ -1,18 +1,18 @@
-# Two stages: the first installs the locked dependencies, the second has no compiler, no cache, no pip and no root.
-# BASE may be pinned by digest: --build-arg BASE=python:3.11-slim@sha256:...
-# Two builds of the same files on the same base give the same layers, with any builder; `make e2e-container` compares them.
+# Two stages: the first installs the locked dependencies; the second has no compiler, no cache and no pip, and does not run as root.
+# BASE can be pinned by digest: --build-arg BASE=python:3.11-slim@sha256:...
+# The build is reproducible: the same files on the same base give the same layers; `make e2e-container` compares two builds.
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
-# The hash seed decides in which order sets are written into bytecode.
+# The hash seed determines the order in which sets are written into bytecode.
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONHASHSEED=0
 RUN ["python", "-m", "venv", "--without-pip", "/venv"]
 COPY requirements/runtime.txt /tmp/runtime.txt
 RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--no-compile", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/tmp/runtime.txt"]
 COPY service /app/service
-# Bytecode that names no time and is not held against its source: nothing in the image can change.
+# Bytecode without timestamps, which Python does not compare with its source: no file of the image can change.
 RUN ["/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/venv/lib", "/app/service"]
-# What is left of the checkout's umask and of the clock. A RUN of its own, because one in exec form holds one program.
+# Normalise modes and timestamps, which differ between checkouts. A RUN of its own, because the exec form runs one program.
 # hadolint ignore=DL3059
 RUN ["find", "/venv", "/app", "!", "-type", "l", "-exec", "chmod", "u=rwX,go=rX", "{}", "+", ",", "-exec", "touch", "--no-dereference", "--date=1980-01-01T00:00:00Z", "{}", "+"]
 
@@ -25,7 +25,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RELAY_HOST=0.0.0.0 \
     RELAY_INTERNAL_HOST=0.0.0.0
-# A number, so that Kubernetes can see that it is not root.
+# A number, so that Kubernetes can verify that it is not root.
 USER 10001:10001
 EXPOSE 8080 9464
 STOPSIGNAL SIGTERM
