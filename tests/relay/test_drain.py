@@ -229,14 +229,14 @@ async def test_session_that_starts_after_the_deadline_ends_immediately(drainer: 
     assert late.result() == "relay_draining"
 
 
-async def test_stopping_ends_every_session() -> None:
-    """A relay that is stopped without a drain still ends its sessions, tells both sides, and counts them."""
-    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+async def test_stop_without_drain_closes_and_counts_every_session() -> None:
+    """Both sides get their close frames."""
+    received_close: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
         close = await connection.until_close()
-        told.set_result(close)
+        received_close.set_result(close)
         connection.send_close(close[0] if close else None)
 
     async with (
@@ -247,7 +247,7 @@ async def test_stopping_ends_every_session() -> None:
         await client.next_event()
         stopping = asyncio.create_task(relay.app.stop())
 
-        assert (1001, "") == await asyncio.wait_for(told, 5)
+        assert (1001, "") == await asyncio.wait_for(received_close, 5)
         assert (await client.next_event())["error"]["code"] == "relay_draining"
         await client.close()
         await stopping
@@ -255,10 +255,10 @@ async def test_stopping_ends_every_session() -> None:
         assert relay.metric("realtime_relay_sessions_active") == 0
 
 
-async def test_the_event_comes_between_two_messages() -> None:
-    """A client is told of the drain at a message's end, also where upstream is amid one nearly always."""
-    seen: list[str] = []
-    amid = asyncio.Event()
+async def test_draining_event_is_sent_between_two_messages() -> None:
+    """Although upstream is inside a fragmented message nearly always."""
+    frames: list[str] = []
+    inside_message = asyncio.Event()
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
@@ -266,38 +266,38 @@ async def test_the_event_comes_between_two_messages() -> None:
         end = asyncio.ensure_future(connection.until_close())
         while not end.done():
             connection.writer.write(bytes((first[0] & 0x7F,)) + first[1:])
-            amid.set()  # and nearly always, when somebody looks now and then
+            inside_message.set()  # and stays inside one at nearly every tick
             for _ in range(3):
                 await asyncio.wait({end}, timeout=0.03)
                 middle = build_frame(Opcode.CONTINUATION, b" ")
                 connection.writer.write(bytes((middle[0] & 0x7F,)) + middle[1:])
             await asyncio.wait({end}, timeout=0.03)
             connection.writer.write(build_frame(Opcode.CONTINUATION, b'"a":1}'))
-            amid.clear()
+            inside_message.clear()
             await asyncio.wait({end}, timeout=0.002)
         connection.send_close(1000)
 
     async with scripted_relay(script, behind_101=b"") as (relay, _):
         client = await open_raw(relay.app.public_port, f"{PATH}&draining_event=true")
         await client.next_event()
-        await amid.wait()
+        await inside_message.wait()
         draining = asyncio.ensure_future(relay.app.drainer.drain(DrainTiming(1, 0), DrainSignals()))
         while (item := await client.next_item()) is not None and isinstance(item, bytes):
-            seen.append(item.decode("latin-1"))
+            frames.append(item.decode("latin-1"))
         assert await draining == DrainResult(closed=1)
         await client.close()
 
-    told = [text for text in seen if "relay.draining" in text]
-    assert 1 == len(told)
-    assert told[0][2:].lstrip("\x7e").find('{"type":"relay.draining"') >= 0
-    assert all(text.count("{") == 1 for text in seen if "relay.draining" not in text and "error" not in text)
+    draining_events = [text for text in frames if "relay.draining" in text]
+    assert 1 == len(draining_events)
+    assert draining_events[0][2:].lstrip("\x7e").find('{"type":"relay.draining"') >= 0
+    assert all(text.count("{") == 1 for text in frames if "relay.draining" not in text and "error" not in text)
 
 
-async def test_the_wish_does_not_travel() -> None:
-    """The relay's own parameters are not the provider's; unknown ones are."""
+async def test_draining_event_parameter_is_not_sent_upstream() -> None:
+    """Unknown parameters are."""
     async with simulated_relay() as relay:
         assert relay.simulator is not None
-        await eventually(lambda: relay.app.monitor.ready)  # its dials are over
+        await eventually(lambda: relay.app.monitor.ready)  # its dials have finished
         client = await open_raw(relay.app.public_port, "/v1/realtime?model=gpt-realtime&draining_event=true&other=1")
         await client.next_event()
         await client.close()

@@ -1,4 +1,4 @@
-"""The clock of all sessions: everybody is looked at, in turns, at the pace; nobody there, no timer."""
+"""The ticker: every session ticks at the interval, in groups; without sessions there is no timer."""
 
 import asyncio
 import time
@@ -12,36 +12,36 @@ from tests.support.harness import eventually
 TICK = 0.05
 
 
-class Looked:
-    """A session that notes when it was looked at."""
+class RecordingSession:
+    """Records the times of its ticks."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
 
     def tick(self) -> None:
-        """Now."""
+        """Record the time."""
         self.at.append(asyncio.get_running_loop().time())
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times the pace."""
+def fast_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tick ten times as often."""
     monkeypatch.setattr(ticker, "TICK_SECONDS", TICK)
 
 
-async def until_looked(sessions: list[Looked], times: int) -> None:
-    """Until each of them was looked at so often."""
+async def wait_for_ticks(sessions: list[RecordingSession], times: int) -> None:
+    """Wait until each session has ticked this number of times."""
     await eventually(lambda: min(len(session.at) for session in sessions) >= times, 5)
 
 
-async def test_everybody_is_looked_at_once_a_tick() -> None:
-    """Each session is looked at in each tick, whatever their number, and none more often than another."""
-    watch, sessions = Ticker(), [Looked() for _ in range(35)]
+async def test_every_session_ticks_once_per_interval() -> None:
+    """Whatever their number."""
+    session_ticker, sessions = Ticker(), [RecordingSession() for _ in range(35)]
     for session in sessions:
-        watch.add(session)
-    await until_looked(sessions, 4)
+        session_ticker.add(session)
+    await wait_for_ticks(sessions, 4)
     for session in sessions:
-        watch.remove(session)
+        session_ticker.remove(session)
 
     counts = [len(session.at) for session in sessions]
     assert max(counts) - min(counts) <= 1
@@ -49,48 +49,48 @@ async def test_everybody_is_looked_at_once_a_tick() -> None:
         assert all(later - earlier > TICK / 3 for earlier, later in zip(session.at, session.at[1:], strict=False))
 
 
-async def test_they_are_looked_at_in_turns() -> None:
-    """Many are not looked at all in the same instant: that would hold up the frames of all."""
-    watch, sessions = Ticker(), [Looked() for _ in range(40)]
+async def test_sessions_tick_in_groups() -> None:
+    """All in one iteration of the event loop would delay the frames of all."""
+    session_ticker, sessions = Ticker(), [RecordingSession() for _ in range(40)]
     for session in sessions:
-        watch.add(session)
-    await until_looked(sessions, 1)
+        session_ticker.add(session)
+    await wait_for_ticks(sessions, 1)
     for session in sessions:
-        watch.remove(session)
+        session_ticker.remove(session)
 
     moments = [session.at[0] for session in sessions]
     assert max(moments.count(moment) for moment in moments) <= 2 * 40 / ticker._GROUPS
 
 
-async def test_it_stands_still_while_nobody_is_there() -> None:
-    """A relay without sessions wakes up for none; the next session is looked at again."""
-    watch, first, second = Ticker(), Looked(), Looked()
-    watch.add(first)
-    assert watch._timer is not None
-    watch.remove(first)
-    assert watch._timer is None
-    watch.remove(first)  # twice does no harm
-    watch.add(second)
-    await until_looked([second], 1)
-    watch.remove(second)
+async def test_timer_stops_without_sessions_and_restarts() -> None:
+    """An idle relay does not wake up."""
+    session_ticker, first, second = Ticker(), RecordingSession(), RecordingSession()
+    session_ticker.add(first)
+    assert session_ticker._timer is not None
+    session_ticker.remove(first)
+    assert session_ticker._timer is None
+    session_ticker.remove(first)  # without effect
+    session_ticker.add(second)
+    await wait_for_ticks([second], 1)
+    session_ticker.remove(second)
 
     assert [] == first.at
 
 
-async def test_lateness_does_not_add_up() -> None:
-    """A loop that is late each time still looks at the pace, and after a stall the clock does not catch up with a burst."""
-    watch, session = Ticker(), Looked()
-    watch.add(session)
+async def test_ticks_do_not_drift_and_skip_a_stall() -> None:
+    """An event loop that is late each time keeps the interval; after a stall there is no burst of ticks."""
+    session_ticker, session = Ticker(), RecordingSession()
+    session_ticker.add(session)
     loop = asyncio.get_running_loop()
     began = loop.time()
     while loop.time() < began + 10 * TICK:
         await asyncio.sleep(TICK / 25)
-        time.sleep(TICK / 25)  # noqa: ASYNC251 - a loop that is late is what is tested
+        time.sleep(TICK / 25)  # noqa: ASYNC251 - makes the loop late
     regular = len(session.at)
-    watch._due -= 20 * TICK  # as if the loop had stood still for so long
+    session_ticker._due -= 20 * TICK  # as if the loop had stalled for that time
     stalled_at = loop.time()
-    await until_looked([session], regular + 1)
-    watch.remove(session)
+    await wait_for_ticks([session], regular + 1)
+    session_ticker.remove(session)
 
     assert 7 <= regular <= 11
     assert sum(at >= stalled_at for at in session.at) <= 2

@@ -1,4 +1,4 @@
-"""What the clock and the table of endings decide, without sockets."""
+"""The limits of a session and how it is closed for each reason, without sockets."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -23,20 +23,20 @@ LIMITS = SessionLimits(max_message_bytes=1, idle_timeout_seconds=900, max_sessio
     st.lists(st.tuples(st.floats(0.1, 3), st.integers(0, 200)), max_size=60),
     st.integers(1, 50),
 )
-def test_a_rate_is_an_average(steps: list[tuple[float, int]], most: int) -> None:
-    """Nobody is stopped who kept to ten times the limit in any ten seconds; who sends twice as much for long is."""
-    meter, bound = RateMeter(most), most * RATE_WINDOW_SECONDS
+def test_rate_is_averaged_over_the_window(steps: list[tuple[float, int]], limit: int) -> None:
+    """A client within ten times the limit in every ten seconds never exceeds it; one that sends twice as much does."""
+    meter, limit_per_window = RateMeter(limit), limit * RATE_WINDOW_SECONDS
     now, total, history = 0.0, 0, [(-2 * RATE_WINDOW_SECONDS, 0)]
     for pause, added in steps:
         now, total = now + pause, total + added
-        # The longest window that the meter may have looked at: ten seconds and the pause before this look.
+        # The longest window of the meter: ten seconds and the pause before this call.
         before = max(count for moment, count in history if moment <= now - RATE_WINDOW_SECONDS - pause)
         history.append((now, total))
 
         if meter.is_exceeded(now, total):
-            assert total - before > bound
-    steady = RateMeter(most)
-    assert any(steady.is_exceeded(0.5 * tick, most * tick) for tick in range(1, 60))
+            assert total - before > limit_per_window
+    steady = RateMeter(limit)
+    assert any(steady.is_exceeded(0.5 * tick, limit * tick) for tick in range(1, 60))
     assert not RateMeter(0).is_exceeded(1.0, 1_000_000)
 
 
@@ -47,11 +47,11 @@ class LegState:
     held_since: float | None = None
     full_since: float | None = None
     last_alive_at: float = NOW
-    gone: bool = False
+    disconnected: bool = False
 
     def peer_disconnected(self) -> bool:
-        """What the kernel would say."""
-        return self.gone
+        """As reported by the kernel."""
+        return self.disconnected
 
 
 def reason(
@@ -62,35 +62,35 @@ def reason(
     started_at: float = NOW,
     active_at: float = NOW,
 ) -> str | None:
-    """The reason of the verdict, or None."""
+    """The reason of the due ending, or None."""
     legs = cast("Leg", client or LegState()), cast("Leg", upstream or LegState())
     end = due_ending(NOW, *legs, limits, started_at=started_at, active_at=active_at)
     return end.reason if end else None
 
 
 @pytest.mark.parametrize(
-    ("leg", "why"),
+    ("leg", "expected"),
     [
         (LegState(), None),
         (LegState(last_alive_at=NOW - 38), None),
         (LegState(last_alive_at=NOW - 40), "lost"),
-        (LegState(last_alive_at=NOW - 40, held_since=NOW - 19), None),  # it was not listened to
+        (LegState(last_alive_at=NOW - 40, held_since=NOW - 19), None),  # it was not read
         (LegState(full_since=NOW - 19), None),
         (LegState(full_since=NOW - 21), "too_slow"),
         (LegState(full_since=NOW - 21, held_since=NOW - 21), "too_slow"),
     ],
 )
 @pytest.mark.parametrize("side", ["client", "upstream"])
-def test_silence_and_slowness(leg: LegState, why: str | None, side: str) -> None:
-    """Either side may be silent for 39 s and leave everything unread for 20 s, unless it is we who do not listen."""
-    assert (why and f"{side}_{why}") == reason(**{side: leg})  # type: ignore[arg-type]  # the key is one of the two
+def test_silent_and_slow_peers_end_the_session(leg: LegState, expected: str | None, side: str) -> None:
+    """After 39 s of silence, unless the leg is held, and after 20 s in which everything is left unread."""
+    assert (expected and f"{side}_{expected}") == reason(**{side: leg})  # type: ignore[arg-type]  # the key is one of the two
 
 
-def test_only_a_held_client_is_looked_after() -> None:
-    """A client that is gone ends the session although it is held; upstream's last words wait until the client reads on."""
-    assert reason(client=LegState(held_since=NOW, gone=True)) == "client_lost"
-    assert reason(upstream=LegState(held_since=NOW, gone=True)) is None
-    assert reason(client=LegState(gone=True)) is None  # the event loop tells of that
+def test_held_client_that_disconnected_ends_the_session() -> None:
+    """A held upstream that disconnected does not: its last frames are read when the client catches up."""
+    assert reason(client=LegState(held_since=NOW, disconnected=True)) == "client_lost"
+    assert reason(upstream=LegState(held_since=NOW, disconnected=True)) is None
+    assert reason(client=LegState(disconnected=True)) is None  # the event loop reports it
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_only_a_held_client_is_looked_after() -> None:
         (SessionLimits(max_message_bytes=1), 0.0, 0.0, None),
     ],
 )
-def test_duration_and_idleness(limits: SessionLimits, started: float, active: float, expected: str | None) -> None:
-    """Both have their bound, and 0 is no bound."""
+def test_duration_and_idle_limits(limits: SessionLimits, started: float, active: float, expected: str | None) -> None:
+    """0 is no limit."""
     assert expected == reason(limits=limits, started_at=started, active_at=active)
 
 
 @pytest.mark.parametrize(
-    ("side", "code", "told", "onward"),
+    ("side", "code", "echoed", "forwarded"),
     [
         ("client", 1000, 1000, 1000),
         ("client", None, None, 1000),
@@ -120,27 +120,27 @@ def test_duration_and_idleness(limits: SessionLimits, started: float, active: fl
         ("upstream", 1007, 1007, 1007),
     ],
 )
-def test_a_close_is_answered_and_passed_on(side: Side, code: int | None, told: int | None, onward: int) -> None:
-    """Who says CLOSE gets the same code back; the other gets code and text, as far as they may be sent."""
+def test_close_is_echoed_and_forwarded(side: Side, code: int | None, echoed: int | None, forwarded: int) -> None:
+    """The sender gets its code; the other side gets code and text, as far as they may be sent."""
     end = ending.peer_closed(side, code, "text")
     closer, other = (end.client, end.upstream) if side == "client" else (end.upstream, end.client)
 
     assert (f"{side}_closed", False) == (end.reason, end.send_error)
-    assert CloseInstruction(told, close_received=True) == closer
-    assert CloseInstruction(onward, "text") == other
+    assert CloseInstruction(echoed, close_received=True) == closer
+    assert CloseInstruction(forwarded, "text") == other
 
 
-def test_an_expired_session_is_known_by_its_words() -> None:
-    """The provider's own time limit has a reason of its own, known by 1001 and its words or by the event before it."""
-    words = "Your session hit the maximum duration of 60 minutes."
-    assert ending.peer_closed("upstream", 1001, words).reason == "session_expired"
+def test_session_expired_is_recognised_by_close_reason_or_event() -> None:
+    """The provider's time limit: close code 1001 with its reason text, or the error event before it."""
+    reason_text = "Your session hit the maximum duration of 60 minutes."
+    assert ending.peer_closed("upstream", 1001, reason_text).reason == "session_expired"
     assert ending.peer_closed("upstream", 1000, "", expired=True).reason == "session_expired"
     assert ending.peer_closed("upstream", 1001, "deploy").reason == "upstream_closed"
-    assert ending.peer_closed("client", 1001, words, expired=True).reason == "client_closed"
+    assert ending.peer_closed("client", 1001, reason_text, expired=True).reason == "client_closed"
 
 
 @pytest.mark.parametrize(
-    ("end", "client", "upstream", "tell"),
+    ("end", "client", "upstream", "send_error"),
     [
         (ending.peer_lost("client"), "abort", 1001, False),
         (ending.peer_lost("upstream"), 1011, "abort", True),
@@ -153,12 +153,14 @@ def test_an_expired_session_is_known_by_its_words() -> None:
         (ending.relay_ended("internal_error"), 1011, 1001, True),
     ],
 )
-def test_what_each_side_is_told(end: Ending, client: int | str, upstream: int | str, tell: bool) -> None:
-    """A CLOSE to whoever can hear it, nothing to the others; the client's carries the catalogue's words."""
+def test_close_instructions_of_each_ending(
+    end: Ending, client: int | str, upstream: int | str, send_error: bool
+) -> None:
+    """A close frame or an abort for each side; the client's close frame carries the text of the catalogue."""
 
-    def told(farewell: CloseInstruction) -> int | str | None:
-        return "abort" if farewell.abort else farewell.code
+    def code_or_abort(close: CloseInstruction) -> int | str | None:
+        return "abort" if close.abort else close.code
 
-    assert (client, upstream, tell) == (told(end.client), told(end.upstream), end.send_error)
+    assert (client, upstream, send_error) == (code_or_abort(end.client), code_or_abort(end.upstream), end.send_error)
     if isinstance(client, int):
         assert CATALOGUE[end.reason].close_text == end.client.text

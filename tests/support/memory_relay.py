@@ -1,4 +1,4 @@
-"""One relay in memory, on a clock that is moved by hand, and what client, upstream and relay can do to a call."""
+"""A relay in memory, on virtual time, and the actions of client, upstream and relay during one client's connection."""
 
 import asyncio
 import base64
@@ -44,163 +44,182 @@ SESSION_LIMITS: Final = SessionLimits(
     max_message_bytes=16 << 20, idle_timeout_seconds=900, max_session_seconds=3900, max_messages_per_second=5000
 )
 DIAL_SECONDS: Final = 8.0
-EARLY_BYTES: Final = 250_000
-"""While a call is being dialled aiohttp reads little more than this; behind it a FIN is not seen until the dial is over."""
+AIOHTTP_READ_BYTES: Final = 250_000
+"""During a dial aiohttp reads little more than this; it notices a FIN behind more data only when the dial has ended."""
 
 
-class Peer:
-    """One of the two whom the relay joins. `line` is None until it has one, and what it does then comes to nothing."""
+class MemoryPeer:
+    """The client or the upstream of a connection. Without a transport, since it is not connected, its actions do nothing."""
 
-    def __init__(self, key: bytes, line: MemoryTransport | None = None) -> None:
+    def __init__(self, key: bytes, transport: MemoryTransport | None = None) -> None:
         self._key = key
-        self.line = line
-        self.data = bytearray()  # its data frames as far as they were begun
-        self.rest = b""  # of a frame of which a part was sent; it goes out before whatever comes next
-        self.last = 0  # the size of the last data frame
-        self._open = False  # a message is being sent in fragments
-        self.is_broken = False  # what it sends is no WebSocket any more, a CLOSE no CLOSE
+        self.transport = transport
+        self.data = bytearray()  # its data frames, those begun included
+        self.rest = b""  # the missing part of a frame, sent before the next one
+        self.last_size = 0  # of the last data frame
+        self._inside_message = False
+        self.sent_invalid = False  # what follows an invalid frame is not parsed, not even a close frame
 
     def send(self, size: int, *, fin: bool = True, cut: int | None = None) -> None:
-        """Send a data frame, or its first bytes."""
-        opcode = Opcode.CONTINUATION if self._open else Opcode.TEXT
+        """Send a data frame, or its first `cut` bytes."""
+        opcode = Opcode.CONTINUATION if self._inside_message else Opcode.TEXT
         payload = (b'{"type":"x","n":%d,"a":"' % len(self.data)).ljust(size, b"A")
         self.send_frame(build_frame(opcode, payload, self._key), fin=fin, cut=cut)
 
     def send_frame(self, frame: bytes, *, fin: bool = True, cut: int | None = None) -> None:
-        """Send a data frame that was built."""
-        if self.line is None:
+        """Send a data frame that has been built, or its first `cut` bytes."""
+        if self.transport is None:
             return
         frame = frame if fin else bytes((frame[0] & 0x7F,)) + frame[1:]
-        self._open = not fin
-        self.line.say(self.rest + frame[:cut])
-        self.rest, self.last = frame[cut:] if cut is not None else b"", len(frame)
+        self._inside_message = not fin
+        self.transport.peer_send(self.rest + frame[:cut])
+        self.rest, self.last_size = frame[cut:] if cut is not None else b"", len(frame)
         self.data += frame
 
-    def control(self, opcode: Opcode, payload: bytes) -> None:
+    def send_control(self, opcode: Opcode, payload: bytes) -> None:
         """Send a control frame."""
-        if self.line is not None:
-            self.line.say(self.rest + build_frame(opcode, payload, self._key))
+        if self.transport is not None:
+            self.transport.peer_send(self.rest + build_frame(opcode, payload, self._key))
             self.rest = b""
 
-    def break_the_rules(self) -> None:
-        """Send a frame that RFC 6455 forbids: reserved bits, a reserved opcode."""
-        if self.line is not None:
-            self.line.say(self.rest + b"\xff\xff")
-            self.rest, self.is_broken = b"", True
+    def send_invalid_frame(self) -> None:
+        """Send a frame with reserved bits and a reserved opcode."""
+        if self.transport is not None:
+            self.transport.peer_send(self.rest + b"\xff\xff")
+            self.rest, self.sent_invalid = b"", True
 
-    def do(self, act: Callable[[MemoryTransport], object]) -> None:
-        """Do something to its line."""
-        if self.line is not None:
-            act(self.line)
+    def act(self, action: Callable[[MemoryTransport], object]) -> None:
+        """Call one of the transport's `peer_...` methods."""
+        if self.transport is not None:
+            action(self.transport)
 
 
-class Call:
-    """One call through a relay, and what can happen to it."""
+class ClientConnection:
+    """One client's connection through a relay, from its request on, and the actions during it.
+
+    `deadline` is the time at which upstream has to be closed, set when the client disconnects.
+    """
 
     def __init__(self, relay: "MemoryRelay", read_bytes: int) -> None:
         self.relay = relay
         self.read_bytes = read_bytes
         self.dialled: list[MemoryTransport] = []
-        relay.take(self)
-        self.client = Peer(b"abcd", MemoryTransport(relay.server(), read_bytes))
-        self.upstream: Peer = Peer(b"")
-        self.client.do(lambda line: line.say(REQUEST))
-        self.deadline: float | None = None  # for the end of upstream, once the client has gone
+        relay.reset(self)
+        self.client = MemoryPeer(b"abcd", MemoryTransport(relay.server(), read_bytes))
+        self.upstream: MemoryPeer = MemoryPeer(b"")
+        self.client.act(lambda transport: transport.peer_send(REQUEST))
+        self.deadline: float | None = None
         self.drains: list[asyncio.Task[DrainResult]] = []
-        self.is_cancelled = False  # then aiohttp closes the client's socket, and nobody reads from it any more
+        self.is_cancelled = False  # aiohttp has closed the client's socket, and nothing of it is read any more
 
-    def upgrade(self, *, speak: bool = False) -> None:
-        """Upstream answers the newest dial with 101, and perhaps its first event."""
-        line = self.dialled[-1] if self.dialled else None
-        if line is None or line.lost or line is self.upstream.line or not line.heard.endswith(b"\r\n\r\n"):
+    def upgrade(self, *, send_first_event: bool = False) -> None:
+        """Let upstream answer the newest dial with 101."""
+        transport = self.dialled[-1] if self.dialled else None
+        if (
+            transport is None
+            or transport.is_lost
+            or transport is self.upstream.transport
+            or not transport.peer_received.endswith(b"\r\n\r\n")
+        ):
             return
-        key = line.heard.split(b"Sec-WebSocket-Key: ")[1].split(b"\r\n")[0]
+        key = transport.peer_received.split(b"Sec-WebSocket-Key: ")[1].split(b"\r\n")[0]
         accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324 - RFC 6455
-        line.heard.clear()
-        line.say(
+        transport.peer_received.clear()
+        transport.peer_send(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
-        self.upstream = Peer(b"", line)
-        if speak:
+        self.upstream = MemoryPeer(b"", transport)
+        if send_first_event:
             self.upstream.send_frame(build_frame(Opcode.TEXT, CREATED))
 
-    def client_goes(self, act: Callable[[MemoryTransport], object] | None) -> None:
-        """The client hangs up, or says CLOSE."""
-        line = self.client.line
-        assert line is not None
-        is_open = self.relay.count("session.started") > self.relay.count("session.ended")
-        by_close = is_open and not self.client.is_broken
-        by_hanging_up = is_open or len(self.client.data) < EARLY_BYTES
-        is_noticed = by_close if act is None else by_hanging_up
+    def send_client_close(self) -> None:
+        """Let the client send a close frame."""
+        is_open = self.relay.has_open_session()
+        self._expect_upstream_closed(is_noticed=is_open and not self.client.sent_invalid)
+        self.client.send_control(Opcode.CLOSE, close_payload(3001, "bye"))
+
+    def disconnect_client(self, action: Callable[[MemoryTransport], object]) -> None:
+        """Let the client send FIN or RST."""
+        assert self.client.transport is not None
+        is_noticed = self.relay.has_open_session() or len(self.client.data) < AIOHTTP_READ_BYTES
+        self._expect_upstream_closed(is_noticed=is_noticed)
+        action(self.client.transport)
+
+    def _expect_upstream_closed(self, *, is_noticed: bool) -> None:
         if is_noticed and not self.is_cancelled and self.deadline is None:
             self.deadline = asyncio.get_running_loop().time() + 2
-        if act is None:
-            self.client.control(Opcode.CLOSE, close_payload(3001, "bye"))
-        else:
-            act(line)
 
-    def cancel(self) -> None:
-        """The handler is cancelled, wherever it waits; aiohttp then closes the client's socket."""
+    def cancel_handler(self) -> None:
+        """Cancel the request handler, wherever it waits; aiohttp then closes the client's socket."""
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__qualname__", "") == "RequestHandler._handle_request":
                 task.cancel()
                 self.is_cancelled, self.deadline = True, None
 
-    def end(self) -> None:
-        """The relay ends its sessions."""
+    def end_session(self) -> None:
+        """Let the relay end its sessions."""
         for session in self.relay.sessions:
             session.end("relay_draining")
 
     def drain(self) -> None:
-        """The relay drains."""
+        """Let the relay drain."""
         self.drains.append(asyncio.ensure_future(self.relay.drainer.drain(DrainTiming(0.2, 0.05), DrainSignals())))
 
 
-PEER_STEPS: Final[dict[str, Callable[[Peer], object]]] = {
-    "sends": lambda peer: peer.send(100),
-    "sends much": lambda peer: peer.send(60_000),
+PEER_STEPS: Final[dict[str, Callable[[MemoryPeer], object]]] = {
+    "sends 100 bytes": lambda peer: peer.send(100),
+    "sends 60 kB": lambda peer: peer.send(60_000),
     "sends a large frame": lambda peer: peer.send(70_000),
     "sends half a frame": lambda peer: peer.send(100, cut=50),
     "sends half a large frame": lambda peer: peer.send(70_000, cut=35_000),
     "sends a fragment": lambda peer: peer.send(100, fin=False),
-    "pings": lambda peer: peer.control(Opcode.PING, b"p"),
-    "breaks the rules": Peer.break_the_rules,
-    "stops reading": lambda peer: peer.do(MemoryTransport.deafen),
-    "reads on": lambda peer: peer.do(MemoryTransport.listen),
+    "sends a ping": lambda peer: peer.send_control(Opcode.PING, b"p"),
+    "sends an invalid frame": MemoryPeer.send_invalid_frame,
+    "pauses reading": lambda peer: peer.act(MemoryTransport.peer_pause_reading),
+    "resumes reading": lambda peer: peer.act(MemoryTransport.peer_resume_reading),
 }
 
 
-def on_client(act: Callable[[Peer], object]) -> Callable[[Call], object]:
-    """What the client does."""
-    return lambda call: act(call.client)
+def on_client(action: Callable[[MemoryPeer], object]) -> Callable[[ClientConnection], object]:
+    """A step of the client."""
+    return lambda connection: action(connection.client)
 
 
-def on_upstream(act: Callable[[Peer], object]) -> Callable[[Call], object]:
-    """What upstream does."""
-    return lambda call: act(call.upstream)
+def on_upstream(action: Callable[[MemoryPeer], object]) -> Callable[[ClientConnection], object]:
+    """A step of upstream."""
+    return lambda connection: action(connection.upstream)
 
 
-WAITS: Final = {"one turn": 0.0, "what is due": 1e-6, "a tick": 0.6, "three seconds": 3.0, "the slow are noticed": 21.0}
-STEPS: Final[dict[str, Callable[[Call], object]]] = {
-    "the handler is cancelled": Call.cancel,
-    "the session is ended": Call.end,
-    "the relay drains": Call.drain,
-    "upstream upgrades": Call.upgrade,
-    "upstream upgrades and speaks": lambda call: call.upgrade(speak=True),
-    "upstream closes": lambda call: call.upstream.control(Opcode.CLOSE, close_payload(4001, "bye")),
-    "upstream hangs up": lambda call: call.upstream.do(MemoryTransport.hang_up),
-    "upstream resets": lambda call: call.upstream.do(MemoryTransport.reset),
-    "client closes": lambda call: call.client_goes(None),
-    "client hangs up": lambda call: call.client_goes(MemoryTransport.hang_up),
-    "client resets": lambda call: call.client_goes(MemoryTransport.reset),
-    **{f"client {name}": on_client(act) for name, act in PEER_STEPS.items()},
-    **{f"upstream {name}": on_upstream(act) for name, act in PEER_STEPS.items()},
+WAITS: Final = {
+    "one iteration": 0.0,
+    "pending callbacks": 1e-6,
+    "one tick": 0.6,
+    "three seconds": 3.0,
+    "slow peers time out": 21.0,
+}
+"""Steps that wait, in seconds."""
+STEPS: Final[dict[str, Callable[[ClientConnection], object]]] = {
+    "relay cancels the handler": ClientConnection.cancel_handler,
+    "relay ends the session": ClientConnection.end_session,
+    "relay drains": ClientConnection.drain,
+    "upstream sends 101": ClientConnection.upgrade,
+    "upstream sends 101 and first event": lambda connection: connection.upgrade(send_first_event=True),
+    "upstream sends CLOSE": lambda connection: connection.upstream.send_control(
+        Opcode.CLOSE, close_payload(4001, "bye")
+    ),
+    "upstream sends FIN": lambda connection: connection.upstream.act(MemoryTransport.peer_close),
+    "upstream sends RST": lambda connection: connection.upstream.act(MemoryTransport.peer_reset),
+    "client sends CLOSE": ClientConnection.send_client_close,
+    "client sends FIN": lambda connection: connection.disconnect_client(MemoryTransport.peer_close),
+    "client sends RST": lambda connection: connection.disconnect_client(MemoryTransport.peer_reset),
+    **{f"client {name}": on_client(action) for name, action in PEER_STEPS.items()},
+    **{f"upstream {name}": on_upstream(action) for name, action in PEER_STEPS.items()},
 }
 
 
 class MemoryRelay:
-    """All of a relay that a call passes through, without a network. One call at a time."""
+    """The parts of a relay that a client's connection passes through, without a network. One connection at a time."""
 
     def __init__(self, logs: list[Any]) -> None:
         self.logs = logs
@@ -208,9 +227,9 @@ class MemoryRelay:
         self._telemetry = SessionTelemetry(self.metrics, Redactor())
 
     async def start(self) -> None:
-        """Put together what the calls share."""
+        """Build what all connections share."""
         app = web.Application()
-        app.router.add_get("/v1/realtime", self._attend)
+        app.router.add_get("/v1/realtime", self._handle)
         self.runner = web.AppRunner(
             app, handle_signals=False, access_log=None, handler_cancellation=True, keepalive_timeout=15
         )
@@ -227,19 +246,19 @@ class MemoryRelay:
         self.connector._create_connection = self._connect
 
     async def stop(self) -> None:
-        """Release it."""
+        """Release everything."""
         await self.dialler.close()
         await self.runner.cleanup()
 
-    def take(self, call: Call) -> None:
-        """Remember nothing of the call before."""
-        self._call = call
+    def reset(self, connection: ClientConnection) -> None:
+        """Prepare for the next connection; nothing of the one before counts."""
+        self._connection = connection
         self.logs.clear()
-        self.before = self._books()
+        self._counts_before = self._counts()
         dials = DialsInFlight()
         self.drainer = Drainer(dials)
         self.sessions = self.drainer.sessions
-        self._entrance = RealtimeHandler(
+        self._handler = RealtimeHandler(
             POLICY,
             Connector(self.dialler, None),
             self.drainer,
@@ -250,24 +269,28 @@ class MemoryRelay:
             on_dial_result=lambda _: None,
         )
 
-    async def _attend(self, request: web.Request) -> web.StreamResponse:
-        return await self._entrance.conversation(request)
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        return await self._handler.conversation(request)
 
     async def _connect(self, _request: object, _traces: object, _timeout: object) -> Any:
         await asyncio.sleep(0)
         protocol = self.connector._factory()
-        self._call.dialled.append(MemoryTransport(protocol, self._call.read_bytes))
+        self._connection.dialled.append(MemoryTransport(protocol, self._connection.read_bytes))
         return protocol
 
     def count(self, event: str) -> int:
-        """How often something was logged."""
+        """The number of log lines with this event name."""
         return sum(line["event"] == event for line in self.logs)
 
-    def grown(self) -> dict[str, float]:
-        """What this call has added to the books. What an example left that failed is not laid at the door of the next."""
-        return {name: value - self.before[name] for name, value in self._books().items()}
+    def has_open_session(self) -> bool:
+        """Whether a session has started and not ended."""
+        return self.count("session.started") > self.count("session.ended")
 
-    def _books(self) -> dict[str, float]:
+    def counts(self) -> dict[str, float]:
+        """What this connection has added to the metrics and to aiohttp's counts of connections."""
+        return {name: value - self._counts_before[name] for name, value in self._counts().items()}
+
+    def _counts(self) -> dict[str, float]:
         family = next(iter(self.metrics.sessions_ended.collect()))
         return {
             "sessions ended": sum(sample.value for sample in family.samples if sample.name.endswith("_total")),

@@ -1,9 +1,9 @@
-"""A relay without sockets, on a clock that is turned by hand: cheap enough for a hundred thousand random lives.
+"""TCP connections in memory and an event loop with virtual time, cheap enough for a hundred thousand random sessions.
 
-aiohttp, the dial, the seam, legs, pipes and sessions are the real ones. Only the kernel is played: a `Line` is one TCP
-connection as asyncio's transports show it (buffers, pauses, FIN, RST), and `HandClock` jumps over every wait.
+Only the kernel is simulated: a `MemoryTransport` behaves as asyncio's socket transport (buffers, pauses, FIN, RST), and
+`VirtualTimeLoop` skips every wait. aiohttp, the dial, legs, pipes and sessions are the real ones.
 
-`TEST_PROFILE=deep` chooses the Hypothesis profile of that size; see `tests/conftest.py`.
+`TEST_PROFILE=deep` selects the large Hypothesis profile; see `tests/conftest.py`.
 """
 
 import asyncio
@@ -17,45 +17,45 @@ from service.wire.leg import PEEK_BYTES, Leg
 
 IS_DEEP: Final = os.environ.get("TEST_PROFILE") == "deep"
 DEEP_SECONDS: Final = 3600
-"""What a test may take in the deep profile."""
-ROOM: Final = 4096
-"""What the played kernel takes for a peer that does not read."""
+"""The timeout of a test in the deep profile."""
+PEER_BUFFER_BYTES: Final = 4096
+"""What the simulated kernel buffers for a peer that does not read."""
 
 
-def examples(usual: int) -> settings:
-    """So many examples in the normal run, and as many as the profile says in the deep one."""
-    return settings() if IS_DEEP else settings(max_examples=usual)
+def examples(normal: int) -> settings:
+    """Hypothesis settings with this number of examples, or the number of the deep profile."""
+    return settings() if IS_DEEP else settings(max_examples=normal)
 
 
-class _Jumps(selectors.SelectSelector):
-    """Nothing ever comes from outside: instead of a wait, the time moves on."""
+class _SkippingSelector(selectors.SelectSelector):
+    """Advances the time instead of waiting: no event arrives from outside the process."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits for something that will never come"
+        assert timeout is not None, "deadlock: no callback and no timer is scheduled"
         self.now += max(0.0, timeout)
         return []
 
 
-class HandClock(asyncio.SelectorEventLoop):
-    """A loop that never sleeps. Whatever it had to complain of is in `complaints`."""
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that skips waits. `errors` collects what it reports to its exception handler."""
 
     def __init__(self) -> None:
-        self._jumps = _Jumps()
-        super().__init__(self._jumps)
-        self.complaints: list[dict[str, Any]] = []
-        self.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self._skipping_selector = _SkippingSelector()
+        super().__init__(self._skipping_selector)
+        self.errors: list[dict[str, Any]] = []
+        self.set_exception_handler(lambda _, context: self.errors.append(context))
 
     def time(self) -> float:
-        """Seconds that have been jumped over."""
-        return self._jumps.now
+        """The virtual time in seconds."""
+        return self._skipping_selector.now
 
 
 class MemoryTransport(asyncio.Transport):
-    """One connection of the relay; whoever holds it is the peer at its other end.
+    """One connection of the relay. The test acts as the peer at its other end, with the methods named `peer_...`.
 
-    The transport's half follows asyncio's `_SelectorSocketTransport`. `heard` is what the peer has read.
+    The transport follows asyncio's `_SelectorSocketTransport`. `peer_received` is what the peer has read.
     """
 
     def __init__(self, protocol: asyncio.BaseProtocol, read_bytes: int) -> None:
@@ -67,68 +67,68 @@ class MemoryTransport(asyncio.Transport):
         self._fin = self._rst = False
         self._unsent = bytearray()  # the transport's buffer
         self._high, self._low = 65_536, 16_384
-        self._paused = self._full = self._closing = self._reads_soon = self._ended = False
-        self._listens = True
+        self._paused = self._full = self._closing = self._read_scheduled = self._eof_written = False
+        self._peer_reads = True
         self._in_kernel = bytearray()  # sent, and not read by the peer
-        self.heard = bytearray()
-        self.lost = 0  # how often the protocol was told
+        self.peer_received = bytearray()
+        self.is_lost = False  # connection_lost is scheduled or was called
         self.lost_at: float | None = None
         protocol.connection_made(self)
 
     # -- the peer -----------------------------------------------------------------------------------------------------
 
-    def say(self, data: bytes) -> None:
-        """Send; nothing after FIN or RST."""
+    def peer_send(self, data: bytes) -> None:
+        """Send data. Has no effect after FIN or RST."""
         if not (self._fin or self._rst):
             self._unread += data
-            self._wake()
+            self._schedule_read()
 
-    def hang_up(self) -> None:
-        """FIN: the peer has closed its socket, so that the first thing written to it after this is answered by RST."""
+    def peer_close(self) -> None:
+        """Close the peer's socket: FIN, and RST in answer to the next data."""
         self._fin = True
-        self._wake()
+        self._schedule_read()
 
-    def reset(self) -> None:
-        """RST: what was sent before it can still be read, nothing can be written."""
+    def peer_reset(self) -> None:
+        """Send RST: the relay can still read what was sent before it, and cannot write."""
         self._rst = True
-        self._wake()
+        self._schedule_read()
 
-    def deafen(self) -> None:
-        """Read nothing."""
-        self._listens = False
+    def peer_pause_reading(self) -> None:
+        """Stop reading."""
+        self._peer_reads = False
 
-    def listen(self) -> None:
-        """Read on."""
-        self._listens = True
+    def peer_resume_reading(self) -> None:
+        """Resume reading."""
+        self._peer_reads = True
         self._loop.call_soon(self._flush)
 
     @property
-    def is_over(self) -> bool:
-        """Whether the peer has hung up, read or not."""
+    def peer_disconnected(self) -> bool:
+        """Whether the peer has sent FIN or RST, read or not."""
         return self._fin or self._rst
 
-    def peek(self) -> bytes:
-        """What the kernel would show without handing it over."""
+    def peek_unread(self) -> bytes:
+        """The bytes that the relay has not read, as MSG_PEEK returns them."""
         return bytes(self._unread[:PEEK_BYTES])
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        if not (self._reads_soon or self._paused or self._closing):
-            self._reads_soon = True
+    def _schedule_read(self) -> None:
+        if not (self._read_scheduled or self._paused or self._closing):
+            self._read_scheduled = True
             self._loop.call_soon(self._read_ready)
 
     def _read_ready(self) -> None:
-        self._reads_soon = False
+        self._read_scheduled = False
         if self._paused or self._closing:
             return
         if self._unread:
             data = bytes(self._unread[: self._read_bytes])
             del self._unread[: len(data)]
             self._protocol.data_received(data)
-            self._wake()
+            self._schedule_read()
         elif self._rst:
-            self._die(ConnectionResetError())
+            self._disconnect(ConnectionResetError())
         elif self._fin and not self._protocol.eof_received():
             self.close()
 
@@ -140,7 +140,7 @@ class MemoryTransport(asyncio.Transport):
         """As asyncio's."""
         if not self._closing and self._paused:
             self._paused = False
-            self._wake()
+            self._schedule_read()
 
     def is_reading(self) -> bool:
         """As asyncio's."""
@@ -153,14 +153,14 @@ class MemoryTransport(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        """As asyncio's: FIN behind what is sent, and nothing after it."""
-        self._ended = True
+        """As asyncio's: FIN behind what was written, and nothing after it."""
+        self._eof_written = True
 
     def write(self, data: Any) -> None:
-        """As asyncio's: to the kernel while it takes it, the rest to the buffer."""
-        if self._ended:
+        """As asyncio's: into the kernel's buffer, the rest into the transport's."""
+        if self._eof_written:
             raise RuntimeError("Cannot call write() after write_eof()")
-        if self.lost or (self._closing and not self._unsent):
+        if self.is_lost or (self._closing and not self._unsent):
             return
         self._unsent += data
         self._send()
@@ -173,15 +173,15 @@ class MemoryTransport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def _send(self) -> None:
-        if self._unsent and self.is_over:
+        if self._unsent and self.peer_disconnected:
             self._rst = True
-            self._die(BrokenPipeError())
+            self._disconnect(BrokenPipeError())
             return
-        taken = len(self._unsent) if self._listens else max(0, ROOM - len(self._in_kernel))
-        self._in_kernel += self._unsent[:taken]
-        del self._unsent[:taken]
-        if self._listens:
-            self.heard += self._in_kernel
+        accepted = len(self._unsent) if self._peer_reads else max(0, PEER_BUFFER_BYTES - len(self._in_kernel))
+        self._in_kernel += self._unsent[:accepted]
+        del self._unsent[:accepted]
+        if self._peer_reads:
+            self.peer_received += self._in_kernel
             self._in_kernel.clear()
 
     def _flush(self) -> None:
@@ -190,7 +190,7 @@ class MemoryTransport(asyncio.Transport):
             self._full = False
             self._protocol.resume_writing()
         if self._closing and not self._unsent:
-            self._die(None)
+            self._disconnect(None)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's."""
@@ -212,20 +212,20 @@ class MemoryTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             if not self._unsent:
-                self._die(None)
+                self._disconnect(None)
 
     def abort(self) -> None:
         """As asyncio's: now."""
-        self._die(None)
+        self._disconnect(None)
 
-    def _die(self, exc: Exception | None) -> None:
+    def _disconnect(self, exc: Exception | None) -> None:
         self._unsent.clear()
         self._closing = True
-        if not self.lost:
-            self.lost = 1
-            self._loop.call_soon(self._tell, exc)
+        if not self.is_lost:
+            self.is_lost = True
+            self._loop.call_soon(self._call_connection_lost, exc)
 
-    def _tell(self, exc: Exception | None) -> None:
+    def _call_connection_lost(self, exc: Exception | None) -> None:
         self.lost_at = self._loop.time()
         self._protocol.connection_lost(exc)
 
@@ -235,20 +235,20 @@ class MemoryTransport(asyncio.Transport):
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """As asyncio's."""
-        return self._protocol  # type: ignore[no-any-return]  # Any, since it is told of data, too
+        return self._protocol  # type: ignore[no-any-return]  # Any, since it receives data, too
 
 
 class MemoryLeg(Leg):
-    """A leg that asks the played kernel what it asks of the real one."""
+    """A leg that asks the simulated kernel instead of the real one."""
 
     def peer_disconnected(self) -> bool:
-        """Whether the peer has hung up."""
-        line = self._transport
-        assert isinstance(line, MemoryTransport)
-        return self._eof or line.is_closing() or line.is_over
+        """Whether the peer has disconnected."""
+        transport = self._transport
+        assert isinstance(transport, MemoryTransport)
+        return self._eof or transport.is_closing() or transport.peer_disconnected
 
     def peek(self) -> bytes:
-        """What was not read yet."""
-        line = self._transport
-        assert isinstance(line, MemoryTransport)
-        return line.peek()
+        """The unread bytes."""
+        transport = self._transport
+        assert isinstance(transport, MemoryTransport)
+        return transport.peek_unread()
