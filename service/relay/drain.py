@@ -2,10 +2,10 @@
 
 The stages, and what each waits for:
 
-1. `is_draining` is set: admission and readiness refuse. Open sessions are announced the drain. Sessions and dials may finish
-   until the deadline, or until `DrainSignals.close_now`.
-2. Dials in flight end with `relay_draining`, and so does a session that one of them still starts. The open sessions end one
-   after the other, at random times within the spread; `close_now` ends all of them immediately.
+1. `is_draining` is set, so that admission and readiness refuse. Clients that asked for it get an event that announces the
+   drain. Sessions and dials may finish until the deadline, or until `DrainSignals.close_now`.
+2. Dials in flight end with `relay_draining`, and so does a session that one of them still starts. The remaining sessions end
+   at random times within the spread; `close_now` ends all of them immediately.
 3. The closing handshakes have their own deadlines. After `close_now` they have `FAST_CLOSE_SECONDS`, after `abort_now` none;
    then the remaining sessions are aborted.
 """

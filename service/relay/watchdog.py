@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.relay import ending
-from service.relay.ending import Ending
+from service.relay.ending import Ending, Side
 from service.wire.leg import Leg
 
 RATE_WINDOW_SECONDS: Final = 10.0
@@ -52,17 +52,18 @@ def due_ending(
     now: float, client: Leg, upstream: Leg, limits: SessionLimits, *, started_at: float, active_at: float
 ) -> Ending | None:
     """The ending that is due at `now`, or None. A lost peer comes before a slow one, a slow one before idleness."""
-    for leg, side in ((client, "client"), (upstream, "upstream")):
+    sides: tuple[tuple[Leg, Side], ...] = ((client, "client"), (upstream, "upstream"))
+    for leg, side in sides:
         held = leg.held_since is not None
         # A held leg receives nothing, so that silence proves nothing; only the kernel knows whether its peer is connected.
         # Upstream is not asked: after it has disconnected it costs nothing, and its last frames, perhaps a close frame, are
         # read when the client catches up.
         if held and side == "client" and leg.peer_disconnected():
-            return ending.peer_lost("client")
+            return ending.peer_lost(side)
         if leg.full_since is not None and now - leg.full_since > limits.slow_seconds:
             return ending.relay_ended(f"{side}_too_slow")
         if not held and now - leg.last_alive_at > limits.silent_seconds:
-            return ending.peer_lost("client" if side == "client" else "upstream")
+            return ending.peer_lost(side)
     if limits.max_session_seconds and now - started_at > limits.max_session_seconds:
         return ending.relay_ended("max_duration")
     if limits.idle_timeout_seconds and now - active_at > limits.idle_timeout_seconds:

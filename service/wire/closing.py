@@ -23,8 +23,8 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
     The leg's receiver must go on reading meanwhile and call `leg.close` when the peer's close frame arrives. On return the
     socket is closed. Raises nothing; if cancelled, the socket stays open and the caller has to abort it.
 
-    Returns whether the peer was informed: it received the close frame, as far as the kernel shows, or it had closed the
-    connection first. A peer that accepted the frame and never closes its end counts as informed.
+    Returns whether the peer counts as informed: the close frame was passed to the kernel, or the peer had closed the
+    connection first. A peer that never closes its end is informed, too.
     """
     is_informed = leg.send_close(code, reason)
     if not is_informed:

@@ -40,7 +40,8 @@ PEEK_BYTES: Final = 1 << 20
 """How many unread bytes are searched for a close frame: 16 seconds of speech."""
 
 # A client may play slowly what arrived fast, with its window at zero meanwhile. Pings find one that has vanished (39 s).
-_USER_TIMEOUT_MS: Final = {"client": 60_000, "upstream": 20_000}
+_CLIENT_USER_TIMEOUT_MS: Final = 60_000
+_UPSTREAM_USER_TIMEOUT_MS: Final = 20_000
 
 HoldReason = Literal["backlog", "first_event", "sink_full"]
 """Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
@@ -97,7 +98,7 @@ class Leg(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        tcp.enable_dead_peer_detection(transport, _USER_TIMEOUT_MS["upstream" if masks else "client"])
+        tcp.enable_dead_peer_detection(transport, _UPSTREAM_USER_TIMEOUT_MS if masks else _CLIENT_USER_TIMEOUT_MS)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Endings that coincide: both sides at once, a close behind unread data, a disconnect inside a frame, any order of events."""
+"""Endings that coincide: in one event loop iteration, behind unread data, inside a frame, in any order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
