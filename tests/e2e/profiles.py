@@ -67,8 +67,9 @@ async def memory_limit_refuses_calls(deployment: Deployment) -> str:
     watching = asyncio.create_task(watch())
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         dials = asyncio.Semaphore(_DIALS)
+        all_answered = asyncio.Barrier(_CALLS)
         calls = await asyncio.gather(
-            *(_load_relay(http, dials, deployment.url, reads=number % 2 == 0) for number in range(_CALLS))
+            *(_load_relay(http, dials, all_answered, deployment.url, reads=n % 2 == 0) for n in range(_CALLS))
         )
     watching.cancel()
     peak = max(peak, _mib_from(f"{await _peak_memory_kib(deployment)}KiB"))
@@ -89,8 +90,13 @@ async def memory_limit_refuses_calls(deployment: Deployment) -> str:
     return f"{admitted} calls admitted, {refused} refused, {sent} MiB to forward: peak {peak} of {MEMORY_MIB} MiB"
 
 
-async def _load_relay(http: aiohttp.ClientSession, dials: asyncio.Semaphore, url: str, *, reads: bool) -> bool:
-    """One call with large items, each of which comes back twice; returns whether it was admitted."""
+async def _load_relay(
+    http: aiohttp.ClientSession, dials: asyncio.Semaphore, all_answered: asyncio.Barrier, url: str, *, reads: bool
+) -> bool:
+    """One call with large items, each of which comes back twice; returns whether it was admitted.
+
+    The call stays open until all calls have been admitted or refused, however slow the machine is.
+    """
     size = _ITEM_BYTES if reads else 4 * _ITEM_BYTES
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * size}]}
     try:
@@ -104,8 +110,10 @@ async def _load_relay(http: aiohttp.ClientSession, dials: asyncio.Semaphore, url
                     while reads:
                         await call.receive()
                     await asyncio.sleep(_LOAD_SECONDS)
+            await all_answered.wait()
     except aiohttp.WSServerHandshakeError as refusal:
         check(refusal.status == 503, f"refused with {refusal.status}")
+        await all_answered.wait()
         return False
     return True
 
