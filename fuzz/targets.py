@@ -17,7 +17,7 @@ from service.realtime.closing import (
 from service.realtime.events import ERROR_CODES, HEAD_BYTES, PARSED_EVENT_TYPES, event_type, parse_error
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control, Violation
+from service.realtime.scanner_items import ControlFrame, Violation
 from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, parse_server_event
 from tests.support.reference_decoder import CheckedScanner, decode
 
@@ -96,7 +96,7 @@ def _check_sent_close(code: int, reason: str) -> None:
         holds=len(text) == len(reason) or len(payload) > MAX_REASON_BYTES - 2,
     )
     items = Scanner(masked=False, max_message_bytes=0).feed(build_frame(Opcode.CLOSE, payload))
-    require("a peer accepts the frame", holds=items == [Control(Opcode.CLOSE, payload)])
+    require("a peer accepts the frame", holds=items == [ControlFrame(Opcode.CLOSE, payload)])
 
 
 def _check_received_close(payload: bytes) -> None:
@@ -105,7 +105,7 @@ def _check_received_close(payload: bytes) -> None:
     if isinstance(item, Violation):
         require("a code of RFC 6455", holds=item.close_code in {1002, 1007})
         return
-    require("the payload is unmasked", holds=item == Control(Opcode.CLOSE, payload))
+    require("the payload is unmasked", holds=item == ControlFrame(Opcode.CLOSE, payload))
     require("the code is None or may be sent", holds=code is None or is_sendable_close_code(code))
     require("parsing and building are inverse", holds=close_payload(code, reason) == payload)
 

@@ -9,17 +9,17 @@ from functools import partial
 from aiohttp import web
 
 from service import configuration, machine, startup
-from service.health.monitor import Monitor
+from service.health.monitor import HealthMonitor
 from service.health.schedule import RefreshIntervals
 from service.relay.drain import Drainer, DrainResult
-from service.relay.reporter import SessionTelemetry
+from service.relay.reporter import SharedTelemetry
 from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
 from service.supervisor import Supervisor, measure_lag
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
-from service.upstream.connector import Connector
+from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import Dialler
 from service.upstream.dials import DialsInFlight
 from service.upstream.rotation import KeyFileWatcher
@@ -27,7 +27,7 @@ from service.upstream.target import Target
 from service.web.connection_limit import ConnectionLimit
 from service.web.internal import InternalHandler
 from service.web.listener import listen
-from service.web.probes import Probes
+from service.web.probes import ProbeHandler
 from service.web.realtime import RealtimeHandler
 
 
@@ -38,8 +38,8 @@ class CannotListen(Exception):
 class App:
     """One relay: its listeners, background tasks and sessions. Call `start`, then await `run` or call `stop`."""
 
-    connector: Connector  # from `start` on
-    monitor: Monitor  # from `start` on
+    connector: UpstreamConnector  # from `start` on
+    monitor: HealthMonitor  # from `start` on
 
     def __init__(self, settings: Settings, *, intervals: RefreshIntervals | None = None) -> None:
         self._settings = settings
@@ -93,9 +93,9 @@ class App:
         # Runs after the listeners are closed: until then a late dial can still start a session.
         self._stack.push_async_callback(self.drainer.end_all)
         on_retry = metrics.upstream_retries.labels(target.label).inc
-        self.connector = connector = Connector(dialler, key_problem, on_retry=on_retry)
+        self.connector = connector = UpstreamConnector(dialler, key_problem, on_retry=on_retry)
         metrics.breaker_open.labels(target.label).set_function(lambda: float(connector.breaker.is_open))
-        self.monitor = Monitor(
+        self.monitor = HealthMonitor(
             connector, metrics, **configuration.monitor_options(self._settings), intervals=self._intervals
         )
 
@@ -107,13 +107,13 @@ class App:
             self.connector,
             self.drainer,
             self.dials,
-            telemetry=SessionTelemetry(metrics, self.redactor),
+            telemetry=SharedTelemetry(metrics, self.redactor),
             session_limits=configuration.session_limits(settings),
             max_dials=settings.max_dials,
             on_dial_result=self.monitor.dial_finished,
         )
         notes = self._key_file.notes if self._key_file is not None else list[str]
-        probes = Probes(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
+        probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,

@@ -27,7 +27,7 @@ class DialOptions(TypedDict):
 
 
 class MonitorOptions(TypedDict):
-    """The options of `Monitor`."""
+    """The options of `HealthMonitor`."""
 
     model: str
     turns_per_day: int

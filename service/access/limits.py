@@ -28,7 +28,7 @@ class ConcurrencyLimit:
             self.active -= 1
 
 
-class PerClientLimit:
+class PerClientConcurrencyLimit:
     """A counting limit for each client; a maximum of 0 is no limit. A client that holds no slot uses no memory."""
 
     def __init__(self, maximum: int, reason: str) -> None:

@@ -19,7 +19,7 @@ from yarl import URL
 from service.doctor.steps import Explanations, Finding, StepFailed
 from service.failures import Failure, Phase
 from service.upstream import translate
-from service.upstream.proxy import Proxy
+from service.upstream.proxy import HttpProxy
 from service.upstream.resolver import look_up
 
 _MAX_ADDRESSES: Final = 8
@@ -38,7 +38,7 @@ class Route:
 
     url: URL
     timeout_seconds: float
-    proxy: Proxy | None = None
+    proxy: HttpProxy | None = None
     explanations: Explanations | None = None
     notes: Sequence[str] = ()
 
@@ -181,7 +181,7 @@ async def open_connection(route: Route) -> tuple[asyncio.StreamReader, asyncio.S
 
 
 async def _request_tunnel(
-    route: Route, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    route: Route, proxy: HttpProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     authority = f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]

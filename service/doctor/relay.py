@@ -22,7 +22,7 @@ from service.realtime.names import is_loopback
 from service.realtime.scanner import Scanner
 from service.settings import Settings
 from service.upstream import translate
-from service.upstream.dial import Connected, DialProgress, open_session, read_body
+from service.upstream.dial import DialProgress, UpstreamConnection, open_session, read_body
 from service.upstream.proxy import PROXY_VARIABLES
 from service.upstream.stream import EventStream, StreamClosed
 from service.wire.seam import sec_websocket_accept, take_upstream
@@ -271,7 +271,7 @@ class RelayChain:
             response.close()
             raise self._step_failed(Failure("dropped_early", Phase.UPGRADE)) from None
         scanner = Scanner(masked=False, max_message_bytes=Settings().max_message_bytes)
-        self._stream = EventStream(Connected(leg, scanner, [], DialProgress()))
+        self._stream = EventStream(UpstreamConnection(leg, scanner, [], DialProgress()))
 
     def _check_upgrade(self, response: aiohttp.ClientResponse, key: str) -> str | None:
         if response.headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):

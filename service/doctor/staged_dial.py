@@ -3,7 +3,7 @@
 import asyncio
 
 from service.failures import Failure, Phase
-from service.upstream.dial import Connected, Dialler, DialProgress
+from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
 from service.upstream.target import DialRequest
 
 
@@ -26,7 +26,7 @@ class StagedDial:
         if error is not None and not (isinstance(error, Failure) and error.phase is Phase.FIRST_EVENT):
             raise error
 
-    async def wait_for_first_event(self) -> Connected:
+    async def wait_for_first_event(self) -> UpstreamConnection:
         """Wait for the end of the dial; raises Failure. The caller owns the connection."""
         return await self._task
 

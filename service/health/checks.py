@@ -20,7 +20,7 @@ TURN: Final = "turn"
 
 
 @dataclass(slots=True)
-class Check:
+class HealthCheck:
     """One check and its last results. Times are wall clock, for display only; nothing is computed from them."""
 
     name: str

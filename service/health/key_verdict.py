@@ -1,12 +1,12 @@
 """The verdict on the key, from both of its witnesses: GET /v1/models/{model} and the handshake. Pure."""
 
 from service.failures import Failure
-from service.health.checks import Check, Source
+from service.health.checks import HealthCheck, Source
 from service.upstream.rest import is_inconclusive, shows_key_is_valid
 
 
 def judge_key(
-    models_failure: Failure | None, handshake: Check, *, handshake_proves_key: bool
+    models_failure: Failure | None, handshake: HealthCheck, *, handshake_proves_key: bool
 ) -> tuple[Failure | None, Source]:
     """Whether the provider accepts the key: the failure, or None, and the source of the verdict.
 

@@ -15,19 +15,19 @@ from typing import Final
 import structlog
 
 from service.failures import Failure
-from service.health.checks import CHECKS, TURN, Check
+from service.health.checks import CHECKS, TURN, HealthCheck
 from service.health.key_verdict import judge_key
 from service.health.response_check import ResponseCheckBudget, request_response
 from service.health.schedule import RefreshIntervals, RefreshSchedule
 from service.telemetry.metrics import Metrics
-from service.upstream.connector import Connector
+from service.upstream.connector import UpstreamConnector
 from service.upstream.rest import fetch_model
 from service.upstream.target import DialRequest
 
 _MODEL_REQUEST_SECONDS: Final = 8.0
 
 
-class Monitor:
+class HealthMonitor:
     """The health checks, and the readiness latch.
 
     Single-flight: `run` is the only caller of `refresh`. A refresh that is requested while one runs follows it. Everything
@@ -37,7 +37,7 @@ class Monitor:
 
     def __init__(
         self,
-        connector: Connector,
+        connector: UpstreamConnector,
         metrics: Metrics,
         *,
         model: str,
@@ -51,8 +51,8 @@ class Monitor:
         self._request = DialRequest(query=(("model", model),))
         self._intervals = intervals or RefreshIntervals()
         self._schedule = RefreshSchedule(self._intervals)
-        self.key, self.handshake = Check(CHECKS[0]), Check(CHECKS[1])
-        self.turn = Check(TURN) if turns_per_day else None
+        self.key, self.handshake = HealthCheck(CHECKS[0]), HealthCheck(CHECKS[1])
+        self.turn = HealthCheck(TURN) if turns_per_day else None
         self._response_budget = ResponseCheckBudget(turns_per_day)
         self._first_refresh_done = asyncio.Event()
         self._refresh_requested = asyncio.Event()
@@ -65,7 +65,7 @@ class Monitor:
     # -- what the probes read -----------------------------------------------------------------------------------------
 
     @property
-    def checks(self) -> tuple[Check, ...]:
+    def checks(self) -> tuple[HealthCheck, ...]:
         """The enabled checks; a later one covers more of a session than those before it."""
         return (self.key, self.handshake) if self.turn is None else (self.key, self.handshake, self.turn)
 

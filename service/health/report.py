@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from service.failures import CATALOGUE
-from service.health.checks import Check
+from service.health.checks import HealthCheck
 from service.version import __version__
 
 Overall = Literal["pass", "warn", "fail"]
 
 
-def overall(checks: Collection[Check], *, is_stale: bool = False) -> Overall:
+def overall(checks: Collection[HealthCheck], *, is_stale: bool = False) -> Overall:
     """The worst status of the checks. An unknown check counts as fail; stale results count as warn at best."""
     statuses = {check.status for check in checks}
     if statuses & {"fail", "unknown"}:
@@ -29,7 +29,7 @@ def public_body(status: Overall) -> dict[str, object]:
 
 
 def detailed_body(
-    checks: Collection[Check],
+    checks: Collection[HealthCheck],
     upstream: str,
     *,
     sessions: int,
@@ -55,7 +55,7 @@ def detailed_body(
     return body
 
 
-def _entry(check: Check) -> dict[str, object]:
+def _entry(check: HealthCheck) -> dict[str, object]:
     entry: dict[str, object] = {"status": check.status, "source": check.source}
     if check.reason is not None:
         entry |= {"reason": check.reason, "runbook": CATALOGUE[check.reason].runbook}

@@ -13,7 +13,7 @@ from service.failures import Failure, Phase
 from service.realtime.events import ERROR_CODES, ErrorEvent, find_error
 from service.realtime.incidents import ERROR, RESPONSE_DONE, find_incident
 from service.upstream import translate
-from service.upstream.dial import Connected
+from service.upstream.dial import UpstreamConnection
 from service.upstream.stream import EventStream, ProtocolViolation, StreamClosed
 
 RESPONSE_SECONDS: Final = 20.0
@@ -53,7 +53,7 @@ class ResponseCheckBudget:
         return True
 
 
-async def request_response(connected: Connected, timeout_seconds: float = RESPONSE_SECONDS) -> None:
+async def request_response(connected: UpstreamConnection, timeout_seconds: float = RESPONSE_SECONDS) -> None:
     """Request a response and wait until it is done; raises Failure if there is none. The caller closes the connection."""
     stream = EventStream(connected)
     stream.send(REQUEST)

@@ -17,7 +17,7 @@ from typing import Final
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
 from service.realtime.frames import Header, Opcode, ProtocolError, check_close, read_header, unmask
-from service.realtime.scanner_items import Completed, Control, Item, ItemBuilder, Message, Violation
+from service.realtime.scanner_items import ControlFrame, Item, ItemBuilder, Message, MessageEnd, Violation
 
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
@@ -49,9 +49,9 @@ class Scanner:
 
     * `Chunk`: bytes of data frames, to be forwarded unchanged;
     * `Message`: a whole message of a requested type, to be processed and then forwarded;
-    * `Completed`: a message ended. It follows the `Chunk` or `Message` that holds the end; that `Chunk` may go on with frames
-      of the next message;
-    * `Control`: a ping, pong or close frame. It never appears in a `Chunk`, also where it was sent between two fragments;
+    * `MessageEnd`: a message ended. It follows the `Chunk` or `Message` that holds the end; that `Chunk` may continue with
+      frames of the next message;
+    * `ControlFrame`: a ping, pong or close frame. It is never part of a `Chunk`, even where it was sent between fragments;
     * `Violation`: the peer broke the protocol or exceeded `max_message_bytes`.
 
     Together, `Chunk.raw` and `Message.raw` are the data frames of the stream, byte for byte.
@@ -104,7 +104,7 @@ class Scanner:
         """Return the type of the event if `data` is exactly one whole text message of a known type outside `parsed_types`.
 
         The message then counts as fed: forward `data` and do not call `feed` with it. `feed` would have returned one `Chunk`
-        and one `Completed`. On None nothing was consumed, and `feed` must get `data`.
+        and one `MessageEnd`. On None nothing was consumed, and `feed` must get `data`.
         """
         size = len(data)
         # Only frames with a two-byte length, that is payloads of 126 bytes to 64 KiB: nearly all events.
@@ -215,7 +215,7 @@ class Scanner:
             check_close(payload)
             self._end()  # no frame may follow a close frame (section 5.5.1)
             next_offset = len(data)
-        builder.add_item(Control(Opcode(header.opcode), payload), offset, next_offset)
+        builder.add_item(ControlFrame(Opcode(header.opcode), payload), offset, next_offset)
         return next_offset
 
     # -- data frames --------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Scanner:
             message = Message(self._message_type, payload, b"".join(self._held))
             self._clear_held()
             builder.add_item(message, next_offset, next_offset)
-        builder.add_completed(Completed(self._message_type, self._message_size))
+        builder.add_completed(MessageEnd(self._message_type, self._message_size))
         self._message_open = False
         self._head = b""
 

@@ -15,7 +15,7 @@ class Chunk:
 
 
 @dataclass(slots=True)
-class Completed:
+class MessageEnd:
     """A message ended: its event type, or None if the first bytes showed none, and its payload size in bytes."""
 
     type: str | None
@@ -32,7 +32,7 @@ class Message:
 
 
 @dataclass(slots=True)
-class Control:
+class ControlFrame:
     """A control frame, its payload unmasked. It concerns this connection only and is never forwarded."""
 
     opcode: Opcode
@@ -47,7 +47,7 @@ class Violation:
     detail: str
 
 
-Item = Chunk | Completed | Message | Control | Violation
+Item = Chunk | MessageEnd | Message | ControlFrame | Violation
 
 
 class ItemBuilder:
@@ -58,7 +58,7 @@ class ItemBuilder:
         self._data = data
         self._start = 0  # of the current run
         self._run_pieces: list[bytes] = []
-        self._completed: list[Completed] = []
+        self._completed: list[MessageEnd] = []
 
     def end_run(self, offset: int, next_offset: int) -> None:
         """End the current run at `offset` and begin another one at `next_offset`."""
@@ -70,7 +70,7 @@ class ItemBuilder:
         """Forward frames of earlier reads after the run that ended."""
         self._run_pieces += frames
 
-    def add_completed(self, completed: Completed) -> None:
+    def add_completed(self, completed: MessageEnd) -> None:
         """Record that a message ended within the current run."""
         self._completed.append(completed)
 

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from service.failures import Level
-from service.relay.registry import Registry
+from service.relay.registry import SessionRegistry
 from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
 
@@ -79,7 +79,7 @@ class Drainer:
     """
 
     def __init__(self, dials: DialsInFlight) -> None:
-        self.sessions = Registry(self._session_started, self._session_ended)
+        self.sessions = SessionRegistry(self._session_started, self._session_ended)
         self.is_draining = False
         self._dials = dials
         self._deadline = 0.0  # loop time

@@ -12,7 +12,7 @@ from service.realtime.closing import parse_close
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.realtime.server_events import ParsedEvent, parse_server_event
 from service.relay.latency import CLIENT_TYPES, LatencyTimer
 from service.telemetry.traffic import Traffic
@@ -104,13 +104,13 @@ class Pipe:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
         for item in items:
             match item:
-                case Control(opcode, payload):
+                case ControlFrame(opcode, payload):
                     self._process_control(opcode, payload)
                 case _ if self.discards_data:
                     pass
                 case Chunk(raw, mid_frame):
                     self._forward(raw, mid_frame=mid_frame)
-                case Completed(event_type, _):
+                case MessageEnd(event_type, _):
                     self._count(event_type)
                 case Message(event_type, payload, raw):
                     self._forward_parsed(event_type, payload, raw)
@@ -130,7 +130,7 @@ class Pipe:
         lookahead = self._scanner.copy() if unread else self._scanner
         for start in range(0, len(unread), LOOKAHEAD_BYTES):
             for item in lookahead.feed(unread[start : start + LOOKAHEAD_BYTES]):
-                if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                     self._owner.peer_closed(self._direction, *parse_close(item.payload))
                     return
             if time.perf_counter() > give_up_at:

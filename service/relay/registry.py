@@ -7,7 +7,7 @@ from service.relay.session import Session
 from service.relay.ticker import Ticker
 
 
-class Registry:
+class SessionRegistry:
     """The set of open sessions. It runs each in a task of its own and keeps the task until the session has ended.
 
     The registry owns the task and never cancels it: a request handler awaits it shielded, and to end a session call

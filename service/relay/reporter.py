@@ -16,7 +16,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 
 
-class SessionTelemetry:
+class SharedTelemetry:
     """What the sessions of a process share: metrics, traffic counters, redaction."""
 
     def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
@@ -42,7 +42,7 @@ class SessionReporter:
     Logging and counting may raise; the session decides what that means, except in `failed`.
     """
 
-    def __init__(self, info: SessionInfo, telemetry: SessionTelemetry) -> None:
+    def __init__(self, info: SessionInfo, telemetry: SharedTelemetry) -> None:
         self._info = info
         self._metrics = telemetry.metrics
         self._log = structlog.get_logger().bind(session_id=info.session_id)

@@ -16,9 +16,9 @@ from service.relay import ending
 from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
-from service.relay.reporter import SessionInfo, SessionReporter, SessionTelemetry
+from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.watchdog import RateMeter, SessionLimits, due_ending
-from service.upstream.dial import Connected
+from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
 from service.wire.leg import Leg
 
@@ -53,10 +53,10 @@ class Session:
         self,
         info: SessionInfo,
         client: Leg,
-        connected: Connected,
+        connected: UpstreamConnection,
         *,
         limits: SessionLimits,
-        telemetry: SessionTelemetry,
+        telemetry: SharedTelemetry,
         error_event: ErrorEvent,
         drain_event: DrainEvent | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ _GROUPS: Final = 10
 all frames by tens of milliseconds."""
 
 
-class Ticked(Protocol):
+class Tickable(Protocol):
     """A session, as the ticker sees it."""
 
     def tick(self) -> None:
@@ -22,19 +22,19 @@ class Ticker:
     """Calls `tick` of every session that was added, every `TICK_SECONDS`. Sets no timer while there is none."""
 
     def __init__(self) -> None:
-        self._groups: list[set[Ticked]] = [set() for _ in range(_GROUPS)]
+        self._groups: list[set[Tickable]] = [set() for _ in range(_GROUPS)]
         self._current_group = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
-    def add(self, session: Ticked) -> None:
+    def add(self, session: Tickable) -> None:
         """Tick a session from now on, the first time within `TICK_SECONDS`."""
         min(self._groups, key=len).add(session)
         if self._timer is None:
             self._due = asyncio.get_running_loop().time()
             self._schedule()
 
-    def remove(self, session: Ticked) -> None:
+    def remove(self, session: Tickable) -> None:
         """Stop ticking a session. Removing it again has no effect."""
         for group in self._groups:
             group.discard(session)

@@ -20,7 +20,7 @@ from service.settings import parsers as parse
 from service.settings.parsers import integer, number, one_of
 from service.settings.setting import Setting, declared_by, setting
 from service.settings.warnings import SettingWarning
-from service.upstream.proxy import Proxy
+from service.upstream.proxy import HttpProxy
 
 Upstream = Literal["openai", "simulator", "auto"]
 Access = Literal["open", "tokens"]
@@ -294,7 +294,7 @@ class Settings:
 
     # -- what loading adds --------------------------------------------------------------------------------------------
 
-    proxy: Proxy | None = None
+    proxy: HttpProxy | None = None
     """The proxy that RELAY_UPSTREAM_PROXY selects for the host of OPENAI_BASE_URL."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value that is set was read from, by variable."""

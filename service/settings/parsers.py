@@ -27,7 +27,7 @@ class NotAccepted(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Parser(Generic[_T]):
+class SettingParser(Generic[_T]):
     """A parser, and a description of what it accepts: `accepts`, and for numbers the meaning of 0 in `zero`."""
 
     parse: Callable[[str], _T]
@@ -39,15 +39,15 @@ class Parser(Generic[_T]):
         return self.parse(text)
 
 
-def accepting(accepts: str) -> Callable[[Callable[[str], _T]], Parser[_T]]:
+def accepting(accepts: str) -> Callable[[Callable[[str], _T]], SettingParser[_T]]:
     """Make a function a parser that describes itself by `accepts`."""
-    return lambda parse: Parser(parse, accepts)
+    return lambda parse: SettingParser(parse, accepts)
 
 
 # -- words and numbers ------------------------------------------------------------------------------------------------
 
 
-def one_of(literal: object) -> Parser[Any]:
+def one_of(literal: object) -> SettingParser[Any]:
     """One word of a `Literal` type, in any case."""
     choices = get_args(literal)
 
@@ -57,7 +57,7 @@ def one_of(literal: object) -> Parser[Any]:
             raise NotAccepted
         return word
 
-    return Parser(parse, f"{', '.join(choices[:-1])} or {choices[-1]}")
+    return SettingParser(parse, f"{', '.join(choices[:-1])} or {choices[-1]}")
 
 
 @accepting("true or false")
@@ -71,7 +71,7 @@ def boolean(text: str) -> bool:
     raise NotAccepted
 
 
-def integer(minimum: int, maximum: int, *, zero: str = "") -> Parser[int]:
+def integer(minimum: int, maximum: int, *, zero: str = "") -> SettingParser[int]:
     """A whole number within bounds, both included."""
 
     def parse(text: str) -> int:
@@ -80,10 +80,10 @@ def integer(minimum: int, maximum: int, *, zero: str = "") -> Parser[int]:
             raise NotAccepted
         return int(digits)
 
-    return Parser(parse, f"{minimum} to {maximum}", zero)
+    return SettingParser(parse, f"{minimum} to {maximum}", zero)
 
 
-def number(minimum: float, maximum: float, *, zero: str = "") -> Parser[float]:
+def number(minimum: float, maximum: float, *, zero: str = "") -> SettingParser[float]:
     """A decimal number within bounds, both included."""
 
     def parse(text: str) -> float:
@@ -92,7 +92,7 @@ def number(minimum: float, maximum: float, *, zero: str = "") -> Parser[float]:
             raise NotAccepted
         return float(digits)
 
-    return Parser(parse, f"{minimum} to {maximum}", zero)
+    return SettingParser(parse, f"{minimum} to {maximum}", zero)
 
 
 port: Final = integer(0, 65_535, zero="selects any free port")

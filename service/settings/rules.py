@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from service.realtime.names import is_loopback
 from service.settings.declared import Settings, declaration_of
 from service.settings.problems import HIDDEN, Problem
-from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy
+from service.upstream.proxy import HttpProxy, InvalidProxy, choose_proxy
 
 Rule = Callable[[Settings], Problem | None]
 
@@ -49,7 +49,7 @@ _RULES: Final[tuple[tuple[AbstractSet[str], Rule], ...]] = (
 )
 
 
-def proxy_for(settings: Settings, environ: Mapping[str, str]) -> Proxy | Problem | None:
+def proxy_for(settings: Settings, environ: Mapping[str, str]) -> HttpProxy | Problem | None:
     """The proxy for the provider's host; None for an upstream on this machine or without a proxy."""
     host = urlsplit(settings.openai_base_url).hostname or ""
     if settings.upstream_proxy is None or is_loopback(host):

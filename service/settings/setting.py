@@ -6,7 +6,7 @@
 import dataclasses
 from typing import Any, Final, TypeVar, overload
 
-from service.settings.parsers import Parser
+from service.settings.parsers import SettingParser
 
 _METADATA_KEY: Final = "setting"
 _T = TypeVar("_T")
@@ -17,7 +17,7 @@ class Setting:
     """One setting. `default` is written as in the environment; None means that the setting is unset by default."""
 
     name: str
-    parser: Parser[Any]
+    parser: SettingParser[Any]
     default: str | None
     example: str
     sentence: str
@@ -40,7 +40,7 @@ class Setting:
 @overload
 def setting(
     name: str,
-    parser: Parser[_T],
+    parser: SettingParser[_T],
     *,
     sentence: str,
     default: str,
@@ -50,11 +50,11 @@ def setting(
 ) -> _T: ...
 @overload
 def setting(
-    name: str, parser: Parser[_T], *, sentence: str, example: str, unit: str = "", secret: bool = False
+    name: str, parser: SettingParser[_T], *, sentence: str, example: str, unit: str = "", secret: bool = False
 ) -> _T | None: ...
 def setting(
     name: str,
-    parser: Parser[Any],
+    parser: SettingParser[Any],
     *,
     sentence: str,
     default: str | None = None,

@@ -32,7 +32,7 @@ _REQUEST_SPECIFIC: Final = frozenset({
 })  # fmt: skip
 
 
-class Breaker:
+class CircuitBreaker:
     """Refuses dials while the provider is known to refuse them or to fail.
 
     Closed: `permit` lets every dial pass. Open: `permit` raises the failure that opened it, with phase `breaker` and the

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from service.failures import Failure
-from service.upstream.breaker import Breaker, BreakerPermit, RetryBudget
-from service.upstream.dial import Connected, Dialler, DialProgress
+from service.upstream.breaker import BreakerPermit, CircuitBreaker, RetryBudget
+from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
 from service.upstream.target import DialRequest, Target
 
 RETRY_PAUSE_SECONDS: Final = (0.1, 0.5)
@@ -24,7 +24,7 @@ _RETRIED_REASONS: Final = frozenset({
 })  # fmt: skip
 
 
-class Connector:
+class UpstreamConnector:
     """Dials one target for all clients of the relay.
 
     `key_problem` is the reason for which no dial can succeed (see `key_lint`), or None; the handler refuses clients by it.
@@ -36,7 +36,7 @@ class Connector:
     ) -> None:
         self.dialler = dialler
         self.key_problem = key_problem
-        self.breaker = Breaker(asyncio.get_running_loop().time)
+        self.breaker = CircuitBreaker(asyncio.get_running_loop().time)
         self._on_retry = on_retry
         self._retry_budget = RetryBudget()
 
@@ -50,12 +50,12 @@ class Connector:
         """Whether a dial waits for a first event. Without one it proves only a 101, which a rejected key gets, too."""
         return request.promises_first_event and self.dialler.first_event == "required"
 
-    async def dial(self, request: DialRequest, progress: DialProgress) -> Connected:
+    async def dial(self, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
         """Dial for a client, and retry once if the failure is transient.
 
         Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
         or from the last attempt. Cancellation aborts the attempt's socket and leaves the breaker as it is. The caller owns
-        the connection that is returned; see `Connected`.
+        the connection that is returned; see `UpstreamConnection`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.dialler.timeout_seconds
@@ -89,7 +89,7 @@ class Connector:
         permit: BreakerPermit,
         pause: float,
         timeout_seconds: float,
-    ) -> Connected:
+    ) -> UpstreamConnection:
         if self._on_retry is not None:
             self._on_retry()
         await asyncio.sleep(pause)

@@ -29,9 +29,9 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item
 from service.upstream import translate
 from service.upstream.first_event import FirstEventReader
-from service.upstream.resolver import SharedResolver
+from service.upstream.resolver import CachingResolver
 from service.upstream.target import DialRequest, Target
-from service.wire.closing import CloseReader, close_leg
+from service.wire.closing import PeerCloseReceiver, close_leg
 from service.wire.leg import Leg
 from service.wire.seam import sec_websocket_accept, take_upstream
 
@@ -64,7 +64,7 @@ class DialProgress:
 
 
 @dataclass(slots=True)
-class Connected:
+class UpstreamConnection:
     """The upstream connection of a successful dial.
 
     The holder owns the socket: it has to call `close` or `abort`, or pass the ownership on. `items` are all items received
@@ -83,7 +83,7 @@ class Connected:
         On return the socket is closed, by the closing handshake or aborted after `timeout_seconds`. Cancellation aborts it.
         """
         try:
-            self.leg.start(CloseReader(self.leg, self.scanner))
+            self.leg.start(PeerCloseReceiver(self.leg, self.scanner))
             self.leg.release("first_event")
             await close_leg(
                 self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + timeout_seconds
@@ -124,7 +124,7 @@ class Dialler:
         *,
         timeout_seconds: float | None = None,
         target: Target | None = None,
-    ) -> Connected:
+    ) -> UpstreamConnection:
         """Connect, upgrade, and wait for the first event if the request promises one.
 
         `timeout_seconds`, or else the dialler's own timeout, covers DNS, connect, TLS, HTTP reply and first event together.
@@ -132,7 +132,7 @@ class Dialler:
 
         Raises Failure for every refusal and error, and for the timeout; its phase is that of the expiry. Raises
         CancelledError if it is cancelled. In both cases the socket is closed. On return the caller owns the connection; see
-        `Connected`.
+        `UpstreamConnection`.
         """
         progress = progress or DialProgress()
         progress.enter(Phase.CONNECT)
@@ -144,7 +144,7 @@ class Dialler:
         finally:
             progress.finish()
 
-    async def _dial(self, target: Target, request: DialRequest, progress: DialProgress) -> Connected:
+    async def _dial(self, target: Target, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
         response = await self._upgrade(target, request, progress)
         try:
             leg = take_upstream(response)
@@ -152,7 +152,7 @@ class Dialler:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=PARSED_EVENT_TYPES)
-        connected = Connected(leg, scanner, [], progress)
+        connected = UpstreamConnection(leg, scanner, [], progress)
         if not request.promises_first_event or self.first_event == "optional":
             leg.hold("first_event")
             return connected
@@ -219,8 +219,8 @@ def open_session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         limit=0,  # admission limits the dials; the default of 100 would queue the 101st connection for minutes
         force_close=True,
-        use_dns_cache=False,  # SharedResolver has its own
-        resolver=SharedResolver(),
+        use_dns_cache=False,  # CachingResolver has its own
+        resolver=CachingResolver(),
     )
     session = aiohttp.ClientSession(
         connector=connector,

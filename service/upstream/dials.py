@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from service.failures import Failure
-from service.upstream.dial import Connected
+from service.upstream.dial import UpstreamConnection
 
 
 class DialsInFlight:
@@ -38,7 +38,7 @@ class DialsInFlight:
             if not self._tracked:
                 self._none_left.set()
 
-    async def run(self, dial: Coroutine[Any, Any, Connected]) -> Connected:
+    async def run(self, dial: Coroutine[Any, Any, UpstreamConnection]) -> UpstreamConnection:
         """Await a dial.
 
         Raises what the dial raises; Failure with reason `relay_draining` once `expire` has been called. The dial is then

@@ -6,7 +6,7 @@ from typing import Final
 from service.failures import Failure, Phase
 from service.realtime.events import ErrorEvent, parse_error
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.upstream import translate
 from service.wire.control import handle_control
 from service.wire.leg import Leg
@@ -54,7 +54,7 @@ class FirstEventReader:
             self._fail(Failure("dropped_early", Phase.FIRST_EVENT))
 
     def _process(self, item: Item) -> None:
-        if isinstance(item, Control | Violation):
+        if isinstance(item, ControlFrame | Violation):
             end = handle_control(self._leg, item)
             if end is not None:
                 self._fail(
@@ -69,15 +69,15 @@ class FirstEventReader:
             case _ if self._error is not None:
                 pass  # between the error and its close frame
             case Message():
-                self._received.append(item)  # its Completed follows
+                self._received.append(item)  # its MessageEnd follows
             case Chunk(raw, mid_frame):
                 self._received.append(item)
                 self._received_bytes += len(raw)
                 if mid_frame and self._received_bytes > MAX_FIRST_EVENT_BYTES:
                     self._succeed()
-            case Completed(event_type, _) if event_type == "error":
+            case MessageEnd(event_type, _) if event_type == "error":
                 self._wait_for_close(ErrorEvent("", None, ""))  # the scanner does not yield a Message of this size
-            case Completed():
+            case MessageEnd():
                 self._received.append(item)
                 self._succeed()
 

@@ -28,7 +28,7 @@ class InvalidProxy(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Proxy:
+class HttpProxy:
     """An HTTP proxy for CONNECT. `origin` names the setting or variable it was read from; `url` has no credentials."""
 
     url: str
@@ -37,7 +37,7 @@ class Proxy:
     password: Secret | None = field(default=None, repr=False)
 
 
-def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> Proxy | None:
+def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> HttpProxy | None:
     """The proxy for a host, or None for a direct connection; raises InvalidProxy.
 
     `setting` is RELAY_UPSTREAM_PROXY: a URL, `auto`, or None where it is off.
@@ -59,7 +59,7 @@ def bypasses_proxy(host: str, environ: Mapping[str, str]) -> bool:
     return bool(no_proxy) and bool(proxy_bypass_environment(host, {"no": no_proxy}))
 
 
-def parse_proxy(text: str, origin: str) -> Proxy:
+def parse_proxy(text: str, origin: str) -> HttpProxy:
     """Parse `http://[user:password@]host:port`; the scheme may be missing. Raises InvalidProxy."""
     text = text.strip()
     try:
@@ -74,4 +74,4 @@ def parse_proxy(text: str, origin: str) -> Proxy:
         raise InvalidProxy(origin)
     authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     password = Secret(unquote(parts.password)) if parts.password else None
-    return Proxy(f"{parts.scheme}://{authority}", origin, user, password)
+    return HttpProxy(f"{parts.scheme}://{authority}", origin, user, password)

@@ -55,7 +55,7 @@ async def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[
     return await addresses
 
 
-class SharedResolver(AbstractResolver):
+class CachingResolver(AbstractResolver):
     """The system's resolver with a short cache. Concurrent requests for one host share a lookup."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ import structlog
 from service.failures import Failure, Retry
 from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
-from service.upstream.connector import Connector
+from service.upstream.connector import UpstreamConnector
 from service.upstream.key_lint import fatal_problem, reason_for
 from service.upstream.target import DialRequest
 
@@ -48,7 +48,7 @@ class KeyFileWatcher:
     def __init__(
         self,
         path: Path,
-        connector: Connector,
+        connector: UpstreamConnector,
         metrics: Metrics,
         *,
         model: str,

@@ -12,15 +12,15 @@ from typing import Any, Final
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
-from service.upstream.dial import Connected
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
+from service.upstream.dial import UpstreamConnection
 from service.wire.control import handle_control
 
 _READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerEvent:
     """One event. `body` is parsed for `error`, `session.created` and `response.done` up to 64 KiB, else empty."""
 
     type: str
@@ -47,11 +47,11 @@ class EventStream:
     called. It queues events without a limit, so keep reading. It does not close the connection by itself: call `close`.
     """
 
-    def __init__(self, connected: Connected) -> None:
+    def __init__(self, connected: UpstreamConnection) -> None:
         self._connected = connected
         # The connection's own scanner yields other types as messages; it also enforces the limit on their size.
         self._events = Scanner(masked=False, max_message_bytes=sys.maxsize, parsed_types=_READ_TYPES)
-        self._received: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the end
+        self._received: asyncio.Queue[ServerEvent | None] = asyncio.Queue()  # None: the end
         self._pongs: asyncio.Queue[bytes] = asyncio.Queue()
         self._payload: bytes | None = None  # of the message whose end comes next
         self._ended: tuple[type[StreamClosed], int | None, str] | None = None
@@ -59,7 +59,7 @@ class EventStream:
         connected.leg.start(self)
         connected.leg.release("first_event")
 
-    async def next_event(self, timeout_seconds: float) -> Event:
+    async def next_event(self, timeout_seconds: float) -> ServerEvent:
         """Wait for the next event.
 
         Raises StreamClosed after the last event, and again on every later call. Raises TimeoutError after
@@ -89,7 +89,7 @@ class EventStream:
         return time.perf_counter() - sent_at
 
     async def close(self) -> None:
-        """Close the connection; see `Connected.close`."""
+        """Close the connection; see `UpstreamConnection.close`."""
         await self._connected.close()
 
     # -- the leg's receiver -------------------------------------------------------------------------------------------
@@ -107,23 +107,23 @@ class EventStream:
             match item:
                 case Chunk() | Message():
                     self._process_events(self._events.feed(item.raw))
-                case Control(Opcode.PONG, payload):
+                case ControlFrame(Opcode.PONG, payload):
                     self._pongs.put_nowait(payload)
-                case Control() | Violation():
+                case ControlFrame() | Violation():
                     end = handle_control(self._connected.leg, item)
                     if end is not None:
                         self._end(ProtocolViolation if end.is_violation else StreamClosed, end.code, end.reason)
                 case _:
-                    pass  # Completed: `_events` yields it as well
+                    pass  # MessageEnd: `_events` yields it as well
 
     def _process_events(self, items: Iterable[Item]) -> None:
         for item in items:
             match item:
                 case Message(_, payload, _):
                     self._payload = payload
-                case Completed(event_type, _):
+                case MessageEnd(event_type, _):
                     body, self._payload = parse_object(self._payload or b""), None
-                    self._received.put_nowait(Event(event_type or "", body))
+                    self._received.put_nowait(ServerEvent(event_type or "", body))
                 case _:
                     pass  # part of an event whose body is not read
 

@@ -7,7 +7,7 @@ from aiohttp import encode_basic_auth
 from yarl import URL
 
 from service.realtime.keys import Secret
-from service.upstream.proxy import Proxy
+from service.upstream.proxy import HttpProxy
 from service.version import __version__
 
 Label = Literal["openai", "azure", "compatible", "simulator"]
@@ -44,7 +44,7 @@ class Target:
     organization: str | None = None
     project: str | None = None
     simulated: bool = False
-    proxy: Proxy | None = None
+    proxy: HttpProxy | None = None
     label: Label = field(init=False)
 
     def __post_init__(self) -> None:

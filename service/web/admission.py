@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
-from service.access.limits import ConcurrencyLimit, PerClientLimit
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
@@ -18,7 +18,7 @@ from service.failures import CATALOGUE, Failure
 from service.realtime.names import is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest
-from service.web.attempts import Attempt
+from service.web.attempts import ConnectionAttempt
 from service.web.request import parse_dial_request, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
@@ -43,13 +43,15 @@ class AdmissionControl:
         self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
         self._origins = OriginPolicy(policy.allowed_origins)
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
-        self._client_session_limit = PerClientLimit(policy.max_sessions_per_client, "too_many_sessions")
+        self._client_session_limit = PerClientConcurrencyLimit(policy.max_sessions_per_client, "too_many_sessions")
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
         self._proxy_reported = False
         self._log = structlog.get_logger()
 
-    def admit(self, request: web.Request, attempt: Attempt, slot: ExitStack, *, translation: bool) -> DialRequest:
+    def admit(
+        self, request: web.Request, attempt: ConnectionAttempt, slot: ExitStack, *, translation: bool
+    ) -> DialRequest:
         """Return what to dial for the client. Raises Failure, with the reason of the first check that refuses.
 
         Fills in `attempt` as far as the checks get. `slot` holds the client's places in all limits until it is closed.
@@ -69,7 +71,7 @@ class AdmissionControl:
         slot.enter_context(self._session_limit.acquire())
         return dial_request
 
-    def _warn_of_proxy(self, request: web.Request, attempt: Attempt) -> None:
+    def _warn_of_proxy(self, request: web.Request, attempt: ConnectionAttempt) -> None:
         """Log, once, that open access meant for this machine is reachable through a proxy."""
         if self._proxy_reported or attempt.client != OPEN_ACCESS_CLIENT or self._policy.open_anywhere:
             return
@@ -83,7 +85,7 @@ class AdmissionControl:
                 remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS, and list the proxy in RELAY_TRUSTED_PROXIES.",
             )
 
-    def _authenticate(self, request: web.Request, attempt: Attempt) -> None:
+    def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> None:
         token = parse_token(request)
         try:
             attempt.client = self._tokens.authenticate(token)
@@ -92,7 +94,7 @@ class AdmissionControl:
                 self._limit_invalid_tokens(attempt)
             raise
 
-    def _limit_invalid_tokens(self, attempt: Attempt) -> None:
+    def _limit_invalid_tokens(self, attempt: ConnectionAttempt) -> None:
         """Raise Failure with too_many_connects for an address that is guessing tokens."""
         guesser = (_INVALID_TOKEN, attempt.address)
         try:
@@ -103,7 +105,7 @@ class AdmissionControl:
         self._report_loop(self._invalid_tokens.record_end(guesser, 0), attempt)
 
     @contextmanager
-    def _track_reconnects(self, request: web.Request, attempt: Attempt) -> Iterator[None]:
+    def _track_reconnects(self, request: web.Request, attempt: ConnectionAttempt) -> Iterator[None]:
         """Check the client's reconnect rate, and record the attempt when it ends: after a refusal or a whole session."""
         client = (attempt.client, attempt.address)
         if self._reconnects.admit(client):
@@ -115,7 +117,7 @@ class AdmissionControl:
             if attempt.counts_as_reconnect:
                 self._report_loop(self._reconnects.record_end(client, self._clock() - started), attempt)
 
-    def _report_loop(self, short_attempts: int | None, attempt: Attempt) -> None:
+    def _report_loop(self, short_attempts: int | None, attempt: ConnectionAttempt) -> None:
         if short_attempts is None:
             return
         self._metrics.reconnect_loops.inc()

@@ -12,7 +12,7 @@ from service.upstream.dial import DialProgress
 
 
 @dataclass(slots=True)
-class Attempt:
+class ConnectionAttempt:
     """What is known so far about a client's request for a session. Admission fills it in; log lines are made from it."""
 
     session_id: str
@@ -40,13 +40,13 @@ class AttemptReporter:
         """Count an attempt that passed admission."""
         self._metrics.admissions.labels("admitted").inc()
 
-    def refused(self, failure: Failure, attempt: Attempt) -> None:
+    def refused(self, failure: Failure, attempt: ConnectionAttempt) -> None:
         """Log and count a refusal of the relay's own."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
         self._metrics.count_refusal(failure)
         self._log_failure("admission.refused", failure, attempt)
 
-    def dial_failed(self, failure: Failure, attempt: Attempt, progress: DialProgress) -> None:
+    def dial_failed(self, failure: Failure, attempt: ConnectionAttempt, progress: DialProgress) -> None:
         """Log and count a dial that failed, or that the client did not wait for."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
         self._metrics.observe_dial(progress.seconds)
@@ -54,7 +54,7 @@ class AttemptReporter:
         self._on_dial_result(failure)
         self._log_failure("upstream.connect_failed", failure, attempt)
 
-    def dial_succeeded(self, attempt: Attempt, progress: DialProgress, *, awaited_first_event: bool) -> None:
+    def dial_succeeded(self, attempt: ConnectionAttempt, progress: DialProgress, *, awaited_first_event: bool) -> None:
         """Count a dial that succeeded. One that awaited no first event proves only a 101, which a rejected key gets, too."""
         self._metrics.observe_dial(progress.seconds)
         seconds = time.perf_counter() - attempt.started_at
@@ -63,15 +63,15 @@ class AttemptReporter:
         if awaited_first_event:
             self._on_dial_result(None)
 
-    def abandoned(self, attempt: Attempt) -> None:
+    def abandoned(self, attempt: ConnectionAttempt) -> None:
         """Log an attempt whose client disconnected between the dial and the 101."""
         self._log.info("session.abandoned", session_id=attempt.session_id)
 
-    def failed(self, attempt: Attempt) -> None:
+    def failed(self, attempt: ConnectionAttempt) -> None:
         """Log the unexpected exception that is being handled, with its traceback."""
         self._log.exception("request.failed", session_id=attempt.session_id)
 
-    def _log_failure(self, event: str, failure: Failure, attempt: Attempt) -> None:
+    def _log_failure(self, event: str, failure: Failure, attempt: ConnectionAttempt) -> None:
         row = failure.row
         self._log.log(
             row.level,

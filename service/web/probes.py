@@ -9,8 +9,8 @@ from typing import Final
 from aiohttp import web
 
 from service.health import report
-from service.health.checks import Check
-from service.health.monitor import Monitor
+from service.health.checks import HealthCheck
+from service.health.monitor import HealthMonitor
 from service.relay.drain import Drainer
 from service.telemetry.metrics import Metrics
 
@@ -18,7 +18,7 @@ _FIRST_CHECK_SECONDS: Final = 1.0
 _HEALTH_TYPE: Final = "application/health+json"
 
 
-class Probes:
+class ProbeHandler:
     """Handles the probes.
 
     `is_alive` returns whether all background tasks are running, `notes` further lines for the detailed health report.
@@ -26,7 +26,7 @@ class Probes:
 
     def __init__(
         self,
-        monitor: Monitor,
+        monitor: HealthMonitor,
         drainer: Drainer,
         metrics: Metrics,
         is_alive: Callable[[], bool],
@@ -100,7 +100,7 @@ class Probes:
             headers={"Cache-Control": "no-store", "X-Health-Status": status},
         )
 
-    def _select_checks(self, request: web.Request) -> tuple[list[Check], list[str]]:
+    def _select_checks(self, request: web.Request) -> tuple[list[HealthCheck], list[str]]:
         """Return the check named by the path, or all that are not excluded; raises HTTPNotFound for an unknown path."""
         known = {check.name: check for check in self._monitor.checks}
         name = request.match_info.get("check")

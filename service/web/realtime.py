@@ -13,17 +13,17 @@ from service.access.limits import ConcurrencyLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.relay.drain import Drainer
-from service.relay.reporter import SessionInfo, SessionTelemetry
+from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
-from service.upstream.connector import Connector
-from service.upstream.dial import Connected, DialProgress
+from service.upstream.connector import UpstreamConnector
+from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest
 from service.web import refusals
 from service.web.admission import AdmissionControl
-from service.web.attempts import Attempt, AttemptReporter
-from service.web.request import Handshake, client_address, parse_handshake, wants_error_event
+from service.web.attempts import AttemptReporter, ConnectionAttempt
+from service.web.request import OpeningHandshake, client_address, parse_handshake, wants_error_event
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
@@ -50,11 +50,11 @@ class RealtimeHandler:
     def __init__(
         self,
         policy: AccessPolicy,
-        connector: Connector,
+        connector: UpstreamConnector,
         drainer: Drainer,
         dials: DialsInFlight,
         *,
-        telemetry: SessionTelemetry,
+        telemetry: SharedTelemetry,
         session_limits: SessionLimits,
         max_dials: int,
         on_dial_result: Callable[[Failure | None], None],
@@ -90,7 +90,7 @@ class RealtimeHandler:
 
     async def _serve(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
-        attempt = Attempt(secrets.token_hex(8), client_address(request, self._trusted_proxies))
+        attempt = ConnectionAttempt(secrets.token_hex(8), client_address(request, self._trusted_proxies))
         try:
             return await self._run_session(request, attempt, translation=translation)
         except Exception:
@@ -104,7 +104,9 @@ class RealtimeHandler:
             # The response refers to its request; this cycle would wait for the garbage collector.
             request.pop(UPGRADE_RESPONSE, None)
 
-    async def _run_session(self, request: web.Request, attempt: Attempt, *, translation: bool) -> web.StreamResponse:
+    async def _run_session(
+        self, request: web.Request, attempt: ConnectionAttempt, *, translation: bool
+    ) -> web.StreamResponse:
         outcome = await self._admit_and_dial(request, attempt, translation=translation)
         if not isinstance(outcome, asyncio.Task):
             return outcome
@@ -113,10 +115,10 @@ class RealtimeHandler:
         return _sent_response(request)
 
     async def _admit_and_dial(
-        self, request: web.Request, attempt: Attempt, *, translation: bool
+        self, request: web.Request, attempt: ConnectionAttempt, *, translation: bool
     ) -> asyncio.Task[str] | web.StreamResponse:
         """Return the task of the client's session, or the response to a client that gets none."""
-        handshake: Handshake | None = None
+        handshake: OpeningHandshake | None = None
         with ExitStack() as session_slot:
             with ExitStack() as dial_slot:
                 try:
@@ -144,7 +146,7 @@ class RealtimeHandler:
     def _refusal_reason(self) -> str | None:
         return "relay_draining" if self._drainer.is_draining else self._connector.key_problem
 
-    async def _dial(self, dial_request: DialRequest, attempt: Attempt) -> Connected:
+    async def _dial(self, dial_request: DialRequest, attempt: ConnectionAttempt) -> UpstreamConnection:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
         progress = DialProgress()
         try:
@@ -163,7 +165,11 @@ class RealtimeHandler:
         return connected
 
     async def _start(
-        self, request: web.Request, handshake: Handshake, connected: Connected, attempt: Attempt
+        self,
+        request: web.Request,
+        handshake: OpeningHandshake,
+        connected: UpstreamConnection,
+        attempt: ConnectionAttempt,
     ) -> asyncio.Task[str] | None:
         """Answer 101 and start the session's task; return None if the client has disconnected."""
         try:
@@ -190,7 +196,7 @@ class RealtimeHandler:
         return self._drainer.sessions.start(session)
 
     async def _send_refusal(
-        self, request: web.Request, handshake: Handshake | None, failure: Failure, attempt: Attempt
+        self, request: web.Request, handshake: OpeningHandshake | None, failure: Failure, attempt: ConnectionAttempt
     ) -> web.StreamResponse:
         """Refuse with an error event and a close code where the client asks for one, else with an HTTP status."""
         if handshake is not None and refusals.has_close_code(failure) and wants_error_event(request):

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from service.failures import CATALOGUE, Failure, Retry
 from service.realtime.scanner import Scanner
-from service.web.request import Handshake
-from service.wire.closing import CloseReader, close_leg
+from service.web.request import OpeningHandshake
+from service.wire.closing import PeerCloseReceiver, close_leg
 from service.wire.seam import answer_client
 
 _PROVIDER_CLOSE_CODES: Final = range(3000, 5000)
@@ -102,7 +102,7 @@ def close_code_and_reason(failure: Failure) -> tuple[int, str]:
 
 
 async def answer_with_error_event(
-    request: web.Request, handshake: Handshake, failure: Failure, session_id: str
+    request: web.Request, handshake: OpeningHandshake, failure: Failure, session_id: str
 ) -> None:
     """Refuse an upgrade with 101, one error event and a close code, for browsers.
 
@@ -115,7 +115,7 @@ async def answer_with_error_event(
         leg = await answer_client(request, handshake.key, handshake.subprotocol)
     except ConnectionError:
         return
-    leg.start(CloseReader(leg, Scanner(masked=True, max_message_bytes=_ANY_SIZE)))
+    leg.start(PeerCloseReceiver(leg, Scanner(masked=True, max_message_bytes=_ANY_SIZE)))
     leg.send_event(error_event(failure, session_id))
     code, reason = close_code_and_reason(failure)
     deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS

@@ -31,14 +31,14 @@ _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
-class Handshake:
+class OpeningHandshake:
     """The client's opening handshake (RFC 6455 section 4.2.1). `subprotocol` is `realtime` if the client offers it."""
 
     key: str
     subprotocol: str | None
 
 
-def parse_handshake(request: web.Request) -> Handshake:
+def parse_handshake(request: web.Request) -> OpeningHandshake:
     """Check the opening handshake; raises Failure with not_a_websocket or bad_request."""
     headers = request.headers
     if (
@@ -56,7 +56,7 @@ def parse_handshake(request: web.Request) -> Handshake:
     if len(nonce) != 16 or len(headers.getall("Sec-WebSocket-Key")) != 1:  # noqa: PLR2004 - RFC 6455 section 4.1
         raise Failure("bad_request", detail="Sec-WebSocket-Key is not 16 bytes in base64")
     offered = _subprotocols(request)
-    return Handshake(key, SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    return OpeningHandshake(key, SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
 def parse_token(request: web.Request) -> str | None:

@@ -1,7 +1,7 @@
 """The closing handshake (RFC 6455 section 7), bounded by a deadline.
 
 The side that starts it calls `close_leg`. While that waits, the leg's receiver has to go on reading, because the peer's
-close frame may be behind data. `CloseReader` is the receiver for an owner that has no other use for that data.
+close frame may be behind data. `PeerCloseReceiver` is the receiver for an owner that has no other use for that data.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Final
 
 from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from service.wire.leg import Leg
 
 _ABORT_SECONDS: Final = 1.0
@@ -40,7 +40,7 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
     return is_informed
 
 
-class CloseReader:
+class PeerCloseReceiver:
     """A receiver that discards everything until the peer's close frame or the end of the stream, then closes the socket.
 
     It answers no ping: it is started when this side sends its own close frame, and no frame may follow that one.
@@ -52,7 +52,7 @@ class CloseReader:
 
     def receive(self, data: bytes) -> None:
         """Called by the leg."""
-        if any(isinstance(item, Control) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):
+        if any(isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):
             self._leg.close()
 
     def peer_lost(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from service.realtime.closing import close_code_to_forward, parse_close
 from service.realtime.frames import Opcode
-from service.realtime.scanner_items import Control, Item, Violation
+from service.realtime.scanner_items import ControlFrame, Item, Violation
 from service.wire.leg import Leg
 
 
@@ -27,9 +27,9 @@ def handle_control(leg: Leg, item: Item) -> StreamEnd | None:
     A violation is reported and not answered: the caller owns the leg and aborts it. All other items are ignored.
     """
     match item:
-        case Control(Opcode.PING, payload):
+        case ControlFrame(Opcode.PING, payload):
             leg.send_control(Opcode.PONG, payload)
-        case Control(Opcode.CLOSE, payload):
+        case ControlFrame(Opcode.CLOSE, payload):
             code, reason = parse_close(payload)
             leg.send_close(close_code_to_forward(code), "")
             return StreamEnd(code, reason)

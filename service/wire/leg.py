@@ -48,7 +48,7 @@ HoldReason = Literal["backlog", "first_event", "sink_full"]
 
 
 class Receiver(Protocol):
-    """Receives the bytes of a leg: a `FirstEventReader` during the dial, then a `Pipe`, in the end a `CloseReader`."""
+    """Receives the bytes of a leg: a `FirstEventReader` during the dial, then a `Pipe`, in the end a `PeerCloseReceiver`."""
 
     def receive(self, data: bytes) -> None:
         """Process the next bytes. Must not raise: the transport would abort the connection."""

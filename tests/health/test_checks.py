@@ -5,15 +5,15 @@ from hypothesis import strategies as st
 
 from service.failures import CATALOGUE, DIAL_FAILURES, Failure, Retry
 from service.health import report
-from service.health.checks import FAILURE_THRESHOLD, SUCCESS_THRESHOLD, Check
+from service.health.checks import FAILURE_THRESHOLD, SUCCESS_THRESHOLD, HealthCheck
 
 TRANSIENT = Failure("connect_refused")
 DEFINITE = Failure("key_rejected")
 
 
-def check(*outcomes: Failure | None) -> Check:
+def check(*outcomes: Failure | None) -> HealthCheck:
     """A check after these outcomes; None is a success."""
-    result = Check("handshake")
+    result = HealthCheck("handshake")
     for number, outcome in enumerate(outcomes):
         if outcome is None:
             result.succeeded(float(number + 1), 0.1)

@@ -3,7 +3,7 @@
 import pytest
 
 from service.failures import Failure
-from service.health.checks import Check
+from service.health.checks import HealthCheck
 from service.health.key_verdict import judge_key
 
 FORBIDDEN = Failure("key_forbidden")
@@ -11,9 +11,9 @@ NO_SUCH_MODEL = Failure("model_not_found", upstream_code="model_not_found")
 NO_SUCH_PATH = Failure("model_not_found")
 
 
-def handshake(reason: str | None) -> Check:
+def handshake(reason: str | None) -> HealthCheck:
     """The handshake check after a failure with this reason, or after a success."""
-    check = Check("handshake")
+    check = HealthCheck("handshake")
     if reason is None:
         check.succeeded(1.0, 0.1, "traffic")
     else:

@@ -16,7 +16,7 @@ from service.realtime.closing import (
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import Opcode, build_frame, unmask
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 
 SIZE_LIMIT = 300_000
 KEY = b"\x01\x7f\x80\xff"
@@ -34,7 +34,7 @@ def joined(items: list[Item]) -> list[Item]:
     for item in [*items, None]:
         if isinstance(item, Chunk):
             chunk = Chunk(chunk.raw + item.raw, item.mid_frame)
-        elif isinstance(item, Completed):
+        elif isinstance(item, MessageEnd):
             completed.append(item)
         else:
             result += [chunk, *completed] if chunk.raw else completed
@@ -114,7 +114,7 @@ def test_scanner_forwards_data_frames_verbatim(messages: list[bytes]) -> None:
     items = scanner(masked=True).feed(stream)
 
     assert stream == b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
-    assert [len(payload) for payload in messages] == [item.size for item in items if isinstance(item, Completed)]
+    assert [len(payload) for payload in messages] == [item.size for item in items if isinstance(item, MessageEnd)]
 
 
 HEADS = [b'{"type":"', b'{"type": "', b'{"event_id":"e","type":"', b'{"type" :"', b"["]
@@ -150,7 +150,7 @@ def test_whole_event_type_agrees_with_feed(data: st.DataObject, *, masked: bool,
     if kind is None:
         assert items == fast.feed(read)
     else:
-        assert [Chunk(read), Completed(kind, len(read) - (8 if masked else 4))] == items
+        assert [Chunk(read), MessageEnd(kind, len(read) - (8 if masked else 4))] == items
         assert kind != "error"
         assert (fast.mid_frame, fast.at_message_boundary) == (False, True)
 
@@ -185,7 +185,7 @@ def test_type_of_a_masked_message_is_found() -> None:
     """The frame is forwarded with its mask."""
     frame = build_frame(Opcode.TEXT, event("response.create"), KEY)
 
-    assert [Chunk(frame), Completed("response.create", len(event("response.create")))] == scanner(masked=True).feed(
+    assert [Chunk(frame), MessageEnd("response.create", len(event("response.create")))] == scanner(masked=True).feed(
         frame
     )
 
@@ -200,9 +200,9 @@ def test_requested_message_is_yielded_whole() -> None:
     ping = build_frame(Opcode.PING, b"hi")
 
     assert [
-        Control(Opcode.PING, b"hi"),
+        ControlFrame(Opcode.PING, b"hi"),
         Message("error", payload, first + rest),
-        Completed("error", len(payload)),
+        MessageEnd("error", len(payload)),
     ] == scanner().feed(first + ping + rest)
 
 
@@ -293,7 +293,7 @@ def test_bytes_after_a_close_frame_are_ignored() -> None:
     """Only the close frame is yielded."""
     close = build_frame(Opcode.CLOSE, close_payload(1000))
 
-    assert [Control(Opcode.CLOSE, close_payload(1000))] == scanner().feed(close + build_frame(Opcode.TEXT, b"x"))
+    assert [ControlFrame(Opcode.CLOSE, close_payload(1000))] == scanner().feed(close + build_frame(Opcode.TEXT, b"x"))
 
 
 @given(st.binary(max_size=400), st.binary(min_size=4, max_size=4))
@@ -308,7 +308,7 @@ def test_close_payload_is_valid_for_any_code_and_reason(code: int | None, reason
     payload = close_payload(close_code_to_forward(code), reason)
     items = scanner().feed(build_frame(Opcode.CLOSE, payload))
 
-    assert [Control(Opcode.CLOSE, payload)] == items
+    assert [ControlFrame(Opcode.CLOSE, payload)] == items
     sent, text = parse_close(payload)
     assert sent is not None
     assert is_sendable_close_code(sent)

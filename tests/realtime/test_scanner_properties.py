@@ -19,7 +19,7 @@ from service.realtime.closing import close_code_to_forward, close_payload, parse
 from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
-from service.realtime.scanner_items import Chunk, Control, Message, Violation
+from service.realtime.scanner_items import Chunk, ControlFrame, Message, Violation
 from tests.support.reference_decoder import HEADER_BYTES, CheckedScanner, DecodedStream, decode, held_bytes
 
 SIZE_LIMIT: Final = 150_000
@@ -325,7 +325,7 @@ def test_close_frame_of_every_code_and_length(masked: bool) -> None:
             assert decoded.violation == (len(frame), item.close_code), payload
             continue
         assert decoded.controls == [(len(frame), 8, payload)], payload
-        assert item == Control(Opcode.CLOSE, payload)
+        assert item == ControlFrame(Opcode.CLOSE, payload)
         code_received, text = parse_close(payload)
         forwarded = close_payload(close_code_to_forward(code_received), text)
         assert forwarded == (1011 if code == 1014 else code).to_bytes(2, "big") + reason

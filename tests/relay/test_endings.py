@@ -9,7 +9,7 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from service.relay.ticker import TICK_SECONDS
 from tests.support import scripted_upstream
 from tests.support.harness import RawClient, Relay, eventually, open_raw
@@ -249,7 +249,7 @@ async def test_client_protocol_error_gets_only_a_close_frame(raw: bytes) -> None
     async with session(close_recorder(close_future)) as (_, client):
         client.writer.write(raw)
 
-        assert await asyncio.wait_for(client.next_item(), 2) == Control(
+        assert await asyncio.wait_for(client.next_item(), 2) == ControlFrame(
             Opcode.CLOSE, close_payload(1002, CATALOGUE["client_protocol_error"].close_text)
         )
         assert await asyncio.wait_for(client.reader.read(), 2) == b""

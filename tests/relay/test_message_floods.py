@@ -15,7 +15,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of
@@ -149,7 +149,7 @@ async def test_largest_legal_events_are_forwarded_unchanged() -> None:
         message, pong = reading.result()
         assert hashlib.sha256(down).hexdigest() == hashlib.sha256(payload_of(message)).hexdigest()
         assert hashlib.sha256(up).hexdigest() == hashlib.sha256(received.result()).hexdigest()
-        assert Control(Opcode.PONG, b"p") == pong
+        assert ControlFrame(Opcode.PONG, b"p") == pong
         assert exchanges > 2
         assert not any(session._ended.done() for session in relay.app.sessions)
 
@@ -353,4 +353,4 @@ async def test_client_disconnect_inside_a_message_forwards_whole_frames_only(
 
         assert expected == data[:-8]
         close = Scanner(masked=True, max_message_bytes=1).feed(data[-8:])
-        assert [Control(Opcode.CLOSE, close_payload(1001))] == close
+        assert [ControlFrame(Opcode.CLOSE, close_payload(1001))] == close

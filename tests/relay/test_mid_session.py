@@ -15,7 +15,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
@@ -71,7 +71,7 @@ async def answer_pings(peer: RawClient | ServerConnection) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await peer.reader.read(65_536):
             for item in scanner.feed(data):
-                if isinstance(item, Control) and item.opcode in answers:
+                if isinstance(item, ControlFrame) and item.opcode in answers:
                     peer.writer.write(build_frame(answers[item.opcode], item.payload, b"abcd" if is_client else b""))
 
 

@@ -18,7 +18,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, Scanner
-from service.realtime.scanner_items import Chunk, Control
+from service.realtime.scanner_items import Chunk, ControlFrame
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
@@ -219,11 +219,11 @@ class FrameReader:
                 match item:
                     case Chunk(raw, _):
                         self._data += raw
-                    case Control(Opcode.PING, payload):
+                    case ControlFrame(Opcode.PING, payload):
                         self.pings += 1
                         key = b"abcd" if self._is_client else b""
                         self._peer.writer.write(build_frame(Opcode.PONG, payload, key))
-                    case Control(Opcode.CLOSE, payload):
+                    case ControlFrame(Opcode.CLOSE, payload):
                         self.close = parse_close(payload)
         received = bytes(self._data[:size])
         del self._data[:size]

@@ -17,7 +17,7 @@ from service.health.schedule import RefreshIntervals
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Message
+from service.realtime.scanner_items import Chunk, ControlFrame, Message, MessageEnd
 from service.settings import Settings, load_settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message
@@ -146,7 +146,7 @@ class RawClient:
                 item = self._items.pop(0)
                 if isinstance(item, Chunk | Message):
                     self._partial += item.raw
-                elif isinstance(item, Completed):
+                elif isinstance(item, MessageEnd):
                     return pop_message(self._partial, masked=False)
                 else:
                     return item
@@ -161,14 +161,14 @@ class RawClient:
             item = await self.next_item()
             if item is None or isinstance(item, bytes):
                 return None if item is None else json.loads(payload_of(item))
-            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+            if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                 self._items.insert(0, item)
                 return None
 
     async def until_close(self) -> tuple[int | None, str] | None:
         """Read up to the close frame and return its code and reason; None if the stream ends without one."""
         while (item := await self.next_item()) is not None:
-            if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+            if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                 return parse_close(item.payload)
         return None
 

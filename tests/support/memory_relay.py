@@ -12,11 +12,11 @@ from service.access.policy import AccessPolicy
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
-from service.relay.reporter import SessionTelemetry
+from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
-from service.upstream.connector import Connector
+from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import Dialler
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import Target
@@ -224,7 +224,7 @@ class MemoryRelay:
     def __init__(self, logs: list[Any]) -> None:
         self.logs = logs
         self.metrics = Metrics("compatible")
-        self._telemetry = SessionTelemetry(self.metrics, Redactor())
+        self._telemetry = SharedTelemetry(self.metrics, Redactor())
 
     async def start(self) -> None:
         """Build what all connections share."""
@@ -260,7 +260,7 @@ class MemoryRelay:
         self.sessions = self.drainer.sessions
         self._handler = RealtimeHandler(
             POLICY,
-            Connector(self.dialler, None),
+            UpstreamConnector(self.dialler, None),
             self.drainer,
             dials,
             telemetry=self._telemetry,

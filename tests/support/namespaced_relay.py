@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from tests.support.certificates import Authority
 from tests.support.harness import KEY_CANARY, RawClient, eventually, payload_of
 from tests.support.network_namespace import LOCAL_ADDRESS, RemoteUpstream, VethLink, remote_upstream
@@ -118,9 +118,9 @@ async def open_session(link: VethLink, running: RunningRelay, source: str) -> Ra
 async def wait_for_close(client: RawClient) -> tuple[int | None, str] | None:
     """Answer pings until a close frame arrives; returns its code and reason, or None if the connection ends without one."""
     while (item := await client.next_item()) is not None:
-        if isinstance(item, Control) and item.opcode is Opcode.PING:
+        if isinstance(item, ControlFrame) and item.opcode is Opcode.PING:
             client.send_frame(Opcode.PONG, item.payload)
-        elif isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+        elif isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
             return parse_close(item.payload)
     return None
 
@@ -147,7 +147,7 @@ async def echo_round_trips(client: RawClient, numbers: range, pause: float = 0.0
     sending = asyncio.ensure_future(send())
     slowest = 0.0
     for number in numbers:
-        while isinstance(item := await client.next_item(), Control):
+        while isinstance(item := await client.next_item(), ControlFrame):
             assert item.opcode is Opcode.PING
             client.send_frame(Opcode.PONG, item.payload)
         assert item is not None

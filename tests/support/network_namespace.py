@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control
+from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from tests.support.harness import Answer, RawClient
 from tests.support.messages import pop_payload
 from tests.support.raw_http_server import Exchange, answer_health_check
@@ -240,15 +240,15 @@ async def echo(connection: ServerConnection) -> None:
             match item:
                 case Chunk():
                     raw += item.raw
-                case Completed():
+                case MessageEnd():
                     payload = pop_payload(raw, masked=True)
                     while payload == STREAM_REQUEST and not connection.writer.is_closing():
                         connection.send(b'{"type":"response.output_audio.delta","delta":"%s"}' % (b"A" * 3200))
                         await asyncio.sleep(0.05)  # the rate of speech
                     connection.send(payload)
-                case Control(Opcode.PING, payload):
+                case ControlFrame(Opcode.PING, payload):
                     connection.send(payload, Opcode.PONG)
-                case Control(Opcode.CLOSE, payload):
+                case ControlFrame(Opcode.CLOSE, payload):
                     connection.send(payload, Opcode.CLOSE)
                     return
         await connection.writer.drain()

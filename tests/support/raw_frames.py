@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
 from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
@@ -38,7 +38,7 @@ class UpstreamRecord:
             while data := await self.connection.reader.read(65_536):
                 self.raw += data
                 for item in scanner.feed(data):
-                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                    if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                         self.close = parse_close(item.payload)
                         self.connection.send_close(self.close[0])
                         return

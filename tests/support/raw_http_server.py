@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Control
+from service.realtime.scanner_items import ControlFrame
 from tests.support.raw_websocket_server import CREATED
 from tests.support.tcp_server import listening
 
@@ -57,7 +57,7 @@ class Exchange:
         with suppress(ConnectionError):
             while data := await self.reader.read(65_536):
                 for item in scanner.feed(data):
-                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                    if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                         self.writer.write(build_frame(Opcode.CLOSE, item.payload))
                         return
 

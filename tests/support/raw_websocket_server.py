@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from service.realtime.closing import close_payload, parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control
+from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from tests.support.messages import pop_payload
 from tests.support.tcp_server import listening
 
@@ -44,9 +44,9 @@ class ServerConnection:
                     match item:
                         case Chunk():
                             raw += item.raw
-                        case Completed():
+                        case MessageEnd():
                             yield pop_payload(raw, masked=True)
-                        case Control(Opcode.CLOSE, payload):
+                        case ControlFrame(Opcode.CLOSE, payload):
                             self.send(payload, Opcode.CLOSE)
                             return
 
@@ -62,7 +62,7 @@ class ServerConnection:
         with suppress(ConnectionError):
             while data := await self.reader.read(65_536):
                 for item in scanner.feed(data):
-                    if isinstance(item, Control) and item.opcode is Opcode.CLOSE:
+                    if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                         return parse_close(item.payload)
         return None
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from service.realtime.events import HEAD_BYTES, event_type
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control, Item, Message, Violation
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 
 FRAME_COST = 64
 """Added to the size of each held fragment, so that the number of empty fragments is limited, too."""
@@ -254,7 +254,7 @@ class CheckedScanner:
         kind = self.scanner.whole_event_type(piece)
         if kind is None:
             return []
-        items: list[Item] = [Chunk(piece), Completed(kind, len(piece) - (8 if piece[1] & 0x80 else 4))]
+        items: list[Item] = [Chunk(piece), MessageEnd(kind, len(piece) - (8 if piece[1] & 0x80 else 4))]
         assert items == self.scanner.copy().feed(piece), f"whole_event_type returned {kind}"
         return items
 
@@ -291,10 +291,10 @@ class CheckedScanner:
                 assert kind in self.parsed_types, f"{kind} was not requested"
                 self._check_forwarded(raw)
                 assert self.forwarded in self._message_ends, "an incomplete message"
-            case Completed(kind, size):
+            case MessageEnd(kind, size):
                 self.types.append(kind)
                 self.sizes.append(size)
-            case Control(opcode, payload):
+            case ControlFrame(opcode, payload):
                 self.controls.append((int(opcode), payload))
             case Violation(code, _):
                 assert is_last, "a violation is not the last item"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.failures import DIAL_FAILURES, Failure, Phase, Retry
 from service.upstream import breaker as module
-from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, Breaker, RetryBudget
+from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, CircuitBreaker, RetryBudget
 from tests.support.harness import eventually, open_raw, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
@@ -40,7 +40,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def permits(breaker: Breaker) -> bool:
+def permits(breaker: CircuitBreaker) -> bool:
     """Whether the breaker permits a dial now; the dial reports no outcome."""
     try:
         with breaker.permit():
@@ -52,7 +52,7 @@ def permits(breaker: Breaker) -> bool:
 @pytest.mark.parametrize("reason", DEFINITE)
 def test_definite_failure_opens_the_breaker(reason: str, clock: Clock) -> None:
     """Later dials get the same failure, with the seconds until the trial."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     breaker.failed(Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
     clock.now += 5
 
@@ -64,7 +64,7 @@ def test_definite_failure_opens_the_breaker(reason: str, clock: Clock) -> None:
 
 def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
     """A trial that ends without an outcome leaves the trial to the next dial."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     breaker.failed(Failure("key_rejected"))
     clock.now += DEFINITE_OPEN_SECONDS
 
@@ -80,7 +80,7 @@ def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
 @pytest.mark.parametrize("reason", ["model_not_found", "call_not_found", "model_missing", "bad_request"])
 def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) -> None:
     """The refusal of a model shows that the provider accepts the key."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     breaker.failed(Failure("key_rejected"))
     breaker.failed(Failure(reason))
 
@@ -89,7 +89,7 @@ def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) 
 
 def test_transient_failures_open_the_breaker_after_a_series_and_for_longer_each_time(clock: Clock) -> None:
     """A failed trial opens it again for the next step of the backoff."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert permits(breaker)
         breaker.failed(Failure("upstream_overloaded"))
@@ -107,7 +107,7 @@ def test_transient_failures_open_the_breaker_after_a_series_and_for_longer_each_
 
 def test_403_without_error_code_opens_the_breaker_only_after_a_series(clock: Clock) -> None:
     """It may be the edge's answer to the query of one client."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert not breaker.is_open
         breaker.failed(Failure("key_forbidden", Phase.UPGRADE, http_status=403))
@@ -117,7 +117,7 @@ def test_403_without_error_code_opens_the_breaker_only_after_a_series(clock: Clo
 
 def test_success_resets_the_count_of_transient_failures(clock: Clock) -> None:
     """The breaker stays closed, however many failures there are in total."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(20):
         breaker.failed(Failure("dropped_early"))
         breaker.succeeded()
@@ -127,7 +127,7 @@ def test_success_resets_the_count_of_transient_failures(clock: Clock) -> None:
 
 def test_concurrent_failures_open_the_breaker_once(clock: Clock) -> None:
     """Sixty dials that fail together do not advance the backoff; the failure of a dial from before a success is ignored."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     concurrent = []
     for _ in range(60):
         with breaker.permit() as permit:
@@ -144,7 +144,7 @@ def test_concurrent_failures_open_the_breaker_once(clock: Clock) -> None:
 
 def test_clients_get_the_whole_retry_after_of_the_provider(clock: Clock) -> None:
     """Although the breaker stays open for half a minute at most."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
     with pytest.raises(Failure) as caught, breaker.permit():
@@ -155,7 +155,7 @@ def test_clients_get_the_whole_retry_after_of_the_provider(clock: Clock) -> None
 
 def test_retry_after_keeps_the_breaker_open_for_at_most_30_seconds(clock: Clock) -> None:
     """A longer Retry-After does not block the trial."""
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         breaker.failed(Failure("rate_limited", retry_after_seconds=300))
     clock.now += 29
@@ -173,7 +173,7 @@ steps = st.lists(
 def test_breaker_always_permits_a_trial_in_the_end_and_never_two_at_once(sequence: list[tuple[str, float]]) -> None:
     """For any sequence of outcomes, 30 seconds are the upper bound."""
     clock = Clock()
-    breaker, refused = Breaker(clock), list[Failure]()
+    breaker, refused = CircuitBreaker(clock), list[Failure]()
     for outcome, seconds in sequence:
         clock.now += seconds
         try:

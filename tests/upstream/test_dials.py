@@ -6,13 +6,13 @@ from typing import cast
 import pytest
 
 from service.failures import Failure
-from service.upstream.dial import Connected
+from service.upstream.dial import UpstreamConnection
 from service.upstream.dials import DialsInFlight
 
-CONNECTED = cast("Connected", object())
+CONNECTED = cast("UpstreamConnection", object())
 
 
-async def dial(seconds: float, *, fails: Exception | None = None) -> Connected:
+async def dial(seconds: float, *, fails: Exception | None = None) -> UpstreamConnection:
     """Connect or fail after a while."""
     await asyncio.sleep(seconds)
     if fails is not None:

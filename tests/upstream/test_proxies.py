@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.realtime.keys import Secret
 from service.settings import Settings, load_settings
-from service.upstream.proxy import InvalidProxy, Proxy, choose_proxy, parse_proxy
+from service.upstream.proxy import HttpProxy, InvalidProxy, choose_proxy, parse_proxy
 from tests.support.certificates import Authority
 from tests.support.harness import Relay, eventually, open_raw, payload_of, running_relay
 from tests.support.raw_http_relay import connect_once
@@ -76,7 +76,7 @@ async def accepts(port: int) -> bool:
 
 def through(port: int, user: str | None = None, password: str = PASSWORD) -> Callable[[Settings], Settings]:
     """Use this proxy although the upstream is on loopback, for which no setting would use one."""
-    proxy = Proxy(f"http://127.0.0.1:{port}", "RELAY_UPSTREAM_PROXY", user, Secret(password) if user else None)
+    proxy = HttpProxy(f"http://127.0.0.1:{port}", "RELAY_UPSTREAM_PROXY", user, Secret(password) if user else None)
     return lambda settings: dataclasses.replace(settings, proxy=proxy)
 
 

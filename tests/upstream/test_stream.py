@@ -9,7 +9,7 @@ import pytest
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.upstream.dial import Dialler
-from service.upstream.stream import Event, EventStream, ProtocolViolation, StreamClosed
+from service.upstream.stream import EventStream, ProtocolViolation, ServerEvent, StreamClosed
 from service.upstream.target import DialRequest, Target
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
@@ -49,7 +49,7 @@ async def test_stream_returns_what_arrived_behind_the_first_event() -> None:
 
     assert ["session.created", "rate_limits.updated", "conversation.created"] == [each.type for each in events]
     assert "sess_1" == events[0].body["session"]["id"]
-    assert Event("rate_limits.updated", {}) == events[1]
+    assert ServerEvent("rate_limits.updated", {}) == events[1]
 
 
 async def test_stream_answers_pings_and_measures_its_own() -> None:
@@ -141,4 +141,4 @@ async def test_stream_times_out_without_an_event() -> None:
         with pytest.raises(TimeoutError):
             await stream.next_event(0.05)
         send.set()
-        assert Event("response.done", {"type": "response.done"}) == await stream.next_event(1)
+        assert ServerEvent("response.done", {"type": "response.done"}) == await stream.next_event(1)

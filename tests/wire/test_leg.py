@@ -11,7 +11,7 @@ import pytest
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Chunk, Completed, Control
+from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from service.wire import tcp
 from service.wire.closing import close_leg
 from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES
@@ -22,9 +22,9 @@ from tests.support.recording_transport import RecordingReceiver, new_leg
 def summary(raw: bytes, *, masked: bool = False) -> list[Any]:
     """The frames in `raw`: control frames as opcode and payload, "data" for each message."""
     items = Scanner(masked=masked, max_message_bytes=1 << 30).feed(raw)
-    assert all(isinstance(item, Chunk | Completed | Control) for item in items)
+    assert all(isinstance(item, Chunk | MessageEnd | ControlFrame) for item in items)
     return [
-        (item.opcode, item.payload) if isinstance(item, Control) else "data"
+        (item.opcode, item.payload) if isinstance(item, ControlFrame) else "data"
         for item in items
         if not isinstance(item, Chunk)
     ]
