@@ -130,6 +130,17 @@ def test_make_verbs_exist(document: Path) -> None:
     assert set() == set(_VERB.findall(code)) - targets
 
 
+def test_identifiers_in_contributing_exist() -> None:
+    """Each class and constant in inline code of CONTRIBUTING.md is a name in a Python file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    spans = {match.group(0).strip("`") for match in _INLINE_CODE.finditer(_FENCE.sub("", text))}
+    names = {span for span in spans if re.fullmatch(r"_?[A-Z][A-Za-z_]+", span) and span not in {"_SECONDS", "_BYTES"}}
+    sources = "".join(path.read_text(encoding="utf-8") for path in _tracked("*.py") if path != Path(__file__).resolve())
+
+    assert names
+    assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set()
+
+
 def test_readme_is_short() -> None:
     """The README has at most 750 words, as `wc -w` counts them."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= README_WORDS
