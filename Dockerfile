@@ -10,7 +10,7 @@ RUN ["python", "-m", "venv", "--without-pip", "/venv"]
 COPY requirements/runtime.txt /tmp/runtime.txt
 RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--no-compile", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/tmp/runtime.txt"]
 COPY service /app/service
-# Bytecode without timestamps, which Python does not compare with its source: no file of the image can change.
+# Unchecked hash-based bytecode: it holds no timestamp, and Python does not compare it with the source, which never changes here.
 RUN ["/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/venv/lib", "/app/service"]
 # Normalise modes and timestamps, which differ between checkouts. A RUN of its own, because the exec form runs one program.
 # hadolint ignore=DL3059

@@ -63,7 +63,7 @@ CALLERS_ALERTS: Final = (
         for_duration="0s",
         summary="The provider key of <job> does not work: <reason>.",
         description=(
-            "Client connections or health checks fail with <reason>. New connections fail until the key is replaced; "
+            "Client connections or health checks fail with <reason>. New connections fail until the relay has a working key; "
             "open sessions continue. Apply the remedy."
         ),
         rationale="immediate: a refused key does not recover by itself, and it affects every client",
@@ -273,8 +273,8 @@ OPERATION_ALERTS: Final = (
         summary="<instance> refused the new key in its key file.",
         description=(
             "<instance> refused the key in the file that OPENAI_API_KEY_FILE names and continues with the previous "
-            "key. Put a working key into the file. Until then do not restart the instance: it would have the refused "
-            "key only. The log event key.rotation_refused states the reason."
+            "key. Put a working key into the file. Until then do not restart the instance, because it would start with the "
+            "refused key only. The log event key.rotation_refused states the reason."
         ),
         rationale=(
             "immediate: the operator who just rotated the key can still correct it; the alert ends when the file holds "

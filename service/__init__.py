@@ -9,5 +9,5 @@ pipe       one direction of a session               turn       the user's speech
 admission  the decisions made before a dial         failure    a row of the catalogue (``failures.py``)
 check      one health question                      drain      refuse new sessions, let open ones finish
 
-Directions are ``client_to_upstream`` and ``upstream_to_client``. ``app.py`` puts the rooms together.
+Directions are ``client_to_upstream`` and ``upstream_to_client``. ``app.py`` builds and connects the packages.
 """

@@ -1,4 +1,4 @@
-"""The composition root: builds every room, starts it, drains it, stops it."""
+"""The composition root: builds every package's objects, starts, drains and stops them."""
 
 import math
 import os
@@ -164,7 +164,7 @@ class App:
     # -- run, drain, stop ---------------------------------------------------------------------------------------------
 
     def handle_signals(self, *, on_terminal: bool) -> None:
-        """Let signals stop the relay; see `signals.py`. Call it before `start`, or a signal ends the process at once."""
+        """Let signals stop the relay; see `signals.py`. Call it before `start`; until then a signal kills the process."""
         self._signals.handle(on_terminal=on_terminal)
 
     def _check_key_file(self) -> bool:

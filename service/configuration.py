@@ -1,6 +1,6 @@
-"""From the settings of the process to the configuration of each room. Pure.
+"""From the settings of the process to the configuration of each package. Pure.
 
-The composition root, the commands and the doctor call these functions; no other room sees `Settings`.
+The composition root, the commands and the doctor call these functions; no other package sees `Settings`.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def dial_options(settings: Settings) -> DialOptions:
 
 
 def monitor_options(settings: Settings) -> MonitorOptions:
-    """What the health checks ask for, and how often they ask for a response."""
+    """The model that the health checks request, and the number of response checks per day."""
     return {"model": settings.model, "turns_per_day": settings.health_turns_per_day}
 
 

@@ -133,7 +133,7 @@ REFUSALS: Final = _rows(  # by the relay itself, before it dials
         "Keep one session open instead of opening a new one each time. Check the client for a start that runs twice and for "
         "a reconnect loop without a delay. Operator: the limit is RELAY_MAX_RECONNECTS_PER_MINUTE."),
     Row("relay_full", _RELAY, 503, 1013, _LATER, _WARNING,
-        "The relay is at its session limit.",
+        "The relay is at its session or dial limit.",
         "Retry in a few seconds. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS."),
     Row("relay_draining", _RELAY, 503, 1001, _LATER, _INFO,
         "This relay instance is shutting down.",
@@ -275,7 +275,7 @@ ENDINGS: Final = _rows(  # of an open session
         "Connect again and recreate the conversation. The provider ends every session after a fixed time."),
     Row("internal_error", _RELAY, None, 1011, _LATER, _ERROR,
         "The relay failed because of an internal error.",
-        "Retry. Report the session_id together with the relay's log lines that carry it."),
+        "Retry. Report the session_id and the log lines that contain it."),
 )
 # fmt: on
 

@@ -52,7 +52,7 @@ def log_unhandled_exceptions() -> None:
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     exc = context.get("exception")
-    # A traceback of a network error shows nothing that its type does not.
+    # For a network error the traceback adds nothing to the type.
     has_traceback = isinstance(exc, BaseException) and not isinstance(exc, OSError)
     with suppress(Exception):
         structlog.get_logger().error(

@@ -48,7 +48,7 @@ def session_limit(wanted: int) -> MachineLimit | None:
 
 
 def max_sessions_by_open_files() -> int | None:
-    """Return how many sessions, of two sockets each, fit below the soft limit on open files; None for no limit."""
+    """Return the number of sessions (two sockets each) that the soft limit on open files allows; None for no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else max(1, (soft - SPARE_DESCRIPTORS) // 2)
 

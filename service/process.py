@@ -1,4 +1,4 @@
-"""One relay as the program of a process: its logs, its signals, its end."""
+"""Runs one relay as a process: configures logging and signals, and closes the log at the end."""
 
 import asyncio
 import sys

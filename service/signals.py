@@ -1,8 +1,8 @@
-"""What the signals of the process do. Each further signal to stop waits for less, as in pgbouncer.
+"""What the signals of the process do. Each further stop signal shortens the shutdown, as in pgbouncer.
 
 * SIGTERM and SIGINT (Ctrl-C): refuse new sessions and let open ones finish. A second one closes the open sessions now; a
-  third one aborts them.
-* SIGQUIT: abort all sessions.
+  third one does not wait for their closing handshakes.
+* SIGQUIT: close all sessions without waiting for their closing handshakes.
 * SIGHUP: read the key file again; no session ends. From a terminal it means that the terminal was closed, and stops the
   relay as SIGTERM does.
 """
@@ -68,7 +68,7 @@ class Signals:
     def _on_quit(self) -> None:
         for event in (self.stop, self.drain_signals.close_now, self.drain_signals.abort_now):
             event.set()
-        self._report(signal.SIGQUIT, "Aborting all sessions.")
+        self._report(signal.SIGQUIT, "Closing all sessions now, without waiting for their closing handshakes.")
 
     def _on_reload(self) -> None:
         is_watched = self._check_key_file()

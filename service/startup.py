@@ -53,7 +53,7 @@ def report_start(settings: Settings, target: Target, *, public_port: int, intern
     if settings.access == "open" and settings.open_anywhere:
         log.warning(
             "access.open_anywhere",
-            message="Access is open off loopback: any client that reaches the port can spend the provider's credit.",
+            message="Access is open beyond loopback: any client that reaches the port can spend the provider's credit.",
         )
     host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
     log.info(

@@ -52,7 +52,7 @@ class Supervisor:
 
 
 async def measure_lag(lag: Histogram) -> None:
-    """Observe, for ever, by how many seconds the event loop runs a timer late."""
+    """Record how late the event loop runs a timer, in seconds, every LAG_SECONDS until cancelled."""
     while True:
         due = time.perf_counter() + LAG_SECONDS  # not loop.time(): uvloop updates that once per event loop iteration
         await asyncio.sleep(LAG_SECONDS)

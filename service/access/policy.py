@@ -1,4 +1,4 @@
-"""What admission decides by."""
+"""The configuration of admission."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network

@@ -30,7 +30,7 @@ class _History:
 class ReconnectLimiter:
     """Counts the short attempts of each client within the last minute.
 
-    `limit` attempts are admitted per minute; 0 is no limit. Loops are detected in either case.
+    A client with `limit` short attempts in the last minute is refused; 0 is no limit. Loops are detected in either case.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:

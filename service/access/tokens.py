@@ -22,7 +22,7 @@ class ClientToken:
 
 
 class TokenAuthenticator:
-    """Finds the client of a token. It compares with the SHA-256 digest of every known token, so the time reveals none."""
+    """Finds the client of a token. It compares with the SHA-256 digest of every known token, so timing reveals no token."""
 
     def __init__(self, mode: Literal["open", "tokens"], tokens: Sequence[ClientToken]) -> None:
         self._is_open = mode == "open"

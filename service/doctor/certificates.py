@@ -17,7 +17,7 @@ _ENCODINGS: Final = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii", 0x14: "latin-1
 _MAX_NAME_LENGTH: Final = 80
 
 # Products that intercept TLS, by the issuer that their certificates name. Source: vendors' documents and public bug reports.
-# "Cloudflare" alone is not one of them: it issues certificates for the public web, too.
+# "Cloudflare" alone is not one of them: it also issues certificates for the public web.
 _INTERCEPTORS: Final = (
     ("Zscaler", r"zscaler"),
     ("Netskope", r"netskope|goskope"),

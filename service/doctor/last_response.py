@@ -59,5 +59,5 @@ class LastResponse:
         if abs(skew) <= _MAX_CLOCK_SKEW_SECONDS:
             return Finding(f"within {_MAX_CLOCK_SKEW_SECONDS:.0f} s of the provider's clock", seconds=0.0)
         side = "ahead of" if skew > 0 else "behind"
-        note = "A wrong clock invalidates certificates and falsifies logs. Enable time synchronisation (NTP)."
+        note = "With a wrong clock, certificates appear invalid and log times are wrong. Enable time synchronisation (NTP)."
         return Finding(f"this machine's clock is {abs(skew):.0f} s {side} the provider's", [note], "warn", 0.0)

@@ -98,7 +98,7 @@ class LocalConfiguration:
 
     def _describe_origins(self) -> str:
         origins = [f"{name} ({origin})" for name, origin in sorted(self.settings.origins.items())]
-        return f"set: {', '.join(origins)}" if origins else "no setting is set; all defaults apply"
+        return f"set: {', '.join(origins)}" if origins else "all settings have their defaults"
 
     # -- key ----------------------------------------------------------------------------------------------------------
 

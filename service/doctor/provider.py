@@ -25,8 +25,8 @@ OUTDATED_ACCESS_ADVICE: Final = (
     "can use it; the tier sets only the rate limits."
 )
 _MODEL_SCOPE: Final = (
-    "This proves that the key is valid and has access to the model. It does not prove credit, the Realtime permission, or "
-    "that WebSockets get through."
+    "This proves that the key is valid and has access to the model. It does not prove that the account has "
+    "credit, that the key has the Realtime permission, or that the network allows WebSockets."
 )
 _EVENT_SECONDS: Final = 1.0
 """For the first event, which a successful dial has already received."""
@@ -192,7 +192,7 @@ class ProviderChain:
             notes = self._last_response.notes(failure) + self._local.unused_proxy_notes(self._require_target())
             if failure.reason in {"bad_reply", "dropped_early", "reply_timeout"}:
                 notes.append(
-                    "The plain request of the step 'model' got through, so a proxy or firewall may block WebSockets."
+                    "The HTTP request of the step 'model' was answered, so a proxy or firewall may block WebSockets only."
                 )
             raise StepFailed.from_failure(failure, *notes) from None
         return Finding(

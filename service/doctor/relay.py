@@ -115,7 +115,7 @@ class RelayChain:
 
     async def _check_tls(self) -> Finding:
         if not self._route.is_tls:
-            return Finding("plain HTTP, as the URL demands", status="skipped")
+            return Finding("the URL uses plain HTTP", status="skipped")
         return await tls.check_handshake(self._route)
 
     # -- the relay ----------------------------------------------------------------------------------------------------

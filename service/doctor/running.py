@@ -77,8 +77,8 @@ def compare(relay: RunningRelay | None, settings: Settings, upstream: str, files
     notes = []
     if relay.upstream != upstream:
         notes.append(
-            f"The running relay uses {relay.upstream}, but the settings here select {upstream}: it has other settings, or "
-            "they were changed after its start. Restart it if it should use these settings."
+            f"The running relay uses {relay.upstream}, but these settings select {upstream}: it was started with "
+            "other settings, or they have changed since. Restart it if it should use these settings."
         )
     changed = [path.name for path in files if relay.started_at is not None and _modified_at(path) > relay.started_at]
     if changed:

@@ -88,7 +88,7 @@ def _untrusted_notes(route: Route, certificate: Certificate) -> list[str]:
             f"or exclude {route.host} from interception."
         )
     elif certificate.is_self_signed:
-        notes.append("It is self-signed, as those of test servers and of proxies that intercept TLS are.")
+        notes.append("It is self-signed. Test servers and proxies that intercept TLS use such certificates.")
     now = datetime.now(UTC)
     clock = f"the clock of this machine shows {now:%Y-%m-%d %H:%M} UTC"
     if now < certificate.not_before:
@@ -109,7 +109,7 @@ def trust_store_notes() -> list[str]:
         notes.append("This system has no trusted certificates. Install the package ca-certificates.")
     others = [name for name in _VARIABLES_OF_OTHERS if os.environ.get(name)]
     if others and not file:
-        notes.append(f"{', '.join(others)} is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE, too.")
+        notes.append(f"{', '.join(others)} is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE as well.")
     return notes
 
 

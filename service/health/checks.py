@@ -1,7 +1,7 @@
 """The state of a check. Pure: it is given outcomes and read by the reports.
 
 A definite failure fails a check immediately, since waiting changes nothing. A transient one warns, and fails at the third in
-a row. A failed check needs two successes in a row to pass again, so that one success does not hide an outage.
+a row. A failed check needs two successes in a row to pass again: one success must not hide an outage.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class HealthCheck:
         self.status = "fail" if has_failed else "warn"
 
     def output(self) -> str | None:
-        """The reason, sentence and remedy of the catalogue; None if the check passes."""
+        """The reason, sentence and remedy of the catalogue, or "not checked yet"; None if the check passes."""
         if self.status == "unknown":
             return "not checked yet"
         if self.reason is None:

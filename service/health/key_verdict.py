@@ -1,4 +1,4 @@
-"""The verdict on the key, from both of its witnesses: GET /v1/models/{model} and the handshake. Pure."""
+"""Decides whether the key is valid, from two checks: GET /v1/models/{model} and the handshake. Pure."""
 
 from service.failures import Failure
 from service.health.checks import HealthCheck, Source

@@ -66,7 +66,7 @@ class HealthMonitor:
 
     @property
     def checks(self) -> tuple[HealthCheck, ...]:
-        """The enabled checks; a later one covers more of a session than those before it."""
+        """The enabled checks, ordered from the key to a complete response."""
         return (self.key, self.handshake) if self.turn is None else (self.key, self.handshake, self.turn)
 
     @property
@@ -100,7 +100,7 @@ class HealthMonitor:
                 await self._first_refresh_done.wait()
 
     def is_key_refused(self) -> bool:
-        """Whether the key in use is known to be missing, malformed or refused."""
+        """Whether no dial with the key in use can succeed before the operator acts."""
         return self._connector.key_problem is not None or self.key.is_definite
 
     # -- what requests a refresh --------------------------------------------------------------------------------------
@@ -158,16 +158,17 @@ class HealthMonitor:
     async def _request_model(self) -> Failure | None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        failure: Failure | None = None
         try:
             await fetch_model(
                 self._dialler.session, self._dialler.target, self._model, timeout_seconds=_MODEL_REQUEST_SECONDS
             )
-        except Failure as exc:
-            failure = exc
+        except Failure as failure:
             self._schedule.honour_retry_after(failure, loop.time())
-        self.key.seconds = loop.time() - started_at
-        return failure
+            # Not kept in a variable: its traceback refers to this frame, and the cycle would hold the request's headers.
+            return failure
+        finally:
+            self.key.seconds = loop.time() - started_at
+        return None
 
     async def _check_handshake(self) -> None:
         loop = asyncio.get_running_loop()

@@ -30,7 +30,7 @@ class RefreshSchedule:
 
     @property
     def stale_after_seconds(self) -> float:
-        """An age of the results that no pause explains: the monitor has stopped."""
+        """Results older than this mean that the monitor has stopped."""
         longest = max(self._intervals.passing, self._intervals.max_retry, RETRY_AFTER_MAX_SECONDS)
         return longest + _STALE_MARGIN_SECONDS
 
@@ -48,7 +48,7 @@ class RefreshSchedule:
         return self._not_before - now
 
     def next_pause(self, *, all_pass: bool, any_failed: bool) -> float:
-        """The pause until the next refresh. A check without a failure that does not pass yet is recovering."""
+        """The pause until the next refresh. While no check fails but one does not pass yet, backoff starts anew."""
         if not any_failed:
             self._retry_seconds = self._intervals.first_retry
         if all_pass:

@@ -6,9 +6,9 @@ Three kinds of secret become `[redacted]`:
 * the credential after `Bearer`, `Basic`, `openai-insecure-api-key.` or a credential parameter of a query;
 * anything in the shape of a key: `sk-`, `ek_` and other prefixes of providers with characters after them, and JWTs.
 
-Texts of the relay must survive, because an operator acts on them. Three things are therefore not secret: a placeholder in
+The relay's own messages must stay readable, because an operator acts on them. Three things are not secret: a placeholder in
 place of a credential (`Bearer <token>`, `sk-proj-...`), a word of a sentence in its place ("bearer or basic authentication"),
-and a keyword of a setting (`auto`), even where it was given as a secret.
+and `auto`, which is a value of the setting RELAY_UPSTREAM_PROXY.
 """
 
 import re
@@ -19,10 +19,8 @@ from service.realtime.keys import FAMILIES
 
 REDACTED: Final = "[redacted]"
 
-_SETTING_KEYWORDS: Final = frozenset(
-    {"auto", "compatible", "console", "json", "open", "openai", "optional", "required", "simulator", "tokens"}
-)
-"""Values that settings accept. They are documented, so as the value of a secret they protect nothing."""
+_SETTING_KEYWORDS: Final = frozenset({"auto", "off"})
+"""The documented keywords of RELAY_UPSTREAM_PROXY, whose other values are secret."""
 
 # A closed vocabulary: a real token in angle brackets is still redacted.
 _NOUN: Final = r"(?:access|api|bearer|client|key|model|name|openai|provider|relay|secret|the|token|value|your)"
@@ -59,7 +57,7 @@ _PUBLIC_HEADS: Final = frozenset(
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return `text` with known secrets, their heads and tails, and everything in the shape of a key replaced.
 
-    Secrets shorter than four characters are not replaced. Redacting a second time changes nothing.
+    Secrets shorter than four characters are not replaced.
     """
     known = [
         secret

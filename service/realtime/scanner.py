@@ -22,7 +22,7 @@ from service.realtime.scanner_items import ControlFrame, Item, ItemBuilder, Mess
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
 MAX_HELD_BYTES: Final = 65_536
-"""Most of a message that is held until its type is known or, if its type is requested, until the message is complete."""
+"""Maximum bytes of a message held until its type is known or, if its type is requested, until the message is complete."""
 
 _UNFRAGMENTED_TEXT: Final = 0x80 | Opcode.TEXT  # the first byte of an unfragmented text message
 _TWO_BYTE_LENGTH: Final = 0x7E  # the second byte of a frame whose length is in the next two

@@ -55,17 +55,17 @@ class DrainSignals:
 
 @dataclass(slots=True)
 class DrainResult:
-    """How the sessions ended: by themselves, closed by the relay, aborted before the peers were informed."""
+    """How the sessions ended: by themselves, closed by the relay, aborted before the client was informed."""
 
     finished: int = 0
     closed: int = 0
     aborted: int = 0
 
-    def count(self, reason: str, *, peers_informed: bool) -> None:
+    def count(self, reason: str, *, client_informed: bool) -> None:
         """Count a session that ended."""
         if reason != "relay_draining":
             self.finished += 1
-        elif peers_informed:
+        elif client_informed:
             self.closed += 1
         else:
             self.aborted += 1
@@ -127,14 +127,14 @@ class Drainer:
     def _session_ended(self, session: Session, task: asyncio.Task[str]) -> None:
         if self.is_draining:
             failed = task.cancelled() or task.exception() is not None
-            self._result.count("internal_error" if failed else task.result(), peers_informed=session.peers_informed)
+            self._result.count("internal_error" if failed else task.result(), client_informed=session.client_informed)
 
     def _pass_deadline(self) -> None:
         self.is_draining = self._is_past_deadline = True
         self._dials.expire()
 
     async def _wait_empty(self) -> None:
-        # A dial is tracked until its session has started, so that neither can become the other unnoticed.
+        # A dial is tracked until its session is registered, so at least one of the two counts is always above zero.
         while self._dials or self.sessions:
             await self._dials.wait_empty()
             await self.sessions.wait_empty()

@@ -23,7 +23,7 @@ class CloseInstruction:
     text: str = ""
     abort: bool = False
     close_received: bool = False  # its own close frame has arrived: answer it, and wait for no other
-    unreadable: bool = False  # its bytes can no longer be parsed, so that its close frame would not be recognised
+    unreadable: bool = False  # its bytes can no longer be parsed; its close frame would not be recognised
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
         too_big = code == CloseCode.MESSAGE_TOO_BIG
         reason = "message_too_big" if too_big else "client_protocol_error"
         close = CloseInstruction(code, CATALOGUE[reason].close_text, unreadable=True)
-        # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7); a large message is none.
+        # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7). An oversized message is not one.
         return Ending(reason, close, CloseInstruction(_GOING_AWAY), send_error=too_big)
     if code == CloseCode.MESSAGE_TOO_BIG:  # to the client, 1009 would mean that its own message is too big
         text = CATALOGUE["message_too_big"].close_text

@@ -1,7 +1,7 @@
 """How long the user waits for an answer, timed by the events of a session. Pure but for the clock that it is given.
 
 The upstream pipe asks for each message whether its type is in `watched_types`, which holds the types that would change the
-state now. The deltas of a response are most of all messages; they are watched only until the first one.
+state now. Most messages are deltas of a response; only the first one is watched.
 """
 
 from collections.abc import Callable

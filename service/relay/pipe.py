@@ -1,7 +1,7 @@
 """One direction of a session: scan, count, forward, hold back.
 
 Data frames are forwarded unchanged; control frames belong to the leg on which they arrive. While the sink is full the source
-is not read, so that a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
+is not read: a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
 import time
@@ -47,9 +47,10 @@ class PipeOwner(Protocol):
 
 
 class Pipe:
-    """Reads one leg and forwards to the other. A `Receiver` of its source, and the only writer of data frames to its sink.
+    """Reads one leg and forwards to the other. A `Receiver` of its source.
 
-    Ownership: the pipe owns neither leg. It takes over the `on_full` and `on_writable` hooks of its sink.
+    Ownership: the pipe owns neither leg. It takes over the `on_full` and `on_writable` hooks of its sink, and is the only one
+    to forward data to it; the session adds the relay's own events at message boundaries.
     Order: bytes are forwarded in the order of their arrival, unchanged, before `receive` returns; nothing is queued here.
     Backpressure: the source is held while the sink is full, until `stop_backpressure`.
     Errors: `receive` never raises. What the peer does wrong, and an exception of the relay, goes to the owner, whose methods

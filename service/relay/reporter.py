@@ -48,7 +48,7 @@ class SessionReporter:
         self._log = structlog.get_logger().bind(session_id=info.session_id)
         self._model = model_label(info.model)
         self._error_code: str | None = None
-        self._incidents: set[Incident] = set()  # of a closed set, so that it stays small
+        self._incidents: set[Incident] = set()  # of a closed set: it stays small
 
     def started(self, connect_seconds: float) -> None:
         """Log the start."""
@@ -66,13 +66,13 @@ class SessionReporter:
         """Count what an upstream event reports."""
         conversations = self._metrics.conversations
         if event.incident is not None:
-            self._incident(event.incident)
+            self._report_incident(event.incident)
         if event.response is not None:
             conversations.count_response(self._model, event.response)
         for limit, ratio in event.remaining_ratios:
             conversations.set_remaining_ratio(limit, ratio)
 
-    def _incident(self, incident: Incident) -> None:
+    def _report_incident(self, incident: Incident) -> None:
         """Count a failure within the session each time, and log each kind once. Most sessions go on after one."""
         metrics, code = self._metrics, incident.code
         if incident.event == ERROR:

@@ -40,8 +40,8 @@ class Session:
     """One client connection joined to one upstream connection.
 
     Ownership: the session owns both legs from its creation on, and has closed both when `run` returns.
-    Ending: `end`, the peers and the limits may each end the session, at any time, also before `run` has started. The first
-    reason counts; later calls have no effect.
+    Ending: a call of `end`, a peer or a limit can end the session at any time, even before `run` starts. The first reason
+    counts; later calls have no effect.
     Deadlines: after the reason is set, the client has `CLIENT_CLOSE_SECONDS` and upstream `UPSTREAM_CLOSE_SECONDS` for
     flushing and the closing handshake, then the socket is aborted. `abort` ends these waits early.
     Cancellation: `run` must not be cancelled. It would abort both legs, and neither count nor log the ending.
@@ -70,7 +70,7 @@ class Session:
         self._error_event = error_event
         self._drain_event = drain_event  # None for a client that has not asked for it
         self._drains_at: float | None = None  # set while the client has yet to be sent the event
-        self.peers_informed = True  # False once a peer was aborted that a close frame has not reached
+        self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
@@ -144,7 +144,7 @@ class Session:
 
     def abort(self) -> None:
         """Abort both sockets of a session that is ending, without waiting for the closing handshakes."""
-        self.peers_informed = not self._client.buffered_bytes
+        self.client_informed = not self._client.buffered_bytes
         self._client.abort()
         self._connected.abort()
 
@@ -158,7 +158,7 @@ class Session:
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
             self._ended.set_result(end)
-            # From here on upstream's data is discarded, so that its scanner no longer shows what the client has received.
+            # From here on upstream's data is discarded, and its scanner no longer shows what the client has received.
             self._client_at_boundary = self._to_client.at_message_boundary
             for pipe in (self._to_upstream, self._to_client):
                 pipe.discards_data = True
@@ -173,7 +173,7 @@ class Session:
             self._close_side(self._client, end.client, now + CLIENT_CLOSE_SECONDS),
             self._close_side(self._upstream, end.upstream, now + UPSTREAM_CLOSE_SECONDS),
         )
-        self.peers_informed = self.peers_informed and is_informed
+        self.client_informed = self.client_informed and is_informed
 
     async def _close_side(self, leg: Leg, close: CloseInstruction, deadline: float) -> bool:
         if close.abort:

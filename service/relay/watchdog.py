@@ -30,7 +30,7 @@ class SessionLimits:
 
 
 class RateMeter:
-    """Compares the growth of a total in each `RATE_WINDOW_SECONDS` with a limit, so that a short burst does not exceed it."""
+    """Compares the growth of a total in each `RATE_WINDOW_SECONDS` with a limit: a short burst does not exceed it."""
 
     __slots__ = ("_limit", "_total_at_start", "_window_started_at")
 
@@ -51,11 +51,11 @@ class RateMeter:
 def due_ending(
     now: float, client: Leg, upstream: Leg, limits: SessionLimits, *, started_at: float, active_at: float
 ) -> Ending | None:
-    """The ending that is due at `now`, or None. A lost peer comes before a slow one, a slow one before idleness."""
+    """The ending that is due at `now`, or None. Within a side, loss comes before slowness; both come before idleness."""
     sides: tuple[tuple[Leg, Side], ...] = ((client, "client"), (upstream, "upstream"))
     for leg, side in sides:
         held = leg.held_since is not None
-        # A held leg receives nothing, so that silence proves nothing; only the kernel knows whether its peer is connected.
+        # A held leg receives nothing, so silence proves nothing; only the kernel knows whether its peer is connected.
         # Upstream is not asked: after it has disconnected it costs nothing, and its last frames, perhaps a close frame, are
         # read when the client catches up.
         if held and side == "client" and leg.peer_disconnected():

@@ -1,6 +1,6 @@
 """The settings of the process: declared once, read from the environment and from `.env` files, checked together.
 
-Only `app`, `configuration`, `startup`, `cli` and the doctor see `Settings`; every other room gets its own configuration.
+Only `app`, `configuration`, `startup`, `cli` and the doctor see `Settings`; every other package gets its own configuration.
 """
 
 from service.settings.declared import SETTING_NAMES, SETTINGS, Settings

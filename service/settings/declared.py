@@ -52,20 +52,20 @@ class Settings:
         "OPENAI_ORG_ID",
         parse.header_value,
         example="org-abc123",
-        sentence="Sent to the provider in the header OpenAI-Organization.",
+        sentence="Organization ID, sent to the provider in the header OpenAI-Organization.",
     )
     openai_project_id: str | None = setting(
         "OPENAI_PROJECT_ID",
         parse.header_value,
         example="proj_abc123",
-        sentence="Sent to the provider in the header OpenAI-Project.",
+        sentence="Project ID, sent to the provider in the header OpenAI-Project.",
     )
     upstream: Upstream = setting(
         "RELAY_UPSTREAM",
         one_of(Upstream),
         default="openai",
-        sentence="What the relay connects to: the provider at OPENAI_BASE_URL, the built-in simulator, or with auto the "
-        "simulator only if no key is found.",
+        sentence="Upstream: openai is the provider at OPENAI_BASE_URL, simulator the built-in simulator; auto is openai if a "
+        "key is found, else simulator.",
     )
     upstream_proxy: Secret | None = setting(
         "RELAY_UPSTREAM_PROXY",
@@ -124,7 +124,7 @@ class Settings:
         parse.boolean,
         default="false",
         example="true",
-        sentence="Allows RELAY_ACCESS=open off loopback; any client that reaches the port can then spend your credit.",
+        sentence="Allows RELAY_ACCESS=open beyond loopback; any client that reaches the port can then spend your credit.",
     )
     client_tokens: tuple[ClientToken, ...] = setting(
         "RELAY_CLIENT_TOKENS",
@@ -236,7 +236,7 @@ class Settings:
         number(0, 604_800, zero="is off"),
         default="3900",
         unit="seconds",
-        sentence="Maximum duration of a session; the default is above the provider's own limit of 60 minutes.",
+        sentence="Maximum duration of a session; the provider's limit of 60 minutes is below the default and applies first.",
     )
 
     # -- drain, health, logs ------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Settings:
         default="0",
         unit="responses per day",
         example="24",
-        sentence="How often the health checks request a minimal text response, also at the start; each costs 0.0007 USD.",
+        sentence="Minimal responses that the health checks request, the first at the start; each costs about 0.0007 USD.",
     )
     log_format: LogFormat = setting(
         "RELAY_LOG_FORMAT",

@@ -33,12 +33,13 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
     proxy = proxy_for(settings, environ)
     if isinstance(proxy, Problem):
         problems.append(proxy)
+    ignored = [
+        SettingWarning(name, f"line {line} is not NAME=value and was not read; correct or remove it")
+        for name, line in layers.ignored_lines
+    ]
     if problems or isinstance(proxy, Problem):
-        raise SettingsRejected(problems)
+        raise SettingsRejected(problems, ignored)
     warnings = find_warnings(layers, SETTING_NAMES, has_key=settings.openai_api_key is not None)
-    ignored = (
-        SettingWarning(name, f"line {line} is not NAME=value and was not read") for name, line in layers.ignored_lines
-    )
     return replace(
         settings,
         proxy=proxy,

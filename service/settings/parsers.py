@@ -16,7 +16,7 @@ from service.upstream import proxy
 
 _T = TypeVar("_T")
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is sent as a subprotocol, too
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is also sent as a subprotocol
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")

@@ -1,9 +1,11 @@
 """Mistakes in settings. Their texts hold no secret: what could be one is hidden."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.realtime.redaction import redact
+from service.settings.warnings import SettingWarning
 
 HIDDEN = "(hidden)"
 
@@ -22,11 +24,16 @@ class Problem:
 
 
 class SettingsRejected(Exception):
-    """The settings cannot be used. `problems` holds every mistake, not only the first."""
+    """The settings cannot be used.
 
-    def __init__(self, problems: list[Problem]) -> None:
+    `problems` holds every mistake, not only the first. `ignored_lines` names the lines of `.env` files that were not read;
+    one of them may be the setting that is missing.
+    """
+
+    def __init__(self, problems: list[Problem], ignored_lines: Sequence[SettingWarning] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+        self.ignored_lines = tuple(ignored_lines)
 
 
 def printable_value(text: str) -> str:

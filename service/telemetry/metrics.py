@@ -155,7 +155,7 @@ class Metrics:
         )
         self.breaker_open = Gauge(
             f"{PREFIX}_breaker_open",
-            "1 while the circuit breaker is open: the relay refuses dials because the provider has just refused one.",
+            "1 while the circuit breaker is open: the relay refuses dials because recent dials failed.",
             ("upstream",),
             registry=self.registry,
         )

@@ -22,7 +22,7 @@ from service.failures import Failure, Phase, Retry
 
 DEFINITE_OPEN_SECONDS: Final = 15.0
 TRANSIENT_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""How long a transient failure keeps the breaker open: the next step each time that the trial fails, too."""
+"""How long a transient failure keeps the breaker open: each failed trial moves to the next step."""
 MAX_RETRY_AFTER_SECONDS: Final = 30.0
 """Upper bound on how long a provider's Retry-After keeps the breaker open. Clients are given the whole Retry-After."""
 FAILURES_TO_OPEN: Final = 5
@@ -37,8 +37,8 @@ class CircuitBreaker:
 
     Closed: `permit` lets every dial pass. Open: `permit` raises the failure that opened it, with phase `breaker` and the
     seconds until the next trial. Half-open, once the open time has passed: the next `permit` is the trial, and all others
-    still raise until its `with` block ends. The holder of a permit reports the outcome with `succeeded` or `failed`. A trial
-    that ends without a report, because its client disconnected, leaves the trial to the next dial.
+    still raise until its `with` block ends. The holder of a permit reports the outcome with `succeeded` or `failed`. If a
+    trial ends without a report, because its client disconnected, the next dial is the trial.
 
     `clock` returns seconds, like the event loop's time.
     """
@@ -80,7 +80,7 @@ class CircuitBreaker:
             self._failure,
             phase=Phase.BREAKER,
             retry_after_seconds=max(1, math.ceil(max(self._open_until, self._retry_after_until) - now)),
-            detail=f"not dialled: the provider gave this answer {now - self._opened_at:.1f} s ago",
+            detail=f"not dialled: a dial failed with this reason {now - self._opened_at:.1f} s ago",
         )
 
     def succeeded(self) -> None:

@@ -27,7 +27,8 @@ _RETRIED_REASONS: Final = frozenset({
 class UpstreamConnector:
     """Dials one target for all clients of the relay.
 
-    `key_problem` is the reason for which no dial can succeed (see `key_lint`), or None; the handler refuses clients by it.
+    `key_problem` is the reason code if the key makes every dial fail (see `key_lint`), else None; the handler refuses clients
+    with it.
     `on_retry` is called before each retry.
     """
 
@@ -47,7 +48,7 @@ class UpstreamConnector:
         self.breaker.succeeded()
 
     def awaits_first_event(self, request: DialRequest) -> bool:
-        """Whether a dial waits for a first event. Without one it proves only a 101, which a rejected key gets, too."""
+        """Whether a dial waits for a first event. Without one it proves only a 101, and a rejected key gets one."""
         return request.promises_first_event and self.dialler.first_event == "required"
 
     async def dial(self, request: DialRequest, progress: DialProgress) -> UpstreamConnection:

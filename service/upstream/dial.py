@@ -68,8 +68,9 @@ class UpstreamConnection:
     """The upstream connection of a successful dial.
 
     The holder owns the socket: it has to call `close` or `abort`, or pass the ownership on. `items` are all items received
-    so far, the first event and whatever followed it; none has been forwarded. `scanner` continues where they end. The
-    leg reads nothing more until its owner calls `leg.start(receiver)` and `leg.release("first_event")`.
+    so far: the first event and whatever followed it, or none where no first event is awaited. None has been forwarded.
+    `scanner` continues where they end. The leg reads nothing more until its owner calls `leg.start(receiver)` and
+    `leg.release("first_event")`.
     """
 
     leg: Leg

@@ -20,9 +20,9 @@ MAX_FIRST_EVENT_BYTES: Final = 1_048_576
 class FirstEventReader:
     """The receiver of a leg during a dial.
 
-    `items` resolves once the first event is complete: all items received so far, the first event and what followed it in
-    the same read. It fails with the Failure if upstream refuses, violates the protocol or disconnects first. The leg is held
-    from then on. The reader does not close the leg; its owner does.
+    `items` resolves once the first event is complete or exceeds `MAX_FIRST_EVENT_BYTES`: all items received so far, the first
+    event and what followed it in the same read. The leg is held from then on. `items` fails with the Failure if upstream
+    refuses, violates the protocol or disconnects first. The reader does not close the leg; its owner does.
     """
 
     def __init__(self, leg: Leg, scanner: Scanner) -> None:

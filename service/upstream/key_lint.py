@@ -14,7 +14,7 @@ def check_key(target: Target, *, origin: str | None, read_problem: str | None) -
     """Log the fingerprint of a target's key and what is wrong with it.
 
     Returns the reason of the catalogue for which no dial can succeed, `key_missing` or `key_malformed`, or None.
-    `origin` names where the key was read, `read_problem` why it could not be.
+    `origin` is where the key was read; `read_problem` is why reading it failed.
     """
     log = structlog.get_logger()
     problems = _lint(target)

@@ -1,4 +1,4 @@
-"""Which proxy leads to the provider: that of RELAY_UPSTREAM_PROXY, or that of the environment. Pure.
+"""Chooses the proxy for the provider: from RELAY_UPSTREAM_PROXY, or from the environment. Pure.
 
 The environment counts only if RELAY_UPSTREAM_PROXY is `auto`: a variable that was set for other programs must not decide
 which host the provider's key is sent through.

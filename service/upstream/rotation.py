@@ -4,7 +4,7 @@ Docker and Kubernetes replace the file of a mounted secret while the process run
 
 * A new key is linted, then used for a dial up to the first event (which costs no tokens), before any client depends on it.
 * A rejected key does not replace one that works; the log reports it once. If the key in use is itself rejected or missing,
-  a new one is used although it could not be checked: it cannot be worse, and the health checks report its state.
+  a new one is used whatever the check says: the old key does not work anyway, and the health checks report the new one.
 * Open sessions keep their connection. The provider checks the key only when a connection opens.
 * The content counts, not the modification time: Kubernetes swaps symlinks, and editors write twice.
 """

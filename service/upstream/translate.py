@@ -1,7 +1,7 @@
 """Translates every answer of upstream and every network error into one reason of the catalogue.
 
-This is the only place that does. No text of upstream passes through it, since its messages contain pieces of the key, and
-`repr` of aiohttp's client errors contains the request's headers; only error codes from a closed set do. Pure.
+No text of upstream passes through it: its messages contain pieces of the key, and `repr` of aiohttp's client errors contains
+the request's headers. Only error codes from a closed set do. Pure but for the wall clock, to which Retry-After can refer.
 """
 
 import errno
@@ -210,7 +210,7 @@ def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
     if phase in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return Failure("dropped_early", phase, detail=detail)
     if isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
-        # Reset after the TCP handshake, with TLS during its own; a load balancer that restarts causes this, too.
+        # Reset after the TCP handshake, with TLS during its own; a load balancer that restarts also causes this.
         return Failure("dropped_early", Phase.CONNECT, detail=f"{detail} during the TLS handshake" if tls else detail)
     reason = _REASON_BY_ERRNO.get(number, "network_unreachable") if number is not None else "network_unreachable"
     return Failure(reason, Phase.CONNECT, detail=detail)

@@ -21,7 +21,7 @@ class ConnectionAttempt:
     model: str | None = None
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
-    counts_as_reconnect: bool = True  # False once it fails for a cause that the client did not bring about
+    counts_as_reconnect: bool = True  # False if the failure is not the client's fault
 
 
 class AttemptReporter:
@@ -55,7 +55,7 @@ class AttemptReporter:
         self._log_failure("upstream.connect_failed", failure, attempt)
 
     def dial_succeeded(self, attempt: ConnectionAttempt, progress: DialProgress, *, awaited_first_event: bool) -> None:
-        """Count a dial that succeeded. One that awaited no first event proves only a 101, which a rejected key gets, too."""
+        """Count a dial that succeeded. One that awaited no first event proves only a 101, and a rejected key gets one."""
         self._metrics.observe_dial(progress.seconds)
         seconds = time.perf_counter() - attempt.started_at
         self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(seconds)

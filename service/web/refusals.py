@@ -18,8 +18,8 @@ from service.wire.closing import PeerCloseReceiver, close_leg
 from service.wire.seam import answer_client
 
 _PROVIDER_CLOSE_CODES: Final = range(3000, 5000)
-"""Close codes that the provider defines itself are kept (RFC 6455 section 7.4.2). For the standard ones the catalogue's code
-is sent, because clients decide by it whether to retry."""
+"""The provider's private close codes (RFC 6455 section 7.4.2), which are passed on. Standard codes are replaced by those of
+the catalogue, because clients decide by them whether to retry."""
 _CLOSE_SECONDS: Final = 2.0
 _ANY_SIZE: Final = 1 << 40  # of a message that is discarded
 
@@ -66,7 +66,7 @@ def _event(event_type: str, **fields: object) -> bytes:
 def http_response(failure: Failure, session_id: str) -> web.Response:
     """Return the HTTP response that refuses an upgrade: the row's status, or 500 for a row that has none, and a JSON body.
 
-    429 and 503 carry Retry-After. The connection is closed after a failure that may be retried, so that the next attempt can
+    429 and 503 carry Retry-After. The connection is closed after a failure that may be retried: the next attempt can
     reach another instance.
     """
     row = failure.row

@@ -24,7 +24,7 @@ async def close_leg(leg: Leg, code: int | None, reason: str, *, deadline: float)
     socket is closed. Raises nothing; if cancelled, the socket stays open and the caller has to abort it.
 
     Returns whether the peer counts as informed: the close frame was passed to the kernel, or the peer had closed the
-    connection first. A peer that never closes its end is informed, too.
+    connection first. A peer that never closes its end counts as informed.
     """
     is_informed = leg.send_close(code, reason)
     if not is_informed:

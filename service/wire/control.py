@@ -1,4 +1,4 @@
-"""Control frames, for every receiver except `Pipe`, whose session decides what a close frame means."""
+"""Control frames, for the receivers that answer pings and report the end of the stream. `Pipe` has its own handling."""
 
 from dataclasses import dataclass
 

@@ -138,7 +138,7 @@ class Leg(asyncio.Protocol):
             self.release("backlog")
 
     def eof_received(self) -> bool:
-        """Called by the transport. A WebSocket has no half-open state, so that FIN ends the connection."""
+        """Called by the transport. A WebSocket has no half-open state: FIN ends the connection."""
         self._end_of_stream()
         return False
 

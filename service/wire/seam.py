@@ -40,7 +40,7 @@ class _Collector:
         return False, b""
 
     def feed_eof(self) -> None:
-        """Called by aiohttp when the connection is lost, which the transport reports to the leg, too."""
+        """Called by aiohttp when the connection is lost, which the transport also reports to the leg."""
 
 
 def take_upstream(response: ClientResponse) -> Leg:

@@ -77,7 +77,7 @@ async def test_one_reachable_address_of_several_passes_tcp() -> None:
         ),
         ("/O=Netskope Inc/CN=ca.acme.goskope.com", "Netskope intercepts TLS on this route. Set SSL_CERT_FILE"),
         ("/O=Fortinet/OU=Certificate Authority/CN=FG200E", "Fortinet intercepts TLS on this route. Set SSL_CERT_FILE"),
-        ("/O=Acme/CN=localhost", "It is self-signed, as those of test servers and of proxies that intercept TLS are."),
+        ("/O=Acme/CN=localhost", "It is self-signed. Test servers and proxies that intercept TLS use such certificates."),
     ],
 )
 async def test_untrusted_certificate_fails_tls_and_names_its_issuer(tmp_path: Path, subject: str, note: str) -> None:
@@ -144,7 +144,7 @@ def test_trust_store_notes_name_missing_file_and_variables_of_other_programs(
         "SSL_CERT_FILE names a file that does not exist, so no certificate is trusted. Correct its path."
     ] == missing_file
     assert (
-        "REQUESTS_CA_BUNDLE is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE, too."
+        "REQUESTS_CA_BUNDLE is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE as well."
         in trust_store_notes()
     )
 

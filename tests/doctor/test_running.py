@@ -51,7 +51,7 @@ async def test_running_relay_with_another_upstream_or_failed_health_warns() -> N
         finding = compare(await query_relay(settings), settings, "openai", [])
 
     assert "warn" == finding.status
-    assert "The running relay uses simulator, but the settings here select openai" in finding.notes[0]
+    assert "The running relay uses simulator, but these settings select openai" in finding.notes[0]
     assert "Its /healthz reports handshake: fail (quota_exhausted)." in finding.notes
 
 

@@ -161,12 +161,25 @@ async def test_second_sigterm_ends_the_drain() -> None:
         assert await asyncio.wait_for(process.rest(), 8) == 0
 
 
+def test_rejected_settings_name_the_stray_lines_of_env_files(tmp_path: Path) -> None:
+    """The line that was not read can be the setting that is missing."""
+    (tmp_path / ".env").write_text("RELAY_CLIENT_TOKENS web:0123456789abcdef\nRELAY_ACCESS=tokens\n", encoding="utf-8")
+    result = run("serve", directory=str(tmp_path))
+
+    assert 2 == result.returncode
+    assert "RELAY_CLIENT_TOKENS=(unset): expected at least one token" in result.stderr
+    assert ".env: line 1 is not NAME=value and was not read; correct or remove it" in result.stderr
+    assert "0123456789abcdef" not in result.stderr
+
+
 async def test_stray_line_in_an_env_file_is_one_log_event(tmp_path: Path) -> None:
     """A line that python-dotenv cannot parse is reported as a log event of the relay; the library itself writes nothing."""
     (tmp_path / ".env").write_text("RELAY_MODEL=m\n'stray\n", encoding="utf-8")
     async with serving_in(tmp_path) as (process, _, _):  # reads each line of stderr as JSON, up to service.started
         odd = [line for line in process.lines if line["event"] == "setting.odd"]
 
-        assert [(".env", "line 2 is not NAME=value and was not read")] == [(o["variable"], o["message"]) for o in odd]
+        assert [(".env", "line 2 is not NAME=value and was not read; correct or remove it")] == [
+            (o["variable"], o["message"]) for o in odd
+        ]
         assert not [line for line in process.lines if "dotenv" in str(line)]
         assert process.lines[-1]["settings"]["RELAY_MODEL"] == "m"

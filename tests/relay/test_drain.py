@@ -23,7 +23,7 @@ class FakeSession:
         self.info = SessionInfo(session_id, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.may_finish = asyncio.Event()
-        self.peers_informed = True
+        self.client_informed = True
         self.ended_at: float | None = None
         self.drain_seconds: float | None = None
         if not stuck:
@@ -37,7 +37,7 @@ class FakeSession:
 
     def abort(self) -> None:
         """Finish without a closing handshake."""
-        self.peers_informed = False
+        self.client_informed = False
         self.may_finish.set()
 
     def announce_drain(self, seconds: float) -> None:

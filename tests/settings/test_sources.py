@@ -46,7 +46,7 @@ def test_unparsable_line_is_a_warning_and_is_skipped(
     loaded = load_settings({}, tmp_path)
 
     assert (1001, "m") == (loaded.port, loaded.model)
-    assert {".env": "line 4 is not NAME=value and was not read"} == warnings({}, tmp_path)
+    assert {".env": "line 4 is not NAME=value and was not read; correct or remove it"} == warnings({}, tmp_path)
     assert [] == caplog.records
     assert ("", "") == capfd.readouterr()
 

@@ -23,12 +23,12 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0", **settings}
 
 
-def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in a folder without .env files."""
+def run(*words: str, directory: str = "/", **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, by default in a folder without .env files."""
     return subprocess.run(
         [sys.executable, "-m", "service", *words],
         env=environment(**settings),
-        cwd="/",
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=20,
