@@ -77,7 +77,10 @@ async def test_one_reachable_address_of_several_passes_tcp() -> None:
         ),
         ("/O=Netskope Inc/CN=ca.acme.goskope.com", "Netskope intercepts TLS on this route. Set SSL_CERT_FILE"),
         ("/O=Fortinet/OU=Certificate Authority/CN=FG200E", "Fortinet intercepts TLS on this route. Set SSL_CERT_FILE"),
-        ("/O=Acme/CN=localhost", "It is self-signed. Test servers and proxies that intercept TLS use such certificates."),
+        (
+            "/O=Acme/CN=localhost",
+            "It is self-signed. Test servers and proxies that intercept TLS use such certificates.",
+        ),
     ],
 )
 async def test_untrusted_certificate_fails_tls_and_names_its_issuer(tmp_path: Path, subject: str, note: str) -> None:
