@@ -1,6 +1,9 @@
-"""Renders `docs/metrics.md` from the relay's registry, grouped by the question that a metric answers."""
+"""Renders `docs/metrics.md` from the relay's registry, grouped by the question that a metric answers.
 
-from collections.abc import Iterable
+QUESTIONS has the names as the client library has them: without the prefix and without `_total` or `_info`.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client.core import Metric
@@ -46,7 +49,7 @@ def render_markdown() -> str:
     ]
     for question, names in QUESTIONS.items():
         parts += [f"## {question}\n", "| metric | type | labels | meaning |\n| --- | --- | --- | --- |"]
-        parts[-1] += "".join(f"\n{_row(families[f'{PREFIX}_{name}'])}" for name in names) + "\n"
+        parts[-1] += "".join(f"\n{_row(_family(families, name))}" for name in names) + "\n"
     parts.append(
         "## The process\n\nThe standard metrics of Prometheus' client libraries: `process_resident_memory_bytes`, "
         "`process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`, "
@@ -61,6 +64,16 @@ def _families() -> Iterable[Metric]:
         metrics.set_check_status(check, "unknown")
         metrics.health_success.labels(check)
     return metrics.registry.collect()
+
+
+def _family(families: Mapping[str, Metric], name: str) -> Metric:
+    family = families.get(f"{PREFIX}_{name}")
+    if family is None:
+        raise ValueError(
+            f"QUESTIONS names {name!r}, which is no metric of the relay. Write a name without the prefix {PREFIX}_ and "
+            "without _total or _info, as in 'admissions'."
+        )
+    return family
 
 
 def _row(family: Metric) -> str:

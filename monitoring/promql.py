@@ -7,7 +7,7 @@ namespace is empty, which is harmless.
 from collections.abc import Iterable
 from typing import Final
 
-from service.failures import DIAL_FAILURES, ENDINGS, REFUSALS, Blame
+from service.failures import ADMISSION_FAILURES, DIAL_FAILURES, ENDINGS, Blame
 from service.realtime.events import ERROR_CODES, ErrorEvent
 from service.telemetry.metrics import PREFIX
 from service.upstream.translate import from_events
@@ -16,13 +16,13 @@ DEPLOYMENT: Final = "namespace, job"
 INSTANCE: Final = "namespace, job, instance"
 
 CAUSED_BY_CLIENT: Final = (
-    *(reason for reason, row in {**REFUSALS, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT),
+    *(reason for reason, row in {**ADMISSION_FAILURES, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT),
     "relay_draining",
 )
 """Failures that clients cause, and draining, which the operator requests. They never page and do not count against the
 objective. RelayAbsent and RelayDrainHangs cover an instance that shuts down unintentionally."""
 COUNTED_REASONS: Final = (
-    *(reason for reason in {**REFUSALS, **DIAL_FAILURES} if reason not in CAUSED_BY_CLIENT),
+    *(reason for reason in {**ADMISSION_FAILURES, **DIAL_FAILURES} if reason not in CAUSED_BY_CLIENT),
     "internal_error",
 )
 """All other failed connections: those that count against the objective."""

@@ -8,7 +8,7 @@ from typing import Final
 from monitoring import metrics_reference
 from monitoring.render import FILES
 from monitoring.rule import DOCS_URL
-from service import failures_reference
+from service.failures import reference as failures_reference
 from service.settings import reference
 from tools import alert_cases, generated
 
@@ -19,6 +19,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     ("docs/settings.md", reference.render_markdown),
     ("docs/failures.md", failures_reference.render_markdown),
     ("docs/metrics.md", metrics_reference.render_markdown),
+    (generated.RUNBOOKS, generated.render_runbooks_index),
     (generated.SETTINGS_ENV, generated.render_settings_env),
     (generated.BASE, generated.render_deployment),
     (generated.DEV, generated.render_dev_deployment),

@@ -1,6 +1,7 @@
-"""The generated parts of the deployment files: the Kubernetes ConfigMap, the grace periods, the version.
+"""The Kubernetes ConfigMap, and the generated parts of files that are edited by hand.
 
-Grace periods and the version are single values in files that are edited by hand; only those values are replaced.
+Those parts are the grace periods and the version, which are single values, and the table of the runbooks' index, which is
+between two markers. Only they are replaced.
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import Final
 
 import yaml
 
+from service.failures.reference import render_table
 from service.relay.grace import grace_seconds
 from service.settings import SETTINGS, Setting, Settings
 from service.settings.reference import SOURCE
@@ -21,6 +23,9 @@ KUSTOMIZATION: Final = "k8s/base/kustomization.yaml"
 DEV_KUSTOMIZATION: Final = "k8s/overlays/dev/kustomization.yaml"
 SETTINGS_ENV: Final = "k8s/base/settings.env"
 COMPOSE: Final = "docker-compose.yml"
+RUNBOOKS: Final = "docs/runbooks/README.md"
+TABLE_BEGIN: Final = "<!-- generated from service/failures/catalogue.py by `make docs` -->"
+TABLE_END: Final = "<!-- end of the generated table -->"
 
 SECRETS: Final = "/run/secrets/realtime-relay"
 KUBERNETES: Final = {
@@ -122,3 +127,16 @@ def render_compose() -> str:
 def render_kustomization() -> str:
     """`k8s/base/kustomization.yaml`, with the version as the image's tag and as a label."""
     return re.sub(r'((?:newTag|kubernetes\.io/version): )"[^"]*"', rf'\g<1>"{__version__}"', read(KUSTOMIZATION))
+
+
+def render_runbooks_index() -> str:
+    """`docs/runbooks/README.md`, with the table of reasons between its markers."""
+    return with_table(read(RUNBOOKS), render_table())
+
+
+def with_table(text: str, table: str) -> str:
+    """Return the text with the table between its two markers; raises ValueError if it has not exactly one of each."""
+    if text.count(TABLE_BEGIN) != 1 or text.count(TABLE_END) != 1:
+        raise ValueError(f"{RUNBOOKS} must have each of these lines once, in this order: {TABLE_BEGIN} and {TABLE_END}")
+    before, rest = text.split(TABLE_BEGIN)
+    return f"{before}{TABLE_BEGIN}\n\n{table}\n\n{TABLE_END}{rest.split(TABLE_END)[1]}"

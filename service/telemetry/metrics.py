@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.process_collector import ProcessCollector
 
-from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Phase
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Failure, Phase
 from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES, Direction
 from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, TRANSCRIPTION_FAILED
 from service.telemetry.conversations import ConversationMetrics
@@ -87,7 +87,7 @@ _EXPECTED_FAILURES: Final[tuple[tuple[str, Phase, str], ...]] = (
     ("client_left", Phase.FIRST_EVENT, "none"),
 )
 # Refused by the relay itself: the phase is access, the status is the relay's own answer.
-_REFUSED_BY_RELAY: Final = (*REFUSALS, "key_missing", "key_malformed", "internal_error")
+_REFUSED_BY_RELAY: Final = (*ADMISSION_FAILURES, "key_missing", "key_malformed", "internal_error")
 
 _EVENT_TYPES: Final = {
     Direction.CLIENT_TO_UPSTREAM: CLIENT_EVENT_TYPES,
@@ -271,8 +271,8 @@ class Metrics:
         for limit in (*RATE_LIMIT_NAMES, OTHER):
             self.incidents.labels(RATE_LIMITS_UPDATED, limit)
 
-    def count_refusal(self, failure: Failure) -> None:
-        """Count a refusal by admission; the status label is the relay's own answer."""
+    def count_admission_failure(self, failure: Failure) -> None:
+        """Count a request that the relay refuses; the status label is the relay's own answer."""
         self.admissions.labels(failure.reason).inc()
         self.connection_failures.labels(
             self.upstream, Phase.ACCESS, _relay_status(failure.reason), failure.reason

@@ -29,9 +29,16 @@ _INVALID_TOKEN: Final = "invalid token"  # noqa: S105 - a key of the limiter, in
 
 
 class AdmissionControl:
-    """Checks origin, credential, reconnect rate, query, relay state and limits, in this order.
+    """Checks a request in this order. The first check that fails gives the reason of the refusal.
 
-    `refusal_reason` returns the reason for which the relay refuses every client at present, or None.
+    1. The origin.
+    2. The client token, and the number of invalid tokens from the address.
+    3. The client's rate of reconnects.
+    4. The query, and the model in it.
+    5. The state of the relay: `refusal_reason` returns the reason for which it refuses every client at present, or None.
+    6. The limit on the client's sessions, then the limit on all sessions.
+
+    `RealtimeHandler` checks the opening handshake before this, and the limit on dials after it.
     """
 
     def __init__(self, policy: AccessPolicy, metrics: Metrics, *, refusal_reason: Callable[[], str | None]) -> None:

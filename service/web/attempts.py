@@ -41,9 +41,9 @@ class AttemptReporter:
         self._metrics.admissions.labels("admitted").inc()
 
     def refused(self, failure: Failure, attempt: ConnectionAttempt) -> None:
-        """Log and count a refusal of the relay's own."""
+        """Log and count a request that the relay refuses without a dial."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
-        self._metrics.count_refusal(failure)
+        self._metrics.count_admission_failure(failure)
         self._log_failure("admission.refused", failure, attempt)
 
     def dial_failed(self, failure: Failure, attempt: ConnectionAttempt, progress: DialProgress) -> None:

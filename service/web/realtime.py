@@ -98,7 +98,7 @@ class RealtimeHandler:
             if UPGRADE_RESPONSE in request:
                 raise  # the 101 has been sent; aiohttp closes the socket
             failure = Failure("internal_error")
-            self._metrics.count_refusal(failure)
+            self._metrics.count_admission_failure(failure)
             return refusals.http_response(failure, attempt.session_id)
         finally:
             # The response refers to its request; this cycle would wait for the garbage collector.

@@ -15,7 +15,7 @@ from monitoring.alerts import ALERTS, GROUPS
 from monitoring.promql import BILLING_CODES, CAUSED_BY_CLIENT, COUNTED_REASONS, ENDED_BY_PROVIDER, KEY_REASONS
 from monitoring.recording import RECORDING_RULES, inline_records
 from monitoring.rule import Alert
-from service.failures import CATALOGUE, DIAL_FAILURES, REFUSALS
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES
 from service.settings.declared import SETTINGS
 from tests.artefacts.promql_names import unknown_names
 from tools.alert_cases import CASES
@@ -105,8 +105,8 @@ def test_unknown_names_are_found() -> None:
 
 
 def test_failures_are_split_by_cause() -> None:
-    """Each reason counts against the objective or is caused by the client, by the catalogue's blame."""
-    assert {*REFUSALS, *DIAL_FAILURES, "internal_error"} == {*COUNTED_REASONS, *CAUSED_BY_CLIENT}
+    """Each reason counts against the objective or never does, by the catalogue's blame."""
+    assert {*ADMISSION_FAILURES, *DIAL_FAILURES, "internal_error"} == {*COUNTED_REASONS, *CAUSED_BY_CLIENT}
     assert not {*COUNTED_REASONS} & {*CAUSED_BY_CLIENT}
     assert "client_left" in CAUSED_BY_CLIENT
     assert {"key_missing", "key_malformed", "key_rejected", "key_forbidden"} == set(KEY_REASONS)

@@ -40,9 +40,8 @@ PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secre
 
 
 def package_of(module: str) -> str:
-    """The top-level package or module of the service that a module belongs to; both catalogue files count as `failures`."""
-    name = module.split(".")[1] if "." in module else module
-    return "failures" if name.startswith("failures") else name
+    """The top-level package or module of the service that a module belongs to."""
+    return module.split(".")[1] if "." in module else module
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 from collections import Counter
 
+import pytest
+
+from monitoring import metrics_reference
 from monitoring.metrics_reference import QUESTIONS, render_markdown
 from service.telemetry.metrics import PREFIX, Metrics
 
@@ -25,3 +28,12 @@ def test_labels_and_buckets_are_listed() -> None:
     assert "`check`: key, handshake<br>`status`: pass, warn, fail, unknown" in text
     assert "Buckets: 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10." in text
     assert "`limit`: tokens, requests, other" in text
+
+
+@pytest.mark.parametrize("name", ["realtime_relay_admissions", "admissions_total", "odd"])
+def test_unknown_metric_is_named_with_the_spelling(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full name, a name with `_total` and a name without a metric."""
+    monkeypatch.setattr(metrics_reference, "QUESTIONS", {"Which?": (name,)})
+
+    with pytest.raises(ValueError, match=f"{name}.*without the prefix realtime_relay_ and without _total"):
+        render_markdown()

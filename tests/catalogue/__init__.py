@@ -1,1 +1,1 @@
-"""Tests of `service/failures.py`."""
+"""Tests of `service/failures`."""

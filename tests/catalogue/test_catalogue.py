@@ -1,8 +1,13 @@
-"""service/failures.py: published codes, texts and limits of the catalogue."""
+"""service/failures: published codes, texts and limits of the catalogue."""
+
+import dataclasses
+from typing import cast
 
 import pytest
 
-from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Failure, Row
+from monitoring import promql
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Blame, Failure, Row
+from service.failures.row import RunbookPage, catalogue_of
 from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 
 # The published HTTP status and close code of each reason. A change breaks clients and alerts.
@@ -24,12 +29,40 @@ PUBLISHED_CODES = {
     "connect_timeout reply_timeout first_event_timeout": (504, 1013),
     "client_left": (None, None),
 }
+# The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
+COUNTED = """
+    relay_full key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
+    upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
+    dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
+"""
+# The failures that fire no alert, because the client caused them. They count as reconnects of the client.
+CAUSED_BY_CLIENT = """
+    token_missing token_invalid origin_refused bad_request model_refused model_missing not_a_websocket too_many_sessions
+    too_many_connects model_not_found call_not_found client_left
+"""
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}
 
 
 def test_refusals_and_dial_failures_keep_published_codes() -> None:
     """HTTP status and close code of each reason equal PUBLISHED_CODES."""
-    assert {r.reason: (r.http_status, r.close_code) for r in (REFUSALS | DIAL_FAILURES).values()} == EXPECTED
+    assert {r.reason: (r.http_status, r.close_code) for r in (ADMISSION_FAILURES | DIAL_FAILURES).values()} == EXPECTED
+
+
+def test_blame_decides_what_counts() -> None:
+    """Draining fires no alert either, but is no failure of the client."""
+    failures = {**ADMISSION_FAILURES, **DIAL_FAILURES}
+
+    assert sorted(COUNTED.split()) == sorted(promql.COUNTED_REASONS)
+    assert sorted([*CAUSED_BY_CLIENT.split(), "relay_draining"]) == sorted(promql.CAUSED_BY_CLIENT)
+    assert sorted(CAUSED_BY_CLIENT.split()) == sorted(r for r, row in failures.items() if row.blame is Blame.CLIENT)
+
+
+def test_unknown_page_is_named() -> None:
+    """A row is refused when the catalogue is made, with the pages that exist."""
+    row = dataclasses.replace(CATALOGUE["bad_request"], page=cast("RunbookPage", "odd"))
+
+    with pytest.raises(ValueError, match=r"^bad_request: the page is 'odd'; write one of key, account, "):
+        catalogue_of(row)
 
 
 @pytest.mark.parametrize("row", CATALOGUE.values(), ids=lambda row: str(row.reason))
@@ -41,10 +74,10 @@ def test_row_fits_every_surface(row: Row) -> None:
     assert row.remedy.endswith(".")
 
 
-def test_permanent_failures_have_no_retried_status() -> None:
-    """If `retry` is `never`, official clients do not retry the status or close code, except 502 of a TLS failure."""
+def test_definite_failures_have_no_retried_status() -> None:
+    """Official clients do not retry the status or close code of a definite failure, except 502 of a TLS failure."""
     for row in CATALOGUE.values():
-        if row.retry == "never":
+        if row.is_definite:
             assert row.http_status not in {408, 429, 500, 503, 504}
             assert row.close_code not in {1011, 1012, 1013}
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.failures import CATALOGUE, DIAL_FAILURES, ENDINGS, REFUSALS, Row
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Row
 from tests.failure_surfaces.failure_setups import FAILURE_SETUPS, PATH, FailingRelay, provider_scenario
 from tests.support.harness import Relay, eventually, open_raw
 
@@ -20,7 +20,7 @@ NOT_IN_HEALTH = {"call_not_found", "client_left"}  # they concern one client; he
 
 def test_every_failure_has_a_setup() -> None:
     """All refusals and dial failures except `client_left`, which has its own test."""
-    assert {*REFUSALS, *DIAL_FAILURES} - {"client_left"} == set(FAILURE_SETUPS)
+    assert {*ADMISSION_FAILURES, *DIAL_FAILURES} - {"client_left"} == set(FAILURE_SETUPS)
 
 
 @pytest.mark.parametrize("reason", FAILURE_SETUPS)

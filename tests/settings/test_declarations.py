@@ -14,6 +14,11 @@ from service.settings.reference import render_env_example, render_markdown, rend
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DECLARATION: Final = ROOT / "service" / "settings" / "declared.py"
+READ_BY_SETTINGS: Final = {
+    "configured_access": "by the property `access`",
+    "environment": "by the reader of .env files",
+}
+"""The fields that no other package reads, with the reason."""
 
 
 def test_loading_an_empty_environment_gives_the_defaults() -> None:
@@ -92,3 +97,18 @@ def test_reference_lists_every_setting(render: Callable[[], str]) -> None:
         assert setting.name in text
         assert (setting.default or "") in text
         assert setting.sentence.replace("<", "&lt;") in text.replace("<", "&lt;")
+
+
+def reads_of_settings(path: Path) -> Iterator[str]:
+    """The attributes that a file reads from `settings`, `self._settings` or `x.settings`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2].lstrip("_") == "settings":
+            yield node.attr
+
+
+def test_every_setting_is_used() -> None:
+    """Code outside service/settings reads each field, so that no setting is declared without an effect."""
+    files = [path for path in (ROOT / "service").rglob("*.py") if DECLARATION.parent not in path.parents]
+    used = {name for path in files for name in reads_of_settings(path)}
+
+    assert {setting.field for setting in SETTINGS} - used == READ_BY_SETTINGS.keys()

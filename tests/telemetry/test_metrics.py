@@ -36,6 +36,14 @@ def test_status_label_is_a_closed_set(http: int | None, close: int | None, label
     assert len(HTTP_STATUSES | CLOSE_CODES) < 60
 
 
+def test_codes_of_the_catalogue_have_labels() -> None:
+    """A row with another status or close code would be counted as `other_http` or `other_close`."""
+    rows = CATALOGUE.values()
+
+    assert {row.http_status for row in rows if row.http_status is not None} <= HTTP_STATUSES
+    assert {row.close_code for row in rows if row.close_code is not None} <= CLOSE_CODES
+
+
 def test_dial_failure_of_every_reason_is_counted() -> None:
     """A failure of any reason adds one to its series, also with a status that is not published."""
     metrics = Metrics("azure")

@@ -7,85 +7,13 @@ Rules of this file:
 * A sentence states what failed; a remedy states what to do, in the imperative. Both are static: no text from a client
   or from the provider is ever inserted.
 * HTTP 424 (Failed Dependency) marks a cause that only the operator can fix. Official clients retry 408, 429 and 5xx,
-  and their sockets retry 1011 and 1013; a permanent failure must reach the caller and must not be retried.
+  and their sockets retry 1011 and 1013; a definite failure must reach the caller and must not be retried.
 * `reason: sentence` fits a close frame (123 bytes, RFC 6455 section 5.5).
 """
 
-from dataclasses import dataclass
-from enum import IntEnum, StrEnum
 from typing import Final
 
-
-class Blame(StrEnum):
-    """The party that has to act."""
-
-    CLIENT = "client"
-    OPERATOR = "operator"
-    PROVIDER = "provider"
-    NETWORK = "network"
-    RELAY = "relay"
-    NONE = "nobody"  # a normal close
-
-
-class Retry(StrEnum):
-    """Whether the same attempt can succeed without a change of client, relay or account."""
-
-    NEVER = "never"
-    NOW = "now"
-    LATER = "later"
-
-
-class Level(IntEnum):
-    """The log level of a row, numbered as in `logging`.
-
-    ERROR: service is lost. WARNING: the operator can act. INFO: normal life cycle.
-    """
-
-    INFO = 20
-    WARNING = 30
-    ERROR = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One reason for which a connection fails or a session ends.
-
-    `http_status` is the status that the client receives instead of its 101; None where the upgrade is already answered.
-    `close_code` is sent to the client's socket; None where the refusal is always an HTTP status, or where the relay
-    passes on the peer's own close code.
-    """
-
-    reason: str
-    blame: Blame
-    http_status: int | None
-    close_code: int | None
-    retry: Retry
-    level: Level
-    sentence: str
-    remedy: str
-
-    @property
-    def close_text(self) -> str:
-        """The reason text of a close frame: static, at most 123 bytes."""
-        return f"{self.reason}: {self.sentence}"
-
-    @property
-    def anchor(self) -> str:
-        """Path and anchor of this row in `docs/failures.md`."""
-        return f"docs/failures.md#{self.reason}"
-
-    @property
-    def runbook(self) -> str:
-        """Path and anchor of this row in the runbooks."""
-        return f"docs/runbooks/{RUNBOOK_PAGES[self.reason]}.md#{self.reason}"
-
-
-def _rows(*rows: Row) -> dict[str, Row]:
-    table = {row.reason: row for row in rows}
-    if len(table) != len(rows):
-        raise ValueError("the catalogue defines a reason twice")
-    return table
-
+from service.failures.row import Blame, Level, Retry, Row, catalogue_of
 
 _CLIENT, _OPERATOR, _PROVIDER, _NETWORK, _RELAY = (
     Blame.CLIENT,
@@ -98,249 +26,188 @@ _NEVER, _NOW, _LATER = Retry.NEVER, Retry.NOW, Retry.LATER
 _INFO, _WARNING, _ERROR = Level.INFO, Level.WARNING, Level.ERROR
 
 # fmt: off
-REFUSALS: Final = _rows(  # by the relay itself, before it dials
-    Row("token_missing", _CLIENT, 401, None, _NEVER, _INFO,
+ADMISSION_FAILURES: Final = catalogue_of(  # of a request that the relay refuses before it dials
+    Row("token_missing", "clients", _CLIENT, 401, None, _NEVER, _INFO,
         "The request carries no client token.",
         "Send one of the relay's client tokens as 'Authorization: Bearer <token>', as 'api-key: <token>', or as the "
         "subprotocol 'openai-insecure-api-key.<token>'. The relay rejects a token in the URL because URLs are logged."),
-    Row("token_invalid", _CLIENT, 401, None, _NEVER, _INFO,
+    Row("token_invalid", "clients", _CLIENT, 401, None, _NEVER, _INFO,
         "The relay does not know this client token.",
         "Use a token that RELAY_CLIENT_TOKENS of the relay lists. Do not send the provider's key; only the relay holds it."),
-    Row("origin_refused", _CLIENT, 403, None, _NEVER, _INFO,
+    Row("origin_refused", "clients", _CLIENT, 403, None, _NEVER, _INFO,
         "The relay does not allow pages of this origin.",
         "Add the page's exact origin (scheme, host and port, for example https://app.example.com) to RELAY_ALLOWED_ORIGINS "
         "and restart the relay."),
-    Row("bad_request", _CLIENT, 400, 4000, _NEVER, _INFO,
+    Row("bad_request", "clients", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request is malformed.",
         "Send a valid WebSocket handshake, each of model, intent and call_id at most once, and at most 16 other query "
         "parameters in a query of at most 2 kB."),
-    Row("model_refused", _CLIENT, 400, 4000, _NEVER, _INFO,
+    Row("model_refused", "model", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The relay does not allow this model.",
         "Request a model that RELAY_ALLOWED_MODELS lists, or add this model to it and restart the relay."),
-    Row("model_missing", _CLIENT, 400, 4000, _NEVER, _INFO,
+    Row("model_missing", "model", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request names no model.",
         "Add ?model=<name> to the URL, for example ?model=gpt-realtime."),
-    Row("not_a_websocket", _CLIENT, 426, None, _NEVER, _INFO,
+    Row("not_a_websocket", "clients", _CLIENT, 426, None, _NEVER, _INFO,
         "This endpoint accepts WebSocket connections only.",
         "Connect with a WebSocket client (RFC 6455, version 13). If the client is one, configure the proxy in front of the "
         "relay to forward the headers 'Upgrade' and 'Connection'."),
-    Row("too_many_sessions", _CLIENT, 429, None, _LATER, _INFO,
+    Row("too_many_sessions", "clients", _CLIENT, 429, None, _LATER, _INFO,
         "This client is at its session limit.",
         "Close a session, or wait for one to end, before you open another. Operator: the limit is "
         "RELAY_MAX_SESSIONS_PER_CLIENT."),
-    Row("too_many_connects", _CLIENT, 429, None, _LATER, _INFO,
+    Row("too_many_connects", "clients", _CLIENT, 429, None, _LATER, _INFO,
         "This client connects too often.",
         "Keep one session open instead of opening a new one each time. Check the client for a start that runs twice and for "
         "a reconnect loop without a delay. Operator: the limit is RELAY_MAX_RECONNECTS_PER_MINUTE."),
-    Row("relay_full", _RELAY, 503, 1013, _LATER, _WARNING,
+    Row("relay_full", "relay", _RELAY, 503, 1013, _LATER, _WARNING,
         "The relay is at its session or dial limit.",
         "Retry in a few seconds. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS."),
-    Row("relay_draining", _RELAY, 503, 1001, _LATER, _INFO,
+    Row("relay_draining", "relay", _RELAY, 503, 1001, _LATER, _INFO,
         "This relay instance is shutting down.",
         "Connect again. Another instance, or this one after its restart, accepts the connection."),
 )
 
-DIAL_FAILURES: Final = _rows(  # while the relay connects to the provider, up to its first event
-    Row("key_missing", _OPERATOR, 424, 3000, _NEVER, _ERROR,
+DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider, up to its first event
+    Row("key_missing", "key", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The relay has no provider key.",
         "Set OPENAI_API_KEY or OPENAI_API_KEY_FILE in the relay's environment or in .env of its working directory, and "
         "restart the relay. Run 'python -m service doctor' to see where the relay looked for the key."),
-    Row("key_malformed", _OPERATOR, 424, 3000, _NEVER, _ERROR,
+    Row("key_malformed", "key", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The configured provider key is malformed.",
         "Remove quotes, spaces, line breaks and a leading 'Bearer' from OPENAI_API_KEY, or replace a placeholder or another "
         "vendor's key. Run 'python -m service doctor' to see which problem it is."),
-    Row("key_rejected", _OPERATOR, 424, 3000, _NEVER, _ERROR,
+    Row("key_rejected", "key", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The provider rejected the relay's key.",
         "Compare the key's fingerprint in the log event key.found with the key that you intended. If that key was revoked, "
         "create one at https://platform.openai.com/api-keys. Write it to the file that OPENAI_API_KEY_FILE names (no "
         "restart needed), or set OPENAI_API_KEY and restart the relay."),
-    Row("key_forbidden", _OPERATOR, 424, 3000, _NEVER, _ERROR,
+    Row("key_forbidden", "key", _OPERATOR, 424, 3000, _NEVER, _ERROR,
         "The provider knows the relay's key but denies it access.",
         "Grant the key the Realtime permission if it is restricted. Check its project (OPENAI_PROJECT_ID), organization "
         "(OPENAI_ORG_ID) and role, and the IP allow-list at the provider."),
-    Row("region_blocked", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+    Row("region_blocked", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
         "The provider does not serve the relay's country or network.",
         "Run the relay in a supported country. If it is in one, check which public address its outgoing traffic uses."),
-    Row("quota_exhausted", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+    Row("quota_exhausted", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
         "The provider account has no credit left or is at its spend limit.",
         "Add credit or raise the spend limit at https://platform.openai.com/settings/organization/billing. Waiting does not "
         "help."),
-    Row("beta_shape", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+    Row("beta_shape", "model", _OPERATOR, 424, 1008, _NEVER, _ERROR,
         "The provider rejected a connection to its retired beta interface.",
         "Remove the proxy rule that adds the header 'OpenAI-Beta', or replace the beta route in OPENAI_BASE_URL. The relay "
         "itself sends no beta header."),
-    Row("model_not_found", _CLIENT, 404, 4004, _NEVER, _WARNING,
+    Row("model_not_found", "model", _CLIENT, 404, 4004, _NEVER, _WARNING,
         "The provider does not offer this model to the relay's key.",
         "Check the model's spelling, whether the provider has retired it, and whether the key's project has access to it. On "
         "Azure, use the deployment's name. A wrong path in OPENAI_BASE_URL causes the same answer."),
-    Row("call_not_found", _CLIENT, 404, 4004, _NEVER, _INFO,
+    Row("call_not_found", "model", _CLIENT, 404, 4004, _NEVER, _INFO,
         "The provider does not know this call_id.",
         "Connect while the call is active, with the call_id from its Location header. If the call was just created, retry "
         "once."),
-    Row("rate_limited", _PROVIDER, 429, 1013, _LATER, _WARNING,
+    Row("rate_limited", "account", _PROVIDER, 429, 1013, _LATER, _WARNING,
         "The provider account is at its rate limit.",
         "Wait for the seconds in Retry-After, then open connections at a lower rate."),
-    Row("upstream_overloaded", _PROVIDER, 503, 1013, _LATER, _WARNING,
+    Row("upstream_overloaded", "provider", _PROVIDER, 503, 1013, _LATER, _WARNING,
         "The provider is overloaded.",
         "Retry with exponential backoff. Check https://status.openai.com."),
-    Row("upstream_error", _PROVIDER, 503, 1013, _LATER, _WARNING,
+    Row("upstream_error", "provider", _PROVIDER, 503, 1013, _LATER, _WARNING,
         "The provider failed to open the session.",
         "Retry with exponential backoff. Check https://status.openai.com."),
-    Row("dns_failed", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("dns_failed", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The provider's host name could not be resolved.",
         "Check the host in OPENAI_BASE_URL and the relay's DNS resolver: run 'getent hosts api.openai.com' where the relay "
         "runs."),
-    Row("connect_refused", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("connect_refused", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The provider's address refused the TCP connection.",
         "Check host and port of OPENAI_BASE_URL, and firewalls that answer with a TCP reset."),
-    Row("network_unreachable", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("network_unreachable", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The relay has no network route to the provider.",
         "Check the relay's network, its default route, and its NetworkPolicy, which must allow egress to port 443."),
-    Row("proxy_failed", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("proxy_failed", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The proxy did not connect the relay to the provider.",
         "Check host, port and credentials of RELAY_UPSTREAM_PROXY, and whether the proxy allows CONNECT to port 443 of the "
         "provider's host."),
-    Row("bad_reply", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("bad_reply", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The server at OPENAI_BASE_URL does not speak the Realtime API.",
         "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1), or remove the captive portal or proxy that "
         "answers in place of the provider."),
-    Row("redirect_refused", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("redirect_refused", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The server at OPENAI_BASE_URL answered with a redirect.",
         "Set OPENAI_BASE_URL to the final address. The relay follows no redirect because that would send its key to another "
         "server."),
-    Row("dropped_early", _NETWORK, 502, 1013, _NOW, _WARNING,
+    Row("dropped_early", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The connection to the provider was lost before the first event.",
         "Retry. If it persists, check for a firewall or proxy that cuts WebSocket connections."),
-    Row("tls_failed", _NETWORK, 502, 1008, _NEVER, _ERROR,
+    Row("tls_failed", "tls-and-proxy", _NETWORK, 502, 1008, _NEVER, _ERROR,
         "The TLS handshake with the provider failed.",
         "Check that the host and port of OPENAI_BASE_URL serve TLS 1.2 or later."),
-    Row("tls_untrusted", _NETWORK, 502, 1008, _NEVER, _ERROR,
+    Row("tls_untrusted", "tls-and-proxy", _NETWORK, 502, 1008, _NEVER, _ERROR,
         "The provider's TLS certificate is not trusted.",
         "If a company proxy intercepts TLS, set SSL_CERT_FILE to its CA bundle. Otherwise check the host in OPENAI_BASE_URL "
         "and the system clock."),
-    Row("connect_timeout", _NETWORK, 504, 1013, _NOW, _WARNING,
+    Row("connect_timeout", "network", _NETWORK, 504, 1013, _NOW, _WARNING,
         "The connection to the provider timed out.",
         "Check the DNS resolver, firewalls that drop packets silently, and RELAY_DIAL_TIMEOUT_SECONDS."),
-    Row("reply_timeout", _PROVIDER, 504, 1013, _NOW, _WARNING,
+    Row("reply_timeout", "tls-and-proxy", _PROVIDER, 504, 1013, _NOW, _WARNING,
         "The provider did not answer the opening handshake in time.",
         "Retry. If it persists, check for a proxy that delays or blocks WebSocket handshakes."),
-    Row("first_event_timeout", _PROVIDER, 504, 1013, _NOW, _WARNING,
+    Row("first_event_timeout", "provider", _PROVIDER, 504, 1013, _NOW, _WARNING,
         "The provider accepted the connection but sent no event in time.",
         "Retry. If the provider is a compatible server that sends no first event, set RELAY_FIRST_EVENT=optional."),
-    Row("client_left", _CLIENT, None, None, _NOW, _INFO,
+    Row("client_left", "clients", _CLIENT, None, None, _NOW, _INFO,
         "The client disconnected before the provider was connected.",
         "Set the client's open timeout to more than RELAY_DIAL_TIMEOUT_SECONDS."),
 )
 
-ENDINGS: Final = _rows(  # of an open session
-    Row("client_closed", Blame.NONE, None, None, _NOW, _INFO,
+ENDINGS: Final = catalogue_of(  # of an open session
+    Row("client_closed", "clients", Blame.NONE, None, None, _NOW, _INFO,
         "The client closed the session.",
         "No action is needed."),
-    Row("client_lost", _NETWORK, None, None, _NOW, _INFO,
+    Row("client_lost", "clients", _NETWORK, None, None, _NOW, _INFO,
         "The connection to the client was lost.",
         "No action is needed for a single case. For many, check the network and the proxy in front of the relay."),
-    Row("client_too_slow", _CLIENT, None, 1008, _NOW, _WARNING,
+    Row("client_too_slow", "clients", _CLIENT, None, 1008, _NOW, _WARNING,
         "The client did not read from its connection for too long.",
         "Read from the socket continuously, and move slow work such as audio playback out of the read loop."),
-    Row("client_protocol_error", _CLIENT, None, 1002, _NEVER, _WARNING,
+    Row("client_protocol_error", "clients", _CLIENT, None, 1002, _NEVER, _WARNING,
         "The client violated the WebSocket protocol.",
         "Use a WebSocket library that complies with RFC 6455, and no extension that was not negotiated."),
-    Row("message_too_big", _CLIENT, None, 1009, _NEVER, _WARNING,
+    Row("message_too_big", "clients", _CLIENT, None, 1009, _NEVER, _WARNING,
         "A message exceeded the relay's size limit.",
         "Send audio in chunks of at most one second, or raise RELAY_MAX_MESSAGE_BYTES."),
-    Row("rate_exceeded", _CLIENT, None, 1008, _LATER, _WARNING,
+    Row("rate_exceeded", "clients", _CLIENT, None, 1008, _LATER, _WARNING,
         "The client exceeded the relay's rate limit for messages or bytes.",
         "Send audio in real time, in chunks of 20 to 100 ms. Operator: the limits are RELAY_MAX_MESSAGES_PER_SECOND and "
         "RELAY_MAX_BYTES_PER_SECOND."),
-    Row("idle_timeout", _CLIENT, None, 1001, _NOW, _INFO,
+    Row("idle_timeout", "clients", _CLIENT, None, 1001, _NOW, _INFO,
         "Neither side sent a message within the idle timeout.",
         "Connect again when there is something to send, or raise RELAY_IDLE_TIMEOUT_SECONDS."),
-    Row("max_duration", _OPERATOR, None, 1001, _NOW, _INFO,
+    Row("max_duration", "relay", _OPERATOR, None, 1001, _NOW, _INFO,
         "The session reached the relay's maximum duration.",
         "Connect again, or raise RELAY_MAX_SESSION_SECONDS."),
-    Row("upstream_closed", _PROVIDER, None, None, _NOW, _INFO,
+    Row("upstream_closed", "provider", _PROVIDER, None, None, _NOW, _INFO,
         "The provider closed the session.",
         "Check the provider's close code and the error event before it."),
-    Row("upstream_lost", _NETWORK, None, 1011, _NOW, _WARNING,
+    Row("upstream_lost", "network", _NETWORK, None, 1011, _NOW, _WARNING,
         "The connection to the provider was lost.",
         "Connect again and recreate the conversation."),
-    Row("upstream_too_slow", _PROVIDER, None, 1011, _NOW, _WARNING,
+    Row("upstream_too_slow", "provider", _PROVIDER, None, 1011, _NOW, _WARNING,
         "The provider did not read from its connection for too long.",
         "Connect again. If it persists, check https://status.openai.com."),
-    Row("upstream_protocol_error", _PROVIDER, None, 1011, _NOW, _ERROR,
+    Row("upstream_protocol_error", "provider", _PROVIDER, None, 1011, _NOW, _ERROR,
         "The provider violated the WebSocket protocol.",
         "Connect again. If it persists, check for a proxy that modifies WebSocket frames."),
-    Row("session_expired", _PROVIDER, None, 1001, _NOW, _INFO,
+    Row("session_expired", "provider", _PROVIDER, None, 1001, _NOW, _INFO,
         "The session reached the provider's maximum duration.",
         "Connect again and recreate the conversation. The provider ends every session after a fixed time."),
-    Row("internal_error", _RELAY, None, 1011, _LATER, _ERROR,
+    Row("internal_error", "relay", _RELAY, None, 1011, _LATER, _ERROR,
         "The relay failed because of an internal error.",
         "Retry. Report the session_id and the log lines that contain it."),
 )
 # fmt: on
 
-CATALOGUE: Final = {**REFUSALS, **DIAL_FAILURES, **ENDINGS}
+CATALOGUE: Final = {**ADMISSION_FAILURES, **DIAL_FAILURES, **ENDINGS}
 
-_REASONS_BY_PAGE: Final = {
-    "key": ("key_missing", "key_malformed", "key_rejected", "key_forbidden"),
-    "account": ("quota_exhausted", "rate_limited", "region_blocked"),
-    "model": ("model_not_found", "call_not_found", "beta_shape", "model_missing", "model_refused"),
-    "network": ("dns_failed", "connect_refused", "network_unreachable", "connect_timeout", "dropped_early", "upstream_lost"),
-    "tls-and-proxy": ("tls_failed", "tls_untrusted", "proxy_failed", "bad_reply", "redirect_refused", "reply_timeout"),
-    "provider": (
-        "upstream_overloaded", "upstream_error", "first_event_timeout", "upstream_closed", "upstream_too_slow",
-        "upstream_protocol_error", "session_expired",
-    ),
-    "clients": (
-        "token_missing", "token_invalid", "origin_refused", "bad_request", "not_a_websocket", "too_many_sessions",
-        "too_many_connects", "client_left", "client_closed", "client_lost", "client_too_slow", "client_protocol_error",
-        "message_too_big", "rate_exceeded", "idle_timeout",
-    ),
-    "relay": ("relay_full", "relay_draining", "max_duration", "internal_error"),
-}  # fmt: skip
-RUNBOOK_PAGES: Final = {reason: page for page, reasons in _REASONS_BY_PAGE.items() for reason in reasons}
+RUNBOOK_PAGES: Final = {reason: row.page for reason, row in CATALOGUE.items()}
 """Reason code to the name of its page in `docs/runbooks/`."""
-
-
-class Phase(StrEnum):
-    """The step at which a connection failed: the `phase` label of `connection_failures_total`."""
-
-    ACCESS = "access"
-    DNS = "dns"
-    CONNECT = "connect"
-    UPGRADE = "upgrade"
-    FIRST_EVENT = "first_event"
-    BREAKER = "breaker"
-
-
-@dataclass(slots=True)
-class Failure(Exception):
-    """A failed connection attempt: its reason in the catalogue, the step that failed, and what the provider sent.
-
-    Raised by admission and dialling; caught by the request handler, which renders it for the client, and by the checks.
-    `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is one of the provider's
-    error codes that the relay knows, `close_reason` a close reason of the shape `type.code`: neither holds free text.
-    `detail` goes to the log only. It is static or built from facts, and never contains text from the provider.
-    """
-
-    reason: str
-    phase: Phase = Phase.ACCESS
-    http_status: int | None = None
-    close_code: int | None = None
-    upstream_code: str | None = None
-    close_reason: str | None = None
-    retry_after_seconds: int | None = None
-    detail: str | None = None
-
-    @property
-    def row(self) -> Row:
-        """The row of this reason in the catalogue."""
-        return CATALOGUE[self.reason]
-
-    @property
-    def wire_status(self) -> int | None:
-        """The status that the provider sent: its close code if there is one, else its HTTP status."""
-        return self.close_code if self.close_code is not None else self.http_status
-
-    def __str__(self) -> str:
-        return self.row.sentence

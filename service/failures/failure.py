@@ -1,0 +1,51 @@
+"""A failed connection attempt, as the relay raises it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.failures.catalogue import CATALOGUE
+from service.failures.row import Row
+
+
+class Phase(StrEnum):
+    """The step at which a connection failed: the `phase` label of `connection_failures_total`."""
+
+    ACCESS = "access"
+    DNS = "dns"
+    CONNECT = "connect"
+    UPGRADE = "upgrade"
+    FIRST_EVENT = "first_event"
+    BREAKER = "breaker"
+
+
+@dataclass(slots=True)
+class Failure(Exception):
+    """A failed connection attempt: its reason in the catalogue, the step that failed, and what the provider sent.
+
+    Raised by admission and dialling; caught by the request handler, which renders it for the client, and by the checks.
+    `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is one of the provider's
+    error codes that the relay knows, `close_reason` a close reason of the shape `type.code`: neither holds free text.
+    `detail` goes to the log only. It is static or built from facts, and never contains text from the provider.
+    """
+
+    reason: str
+    phase: Phase = Phase.ACCESS
+    http_status: int | None = None
+    close_code: int | None = None
+    upstream_code: str | None = None
+    close_reason: str | None = None
+    retry_after_seconds: int | None = None
+    detail: str | None = None
+
+    @property
+    def row(self) -> Row:
+        """The row of this reason in the catalogue."""
+        return CATALOGUE[self.reason]
+
+    @property
+    def wire_status(self) -> int | None:
+        """The status that the provider sent: its close code if there is one, else its HTTP status."""
+        return self.close_code if self.close_code is not None else self.http_status
+
+    def __str__(self) -> str:
+        return self.row.sentence
