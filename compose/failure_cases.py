@@ -270,7 +270,7 @@ async def run_case(relay: RelayClient, case: FailureCase) -> Outcome:
 
 
 async def wait_until_connectable(relay: RelayClient) -> bool:
-    """Wait until a call opens, False on timeout. After a definite refusal the relay refuses every client for 15 seconds."""
+    """Wait until a call opens, False on timeout. After a definite failure the relay refuses every client for 15 seconds."""
     deadline = asyncio.get_running_loop().time() + _CONNECTABLE_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:

@@ -101,7 +101,7 @@ CALLERS_ALERTS: Final = (
             "The health check handshake fails with <reason> on every instance, so new client connections fail too. "
             "Apply the remedy."
         ),
-        rationale="all instances; the check reports a transient failure only after three in a row",
+        rationale="all instances; the check reports a temporary failure only after three in a row",
         reasons=HANDSHAKE_REASONS,
     ),
     Alert(

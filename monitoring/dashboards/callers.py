@@ -155,7 +155,7 @@ def _checks() -> tuple[PanelBuilder, ...]:
         timeline_panel(
             "Health checks",
             "Status of each instance's checks: key verifies the provider key, handshake verifies that a session opens.",
-            "all green; a short yellow band is a single transient failure.",
+            "all green; a short yellow band is a single temporary failure.",
             Query(f"max by (instance, check) ({values})", "{{instance}} {{check}}"),
             _STATUSES,
         ),

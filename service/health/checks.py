@@ -1,13 +1,13 @@
 """The state of a check. Pure: it is given outcomes and read by the reports.
 
-A definite failure fails a check immediately, since waiting changes nothing. A transient one warns, and fails at the third in
+A definite failure fails a check immediately, since waiting changes nothing. A temporary one warns, and fails at the third in
 a row. A failed check needs two successes in a row to pass again: one success must not hide an outage.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from service.failures import CATALOGUE, Failure, Retry
+from service.failures import CATALOGUE, Failure
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 Source = Literal["active", "traffic"]
@@ -35,8 +35,8 @@ class HealthCheck:
 
     @property
     def is_definite(self) -> bool:
-        """Whether the last result is a definite failure, one that does not go away by waiting."""
-        return self.status == "fail" and self.reason is not None and CATALOGUE[self.reason].retry is Retry.NEVER
+        """Whether the last result is a definite failure."""
+        return self.status == "fail" and self.reason is not None and CATALOGUE[self.reason].is_definite
 
     def reset(self) -> None:
         """Return to the state before the first result; the times stay."""
@@ -56,8 +56,7 @@ class HealthCheck:
         self.checked_at, self.seconds, self.source = now, seconds, source
         self.failures, self.successes = self.failures + 1, 0
         self.reason = failure.reason
-        is_definite = failure.row.retry is Retry.NEVER
-        has_failed = is_definite or self.failures >= FAILURE_THRESHOLD or self.status == "fail"
+        has_failed = failure.row.is_definite or self.failures >= FAILURE_THRESHOLD or self.status == "fail"
         self.status = "fail" if has_failed else "warn"
 
     def output(self) -> str | None:

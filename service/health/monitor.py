@@ -83,7 +83,7 @@ class HealthMonitor:
     def ready(self) -> bool:
         """The readiness latch, which never closes again.
 
-        It opens once key and handshake pass and no check is definite. Transient failures keep it closed only for the grace
+        It opens once key and handshake pass and no check is definite. Temporary failures keep it closed only for the grace
         period: an instance that starts during an outage must not make the outage worse by never becoming ready.
         """
         if not self._is_ready:

@@ -17,7 +17,7 @@ class RefreshIntervals:
     passing: float = 60.0
     first_retry: float = 5.0
     max_retry: float = 120.0
-    readiness_grace: float = 60.0  # after the start, how long transient failures keep `/readyz` closed
+    readiness_grace: float = 60.0  # after the start, how long temporary failures keep `/readyz` closed
 
 
 class RefreshSchedule:

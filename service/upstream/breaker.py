@@ -5,7 +5,7 @@ One breaker serves all clients. Rules of this file:
 * A definite failure that affects every client (key, credit, certificate) opens the breaker at its first occurrence, as
   pgbouncer's `server_login_retry` does. For `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the
   provider does not get the bad key again.
-* A transient failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
+* A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
 * A failure that affects one client only, such as an unknown model, proves that the provider answers. It closes the breaker.
 
 Nothing here waits or reads a clock of its own.
@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from service.failures import Failure, Phase, Retry
+from service.failures import Failure, Phase
 
 DEFINITE_OPEN_SECONDS: Final = 15.0
-TRANSIENT_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""How long a transient failure keeps the breaker open: each failed trial moves to the next step."""
+TEMPORARY_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""How long a temporary failure keeps the breaker open: each failed trial moves to the next step."""
 MAX_RETRY_AFTER_SECONDS: Final = 30.0
 """Upper bound on how long a provider's Retry-After keeps the breaker open. Clients are given the whole Retry-After."""
 FAILURES_TO_OPEN: Final = 5
@@ -49,7 +49,7 @@ class CircuitBreaker:
         self._opened_at = 0.0
         self._open_until = 0.0
         self._trial_is_running = False
-        self._transient_failures = 0  # without a success between them
+        self._temporary_failures = 0  # without a success between them
         self._times_opened = 0  # without a success between them
         self._retry_after_until = 0.0  # when the provider's own Retry-After ends
         self._generation = 0  # incremented by a success or a new key; outcomes of dials from before it do not count
@@ -85,7 +85,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Close the breaker: a dial received its first event, or the key has changed."""
-        self._failure, self._transient_failures, self._times_opened = None, 0, 0
+        self._failure, self._temporary_failures, self._times_opened = None, 0, 0
         self._generation += 1
 
     def failed(self, failure: Failure, permit: "BreakerPermit | None" = None) -> None:
@@ -99,12 +99,12 @@ class CircuitBreaker:
             if failure.reason != "client_left":
                 self.succeeded()
             return
-        if failure.row.retry is Retry.NEVER and not _may_be_request_specific(failure):
+        if failure.row.is_definite and not _may_be_request_specific(failure):
             self._open(failure, DEFINITE_OPEN_SECONDS)
             return
-        self._transient_failures += 1
-        if self._transient_failures >= FAILURES_TO_OPEN:
-            step = TRANSIENT_OPEN_SECONDS[min(self._times_opened, len(TRANSIENT_OPEN_SECONDS) - 1)]
+        self._temporary_failures += 1
+        if self._temporary_failures >= FAILURES_TO_OPEN:
+            step = TEMPORARY_OPEN_SECONDS[min(self._times_opened, len(TEMPORARY_OPEN_SECONDS) - 1)]
             self._open(failure, min(float(failure.retry_after_seconds or step), MAX_RETRY_AFTER_SECONDS))
 
     def _open(self, failure: Failure, seconds: float) -> None:

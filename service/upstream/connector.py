@@ -18,7 +18,7 @@ RETRY_PAUSE_SECONDS: Final = (0.1, 0.5)
 MIN_RETRY_SECONDS: Final = 1.0
 """With less time than this left, a retry would only turn the cause into a timeout."""
 # Failures that may disappear within half a second. Excluded are those with a Retry-After, those that used up the time, and
-# definite refusals.
+# definite failures.
 _RETRIED_REASONS: Final = frozenset({
     "upstream_error", "upstream_overloaded", "dropped_early", "connect_refused", "network_unreachable"
 })  # fmt: skip
@@ -52,7 +52,7 @@ class UpstreamConnector:
         return request.promises_first_event and self.dialler.first_event == "required"
 
     async def dial(self, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
-        """Dial for a client, and retry once if the failure is transient.
+        """Dial for a client, and retry once if the failure is temporary.
 
         Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
         or from the last attempt. Cancellation aborts the attempt's socket and leaves the breaker as it is. The caller owns

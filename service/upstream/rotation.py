@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from service.failures import Failure, Retry
+from service.failures import Failure
 from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
 from service.upstream.connector import UpstreamConnector
@@ -35,7 +35,7 @@ class RotationOutcome:
     """The result of one check of the file: why a new key was rejected, if it was, and whether to check it again."""
 
     rejected_for: str | None = None
-    is_transient: bool = False
+    is_temporary: bool = False
 
 
 class KeyFileWatcher:
@@ -85,7 +85,7 @@ class KeyFileWatcher:
                     await self._check_requested.wait()
             self._check_requested.clear()  # before the check: a request during it causes one more
             outcome = await self.check()
-            pause = min(pause * 2, MAX_RETRY_SECONDS) if outcome.is_transient else POLL_SECONDS
+            pause = min(pause * 2, MAX_RETRY_SECONDS) if outcome.is_temporary else POLL_SECONDS
 
     def check_now(self) -> None:
         """Let `watch` check the file without waiting for the next poll."""
@@ -101,7 +101,7 @@ class KeyFileWatcher:
             self._set_rejection(None)
             return RotationOutcome()
         outcome = await self._try_key(Secret(text))
-        if not outcome.is_transient:
+        if not outcome.is_temporary:
             self._last_text = text
         return outcome
 
@@ -128,7 +128,7 @@ class KeyFileWatcher:
             connected = await self._connector.dialler.dial(self._request, target=target)
         except Failure as failure:
             if not self._is_key_refused():
-                if failure.row.retry is Retry.NEVER:
+                if failure.row.is_definite:
                     return self._reject(failure.reason, key, failure.row.remedy)
                 self._log.warning(
                     "key.rotation_delayed",
@@ -136,7 +136,7 @@ class KeyFileWatcher:
                     message=failure.row.sentence,
                     remedy=failure.row.remedy,
                 )
-                return RotationOutcome(failure.reason, is_transient=True)
+                return RotationOutcome(failure.reason, is_temporary=True)
         else:
             await connected.close()
         self._switch_to(key)

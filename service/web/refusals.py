@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from service.failures import CATALOGUE, Failure, Retry
+from service.failures import CATALOGUE, Failure
 from service.realtime.scanner import Scanner
 from service.web.request import OpeningHandshake
 from service.wire.closing import PeerCloseReceiver, close_leg
@@ -66,7 +66,7 @@ def _event(event_type: str, **fields: object) -> bytes:
 def http_response(failure: Failure, session_id: str) -> web.Response:
     """Return the HTTP response that refuses an upgrade: the row's status, or 500 for a row that has none, and a JSON body.
 
-    429 and 503 carry Retry-After. The connection is closed after a failure that may be retried: the next attempt can
+    429 and 503 carry Retry-After. The connection is closed after a temporary failure: the next attempt can
     reach another instance.
     """
     row = failure.row
@@ -82,7 +82,7 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
     response = web.json_response(
         {"error": error_object(failure, session_id)}, status=row.http_status or 500, headers=headers
     )
-    if row.retry is not Retry.NEVER:
+    if not row.is_definite:
         response.force_close()
     return response
 

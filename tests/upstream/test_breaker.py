@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.failures import DIAL_FAILURES, Failure, Phase, Retry
+from service.failures import DIAL_FAILURES, Failure, Phase
 from service.upstream import breaker as module
 from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, CircuitBreaker, RetryBudget
 from tests.support.harness import eventually, open_raw, simulated_relay
@@ -18,7 +18,7 @@ PATH = "/v1/realtime?model=scripted"
 DEFINITE = sorted(
     reason
     for reason, row in DIAL_FAILURES.items()
-    if row.retry is Retry.NEVER and reason not in {"model_not_found", "call_not_found"}
+    if row.is_definite and reason not in {"model_not_found", "call_not_found"}
 )
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -87,7 +87,7 @@ def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) 
     assert not breaker.is_open
 
 
-def test_transient_failures_open_the_breaker_after_a_series_and_for_longer_each_time(clock: Clock) -> None:
+def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_time(clock: Clock) -> None:
     """A failed trial opens it again for the next step of the backoff."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
@@ -115,7 +115,7 @@ def test_403_without_error_code_opens_the_breaker_only_after_a_series(clock: Clo
     assert breaker.is_open
 
 
-def test_success_resets_the_count_of_transient_failures(clock: Clock) -> None:
+def test_success_resets_the_count_of_temporary_failures(clock: Clock) -> None:
     """The breaker stays closed, however many failures there are in total."""
     breaker = CircuitBreaker(clock)
     for _ in range(20):
@@ -134,7 +134,7 @@ def test_concurrent_failures_open_the_breaker_once(clock: Clock) -> None:
             concurrent.append(permit)
     for permit in concurrent:
         breaker.failed(Failure("connect_timeout"), permit)
-    clock.now += module.TRANSIENT_OPEN_SECONDS[0]
+    clock.now += module.TEMPORARY_OPEN_SECONDS[0]
     assert permits(breaker)
 
     breaker.succeeded()

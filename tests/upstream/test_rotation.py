@@ -175,7 +175,7 @@ async def test_new_key_closes_the_breaker(key_file: Path) -> None:
         assert 101 == client.answer.status
 
 
-async def test_transient_failure_delays_a_rotation(key_file: Path) -> None:
+async def test_temporary_failure_delays_a_rotation(key_file: Path) -> None:
     """The new key is tried again; the previous one stays in use meanwhile."""
     async with relay_with(key_file, RELAY_DIAL_TIMEOUT_SECONDS="0.3") as (relay, _):
         put(key_file, "sk-sim-http-503-CANARY0")
