@@ -14,6 +14,8 @@ def render_markdown() -> str:
         "If the provider closed with a private code (3000 to 4999), browsers receive that code and its reason instead.\n",
         "`blame` names the party that caused the failure or the ending.\n",
         "`retry` states whether the same attempt can succeed without a change of client, relay or account.\n",
+        "In a checkout, `python -m service` in a remedy is `.venv/run/bin/python -m service`.\n",
+        "The fields of the error object are listed in [clients](clients.md#the-error-object).\n",
     ]
     for title, table in (
         ("Requests that the relay refuses", ADMISSION_FAILURES),

@@ -254,7 +254,7 @@ class Settings:
         number(0, 600),
         default="5",
         unit="seconds",
-        sentence="Time over which the sessions that outlast the drain are closed, so that not all clients reconnect at once.",
+        sentence="Sessions that outlast the drain close over at most this time, so that not all clients reconnect at once.",
     )
     draining_event: bool = setting(
         "RELAY_DRAINING_EVENT",

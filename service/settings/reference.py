@@ -28,7 +28,10 @@ def render_markdown() -> str:
     lines = [
         "# Settings",
         "",
-        f"Generated from `{SOURCE}`; `python -m service settings` prints the same.",
+        (
+            f"Generated from `{SOURCE}`; `python -m service settings` prints the same (in a checkout "
+            "`.venv/run/bin/python -m service settings`)."
+        ),
         "",
         _RULES,
         "",

@@ -79,11 +79,12 @@ STATEMENTS: Final = {
     ),
     "docs/clients.md": (
         f"`RELAY_DIAL_TIMEOUT_SECONDS` ({DIAL})",
-        f"from memory for {DEFINITE_OPEN_SECONDS:g} seconds",
+        f"from memory for up to {DEFINITE_OPEN_SECONDS:g} seconds",
         f"`key_rejected` (HTTP {KEY_REJECTED.http_status}, or close {KEY_REJECTED.close_code})",
     ),
     "docs/deployment.md": (
         f"from memory for up to {DEFINITE_OPEN_SECONDS:g} seconds",
+        f"with 1001: {CLOSES_PER_SECOND} per second",
         f"{PROCESS_MIB} MiB and {SESSION_KIB} KiB per call",
         f"drains for `RELAY_DRAIN_SECONDS` ({generated.KUBERNETES['RELAY_DRAIN_SECONDS']})",
         f"the sum and a margin, {POD_GRACE} s",
