@@ -1,6 +1,6 @@
 """Renders a log event for a terminal: time, level, message, event name, facts; then remedy, runbook and traceback.
 
-    2026-11-26T19:40:30.542Z info     The relay was given no token. (admission.refused) address=192.0.2.7 phase=access
+    2026-11-26T19:40:30.542Z info     The request carries no client token. (admission.refused) address=192.0.2.7 phase=access
         remedy: Send one of the relay's client tokens as 'Authorization: Bearer <token>'.
 
 Values that are None or empty are left out. An event without a message shows its name in the place of the message. Whatever a
