@@ -5,7 +5,7 @@ Rules of this file:
 * Every reason code is defined here. HTTP bodies, error events, close frames, log lines, metric labels, health reports,
   the doctor, alerts and `docs/failures.md` take their text from these rows, so all of them report a cause alike.
 * A sentence states what failed; a remedy states what to do, in the imperative. Both are static: no text from a client
-  or from the provider is ever inserted.
+  or from the provider is ever inserted. Where the evidence shows a better action, `Failure.hint` replaces the remedy.
 * HTTP 424 (Failed Dependency) marks a cause that only the operator can fix. Official clients retry 408, 429 and 5xx,
   and their sockets retry 1011 and 1013; a definite failure must reach the caller and must not be retried.
 * `reason: sentence` fits a close frame (123 bytes, RFC 6455 section 5.5).

@@ -26,6 +26,8 @@ class Failure(Exception):
     `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is one of the provider's
     error codes that the relay knows, `close_reason` a close reason of the shape `type.code`: neither holds free text.
     `detail` goes to the log only. It is static or built from facts, and never contains text from the provider.
+    `hint` replaces the row's remedy at every surface, where the evidence shows a better action. It is printable and bounded,
+    and holds no secret and no text from the provider.
     """
 
     reason: str
@@ -36,11 +38,17 @@ class Failure(Exception):
     close_reason: str | None = None
     retry_after_seconds: int | None = None
     detail: str | None = None
+    hint: str | None = None
 
     @property
     def row(self) -> Row:
         """The row of this reason in the catalogue."""
         return CATALOGUE[self.reason]
+
+    @property
+    def remedy(self) -> str:
+        """The action that fits the evidence: the hint if there is one, else the row's remedy."""
+        return self.hint or self.row.remedy
 
     @property
     def wire_status(self) -> int | None:

@@ -129,12 +129,12 @@ class KeyFileWatcher:
         except Failure as failure:
             if not self._is_key_refused():
                 if failure.row.is_definite:
-                    return self._reject(failure.reason, key, failure.row.remedy)
+                    return self._reject(failure.reason, key, failure.remedy)
                 self._log.warning(
                     "key.rotation_delayed",
                     reason=failure.reason,
                     message=failure.row.sentence,
-                    remedy=failure.row.remedy,
+                    remedy=failure.remedy,
                 )
                 return RotationOutcome(failure.reason, is_temporary=True)
         else:

@@ -79,7 +79,7 @@ class AttemptReporter:
             session_id=attempt.session_id,
             reason=failure.reason,
             message=row.sentence,
-            remedy=row.remedy,
+            remedy=failure.remedy,
             runbook=row.runbook,
             blame=row.blame,
             retry=row.retry,
