@@ -45,4 +45,5 @@ class TokenAuthenticator:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+    # surrogatepass encodes every string, and no two alike; a header that is not UTF-8 arrives with lone surrogates.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -8,6 +8,17 @@ MODEL_NAME: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 """A model or deployment name as providers and gateways write it, "provider/model" included."""
 
 
+_AUTHORITY: Final = re.compile(
+    r"(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._~-]{1,32})?)\]|(?P<name>[A-Za-z0-9._-]{1,255}))(?::[0-9]{0,5})?"
+)
+
+
+def host_of(authority: str) -> str | None:
+    """The host in a Host header (RFC 9110 section 7.2), without brackets and port; None if the header is malformed."""
+    found = _AUTHORITY.fullmatch(authority.strip())
+    return (found["literal"] or found["name"]) if found else None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is a loopback address or `localhost`. Other names are not resolved."""
     if host.lower().rstrip(".") == "localhost":

@@ -216,9 +216,17 @@ def names(text: str) -> tuple[str, ...]:
 def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """Addresses and networks in a list."""
     try:
-        return tuple(ipaddress.ip_network(entry, strict=False) for entry in _entries(text))
+        return tuple(_network(entry) for entry in _entries(text))
     except ValueError:
         raise NotAccepted from None
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """A network; an IPv4-mapped one as IPv4, in which form addresses are compared."""
+    network = ipaddress.ip_network(text.strip("[]"), strict=False)
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:  # noqa: PLR2004 - ::ffff:0:0/96
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def _origin(text: str) -> str:

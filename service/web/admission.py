@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -15,7 +14,7 @@ from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
 from service.access.tokens import OPEN_ACCESS_CLIENT, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
-from service.realtime.names import is_loopback
+from service.realtime.names import host_of, is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest
 from service.web.attempts import ConnectionAttempt
@@ -82,8 +81,10 @@ class AdmissionControl:
         """Log, once, that open access meant for this machine is reachable through a proxy."""
         if self._proxy_reported or attempt.client != OPEN_ACCESS_CLIENT or self._policy.open_anywhere:
             return
-        host = urlsplit(f"//{request.host}").hostname or ""
-        if not is_loopback(host) or {"X-Forwarded-For", "Forwarded"} & request.headers.keys():
+        # Not request.host: aiohttp resolves the machine's own name where the header is missing.
+        host = request.headers.get("Host", "")
+        is_foreign = bool(host) and not is_loopback(host_of(host) or "")
+        if is_foreign or {"X-Forwarded-For", "Forwarded"} & request.headers.keys():
             self._proxy_reported = True
             self._log.warning(
                 "access.open_behind_proxy",

@@ -23,7 +23,8 @@ from service.upstream.target import DialRequest
 from service.web import refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
-from service.web.request import OpeningHandshake, client_address, parse_handshake, wants_error_event
+from service.web.client_address import ClientAddressReader
+from service.web.request import OpeningHandshake, parse_handshake, wants_error_event
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
@@ -59,7 +60,7 @@ class RealtimeHandler:
         max_dials: int,
         on_dial_result: Callable[[Failure | None], None],
     ) -> None:
-        self._trusted_proxies = policy.trusted_proxies
+        self._addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
         self._drainer = drainer
         self._dials_in_flight = dials
@@ -90,7 +91,7 @@ class RealtimeHandler:
 
     async def _serve(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
-        attempt = ConnectionAttempt(secrets.token_hex(8), client_address(request, self._trusted_proxies))
+        attempt = ConnectionAttempt(secrets.token_hex(8), self._addresses.read(request))
         try:
             return await self._run_session(request, attempt, translation=translation)
         except Exception:

@@ -5,11 +5,9 @@ Only what `DialRequest` holds is sent upstream. It is an allow-list: a header th
 
 import base64
 import binascii
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -133,27 +131,6 @@ def wants_draining_event(request: web.Request, *, default: bool) -> bool:
     if preference not in {None, "true", "false"}:
         raise Failure("bad_request", detail="draining_event is neither true nor false")
     return default if preference is None else preference == "true"
-
-
-def client_address(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """Return the client's address: the socket's peer, or behind trusted proxies the last untrusted hop of X-Forwarded-For."""
-    remote = request.remote or "unknown"
-    hops = [hop.strip() for value in request.headers.getall("X-Forwarded-For", []) for hop in value.split(",")]
-    while hops and _is_in(remote, trusted):
-        hop = hops.pop()
-        try:
-            remote = str(ipaddress.ip_address(hop))
-        except ValueError:
-            break  # no address, so no trusted proxy has written it
-    return remote
-
-
-def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
 
 
 def _subprotocols(request: web.Request) -> list[str]:
