@@ -241,7 +241,9 @@ PROVIDER_CASES: Final = {
 CLIENT_CASES: Final = {
     "no-token": FailureCase("token_missing", refused_call(token=None)),
     "wrong-token": FailureCase("token_invalid", refused_call(token="wrong")),  # noqa: S106 - not a secret
-    "strange-origin": FailureCase("origin_refused", refused_call(headers={"Origin": "https://evil.example"})),
+    "strange-origin": FailureCase(
+        "origin_refused", refused_call(token=None, headers={"Origin": "https://evil.example"})
+    ),
     "no-model": FailureCase("model_missing", refused_call(query=())),
     "model-not-allowed": FailureCase("model_refused", refused_call(query=(("model", "gpt-4"),))),
     "two-models": FailureCase("bad_request", refused_call(query=(*_MODEL, *_MODEL))),

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
+from service.access.origins import parse_origin
 from service.doctor.output import NullReporter, Redaction, TextReporter, json_document
 from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
@@ -166,9 +167,10 @@ def _parse_relay(text: str) -> URL:
 def _parse_origin(text: str | None) -> str | None:
     if text is None:
         return None
-    parts = urlsplit(text)
-    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or not text.isprintable():
-        raise UsageError("--origin must be scheme, host and port only, such as https://app.example.com")
+    if parse_origin(text) is None:
+        raise UsageError(
+            "--origin must be scheme, host and port only, such as https://app.example.com, or file://, or null"
+        )
     return text
 
 

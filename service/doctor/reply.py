@@ -118,6 +118,18 @@ def reason_of(error: Mapping[str, object]) -> str:
     return code if isinstance(code, str) and _REASON.fullmatch(code) else "unknown"
 
 
+_MAX_REMEDY_CHARACTERS: Final = 1000
+
+
+def _remedy_in(error: Mapping[str, object]) -> str | None:
+    """The remedy that the relay chose by its evidence; None if it is no plain text of a usual length."""
+    remedy = error.get("remedy")
+    is_plain = (
+        isinstance(remedy, str) and remedy.isprintable() and remedy.isascii() and len(remedy) <= _MAX_REMEDY_CHARACTERS
+    )
+    return str(remedy) if is_plain else None
+
+
 def refused_by_relay(error: Mapping[str, object], *notes: str) -> StepFailed:
     """Explain a refusal of the relay by the catalogue."""
     reason = reason_of(error)
@@ -133,7 +145,7 @@ def refused_by_relay(error: Mapping[str, object], *notes: str) -> StepFailed:
             remedy="Run the doctor of the relay's version.",
             notes=(f"Reason: {reason}.", *details, *notes),
         )
-    return StepFailed.from_failure(Failure(reason), *details, *notes)
+    return StepFailed.from_failure(Failure(reason, hint=_remedy_in(error)), *details, *notes)
 
 
 def refused_by_other_server(reply: Reply, *, scheme: str) -> StepFailed:

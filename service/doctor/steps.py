@@ -53,7 +53,7 @@ class StepFailed(Exception):
     def from_failure(cls, failure: Failure, *notes: str, explanations: Explanations | None = None) -> Self:
         """Explain a failure by the catalogue or by `explanations`; what the peer sent precedes the notes."""
         row = failure.row
-        sentence, remedy = (explanations or {}).get(row.reason, (row.sentence, row.remedy))
+        sentence, remedy = (explanations or {}).get(row.reason, (row.sentence, failure.remedy))
         return cls(sentence, reason=row.reason, remedy=remedy, notes=(*_received_notes(failure), *notes))
 
 

@@ -37,7 +37,7 @@ ADMISSION_FAILURES: Final = catalogue_of(  # of a request that the relay refuses
     Row("origin_refused", "clients", _CLIENT, 403, None, _NEVER, _INFO,
         "The relay does not allow pages of this origin.",
         "Add the page's exact origin (scheme, host and port, for example https://app.example.com) to RELAY_ALLOWED_ORIGINS "
-        "and restart the relay."),
+        "and restart the relay. An app that is not a web page can send its client token in a header instead."),
     Row("bad_request", "clients", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request is malformed.",
         "Send a valid WebSocket handshake, each of model, intent and call_id at most once, and at most 16 other query "

@@ -139,7 +139,7 @@ class Settings:
         parse.origins,
         default="",
         example="https://app.example.com",
-        sentence="Origins of web pages that can connect; if empty, only pages served from loopback can.",
+        sentence="Origins of web pages and app shells that can connect; if empty, only pages served from loopback can.",
     )
     allowed_models: tuple[str, ...] = setting(
         "RELAY_ALLOWED_MODELS",

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from service.access.origins import parse_origin
 from service.access.tokens import ClientToken
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME, is_loopback
@@ -18,7 +19,6 @@ _T = TypeVar("_T")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is also sent as a subprotocol
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
@@ -200,7 +200,7 @@ def upstream_proxy(text: str) -> Secret | None:
     return Secret(value)
 
 
-@accepting("comma-separated origins (scheme://host[:port]), or *")
+@accepting("comma-separated origins (scheme://host[:port], file://, null), or *")
 def origins(text: str) -> tuple[str, ...]:
     """Origins as browsers send them: lower case, no default port, no path."""
     return tuple(_origin(entry) for entry in _entries(text))
@@ -230,15 +230,10 @@ def _network(text: str) -> IPv4Network | IPv6Network:
 
 
 def _origin(text: str) -> str:
-    if text == "*":
-        return text
-    parts, name = _split(text)
-    if not _SCHEME.fullmatch(parts.scheme) or parts.path.strip("/") or parts.query or parts.fragment:
+    origin = text if text == "*" else parse_origin(text)
+    if origin is None:
         raise NotAccepted
-    bracketed = f"[{name}]" if ":" in name else name
-    standard = {"http": 80, "https": 443}.get(parts.scheme.lower())
-    suffix = "" if parts.port in {None, standard} else f":{parts.port}"
-    return f"{parts.scheme.lower()}://{bracketed}{suffix}"
+    return origin
 
 
 def _split(text: str) -> tuple[SplitResult, str]:

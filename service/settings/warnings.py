@@ -40,10 +40,19 @@ def find_warnings(layers: Layers, known: frozenset[str], *, has_key: bool) -> It
             yield SettingWarning(name, f"is not read ({origin}); the name of the key is {_KEY}")
         elif name == "SSLKEYLOGFILE":
             yield SettingWarning(name, "would write the secrets of TLS connections to a file; the relay removes it")
+        elif name == "RELAY_ALLOWED_ORIGINS" and _has_opaque_origin(layers):
+            yield SettingWarning(
+                name, "allows null, which every web page can send from a sandboxed frame; keep RELAY_ACCESS=tokens"
+            )
         elif name == "RELAY_CLIENT_TOKENS" and _has_weak_token(layers):
             yield SettingWarning(
                 name, f"holds a token shorter than {_MIN_TOKEN_CHARACTERS} characters, which can be guessed"
             )
+
+
+def _has_opaque_origin(layers: Layers) -> bool:
+    found = layers.find("RELAY_ALLOWED_ORIGINS")
+    return found is not None and "null" in {entry.strip() for entry in found[0].split(",")}
 
 
 def _has_weak_token(layers: Layers) -> bool:

@@ -18,7 +18,7 @@ from service.realtime.names import host_of, is_loopback
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest
 from service.web.attempts import ConnectionAttempt
-from service.web.request import parse_dial_request, parse_token, wants_draining_event
+from service.web.request import header_token, parse_dial_request, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
 """The value of the response header `Relay-Notice`, which goes with every response to the request, whatever its status."""
@@ -30,7 +30,7 @@ _INVALID_TOKEN: Final = "invalid token"  # noqa: S105 - a key of the limiter, in
 class AdmissionControl:
     """Checks a request in this order. The first check that fails gives the reason of the refusal.
 
-    1. The origin.
+    1. The origin, unless the next check finds a valid token in a header, which proves that the client is no web page.
     2. The client token, and the number of invalid tokens from the address.
     3. The client's rate of reconnects.
     4. The query, and the model in it.
@@ -62,7 +62,8 @@ class AdmissionControl:
 
         Fills in `attempt` as far as the checks get. `slot` holds the client's places in all limits until it is closed.
         """
-        self._origins.check(request.headers.getall("Origin", []))
+        if self._policy.mode == "open" or header_token(request) is None:
+            self._origins.check(request.headers.getall("Origin", []))
         self._authenticate(request, attempt)
         self._warn_of_proxy(request, attempt)
         slot.enter_context(self._track_reconnects(request, attempt))

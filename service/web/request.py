@@ -57,15 +57,23 @@ def parse_handshake(request: web.Request) -> OpeningHandshake:
     return OpeningHandshake(key, SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
+def header_token(request: web.Request) -> str | None:
+    """Return the credential in a header that no web page can set on a WebSocket: a bearer token or `api-key`.
+
+    A browser sends `Authorization: Basic` by itself for a URL with credentials, so that scheme does not count.
+    """
+    scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("api-key", "").strip() or None
+
+
 def parse_token(request: web.Request) -> str | None:
     """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
     if _CREDENTIAL_PARAMETERS & request.query.keys():
         raise Failure("token_missing", detail="a credential in the URL is not accepted")
-    scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    if api_key := request.headers.get("api-key", "").strip():
-        return api_key
+    if token := header_token(request):
+        return token
     for item in _subprotocols(request):
         if item.startswith(_TOKEN_SUBPROTOCOL):
             return item.removeprefix(_TOKEN_SUBPROTOCOL) or None

@@ -117,7 +117,9 @@ async def test_client_headers_are_not_sent_upstream() -> None:
     ("origins", "status"),
     [
         (["https://app.example.com"], 101),
-        (["https://APP.example.com"], 403),  # browsers send lower case; other spellings do not match
+        (["https://APP.example.com"], 101),  # RFC 6454 section 4: origins are compared in lower case
+        (["https://app.example.com:443"], 101),  # React Native sends the default port
+        (["https://app.example.com/"], 101),
         (["https://app.example.com", "https://app.example.com"], 403),
         (["https://app.example.com", "https://evil.example"], 403),
         (["null"], 403),
@@ -127,9 +129,10 @@ async def test_client_headers_are_not_sent_upstream() -> None:
     ],
 )
 async def test_origin_is_checked_beside_a_valid_token(origins: list[str], status: int) -> None:
-    """No Origin header is allowed, one must match exactly, and two are refused."""
+    """No Origin header is allowed, one must match, and two are refused. A page sends its token as a subprotocol."""
     async with simulated_relay(None, RELAY_ALLOWED_ORIGINS="https://app.example.com", **TOKENS) as relay:
-        headers = [f"Host: x\r\nAuthorization: Bearer {TOKEN}", *(f"Origin: {origin}" for origin in origins)]
+        token = f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{TOKEN}"
+        headers = ["Host: x", token, *(f"Origin: {origin}" for origin in origins)]
         answer = await raw_request(relay, upgrade("/v1/realtime?model=gpt-realtime", *headers))
 
         assert str(status).encode() == answer.split()[1]

@@ -23,18 +23,21 @@ class FailingRelay:
     path: str = PATH
     headers: Mapping[str, str] = field(default_factory=dict)
     earlier_failures: int = 0  # failed connections of the setup itself
+    remedy: str | None = None  # where the evidence gives a better one than the catalogue's
 
 
 FailureSetup = Callable[[], AbstractAsyncContextManager[FailingRelay]]
 
 
-def refused_request(path: str = PATH, headers: Mapping[str, str] | None = None, **settings: Any) -> FailureSetup:
+def refused_request(
+    path: str = PATH, headers: Mapping[str, str] | None = None, remedy: str | None = None, **settings: Any
+) -> FailureSetup:
     """The relay refuses the request by itself."""
 
     @asynccontextmanager
     async def set_up() -> AsyncIterator[FailingRelay]:
         async with simulated_relay(None, **settings) as relay:
-            yield FailingRelay(relay, path, headers or {})
+            yield FailingRelay(relay, path, headers or {}, remedy=remedy)
 
     return set_up
 
@@ -148,7 +151,13 @@ SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
     "token_invalid": refused_request(PATH, {"api-key": "wrong"}, RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
-    "origin_refused": refused_request(PATH, {"Origin": "https://evil.example"}),
+    "origin_refused": refused_request(
+        PATH,
+        {"Origin": "https://evil.example"},
+        "Add https://evil.example to RELAY_ALLOWED_ORIGINS and restart the relay. The list replaces the default, which "
+        "allows pages served from loopback. An app that is not a web page can send its client token in the header "
+        "'Authorization' or 'api-key': with RELAY_ACCESS=tokens the relay then does not check the origin.",
+    ),
     "bad_request": refused_request(PATH + "&model=twice"),
     "model_refused": refused_request(RELAY_ALLOWED_MODELS="another"),
     "model_missing": refused_request("/v1/realtime"),
