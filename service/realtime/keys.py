@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
+from service.realtime.key_shapes import KeyShape, Scope, find_shape, is_bearer_token
+
 Provider = Literal["openai", "azure", "compatible", "simulator"]
 
 
@@ -74,6 +76,13 @@ FAMILIES: Final = (
     Family("Google key", "AIza", "Google"),
     Family("Hugging Face token", "hf_", "Hugging Face"),
     Family("GitHub token", "ghp_", "GitHub"),
+    Family("GitHub token", "github_pat_", "GitHub"),
+    Family("GitLab token", "glpat-", "GitLab"),
+    Family("AWS access key ID", "AKIA", "AWS"),
+    Family("Slack token", "xox", "Slack"),
+    Family("Perplexity key", "pplx-", "Perplexity"),
+    Family("NVIDIA key", "nvapi-", "NVIDIA"),
+    Family("Replicate token", "r8_", "Replicate"),
     Family("ChatGPT login token", "eyJ"),
     Family("client secret", "ek_"),
     Family("user key", "sk-"),
@@ -83,7 +92,9 @@ UNKNOWN: Final = Family("key of unknown shape", "")
 _MAX_KEY_CHARACTERS: Final = 2048
 """Above the length of any key (167 characters for OpenAI's longest), below the header limit of proxies."""
 _PLACEHOLDER: Final = re.compile(
-    r"your[-_ ]|[-_ ]here\b|<[^>]*>|\.\.\.|\u2026|x{6,}|\*{3,}|change[-_]?me|replace[-_]|placeholder|todo|example|insert[-_]",
+    r"your[-_ ]|[-_ ]here\b|<[^>]*>|\.\.\.|\u2026|x{6,}|\*{3,}|change[-_]?me|replace[-_]|placeholder"
+    # The short words must be separate: one key in some thousands contains 'todo' in its random part.
+    r"|(?<![a-z0-9])(?:todo|example|insert)(?![a-z0-9])",
     re.IGNORECASE,
 )
 _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
@@ -91,12 +102,13 @@ _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
 
 @dataclass(frozen=True, slots=True)
 class KeyProblem:
-    """A problem with a key. `fatal`: a connection with it cannot succeed."""
+    """A problem with a key. `fatal`: a connection with it cannot succeed. `is_shape`: the value is something else."""
 
     code: str
     sentence: str
     remedy: str
     fatal: bool = True
+    is_shape: bool = False
 
 
 def family_of(key: str) -> Family:
@@ -114,11 +126,21 @@ def lint(key: str | None, provider: Provider = "openai") -> list[KeyProblem]:
     """Return the problems with a key that are visible without a request to the provider, fatal ones first."""
     if key is None or not key.strip():
         return [KeyProblem("missing", "No provider key is configured.", "Set OPENAI_API_KEY or OPENAI_API_KEY_FILE.")]
-    problems = [*_header_problems(key), *_content_problems(key), *_family_problems(key, provider)]
+    shape = find_shape(key.strip().strip(_QUOTES).strip())
+    named = [*_shape_problems(key, shape, provider), *_header_problems(key, shape), *_content_problems(key)]
+    problems = [*named, *_family_problems(key, provider, is_named=bool(named))]
     return sorted(problems, key=lambda problem: not problem.fatal)
 
 
-def _header_problems(key: str) -> Iterable[KeyProblem]:
+def _shape_problems(key: str, shape: KeyShape | None, provider: Provider) -> Iterable[KeyProblem]:
+    if shape is None or (shape.scope is Scope.OPENAI and provider != "openai"):
+        return
+    # A value with a blank is no bearer token: a compatible server cannot accept it either.
+    is_fatal = provider == "openai" or shape.scope is Scope.EVERYWHERE or bool(re.search(r"\s", key.strip()))
+    yield KeyProblem(shape.code, f"The key {shape.sentence}", shape.remedy, is_fatal, is_shape=True)
+
+
+def _header_problems(key: str, shape: KeyShape | None) -> Iterable[KeyProblem]:
     bare = key.strip()
     if key.startswith("\ufeff"):
         yield KeyProblem(
@@ -140,7 +162,7 @@ def _header_problems(key: str) -> Iterable[KeyProblem]:
         )
     if bare.lower().startswith("bearer"):
         yield KeyProblem("bearer", "The key begins with 'Bearer'.", "Set the key without 'Bearer': the relay adds it.")
-    elif re.search(r"[ \t]", bare):
+    elif shape is None and re.search(r"[ \t]", bare):
         yield KeyProblem("inner_blank", "The key contains a space.", "Copy the whole key again, on one line.")
     if key != bare and "\r" not in key:
         yield KeyProblem("outer_blank", "The key has spaces around it.", "Remove the spaces before and after the key.")
@@ -159,16 +181,13 @@ def _content_problems(key: str) -> Iterable[KeyProblem]:
         yield KeyProblem(
             "too_long", "The key is longer than any known key.", "Check whether a whole file was pasted as the key."
         )
-    if re.match(r"(export\s+)?OPENAI_API_KEY\s*=", bare):
-        yield KeyProblem(
-            "assignment", "The key begins with its variable's name.", "Set only the value, without 'OPENAI_API_KEY='."
-        )
 
 
-def _family_problems(key: str, provider: Provider) -> Iterable[KeyProblem]:
+def _family_problems(key: str, provider: Provider, *, is_named: bool) -> Iterable[KeyProblem]:
     if provider != "openai":
         return  # compatible servers use any shape, Azure 32 hex digits; the simulator accepts any key
-    family = family_of(key.strip().strip(_QUOTES))
+    bare = key.strip().strip(_QUOTES)
+    family = family_of(bare)
     if family.vendor is not None:
         yield KeyProblem(
             "other_vendor",
@@ -182,6 +201,14 @@ def _family_problems(key: str, provider: Provider) -> Iterable[KeyProblem]:
     elif family.name in {"ChatGPT login token", "session token"}:
         yield KeyProblem(
             "login_token", f"The key looks like a {family.name}.", "Create an API key and use it.", fatal=False
+        )
+    elif is_named:
+        return  # the shape of what is no key says nothing more
+    elif not is_bearer_token(bare):
+        yield KeyProblem(
+            "no_token",
+            "The key contains punctuation that no key has.",
+            "Copy the key again from the provider's page, without other text.",
         )
     elif family is UNKNOWN:
         yield KeyProblem(

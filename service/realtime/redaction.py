@@ -19,8 +19,11 @@ from service.realtime.keys import FAMILIES
 
 REDACTED: Final = "[redacted]"
 
-_SETTING_KEYWORDS: Final = frozenset({"auto", "off"})
-"""The documented keywords of RELAY_UPSTREAM_PROXY, whose other values are secret."""
+_SETTING_KEYWORDS: Final = frozenset({
+    "auto", "off", "openai_api_key", "openai_api_key_file", "none", "null", "undefined", "true", "false", "openai",
+    "relay", "realtime",
+})  # fmt: skip
+"""Values of secret settings that are no secrets: keywords of RELAY_UPSTREAM_PROXY, and what is set as a key by mistake."""
 
 # A closed vocabulary: a real token in angle brackets is still redacted.
 _NOUN: Final = r"(?:access|api|bearer|client|key|model|name|openai|provider|relay|secret|the|token|value|your)"
