@@ -22,6 +22,7 @@ from service.telemetry.redact import Redactor
 from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import Dialler
 from service.upstream.dials import DialsInFlight
+from service.upstream.key_lint import KeyRefusal
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
 from service.web.connection_limit import ConnectionLimit
@@ -86,7 +87,7 @@ class App:
             startup.report_simulator()
         return configuration.target(self._settings, self.simulator.url)
 
-    def _build_upstream(self, target: Target, key_problem: str | None) -> None:
+    def _build_upstream(self, target: Target, key_problem: KeyRefusal | None) -> None:
         metrics = self.metrics
         dialler = Dialler(target, **configuration.dial_options(self._settings))
         self._stack.push_async_callback(dialler.close)
@@ -159,6 +160,7 @@ class App:
             is_key_refused=self.monitor.is_key_refused,
             on_new_key=self.redactor.add,
             on_key_changed=self.monitor.key_changed,
+            start_problem=self._settings.openai_api_key_problem,
         )
 
     # -- run, drain, stop ---------------------------------------------------------------------------------------------

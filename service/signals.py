@@ -74,7 +74,7 @@ class Signals:
         is_watched = self._check_key_file()
         self._report(
             signal.SIGHUP,
-            "Reading the key file again. Restart the relay to apply other settings."
+            "Reading the key file again; key.file_checked has the result. Restart the relay to apply other settings."
             if is_watched
             else "Nothing was reloaded: only OPENAI_API_KEY_FILE is read again. Restart the relay to apply settings.",
         )

@@ -8,6 +8,7 @@ from service import machine
 from service.loop import NAME
 from service.settings import Settings
 from service.upstream import key_lint
+from service.upstream.key_lint import KeyRefusal
 from service.upstream.target import Target
 from service.version import __version__
 
@@ -23,8 +24,8 @@ def report_simulator() -> None:
     )
 
 
-def check_key(target: Target, settings: Settings) -> str | None:
-    """Log the provider key and its problems; the reason for which no dial can succeed, or None."""
+def check_key(target: Target, settings: Settings) -> KeyRefusal | None:
+    """Log the provider key and its problems; why no dial can succeed, or None."""
     return key_lint.check_key(
         target, origin=settings.origins.get("OPENAI_API_KEY"), read_problem=settings.openai_api_key_problem
     )

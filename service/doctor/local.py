@@ -15,6 +15,7 @@ from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, Settings, SettingsRejected, load_settings
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.warnings import find_warnings
+from service.upstream import key_lint
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
 from service.upstream.target import Target
 
@@ -116,6 +117,9 @@ class LocalConfiguration:
         key = self.settings.openai_api_key.reveal() if self.settings.openai_api_key is not None else None
         if target.simulated and key is None:
             return Finding("RELAY_UPSTREAM=simulator: the built-in simulator needs no key")
+        if key is None and self.settings.openai_api_key_problem:
+            refusal = key_lint.unreadable(self.settings.openai_api_key_problem)
+            raise StepFailed.from_failure(refusal.failure(), *self._missing_key_causes())
         problems = lint(key, target.label)
         notes = [f"{problem.sentence} {problem.remedy}" for problem in problems]
         fatal = [problem for problem in problems if problem.fatal]
@@ -123,7 +127,7 @@ class LocalConfiguration:
             described = [self._describe_key(key)] if key is not None else []
             raise StepFailed.from_failure(Failure("key_missing"), *notes, *described, *self._missing_key_causes())
         if fatal:
-            raise StepFailed.from_failure(Failure("key_malformed"), *notes, self._describe_key(key))
+            raise StepFailed.from_failure(key_lint.refusal_for(fatal[0]).failure(), *notes, self._describe_key(key))
         notes += self._family_warnings(key, target)
         return Finding(self._describe_key(key), [*notes, *self._key_facts(key, target)], "warn" if notes else "ok")
 

@@ -26,6 +26,7 @@ class HealthCheck:
     name: str
     status: Status = "unknown"
     reason: str | None = None
+    hint: str | None = None  # replaces the remedy of the reason's row
     failures: int = 0  # in a row
     successes: int = 0  # in a row
     checked_at: float | None = None
@@ -40,7 +41,7 @@ class HealthCheck:
 
     def reset(self) -> None:
         """Return to the state before the first result; the times stay."""
-        self.status, self.reason, self.failures, self.successes = "unknown", None, 0, 0
+        self.status, self.reason, self.hint, self.failures, self.successes = "unknown", None, None, 0, 0
 
     def succeeded(self, now: float, seconds: float | None, source: Source = "active") -> None:
         """Record a success."""
@@ -49,13 +50,13 @@ class HealthCheck:
         self.failures, self.successes = 0, self.successes + 1
         if self.status == "fail" and self.successes < SUCCESS_THRESHOLD:
             return  # keeps the status and the reason
-        self.status, self.reason = "pass", None
+        self.status, self.reason, self.hint = "pass", None, None
 
     def failed(self, failure: Failure, now: float, seconds: float | None, source: Source = "active") -> None:
         """Record a failure."""
         self.checked_at, self.seconds, self.source = now, seconds, source
         self.failures, self.successes = self.failures + 1, 0
-        self.reason = failure.reason
+        self.reason, self.hint = failure.reason, failure.hint
         has_failed = failure.row.is_definite or self.failures >= FAILURE_THRESHOLD or self.status == "fail"
         self.status = "fail" if has_failed else "warn"
 
@@ -68,4 +69,4 @@ class HealthCheck:
         row = CATALOGUE[self.reason]
         is_counted = self.status == "warn"
         count = f" ({min(self.failures, FAILURE_THRESHOLD)}/{FAILURE_THRESHOLD})" if is_counted else ""
-        return f"{row.reason}{count}: {row.sentence} {row.remedy}"
+        return f"{row.reason}{count}: {row.sentence} {self.hint or row.remedy}"

@@ -144,7 +144,7 @@ class HealthMonitor:
         self._schedule.refresh_started(loop.time())
         if self._connector.key_problem is not None:
             for check in self.checks:
-                check.failed(Failure(self._connector.key_problem), time.time(), None)
+                check.failed(self._connector.key_problem.failure(), time.time(), None)
         else:
             models_failure, _ = await asyncio.gather(self._request_model(), self._check_handshake())
             self._record_key(models_failure)
@@ -231,6 +231,7 @@ class HealthMonitor:
             **{check.name: check.status for check in self.checks},
             reason=failing.reason if failing else None,
             output=failing.output() if failing else None,
+            message=None if failing else "All health checks pass.",
         )
 
     def _publish(self) -> None:

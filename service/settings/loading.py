@@ -15,13 +15,19 @@ from typing import Any, Final
 from service.settings.declared import SETTING_NAMES, SETTINGS, Settings
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted
-from service.settings.problems import HIDDEN, Problem, SettingsRejected, printable_path, printable_value
+from service.settings.problems import HIDDEN, Problem, SettingsRejected, printable_value
 from service.settings.rules import broken_rules, proxy_for
 from service.settings.setting import Setting
 from service.settings.warnings import SettingWarning, find_warnings
+from service.upstream.secret_file import (
+    MAX_FILE_BYTES,
+    MAX_KEY_FILE_BYTES,
+    SecretFileError,
+    printable_path,
+    read_secret,
+)
 
 _KEY: Final = "OPENAI_API_KEY"
-_MAX_FILE_CHARACTERS: Final = 1 << 20
 
 
 def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> Settings:
@@ -111,19 +117,13 @@ class _Loader:
             self.key_file = Path(path)
         shown = printable_path(path)
         try:
-            # newline="": a carriage return has to remain for the lint to see. Only the last line feed is the file's own.
-            with Path(path).open(encoding="utf-8", newline="") as file:
-                text = file.read(_MAX_FILE_CHARACTERS).removesuffix("\n")
-        except (OSError, UnicodeDecodeError, ValueError) as exc:
-            reason = f"{shown} cannot be read ({getattr(exc, 'strerror', None) or 'not UTF-8 text'})"
-        else:
-            if text.strip():
-                return text, f"file {path} ({origin})"
-            reason = f"{shown} is empty"
+            return read_secret(path, MAX_KEY_FILE_BYTES if is_key else MAX_FILE_BYTES), f"file {path} ({origin})"
+        except SecretFileError as error:
+            cause = str(error)
         if is_key:  # never stops the start
-            self.key_problem = f"{variable}: {reason}"
-            self.warnings.append(SettingWarning(variable, self.key_problem))
+            self.key_problem = f"{variable}: {shown} {cause}"
+            self.warnings.append(SettingWarning(variable, f"{shown} {cause}"))
         else:
-            accepts = "a readable file that is not empty"
+            accepts = f"a readable file that is not empty (it {cause})"
             self._reject(setting, Problem(variable, shown, accepts, "/run/secrets/x"))
         return None

@@ -40,9 +40,3 @@ def printable_value(text: str) -> str:
     """The first 80 characters of a value that is not a secret, without key shapes, URL credentials and URL queries."""
     text = re.sub(r"//.*@", f"//{HIDDEN}@", text, flags=re.DOTALL)
     return redact(re.sub(r"\?.*", f"?{HIDDEN}", text, flags=re.DOTALL))[:80]
-
-
-def printable_path(path: str) -> str:
-    """A file name; hidden unless it begins like one, because it can be the secret itself in the wrong variable."""
-    is_path = path.startswith(("/", "./", "../"))
-    return repr(redact(path[:200])) if is_path else "(hidden, as it may be the secret itself)"

@@ -167,7 +167,7 @@ class Metrics:
         )
         self.key_file_refused = Gauge(
             f"{PREFIX}_key_file_refused",
-            "1 while OPENAI_API_KEY_FILE holds a key that was refused; the previous key stays in use.",
+            "1 while OPENAI_API_KEY_FILE cannot be read or holds a key that was refused; the previous key stays in use.",
             registry=self.registry,
         )
         self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Open sessions.", registry=self.registry)

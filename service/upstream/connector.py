@@ -12,6 +12,7 @@ from typing import Final
 from service.failures import Failure
 from service.upstream.breaker import BreakerPermit, CircuitBreaker, RetryBudget
 from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
+from service.upstream.key_lint import KeyRefusal
 from service.upstream.target import DialRequest, Target
 
 RETRY_PAUSE_SECONDS: Final = (0.1, 0.5)
@@ -27,13 +28,12 @@ _RETRIED_REASONS: Final = frozenset({
 class UpstreamConnector:
     """Dials one target for all clients of the relay.
 
-    `key_problem` is the reason code if the key makes every dial fail (see `key_lint`), else None; the handler refuses clients
-    with it.
+    `key_problem` is set if the key makes every dial fail (see `key_lint`), else None; the handler refuses clients with it.
     `on_retry` is called before each retry.
     """
 
     def __init__(
-        self, dialler: Dialler, key_problem: str | None, *, on_retry: Callable[[], object] | None = None
+        self, dialler: Dialler, key_problem: KeyRefusal | None, *, on_retry: Callable[[], object] | None = None
     ) -> None:
         self.dialler = dialler
         self.key_problem = key_problem
@@ -41,7 +41,7 @@ class UpstreamConnector:
         self._on_retry = on_retry
         self._retry_budget = RetryBudget()
 
-    def switch_target(self, target: Target, key_problem: str | None) -> None:
+    def switch_target(self, target: Target, key_problem: KeyRefusal | None) -> None:
         """Use another target for all dials from now on, and close the breaker. Open connections and dials are unaffected."""
         self.dialler.target = target
         self.key_problem = key_problem

@@ -7,6 +7,8 @@ Docker and Kubernetes replace the file of a mounted secret while the process run
   a new one is used whatever the check says: the old key does not work anyway, and the health checks report the new one.
 * Open sessions keep their connection. The provider checks the key only when a connection opens.
 * The content counts, not the modification time: Kubernetes swaps symlinks, and editors write twice.
+* A file that cannot be read keeps the key in use, and is reported once per cause: at the second check, because a secret may
+  be replaced in two steps, or at once if a signal asked for the check.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
@@ -22,27 +24,46 @@ from service.failures import Failure
 from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
 from service.upstream.connector import UpstreamConnector
-from service.upstream.key_lint import fatal_problem, reason_for
+from service.upstream.key_lint import fatal_problem, refusal_for, unreadable
+from service.upstream.secret_file import MAX_KEY_FILE_BYTES, SecretFileError, printable_path, read_secret
 from service.upstream.target import DialRequest
 
 POLL_SECONDS: Final = 2.0
 MAX_RETRY_SECONDS: Final = 60.0
-MAX_FILE_CHARACTERS: Final = 65_536
+_VARIABLE: Final = "OPENAI_API_KEY_FILE"
+
+
+Result = Literal["unchanged", "restored", "used", "rejected", "unreadable", "delayed"]
+_MESSAGES: Final[dict[Result, str]] = {
+    "unchanged": "The key file holds the key in use.",
+    "restored": "The key file holds the key in use again.",
+    "used": "New connections use the new key.",
+    "rejected": "The key in the key file was rejected.",
+    "unreadable": "The key file cannot be read.",
+    "delayed": "The provider could not be reached to test the new key; the relay tries again.",
+}
+_NO_PREVIOUS_KEY: Final = "There is no previous key: new connections are refused."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RotationOutcome:
-    """The result of one check of the file: why a new key was rejected, if it was, and whether to check it again."""
+    """The result of one check of the file, and the reason or cause if its key is not in use."""
 
-    rejected_for: str | None = None
-    is_temporary: bool = False
+    result: Result
+    cause: str | None = None
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same key may work later."""
+        return self.result == "delayed"
 
 
 class KeyFileWatcher:
     """Watches one file and switches the connector to each new key that works.
 
     `is_key_refused` returns whether the provider is known to refuse the key in use. `on_new_key` gets each new key before
-    the first dial with it, so that log redaction knows it. `on_key_changed` is called after a switch.
+    the first dial with it, so that log redaction knows it. `on_key_changed` is called after a switch. `start_problem` is why
+    the file could not be read at the start, which is logged already.
     """
 
     def __init__(
@@ -55,6 +76,7 @@ class KeyFileWatcher:
         is_key_refused: Callable[[], bool],
         on_new_key: Callable[[Secret], None],
         on_key_changed: Callable[[], None],
+        start_problem: str | None = None,
     ) -> None:
         self._path = path
         self._connector = connector
@@ -65,16 +87,19 @@ class KeyFileWatcher:
         self._on_key_changed = on_key_changed
         self._last_text = self._key_in_use()
         self._rejected_for: str | None = None
+        self._failed_reads = 0  # in a row
+        self._read_problem: str | None = None
+        self._set_read_problem(start_problem)
         self._check_requested = asyncio.Event()
         self._log = structlog.get_logger()
 
     def notes(self) -> list[str]:
-        """What detailed health reports: that the key in the file was rejected, if it was."""
-        if self._rejected_for is None:
-            return []
-        return [
-            f"The new key in OPENAI_API_KEY_FILE was rejected: {self._rejected_for}. The previous key stays in use."
-        ]
+        """What detailed health reports: why the file has no key that can be used, if it has none."""
+        kept = self._kept()
+        notes = [f"{self._read_problem}. {kept}"] if self._read_problem is not None else []
+        if self._rejected_for is not None:
+            notes.append(f"The new key in {_VARIABLE} was rejected: {self._rejected_for}. {kept}")
+        return notes
 
     async def watch(self) -> None:
         """Check the file every `POLL_SECONDS`, until cancelled. A key that may work later is retried with backoff."""
@@ -83,47 +108,93 @@ class KeyFileWatcher:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._check_requested.wait()
+            is_requested = self._check_requested.is_set()
             self._check_requested.clear()  # before the check: a request during it causes one more
-            outcome = await self.check()
+            outcome = await self.check(is_requested=is_requested)
+            if is_requested:
+                self._log_outcome(outcome)
             pause = min(pause * 2, MAX_RETRY_SECONDS) if outcome.is_temporary else POLL_SECONDS
 
     def check_now(self) -> None:
-        """Let `watch` check the file without waiting for the next poll."""
+        """Let `watch` check the file without waiting for the next poll, and log the result."""
         self._check_requested.set()
 
-    async def check(self) -> RotationOutcome:
+    async def check(self, *, is_requested: bool = False) -> RotationOutcome:
         """Read the file once, and use its key if it is a new one that works."""
-        text = await asyncio.to_thread(self._read)
-        if text is None or text == self._last_text:
-            return RotationOutcome(self._rejected_for)
+        try:
+            text = await asyncio.to_thread(self._read)
+        except SecretFileError as error:
+            return self._report_unreadable(error, is_requested=is_requested)
+        was_unreadable = self._read_problem is not None
+        self._failed_reads = 0
+        self._set_read_problem(None)
         if text == self._key_in_use():
-            self._last_text = text  # the previous key has been put back
+            is_restored = was_unreadable or self._rejected_for is not None
+            self._last_text = text
             self._set_rejection(None)
-            return RotationOutcome()
+            return self._report_restored() if is_restored else RotationOutcome("unchanged", self._problem_in_use())
+        if text == self._last_text:
+            return RotationOutcome("rejected", self._rejected_for)
         outcome = await self._try_key(Secret(text))
         if not outcome.is_temporary:
             self._last_text = text
         return outcome
 
+    def _log_outcome(self, outcome: RotationOutcome) -> None:
+        message = _MESSAGES[outcome.result]
+        if outcome.result in {"rejected", "unreadable"}:
+            message = f"{message} {self._kept()}"
+        is_good = outcome.cause is None
+        (self._log.info if is_good else self._log.warning)(
+            "key.file_checked", message=message, result=outcome.result, cause=outcome.cause, origin=f"file {self._path}"
+        )
+
+    def _problem_in_use(self) -> str | None:
+        """Why the key in use cannot work, if that is known without a dial."""
+        problem = self._connector.key_problem
+        return (problem.hint or problem.reason) if problem is not None else None
+
+    def _kept(self) -> str:
+        return _NO_PREVIOUS_KEY if self._key_in_use() is None else "The previous key stays in use."
+
     def _key_in_use(self) -> str | None:
         key = self._connector.dialler.target.key
         return key.reveal() if key is not None else None
 
-    def _read(self) -> str | None:
-        """The text of the file; None if it is missing, unreadable or empty, as while a secret is replaced in two steps."""
-        try:
-            with self._path.open(encoding="utf-8", newline="") as file:
-                text = file.read(MAX_FILE_CHARACTERS).removesuffix("\n")
-        except (OSError, UnicodeDecodeError):
-            return None
-        return text if text.strip() else None
+    def _read(self) -> str:
+        with suppress(OSError):
+            if self._path.is_fifo() or self._path.is_char_device():  # such as <(command): it was read at the start
+                return self._last_text or ""
+        return read_secret(str(self._path), MAX_KEY_FILE_BYTES)
+
+    def _report_unreadable(self, error: SecretFileError, *, is_requested: bool) -> RotationOutcome:
+        self._failed_reads += 1
+        problem = f"{_VARIABLE}: {printable_path(str(self._path))} {error}"
+        if problem != self._read_problem and (self._failed_reads > 1 or is_requested):
+            self._set_read_problem(problem)
+            self._log.error(
+                "key.file_unreadable",
+                message=f"{_VARIABLE} cannot be used: the file {error.cause}. {self._kept()}",
+                remedy=f"{error.remedy}. Do not restart the relay before: it would start without this key.",
+                origin=f"file {self._path}",
+            )
+        return RotationOutcome("unreadable", problem)
+
+    def _report_restored(self) -> RotationOutcome:
+        self._log.info(
+            "key.file_restored", message=f"{_VARIABLE} holds the key in use again.", origin=f"file {self._path}"
+        )
+        return RotationOutcome("restored")
 
     async def _try_key(self, key: Secret) -> RotationOutcome:
         self._on_new_key(key)
         target = dataclasses.replace(self._connector.dialler.target, key=key)
         problem = fatal_problem(target)
         if problem is not None:
-            return self._reject(reason_for(problem), key, f"{problem.sentence} {problem.remedy}")
+            refusal = refusal_for(problem)
+            if self._connector.key_problem is not None:  # no dial can succeed; report the cause that applies now
+                self._connector.key_problem = refusal
+            return self._reject(refusal.reason, key, f"{problem.sentence} {problem.remedy}")
         try:
             connected = await self._connector.dialler.dial(self._request, target=target)
         except Failure as failure:
@@ -136,11 +207,11 @@ class KeyFileWatcher:
                     message=failure.row.sentence,
                     remedy=failure.remedy,
                 )
-                return RotationOutcome(failure.reason, is_temporary=True)
+                return RotationOutcome("delayed", failure.reason)
         else:
             await connected.close()
         self._switch_to(key)
-        return RotationOutcome()
+        return RotationOutcome("used")
 
     def _reject(self, reason: str, key: Secret, remedy: str) -> RotationOutcome:
         self._set_rejection(reason)
@@ -148,16 +219,25 @@ class KeyFileWatcher:
         self._log.error(
             "key.rotation_refused",
             reason=reason,
-            message="The new key was rejected. The previous key stays in use.",
+            message=f"The new key was rejected. {self._kept()}",
             remedy=remedy,
             fingerprint=fingerprint(key.reveal()),
             origin=f"file {self._path}",
         )
-        return RotationOutcome(reason)
+        return RotationOutcome("rejected", reason)
 
     def _set_rejection(self, reason: str | None) -> None:
         self._rejected_for = reason
-        self._metrics.key_file_refused.set(reason is not None)
+        self._publish()
+
+    def _set_read_problem(self, problem: str | None) -> None:
+        self._read_problem = problem
+        self._publish()
+        if problem is not None and self._key_in_use() is None:
+            self._connector.key_problem = unreadable(problem)
+
+    def _publish(self) -> None:
+        self._metrics.key_file_refused.set(self._rejected_for is not None or self._read_problem is not None)
 
     def _switch_to(self, key: Secret) -> None:
         self._set_rejection(None)

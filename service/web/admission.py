@@ -34,18 +34,18 @@ class AdmissionControl:
     2. The client token, and the number of invalid tokens from the address.
     3. The client's rate of reconnects.
     4. The query, and the model in it.
-    5. The state of the relay: `refusal_reason` returns the reason for which it refuses every client at present, or None.
+    5. The state of the relay: `refusal` returns the failure with which it refuses every client at present, or None.
     6. The limit on the client's sessions, then the limit on all sessions.
 
     `RealtimeHandler` checks the opening handshake before this, and the limit on dials after it.
     """
 
-    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, refusal_reason: Callable[[], str | None]) -> None:
+    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, refusal: Callable[[], Failure | None]) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
         self._policy = policy
         self._metrics = metrics
-        self._refusal_reason = refusal_reason
+        self._refusal = refusal
         self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
         self._origins = OriginPolicy(policy.allowed_origins)
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
@@ -70,9 +70,9 @@ class AdmissionControl:
         dial_request = parse_dial_request(request, translation=translation, allowed_models=self._policy.allowed_models)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
-        reason = self._refusal_reason()
-        if reason is not None:
-            raise Failure(reason)
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
         client = attempt.client if attempt.client != OPEN_ACCESS_CLIENT else attempt.address
         slot.enter_context(self._client_session_limit.acquire(client))
         slot.enter_context(self._session_limit.acquire())

@@ -67,7 +67,7 @@ class RealtimeHandler:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
-        self._admission = AdmissionControl(policy, self._metrics, refusal_reason=self._refusal_reason)
+        self._admission = AdmissionControl(policy, self._metrics, refusal=self._refusal)
         self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
@@ -144,8 +144,11 @@ class RealtimeHandler:
             task.add_done_callback(lambda _: held.close())
             return task
 
-    def _refusal_reason(self) -> str | None:
-        return "relay_draining" if self._drainer.is_draining else self._connector.key_problem
+    def _refusal(self) -> Failure | None:
+        if self._drainer.is_draining:
+            return Failure("relay_draining")
+        problem = self._connector.key_problem
+        return problem.failure() if problem is not None else None
 
     async def _dial(self, dial_request: DialRequest, attempt: ConnectionAttempt) -> UpstreamConnection:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
