@@ -274,7 +274,7 @@ OPERATION_ALERTS: Final = (
         description=(
             "<instance> refused the key in the file that OPENAI_API_KEY_FILE names, or cannot read the file, and continues "
             "with the previous key. Put a working key into the file. Until then do not restart the instance, because it "
-            "would start without the previous key. The log event key.rotation_refused or key.file_unreadable states the reason."
+            "would start without that key. The log event key.rotation_refused or key.file_unreadable states the reason."
         ),
         rationale=(
             "immediate: the operator who just rotated the key can still correct it; the alert ends when the file holds "
