@@ -37,6 +37,8 @@ from service.wire.seam import sec_websocket_accept, take_upstream
 
 BODY_BYTES: Final = 65_536
 BODY_SECONDS: Final = 1.0
+MAX_HEADER_BYTES: Final = 65_536
+"""Of one header of a response. The provider's edge sends policies and cookies above aiohttp's default of 8 kB."""
 
 
 @dataclass(slots=True)
@@ -229,6 +231,8 @@ def open_session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the dial's timeout covers everything
         auto_decompress=False,  # the body of a refusal may be a decompression bomb
         trust_env=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
         trace_configs=[_trace()],
     )
     # aiohttp repeats a GET when the connection drops (client.py:909 in 3.14.5), which would open a second paid session.

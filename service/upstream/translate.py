@@ -172,11 +172,21 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool
         case aiohttp.ServerDisconnectedError():
             return Failure("dropped_early", _at_least_connect(phase), detail=name)
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return Failure("bad_reply", _at_least_connect(phase), detail=name)
+            return Failure("bad_reply", _at_least_connect(phase), detail=_malformed_detail(exc))
         case OSError():
             return _from_os_error(exc, phase, tls=tls)
         case _:
             return Failure("bad_reply", _at_least_connect(phase), detail=name)
+
+
+def _malformed_detail(exc: BaseException) -> str:
+    """Why aiohttp cannot parse a response. Its message quotes the response, so only the start is compared."""
+    message = exc.message if isinstance(exc, aiohttp.ClientResponseError) else ""
+    if message.startswith("Got more than"):
+        return "a header of the response is over 64 kB"
+    if message.startswith("Too many headers"):
+        return "the response has over 128 header lines"
+    return type(exc).__name__
 
 
 def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:

@@ -1,0 +1,101 @@
+"""Heads of the provider's response that are legal, or nearly: a dial connects, or says what is wrong."""
+
+import asyncio
+import base64
+import hashlib
+import json
+
+import pytest
+
+from service.realtime.frames import Opcode, build_frame
+from tests.support.harness import open_raw
+from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
+from tests.support.raw_http_server import PATH, Exchange, Script
+from tests.support.raw_websocket_server import CREATED
+
+OK = "HTTP/1.1 101 Switching Protocols"
+LARGE = json.dumps({"type": "session.created", "session": {"instructions": "x" * 200_000}}).encode()
+
+
+def accepting(line: str, *fields: str, event: bytes = CREATED, pieces: int = 0, end: str = "\r\n") -> Script:
+    """A script that sends a 101 with this status line, and an event directly behind it.
+
+    With `pieces`, the first bytes of that number are sent one by one, each as a segment of its own.
+    """
+
+    async def script(exchange: Exchange) -> None:
+        key = (exchange.header("Sec-WebSocket-Key") or "").encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key, usedforsecurity=False).digest()).decode()
+        lines = [line, "Upgrade: websocket", "Connection: Upgrade", *fields, f"Sec-WebSocket-Accept: {accept}", "", ""]
+        sent = end.join(lines).encode("utf-8") + build_frame(Opcode.TEXT, event)
+        for byte in sent[:pieces]:
+            exchange.writer.write(bytes((byte,)))
+            await exchange.writer.drain()
+            await asyncio.sleep(0)
+        exchange.writer.write(sent[pieces:])
+        await exchange.wait_closed()
+
+    return script
+
+
+HEADS = {
+    "no-reason-phrase": accepting("HTTP/1.1 101 "),
+    "no-space-behind-the-status": accepting("HTTP/1.1 101"),
+    "reason-phrase-in-utf-8": accepting("HTTP/1.1 101 Protokollwechsel für WebSockets"),
+    "content-length-0": accepting(OK, "Content-Length: 0"),
+    "transfer-encoding": accepting(OK, "Transfer-Encoding: chunked"),
+    "header-of-9-kB": accepting(OK, "Content-Security-Policy: " + "x" * 9000),
+    "cookie-of-16-kB": accepting(OK, "Set-Cookie: c=" + "x" * 16_384),
+    "header-of-60-kB": accepting(OK, "Content-Security-Policy: " + "x" * 60_000),
+    "header-in-utf-8": accepting(OK, "X-Organization: Müller"),
+    "folded-header": accepting(OK, "X-Folded: a\r\n b"),
+    "empty-header": accepting(OK, "X-Empty:"),
+    "repeated-headers": accepting(OK, "Server: a", "Server: b", "Date: x", "Date: y"),
+    "line-feeds-only": accepting(OK, end="\n"),
+    "in-pieces-with-a-large-event": accepting("HTTP/1.1 101 ", event=LARGE, pieces=13),
+    "at-once-with-a-large-event": accepting("HTTP/1.1 101 ", event=LARGE),
+    "in-single-bytes": accepting(OK, pieces=150),
+}
+
+
+@pytest.mark.parametrize("script", HEADS.values(), ids=HEADS.keys())
+async def test_legal_101_connects_and_loses_no_byte(script: Script) -> None:
+    """The first event arrives unchanged, also if it shares a segment with the head."""
+    async with raw_http_relay(script) as (relay, _):
+        client = await open_raw(relay.app.public_port, PATH)
+        event = await client.next_event()
+        await client.close()
+
+        assert 101 == client.answer.status
+        assert event in (json.loads(CREATED), json.loads(LARGE))
+
+
+@pytest.mark.parametrize("size", [9000, 16_384, 60_000])
+async def test_refusal_with_a_large_header_keeps_its_reason(size: int) -> None:
+    """An edge's cookies and policies do not hide the provider's error."""
+
+    async def refuse(exchange: Exchange) -> None:
+        exchange.answer("401 Unauthorized", b'{"error":{"code":"invalid_api_key"}}', Set_Cookie="c=" + "x" * size)
+
+    async with raw_http_relay(refuse) as (relay, _):
+        answer = await connect_once(relay)
+
+        assert (424, "key_rejected", 401) == (answer.status, answer.error["code"], answer.error["upstream_status"])
+
+
+@pytest.mark.parametrize(
+    ("script", "detail"),
+    [
+        (accepting(OK, "X-Long: " + "x" * 70_000), "a header of the response is over 64 kB"),
+        (accepting(OK, *(f"X-{n}: y" for n in range(150))), "the response has over 128 header lines"),
+    ],
+    ids=["70-kB", "150-lines"],
+)
+async def test_response_above_a_limit_is_named(script: Script, detail: str) -> None:
+    """The reason is bad_reply, and the log's detail names the limit."""
+    async with raw_http_relay(script) as (relay, _):
+        answer = await connect_once(relay)
+
+        assert "bad_reply" == answer.error["code"]
+        assert [detail] == [line["detail"] for line in relay.events("upstream.connect_failed")]
+        assert 1 == failure_count(relay, "bad_reply", "none")
