@@ -29,6 +29,7 @@ from service.web.connection_limit import ConnectionLimit
 from service.web.internal import InternalHandler
 from service.web.listener import listen
 from service.web.probes import ProbeHandler
+from service.web.protocol import UnservedRequests
 from service.web.realtime import RealtimeHandler
 
 
@@ -115,13 +116,14 @@ class App:
         )
         notes = self._key_file.notes if self._key_file is not None else list[str]
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
+        unserved = UnservedRequests(metrics)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
             settings.port,
             [*handler.routes(), *probes.routes(detailed=False)],
             lambda server: ConnectionLimit(
-                server, self._upstream_sockets, machine.max_client_descriptors(), metrics.turned_away
+                server, unserved, self._upstream_sockets, machine.max_client_descriptors(), metrics.turned_away
             ),
         )
         self.internal_port = await self._listen_on(

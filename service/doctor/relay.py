@@ -133,6 +133,9 @@ class RelayChain:
                 else []
             )
             return Finding(f"a relay answered; its health: {status}", notes, "warn" if status != "pass" else "ok")
+        if response.relay_error is not None:
+            reason = reply.reason_of(response.relay_error)
+            return Finding(f"a relay answered HTTP {response.status}: {reason}", status="warn")
         page = ", an HTML page" if response.is_html else ""
         note = "A proxy or ingress may forward only the path of the WebSocket; the step 'upgrade' decides."
         return Finding(f"no relay answered at /healthz (HTTP {response.status}{page})", [note], "warn")
@@ -146,8 +149,8 @@ class RelayChain:
             return Finding("101 Switching Protocols")
         if error is None:
             raise reply.refused_by_other_server(self._reply, scheme=self._url.scheme)
-        if reply.reason_of(error) == "not_a_websocket":
-            raise reply.refused_by_relay(error, "The doctor sent an upgrade; a proxy on the route removed its headers.")
+        if reply.reason_of(error) in reply.ROUTE_REASONS:
+            raise reply.refused_by_relay(error, *_route_notes(reply.reason_of(error)))
         return Finding(f"the relay answered HTTP {self._reply.status}")
 
     async def _check_origin(self) -> Finding:
@@ -282,3 +285,12 @@ class RelayChain:
 
     def _step_failed(self, failure: Failure, *notes: str) -> StepFailed:
         return StepFailed.from_failure(failure, *notes, explanations=RELAY_EXPLANATIONS)
+
+
+def _route_notes(reason: str) -> list[str]:
+    """What a refusal says about the route, given that the doctor sends a valid upgrade in plain HTTP/1.1."""
+    if reason == "not_a_websocket":
+        return ["The doctor sent an upgrade; a proxy on the route removed its headers."]
+    if reason in {"proxy_protocol", "http_version_refused", "tls_refused"}:
+        return ["The doctor sent plain HTTP/1.1: a proxy or load balancer on the route changed it."]
+    return []

@@ -16,10 +16,26 @@ from service.failures import CATALOGUE, Failure, Phase
 UPGRADED: Final = 101
 _REDIRECTS: Final = range(300, 400)
 _TITLE: Final = re.compile(rb"<title[^>]*>\s*([^<]{1,80})", re.IGNORECASE)
+ROUTE_REASONS: Final = frozenset(
+    {
+        "not_a_websocket",
+        "path_not_found",
+        "method_not_allowed",
+        "headers_too_large",
+        "proxy_protocol",
+        "http_version_refused",
+        "tls_refused",
+    }
+)
+"""Refusals of the relay that concern the route to it: no request, or another one than the doctor sent, has arrived."""
 _REASON: Final = re.compile(r"[a-z_]{1,40}")
 # As nginx and Apache or Go answer a plain HTTP request on a TLS port.
 _NEEDS_TLS: Final = re.compile(
     rb"plain HTTP request was sent to (an )?HTTPS|HTTP request to an HTTPS server", re.IGNORECASE
+)
+_OTHER_PROTOCOL: Final = (
+    "If the relay runs, look for proxy_protocol, http_version_refused and tls_refused in its log: the proxy then does not "
+    "speak plain HTTP/1.1 to it."
 )
 _STATUS_NOTES: Final = {
     200: "A 200 instead of a 101 means that a captive portal, a web server or another program answers here.",
@@ -28,8 +44,8 @@ _STATUS_NOTES: Final = {
     403: "This 403 is not the relay's: a proxy or ingress in front of it forbids the request.",
     404: "Nothing is served at this path. The relay serves /v1/realtime; check which path the ingress forwards.",
     426: "A proxy on the route removes the headers Upgrade and Connection, or speaks HTTP/2 to the relay.",
-    502: "The proxy or ingress cannot connect to the relay.",
-    503: "The proxy or ingress has no relay to forward to.",
+    502: f"The proxy or ingress cannot connect to the relay. {_OTHER_PROTOCOL}",
+    503: f"The proxy or ingress has no relay to forward to. {_OTHER_PROTOCOL}",
     504: "The proxy or ingress got no answer from the relay in time.",
 }
 

@@ -52,6 +52,30 @@ ADMISSION_FAILURES: Final = catalogue_of(  # of a request that the relay refuses
         "This endpoint accepts WebSocket connections only.",
         "Connect with a WebSocket client (RFC 6455, version 13). If the client is one, configure the proxy in front of the "
         "relay to forward the headers 'Upgrade' and 'Connection'."),
+    Row("path_not_found", "clients", _CLIENT, 404, None, _NEVER, _INFO,
+        "The relay serves nothing at this path.",
+        "Connect a WebSocket to /v1/realtime. The relay forwards Realtime WebSockets only, and no other path of the API."),
+    Row("method_not_allowed", "clients", _CLIENT, 405, None, _NEVER, _INFO,
+        "The relay does not accept this method at this path.",
+        "Send GET: a WebSocket handshake to /v1/realtime, or a plain request to /livez, /readyz or /healthz. The relay "
+        "forwards no other request of the API."),
+    Row("headers_too_large", "clients", _CLIENT, 431, None, _NEVER, _WARNING,
+        "The head of the request exceeds the relay's limit.",
+        "Send at most 64 kB and 128 lines of headers, cookies included. Delete the cookies of the relay's host, or serve the "
+        "relay at a host name that has none."),
+    Row("proxy_protocol", "clients", _OPERATOR, 400, None, _NEVER, _WARNING,
+        "The connection starts with a PROXY protocol header.",
+        "Switch the PROXY protocol off in the load balancer in front of the relay: haproxy: remove send-proxy and "
+        "send-proxy-v2; nginx: 'proxy_protocol off'; AWS: proxy_protocol_v2.enabled=false. To keep client addresses, let "
+        "it proxy HTTP, send X-Forwarded-For, and list it in RELAY_TRUSTED_PROXIES."),
+    Row("http_version_refused", "clients", _CLIENT, 400, None, _NEVER, _WARNING,
+        "The connection starts with HTTP/2, which the relay does not speak.",
+        "Use HTTP/1.1 towards the relay. In the proxy in front of it, switch HTTP/2 to the backend off: Cloud Run: "
+        "--no-use-http2; haproxy: remove 'proto h2'; Envoy: http_protocol_options; Kubernetes: remove appProtocol h2c."),
+    Row("tls_refused", "clients", _CLIENT, 400, None, _NEVER, _WARNING,
+        "The connection starts with a TLS handshake; this port speaks plain HTTP.",
+        "Use http:// or ws:// with this port, or https:// or wss:// with a proxy or ingress in front of the relay that "
+        "terminates TLS. In a proxy, use plain HTTP towards the relay."),
     Row("too_many_sessions", "clients", _CLIENT, 429, None, _LATER, _INFO,
         "This client is at its session limit.",
         "Close a session, or wait for one to end, before you open another. Operator: the limit is "

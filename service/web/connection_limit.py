@@ -13,11 +13,13 @@ import structlog
 from aiohttp import web
 from prometheus_client import Counter
 
+from service.web.protocol import PublicProtocol, UnservedRequests
+
 _LOG_INTERVAL_SECONDS: Final = 10.0
 
 
 class ConnectionLimit:
-    """The protocol factory of the public listener: aiohttp's protocol below the limit, an abort above it.
+    """The protocol factory of the public listener: a `PublicProtocol` below the limit, an abort above it.
 
     `maximum` is the number of descriptors that client connections may use together with those that `other_descriptors`
     counts (sockets of sessions and dials towards upstream); None is no limit. Rejections are counted in `rejections`, and
@@ -25,9 +27,15 @@ class ConnectionLimit:
     """
 
     def __init__(
-        self, server: web.Server, other_descriptors: Callable[[], int], maximum: int | None, rejections: Counter
+        self,
+        server: web.Server,
+        unserved: UnservedRequests,
+        other_descriptors: Callable[[], int],
+        maximum: int | None,
+        rejections: Counter,
     ) -> None:
         self._server = server
+        self._unserved = unserved
         self._other_descriptors = other_descriptors
         self._maximum = maximum
         self._rejections = rejections
@@ -40,7 +48,7 @@ class ConnectionLimit:
         in_use = len(self._server.connections) + self._accepted + self._other_descriptors()
         if self._maximum is None or in_use < self._maximum:
             self._count_accepted()
-            return self._server()
+            return PublicProtocol(self._server, self._unserved)
         self._rejections.inc()
         self._unlogged += 1
         now = time.monotonic()

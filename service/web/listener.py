@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
+from service.web.protocol import MAX_HEAD_BYTES
 
 _BACKLOG: Final = 256
 """A longer backlog only queues clients that admission refuses, and multiplies asyncio's log lines when accept fails."""
@@ -28,10 +29,14 @@ async def listen(
     app = web.Application(client_max_size=1024)
     app.router.add_routes(list(routes))
     app.on_response_prepare.append(_adjust_headers)
+    # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
+    head_bytes = 8190 if connection_limit is None else MAX_HEAD_BYTES
     runner = web.AppRunner(
         app,
         handle_signals=False,  # aiohttp's signal handler would close sessions instead of draining them
         access_log=None,  # it logs queries
+        max_line_size=head_bytes,
+        max_field_size=head_bytes,
         keepalive_timeout=15,  # also the only timeout for a client that never completes its request
         shutdown_timeout=1,
         handler_cancellation=True,  # without it a dial goes on after its client has disconnected

@@ -16,6 +16,10 @@ PUBLISHED_CODES = {
     "origin_refused": (403, None),
     "bad_request model_refused model_missing": (400, 4000),
     "not_a_websocket": (426, None),
+    "path_not_found": (404, None),
+    "method_not_allowed": (405, None),
+    "headers_too_large": (431, None),
+    "proxy_protocol http_version_refused tls_refused": (400, None),
     "too_many_sessions too_many_connects": (429, None),
     "relay_full": (503, 1013),
     "relay_draining": (503, 1001),
@@ -31,13 +35,15 @@ PUBLISHED_CODES = {
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
+    proxy_protocol
     relay_full key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
 """
 # The failures that fire no alert, because the client caused them. They count as reconnects of the client.
 CAUSED_BY_CLIENT = """
-    token_missing token_invalid origin_refused bad_request model_refused model_missing not_a_websocket too_many_sessions
+    token_missing token_invalid origin_refused bad_request model_refused model_missing not_a_websocket path_not_found
+    method_not_allowed headers_too_large http_version_refused tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left
 """
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support.certificates import untrusted_server_context
+from tests.support.doctor_chain import forward_to, tcp_server
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
 
 PATH: Final = "/v1/realtime?model=gpt-realtime"
@@ -24,6 +25,12 @@ class FailingRelay:
     headers: Mapping[str, str] = field(default_factory=dict)
     earlier_failures: int = 0  # failed connections of the setup itself
     remedy: str | None = None  # where the evidence gives a better one than the catalogue's
+    proxy_port: int | None = None  # where the client connects if it is not the relay's own port
+
+    @property
+    def port(self) -> int:
+        """Where the client connects."""
+        return self.proxy_port or self.relay.app.public_port
 
 
 FailureSetup = Callable[[], AbstractAsyncContextManager[FailingRelay]]
@@ -147,6 +154,17 @@ async def refusing_proxy() -> AsyncIterator[FailingRelay]:
         server.close()
 
 
+def changed_on_route(change: Callable[[bytes], bytes]) -> FailureSetup:
+    """A proxy between client and relay changes the first bytes of each connection."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async with simulated_relay() as relay, tcp_server(forward_to(relay.app.public_port, change)) as port:
+            yield FailingRelay(relay, proxy_port=port)
+
+    return set_up
+
+
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
@@ -162,6 +180,12 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "model_refused": refused_request(RELAY_ALLOWED_MODELS="another"),
     "model_missing": refused_request("/v1/realtime"),
     "not_a_websocket": refused_request(PATH, {"Upgrade": ""}),
+    "path_not_found": refused_request("/nowhere"),
+    "method_not_allowed": changed_on_route(lambda first: first.replace(b"GET", b"PUT")),
+    "headers_too_large": refused_request(PATH, {"Cookie": "c=" + "x" * 70_000}),
+    "proxy_protocol": changed_on_route(lambda first: b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n" + first),
+    "http_version_refused": changed_on_route(lambda first: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + first),
+    "tls_refused": changed_on_route(lambda first: b"\x16\x03\x01\x02\x00\x01" + first),
     "too_many_sessions": lambda: relay_at_limit(RELAY_MAX_SESSIONS_PER_CLIENT="1"),
     "too_many_connects": client_in_reconnect_loop,
     "relay_full": lambda: relay_at_limit(RELAY_MAX_SESSIONS="1"),

@@ -49,7 +49,7 @@ async def test_all_surfaces_report_the_same_failure(reason: str) -> None:
 
 async def connect_without_origin(failing: FailingRelay, row: Row) -> dict[str, Any]:
     """The error of a client that is not a browser: an HTTP status and a JSON body."""
-    client = await open_raw(failing.relay.app.public_port, failing.path, failing.headers)
+    client = await open_raw(failing.port, failing.path, failing.headers)
     await client.close()
     answer, error = client.answer, dict(client.answer.error)
 
@@ -61,7 +61,7 @@ async def connect_without_origin(failing: FailingRelay, row: Row) -> dict[str, A
 
 async def connect_as_browser(failing: FailingRelay, row: Row) -> dict[str, Any]:
     """The error of a browser: an error event and a close frame, or an HTTP status if the reason has no close code."""
-    client = await open_raw(failing.relay.app.public_port, failing.path, ORIGIN | dict(failing.headers))
+    client = await open_raw(failing.port, failing.path, ORIGIN | dict(failing.headers))
     if row.close_code is None:
         assert row.http_status == client.answer.status
         error = dict(client.answer.error)

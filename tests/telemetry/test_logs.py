@@ -76,17 +76,19 @@ def test_json_value_stays_on_one_line(stream: io.StringIO) -> None:
 
 
 async def test_request_that_cannot_be_parsed_is_not_logged(stream: io.StringIO) -> None:
-    """The log holds the kind of error, and nothing of the request."""
+    """The log holds the reason, or on the internal port the kind of error, and nothing of the request."""
     async with simulated_relay() as relay:
-        for line in (b"api-key: CANARY\x00", b"Sec-WebSocket-Protocol: realtime, CANARY\x00"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
-            writer.write(b"GET /v1/realtime?key=CANARY HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
-            assert b" 400 " in await reader.read(100)
-            writer.close()
-            await writer.wait_closed()
+        for port in (relay.app.public_port, relay.app.internal_port):
+            for line in (b"api-key: CANARY\x00", b"Sec-WebSocket-Protocol: realtime, CANARY\x00"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /v1/realtime?key=CANARY HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+                assert b" 400 " in await reader.read(100)
+                writer.close()
+                await writer.wait_closed()
 
+    assert ["bad_request"] * 2 == [line["reason"] for line in relay.events("admission.refused")]
     assert "bad request" in stream.getvalue()
-    assert "CANARY" not in stream.getvalue()
+    assert "CANARY" not in stream.getvalue() + str(relay.logs)
 
 
 def test_redactor_keeps_first_secrets_when_many_are_added() -> None:

@@ -1,0 +1,201 @@
+"""The public listener's HTTP protocol: aiohttp's, with the relay's own answer where aiohttp would refuse by itself.
+
+aiohttp answers what it cannot parse, and what no route serves, with plain text that repeats the input. Here each such
+request gets a reason of the catalogue, as a JSON body, a count and a log line.
+
+What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web/test_unserved.py`:
+
+* `RequestHandler.data_received` passes all bytes to `_parser.feed_data`, and answers its HttpProcessingError through
+  `handle_error` (web_protocol.py:445).
+* `finish_response` sends every response, an HTTPException of the router included (web_protocol.py:590).
+"""
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractMatchInfo
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
+from aiohttp.web_request import BaseRequest
+
+from service.failures import Failure
+from service.telemetry.metrics import Metrics
+from service.web import unserved
+from service.web.attempts import AttemptReporter, ConnectionAttempt
+from service.web.refusals import http_response
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
+LINGER_SECONDS: Final = 1.0
+"""A socket that is closed with unread bytes is reset, and its peer may lose the answer. So the relay reads on until the peer
+closes, for this long at most."""
+_LOGGED_PER_INTERVAL: Final = 5
+_LOG_INTERVAL_SECONDS: Final = 60.0
+
+
+class UnservedRequests:
+    """Counts and logs what no handler serves, and makes its response. Logs at most 5 lines for each reason within 60 s."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._reporter = AttemptReporter(metrics, lambda _failure: None)
+        self._windows: dict[str, tuple[float, int]] = {}  # start of the interval, and lines in it, for each reason
+        self._unlogged: dict[str, int] = {}
+
+    def refuse(self, failure: Failure, address: str) -> web.Response:
+        """Count and log the failure; return the response, after which the connection is closed."""
+        attempt = ConnectionAttempt(secrets.token_hex(8), address)
+        if self._may_log(failure.reason):
+            omitted = self._unlogged.pop(failure.reason, 0)
+            if omitted:
+                failure.detail = f"{failure.detail}; {omitted} more since the last line"
+            self._reporter.refused(failure, attempt)
+        else:
+            self._unlogged[failure.reason] = self._unlogged.get(failure.reason, 0) + 1
+            self._metrics.count_admission_failure(failure)
+        refusal = http_response(failure, attempt.session_id)
+        response = _Response(body=refusal.body, status=refusal.status, headers=refusal.headers)
+        response.force_close()
+        return response
+
+    def _may_log(self, reason: str) -> bool:
+        now = time.monotonic()
+        since, lines = self._windows.get(reason, (now, 0))
+        if now - since >= _LOG_INTERVAL_SECONDS:
+            since, lines = now, 0
+        self._windows[reason] = (since, min(lines + 1, _LOGGED_PER_INTERVAL + 1))
+        return lines < _LOGGED_PER_INTERVAL
+
+
+class PublicProtocol(web.RequestHandler):
+    """One connection of the public listener. A WebSocket that is answered 101 leaves it for `service.wire`."""
+
+    __slots__ = ("_lingers", "_unserved")
+
+    def __init__(self, server: web.Server, requests: UnservedRequests) -> None:
+        # The runner configures its server with arguments for the protocols that the server itself would make.
+        super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - no public access
+        self._unserved = requests
+        self._parser = cast("Any", HeadLimiter(self._parser))
+        self._lingers = False
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer a request that cannot be parsed, or whose handler failed."""
+        if isinstance(exc, HttpProcessingError):
+            head = cast("HeadLimiter | None", self._parser)  # aiohttp removes it when the connection is lost
+            failure = unserved.unparsed_request(head.first_bytes if head is not None else b"", exc)
+        else:
+            super().handle_error(
+                request, status, exc, message
+            )  # logs; raises ConnectionError behind a part of a response
+            failure = Failure("internal_error", detail="an exception in a handler")
+        self._lingers = True
+        return self._unserved.refuse(failure, request.remote or "unknown")
+
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response. One that aiohttp's router made is replaced by the relay's own."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._replace(request, resp)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._lingers:
+            await self._linger()
+        return finished
+
+    def _replace(self, request: BaseRequest, refusal: web.HTTPException) -> web.StreamResponse:
+        match_info = request.match_info if isinstance(request, web.Request) else None
+        failure = _failure_of_router(request, match_info, refusal)
+        if failure is None:
+            return refusal
+        response = self._unserved.refuse(failure, request.remote or "unknown")
+        if "Allow" in refusal.headers:
+            response.headers["Allow"] = refusal.headers["Allow"]
+        self._lingers = True
+        return response
+
+    async def _linger(self) -> None:
+        """Send FIN and discard what the peer sends, until it closes, which cancels this, or LINGER_SECONDS have passed."""
+        self.close()  # from here on `data_received` discards
+        if self.transport is None:
+            return
+        with suppress(OSError, RuntimeError, NotImplementedError):  # disconnected meanwhile
+            self.transport.write_eof()
+            self.transport.resume_reading()
+        await asyncio.sleep(LINGER_SECONDS)
+
+
+def _failure_of_router(
+    request: BaseRequest, match_info: AbstractMatchInfo | None, refusal: web.HTTPException
+) -> Failure | None:
+    """The failure for a response of aiohttp's router; None for one that a handler raised."""
+    if isinstance(refusal, web.HTTPExpectationFailed):
+        return unserved.unsupported_expectation()
+    if match_info is None or match_info.http_exception is None:
+        return None
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return unserved.method_not_allowed(request.method)
+    return unserved.path_not_found(request.method, request.path)
+
+
+class HeadLimiter:
+    """Takes the place of aiohttp's request parser: limits the size of a head, and keeps the first bytes of the connection.
+
+    `feed_data` raises nothing but HttpProcessingError, which aiohttp answers.
+    """
+
+    def __init__(self, parser: Any) -> None:  # noqa: ANN401 - aiohttp's parser is a C extension without types
+        self._parser = parser
+        self._size = 0  # of the head that has begun
+        self._body: Any = None  # of the last request, as aiohttp's StreamReader
+        self.first_bytes = b""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the other methods of aiohttp's parser
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        """Parse received bytes; returns what aiohttp's parser returns: messages, whether one upgrades, and unparsed bytes."""
+        if len(self.first_bytes) < unserved.FIRST_BYTES:
+            self.first_bytes += bytes(data[: unserved.FIRST_BYTES - len(self.first_bytes)])
+            if unserved.foreign_protocol(self.first_bytes) is not None:
+                raise BadHttpMessage("another protocol")
+        if self._body is not None and not self._body.is_eof():
+            return self._feed(data)
+        room = MAX_HEAD_BYTES - self._size
+        messages, upgraded, tail = self._feed(data[:room])
+        if messages:
+            self._size = 0
+        elif len(data) >= room:
+            raise LineTooLong(b"", MAX_HEAD_BYTES)
+        else:
+            self._size += len(data)
+        if len(data) <= room:
+            return messages, upgraded, tail
+        if upgraded:
+            return messages, True, tail + data[room:]
+        more, upgraded, tail = self._feed(data[room:])
+        return [*messages, *more], upgraded, tail
+
+    def _feed(self, data: bytes) -> tuple[Any, bool, bytes]:
+        try:
+            messages, upgraded, tail = self._parser.feed_data(data)
+        except HttpProcessingError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
+            raise BadHttpMessage(type(exc).__name__) from None
+        if messages:
+            self._body = messages[-1][1]
+        return messages, upgraded, tail
+
+
+class _Response(web.Response):
+    """A response without `Server`. aiohttp runs no signal for a request that it could not parse."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)

@@ -1,0 +1,155 @@
+"""What a connection or request is that no route serves: the reason, the evidence and the action. Pure.
+
+Nothing of the request is repeated: a hint names one of the relay's own paths, a detail is one of the texts of this module.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote
+
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong, TransferEncodingError
+
+from service.failures import Failure
+
+FIRST_BYTES: Final = 16
+"""The number of a connection's first bytes that identify a protocol."""
+WEBSOCKET_PATHS: Final = (
+    "/v1/realtime",
+    "/v1/realtime/translations",
+    "/openai/v1/realtime",
+    "/openai/realtime",
+    "/realtime",
+)
+_PROBE_PATHS: Final = ("/healthz", "/livez", "/readyz")
+_INTERNAL_PATHS: Final = frozenset({"/metrics", "/version"})
+_MAX_PATH: Final = 256  # that is compared with the relay's paths
+_NOT_RELAYED: Final = re.compile(
+    r"/(chat|completions|responses|models|audio|embeddings|files|images|assistants|threads|moderations|batches|organization)"
+    r"(/|$)|/realtime/(calls|client_secrets|sessions|transcription_sessions)(/|$)"
+)
+
+# The signature of a protocol's first bytes, its reason, and a detail. At least 4 bytes of a signature identify it.
+_PROTOCOLS: Final = (
+    (b"PROXY TCP", "proxy_protocol", "PROXY protocol, version 1"),
+    (b"PROXY UNKNOWN", "proxy_protocol", "PROXY protocol, version 1"),
+    (b"\r\n\r\n\x00\r\nQUIT\n", "proxy_protocol", "PROXY protocol, version 2"),
+    (b"PRI * HTTP/2.0\r\n", "http_version_refused", "HTTP/2 with prior knowledge"),
+    (b"SSH-", "bad_request", "the client speaks SSH"),
+    (b"RTSP", "bad_request", "the client speaks RTSP"),
+)
+_SHORT_SIGNATURES: Final = (
+    (b"\x16\x03", "tls_refused", "TLS ClientHello"),
+    (b"\x05", "bad_request", "the client speaks SOCKS 5; the relay is no proxy"),
+    (b"\x04\x01", "bad_request", "the client speaks SOCKS 4; the relay is no proxy"),
+    (b"\x81", "bad_request", "a WebSocket frame without an opening handshake"),
+    (b"\x82", "bad_request", "a WebSocket frame without an opening handshake"),
+    (b"*", "bad_request", "the client speaks Redis's protocol"),
+)
+_MIN_PREFIX: Final = 4
+_NOT_HTTP_HINT: Final = (
+    "Send an HTTP/1.1 request. If a proxy or load balancer is in front of the relay, let it forward HTTP/1.1 unchanged."
+)
+
+
+def foreign_protocol(first: bytes) -> Failure | None:
+    """The failure for the first bytes of a connection that are another protocol's; None if they can be HTTP/1.1."""
+    for signature, reason, detail in _PROTOCOLS:
+        if first.startswith(signature[:FIRST_BYTES]) or (len(first) >= _MIN_PREFIX and signature.startswith(first)):
+            return _not_http(reason, detail)
+    for signature, reason, detail in _SHORT_SIGNATURES:
+        if first.startswith(signature):
+            return _not_http(reason, detail)
+    return None
+
+
+def _not_http(reason: str, detail: str) -> Failure:
+    return Failure(reason, detail=detail, hint=_NOT_HTTP_HINT if reason == "bad_request" else None)
+
+
+def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
+    """The failure for a request that cannot be parsed. `first` are the first bytes of its connection."""
+    failure = foreign_protocol(first)
+    if failure is not None:
+        return failure
+    if isinstance(exc, LineTooLong):
+        return Failure("headers_too_large", detail="over 64 kB")
+    if isinstance(exc, HttpProcessingError) and exc.message.startswith("Too many headers"):
+        return Failure("headers_too_large", detail="over 128 header lines")
+    if isinstance(exc, TransferEncodingError):
+        hint = "Send no body with an opening handshake, or a valid one."
+        return Failure("bad_request", detail="the chunked body is malformed", hint=hint)
+    name = type(exc).__name__ if isinstance(exc, HttpProcessingError) else "unknown error"
+    return Failure("bad_request", detail=f"the request is not valid HTTP/1.1 ({name})", hint=_NOT_HTTP_HINT)
+
+
+def unsupported_expectation() -> Failure:
+    """The failure for an `Expect` header other than 100-continue."""
+    return Failure(
+        "bad_request",
+        detail="an unknown Expect header",
+        hint="Remove the header 'Expect', or send 'Expect: 100-continue'.",
+    )
+
+
+def method_not_allowed(method: str) -> Failure:
+    """The failure for a path of the relay that is requested with a method other than GET."""
+    hints = {
+        "OPTIONS": "Open a WebSocket in the page instead of a request by fetch. A WebSocket needs no CORS preflight.",
+        "POST": "Open a WebSocket with GET. The relay forwards no WebRTC (an SDP offer) and no other POST of the API; send "
+        "those to the provider.",
+    }
+    known = method if method in {"CONNECT", "DELETE", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"} else "other"
+    return Failure("method_not_allowed", detail=f"method {known}", hint=hints.get(method))
+
+
+def path_not_found(method: str, path: str) -> Failure:
+    """The failure for a path that no route serves, with the nearest path of the relay where there is one."""
+    if method == "CONNECT":
+        return Failure(
+            "path_not_found",
+            detail="a request to a forward proxy",
+            hint="Remove the relay from HTTP_PROXY, HTTPS_PROXY and ALL_PROXY of the client: the relay is no forward proxy. "
+            "Connect a WebSocket to /v1/realtime of the relay.",
+        )
+    path = _normalize(path)
+    if path in _INTERNAL_PATHS:
+        return Failure(
+            "path_not_found",
+            detail="a path of the internal port",
+            hint="Request it from the internal port, RELAY_INTERNAL_PORT (9464 by default).",
+        )
+    if _NOT_RELAYED.search(path):
+        return Failure(
+            "path_not_found",
+            detail="an API that the relay does not forward",
+            hint="Send this request to the provider. The relay forwards only Realtime WebSockets, at /v1/realtime and "
+            "/v1/realtime/translations: no WebRTC calls, client secrets, chat completions or other REST endpoints.",
+        )
+    nearest = nearest_path(path)
+    if nearest is None:
+        return Failure("path_not_found", detail="no path of the relay resembles it")
+    return Failure(
+        "path_not_found",
+        detail=f"the nearest path is {nearest}",
+        hint=f"Use {nearest}, the nearest path: check the base URL of the client for a path that is repeated, missing or "
+        "misspelt or a trailing slash, and a proxy in front of the relay for a prefix that it has to remove.",
+    )
+
+
+def nearest_path(path: str) -> str | None:
+    """The path of the relay that a wrong path resembles, or None."""
+    path = _normalize(path)
+    for known in (*WEBSOCKET_PATHS, *_PROBE_PATHS):
+        if path == known or path.endswith(known):  # with a prefix that a proxy has not removed, or repeated
+            return "/v1/realtime" if known == "/realtime" else known
+    if "/realtime/" in path:  # such as /v1/realtime/ws
+        return "/v1/realtime"
+    close: Iterable[str] = difflib.get_close_matches(path, (*WEBSOCKET_PATHS, *_PROBE_PATHS), n=1, cutoff=0.75)
+    return next(iter(close), None)
+
+
+def _normalize(path: str) -> str:
+    """The path in lower case, unquoted, without repeated and trailing slashes."""
+    return re.sub(r"/+", "/", f"/{unquote(path[:_MAX_PATH])}").lower().rstrip("/ ") or "/"

@@ -1,0 +1,237 @@
+"""What aiohttp would refuse by itself: other protocols, malformed HTTP, wrong paths and methods. Each has a reason."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.failures import CATALOGUE
+from service.web.realtime import PATHS, TRANSLATION_PATHS
+from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
+from tests.support.harness import Relay, simulated_relay
+from tests.web.test_invalid_requests import upgrade
+
+CANARY = "CANARY7input"
+V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x00\x05\x00\x50"
+
+
+async def send(relay: Relay, *pieces: bytes) -> tuple[int, dict[str, Any], bytes]:
+    """Send pieces and read to the end; return status, error object and everything that was received."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    received = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    body = received.partition(b"\r\n\r\n")[2]
+    return int(received.split()[1]), json.loads(body)["error"] if body else {}, received
+
+
+def rest(target: str, method: str = "GET", *lines: str) -> bytes:
+    """A request without an upgrade."""
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1")
+
+
+OTHER_PROTOCOLS = {
+    "proxy-v1": (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n" + upgrade(), "proxy_protocol"),
+    "proxy-v1-ipv6": (b"PROXY TCP6 2001:db8::1 2001:db8::2 5 80\r\n" + upgrade(), "proxy_protocol"),
+    "proxy-v1-unknown": (b"PROXY UNKNOWN\r\n" + upgrade(), "proxy_protocol"),
+    "proxy-v2": (V2 + upgrade(), "proxy_protocol"),
+    "proxy-v2-without-request": (V2, "proxy_protocol"),
+    "proxy-v2-local-of-a-health-check": (V2[:12] + b"\x20\x00\x00\x00", "proxy_protocol"),
+    "http2-preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", "http_version_refused"),
+    "http2-preface-first-half": (b"PRI * HTTP/2.0\r\n\r\n", "http_version_refused"),
+    "tls-1.3": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, "tls_refused"),
+    "ssh": (b"SSH-2.0-OpenSSH_9.2\r\n", "bad_request"),
+    "socks5": (b"\x05\x01\x00", "bad_request"),
+    "socks4": (b"\x04\x01\x00\x50\x00\x00\x00\x01\x00", "bad_request"),
+    "redis": (b"*1\r\n$4\r\nPING\r\n", "bad_request"),
+    "frame-without-handshake": (b"\x81\x85abcdabcde", "bad_request"),
+    "rdp": (b"\x03\x00\x00\x13\x0e\xe0\x00", "bad_request"),
+    "postgres": (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", "bad_request"),
+    "text": (CANARY.encode() + b"\r\n\r\n", "bad_request"),
+}
+MALFORMED = {
+    "chunk-size": rest("/v1/realtime", "POST", "Transfer-Encoding: chunked") + b"zz\r\n" + CANARY.encode(),
+    "two-content-lengths": rest("/v1/realtime", "POST", "Content-Length: 5", "Content-Length: 6"),
+    "length-and-chunked": rest("/v1/realtime", "POST", "Content-Length: 5", "Transfer-Encoding: chunked"),
+    "negative-length": rest("/v1/realtime", "POST", "Content-Length: -1"),
+    "no-host": b"GET /v1/realtime HTTP/1.1\r\n\r\n",
+    "space-in-header-name": upgrade(f"X Y: {CANARY}"),
+    "nul-in-header": upgrade(f"X: \x00{CANARY}"),
+    "folded-header": upgrade(f"X: a\r\n {CANARY}"),
+    "http-3": upgrade().replace(b"HTTP/1.1", b"HTTP/3"),
+    "lower-case-method": upgrade().replace(b"GET", b"get"),
+    "brackets-in-authority": rest("http://[::1/v1/realtime"),
+    "expect": rest("/livez", "GET", f"Expect: {CANARY}"),
+    "behind-a-request": rest("/livez") + b"\x16\x03\x01" + CANARY.encode() + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize(("sent", "reason"), OTHER_PROTOCOLS.values(), ids=OTHER_PROTOCOLS.keys())
+async def test_other_protocol_has_a_reason(sent: bytes, reason: str) -> None:
+    """Status, JSON body, count and one log line with the peer; nothing is repeated, no server is named."""
+    async with simulated_relay() as relay:
+        status, error, received = await send(relay, sent)
+
+        check_refusal(relay, reason, status, error, received)
+
+
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_malformed_http_is_a_bad_request(sent: bytes) -> None:
+    """As `test_other_protocol_has_a_reason`."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(sent)
+        received = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        body = received[received.index(b'{"error"') :]
+
+        check_refusal(relay, "bad_request", 400, json.loads(body)["error"], received)
+
+
+def check_refusal(relay: Relay, reason: str, status: int, error: dict[str, Any], received: bytes) -> None:
+    """All surfaces report the same reason."""
+    row = CATALOGUE[reason]
+    assert (row.http_status, reason, row.sentence) == (status, error["code"], error["message"])
+    assert b"Server:" not in received
+    assert b"application/json" in received
+    [line] = relay.events("admission.refused")
+    assert ("127.0.0.1", reason, error["remedy"], error["session_id"]) == (
+        line["address"], line["reason"], line["remedy"], line["session_id"]
+    )  # fmt: skip
+    assert line["detail"]
+    assert 1 == relay.metric("realtime_relay_admissions_total", result=reason)
+    assert 1 == relay.metric(
+        "realtime_relay_connection_failures_total",
+        upstream="compatible", phase="access", status=str(status), reason=reason,
+    )  # fmt: skip
+    assert CANARY not in received.decode("latin-1") + str(relay.logs)
+
+
+@pytest.mark.parametrize("split", [1, 4, 5, 11, 13])
+@pytest.mark.parametrize("head", [V2, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n"], ids=["v2", "v1"])
+async def test_proxy_protocol_in_pieces_is_named(head: bytes, split: int) -> None:
+    """The first piece may hold less than the signature. One byte is not enough: then the answer is bad_request."""
+    async with simulated_relay() as relay:
+        _, error, _ = await send(relay, head[:split], head[split:] + upgrade())
+
+        assert error["code"] in ({"proxy_protocol", "bad_request"} if split < 4 else {"proxy_protocol"})
+
+
+PATHS_AND_HINTS = {
+    "/v1/v1/realtime?model=x": "Use /v1/realtime, ",
+    "/v1/realtime/?model=x": "Use /v1/realtime, ",
+    "//v1/realtime": "Use /v1/realtime, ",
+    "/V1/Realtime": "Use /v1/realtime, ",
+    "/v1/realtme": "Use /v1/realtime, ",
+    "/voice/v1/realtime": "Use /v1/realtime, ",
+    "/v1/realtime/translation": "Use /v1/realtime",
+    "/v1%2Frealtime": "Use /v1/realtime, ",
+    "/v1/realtime/calls": "no WebRTC calls",
+    "/v1/realtime/client_secrets": "Send this request to the provider",
+    "/v1/chat/completions": "chat completions",
+    "/v1/models": "Send this request to the provider",
+    "/v1/responses": "Send this request to the provider",
+    "/metrics": "RELAY_INTERNAL_PORT",
+    "/health": "Use /healthz, ",
+    "/": "Connect a WebSocket to /v1/realtime",
+    "/wp-login.php": "Connect a WebSocket to /v1/realtime",
+}
+
+
+@pytest.mark.parametrize(("path", "hint"), PATHS_AND_HINTS.items(), ids=PATHS_AND_HINTS.keys())
+async def test_wrong_path_is_named(path: str, hint: str) -> None:
+    """The remedy names the nearest path, or that the relay does not forward this API."""
+    async with simulated_relay() as relay:
+        status, error, received = await send(relay, upgrade(target=path))
+
+        check_refusal(relay, "path_not_found", status, error, received)
+        assert hint in error["remedy"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("path", ["/v1/realtime?model=x", "/v1/realtime/translations"])
+async def test_method_other_than_get_is_named(method: str, path: str) -> None:
+    """405 with Allow; a HEAD has no body."""
+    async with simulated_relay() as relay:
+        status, error, received = await send(relay, rest(path, method, "Content-Length: 0"))
+
+        assert 405 == status
+        assert b"Allow: GET\r\n" in received
+        assert b"Server:" not in received
+        assert error.get("code") == (None if method == "HEAD" else "method_not_allowed")
+        assert [f"method {method}"] == [line["detail"] for line in relay.events("admission.refused")]
+
+
+async def test_connect_is_refused_as_to_a_forward_proxy() -> None:
+    """HTTPS_PROXY of the client names the relay."""
+    async with simulated_relay() as relay:
+        status, error, _ = await send(relay, rest("api.openai.com:443", "CONNECT"))
+
+        assert (404, "path_not_found") == (status, error["code"])
+        assert "Remove the relay from HTTP_PROXY" in error["remedy"]
+
+
+async def test_large_body_behind_a_refused_method_does_not_reset_the_answer() -> None:
+    """The relay reads on until the client has read its answer."""
+    async with simulated_relay() as relay:
+        status, error, _ = await send(relay, rest("/v1/realtime", "POST", "Content-Length: 500000") + b"x" * 500_000)
+
+        assert (405, "method_not_allowed") == (status, error["code"])
+
+
+async def test_log_lines_are_limited_for_each_reason() -> None:
+    """All are counted; the log has five lines for each reason."""
+    async with simulated_relay() as relay:
+        for _ in range(20):
+            await send(relay, b"PROXY UNKNOWN\r\n")
+        await send(relay, b"\x16\x03\x01\x00")
+
+        reasons = [line["reason"] for line in relay.events("admission.refused")]
+        assert [*["proxy_protocol"] * 5, "tls_refused"] == reasons
+        assert 20 == relay.metric("realtime_relay_admissions_total", result="proxy_protocol")
+
+
+async def test_silent_peer_behind_a_refusal_is_disconnected() -> None:
+    """A peer that neither closes nor reads is disconnected by the relay."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(V2)
+        await asyncio.wait_for(reader.read(), 10)  # the relay's FIN follows its answer
+        with pytest.raises(ConnectionError):  # its RST, once it has closed the socket
+            await asyncio.wait_for(write_on(writer), 30)
+        writer.close()
+
+
+async def write_on(writer: asyncio.StreamWriter) -> None:
+    """Write until the peer resets the connection."""
+    while True:
+        writer.write(b"x" * 1000)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+@given(st.binary(max_size=40))
+def test_any_first_bytes_have_a_reason_of_the_catalogue(first: bytes) -> None:
+    """No input makes the classification raise; a request line is never another protocol."""
+    assert unparsed_request(first, None).reason in CATALOGUE
+    assert foreign_protocol(b"GET " + first) is None
+
+
+@given(st.text(max_size=300))
+def test_any_path_has_a_bounded_remedy(path: str) -> None:
+    """The remedy and the nearest path are texts of the relay."""
+    failure = path_not_found("GET", path)
+
+    assert failure.remedy.isprintable()
+    assert len(failure.remedy) < 500
+    assert nearest_path(path) in {None, *WEBSOCKET_PATHS, "/livez", "/readyz", "/healthz"}
+
+
+def test_hints_name_paths_that_the_relay_serves() -> None:
+    """The paths of hints equal those of the routes."""
+    assert {*PATHS, *TRANSLATION_PATHS} == set(WEBSOCKET_PATHS)
