@@ -1,10 +1,15 @@
 """Limits on how many sessions and dials are open concurrently. A slot is a context manager, so a count cannot drift."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from service.failures import Failure
+
+MAX_REFUSAL_EVENTS: Final = 64
+"""Refused clients whose closing handshake is open concurrently, and refusals by event per second, of the whole relay."""
+MAX_REFUSAL_EVENTS_PER_ADDRESS: Final = 8
 
 
 class ConcurrencyLimit:
@@ -48,3 +53,41 @@ class PerClientConcurrencyLimit:
             self._active[client] -= 1
             if not self._active[client]:
                 del self._active[client]
+
+
+class RefusalEventLimit:
+    """Bounds the refusals by event, so that refused clients cannot hold sockets: together, for each address, and per second.
+
+    `slot` yields whether there is one; without it the refusal is an HTTP status. The clock is a parameter, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._open: Counter[str] = Counter()
+        self._second = -1
+        self._this_second = 0
+
+    @contextmanager
+    def slot(self, address: str) -> Iterator[bool]:
+        """Hold a slot of the address until the context ends, if one is free."""
+        if not self._is_free(address):
+            yield False
+            return
+        self._this_second += 1
+        self._open[address] += 1
+        try:
+            yield True
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
+
+    def _is_free(self, address: str) -> bool:
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._this_second = second, 0
+        return (
+            self._open[address] < MAX_REFUSAL_EVENTS_PER_ADDRESS
+            and self._open.total() < MAX_REFUSAL_EVENTS
+            and self._this_second < MAX_REFUSAL_EVENTS
+        )

@@ -42,5 +42,7 @@ def _render_row(row: Row) -> str:
         facts.insert(0, f"HTTP {row.http_status}")
     if row.close_code:
         facts.insert(1 if row.http_status else 0, f"close {row.close_code}")
+    elif row.event_close_code:
+        facts.insert(1, f"close {row.event_close_code} with `?on_failure=event`")
     link = f"[Runbook](runbooks/{row.page}.md#{row.reason})"
     return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{link}\n"

@@ -1,8 +1,9 @@
 """What the catalogue holds for each reason: the types of a row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 RunbookPage = Literal["key", "account", "model", "network", "tls-and-proxy", "provider", "clients", "relay"]
 """A page of `docs/runbooks/`."""
@@ -41,13 +42,17 @@ class Level(IntEnum):
     ERROR = 40
 
 
+_CLOSE_CODES_ON_REQUEST: Final[Mapping[int | None, int]] = {401: 3000, 403: 3003, 429: 1013}
+"""HTTP status to close code, for refusals of admission whose row has no close code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One reason for which a connection fails or a session ends.
 
     `page` is the runbook page that has its section. `http_status` is the status that the client receives instead of its
-    101; None where the upgrade is already answered. `close_code` is sent to the client's socket; None where the refusal is
-    always an HTTP status, or where the relay passes on the peer's own close code.
+    101; None where the upgrade is already answered. `close_code` is sent to the client's socket; None where the refusal is an
+    HTTP status unless the client asks for an event, or where the relay passes on the peer's own close code.
     """
 
     reason: str
@@ -59,6 +64,11 @@ class Row:
     level: Level
     sentence: str
     remedy: str
+
+    @property
+    def event_close_code(self) -> int | None:
+        """The close code for a client that asks for an error event; None if the reason is always an HTTP status."""
+        return self.close_code or _CLOSE_CODES_ON_REQUEST.get(self.http_status)
 
     @property
     def is_definite(self) -> bool:

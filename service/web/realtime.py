@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from service.access.limits import ConcurrencyLimit
+from service.access.limits import ConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.relay.drain import Drainer
@@ -24,7 +24,7 @@ from service.web import refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
-from service.web.request import OpeningHandshake, parse_handshake, wants_error_event
+from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
@@ -69,6 +69,7 @@ class RealtimeHandler:
         self._session_limits = session_limits
         self._admission = AdmissionControl(policy, self._metrics, refusal=self._refusal)
         self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        self._refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
@@ -129,12 +130,14 @@ class RealtimeHandler:
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)
+                    session_slot.close()  # a refused client holds no place during its closing handshake
                     return await self._send_refusal(request, handshake, failure, attempt)
                 self._reporter.admitted()
                 try:
                     connected = await self._dial(dial_request, attempt)
                 except Failure as failure:
                     dial_slot.close()
+                    session_slot.close()
                     return await self._send_refusal(request, handshake, failure, attempt)
                 task = await self._start(request, handshake, connected, attempt)
                 if task is None:
@@ -202,11 +205,27 @@ class RealtimeHandler:
     async def _send_refusal(
         self, request: web.Request, handshake: OpeningHandshake | None, failure: Failure, attempt: ConnectionAttempt
     ) -> web.StreamResponse:
-        """Refuse with an error event and a close code where the client asks for one, else with an HTTP status."""
-        if handshake is not None and refusals.has_close_code(failure) and wants_error_event(request):
+        """Refuse with an error event and a close code where the client gets one, else with an HTTP status.
+
+        A refusal of token, origin or rate is an event only on request, and only within `RefusalEventLimit`: any client can
+        cause it, and it keeps a socket open for the closing handshake.
+        """
+        with ExitStack() as event_slot:
+            if handshake is None or not self._is_sent_as_event(request, failure, attempt, event_slot):
+                return refusals.http_response(failure, attempt.session_id)
             await refusals.answer_with_error_event(request, handshake, failure, attempt.session_id)
             return _sent_response(request)
-        return refusals.http_response(failure, attempt.session_id)
+
+    def _is_sent_as_event(
+        self, request: web.Request, failure: Failure, attempt: ConnectionAttempt, event_slot: ExitStack
+    ) -> bool:
+        if failure.row.close_code is not None:
+            return wants_error_event(request)
+        return (
+            failure.row.event_close_code is not None
+            and asks_for_error_event(request)
+            and event_slot.enter_context(self._refusal_events.slot(attempt.address))
+        )
 
 
 def _phase_left_in(progress: DialProgress) -> Phase:

@@ -87,18 +87,13 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
     return response
 
 
-def has_close_code(failure: Failure) -> bool:
-    """Return whether the failure can be sent as an event; a row without a close code is always an HTTP status."""
-    return CATALOGUE[failure.reason].close_code is not None
-
-
 def close_code_and_reason(failure: Failure) -> tuple[int, str]:
     """Return the close code and reason for a client: the provider's own where it defines them, else the row's."""
     row = failure.row
     code = failure.close_code
     if code is not None and code in _PROVIDER_CLOSE_CODES:
         return code, failure.close_reason or row.close_text
-    return row.close_code or 1011, row.close_text
+    return row.event_close_code or 1011, row.close_text
 
 
 async def answer_with_error_event(

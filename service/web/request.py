@@ -127,10 +127,12 @@ def wants_error_event(request: web.Request) -> bool:
     Browsers can read neither status nor body of a refused upgrade, so a request with an Origin header gets the event, unless
     `on_failure` asks for the other.
     """
-    preference = request.query.get("on_failure")
-    if preference in {"http", "event"}:
-        return preference == "event"
-    return "Origin" in request.headers
+    return asks_for_error_event(request) or ("Origin" in request.headers and request.query.get("on_failure") != "http")
+
+
+def asks_for_error_event(request: web.Request) -> bool:
+    """Return whether the client asks for the event by `on_failure=event`, which holds for refusals of admission too."""
+    return request.query.get("on_failure") == "event"
 
 
 def wants_draining_event(request: web.Request, *, default: bool) -> bool:
