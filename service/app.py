@@ -70,6 +70,7 @@ class App:
             raise
 
     async def _start(self) -> None:
+        startup.report_settings(self._settings)
         target = await self._choose_target()
         self._build_upstream(target, startup.check_key(target, self._settings))
         self._build_key_file_watcher(target)

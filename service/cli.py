@@ -82,8 +82,10 @@ def _settings(environ: Mapping[str, str]) -> Settings | None:
         _print_error(f"{len(rejected.problems)} setting(s) cannot be used; nothing was started:")
         for problem in rejected.problems:
             _print_error(f"  {problem}")
-        for warning in rejected.ignored_lines:
-            _print_error(f"  {warning.variable}: {warning.sentence}")
+        if rejected.warnings:
+            _print_error("Also:")
+        for warning in rejected.warnings:
+            _print_error(f"  {warning.variable} {warning.sentence}")
         return None
 
 

@@ -46,8 +46,8 @@ def sessions_that_fit(max_sessions: int) -> int:
     return limit.sessions
 
 
-def report_start(settings: Settings, target: Target, *, public_port: int, internal_port: int) -> None:
-    """Log what is odd about the settings, then where the relay listens and which upstream it uses."""
+def report_settings(settings: Settings) -> None:
+    """Log what is odd about the settings: first of all, because it can be the cause why the start then fails."""
     log = structlog.get_logger()
     for warning in settings.warnings:
         log.warning("setting.odd", variable=warning.variable, message=warning.sentence)
@@ -56,8 +56,12 @@ def report_start(settings: Settings, target: Target, *, public_port: int, intern
             "access.open_anywhere",
             message="Access is open beyond loopback: any client that reaches the port can spend the provider's credit.",
         )
+
+
+def report_start(settings: Settings, target: Target, *, public_port: int, internal_port: int) -> None:
+    """Log where the relay listens and which upstream it uses."""
     host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
-    log.info(
+    structlog.get_logger().info(
         "service.started",
         version=__version__,
         loop=NAME,

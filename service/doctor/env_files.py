@@ -1,10 +1,9 @@
 """Finds the `.env` files of the working directory, and files near it that were probably meant to be read.
 
-Reads the first megabyte of files whose names resemble that of an environment file: in the working directory, one level below
+Reads files of up to a megabyte whose names resemble that of an environment file: in the working directory, one level below
 it and three levels above it. Follows no symbolic link to a directory.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Final
 
 from service.doctor.env_text import KEY, EnvText, parse_env_text
 from service.settings.envfiles import PROFILE, PROFILE_VARIABLE
+from service.settings.source_file import Unreadable, read_source
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 """The directory of the program: a common place for the file, also when the program is started elsewhere."""
@@ -26,7 +26,6 @@ _MAX_CHILDREN: Final = 100
 _SKIPPED_CHILDREN: Final = frozenset({
     "node_modules", "venv", "env", "__pycache__", "site-packages", "proc", "sys", "dev",
 })  # fmt: skip
-_MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +64,24 @@ class EnvFiles:
 def find_env_files(directory: Path, environ: Mapping[str, str]) -> EnvFiles:
     """Search a directory and its surroundings."""
     names = _names_to_read(environ)
-    read = tuple(
-        EnvFile(name, directory / name, parse_env_text(data))
-        for name in names
-        if (data := _read(directory / name)) is not None
-    )
+    read: list[EnvFile] = []
+    remarks: list[str] = []
+    for name in names:
+        try:
+            data = read_source(directory / name)
+        except Unreadable as exc:
+            remarks.append(f"{name} {exc.cause}; {exc.remedy}")
+        else:
+            if data is not None:
+                read.append(EnvFile(name, directory / name, parse_env_text(data, name)))
     unread = (
         *_misnamed_files(directory, names),
         *_files_above(directory),
         *_files_below(directory),
         *_files_of_program(directory),
     )
-    return EnvFiles(read, tuple(dict.fromkeys(unread)), tuple(_remarks(directory, names, environ)))
+    remarks += _missing_profile(directory, environ)
+    return EnvFiles(tuple(read), tuple(dict.fromkeys(unread)), tuple(remarks))
 
 
 def _names_to_read(environ: Mapping[str, str]) -> list[str]:
@@ -141,13 +146,7 @@ def _files_elsewhere(directory: Path, cause: str) -> Iterator[UnreadFile]:
             yield UnreadFile(str(directory / name), cause, remedy, text.holds_key, elsewhere=True)
 
 
-def _remarks(directory: Path, names: list[str], environ: Mapping[str, str]) -> Iterator[str]:
-    for name in names:
-        path = directory / name
-        if path.is_dir():
-            yield f"{name} is a directory, which docker creates if the file to mount is missing; replace it by a file"
-        elif path.exists() and not os.access(path, os.R_OK):
-            yield f"{name} is not readable for this user (uid {os.geteuid()}); change its owner or mode"
+def _missing_profile(directory: Path, environ: Mapping[str, str]) -> Iterator[str]:
     profile = environ.get(PROFILE_VARIABLE, "").strip()
     if PROFILE.fullmatch(profile) and not (directory / f".env.{profile}").exists():
         yield f"{PROFILE_VARIABLE}={profile} selects .env.{profile}, which does not exist in {directory}"
@@ -160,13 +159,7 @@ def _list(directory: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> EnvText | None:
-    data = _read(path)
-    return None if data is None else parse_env_text(data)
-
-
-def _read(path: Path) -> bytes | None:
-    with suppress(OSError):
-        if path.is_file():  # opening a named pipe would block
-            with path.open("rb") as file:
-                return file.read(_MAX_BYTES)
+    with suppress(Unreadable):
+        if (data := read_source(path)) is not None:
+            return parse_env_text(data, path.name)
     return None

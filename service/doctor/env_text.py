@@ -1,22 +1,20 @@
-"""Parses the text of a `.env` file and remarks on what editors, shells and Docker do to it. Pure.
+"""Remarks on the text of a `.env` file: what the relay does not read, and what editors, shells and Docker do to it. Pure.
 
-No remark holds a value.
+The relay's own parser reads the text, so that relay and doctor report the same. No remark holds a value.
 """
 
-import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dotenv.parser import Binding, parse_stream
-
 from service.realtime.keys import family_of
 from service.settings import SETTING_NAMES
+from service.settings import envtext as parser
+from service.settings.env_names import setting_names
+from service.settings.envtext import UTF8_BYTE_ORDER_MARK, Statement
 
 KEY: Final = "OPENAI_API_KEY"
-_UTF16_BYTE_ORDER_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
-_UTF8_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _QUOTED: Final = re.compile(r"=\s*[\"']")
 _SPACED: Final = re.compile(r"^\s*(?:export\s+)?[^=\s]+(?:[ \t]+=|=[ \t]+[^\s#])")
 _PLACEHOLDER: Final = re.compile(r"\.\.\.|your|here|<|xxx", re.IGNORECASE)
@@ -47,11 +45,6 @@ class EnvText:
         return bool(self.names & SETTING_NAMES)
 
 
-_UTF16: Final = Remark(
-    "is UTF-16 text, which PowerShell's '>' writes, and cannot be read; save it as UTF-8",
-    is_lossy=True,
-    explains_missing_key=True,
-)
 _BYTE_ORDER_MARK: Final = Remark(
     "begins with a byte order mark: the relay skips it, but shells and 'docker run --env-file' do not; save it as UTF-8 "
     "without BOM"
@@ -62,17 +55,17 @@ _CARRIAGE_RETURNS: Final = Remark(
 )
 
 
-def parse_env_text(data: bytes) -> EnvText:
+def parse_env_text(data: bytes, file_name: str = ".env") -> EnvText:
     """Parse the bytes of a `.env` file. Accepts any bytes."""
-    if data.startswith(_UTF16_BYTE_ORDER_MARKS) or b"\x00" in data:
-        return EnvText(remarks=(_UTF16,))
-    text = data.removeprefix(_UTF8_BYTE_ORDER_MARK).decode("utf-8", "replace")
-    bindings = list(parse_stream(io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"))))
-    values = {binding.key: binding.value for binding in bindings if binding.key and (binding.value or "").strip()}
-    remarks = [_BYTE_ORDER_MARK] if data.startswith(_UTF8_BYTE_ORDER_MARK) else []
-    if "\r" in text:
+    text = parser.parse_env_text(data, setting_names(SETTING_NAMES), file_name)
+    values = {name: value for name, value in text.values().items() if value.strip()}
+    remarks = [Remark(str(flaw), is_lossy=True, explains_missing_key=True) for flaw in text.flaws]
+    remarks += [Remark(str(stray), is_lossy=True) for stray in text.strays]
+    if data.startswith(UTF8_BYTE_ORDER_MARK):
+        remarks.append(_BYTE_ORDER_MARK)
+    if b"\r" in data:
         remarks.append(_CARRIAGE_RETURNS)
-    remarks += [*_line_remarks(bindings), *_repeated_names(bindings)]
+    remarks += [*_line_remarks(text.statements), *_repeated_names(text.statements)]
     return EnvText(frozenset(values), tuple(remarks), _is_filled_in(values.get(KEY) or ""))
 
 
@@ -81,27 +74,22 @@ def is_misplaced_key(value: str) -> bool:
     return len(value) > _MIN_KEY_LENGTH and family_of(value.strip()).name in _KEY_FAMILIES
 
 
-def _line_remarks(bindings: Iterable[Binding]) -> Iterator[Remark]:
-    line_breaks = 0  # dotenv's own line number is that of the blank lines before a binding
-    for binding in bindings:
-        source = binding.original.string
-        line = line_breaks + 1 + source[: len(source) - len(source.lstrip())].count("\n")
-        line_breaks += source.count("\n")
-        if binding.error:
-            yield Remark(f"line {line} is not NAME=value and is not read; correct or remove it", is_lossy=True)
-        elif binding.key in SETTING_NAMES:
-            if text := _setting_remark(binding.key, binding.value, source):
-                yield Remark(f"line {line}: {text}")
-        elif binding.key and binding.value and is_misplaced_key(binding.value):
+def _line_remarks(statements: Iterable[Statement]) -> Iterator[Remark]:
+    for statement in statements:
+        name, value = statement.name, statement.value
+        if name is None or value is None:
+            continue
+        if name in SETTING_NAMES:
+            if text := _setting_remark(name, value, statement.source):
+                yield Remark(f"line {statement.line}: {text}")
+        elif is_misplaced_key(value):
             yield Remark(
-                f"line {line}: {binding.key} holds what looks like an OpenAI key, but the relay reads {KEY}; rename it",
+                f"line {statement.line}: {name} holds what looks like an OpenAI key, but the relay reads {KEY}; rename it",
                 explains_missing_key=True,
             )
 
 
-def _setting_remark(name: str, value: str | None, source: str) -> str | None:
-    if value is None:
-        return f"{name} has no '='; write {name}=value"
+def _setting_remark(name: str, value: str, source: str) -> str | None:
     if not value.strip():
         return f"{name} is empty, which counts as unset"
     if _QUOTED.search(source):
@@ -111,8 +99,10 @@ def _setting_remark(name: str, value: str | None, source: str) -> str | None:
     return None
 
 
-def _repeated_names(bindings: Iterable[Binding]) -> Iterator[Remark]:
-    names = [binding.key for binding in bindings if binding.key in SETTING_NAMES and binding.value is not None]
+def _repeated_names(statements: Iterable[Statement]) -> Iterator[Remark]:
+    names = [
+        statement.name for statement in statements if statement.name in SETTING_NAMES and statement.value is not None
+    ]
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield Remark(f"sets {name} {names.count(name)} times; the last value is used; remove the others")

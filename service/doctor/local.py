@@ -35,7 +35,7 @@ class LocalConfiguration:
     def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
         self.environ = environ
         self.directory = directory
-        self.layers: Layers = read_layers(environ, directory)
+        self.layers: Layers = read_layers(environ, directory, SETTING_NAMES)
         self.env_files: EnvFiles = find_env_files(directory, environ)
         self.settings = Settings()
 
@@ -84,7 +84,7 @@ class LocalConfiguration:
         warnings = find_warnings(self.layers, SETTING_NAMES, has_key=False)
         notes += [f"{warning.variable} {warning.sentence}." for warning in warnings]
         notes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers)]
-        empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers)]
+        empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers, in_environment=False)]
         try:
             self.settings = load_settings(self.environ, self.directory)
         except SettingsRejected as rejected:
@@ -134,7 +134,8 @@ class LocalConfiguration:
     def _missing_key_causes(self) -> list[str]:
         """Where the key may be instead, for the case that none is found."""
         causes = [self.settings.openai_api_key_problem] if self.settings.openai_api_key_problem else []
-        causes += [sentence for sentence in sources.empty_settings(self.layers) if sentence.startswith(KEY)]
+        empty = sources.empty_settings(self.layers, in_environment=True)
+        causes += [sentence for sentence in empty if sentence.startswith(KEY)]
         causes += [
             f"{warning.variable} {warning.sentence}"
             for warning in find_warnings(self.layers, SETTING_NAMES, has_key=False)

@@ -57,24 +57,34 @@ def _conflict(name: str, used: tuple[str, str], overridden: tuple[str, str]) -> 
     return f"{name} from {_place(used[0])} overrides a different value in {overridden[0]}{fingerprints}; {remedy}"
 
 
-def empty_settings(layers: Layers) -> Iterator[str]:
-    """Settings that a source sets to an empty value, which counts as unset."""
+def empty_settings(layers: Layers, *, in_environment: bool) -> Iterator[str]:
+    """Settings that a source sets to an empty value, which counts as unset.
+
+    Compose sets each variable that it passes on, `${NAME:-}`, to nothing. In the environment that is of interest only if the
+    setting is missing.
+    """
     for layer in layers.layers:
         for name, value in layer.values.items():
-            if name in SETTING_NAMES and not value.strip():
+            is_of_interest = in_environment or layer.origin != ENVIRONMENT_ORIGIN
+            if name in SETTING_NAMES and not value.strip() and is_of_interest:
                 yield f"{name} is empty ({_place(layer.origin)}), which counts as unset"
 
 
 def misspelt_names(layers: Layers) -> Iterator[tuple[str, str]]:
     """Names that are not read but resemble a setting: the name and a sentence.
 
-    Other names for the key, and names that begin with RELAY_, are warnings of the settings.
+    Other names for the key, and names that begin with RELAY_ in any case, are warnings of the settings.
     """
     for name, origin in sorted(layers.names().items()):
         if name in SETTING_NAMES:
             continue
         intended = _OTHER_NAMES.get(name.upper())
-        if intended is None and name.upper() in SETTING_NAMES and name.upper() != KEY:
+        if (
+            intended is None
+            and name.upper() in SETTING_NAMES
+            and name.upper().startswith("OPENAI_")
+            and name.upper() != KEY
+        ):
             intended = name.upper()
         if intended is None and name.startswith("OPENAI_") and origin != ENVIRONMENT_ORIGIN:
             close = difflib.get_close_matches(name, [n for n in SETTING_NAMES if n.startswith("OPENAI_")], 1, 0.85)

@@ -18,7 +18,7 @@ from service.realtime.keys import Secret
 from service.realtime.names import is_loopback
 from service.settings import parsers as parse
 from service.settings.parsers import integer, number, one_of
-from service.settings.setting import Setting, declared_by, setting
+from service.settings.setting import Setting, declared_by, setting, written
 from service.settings.warnings import SettingWarning
 from service.upstream.proxy import HttpProxy
 
@@ -314,7 +314,7 @@ class Settings:
     def summary(self) -> dict[str, object]:
         """The values that are set and not secret, by variable, for the log line of the start."""
         return {
-            declaration.name: str(getattr(self, declaration.field))
+            declaration.name: written(getattr(self, declaration.field))
             for declaration in SETTINGS
             if declaration.name in self.origins and not declaration.secret
         }

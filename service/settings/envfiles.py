@@ -7,17 +7,19 @@ Rules of this file:
 * An empty value counts as unset. So does a variable that Kubernetes sets for a Service whose name begins with 'relay': it
   would hide a value that was set on purpose.
 * `RELAY_ENV` selects one of the files, so only the environment can set it.
+* A file that exists and is not read whole is a flaw, with which no relay starts: the part that is lost can close access.
 * Nothing is written to `os.environ`. Nothing is interpolated: a `$` in a key stays a `$`.
 """
 
-import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dotenv.parser import Binding, parse_stream
+from service.settings.env_names import setting_names
+from service.settings.envtext import Flaw, parse_env_text
+from service.settings.source_file import Unreadable, read_source
 
 ENVIRONMENT_ORIGIN: Final = "environment"
 PROFILE_VARIABLE: Final = "RELAY_ENV"
@@ -34,10 +36,11 @@ _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One source: its name and the values that it sets."""
+    """One source: its name, the values that it sets, and for a file their lines."""
 
     origin: str
     values: Mapping[str, str]
+    lines: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -47,7 +50,8 @@ class Layers:
     layers: list[Layer]
     remarks: list[tuple[str, str]] = field(default_factory=list)  # a file or variable, and the rest of the sentence
     service_links: list[str] = field(default_factory=list)
-    ignored_lines: list[tuple[str, int]] = field(default_factory=list)  # a file, and the number of an unparsable line
+    flaws: list[tuple[str, Flaw]] = field(default_factory=list)  # a file, and why it is not read whole
+    strays: list[tuple[str, Flaw]] = field(default_factory=list)  # a file, and a line of no setting that is not read
 
     def find(self, name: str) -> tuple[str, str] | None:
         """The value of a variable and its origin; None if it is unset or empty everywhere."""
@@ -56,6 +60,14 @@ class Layers:
             if value is not None and value.strip():
                 return value, layer.origin
         return None
+
+    def place(self, name: str) -> str:
+        """Where the value of a variable was read, for people; empty for the environment."""
+        found = self.find(name)
+        layer = next((layer for layer in self.layers if found is not None and layer.origin == found[1]), None)
+        if layer is None or layer.origin == ENVIRONMENT_ORIGIN:
+            return ""
+        return f"{layer.origin} line {layer.lines[name]}" if name in layer.lines else layer.origin
 
     def names(self) -> dict[str, str]:
         """Every variable that is set and not empty, with its origin."""
@@ -67,8 +79,8 @@ class Layers:
         return found
 
 
-def read_layers(environ: Mapping[str, str], directory: Path | None) -> Layers:
-    """The environment and, if a folder is given, its `.env` files. A file that cannot be read is a remark, not an error."""
+def read_layers(environ: Mapping[str, str], directory: Path | None, known: frozenset[str]) -> Layers:
+    """The environment and, if a folder is given, its `.env` files. `known` holds all setting names. Raises nothing."""
     links = sorted(name for name, value in environ.items() if is_service_link(name, value))
     own = {name: value for name, value in environ.items() if name not in links}
     result = Layers([Layer(ENVIRONMENT_ORIGIN, own)], service_links=links)
@@ -79,7 +91,7 @@ def read_layers(environ: Mapping[str, str], directory: Path | None) -> Layers:
     if PROFILE.fullmatch(profile):  # the parser of RELAY_ENV reports any other value
         names.insert(1, f".env.{profile}")
     for name in names:
-        _add_file(result, directory / name, name)
+        _add_file(result, directory / name, known)
     return result
 
 
@@ -90,31 +102,19 @@ def is_service_link(name: str, value: str) -> bool:
     return name.startswith("RELAY_") and name.endswith("PORT") and bool(_LINK_VALUE.match(value.strip()))
 
 
-def _add_file(result: Layers, path: Path, name: str) -> None:
+def _add_file(result: Layers, path: Path, known: frozenset[str]) -> None:
+    name = path.name
     try:
-        # utf-8-sig: editors on Windows put a byte order mark before the first name, which would make that name unknown.
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
+        data = read_source(path)
+    except Unreadable as exc:
+        result.flaws.append((name, Flaw(exc.cause, exc.remedy)))
         return
-    except OSError as exc:
-        result.remarks.append((name, f"cannot be read ({exc.strerror})"))
+    if data is None:
         return
-    except UnicodeDecodeError:
-        result.remarks.append((name, "is not UTF-8 text and was not read; save it as UTF-8"))
-        return
-    # Not dotenv_values(): it reports lines that it cannot parse to a logger of its own, in the middle of our output.
-    bindings = list(parse_stream(io.StringIO(text)))
-    result.ignored_lines += [(name, line) for line in _unparsable_lines(bindings)]
-    last = {binding.key: binding.value for binding in bindings if binding.key is not None}
-    values = {key: value for key, value in last.items() if value is not None}
+    text = parse_env_text(data, setting_names(known), name)
+    result.flaws += [(name, flaw) for flaw in text.flaws]
+    result.strays += [(name, stray) for stray in text.strays]
+    values = text.values()
     if values.pop(PROFILE_VARIABLE, "").strip():
         result.remarks.append((PROFILE_VARIABLE, f"is not read from {name}, only from the environment"))
-    result.layers.append(Layer(name, values))
-
-
-def _unparsable_lines(bindings: Iterable[Binding]) -> Iterable[int]:
-    for binding in bindings:
-        if binding.error:
-            # The number that dotenv gives is that of the blank lines before a statement.
-            source = binding.original.string
-            yield binding.original.line + source[: len(source) - len(source.lstrip())].count("\n")
+    result.layers.append(Layer(name, values, text.lines()))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from service.settings.declared import SETTING_NAMES, SETTINGS, Settings
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted
-from service.settings.problems import HIDDEN, Problem, SettingsRejected, printable_value
+from service.settings.problems import HIDDEN, Problem, SettingsRejected, SourceProblem, printable_value
 from service.settings.rules import broken_rules, proxy_for
 from service.settings.setting import Setting
 from service.settings.warnings import SettingWarning, find_warnings
@@ -32,27 +32,31 @@ _KEY: Final = "OPENAI_API_KEY"
 
 def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> Settings:
     """Read the settings from an environment and from the `.env` files of a folder; raises SettingsRejected."""
-    layers = read_layers(environ, directory)
+    layers = read_layers(environ, directory, SETTING_NAMES)
     loader = _Loader(layers)
     settings = Settings(**loader.values())
-    problems = [*loader.problems, *broken_rules(settings, loader.rejected)]
+    problems: list[Problem | SourceProblem] = [
+        *(SourceProblem(name, flaw.sentence, flaw.remedy) for name, flaw in layers.flaws),
+        *loader.problems,
+        *broken_rules(settings, loader.rejected),
+    ]
     proxy = proxy_for(settings, environ)
     if isinstance(proxy, Problem):
         problems.append(proxy)
-    ignored = [
-        SettingWarning(name, f"line {line} is not NAME=value and was not read; correct or remove it")
-        for name, line in layers.ignored_lines
-    ]
+    warnings = (
+        *find_warnings(layers, SETTING_NAMES, has_key=settings.openai_api_key is not None),
+        *(SettingWarning(name, str(stray)) for name, stray in layers.strays),
+        *loader.warnings,
+    )
     if problems or isinstance(proxy, Problem):
-        raise SettingsRejected(problems, ignored)
-    warnings = find_warnings(layers, SETTING_NAMES, has_key=settings.openai_api_key is not None)
+        raise SettingsRejected(problems, warnings)
     return replace(
         settings,
         proxy=proxy,
         origins=loader.origins,
         openai_api_key_file=loader.key_file,
         openai_api_key_problem=loader.key_problem,
-        warnings=(*warnings, *ignored, *loader.warnings),
+        warnings=warnings,
     )
 
 
@@ -61,7 +65,7 @@ class _Loader:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
-        self.problems: list[Problem] = []
+        self.problems: list[Problem | SourceProblem] = []
         self.rejected: set[str] = set()  # variables whose value is unknown because it is not accepted
         self.warnings: list[SettingWarning] = []
         self.origins: dict[str, str] = {}
@@ -81,7 +85,8 @@ class _Loader:
             except NotAccepted as exc:
                 value = HIDDEN if setting.secret else repr(printable_value(text))
                 accepts = f"{setting.accepts} ({exc})" if str(exc) else setting.accepts
-                self._reject(setting, Problem(setting.name, value, accepts, setting.example))
+                place = origin if origin.startswith("file ") else self._layers.place(setting.name)
+                self._reject(setting, Problem(setting.name, value, accepts, setting.example, place))
             else:
                 self.origins[setting.name] = origin
         return values
@@ -96,14 +101,15 @@ class _Loader:
             return found
         if found is not None and found[1] == named_file[1]:
             both = f"{setting.name} and {setting.file_name}"
-            self._reject(setting, Problem(both, HIDDEN, "only one of the two", setting.example))
+            sentence = f"are both set ({found[1]}): expected only one of the two"
+            self._reject(setting, SourceProblem(both, sentence, f"unset {setting.name} to use the file"))
             return None
         if found is not None and self._has_precedence(found[1], named_file[1]):
             return found
         path, origin = named_file
         return self._read_file(setting, setting.file_name, path.strip(), origin)
 
-    def _reject(self, setting: Setting, problem: Problem) -> None:
+    def _reject(self, setting: Setting, problem: Problem | SourceProblem) -> None:
         self.problems.append(problem)
         self.rejected.add(setting.name)
 
@@ -119,11 +125,11 @@ class _Loader:
         try:
             return read_secret(path, MAX_KEY_FILE_BYTES if is_key else MAX_FILE_BYTES), f"file {path} ({origin})"
         except SecretFileError as error:
-            cause = str(error)
-        if is_key:  # never stops the start
-            self.key_problem = f"{variable}: {shown} {cause}"
-            self.warnings.append(SettingWarning(variable, f"{shown} {cause}"))
-        else:
-            accepts = f"a readable file that is not empty (it {cause})"
-            self._reject(setting, Problem(variable, shown, accepts, "/run/secrets/x"))
+            if is_key:  # never stops the start
+                self.key_problem = f"{variable}: {shown} {error}"
+                self.warnings.append(SettingWarning(variable, f"{shown} {error}"))
+            else:
+                self._reject(
+                    setting, SourceProblem(variable, f"names the file {shown}, which {error.cause}", error.remedy)
+                )
         return None

@@ -12,28 +12,47 @@ HIDDEN = "(hidden)"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: the variable, its value as it can be shown, what is accepted, and an example."""
+    """A value that is not accepted: the variable, its value as it can be shown, what is accepted, and an example.
+
+    `place`: the file and line that set it; empty for the environment.
+    """
 
     variable: str
     value: str
     accepts: str
     example: str
+    place: str = ""
 
     def __str__(self) -> str:
-        return f"{self.variable}={self.value}: expected {self.accepts}; for example {self.variable}={self.example}"
+        place = f" ({self.place})" if self.place else ""
+        return (
+            f"{self.variable}={self.value}{place}: expected {self.accepts}; for example {self.variable}={self.example}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProblem:
+    """A mistake that is no value: the file or variables, the rest of the sentence, and the remedy in the imperative."""
+
+    variable: str
+    sentence: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.variable} {self.sentence}; {self.remedy}"
 
 
 class SettingsRejected(Exception):
     """The settings cannot be used.
 
-    `problems` holds every mistake, not only the first. `ignored_lines` names the lines of `.env` files that were not read;
-    one of them may be the setting that is missing.
+    `problems` holds every mistake, not only the first. `warnings` holds what a start would log: a misspelt name can be the
+    setting that is missing.
     """
 
-    def __init__(self, problems: list[Problem], ignored_lines: Sequence[SettingWarning] = ()) -> None:
+    def __init__(self, problems: Sequence[Problem | SourceProblem], warnings: Sequence[SettingWarning] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
-        self.ignored_lines = tuple(ignored_lines)
+        self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
 
 
 def printable_value(text: str) -> str:

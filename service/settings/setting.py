@@ -83,3 +83,14 @@ def declared_by(settings_class: type[Any]) -> tuple[Setting, ...]:
         for field in dataclasses.fields(settings_class)
         if _METADATA_KEY in field.metadata
     )
+
+
+def written(value: object) -> str:
+    """A parsed value as it is written in the environment."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    return str(value)

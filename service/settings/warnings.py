@@ -32,8 +32,8 @@ def find_warnings(layers: Layers, known: frozenset[str], *, has_key: bool) -> It
             name, "was set by Kubernetes for a Service and is ignored; set enableServiceLinks: false in the pod"
         )
     for name, origin in sorted(layers.names().items()):
-        if name.startswith("RELAY_") and name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), 1, 0.6)
+        if name.upper().startswith("RELAY_") and name not in known:
+            nearest = difflib.get_close_matches(name.upper(), sorted(known), 1, 0.6)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             yield SettingWarning(name, f"is not a setting of the relay ({origin}){hint}")
         elif not has_key and name not in known and name.upper().replace("-", "_") in _MISSPELT_KEY:

@@ -7,6 +7,7 @@ import pytest
 
 from service.doctor.env_files import find_env_files
 from service.doctor.env_text import parse_env_text
+from service.settings import SettingsRejected, load_settings
 from tests.support.doctor_chain import KEY_CANARY, run_provider_chain
 
 LINE = f"OPENAI_API_KEY={KEY_CANARY}\n"
@@ -99,8 +100,7 @@ async def test_template_without_a_key_is_not_reported(tmp_path: Path) -> None:
         ),
         (f"OPENAI_API_KEY = {KEY_CANARY}\n".encode(), "line 1: the relay removes the spaces around the '='"),
         (LINE.encode() * 2, "sets OPENAI_API_KEY 2 times; the last value is used"),
-        (b"# a note\nRELAY_PORT\n" + LINE.encode(), "line 2: RELAY_PORT has no '='; write RELAY_PORT=value"),
-        (LINE.encode() + b"two words\n", "line 2 is not NAME=value and is not read"),
+        (LINE.encode() + b"two words\n", "line 2 is not NAME=value and was not read"),
         (b"RELAY_PORT=\n" + LINE.encode(), "line 1: RELAY_PORT is empty, which counts as unset"),
     ],
 )
@@ -117,15 +117,30 @@ async def test_unusual_text_in_env_file_is_remarked(tmp_path: Path, content: byt
     assert "CANARY" not in report.document
 
 
-async def test_utf16_env_file_warns_and_explains_the_missing_key(tmp_path: Path) -> None:
-    """PowerShell's '>' writes UTF-16, which is not read."""
-    (tmp_path / ".env").write_bytes(LINE.encode("utf-16"))
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (LINE.encode("utf-16"), "is UTF-16 text from line 1 on"),
+        (LINE.encode() + "RELAY_ACCESS=tokens\n".encode("utf-16-le"), "is UTF-16 text from line 2 on"),
+        (b"# f\xfcr\n" + LINE.encode(), "is not UTF-8 text from line 1 on (byte 0xfc)"),
+        (b"# a note\nRELAY_PORT\n" + LINE.encode(), "line 2: RELAY_PORT has no '='; write RELAY_PORT=value"),
+        (b"RELAY_ACCESS: tokens\n", "line 1 is not NAME=value and was not read (RELAY_ACCESS)"),
+    ],
+)
+async def test_env_file_that_is_not_read_whole_fails_in_the_words_of_the_relay(
+    tmp_path: Path, content: bytes, sentence: str
+) -> None:
+    """The step `settings` fails with the sentences with which the relay refuses to start; `files` has them, too."""
+    (tmp_path / ".env").write_bytes(content)
 
-    report = await run_provider_chain({}, tmp_path)
+    report = await run_provider_chain(SIMULATED, tmp_path)
+    with pytest.raises(SettingsRejected) as caught:
+        load_settings(SIMULATED, tmp_path)
 
-    assert "warn" == report["files"].status
-    assert "is UTF-16 text" in report.text("files")
-    assert "Likely cause: .env is UTF-16 text" in report.text("key")
+    assert "settings" == report.failed_step
+    assert f".env {sentence}" in report.text("files")
+    assert all(str(problem) in report.text("settings") for problem in caught.value.problems)
+    assert "CANARY" not in report.document
 
 
 async def test_key_in_variable_of_any_name_is_found_by_its_shape(tmp_path: Path) -> None:
@@ -145,6 +160,7 @@ async def test_directory_named_env_is_reported(tmp_path: Path) -> None:
     report = await run_provider_chain(SIMULATED, tmp_path)
 
     assert ".env is a directory, which docker creates" in report.text("files")
+    assert "settings" == report.failed_step
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")

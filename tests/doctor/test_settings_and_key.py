@@ -109,6 +109,15 @@ async def test_empty_key_explains_the_missing_key(tmp_path: Path) -> None:
     assert "Likely cause: OPENAI_API_KEY is empty (.env), which counts as unset." in report.text("key")
 
 
+async def test_variables_that_compose_sets_to_nothing_are_no_notes(tmp_path: Path) -> None:
+    """Compose passes `${NAME:-}`: an empty variable in the environment is of interest only if the setting is missing."""
+    empty = {"OPENAI_API_KEY_FILE": "", "OPENAI_BASE_URL": "", "RELAY_TRUSTED_PROXIES": ""}
+
+    report = await run_provider_chain(SIMULATED | {"OPENAI_API_KEY": "sk-sim-good"} | empty, tmp_path)
+
+    assert "is empty" not in report.text("settings")
+
+
 async def test_missing_key_file_explains_the_missing_key(tmp_path: Path) -> None:
     """The note has the path and the system's error."""
     report = await run_provider_chain({"OPENAI_API_KEY_FILE": str(tmp_path / "nothing")}, tmp_path)

@@ -168,8 +168,35 @@ def test_rejected_settings_name_the_stray_lines_of_env_files(tmp_path: Path) -> 
 
     assert 2 == result.returncode
     assert "RELAY_CLIENT_TOKENS=(unset): expected at least one token" in result.stderr
-    assert ".env: line 1 is not NAME=value and was not read; correct or remove it" in result.stderr
+    assert (
+        ".env line 1 is not NAME=value and was not read (RELAY_CLIENT_TOKENS); write RELAY_CLIENT_TOKENS=value"
+        in result.stderr
+    )
     assert "0123456789abcdef" not in result.stderr
+
+
+def test_env_file_that_is_not_read_whole_exits_with_2(tmp_path: Path) -> None:
+    """PowerShell appended the second line as UTF-16: access does not become open, and the misspelt name is reported, too."""
+    first = "OPENAI_API_KEY=sk-proj-CANARYaaaaaaaaaaaaaaaaaaaaaaaa\r\nRELAY_PROT=80\r\n"
+    (tmp_path / ".env").write_bytes(first.encode() + "RELAY_ACCESS=tokens\r\n".encode("utf-16-le"))
+    result = run("serve", directory=str(tmp_path))
+
+    assert 2 == result.returncode
+    assert ".env is UTF-16 text from line 3 on" in result.stderr
+    assert "not read: RELAY_ACCESS" in result.stderr
+    assert "RELAY_PROT is not a setting of the relay (.env); did you mean RELAY_PORT?" in result.stderr
+    assert "service.started" not in result.stderr
+    assert "CANARY" not in result.stderr
+
+
+def test_misspelt_name_is_reported_if_the_port_is_in_use() -> None:
+    """The misspelt name can be the cause."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", RELAY_UPSTREAM="simulator", RELAY_PORT=port, RELAY_PROT="8081")
+
+    assert result.returncode == 1
+    assert '"variable": "RELAY_PROT"' in result.stderr
 
 
 async def test_stray_line_in_an_env_file_is_one_log_event(tmp_path: Path) -> None:

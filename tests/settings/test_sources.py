@@ -24,15 +24,13 @@ def test_first_source_wins(tmp_path: Path) -> None:
 
 
 def test_env_file_syntax(tmp_path: Path) -> None:
-    """A byte order mark is skipped, `$` is not interpolated, quotes are removed; a file that is not UTF-8 is a warning."""
+    """A byte order mark is skipped, `$` is not interpolated, quotes are removed."""
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfOPENAI_API_KEY='sk-a$HOME-b'\nexport RELAY_MODEL=m\n")
-    (tmp_path / ".env.local").write_bytes(b"RELAY_MODEL=\xff\xfe\n")
     loaded = load_settings({}, tmp_path)
 
     assert loaded.openai_api_key is not None
     assert loaded.openai_api_key.reveal() == "sk-a$HOME-b"
     assert loaded.model == "m"
-    assert "UTF-8" in warnings({}, tmp_path)[".env.local"]
 
 
 @pytest.mark.parametrize(
@@ -49,13 +47,6 @@ def test_unparsable_line_is_a_warning_and_is_skipped(
     assert {".env": "line 4 is not NAME=value and was not read; correct or remove it"} == warnings({}, tmp_path)
     assert [] == caplog.records
     assert ("", "") == capfd.readouterr()
-
-
-def test_folder_named_env_is_a_warning(tmp_path: Path) -> None:
-    """Docker creates a folder where a file to be mounted is missing; the start goes on."""
-    (tmp_path / ".env").mkdir()
-
-    assert "cannot be read" in warnings({}, tmp_path)[".env"]
 
 
 def test_profile_is_read_from_the_environment_only(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Recognizes the names of settings in text that is not understood. Pure.
+
+A name counts as meant where it is written in another case, with other separators, with invisible characters or with letters
+of another script that look alike: what a person reads as the name of a setting is one.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+_PREFIX: Final = "RELAY_"
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Mn"})
+_PLAIN_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_ESCAPED_BREAK: Final = re.compile(r"\\[nrt]")
+_NAMES_OF_MAILERS: Final = frozenset({"RELAY_HOST", "RELAY_PORT"})  # SMTPRELAY_HOST is that of another program
+_MAX_TEXT: Final = 20_000
+_NAMES_SHOWN: Final = 6
+
+
+class SettingNames:
+    """The names of all settings, and the names that begin like one."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = frozenset(known)
+        longest_first = sorted(self.known, key=lambda name: (-len(name), name))
+        exact = "|".join(map(re.escape, longest_first))
+        loose = "|".join(r"[\W_]{1,3}".join(name.split("_")) for name in longest_first)
+        self._mentioned = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{loose})(?![A-Za-z0-9_])|RELAY_[A-Z])", re.IGNORECASE)
+        self._assigned = re.compile(rf"(?<![$_{{])(?:{exact}|(?<![A-Z0-9]){_PREFIX}[A-Z0-9_]+)[ \t]*=")
+        self._glued = re.compile(rf"(?<=[A-Za-z0-9.!?)])(?:{exact})[ \t]*=")
+        own = "|".join(name for name in longest_first if name.startswith(_PREFIX) and name not in _NAMES_OF_MAILERS)
+        self._joined = re.compile(rf".*[^_${{]({own})", re.DOTALL)
+        self._listed = re.compile(rf"(?<![A-Z0-9_])(?:{exact})(?![A-Z0-9_])")
+
+    def may_be_named(self, text: str) -> bool:
+        """Whether a text that is not understood may name a setting."""
+        text = text[:_MAX_TEXT]
+        if self._mentioned.search(_visible(_ESCAPED_BREAK.sub("\n", text))):
+            return True
+        words = [word for word in re.split(r"[\s=:;,\"']+", text) if not word.isascii()]
+        return any(self._resembles(word, known) for word in words for known in self.known)
+
+    def meant_by(self, name: str) -> str | None:
+        """The setting that a name which is none of them stands for; None for the name of another program.
+
+        A plain `OPENAI_...`, in any case, can be the name of another program, and an unknown `RELAY_...` that of another
+        version of the relay: both only warn.
+        """
+        joined = self._joined.fullmatch(name)  # a file without a line feed at its end, to which a line was appended
+        if joined is not None:
+            return joined.group(1)
+        if _PLAIN_NAME.fullmatch(name) or (name.upper() in self.known and not name.upper().startswith(_PREFIX)):
+            return None
+        return self._meant_by_odd_name(name)
+
+    def _meant_by_odd_name(self, name: str) -> str | None:
+        visible = re.sub(r"[.-]", "_", _visible(name).upper())
+        found = self._listed.search(visible)
+        if found is not None and (found.group() == visible or not _IDENTIFIER.fullmatch(name)):
+            return found.group()
+        similar = next((known for known in sorted(self.known) if self._resembles(name, known)), None)
+        if similar is None and not _IDENTIFIER.fullmatch(name) and self.may_be_named(name):
+            return "NAME"
+        return similar
+
+    def is_assigned_in(self, text: str) -> bool:
+        """Whether a text holds `NAME=` of a setting, also if it is joined to what precedes it."""
+        return self._assigned.search(text) is not None
+
+    def begins(self, text: str) -> bool:
+        """Whether a text begins with the assignment of a setting."""
+        return self._assigned.match(re.sub(r"^\s*(?:export\s+)?", "", text)) is not None
+
+    def is_glued_in(self, text: str) -> bool:
+        """Whether a comment ends in a setting that was appended to it without a line break."""
+        return self._glued.search(text) is not None
+
+    def listed_in(self, text: str) -> str:
+        """The settings that a text names, as a list for people; empty if it names none."""
+        names = sorted(set(self._listed.findall(text)))
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return ", ".join(names[:_NAMES_SHOWN]) + more
+
+    @staticmethod
+    def _resembles(word: str, name: str) -> bool:
+        """Whether a word is a name if each of its characters that is not ASCII stands for any letter, or for none."""
+        if word.isascii():
+            return False
+        visible = _visible(word)
+        letters = sum(character.isascii() for character in visible)
+        pattern = "".join(re.escape(c.upper()) if c.isascii() else ".?" for c in visible)
+        return letters * 2 >= len(visible) > 0 and re.fullmatch(pattern, name) is not None
+
+
+@lru_cache(maxsize=4)
+def setting_names(known: frozenset[str]) -> SettingNames:
+    """The matcher of a set of names; compiled once."""
+    return SettingNames(known)
+
+
+def _visible(text: str) -> str:
+    """The text as it looks: full-width letters as plain ones, without invisible characters."""
+    folded = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in folded if c in "\t\r\n" or unicodedata.category(c) not in _INVISIBLE)
