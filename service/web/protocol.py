@@ -128,6 +128,7 @@ class PublicProtocol(web.RequestHandler):
             self.transport.write_eof()
             self.transport.resume_reading()
         await asyncio.sleep(LINGER_SECONDS)
+        self.force_close()  # else aiohttp would wait ten seconds more for the rest of a body
 
 
 def _failure_of_router(

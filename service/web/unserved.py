@@ -48,6 +48,13 @@ _SHORT_SIGNATURES: Final = (
     (b"*", "bad_request", "the client speaks Redis's protocol"),
 )
 _MIN_PREFIX: Final = 4
+_SSL2_BYTES: Final = 4
+# The starts of aiohttp's messages (_http_parser.pyx in 3.14.5), whose ends repeat the request.
+_PARSER_MESSAGES: Final = {
+    "Duplicate '": "Host, User-Agent, Content-Length or another header that may occur once is repeated",
+    "Missing 'Host'": "the header Host is missing",
+    "Invalid HTTP header": "a header has invalid characters",
+}
 _NOT_HTTP_HINT: Final = (
     "Send an HTTP/1.1 request. If a proxy or load balancer is in front of the relay, let it forward HTTP/1.1 unchanged."
 )
@@ -61,6 +68,8 @@ def foreign_protocol(first: bytes) -> Failure | None:
     for signature, reason, detail in _SHORT_SIGNATURES:
         if first.startswith(signature):
             return _not_http(reason, detail)
+    if len(first) >= _SSL2_BYTES and first[0] & 0x80 and first[2:4] == b"\x01\x03":
+        return _not_http("tls_refused", "TLS ClientHello in the form of SSL 2.0")
     return None
 
 
@@ -80,6 +89,10 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
     if isinstance(exc, TransferEncodingError):
         hint = "Send no body with an opening handshake, or a valid one."
         return Failure("bad_request", detail="the chunked body is malformed", hint=hint)
+    message = exc.message if isinstance(exc, HttpProcessingError) else ""
+    for start, detail in _PARSER_MESSAGES.items():
+        if message.startswith(start):
+            return Failure("bad_request", detail=detail, hint=_NOT_HTTP_HINT)
     name = type(exc).__name__ if isinstance(exc, HttpProcessingError) else "unknown error"
     return Failure("bad_request", detail=f"the request is not valid HTTP/1.1 ({name})", hint=_NOT_HTTP_HINT)
 

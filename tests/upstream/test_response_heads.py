@@ -8,7 +8,8 @@ import json
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
-from tests.support.harness import open_raw
+from tests.support.doctor_chain import tcp_server
+from tests.support.harness import open_raw, running_relay
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
 from tests.support.raw_http_server import PATH, Exchange, Script
 from tests.support.raw_websocket_server import CREATED
@@ -99,3 +100,25 @@ async def test_response_above_a_limit_is_named(script: Script, detail: str) -> N
         assert "bad_reply" == answer.error["code"]
         assert [detail] == [line["detail"] for line in relay.events("upstream.connect_failed")]
         assert 1 == failure_count(relay, "bad_reply", "none")
+
+
+async def test_proxy_with_a_large_header_is_named() -> None:
+    """The limit of aiohttp for the answer to CONNECT cannot be raised; the reason says so instead of that it is no proxy."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: c=" + b"x" * 9000 + b"\r\n\r\n")
+        await reader.read()
+
+    async with (
+        tcp_server(answer) as port,
+        running_relay(
+            OPENAI_BASE_URL="https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=f"http://127.0.0.1:{port}"
+        ) as relay,
+    ):
+        answered = await connect_once(relay)
+
+        assert "proxy_failed" == answered.error["code"]
+        assert "a header of the proxy's answer is over 8 kB" in {
+            line["detail"] for line in relay.events("upstream.connect_failed")
+        }

@@ -114,6 +114,8 @@ OVERSIZED = {
     "headers": (upgrade(*(f"X-{n}: y" for n in range(129))), "headers_too_large"),
     "name": (upgrade("X" * 70_000 + ": y"), "headers_too_large"),
     "url": (upgrade(target=PATH + "&x=" + "y" * 70_000), "headers_too_large"),
+    # ITISFoundation/osparc-simcore#7979
+    "query-of-47-kB": (upgrade("Connection: close", target=PATH + "&x=" + "y" * 47_528), "bad_request"),
     "query": (upgrade("Connection: close", target=PATH + "&x=" + "y" * 9000), "bad_request"),
 }
 
@@ -131,7 +133,9 @@ async def test_oversized_head_is_refused_with_its_reason(request_bytes: bytes, r
 
 
 ACCEPTED = {
+    # Comfy-Org/ComfyUI#5699, mathworks/matlab-proxy#94, kirodotdev/KiroCrew#610
     "header-of-9-kB": upgrade("X-Long: " + "y" * 9000),
+    "negotiate-of-12-kB": upgrade("Authorization: Negotiate " + "y" * 12_000),  # aio-libs/aiohttp#833
     "cookie-of-16-kB": upgrade("Cookie: " + "y" * 16_384),
     "cookie-of-60-kB": upgrade("Cookie: " + "y" * 60_000),
     "eight-headers-of-7-kB": upgrade(*(f"X-{n}: {'y' * 7000}" for n in range(8))),

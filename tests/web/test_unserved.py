@@ -41,10 +41,15 @@ OTHER_PROTOCOLS = {
     "proxy-v1-unknown": (b"PROXY UNKNOWN\r\n" + upgrade(), "proxy_protocol"),
     "proxy-v2": (V2 + upgrade(), "proxy_protocol"),
     "proxy-v2-without-request": (V2, "proxy_protocol"),
+    # warmcat/libwebsockets#1645
     "proxy-v2-local-of-a-health-check": (V2[:12] + b"\x20\x00\x00\x00", "proxy_protocol"),
+    # ahmetb/cloud-run-faq#93
     "http2-preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", "http_version_refused"),
     "http2-preface-first-half": (b"PRI * HTTP/2.0\r\n\r\n", "http_version_refused"),
+    # home-assistant/core#108533, aio-libs/aiohttp#8065, Chia-Network/pool-reference#186
     "tls-1.3": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, "tls_refused"),
+    "tls-in-ssl-2.0-form": (b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10", "tls_refused"),  # aio-libs/aiohttp#7817
+    "java-rmi": (b"JRMI\x00\x02K", "bad_request"),  # aio-libs/aiohttp#7817
     "ssh": (b"SSH-2.0-OpenSSH_9.2\r\n", "bad_request"),
     "socks5": (b"\x05\x01\x00", "bad_request"),
     "socks4": (b"\x04\x01\x00\x50\x00\x00\x00\x01\x00", "bad_request"),
@@ -60,6 +65,7 @@ MALFORMED = {
     "length-and-chunked": rest("/v1/realtime", "POST", "Content-Length: 5", "Transfer-Encoding: chunked"),
     "negative-length": rest("/v1/realtime", "POST", "Content-Length: -1"),
     "no-host": b"GET /v1/realtime HTTP/1.1\r\n\r\n",
+    "two-user-agents": upgrade("User-Agent: a", "User-Agent: b"),
     "space-in-header-name": upgrade(f"X Y: {CANARY}"),
     "nul-in-header": upgrade(f"X: \x00{CANARY}"),
     "folded-header": upgrade(f"X: a\r\n {CANARY}"),
@@ -194,6 +200,22 @@ async def test_log_lines_are_limited_for_each_reason() -> None:
         reasons = [line["reason"] for line in relay.events("admission.refused")]
         assert [*["proxy_protocol"] * 5, "tls_refused"] == reasons
         assert 20 == relay.metric("realtime_relay_admissions_total", result="proxy_protocol")
+
+
+@pytest.mark.parametrize("rest_of_body", [b"", b"zz\r\n" + b"x" * 100], ids=["none", "bad-chunk"])
+async def test_unfinished_body_does_not_hold_the_connection(rest_of_body: bytes) -> None:
+    """The client keeps its side open: the relay ends the connection after it has answered."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(rest("/v1/realtime", "POST", "Transfer-Encoding: chunked"))
+        assert b"405" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.write(rest_of_body)
+        await asyncio.wait_for(reader.read(), 10)
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(write_on(writer), 9)
+        writer.close()
+
+        assert ["method_not_allowed"] == [line["reason"] for line in relay.events("admission.refused")]
 
 
 async def test_silent_peer_behind_a_refusal_is_disconnected() -> None:
