@@ -24,6 +24,11 @@ _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _MAX_OTHER_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
+_NONCE_BYTES: Final = 16
+_KEY_REMEDY: Final = (
+    "Send one Sec-WebSocket-Key of 16 random bytes in base64 (24 characters), for example the output of "
+    "'openssl rand -base64 16'. A WebSocket library creates it by itself."
+)
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
@@ -46,15 +51,27 @@ def parse_handshake(request: web.Request) -> OpeningHandshake:
         or headers.get("Sec-WebSocket-Version", "").strip() != "13"
     ):
         raise Failure("not_a_websocket")
-    key = headers.get("Sec-WebSocket-Key", "").strip()
-    try:
-        nonce = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        nonce = b""
-    if len(nonce) != 16 or len(headers.getall("Sec-WebSocket-Key")) != 1:  # noqa: PLR2004 - RFC 6455 section 4.1
-        raise Failure("bad_request", detail="Sec-WebSocket-Key is not 16 bytes in base64")
+    keys = [value.strip() for value in headers.getall("Sec-WebSocket-Key", [])]
+    problem = _key_problem(keys)
+    if problem is not None:
+        raise Failure("bad_request", detail=problem, hint=f"{problem}. {_KEY_REMEDY}")
     offered = _subprotocols(request)
-    return OpeningHandshake(key, SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    return OpeningHandshake(keys[0], SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+
+def _key_problem(keys: Sequence[str]) -> str | None:
+    """What is wrong with the values of Sec-WebSocket-Key (RFC 6455 section 4.1); None if nothing is."""
+    if len(keys) != 1:
+        return f"The request has {len(keys)} headers Sec-WebSocket-Key" if keys else "Sec-WebSocket-Key is missing"
+    if not keys[0]:
+        return "Sec-WebSocket-Key is empty"
+    try:
+        nonce = base64.b64decode(keys[0], validate=True)
+    except (binascii.Error, ValueError):
+        return f"Sec-WebSocket-Key is no base64 ({len(keys[0])} characters)"
+    if len(nonce) != _NONCE_BYTES:
+        return f"Sec-WebSocket-Key decodes to {len(nonce)} bytes; RFC 6455 requires {_NONCE_BYTES}"
+    return None
 
 
 def header_token(request: web.Request) -> str | None:
@@ -83,19 +100,26 @@ def parse_token(request: web.Request) -> str | None:
 def parse_dial_request(request: web.Request, *, translation: bool, allowed_models: Sequence[str]) -> DialRequest:
     """Return what to dial; raises Failure with bad_request, model_missing or model_refused."""
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
-        raise Failure("bad_request", detail="query over 2 kB")
+        raise _bad_request("query over 2 kB", "Shorten the query to at most 2 kB.")
     pairs = tuple((name, value) for name, value in request.query.items() if name not in _OWN_PARAMETERS)
     if sum(name not in _SINGLE_PARAMETERS for name, _ in pairs) > _MAX_OTHER_PARAMETERS:
-        raise Failure("bad_request", detail="more than 16 other query parameters")
+        raise _bad_request(
+            "more than 16 other query parameters", "Send at most 16 query parameters beside model, intent and call_id."
+        )
     names = [name for name, _ in pairs]
     if any(names.count(name) > 1 for name in _SINGLE_PARAMETERS):
-        raise Failure("bad_request", detail="model, intent, call_id or deployment is repeated")
+        raise _bad_request(
+            "model, intent, call_id or deployment is repeated",
+            "Send each of model, intent, call_id and deployment at most once.",
+        )
     if any(not text.isprintable() for pair in pairs for text in pair):
-        raise Failure("bad_request", detail="unprintable characters in the query")
+        raise _bad_request(
+            "unprintable characters in the query", "Remove control characters from the query, and encode it as UTF-8."
+        )
     query = dict(pairs)
     for name in ("intent", "call_id"):
         if name in query and not _IDENTIFIER.fullmatch(query[name]):
-            raise Failure("bad_request", detail=f"{name} is not an identifier")
+            raise _bad_request(f"{name} is not an identifier", f"Send {name} as 1 to 256 letters, digits and . _ : -")
     _check_model(query, allowed_models)
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
@@ -113,7 +137,9 @@ def _check_model(query: dict[str, str], allowed: Sequence[str]) -> None:
         if not query[name]:
             raise Failure("model_missing")
         if not MODEL_NAME.fullmatch(query[name]):
-            raise Failure("bad_request", detail=f"{name} is not a model name")
+            raise _bad_request(
+                f"{name} is not a model name", f"Send {name} as up to 128 letters, digits and . _ : / @ + -"
+            )
         if allowed and query[name] not in allowed:
             raise Failure("model_refused")
         needs_model = False
@@ -139,7 +165,9 @@ def wants_draining_event(request: web.Request, *, default: bool) -> bool:
     """Return whether the client asks for the event `relay.draining`; raises Failure with bad_request."""
     preference = request.query.get("draining_event")
     if preference not in {None, "true", "false"}:
-        raise Failure("bad_request", detail="draining_event is neither true nor false")
+        raise _bad_request(
+            "draining_event is neither true nor false", "Send draining_event=true or draining_event=false."
+        )
     return default if preference is None else preference == "true"
 
 
@@ -150,3 +178,8 @@ def _subprotocols(request: web.Request) -> list[str]:
 
 def _lower_items(values: list[str]) -> set[str]:
     return {item.strip().lower() for value in values for item in value.split(",")}
+
+
+def _bad_request(detail: str, hint: str) -> Failure:
+    """A malformed request; the client receives the hint, which is static, and the log both."""
+    return Failure("bad_request", detail=detail, hint=hint)

@@ -176,7 +176,9 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
         "allows pages served from loopback. An app that is not a web page can send its client token in the header "
         "'Authorization' or 'api-key': with RELAY_ACCESS=tokens the relay then does not check the origin.",
     ),
-    "bad_request": refused_request(PATH + "&model=twice"),
+    "bad_request": refused_request(
+        PATH + "&model=twice", None, "Send each of model, intent, call_id and deployment at most once."
+    ),
     "model_refused": refused_request(RELAY_ALLOWED_MODELS="another"),
     "model_missing": refused_request("/v1/realtime"),
     "not_a_websocket": refused_request(PATH, {"Upgrade": ""}),
