@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -43,8 +43,11 @@ class App:
     connector: UpstreamConnector  # from `start` on
     monitor: HealthMonitor  # from `start` on
 
-    def __init__(self, settings: Settings, *, intervals: RefreshIntervals | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, intervals: RefreshIntervals | None = None, unread_keys: Sequence[str] = ()
+    ) -> None:
         self._settings = settings
+        self._unread_keys = unread_keys  # see `startup.report_simulator`
         self._intervals = intervals
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
@@ -86,7 +89,7 @@ class App:
             return configuration.target(self._settings)
         self.simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
         if configuration.simulator_replaces_openai(self._settings):
-            startup.report_simulator()
+            startup.report_simulator(self._unread_keys)
         return configuration.target(self._settings, self.simulator.url)
 
     def _build_upstream(self, target: Target, key_problem: KeyRefusal | None) -> None:
@@ -115,7 +118,7 @@ class App:
             max_dials=settings.max_dials,
             on_dial_result=self.monitor.dial_finished,
         )
-        notes = self._key_file.notes if self._key_file is not None else list[str]
+        notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
         unserved = UnservedRequests(metrics)
         self.public_port = await self._listen_on(

@@ -98,13 +98,25 @@ def _serve(arguments: argparse.Namespace) -> int:
     if settings is None:
         return USAGE
     try:
-        result = loop.run(serve(settings))
+        result = loop.run(serve(settings, _unread_keys(arguments.environ, settings)))
     except CannotListen as exc:
         _print_error(str(exc))
         return FAILED
     except KeyboardInterrupt:  # before the signal handlers are installed
         return OK
     return ABORTED_SESSIONS if result.aborted else OK
+
+
+def _unread_keys(environ: Mapping[str, str], settings: Settings) -> list[str]:
+    """Where a key is set but not read, if the simulator is used for want of a key."""
+    from service.configuration import simulator_replaces_openai  # noqa: PLC0415 - see main
+    from service.doctor.local import LocalConfiguration  # noqa: PLC0415 - see main
+
+    if not simulator_replaces_openai(settings):
+        return []
+    local = LocalConfiguration(environ, Path.cwd())
+    local.settings = settings
+    return local.unread_keys()
 
 
 def _print_settings(_arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
 import structlog
 
@@ -13,9 +14,12 @@ from service.telemetry import logs
 from service.telemetry.log_writer import LogWriter
 
 
-async def serve(settings: Settings) -> DrainResult:
-    """Run a relay until a signal stops it; returns how the open sessions ended. Raises CannotListen."""
-    app = App(settings)
+async def serve(settings: Settings, unread_keys: Sequence[str] = ()) -> DrainResult:
+    """Run a relay until a signal stops it; returns how the open sessions ended. Raises CannotListen.
+
+    `unread_keys` states where a key is set but not read, if the simulator is used for want of a key.
+    """
+    app = App(settings, unread_keys=unread_keys)
     running_loop = asyncio.get_running_loop()
     writer = LogWriter(
         sys.stderr,

@@ -1,5 +1,6 @@
 """The checks and log lines of the start: the key, the limits of the machine, odd settings, and where the relay listens."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -15,9 +16,17 @@ from service.version import __version__
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
-def report_simulator() -> None:
-    """Warn that the simulator answers in place of OpenAI."""
-    structlog.get_logger().warning(
+def report_simulator(unread_keys: Sequence[str]) -> None:
+    """Warn that the simulator answers in place of OpenAI. `unread_keys` states where a key is set but not read, and why."""
+    log = structlog.get_logger()
+    if unread_keys:
+        log.error(
+            "simulator.stands_in",
+            message=f"SIMULATOR, not OpenAI: a key is set but not read. {'; '.join(unread_keys)}.",
+            remedy="Correct this and restart the relay, or set RELAY_UPSTREAM=simulator to use the simulator.",
+        )
+        return
+    log.warning(
         "simulator.stands_in",
         message="No key was found: the built-in simulator answers in place of OpenAI. "
         "Set OPENAI_API_KEY to connect to OpenAI.",

@@ -39,6 +39,9 @@ class Chain(Protocol):
     def describe(self) -> dict[str, object]:
         """The object `target` of the JSON document."""
 
+    def caveat(self) -> str | None:
+        """What the last line states before the result, because the result alone would mislead."""
+
 
 class UsageError(Exception):
     """The command line is invalid. The message holds no value of an argument, since that may be a secret."""
@@ -119,7 +122,7 @@ def _run_chain(
     if arguments.json:
         sys.stdout.write(json_document(runner.results, chain.describe(), redaction))
     else:
-        text.summary(runner.results, _SUCCESS)
+        text.summary(runner.results, _SUCCESS, chain.caveat())
     return FAILED if runner.failed is not None else OK
 
 

@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 from service.doctor import sources
 from service.doctor.env_files import EnvFiles, find_env_files
-from service.doctor.env_text import KEY
+from service.doctor.env_text import KEY, Remark
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure
 from service.realtime.keys import family_of, fingerprint, lint
 from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, Settings, SettingsRejected, load_settings
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
-from service.settings.warnings import find_warnings
+from service.settings.warnings import find_warnings, ships_to_browsers
 from service.upstream import key_lint
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
 from service.upstream.target import Target
@@ -64,7 +64,7 @@ class LocalConfiguration:
         files = self.env_files
         names = ", ".join(file.name for file in files.read)
         text = f"read: {names}" if names else f"no .env file in {self.directory}; only the environment is used"
-        remarks = [(file.name, remark) for file in files.read for remark in file.text.remarks]
+        remarks = list(self._remarks())
         # A file in another directory may belong to another program; it matters only if the key is missing.
         relevant = [file for file in files.unread if not file.elsewhere or not self.has_key]
         is_warning = files.remarks or relevant or any(remark.is_lossy for _, remark in remarks)
@@ -74,6 +74,14 @@ class LocalConfiguration:
             *(f"{name} {remark.text}." for name, remark in remarks),
         ]
         return Finding(text, notes, "warn" if is_warning else "ok")
+
+    def _remarks(self) -> Iterator[tuple[str, Remark]]:
+        """The remarks on the files that are read, with their names."""
+        for file in self.env_files.read:
+            for remark in file.text.remarks:
+                # 'rename it' is the wrong advice for a key that browsers have received: the settings advise to revoke it.
+                if not (remark.explains_missing_key and any(map(ships_to_browsers, remark.text.split()))):
+                    yield file.name, remark
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
@@ -109,11 +117,7 @@ class LocalConfiguration:
         `is_fallback`: the simulator is the target because there is no key.
         """
         if is_fallback:
-            return Finding(
-                "no key is set, so RELAY_UPSTREAM=auto selects the built-in simulator",
-                [*self._missing_key_causes(), "Set OPENAI_API_KEY to connect to OpenAI."],
-                "warn",
-            )
+            return self._check_fallback()
         key = self.settings.openai_api_key.reveal() if self.settings.openai_api_key is not None else None
         if target.simulated and key is None:
             return Finding("RELAY_UPSTREAM=simulator: the built-in simulator needs no key")
@@ -131,11 +135,27 @@ class LocalConfiguration:
         notes += self._family_warnings(key, target)
         return Finding(self._describe_key(key), [*notes, *self._key_facts(key, target)], "warn" if notes else "ok")
 
+    def _check_fallback(self) -> Finding:
+        """RELAY_UPSTREAM=auto selects the simulator. That is no success if the user has set a key that is not read."""
+        selected = "so RELAY_UPSTREAM=auto selects the built-in simulator"
+        if self.unread_keys():
+            raise StepFailed(
+                f"a key is set but not read, {selected}",
+                remedy="Correct the cause above, or set RELAY_UPSTREAM=simulator to use the simulator.",
+                notes=self._missing_key_causes(),
+            )
+        notes = [*self._missing_key_causes(), "Set OPENAI_API_KEY to connect to OpenAI."]
+        return Finding(f"no key is set, {selected}", notes, "warn")
+
     def _missing_key_causes(self) -> list[str]:
         """Where the key may be instead, for the case that none is found."""
+        settings = sources.empty_settings(self.layers, in_environment=True)
+        empty = [sentence for sentence in settings if sentence.startswith(KEY)]
+        return [f"Likely cause: {cause}." for cause in (*self.unread_keys(), *empty)]
+
+    def unread_keys(self) -> list[str]:
+        """Where a key is set but not read, and why, for the case that no key is read. One sentence each, without its dot."""
         causes = [self.settings.openai_api_key_problem] if self.settings.openai_api_key_problem else []
-        empty = sources.empty_settings(self.layers, in_environment=True)
-        causes += [sentence for sentence in empty if sentence.startswith(KEY)]
         causes += [
             f"{warning.variable} {warning.sentence}"
             for warning in find_warnings(self.layers, SETTING_NAMES, has_key=False)
@@ -143,13 +163,8 @@ class LocalConfiguration:
         ]
         causes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers) if KEY in sentence]
         causes += [str(file).removesuffix(".") for file in self.env_files.unread if file.holds_key]
-        causes += [
-            f"{file.name} {remark.text}"
-            for file in self.env_files.read
-            for remark in file.text.remarks
-            if remark.explains_missing_key
-        ]
-        return [f"Likely cause: {cause}." for cause in dict.fromkeys(causes)]
+        causes += [f"{name} {remark.text}" for name, remark in self._remarks() if remark.explains_missing_key]
+        return list(dict.fromkeys(cause.removesuffix(".") for cause in causes))
 
     def _describe_key(self, key: str) -> str:
         origin = self.settings.origins.get(KEY, "unknown")
@@ -165,12 +180,10 @@ class LocalConfiguration:
 
     def _key_facts(self, key: str, target: Target) -> list[str]:
         facts = []
-        if target.label == "openai":
-            facts.append(OUTDATED_KEY_ADVICE)
-            if family_of(key).name in {"project key", "service account key"}:
-                facts.append(
-                    "The key belongs to one project; the steps 'model' and 'first_event' show whether it is restricted."
-                )
+        if target.label == "openai" and family_of(key).name in {"project key", "service account key"}:
+            facts.append(
+                "The key belongs to one project; the steps 'model' and 'first_event' show whether it is restricted."
+            )
         for name, value in (("OPENAI_ORG_ID", target.organization), ("OPENAI_PROJECT_ID", target.project)):
             if value:
                 facts.append(f"{name} is sent with each request; it must be the one that the key belongs to.")

@@ -84,17 +84,18 @@ class TextReporter:
             lines.append(self._paragraph(f"see {result.anchor}"))
         self._write("\n".join(lines) + "\n")
 
-    def summary(self, results: Sequence[StepResult], success: str) -> None:
-        """Print the last line; `success` if no step failed."""
+    def summary(self, results: Sequence[StepResult], success: str, caveat: str | None = None) -> None:
+        """Print the last line: `caveat`, then `success` if no step failed."""
+        start = "\n" + (self._colour("warn", self._redact(caveat)) + " " if caveat else "")
         failed = next((result.name for result in results if result.status == "fail"), None)
         if failed is not None:
             not_run = sum(result.finding == NOT_RUN for result in results)
             rest = f"; {not_run} later {'step' if not_run == 1 else 'steps'} not run" if not_run else ""
-            self._write("\n" + self._colour("fail", f"Failed at {failed}") + rest + ".\n")
+            self._write(start + self._colour("fail", f"Failed at {failed}") + rest + ".\n")
             return
         warnings = [result.name for result in results if result.status == "warn"]
         rest = f" Warnings: {', '.join(warnings)}." if warnings else ""
-        self._write("\n" + self._colour("ok", success) + rest + "\n")
+        self._write(start + self._colour("ok", success) + rest + "\n")
 
     def _paragraph(self, text: str) -> str:
         text = self._redact(text)

@@ -9,7 +9,7 @@ from yarl import URL
 from service import configuration
 from service.doctor import network, response_check, running, tls
 from service.doctor.last_response import LastResponse
-from service.doctor.local import LocalConfiguration
+from service.doctor.local import OUTDATED_KEY_ADVICE, LocalConfiguration
 from service.doctor.network import Route
 from service.doctor.staged_dial import StagedDial
 from service.doctor.steps import Finding, StepFailed, StepRunner
@@ -51,6 +51,15 @@ class ProviderChain:
         if self._target is None:
             return {"upstream": None, "url": None, "model": None}
         return {"upstream": self._target.label, "url": self._target.base_url, "model": self._model}
+
+    def caveat(self) -> str | None:
+        """That the simulator was checked in place of the provider, and which key is not read."""
+        if self._target is None or not self._target.simulated:
+            return None
+        if not configuration.simulator_replaces_openai(self._local.settings):
+            return "SIMULATOR (RELAY_UPSTREAM=simulator): nothing was checked at OpenAI."
+        causes = self._local.unread_keys() or ["no key is set"]
+        return f"SIMULATOR, not OpenAI: {'; '.join(causes)}."
 
     async def run(self, runner: StepRunner) -> None:
         """Run all steps and close every connection."""
@@ -161,7 +170,8 @@ class ProviderChain:
                 or failure.upstream_code == "invalid_api_key"
             )
             if is_conclusive:
-                raise StepFailed.from_failure(failure, *self._last_response.notes(failure)) from None
+                notes = [*self._last_response.notes(failure), *self._access_notes(failure)]
+                raise StepFailed.from_failure(failure, *notes) from None
             return self._judge_model_refusal(failure, target)
         return Finding(f"the provider returned the description of {self._model}", [_MODEL_SCOPE])
 
@@ -214,13 +224,15 @@ class ProviderChain:
         model = session.get("model") if isinstance(session, Mapping) else None
         suffix = f", model {model[:80]}" if isinstance(model, str) else ""
         notes = ["This proves key, model, permission and network together. Opening the session cost nothing."]
-        if self._require_target().label == "openai":
-            notes.append(OUTDATED_ACCESS_ADVICE)
         text = f"session ready: {event.type or 'an event'}{suffix}"
         return Finding(text, notes, seconds=self._dial.first_event_seconds)
 
     def _access_notes(self, failure: Failure) -> list[str]:
-        if failure.reason not in {"model_not_found", "key_forbidden"} or self._require_target().label != "openai":
+        if self._require_target().label != "openai":
+            return []
+        if failure.reason == "key_rejected":
+            return [OUTDATED_KEY_ADVICE]
+        if failure.reason not in {"model_not_found", "key_forbidden"}:
             return []
         return [
             f"Allow {self._model} for the key's project at platform.openai.com: Project, Limits, Model usage.",

@@ -67,6 +67,10 @@ class RelayChain:
         self._reply = Reply(0, {})
         self._stream: EventStream | None = None
 
+    def caveat(self) -> str | None:
+        """None: the relay reports its own upstream."""
+        return None
+
     def describe(self) -> dict[str, object]:
         """The object `target` of the JSON document."""
         return {"relay": str(self._url.with_query(None)), "origin": self._options.origin, "model": self._options.model}
