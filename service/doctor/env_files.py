@@ -80,7 +80,6 @@ def find_env_files(directory: Path, environ: Mapping[str, str]) -> EnvFiles:
         *_files_below(directory),
         *_files_of_program(directory),
     )
-    remarks += _missing_profile(directory, environ)
     return EnvFiles(tuple(read), tuple(dict.fromkeys(unread)), tuple(remarks))
 
 
@@ -144,12 +143,6 @@ def _files_elsewhere(directory: Path, cause: str) -> Iterator[UnreadFile]:
         if text is not None and text.holds_setting:
             remedy = f"Start the relay in {directory}, or move the file to the working directory"
             yield UnreadFile(str(directory / name), cause, remedy, text.holds_key, elsewhere=True)
-
-
-def _missing_profile(directory: Path, environ: Mapping[str, str]) -> Iterator[str]:
-    profile = environ.get(PROFILE_VARIABLE, "").strip()
-    if PROFILE.fullmatch(profile) and not (directory / f".env.{profile}").exists():
-        yield f"{PROFILE_VARIABLE}={profile} selects .env.{profile}, which does not exist in {directory}"
 
 
 def _list(directory: Path) -> list[str]:

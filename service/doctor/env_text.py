@@ -33,11 +33,12 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class EnvText:
-    """The text of a `.env` file: the names that it sets, remarks, and whether it sets a key that is not a placeholder."""
+    """The text of a `.env` file: its names, remarks, whether it sets a key that is no placeholder, and is read whole."""
 
     names: frozenset[str] = frozenset()
     remarks: tuple[Remark, ...] = ()
     holds_key: bool = False
+    is_whole: bool = True
 
     @property
     def holds_setting(self) -> bool:
@@ -65,8 +66,9 @@ def parse_env_text(data: bytes, file_name: str = ".env") -> EnvText:
         remarks.append(_BYTE_ORDER_MARK)
     if b"\r" in data:
         remarks.append(_CARRIAGE_RETURNS)
-    remarks += [*_line_remarks(text.statements), *_repeated_names(text.statements)]
-    return EnvText(frozenset(values), tuple(remarks), _is_filled_in(values.get(KEY) or ""))
+    remarks += _line_remarks(text.statements)
+    remarks += _repeated_names(text.statements)
+    return EnvText(frozenset(values), tuple(remarks), _is_filled_in(values.get(KEY) or ""), is_whole=not text.flaws)
 
 
 def is_misplaced_key(value: str) -> bool:

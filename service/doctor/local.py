@@ -62,8 +62,9 @@ class LocalConfiguration:
     async def check_files(self) -> Finding:
         """Report which `.env` files are read, and which files were probably meant to be."""
         files = self.env_files
-        names = ", ".join(file.name for file in files.read)
-        text = f"read: {names}" if names else f"no .env file in {self.directory}; only the environment is used"
+        names = ", ".join(f"{file.name}{'' if file.text.is_whole else ' in part'}" for file in files.read)
+        nothing = f"no .env file in {self.directory}; only the environment is used"
+        text = f"read: {names}" if names else ("no .env file was read" if files.remarks else nothing)
         remarks = list(self._remarks())
         # A file in another directory may belong to another program; it matters only if the key is missing.
         relevant = [file for file in files.unread if not file.elsewhere or not self.has_key]

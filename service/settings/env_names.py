@@ -16,7 +16,7 @@ _PLAIN_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _ESCAPED_BREAK: Final = re.compile(r"\\[nrt]")
 _NAMES_OF_MAILERS: Final = frozenset({"RELAY_HOST", "RELAY_PORT"})  # SMTPRELAY_HOST is that of another program
-_MAX_TEXT: Final = 20_000
+_MAX_WORD: Final = 100
 _NAMES_SHOWN: Final = 6
 
 
@@ -37,11 +37,9 @@ class SettingNames:
 
     def may_be_named(self, text: str) -> bool:
         """Whether a text that is not understood may name a setting."""
-        text = text[:_MAX_TEXT]
         if self._mentioned.search(_visible(_ESCAPED_BREAK.sub("\n", text))):
             return True
-        words = [word for word in re.split(r"[\s=:;,\"']+", text) if not word.isascii()]
-        return any(self._resembles(word, known) for word in words for known in self.known)
+        return any(self._similar_to(word) for word in re.split(r"[\s=:;,\"']+", text) if not word.isascii())
 
     def meant_by(self, name: str) -> str | None:
         """The setting that a name which is none of them stands for; None for the name of another program.
@@ -61,10 +59,22 @@ class SettingNames:
         found = self._listed.search(visible)
         if found is not None and (found.group() == visible or not _IDENTIFIER.fullmatch(name)):
             return found.group()
-        similar = next((known for known in sorted(self.known) if self._resembles(name, known)), None)
+        similar = self._similar_to(name)
         if similar is None and not _IDENTIFIER.fullmatch(name) and self.may_be_named(name):
             return "NAME"
         return similar
+
+    def _similar_to(self, word: str) -> str | None:
+        """The setting that a word is, if each of its characters that is not ASCII stands for one letter."""
+        if word.isascii() or len(word) > _MAX_WORD:
+            return None
+        visible = _visible(word).upper()
+        if sum(character.isascii() for character in visible) * 2 < len(visible):
+            return None
+        candidates = (name for name in sorted(self.known) if len(name) == len(visible))
+        return next(
+            (n for n in candidates if all(a == b or not a.isascii() for a, b in zip(visible, n, strict=True))), None
+        )
 
     def is_assigned_in(self, text: str) -> bool:
         """Whether a text holds `NAME=` of a setting, also if it is joined to what precedes it."""
@@ -83,16 +93,6 @@ class SettingNames:
         names = sorted(set(self._listed.findall(text)))
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return ", ".join(names[:_NAMES_SHOWN]) + more
-
-    @staticmethod
-    def _resembles(word: str, name: str) -> bool:
-        """Whether a word is a name if each of its characters that is not ASCII stands for any letter, or for none."""
-        if word.isascii():
-            return False
-        visible = _visible(word)
-        letters = sum(character.isascii() for character in visible)
-        pattern = "".join(re.escape(c.upper()) if c.isascii() else ".?" for c in visible)
-        return letters * 2 >= len(visible) > 0 and re.fullmatch(pattern, name) is not None
 
 
 @lru_cache(maxsize=4)

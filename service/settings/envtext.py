@@ -29,6 +29,7 @@ _CONFLICT_MARKER: Final = re.compile(r"(?:<{7}|>{7})(?:[ \t].*)?")  # between th
 _COMMENT: Final = re.compile(r"(?:^|\s)#.*")
 _QUOTE: Final = re.compile(r"=[^\S\r\n]*[\"']")
 _MIN_STRAYS: Final = 2  # without any NAME=value: an encrypted file, a web page, a pointer of Git LFS
+_MAX_REPORTED: Final = 20
 _STRAY_REMEDY: Final = "correct or remove it"
 
 
@@ -91,7 +92,14 @@ def parse_env_text(data: bytes, names: SettingNames, file_name: str) -> EnvText:
             (flaws if _may_concern_setting(statement, names) else strays).append(wrong)
     if len(strays) >= _MIN_STRAYS and not any(statement.value is not None for statement in statements):
         flaws.append(Flaw("has no line of the form NAME=value: it is no .env file", "replace or remove it"))
-    return EnvText(statements, tuple(flaws), tuple(strays))
+    return EnvText(statements, _shortened(flaws), _shortened(strays))
+
+
+def _shortened(flaws: list[Flaw]) -> tuple[Flaw, ...]:
+    more = len(flaws) - _MAX_REPORTED
+    if more <= 0:
+        return tuple(flaws)
+    return (*flaws[:_MAX_REPORTED], Flaw(f"has {more} more lines like these", "check that it is the intended file"))
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -132,7 +140,8 @@ def _nul_flaw(data: bytes, start: int, names: SettingNames, file_name: str) -> F
     if rest.startswith(_UTF16_BYTE_ORDER_MARKS) or rest.count(b"\0") * _UTF16_NUL_SHARE > len(rest):
         return Flaw(
             f"is UTF-16 text from line {line} on, which PowerShell's '>' and '>>' write{lost}",
-            f"write these lines again as UTF-8; in PowerShell: Add-Content -Encoding utf8 {file_name} 'NAME=value'",
+            "delete these lines and write them again as UTF-8; "
+            f"in PowerShell: Add-Content -Encoding utf8 {file_name} 'NAME=value'",
         )
     return Flaw(f"has NUL bytes from line {line} on{lost}", "save the file as UTF-8 text")
 

@@ -139,6 +139,7 @@ async def test_env_file_that_is_not_read_whole_fails_in_the_words_of_the_relay(
 
     assert "settings" == report.failed_step
     assert f".env {sentence}" in report.text("files")
+    assert "read: .env in part" == report["files"].finding
     assert all(str(problem) in report.text("settings") for problem in caught.value.problems)
     assert "CANARY" not in report.document
 
@@ -180,7 +181,7 @@ async def test_profile_without_its_env_file_warns(tmp_path: Path) -> None:
     (tmp_path / ".env.staging").write_text("RELAY_MODEL=gpt-realtime-mini\n")
     with_file = await run_provider_chain(SIMULATED | {"RELAY_ENV": "staging"}, tmp_path)
 
-    assert "RELAY_ENV=staging selects .env.staging, which does not exist" in without.text("files")
+    assert "RELAY_ENV selects .env.staging, which does not exist" in without.text("settings")
     assert "read: .env.staging" == with_file["files"].finding
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -158,6 +159,42 @@ def test_values_of_other_programs_are_no_mistake(tmp_path: Path) -> None:
     )
 
     assert "open" == load_settings({}, tmp_path).access
+
+
+@pytest.mark.parametrize(
+    "name", ["\ufeffRELAY_ACCESS", "RELAY_ACCESS\u200b", "export RELAY_ACCESS", "RELAY-ACCESS", '"RELAY_ACCESS"']
+)
+def test_variable_with_an_odd_name_is_rejected(name: str) -> None:
+    """'docker run --env-file' makes such names of a file with a byte order mark, of quotes and of 'export'."""
+    with pytest.raises(SettingsRejected, match="environment has a variable whose name resembles RELAY_ACCESS"):
+        load_settings({name: "tokens"})
+
+
+def test_different_values_of_a_setting_in_one_file_are_a_warning(tmp_path: Path) -> None:
+    """The same value twice is none."""
+    (tmp_path / ".env").write_text(f"RELAY_MODEL=m\n{ACCESS}RELAY_MODEL=m\nRELAY_ACCESS=open\n")
+
+    assert ["sets RELAY_ACCESS to different values in lines 2, 4; the last one is used; remove the others"] == [
+        warning.sentence for warning in load_settings({}, tmp_path).warnings
+    ]
+
+
+def test_missing_file_of_a_profile_is_a_warning(tmp_path: Path) -> None:
+    """RELAY_ENV is often set without a file of that name."""
+    [warning] = load_settings({"RELAY_ENV": "staging"}, tmp_path).warnings
+
+    assert f"selects .env.staging, which does not exist in {tmp_path}" == warning.sentence
+
+
+@pytest.mark.parametrize("piece", ["'", '"\\', "A='x\n", "A\u00e9 ", "\u00e9A", "x" * 50 + "\n"])
+def test_long_file_is_parsed_in_time(piece: str) -> None:
+    """Some patterns make regular expressions take quadratic time, which would be hours; the report stays short."""
+    data = (piece * MAX_BYTES).encode()[: MAX_BYTES // 4]
+    started = time.process_time()
+    text = parse_env_text(data, setting_names(SETTING_NAMES), ".env")
+
+    assert time.process_time() - started < 60
+    assert len(text.flaws) + len(text.strays) < 50
 
 
 def test_empty_value_does_not_hide_an_earlier_line(tmp_path: Path) -> None:
