@@ -124,7 +124,10 @@ class LocalConfiguration:
             return Finding("RELAY_UPSTREAM=simulator: the built-in simulator needs no key")
         if key is None and self.settings.openai_api_key_problem:
             refusal = key_lint.unreadable(self.settings.openai_api_key_problem)
-            raise StepFailed.from_failure(refusal.failure(), *self._missing_key_causes())
+            causes = [
+                cause for cause in self._missing_key_causes() if self.settings.openai_api_key_problem not in cause
+            ]
+            raise StepFailed.from_failure(refusal.failure(), *causes)
         problems = lint(key, target.label)
         notes = [f"{problem.sentence} {problem.remedy}" for problem in problems]
         fatal = [problem for problem in problems if problem.fatal]
@@ -132,7 +135,9 @@ class LocalConfiguration:
             described = [self._describe_key(key)] if key is not None else []
             raise StepFailed.from_failure(Failure("key_missing"), *notes, *described, *self._missing_key_causes())
         if fatal:
-            raise StepFailed.from_failure(key_lint.refusal_for(fatal[0]).failure(), *notes, self._describe_key(key))
+            refusal = key_lint.refusal_for(fatal[0])
+            others = [note for note in notes if note != refusal.hint]
+            raise StepFailed.from_failure(refusal.failure(), *others, self._describe_key(key))
         notes += self._family_warnings(key, target)
         return Finding(self._describe_key(key), [*notes, *self._key_facts(key, target)], "warn" if notes else "ok")
 

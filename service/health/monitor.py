@@ -226,12 +226,13 @@ class HealthMonitor:
 
     def _log_change(self) -> None:
         failing = next((check for check in self.checks if check.reason is not None), None)
+        good = {"message": "All health checks pass."} if failing is None else {}
         (self._log.info if failing is None else self._log.warning)(
             "health.changed",
+            **good,
             **{check.name: check.status for check in self.checks},
             reason=failing.reason if failing else None,
             output=failing.output() if failing else None,
-            message=None if failing else "All health checks pass.",
         )
 
     def _publish(self) -> None:

@@ -38,17 +38,23 @@ def check_key(target: Target, *, origin: str | None, read_problem: str | None) -
     """
     log = structlog.get_logger()
     problems = _lint(target)
+    refusal = _refusal(target, problems, read_problem)
     for problem in problems:
+        is_unreadable = problem.code == _MISSING and read_problem is not None
         (log.error if problem.fatal else log.warning)(
             "key.problem_found",
             problem=problem.code,
-            message=problem.sentence,
-            remedy=problem.remedy,
+            message="The key file cannot be used." if is_unreadable else problem.sentence,
+            remedy=refusal.hint if is_unreadable and refusal else problem.remedy,
             origin=origin,
             read=read_problem,
         )
     if target.key is not None and not target.simulated:
         log.info("key.found", fingerprint=fingerprint(target.key.reveal()), origin=origin)
+    return refusal
+
+
+def _refusal(target: Target, problems: list[KeyProblem], read_problem: str | None) -> KeyRefusal | None:
     if not problems or not problems[0].fatal:
         return None
     return unreadable(read_problem) if target.key is None and read_problem else refusal_for(problems[0])

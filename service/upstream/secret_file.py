@@ -97,9 +97,9 @@ def _missing_part(path: str) -> str:
     if file.is_symlink():
         return "; it is a link whose target is missing"
     if not file.is_absolute():
-        return f"; the working directory is {Path.cwd()}"
+        return f"; the working directory is {printable_path(str(Path.cwd()))}"
     missing = next((parent for parent in reversed(file.parents) if not parent.is_dir()), None)
-    return f"; the folder {redact(str(missing))} is missing" if missing is not None else ""
+    return f"; the folder {printable_path(str(missing))} is missing" if missing is not None else ""
 
 
 def _permissions(path: str) -> str:
