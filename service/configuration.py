@@ -58,6 +58,7 @@ def target(settings: Settings, simulator_url: str | None = None) -> Target:
         settings.openai_org_id,
         settings.openai_project_id,
         proxy=settings.proxy,
+        base_url_from=settings.origins.get("OPENAI_BASE_URL"),
     )
 
 

@@ -6,6 +6,7 @@ Only the tunnel sends data: a CONNECT request to the proxy.
 import asyncio
 import ipaddress
 import os
+import re
 import ssl
 import time
 from base64 import b64encode
@@ -18,18 +19,16 @@ from yarl import URL
 
 from service.doctor.steps import Explanations, Finding, StepFailed
 from service.failures import Failure, Phase
-from service.upstream import translate
+from service.upstream import hints, translate
 from service.upstream.proxy import HttpProxy
-from service.upstream.resolver import look_up
+from service.upstream.resolver import FilteredName, check_addresses, look_up
+from service.upstream.target import Target
 
 _MAX_ADDRESSES: Final = 8
 _OTHER_ADDRESSES_SECONDS: Final = 0.5
 """How long the other addresses may take after the first has answered: a dead IPv6 route must not use up the timeout."""
 _ABORT_SECONDS: Final = 0.5
-_CONNECT_REFUSALS: Final = {
-    403: ": host or port not allowed",
-    407: ": missing or wrong credentials",
-}
+_PROXY_CHALLENGE: Final = re.compile(r"^proxy-authenticate:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class Route:
     proxy: HttpProxy | None = None
     explanations: Explanations | None = None
     notes: Sequence[str] = ()
+    target: Target | None = None  # the provider, None if the server is a relay
 
     @property
     def host(self) -> str:
@@ -67,6 +67,8 @@ class Route:
 
     def step_failed(self, failure: Failure, *notes: str) -> StepFailed:
         """Explain a failure of this route."""
+        if self.target is not None:
+            hints.add_hint(failure, self.target)
         return StepFailed.from_failure(failure, *notes, *self.notes, explanations=self.explanations)
 
 
@@ -89,6 +91,12 @@ async def resolve(route: Route) -> tuple[Finding, list[str]]:
         error = exc.strerror if isinstance(exc, OSError) and exc.strerror else type(exc).__name__
         raise route.step_failed(Failure("dns_failed", Phase.DNS, detail=f"{host}: {error}")) from None
     addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    try:
+        check_addresses(host, addresses)
+    except FilteredName as exc:
+        reason = "dns_filtered" if route.proxy is None else "proxy_failed"
+        detail = f"{host} resolves to {exc.addresses}"
+        raise route.step_failed(Failure(reason, Phase.DNS, detail=detail)) from None
     notes = [] if route.proxy is None else [f"The proxy resolves {route.host}."]
     return Finding(f"{name} resolves to {', '.join(addresses)}", notes), addresses
 
@@ -200,8 +208,10 @@ async def _request_tunnel(
         raise
     if status != 200:  # noqa: PLR2004 - RFC 9110 section 9.3.6
         await abort_connection(writer)
-        detail = f"the proxy refused CONNECT {authority}{_CONNECT_REFUSALS.get(status, '')}"
-        raise route.step_failed(Failure("proxy_failed", Phase.CONNECT, http_status=status or None, detail=detail))
+        failure = translate.from_proxy_status(status, _PROXY_CHALLENGE.findall(head.decode("latin-1")))
+        failure.http_status = status or None
+        failure.detail = f"the proxy refused CONNECT {authority}: {failure.detail}"
+        raise route.step_failed(failure)
 
 
 async def abort_connection(writer: asyncio.StreamWriter) -> None:

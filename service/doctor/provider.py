@@ -12,7 +12,7 @@ from service.doctor.last_response import LastResponse
 from service.doctor.local import OUTDATED_KEY_ADVICE, LocalConfiguration
 from service.doctor.network import Route
 from service.doctor.staged_dial import StagedDial
-from service.doctor.steps import Finding, StepFailed, StepRunner
+from service.doctor.steps import Finding, StepFailed, StepRunner, evidence_notes
 from service.failures import Failure
 from service.simulator import Simulator, SimulatorOptions
 from service.upstream.dial import Dialler
@@ -131,6 +131,7 @@ class ProviderChain:
             URL(target.base_url),
             self._local.settings.dial_timeout_seconds,
             target.proxy,
+            target=target,
             notes=self._local.unused_proxy_notes(target),
         )
 
@@ -166,7 +167,7 @@ class ProviderChain:
         except Failure as failure:
             is_conclusive = (
                 failure.wire_status is None
-                or failure.reason == "proxy_failed"
+                or failure.reason in {"proxy_failed", "proxy_auth_failed"}
                 or failure.upstream_code == "invalid_api_key"
             )
             if is_conclusive:
@@ -181,8 +182,10 @@ class ProviderChain:
         response = f"HTTP {failure.wire_status}{code}"
         if target.label in {"azure", "compatible"} and is_inconclusive(failure):
             text = f"{response}: this server may not serve /models; the step 'upgrade' decides"
-            return Finding(text, status="skipped")
-        notes = self._last_response.notes(failure)
+            return Finding(text, evidence_notes(failure), status="skipped")
+        notes = [*evidence_notes(failure), *self._last_response.notes(failure)]
+        if failure.hint:
+            notes.append(failure.hint)
         if shows_key_is_valid(failure):
             notes.append("The provider accepted the key: it checks the model after the key.")
         elif failure.reason == "key_forbidden":
@@ -200,7 +203,7 @@ class ProviderChain:
             await self._dial.wait_for_upgrade()
         except Failure as failure:
             notes = self._last_response.notes(failure) + self._local.unused_proxy_notes(self._require_target())
-            if failure.reason in {"bad_reply", "dropped_early", "reply_timeout"}:
+            if failure.reason in {"bad_reply", "blocked_before_api", "dropped_early", "reply_timeout"}:
                 notes.append(
                     "The HTTP request of the step 'model' was answered, so a proxy or firewall may block WebSockets only."
                 )

@@ -144,6 +144,12 @@ class StepRunner:
         self._reporter.step_finished(result)
 
 
+def evidence_notes(failure: Failure) -> list[str]:
+    """The evidence of a failure as one note, if there is any."""
+    facts = [f"{name} {value}" for name, value in failure.evidence.items()]
+    return [f"Evidence: {', '.join(facts)}."] if facts else []
+
+
 def _internal_error(exc: Exception) -> StepFailed:
     # Only the type: the text of an unexpected exception may hold a secret.
     finding = f"The doctor failed because of an internal error: {type(exc).__name__}."
@@ -156,6 +162,7 @@ def _received_notes(failure: Failure) -> list[str]:
         is_close = failure.phase is Phase.FIRST_EVENT
         received.insert(0, f"close code {failure.wire_status}" if is_close else f"HTTP {failure.wire_status}")
     notes = [f"Received: {', '.join(received)}."] if received else []
+    notes += evidence_notes(failure)
     if failure.detail:
         notes.append(f"Detail: {failure.detail}.")
     if failure.retry_after_seconds is not None:

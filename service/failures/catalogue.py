@@ -110,11 +110,23 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "The provider knows the relay's key but denies it access.",
         "Grant the key the Realtime permission if it is restricted. Check its project (OPENAI_PROJECT_ID), organization "
         "(OPENAI_ORG_ID) and role, and the IP allow-list at the provider."),
+    Row("account_refused", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The provider refuses access to the account, organization or project.",
+        "Check upstream_code. Check that the key's user belongs to an organization, that OPENAI_ORG_ID and OPENAI_PROJECT_ID "
+        "name it, and that the account is not deactivated. A new key of the same account does not help."),
+    Row("wrong_host", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The provider serves the relay's key at another host name.",
+        "Set OPENAI_BASE_URL to the host of the project's region, for example https://us.api.openai.com/v1 or "
+        "https://eu.api.openai.com/v1, and restart the relay. The key is valid."),
+    Row("network_not_allowed", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The provider does not accept connections from the relay's address.",
+        "Add the relay's public address to the IP allow-list or the firewall rules at the provider, or connect through the "
+        "resource's private endpoint. The key is valid."),
     Row("region_blocked", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
         "The provider does not serve the relay's country or network.",
         "Run the relay in a supported country. If it is in one, check which public address its outgoing traffic uses."),
     Row("quota_exhausted", "account", _OPERATOR, 424, 1008, _NEVER, _ERROR,
-        "The provider account has no credit left or is at its spend limit.",
+        "The provider account has no credit, no active billing, or is at its spend limit.",
         "Add credit or raise the spend limit at https://platform.openai.com/settings/organization/billing. Waiting does not "
         "help."),
     Row("beta_shape", "model", _OPERATOR, 424, 1008, _NEVER, _ERROR,
@@ -124,11 +136,16 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
     Row("model_not_found", "model", _CLIENT, 404, 4004, _NEVER, _WARNING,
         "The provider does not offer this model to the relay's key.",
         "Check the model's spelling, whether the provider has retired it, and whether the key's project has access to it. On "
-        "Azure, use the deployment's name. A wrong path in OPENAI_BASE_URL causes the same answer."),
+        "Azure, use the deployment's name."),
     Row("call_not_found", "model", _CLIENT, 404, 4004, _NEVER, _INFO,
         "The provider does not know this call_id.",
         "Connect while the call is active, with the call_id from its Location header. If the call was just created, retry "
         "once."),
+    Row("request_rejected", "model", _OPERATOR, 424, 4000, _NEVER, _WARNING,
+        "The provider rejected the relay's request as invalid.",
+        "Check upstream_code, the query of the client's URL and the path of OPENAI_BASE_URL. If every client fails, "
+        "the address "
+        "or the API version is wrong; if only one does, its query parameters are."),
     Row("rate_limited", "account", _PROVIDER, 429, 1013, _LATER, _WARNING,
         "The provider account is at its rate limit.",
         "Wait for the seconds in Retry-After, then open connections at a lower rate."),
@@ -142,6 +159,11 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "The provider's host name could not be resolved.",
         "Check the host in OPENAI_BASE_URL and the relay's DNS resolver: run 'getent hosts api.openai.com' where the relay "
         "runs."),
+    Row("dns_filtered", "network", _NETWORK, 424, 1008, _NEVER, _ERROR,
+        "A DNS filter answers for the provider's host name.",
+        "Allow the host of OPENAI_BASE_URL in the DNS filter, or remove the line with 0.0.0.0 or :: from /etc/hosts "
+        "where the "
+        "relay runs."),
     Row("connect_refused", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The provider's address refused the TCP connection.",
         "Check host and port of OPENAI_BASE_URL, and firewalls that answer with a TCP reset."),
@@ -152,6 +174,22 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "The proxy did not connect the relay to the provider.",
         "Check host, port and credentials of RELAY_UPSTREAM_PROXY, and whether the proxy allows CONNECT to port 443 of the "
         "provider's host."),
+    Row("proxy_auth_failed", "tls-and-proxy", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The proxy did not accept the relay's credentials.",
+        "Correct user and password in RELAY_UPSTREAM_PROXY (http://user:password@host:port) and restart the relay."),
+    Row("blocked_before_api", "tls-and-proxy", _NETWORK, 424, 1008, _NEVER, _ERROR,
+        "A server before the API refused the connection.",
+        "Check which public address the relay's traffic uses, the proxies and gateways on its way, and the host in "
+        "OPENAI_BASE_URL. If OPENAI_BASE_URL names a gateway, check which key that gateway requires."),
+    Row("limited_before_api", "tls-and-proxy", _NETWORK, 429, 1013, _LATER, _WARNING,
+        "A server before the API limits the relay's connections.",
+        "Open connections at a lower rate, and check the limits of the proxy, gateway or edge that the log field "
+        "server names. "
+        "The provider's account is not at its limit."),
+    Row("wrong_base_url", "tls-and-proxy", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The server at OPENAI_BASE_URL has no Realtime API at this path.",
+        "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1) and restart the relay. Run "
+        "'python -m service doctor' to see which path was requested and where the setting was read."),
     Row("bad_reply", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The server at OPENAI_BASE_URL does not speak the Realtime API.",
         "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1), or remove the captive portal or proxy that "
@@ -199,7 +237,15 @@ ENDINGS: Final = catalogue_of(  # of an open session
         "Use a WebSocket library that complies with RFC 6455, and no extension that was not negotiated."),
     Row("message_too_big", "clients", _CLIENT, None, 1009, _NEVER, _WARNING,
         "A message exceeded the relay's size limit.",
-        "Send audio in chunks of at most one second, or raise RELAY_MAX_MESSAGE_BYTES."),
+        "Send audio in chunks of at most one second, and shrink or compress pictures; base64 adds a third to their size. "
+        "Operator: the limit is RELAY_MAX_MESSAGE_BYTES."),
+    Row("upstream_message_too_big", "provider", _OPERATOR, None, 1011, _LATER, _WARNING,
+        "A message of the provider exceeded the relay's size limit.",
+        "Raise RELAY_MAX_MESSAGE_BYTES and restart the relay. The client's own messages are not the cause."),
+    Row("provider_size_limit", "provider", _CLIENT, None, None, _NEVER, _WARNING,
+        "The provider closed the session because a message exceeded its size limit.",
+        "Send audio in chunks of at most one second, and shrink or compress pictures before they are sent. "
+        "RELAY_MAX_MESSAGE_BYTES does not change the provider's limit."),
     Row("rate_exceeded", "clients", _CLIENT, None, 1008, _LATER, _WARNING,
         "The client exceeded the relay's rate limit for messages or bytes.",
         "Send audio in real time, in chunks of 20 to 100 ms. Operator: the limits are RELAY_MAX_MESSAGES_PER_SECOND and "

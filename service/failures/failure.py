@@ -1,6 +1,7 @@
 """A failed connection attempt, as the relay raises it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.failures.catalogue import CATALOGUE
@@ -23,11 +24,11 @@ class Failure(Exception):
     """A failed connection attempt: its reason in the catalogue, the step that failed, and what the provider sent.
 
     Raised by admission and dialling; caught by the request handler, which renders it for the client, and by the checks.
-    `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is one of the provider's
-    error codes that the relay knows, `close_reason` a close reason of the shape `type.code`: neither holds free text.
-    `detail` goes to the log only. It is static or built from facts, and never contains text from the provider.
-    `hint` replaces the row's remedy at every surface, where the evidence shows a better action. It is printable and bounded,
-    and holds no secret and no text from the provider.
+    `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is the provider's error code
+    if it has the shape of one, known or not, `close_reason` a close reason of the shape `type.code`: neither holds free text,
+    and neither becomes a label. `hint` is the remedy where the evidence allows a better one than the row's. `evidence` holds
+    facts by name, such as the path requested or the edge's ray id, for log, health and doctor; `detail` is for log and
+    doctor. All are static or built from settings and validated facts, and never contain text from the provider.
     """
 
     reason: str
@@ -39,6 +40,7 @@ class Failure(Exception):
     retry_after_seconds: int | None = None
     detail: str | None = None
     hint: str | None = None
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def row(self) -> Row:
@@ -47,7 +49,7 @@ class Failure(Exception):
 
     @property
     def remedy(self) -> str:
-        """The action that fits the evidence: the hint if there is one, else the row's remedy."""
+        """What to do: the hint if there is one, else the remedy of the catalogue."""
         return self.hint or self.row.remedy
 
     @property

@@ -1,6 +1,13 @@
 """Renders the catalogue: `docs/failures.md`, with one anchor for each reason, and the table of the runbooks' index."""
 
+from collections.abc import Collection, Iterable
+from typing import Final
+
 from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Row
+from service.failures.translation import NETWORK_ERRORS, STEPS, Rule
+
+_FIRST_SERVER_ERROR: Final = 500
+_LAST_STATUS: Final = 999
 
 
 def render_markdown() -> str:
@@ -12,6 +19,12 @@ def render_markdown() -> str:
             "these texts.\n"
         ),
         "If the provider closed with a private code (3000 to 4999), browsers receive that code and its reason instead.\n",
+        (
+            '"What leads to it" lists the rules of `service/failures/translation.py`, by which answers of the provider '
+            "become reasons. They apply in this order: who answered, the provider's code, known sentences of its message, "
+            "the status. The first rule that matches decides. Where the evidence allows a better remedy than the one shown "
+            "here, every surface shows that one.\n"
+        ),
         "`blame` names the party that caused the failure or the ending.\n",
         "`retry` states whether the same attempt can succeed without a change of client, relay or account.\n",
         "In a checkout, `python -m service` in a remedy is `.venv/run/bin/python -m service`.\n",
@@ -45,4 +58,43 @@ def _render_row(row: Row) -> str:
     elif row.event_close_code:
         facts.insert(1, f"close {row.event_close_code} with `?on_failure=event`")
     link = f"[Runbook](runbooks/{row.page}.md#{row.reason})"
-    return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{link}\n"
+    causes = _render_causes(row.reason) if row.reason in DIAL_FAILURES else ""
+    return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{causes}{link}\n"
+
+
+def _render_causes(reason: str) -> str:
+    """What leads to a reason: the rules of the translation table, with the step at which each applies."""
+    lines = [f"- {step}: {_describe(rule)}." for step, rules in STEPS for rule in rules if rule.reason == reason]
+    if reason in NETWORK_ERRORS:
+        lines.append(f"- Error of the connection: {NETWORK_ERRORS[reason]}")
+    return "\n".join(["What leads to it:\n", *dict.fromkeys(lines), "\n"]) if lines else ""
+
+
+def _describe(rule: Rule) -> str:
+    parts = []
+    if rule.by:
+        parts.append(f"answered by {_listed(rule.by)}")
+    if rule.status:
+        parts.append(f"HTTP {_numbers(rule.status)}")
+    if rule.close:
+        parts.append(f"close code {_numbers(rule.close)}")
+    if rule.code:
+        parts.append(f"code {_listed(f'`{code}`' for code in rule.code)}")
+    if rule.says:
+        parts.append(f"the message contains {_listed(f'`{text}`' for text in rule.says)}")
+    if rule.trait is not None:
+        parts.append(str(rule.trait))
+    return "; ".join(parts) or "no other rule applies"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return " or ".join(values)
+
+
+def _numbers(values: Collection[int]) -> str:
+    numbers = sorted(values)
+    if len(numbers) > 4 and numbers[-1] - numbers[0] == len(numbers) - 1:  # noqa: PLR2004 - shorter ranges are listed
+        return f"{numbers[0]} to {numbers[-1]}"
+    is_open = numbers[-1] == _LAST_STATUS
+    shown = [str(number) for number in numbers if not is_open or number < _FIRST_SERVER_ERROR]
+    return ", ".join([*shown, f"{_FIRST_SERVER_ERROR} and above"] if is_open else shown)

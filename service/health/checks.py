@@ -4,7 +4,8 @@ A definite failure fails a check immediately, since waiting changes nothing. A t
 a row. A failed check needs two successes in a row to pass again: one success must not hide an outage.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from service.failures import CATALOGUE, Failure
@@ -33,6 +34,8 @@ class HealthCheck:
     passed_at: float | None = None
     seconds: float | None = None
     source: Source = "active"
+    # Of the last failure, not the exception itself: its traceback would keep the headers of a request alive.
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_definite(self) -> bool:
@@ -56,12 +59,12 @@ class HealthCheck:
         """Record a failure."""
         self.checked_at, self.seconds, self.source = now, seconds, source
         self.failures, self.successes = self.failures + 1, 0
-        self.reason, self.hint = failure.reason, failure.hint
+        self.reason, self.hint, self.evidence = failure.reason, failure.hint, failure.evidence
         has_failed = failure.row.is_definite or self.failures >= FAILURE_THRESHOLD or self.status == "fail"
         self.status = "fail" if has_failed else "warn"
 
     def output(self) -> str | None:
-        """The reason, sentence and remedy of the catalogue, or "not checked yet"; None if the check passes."""
+        """Reason, sentence and remedy of the last failure, or "not checked yet"; None if the check passes."""
         if self.status == "unknown":
             return "not checked yet"
         if self.reason is None:

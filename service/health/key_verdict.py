@@ -16,11 +16,11 @@ def judge_key(
     """
     refusal = handshake.reason if handshake.failures else None
     if refusal is not None and refusal.startswith("key_"):
-        return Failure(refusal), "active"
+        return Failure(refusal, hint=handshake.hint, evidence=handshake.evidence), "active"
     if handshake.failures == 0 and handshake_proves_key:
         return None, handshake.source if models_failure is not None else "active"
     if models_failure is None or shows_key_is_valid(models_failure):
         return None, "active"
     if refusal is not None and is_inconclusive(models_failure):
-        return Failure(refusal), "active"
+        return Failure(refusal, hint=handshake.hint, evidence=handshake.evidence), "active"
     return models_failure, "active"

@@ -59,6 +59,8 @@ def _entry(check: HealthCheck) -> dict[str, object]:
     entry: dict[str, object] = {"status": check.status, "source": check.source}
     if check.reason is not None:
         entry |= {"reason": check.reason, "runbook": CATALOGUE[check.reason].runbook}
+        if check.evidence:
+            entry["evidence"] = dict(check.evidence)
     if check.checked_at is not None:
         entry["time"] = datetime.fromtimestamp(check.checked_at, UTC).isoformat(timespec="seconds")
     if check.seconds is not None:

@@ -50,6 +50,8 @@ def peer_closed(side: Side, code: int | None, text: str, *, expired: bool = Fals
         return Ending("client_closed", echo, forwarded)
     if expired or (code == CloseCode.GOING_AWAY and _EXPIRED.search(text)):
         return Ending("session_expired", forwarded, echo)
+    if code == CloseCode.MESSAGE_TOO_BIG:  # without an event, the client would not learn whose limit it exceeded
+        return Ending("provider_size_limit", forwarded, echo, send_error=True)
     return Ending("upstream_closed", forwarded, echo)
 
 
@@ -71,13 +73,7 @@ def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
         # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7). An oversized message is not one.
         return Ending(reason, close, CloseInstruction(_GOING_AWAY), send_error=too_big)
     if code == CloseCode.MESSAGE_TOO_BIG:  # to the client, 1009 would mean that its own message is too big
-        text = CATALOGUE["message_too_big"].close_text
-        return Ending(
-            "message_too_big",
-            CloseInstruction(CloseCode.INTERNAL_ERROR, text),
-            CloseInstruction(code),
-            send_error=True,
-        )
+        return _reported("upstream_message_too_big", CloseInstruction(code))
     return _reported("upstream_protocol_error", CloseInstruction(code))
 
 

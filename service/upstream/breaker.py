@@ -28,7 +28,7 @@ MAX_RETRY_AFTER_SECONDS: Final = 30.0
 FAILURES_TO_OPEN: Final = 5
 
 _REQUEST_SPECIFIC: Final = frozenset({
-    "model_not_found", "model_missing", "call_not_found", "bad_request", "client_left"
+    "model_not_found", "call_not_found", "client_left"
 })  # fmt: skip
 
 
@@ -115,7 +115,11 @@ class CircuitBreaker:
 
 
 def _may_be_request_specific(failure: Failure) -> bool:
-    """A 403 without an error code may be the edge's answer to one client's query; only a series of them affects all."""
+    """Whether a refusal may be the answer to one client's path or query, such as a 400; only a series of them affects all."""
+    if failure.phase not in {Phase.UPGRADE, Phase.FIRST_EVENT}:
+        return False
+    if failure.reason in {"request_rejected", "blocked_before_api", "wrong_base_url"}:
+        return True
     return failure.reason == "key_forbidden" and failure.phase is Phase.UPGRADE and failure.upstream_code is None
 
 

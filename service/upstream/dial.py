@@ -24,10 +24,10 @@ from yarl import URL
 
 from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode
-from service.realtime.events import PARSED_EVENT_TYPES, parse_error
+from service.realtime.events import PARSED_EVENT_TYPES
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item
-from service.upstream import translate
+from service.upstream import hints, translate
 from service.upstream.first_event import FirstEventReader
 from service.upstream.resolver import CachingResolver
 from service.upstream.target import DialRequest, Target
@@ -138,14 +138,24 @@ class Dialler:
         `UpstreamConnection`.
         """
         progress = progress or DialProgress()
+        target = target or self.target
         progress.enter(Phase.CONNECT)
         try:
-            async with asyncio.timeout(timeout_seconds or self.timeout_seconds):
-                return await self._dial(target or self.target, request, progress)
-        except TimeoutError:
-            raise translate.from_timeout(progress.phase) from None
+            return await self._dial_within(timeout_seconds or self.timeout_seconds, target, request, progress)
+        except Failure as failure:
+            hints.add_hint(failure, target)
+            raise
         finally:
             progress.finish()
+
+    async def _dial_within(
+        self, timeout_seconds: float, target: Target, request: DialRequest, progress: DialProgress
+    ) -> UpstreamConnection:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._dial(target, request, progress)
+        except TimeoutError:
+            raise translate.from_timeout(progress.phase) from None
 
     async def _dial(self, target: Target, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
         response = await self._upgrade(target, request, progress)
@@ -196,8 +206,14 @@ class Dialler:
         try:
             if problem is not None:
                 raise Failure("bad_reply", Phase.UPGRADE, http_status=101, detail=problem)
-            error = parse_error(await read_body(response))
-            raise translate.from_status(response.status, error, response.headers, is_call=request.has("call_id"))
+            raise translate.from_status(
+                response.status,
+                None,
+                response.headers,
+                is_call=request.has("call_id"),
+                body=await read_body(response),
+                facts=hints.facts_of(target, url.path),
+            )
         finally:
             response.close()
 

@@ -13,6 +13,7 @@ It replaces aiohttp's resolver for three reasons:
 import asyncio
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -21,9 +22,26 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 TTL_SECONDS: Final = 10.0
 """Upper bound on how long a changed address stays unnoticed."""
 
+_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
 _Key = tuple[str, int, socket.AddressFamily]
 Info = tuple[Any, Any, int, str, Any]
 """An entry of `socket.getaddrinfo`: family, type, protocol, canonical name, address."""
+
+
+class FilteredName(OSError):
+    """A host name resolves to unspecified addresses only, as DNS filters answer for a blocked name."""
+
+    def __init__(self, addresses: str) -> None:
+        super().__init__("a DNS filter answers for this name")
+        self.addresses = addresses
+
+
+def check_addresses(host: str, addresses: Iterable[str]) -> None:
+    """Raise FilteredName if a host name, not an address, resolves to 0.0.0.0 and :: only."""
+    found = list(dict.fromkeys(addresses))
+    if found and host not in found and all(address in _UNSPECIFIED for address in found):
+        raise FilteredName(", ".join(found))
 
 
 async def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Info]:
@@ -95,6 +113,7 @@ class CachingResolver(AbstractResolver):
             for family, _, protocol, _, address in infos
             if isinstance(address[0], str)  # an int where Python was built without IPv6
         ]
+        check_addresses(host, (result["host"] for result in results))
         self._cache[key] = (asyncio.get_running_loop().time(), results)
         return results
 

@@ -2,18 +2,30 @@
 
 import asyncio
 from http import HTTPStatus
+from typing import Final
 
 import aiohttp
 
 from service.failures import Failure, Phase
-from service.realtime.events import parse_error
-from service.upstream import translate
+from service.upstream import hints, translate
 from service.upstream.dial import DialProgress, http_get, read_body
 from service.upstream.target import Target
+
+_INCONCLUSIVE: Final = frozenset({
+    "model_not_found", "call_not_found", "bad_reply", "redirect_refused", "wrong_base_url", "blocked_before_api"
+})  # fmt: skip
 
 
 async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str, *, timeout_seconds: float) -> None:
     """Request the description of a model. Returns if the provider answers 200; raises Failure otherwise."""
+    try:
+        await _fetch_model(session, target, model, timeout_seconds)
+    except Failure as failure:
+        hints.add_hint(failure, target)
+        raise
+
+
+async def _fetch_model(session: aiohttp.ClientSession, target: Target, model: str, timeout_seconds: float) -> None:
     progress = DialProgress()
     url = target.model_url(model)
     headers = target.headers() | {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -24,8 +36,14 @@ async def fetch_model(session: aiohttp.ClientSession, target: Target, model: str
         ):
             if response.status == HTTPStatus.OK:
                 return
-            error = parse_error(await read_body(response))
-            raise translate.from_status(response.status, error, response.headers, is_call=False)
+            raise translate.from_status(
+                response.status,
+                None,
+                response.headers,
+                is_call=False,
+                body=await read_body(response),
+                facts=hints.facts_of(target, url.path),
+            )
     except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
         phase = progress.phase if progress.phase is not Phase.FIRST_EVENT else Phase.UPGRADE
         raise translate.from_exception(
@@ -40,4 +58,4 @@ def shows_key_is_valid(failure: Failure) -> bool:
 
 def is_inconclusive(failure: Failure) -> bool:
     """Whether a refusal leaves open if the key is valid: compatible servers need not serve /models."""
-    return failure.reason in {"model_not_found", "call_not_found", "bad_reply", "redirect_refused"}
+    return failure.reason in _INCONCLUSIVE

@@ -45,6 +45,7 @@ class Target:
     project: str | None = None
     simulated: bool = False
     proxy: HttpProxy | None = None
+    base_url_from: str | None = None  # where OPENAI_BASE_URL was read; None for the default
     label: Label = field(init=False)
 
     def __post_init__(self) -> None:

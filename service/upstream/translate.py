@@ -1,14 +1,16 @@
 """Translates every answer of upstream and every network error into one reason of the catalogue.
 
-No text of upstream passes through it: its messages contain pieces of the key, and `repr` of aiohttp's client errors contains
-the request's headers. Only error codes from a closed set do. Pure but for the wall clock, to which Retry-After can refer.
+Answers are translated by the table in `service/failures/translation.py`, exceptions here. No text of upstream passes through:
+its messages contain pieces of the key, and `repr` of aiohttp's client errors contains the request's headers. Only values that
+have the shape of an error code, an identifier or a server's name do. Pure but for the wall clock, to which Retry-After can
+refer.
 """
 
 import errno
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
@@ -16,52 +18,22 @@ from typing import Final
 import aiohttp
 
 from service.failures import Failure, Phase
-from service.realtime.events import ERROR_CODES, ErrorEvent
+from service.failures.translation import ERROR_CODES_OF_PROVIDERS, RULES, STEPS, Responder, Rule
+from service.realtime.events import ErrorEvent
+from service.upstream.answer import Answer, code_to_keep, describe_events, describe_response, parse_refusal
+from service.upstream.resolver import FilteredName
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
+EVIDENCE: Final = frozenset({"answered_by", "server", "path", "ray_id", "request_id", "proxy_error", "base_url_from"})
+"""The facts of a refusal that are kept for log, health and doctor."""
+_PROXY_SCHEMES: Final = {
+    "basic": "Basic",
+    "digest": "Digest",
+    "negotiate": "Negotiate",
+    "ntlm": "NTLM",
+    "kerberos": "Kerberos",
+}
 
-# The provider's error codes, and types for errors without a code, as published or observed in 2024-2026.
-_REASON_BY_CODE: Final = {
-    "invalid_api_key": "key_rejected",
-    "account_deactivated": "key_rejected",
-    "insufficient_permissions": "key_forbidden",
-    "mismatched_organization": "key_forbidden",
-    "no_matching_rule": "key_forbidden",
-    "insufficient_quota": "quota_exhausted",
-    "credit_balance_exhausted": "quota_exhausted",
-    "billing_hard_limit_reached": "quota_exhausted",
-    "organization_spend_limit_exceeded": "quota_exhausted",
-    "project_spend_limit_exceeded": "quota_exhausted",
-    "rate_limit_exceeded": "rate_limited",
-    "inference_rate_limit_exceeded": "rate_limited",
-    "beta_api_shape_disabled": "beta_shape",
-    "invalid_model": "model_not_found",
-    "model_not_found": "model_not_found",
-    "missing_model": "model_missing",
-    "call_id_not_found": "call_not_found",
-    "unsupported_country_region_territory": "region_blocked",
-    "request_forbidden": "region_blocked",
-    "invalid_intent": "bad_request",
-    "server_error": "upstream_error",
-}
-_REASON_BY_STATUS: Final = {
-    401: "key_rejected",
-    402: "quota_exhausted",
-    403: "key_forbidden",
-    407: "proxy_failed",
-    429: "rate_limited",
-    451: "region_blocked",
-    503: "upstream_overloaded",
-    529: "upstream_overloaded",
-}
-_REASON_BY_CLOSE_CODE: Final = {
-    3000: "key_rejected",
-    4004: "model_not_found",
-    1001: "upstream_overloaded",
-    1012: "upstream_overloaded",
-    1013: "upstream_overloaded",
-    1008: "key_forbidden",
-}
 _REASON_BY_ERRNO: Final = {
     errno.ECONNREFUSED: "connect_refused",
     errno.ENETUNREACH: "network_unreachable",
@@ -71,88 +43,94 @@ _REASON_BY_ERRNO: Final = {
     errno.EPERM: "network_unreachable",
     errno.ETIMEDOUT: "connect_timeout",
 }
-_BAD_REQUEST_STATUSES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+_CREDENTIALS_REQUIRED: Final = frozenset(
+    {HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED}  # tinyproxy answers 401 to wrong ones
+)
 _CLOSE_REASON_SHAPE: Final = re.compile(r"[a-z][a-z_]{0,59}(\.[a-z0-9][a-z0-9_]{0,59})?")
 
 
-def from_status(status: int, error: ErrorEvent | None, headers: Mapping[str, str], *, is_call: bool) -> Failure:
-    """The failure for an HTTP response other than 101. `error` is the error in its body, None if it has none that parses."""
-    reason = _reason_of_error(error)
-    if reason is None and error is not None and status in _BAD_REQUEST_STATUSES:
-        reason = "bad_request"  # the provider parsed the request and found a mistake in it
-    if reason is None:
-        reason = _reason_of_status(status, is_call=is_call)
-    elif reason == "upstream_error" and status == HTTPStatus.SERVICE_UNAVAILABLE:
-        reason = "upstream_overloaded"
+def from_status(
+    status: int,
+    error: ErrorEvent | None,
+    headers: Mapping[str, str],
+    *,
+    is_call: bool,
+    body: bytes = b"",
+    facts: Mapping[str, str] | None = None,
+) -> Failure:
+    """The failure for an HTTP response other than 101, by `service/failures/translation.py`.
+
+    `error` is the error in its body, None if it has not been parsed. `facts` are those of the request; see `hints`.
+    """
+    error = error or parse_refusal(body)
+    answer = describe_response(status, headers, body, error, is_call=is_call)
+    rule = find_rule(answer)
+    is_api = answer.by is Responder.API
+    evidence = {**(facts or {}), **answer.facts}
     return Failure(
-        reason,
+        rule.reason,
         Phase.UPGRADE,
         http_status=status,
-        upstream_code=_known_code(error),
+        upstream_code=code_to_keep(error),
         retry_after_seconds=parse_retry_after(headers.get("Retry-After")),
+        detail=None if is_api else f"{evidence['server']} answered with {status}, not the API",
+        hint=_fill(rule.hint, evidence),
+        evidence={name: value for name, value in evidence.items() if name in EVIDENCE and value},
     )
 
 
-def _reason_of_status(status: int, *, is_call: bool) -> str:
-    if status in _REASON_BY_STATUS:
-        return _REASON_BY_STATUS[status]
-    if status == HTTPStatus.NOT_FOUND:
-        return "call_not_found" if is_call else "model_not_found"
-    if 300 <= status < 400:  # noqa: PLR2004 - the redirects
-        return "redirect_refused"
-    if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:  # noqa: PLR2004 - server errors, the edge's 52x included
-        return "upstream_error"
-    return "bad_reply"
-
-
-def from_events(error: ErrorEvent | None, close_code: int | None, close_reason: str) -> Failure:
+def from_events(
+    error: ErrorEvent | None, close_code: int | None, close_reason: str, *, facts: Mapping[str, str] | None = None
+) -> Failure:
     """The failure for a refusal after the 101: an `error` event, a close frame, or both."""
     close_text = close_reason if _CLOSE_REASON_SHAPE.fullmatch(close_reason) else None
-    reason = _reason_of_error(error) or _reason_of_close_text(close_text)
-    if reason is None and close_code is not None:
-        reason = _REASON_BY_CLOSE_CODE.get(close_code)
-    if reason is None and error is not None and error.type == "invalid_request_error":
-        reason = "bad_request"  # a mistake in this client's query, which does not affect other clients
-    if reason is None:
-        reason = "upstream_error" if error is not None else "dropped_early"
+    answer = describe_events(error, close_code, close_text)
+    rule = find_rule(answer)
     return Failure(
-        reason,
+        rule.reason,
         Phase.FIRST_EVENT,
-        upstream_code=_known_code(error) or _code_of_close_text(close_text),
+        upstream_code=code_to_keep(error) or _code_of_close_text(close_text),
         close_code=close_code,
         close_reason=close_text,
+        hint=_fill(rule.hint, {**(facts or {}), **answer.facts}),
     )
 
 
-def _reason_of_error(error: ErrorEvent | None) -> str | None:
-    if error is None:
+def find_rule(answer: Answer) -> Rule:
+    """The first rule of the table that matches an answer; the last one matches every answer."""
+    for _, rules in STEPS:
+        # Among the rules by code, the code decides before the type, whatever the order of the rules.
+        by_code = [(name,) for name in answer.codes] if rules is ERROR_CODES_OF_PROVIDERS else [answer.codes]
+        for names in by_code:
+            for rule in rules:
+                if _matches(rule, answer, names):
+                    return rule
+    return RULES[-1]
+
+
+def _matches(rule: Rule, answer: Answer, codes: Iterable[str]) -> bool:
+    return (
+        (not rule.by or answer.by in rule.by)
+        and (not rule.status or answer.status in rule.status)
+        and (not rule.close or answer.close_code in rule.close)
+        and (not rule.code or any(code in rule.code for code in codes))
+        and (not rule.says or any(part in answer.message for part in rule.says))
+        and (rule.trait is None or rule.trait in answer.traits)
+        and ("{named_host}" not in rule.hint or "named_host" in answer.facts)
+    )
+
+
+def _fill(hint: str, facts: Mapping[str, str]) -> str | None:
+    """The hint with its facts; None if there is none, or if a fact is missing."""
+    try:
+        return hint.format_map(facts).strip() or None
+    except KeyError:
         return None
-    if error.code in _REASON_BY_CODE:
-        return _REASON_BY_CODE[error.code]
-    # Messages of errors without a code. They are matched and not passed on.
-    if "Missing scopes" in error.message or "insufficient permissions" in error.message:
-        return "key_forbidden"
-    if error.message.startswith("Missing bearer"):
-        return "key_missing"
-    return _REASON_BY_CODE.get(error.type)
 
 
 def _code_of_close_text(close_text: str | None) -> str | None:
     code = close_text.rpartition(".")[2] if close_text else None
-    return code if code in ERROR_CODES else None
-
-
-def _reason_of_close_text(close_text: str | None) -> str | None:
-    if close_text is None:
-        return None
-    error_type, _, code = close_text.partition(".")
-    return _REASON_BY_CODE.get(code) or _REASON_BY_CODE.get(error_type)
-
-
-def _known_code(error: ErrorEvent | None) -> str | None:
-    if error is None:
-        return None
-    return next((name for name in (error.code, error.type) if name in ERROR_CODES), None)
+    return code_to_keep(ErrorEvent("", code, ""))
 
 
 def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool = False) -> Failure:
@@ -165,6 +143,8 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool
             return Failure("tls_untrusted", Phase.CONNECT, detail=_certificate_detail(exc.certificate_error))
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return Failure("tls_failed", Phase.CONNECT, detail=name)
+        case aiohttp.ClientConnectorDNSError() if isinstance(exc.os_error, FilteredName):
+            return Failure("dns_filtered", Phase.DNS, detail=f"the name resolves to {exc.os_error.addresses}")
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns_failed", Phase.DNS, detail=name)
         case TimeoutError():
@@ -194,7 +174,8 @@ def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
     name = type(exc).__name__
     match exc:
         case aiohttp.ClientHttpProxyError():
-            return Failure("proxy_failed", Phase.CONNECT, http_status=exc.status, detail=_proxy_detail(exc.status))
+            values = exc.headers.getall("Proxy-Authenticate", []) if exc.headers is not None else []
+            return from_proxy_status(exc.status, values)
         case aiohttp.ClientConnectorDNSError():  # of the proxy's name: the proxy resolves the provider's
             return Failure("proxy_failed", Phase.DNS, detail="the name of the proxy cannot be resolved")
         case aiohttp.ClientProxyConnectionError():
@@ -213,6 +194,28 @@ def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
             )
         case _:
             return None
+
+
+def from_proxy_status(status: int, challenges: Iterable[str]) -> Failure:
+    """The failure for a proxy's answer to CONNECT. `challenges` are the values of its Proxy-Authenticate headers."""
+    words = [part.split()[0].lower() for value in challenges for part in value.split(",") if part.strip()]
+    schemes = list(dict.fromkeys(_PROXY_SCHEMES[word] for word in words if word in _PROXY_SCHEMES))
+    if status not in _CREDENTIALS_REQUIRED:
+        return Failure("proxy_failed", Phase.CONNECT, http_status=status, detail=_proxy_detail(status))
+    detail = _proxy_detail(status)
+    if not schemes or "Basic" in schemes:
+        return Failure("proxy_auth_failed", Phase.CONNECT, http_status=status, detail=detail)
+    names = " and ".join(schemes)
+    return Failure(
+        "proxy_auth_failed",
+        Phase.CONNECT,
+        http_status=status,
+        detail=f"{detail}; it offers only {names}",
+        hint=(
+            f"This proxy asks for {names}; the relay knows only Basic. Run a local helper proxy that speaks {names}, such as "
+            "px or cntlm, and set RELAY_UPSTREAM_PROXY to its address."
+        ),
+    )
 
 
 def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
@@ -247,7 +250,7 @@ def _at_least_connect(phase: Phase) -> Phase:
 
 def _proxy_detail(status: int) -> str:
     match status:
-        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED | HTTPStatus.UNAUTHORIZED:  # tinyproxy answers 401 to wrong ones
+        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED | HTTPStatus.UNAUTHORIZED:
             return f"the proxy requires valid credentials ({status})"
         case HTTPStatus.FORBIDDEN | HTTPStatus.METHOD_NOT_ALLOWED:
             return f"the proxy does not allow this host or port ({status})"

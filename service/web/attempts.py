@@ -91,4 +91,5 @@ class AttemptReporter:
             address=attempt.address,
             model=attempt.model,
             upstream=self._metrics.upstream,
+            **failure.evidence,
         )

@@ -25,6 +25,10 @@ PUBLISHED_CODES = {
     "relay_draining": (503, 1001),
     "key_missing key_malformed key_rejected key_forbidden": (424, 3000),
     "region_blocked quota_exhausted beta_shape": (424, 1008),
+    "account_refused wrong_host network_not_allowed": (424, 1008),
+    "dns_filtered proxy_auth_failed blocked_before_api wrong_base_url": (424, 1008),
+    "request_rejected": (424, 4000),
+    "limited_before_api": (429, 1013),
     "model_not_found call_not_found": (404, 4004),
     "rate_limited": (429, 1013),
     "upstream_overloaded upstream_error": (503, 1013),
@@ -39,6 +43,8 @@ COUNTED = """
     relay_full key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
+    account_refused wrong_host network_not_allowed dns_filtered proxy_auth_failed blocked_before_api wrong_base_url
+    request_rejected limited_before_api
 """
 # The failures that fire no alert, because the client caused them. They count as reconnects of the client.
 CAUSED_BY_CLIENT = """

@@ -169,22 +169,24 @@ def proxy(status: str, port: int | None = None, host: str = "provider.invalid") 
 
 
 @pytest.mark.parametrize(
-    ("status", "detail"),
+    ("status", "reason", "detail"),
     [
-        ("407 Proxy Authentication Required", "refused CONNECT provider.invalid:443: missing or wrong credentials"),
-        ("403 Forbidden", "refused CONNECT provider.invalid:443: host or port not allowed"),
-        ("502 Bad Gateway", "the proxy refused CONNECT provider.invalid:443."),
+        ("407 Proxy Authentication Required", "proxy_auth_failed", "the proxy requires valid credentials (407)"),
+        ("403 Forbidden", "proxy_failed", "the proxy does not allow this host or port (403)"),
+        ("502 Bad Gateway", "proxy_failed", "the proxy cannot reach the provider (502)"),
     ],
 )
-async def test_proxy_refusal_fails_tunnel_with_its_status(tmp_path: Path, status: str, detail: str) -> None:
+async def test_proxy_refusal_fails_tunnel_with_its_status(
+    tmp_path: Path, status: str, reason: str, detail: str
+) -> None:
     """The steps `dns` and `tcp` are about the proxy and pass."""
     async with tcp_server(proxy(status)) as port:
         setting = {"RELAY_UPSTREAM_PROXY": f"{PROXY_URL}:{port}"}
         report = await run_chain(tmp_path, "https://provider.invalid/v1", **setting)
 
-    assert ("tunnel", "proxy_failed") == (report.failed_step, report["tunnel"].reason)
+    assert ("tunnel", reason) == (report.failed_step, report["tunnel"].reason)
     assert f"HTTP {status[:3]}" in report.text("tunnel")
-    assert detail in report.text("tunnel")
+    assert f"refused CONNECT provider.invalid:443: {detail}" in report.text("tunnel")
     assert "the proxy 127.0.0.1 is an IP address" in report["dns"].finding
 
 

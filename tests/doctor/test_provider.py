@@ -112,7 +112,9 @@ async def test_compatible_server_without_models_endpoint_skips_the_model_step(tm
     assert (None, "ok") == (good.failed_step, good["first_event"].status)
     assert "skipped" == bad["model"].status
     assert "HTTP 404: this server may not serve /models" in bad["model"].finding
-    assert "model_not_found" == bad["upgrade"].reason
+    assert "wrong_base_url" == bad["upgrade"].reason
+    assert "The 404 for /v1/realtime is not an API error" in bad.text("upgrade")
+    assert "base_url_from environment" in bad.text("upgrade")
 
 
 async def test_wrong_clock_warns_with_the_difference(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ async def test_failed_response_fails_turn_with_its_code(tmp_path: Path, scenario
     ("last_event", "reason", "text"),
     [
         (b'{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter","message":"m"}}',
-         "bad_request", "unknown_parameter"),
+         "request_rejected", "unknown_parameter"),
         (b'{"type":"response.done","response":{"status":"incomplete","status_details":{"reason":"max_output_tokens"}}}',
          None, "up to the limit of 16 tokens"),
         (b'{"type":"response.done","response":{"status":"cancelled"}}', None, "ended with status 'cancelled'"),

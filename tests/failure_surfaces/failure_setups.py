@@ -1,11 +1,14 @@
 """FAILURE_SETUPS: for each reason of the catalogue, a relay whose next connection fails with it, over real sockets."""
 
 import asyncio
+import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+from unittest.mock import patch
 
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
@@ -135,23 +138,70 @@ async def closed_port() -> AsyncIterator[FailingRelay]:
         yield failing
 
 
+def refusing_proxy(status: bytes, headers: bytes = b"") -> FailureSetup:
+    """A proxy that refuses CONNECT with this status."""
+    head = b"HTTP/1.1 " + status + b"\r\n" + headers + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        proxy = f"http://user:CANARY6password@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            async with provider_at("https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=proxy)() as failing:
+                yield failing
+        finally:
+            server.close()
+
+    return set_up
+
+
+def refusal(status: str, body: bytes = b"", **headers: str) -> FailureSetup:
+    """The server at the provider's address refuses every request with this response."""
+    fields = {"Content-Length": str(len(body)), "Connection": "close"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    head = "\r\n".join([f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items()), "", ""])
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(head.encode() + body)
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            async with provider_at(f"http://127.0.0.1:{port}/v1")() as failing:
+                yield failing
+        finally:
+            server.close()
+
+    return set_up
+
+
+def error_body(
+    code: str, message: str = "CANARY7 text of the provider", error_type: str = "invalid_request_error"
+) -> bytes:
+    """An error object of the provider."""
+    return json.dumps({"error": {"message": message, "type": error_type, "code": code, "param": None}}).encode()
+
+
 @asynccontextmanager
-async def refusing_proxy() -> AsyncIterator[FailingRelay]:
-    """A proxy that rejects the credentials."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    proxy = f"http://user:CANARY6password@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        async with provider_at("https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=proxy)() as failing:
+async def filtered_name() -> AsyncIterator[FailingRelay]:
+    """The resolver answers 0.0.0.0 for the provider's name."""
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 443))]
+    with patch.object(socket, "getaddrinfo", lambda *_args, **_options: answer):
+        async with provider_at("https://relay-test.invalid/v1")() as failing:
             yield failing
-    finally:
-        server.close()
 
 
 def changed_on_route(change: Callable[[bytes], bytes]) -> FailureSetup:
@@ -208,7 +258,20 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "connect_refused": closed_port,
     # The broadcast address is not valid for TCP: the kernel reports immediately that the network is unreachable.
     "network_unreachable": provider_at("https://255.255.255.255/v1"),
-    "proxy_failed": refusing_proxy,
+    "dns_filtered": filtered_name,
+    "proxy_failed": refusing_proxy(b"403 Forbidden"),
+    "proxy_auth_failed": refusing_proxy(
+        b"407 Proxy Authentication Required", b"Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n"
+    ),
+    "account_refused": refusal("401 Unauthorized", error_body("no_organization")),
+    "wrong_host": refusal("401 Unauthorized", error_body("incorrect_hostname", "Use us.api.openai.com")),
+    "network_not_allowed": refusal("403 Forbidden", b'{"code":"403","message":"A Virtual Network is configured"}'),
+    "request_rejected": refusal("400 Bad Request", error_body("BadRequest", "API version not supported")),
+    "blocked_before_api": refusal(
+        "403 Forbidden", b"<title>Attention Required! | Cloudflare</title>", Server="cloudflare", CF_RAY="0-X"
+    ),
+    "limited_before_api": refusal("429 Too Many Requests", b"<html>slow down</html>", Server="nginx"),
+    "wrong_base_url": refusal("404 Not Found", b"404 page not found", Content_Type="text/plain"),
     "bad_reply": other_server(SSH),
     "redirect_refused": provider_scenario("redirect"),
     "dropped_early": provider_scenario("drop"),

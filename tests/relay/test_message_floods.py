@@ -211,8 +211,21 @@ async def test_upstream_message_above_the_limit_ends_the_session(fragments: int)
 
         assert (1009, "") == await asyncio.wait_for(upstream_close, 2)
         if fragments == 1:  # else fragments have been forwarded, and the relay's event would be inside their message
-            assert (await client.next_event())["error"]["code"] == "message_too_big"
-        assert (1011, CATALOGUE["message_too_big"].close_text) == await client.until_close()
+            assert (await client.next_event())["error"]["code"] == "upstream_message_too_big"
+        assert (1011, CATALOGUE["upstream_message_too_big"].close_text) == await client.until_close()
+
+
+async def test_close_1009_of_upstream_is_the_providers_own_limit() -> None:
+    """The client gets an error event that names the provider's limit, then the provider's close code."""
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send_close(1009, "message too big")
+        await connection.until_close()
+
+    async with scripted_relay(script) as (relay, _), open_client(relay) as client:
+        assert (await client.next_event())["error"]["code"] == "provider_size_limit"
+        assert (1009, "message too big") == await client.until_close()
 
 
 async def test_speech_in_twenty_sessions_arrives_in_order() -> None:

@@ -188,11 +188,11 @@ async def test_declared_length_of_upstream_above_the_limit_ends_the_session() ->
         upstream_close.set_result(await connection.until_close())
 
     async with session(script) as (relay, client, _, _):
-        assert (await client.next_event())["error"]["code"] == "message_too_big"
-        assert (1011, CATALOGUE["message_too_big"].close_text) == await client.until_close()
+        assert (await client.next_event())["error"]["code"] == "upstream_message_too_big"
+        assert (1011, CATALOGUE["upstream_message_too_big"].close_text) == await client.until_close()
         assert (1009, "") == await asyncio.wait_for(upstream_close, 2)
         await client.close()
-        assert await ended(relay) == "message_too_big"
+        assert await ended(relay) == "upstream_message_too_big"
 
 
 def _actions(

@@ -15,10 +15,11 @@ from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
 PATH = "/v1/realtime?model=scripted"
+MAY_CONCERN_ONE_CLIENT = ["blocked_before_api", "wrong_base_url", "request_rejected"]
 DEFINITE = sorted(
     reason
     for reason, row in DIAL_FAILURES.items()
-    if row.is_definite and reason not in {"model_not_found", "call_not_found"}
+    if row.is_definite and reason not in {"model_not_found", "call_not_found", *MAY_CONCERN_ONE_CLIENT}
 )
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -77,7 +78,7 @@ def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
     assert not breaker.is_open
 
 
-@pytest.mark.parametrize("reason", ["model_not_found", "call_not_found", "model_missing", "bad_request"])
+@pytest.mark.parametrize("reason", ["model_not_found", "call_not_found"])
 def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) -> None:
     """The refusal of a model shows that the provider accepts the key."""
     breaker = CircuitBreaker(clock)
@@ -105,12 +106,13 @@ def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_
     assert [1, 2, 4, 8, 15, 15] == open_seconds
 
 
-def test_403_without_error_code_opens_the_breaker_only_after_a_series(clock: Clock) -> None:
-    """It may be the edge's answer to the query of one client."""
+@pytest.mark.parametrize("reason", ["key_forbidden", *MAY_CONCERN_ONE_CLIENT])
+def test_refusal_that_may_concern_one_client_opens_the_breaker_only_after_a_series(reason: str, clock: Clock) -> None:
+    """A 403 without an error code may be the edge's answer to the path or query of one client."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert not breaker.is_open
-        breaker.failed(Failure("key_forbidden", Phase.UPGRADE, http_status=403))
+        breaker.failed(Failure(reason, Phase.UPGRADE, http_status=403))
 
     assert breaker.is_open
 

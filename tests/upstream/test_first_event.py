@@ -56,7 +56,7 @@ def close(code: int, reason: str = "") -> bytes:
         pytest.param((close(1013),), 503, "upstream_overloaded", "1013", id="close-1013"),
         pytest.param((close(1011),), 502, "dropped_early", "1011", id="close-1011"),
         pytest.param((close(4999),), 502, "dropped_early", "other_close", id="close-4999"),
-        pytest.param((text(refusal("a_new_code")), close(4000)), 400, "bad_request", "4000", id="unknown-code"),
+        pytest.param((text(refusal("a_new_code")), close(4000)), 424, "request_rejected", "4000", id="unknown-code"),
         pytest.param(
             (text(b'{"type":"error","error":{"type":"new"}}'),), 503, "upstream_error", "none", id="error-without-close"
         ),

@@ -136,15 +136,21 @@ async def test_session_through_a_proxy(user: str | None, tinyproxy: Path, tmp_pa
 
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize(
-    ("rule", "user", "detail"),
+    ("rule", "user", "expected", "detail"),
     [
-        (f"BasicAuth web {PASSWORD}x", None, "requires valid credentials (407)"),
-        (f"BasicAuth web {PASSWORD}x", "web", "requires valid credentials (401)"),
-        ("ConnectPort 1", None, "does not allow"),
+        (f"BasicAuth web {PASSWORD}x", None, (424, "proxy_auth_failed"), "requires valid credentials (407)"),
+        (f"BasicAuth web {PASSWORD}x", "web", (424, "proxy_auth_failed"), "requires valid credentials (401)"),
+        ("ConnectPort 1", None, (502, "proxy_failed"), "does not allow"),
     ],
 )
-async def test_refusal_of_the_proxy_is_proxy_failed(  # noqa: PLR0917 - a table and its fixtures
-    rule: str, user: str | None, detail: str, tinyproxy: Path, tmp_path: Path, authority: Authority
+async def test_refusal_of_the_proxy_distinguishes_credentials(  # noqa: PLR0917 - a table and its fixtures
+    rule: str,
+    user: str | None,
+    expected: tuple[int, str],
+    detail: str,
+    tinyproxy: Path,
+    tmp_path: Path,
+    authority: Authority,
 ) -> None:
     """Wrong credentials and a forbidden port; the provider gets no connection."""
     async with (
@@ -153,7 +159,7 @@ async def test_refusal_of_the_proxy_is_proxy_failed(  # noqa: PLR0917 - a table 
     ):
         answer = await connect_once(relay)
 
-        assert (502, "proxy_failed") == (answer.status, answer.error["code"])
+        assert expected == (answer.status, answer.error["code"])
         assert 0 == upstream.connections
         assert detail in relay.events("upstream.connect_failed")[0]["detail"]
 

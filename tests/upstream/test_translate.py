@@ -48,7 +48,7 @@ def test_refusal_by_the_proxy_maps_to_proxy_failed() -> None:
     error = aiohttp.ClientHttpProxyError(request, (), status=403)
 
     assert translate.from_exception(error, Phase.CONNECT, tls=True, proxied=True).reason == "proxy_failed"
-    assert translate.from_status(407, None, {}, is_call=False).reason == "proxy_failed"
+    assert translate.from_status(407, None, {}, is_call=False).reason == "proxy_auth_failed"
 
 
 @given(
@@ -76,13 +76,13 @@ def test_any_refusal_maps_to_a_reason_of_the_catalogue(status: int, body: bytes,
         ("billing_hard_limit_reached", "quota_exhausted"),
         ("project_spend_limit_exceeded", "quota_exhausted"),
         ("inference_rate_limit_exceeded", "rate_limited"),
-        ("missing_model", "model_missing"),
+        ("missing_model", "request_rejected"),
         ("call_id_not_found", "call_not_found"),
-        ("something_new", "bad_request"),
+        ("something_new", "request_rejected"),
     ],
 )
 def test_error_code_maps_to_reason(code: str, reason: str) -> None:
-    """An unknown code of an invalid_request_error is a bad request of the client."""
+    """An unknown code of an invalid_request_error is a rejected request."""
     assert reason == translate.from_events(ErrorEvent("invalid_request_error", code, ""), None, "").reason
 
 

@@ -1,0 +1,201 @@
+"""What leads to a reason: the ordered table by which a refusal of the provider becomes a reason. Data only.
+
+`service/upstream/translate.py` applies it, `docs/failures.md` shows it. The first rule that matches decides, in this order:
+
+1. Who answered. A server that is not the API proves nothing about key, account or model.
+2. The provider's error code, or its error type.
+3. Known sentences of its message.
+4. The HTTP status or close code.
+
+Every reason here is a dial failure of the catalogue. A reason that blames the key has the API's own word in its conditions.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Responder(StrEnum):
+    """The kind of server that sent a refusal."""
+
+    API = "api"  # the provider's error object, or one of its own headers
+    EDGE = "edge"  # the content delivery network before the API, such as Cloudflare
+    PROXY = "proxy"  # a proxy or web filter of the company
+    OTHER = "other server"  # a gateway or another program
+    UNKNOWN = "unknown"  # neither body nor telling header
+
+
+class Trait(StrEnum):
+    """A fact about a refusal beside status, code and message."""
+
+    CHALLENGE = "a challenge for browsers"
+    CALL = "the request has a call_id"
+    UNKNOWN_CODE = "an error code that the relay does not know"
+    ERROR = "an error object"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table: all conditions that are set have to hold.
+
+    `says` are parts of the message in lower case; one of them is enough. `hint` replaces the remedy of the catalogue; names
+    in braces are facts that the relay inserts, and without one of them the remedy of the catalogue applies.
+    """
+
+    reason: str
+    by: Collection[Responder] = ()
+    status: Collection[int] = ()
+    close: Collection[int] = ()
+    code: Collection[str] = ()
+    says: Collection[str] = ()
+    trait: Trait | None = None
+    hint: str = ""
+
+
+_API: Final = (Responder.API,)
+_BETWEEN: Final = (Responder.EDGE, Responder.PROXY, Responder.OTHER)
+_NOT_API: Final = (*_BETWEEN, Responder.UNKNOWN)
+_CLIENT_ERRORS: Final = range(400, 500)
+_SERVER_ERRORS: Final = range(500, 1000)
+
+_PATH_HINT: Final = (
+    "The 404 for {path} is not an API error. Correct OPENAI_BASE_URL (from {base_url_from}): {base_form}. {path_advice}"
+)
+_BLOCKED_HINT: Final = (
+    "{server} refused the request with status {status} before the API saw it. Check which public address the relay's traffic "
+    "uses, and the rules of that server. If OPENAI_BASE_URL names a gateway, check which key it requires. {trace_advice}"
+)
+_NETWORK_HINT: Final = (
+    "Connect from an allowed network: use the resource's private endpoint, whose name has to resolve to its private address "
+    "where the relay runs, or add the relay's public address to the firewall rules of the resource."
+)
+_BILLING_HINT: Final = (
+    "Activate billing for the account of this key: add a payment method and pay open invoices on the provider's billing "
+    "page. Waiting does not help."
+)
+_VERSION_HINT: Final = (
+    "Correct the API version in OPENAI_BASE_URL. For Azure OpenAI use https://<resource>.openai.azure.com/openai/v1, which "
+    "takes no api-version, and check that the deployment is a Realtime model."
+)
+
+# fmt: off
+WHO_ANSWERED: Final = (
+    Rule("blocked_before_api", trait=Trait.CHALLENGE,
+         hint="{server} demands a check that only browsers pass. Run the relay from another public address. {trace_advice}"),
+    Rule("proxy_auth_failed", status=(407,)),
+    Rule("redirect_refused", status=range(300, 400)),
+    Rule("call_not_found", by=(Responder.UNKNOWN,), status=(404,), trait=Trait.CALL),
+    Rule("wrong_base_url", by=_NOT_API, status=(404, 410), hint=_PATH_HINT),
+    Rule("limited_before_api", by=_BETWEEN, status=(429,)),
+    Rule("region_blocked", by=(Responder.UNKNOWN,), status=(451,)),
+    Rule("blocked_before_api", by=_NOT_API, status=(401, 403, 451), hint=_BLOCKED_HINT),
+    Rule("proxy_failed", by=(Responder.PROXY,), status=_SERVER_ERRORS,
+         hint="The proxy cannot reach the provider. Check that it resolves the provider's name and may connect to port 443."),
+)
+
+ERROR_CODES_OF_PROVIDERS: Final = (
+    Rule("wrong_host", code=("incorrect_hostname",),
+         hint="Set OPENAI_BASE_URL to https://{named_host}/v1, the host of the key's region, and restart the relay."),
+    Rule("wrong_host", code=("incorrect_hostname",)),
+    Rule("network_not_allowed", code=("ip_not_authorized", "publicnetworkaccessdisabled")),
+    Rule("account_refused", code=("no_organization", "invalid_organization", "invalid_project", "organization_restricted",
+                                  "account_deactivated", "organization_deactivated", "access_terminated")),
+    Rule("key_rejected", code=("invalid_api_key", "expired_api_key", "api_key_expired", "revoked_api_key", "invalid_key",
+                               "invalid_authentication", "authentication_error", "auth_error", "token_not_found_in_db")),
+    Rule("key_forbidden", code=("mismatched_organization", "mismatched_project"),
+         hint="Set OPENAI_ORG_ID and OPENAI_PROJECT_ID to the organization and project of the key, or remove both, "
+              "and restart "
+              "the relay."),
+    Rule("key_forbidden", code=("authenticationtypedisabled",),
+         hint="The resource accepts no keys. Enable key access for it (Azure: disableLocalAuth=false), or put a gateway that "
+              "uses Entra ID at OPENAI_BASE_URL."),
+    Rule("key_forbidden", code=("insufficient_permissions", "no_matching_rule", "permissiondenied", "missing_scope")),
+    Rule("quota_exhausted", code=("billing_not_active",), hint=_BILLING_HINT),
+    Rule("quota_exhausted", code=("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached",
+                                  "organization_spend_limit_exceeded", "project_spend_limit_exceeded", "budget_exceeded",
+                                  "insufficient_user_quota", "quota_exceeded")),
+    Rule("rate_limited", code=("rate_limit_exceeded", "inference_rate_limit_exceeded", "rate_limit_error")),
+    Rule("beta_shape", code=("beta_api_shape_disabled",)),
+    Rule("model_not_found", code=("invalid_model", "model_not_found", "deploymentnotfound", "deployment_not_found",
+                                  "model_not_allowed", "key_model_access_denied")),
+    Rule("request_rejected", code=("missing_model",),
+         hint="Send ?model=<name>, or ?intent=transcription without a model, as the provider requires."),
+    Rule("call_not_found", code=("call_id_not_found",)),
+    Rule("region_blocked", code=("unsupported_country_region_territory", "request_forbidden")),
+    Rule("request_rejected", code=("operationnotsupported", "unsupportedapiversion", "invalidapiversionparameter"),
+         hint=_VERSION_HINT),
+    Rule("request_rejected", code=("invalid_intent",)),
+    Rule("upstream_overloaded", code=("server_is_overloaded", "overloaded_error", "slow_down", "engine_overloaded")),
+    Rule("upstream_overloaded", code=("server_error",), status=(503,)),
+    Rule("upstream_error", code=("server_error",)),
+)
+
+SENTENCES: Final = (
+    Rule("wrong_host", says=("incorrect regional hostname",),
+         hint="Set OPENAI_BASE_URL to https://{named_host}/v1, the host of the key's region, and restart the relay."),
+    Rule("network_not_allowed", hint=_NETWORK_HINT,
+         says=("virtual network", "private endpoint", "public access is disabled", "firewall rules")),
+    Rule("network_not_allowed", says=("ip address is not", "ip not authorized", "not allowed from your ip")),
+    Rule("request_rejected", says=("api version not supported", "api-version"), hint=_VERSION_HINT),
+    Rule("account_refused", says=("must be a member of an organization", "no such organization", "no such project")),
+    Rule("quota_exhausted", says=("account is not active",), hint=_BILLING_HINT),
+    Rule("quota_exhausted", says=("exceeded your current quota",)),
+    Rule("region_blocked", says=("country, region, or territory not supported",)),
+    Rule("wrong_base_url", by=_API, status=(404,), hint=_PATH_HINT, says=("invalid url", "resource not found")),
+    Rule("model_not_found", says=("deployment for this resource does not exist",)),
+    Rule("key_forbidden", says=("missing scopes", "insufficient permissions")),
+    Rule("key_missing", says=("missing bearer", "didn't provide an api key", "missing subscription key")),
+    Rule("key_rejected", says=("incorrect api key", "invalid api key", "invalid subscription key")),
+)
+
+STATUSES: Final = (
+    Rule("account_refused", by=_API, status=(401, 403), trait=Trait.UNKNOWN_CODE),
+    Rule("account_refused", by=_API, close=(3000,), trait=Trait.UNKNOWN_CODE),
+    Rule("key_rejected", by=_API, status=(401,)),
+    Rule("key_rejected", by=_API, close=(3000,)),
+    Rule("key_forbidden", by=_API, status=(403,)),
+    Rule("quota_exhausted", status=(402,)),
+    Rule("call_not_found", by=_API, status=(404,), trait=Trait.CALL),
+    Rule("model_not_found", by=_API, status=(404,)),
+    Rule("model_not_found", close=(4004,)),
+    Rule("rate_limited", status=(429,)),
+    Rule("region_blocked", status=(451,)),
+    Rule("upstream_overloaded", status=(503, 529)),
+    Rule("upstream_overloaded", close=(1001, 1012, 1013)),
+    Rule("upstream_error", status=(408, *_SERVER_ERRORS)),
+    Rule("request_rejected", by=_API, status=_CLIENT_ERRORS),
+    Rule("request_rejected", close=(1008, 4000)),
+    Rule("bad_reply", close=(1009,)),
+    Rule("request_rejected", code=("invalid_request_error",)),
+    Rule("bad_reply", status=range(1000)),
+    Rule("upstream_error", trait=Trait.ERROR),
+    Rule("dropped_early"),
+)
+# fmt: on
+
+STEPS: Final = (
+    ("Who answered", WHO_ANSWERED),
+    ("Code of the provider", ERROR_CODES_OF_PROVIDERS),
+    ("Sentence of the provider", SENTENCES),
+    ("Status", STATUSES),
+)
+RULES: Final = tuple(rule for _, rules in STEPS for rule in rules)
+KNOWN_CODES: Final = frozenset(code for rule in ERROR_CODES_OF_PROVIDERS for code in rule.code)
+
+NETWORK_ERRORS: Final = {
+    "dns_failed": "The resolver returns an error.",
+    "dns_filtered": "The resolver returns only 0.0.0.0 or :: for the host name.",
+    "connect_refused": "ECONNREFUSED.",
+    "network_unreachable": "ENETUNREACH, EHOSTUNREACH, ENETDOWN, EACCES, EPERM, or another error of the operating system.",
+    "connect_timeout": "No answer from DNS, TCP or TLS within the timeout, or ETIMEDOUT.",
+    "reply_timeout": "No HTTP response within the timeout.",
+    "first_event_timeout": "No event within the timeout.",
+    "dropped_early": "The connection is closed or reset before the first event.",
+    "tls_failed": "The TLS handshake fails.",
+    "tls_untrusted": "The certificate is not trusted.",
+    "proxy_failed": "The proxy is unreachable, or refuses CONNECT with a status other than 401 and 407.",
+    "proxy_auth_failed": "The proxy answers CONNECT with 401 or 407.",
+    "bad_reply": "The response is not valid HTTP, the 101 violates RFC 6455, or the first frames do.",
+}
+"""Causes that are no refusal of the provider, for the reference."""

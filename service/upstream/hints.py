@@ -1,0 +1,166 @@
+"""Remedies chosen by evidence: the target, the settings and the environment of the relay. Pure but for `os.environ`.
+
+A hint of the translation table, which is about the answer itself, has precedence; the catalogue's remedy is the default.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from yarl import URL
+
+from service.failures import Failure
+from service.upstream.target import Target
+
+_AZURE: Final = {
+    "key_rejected": "Copy KEY 1 or KEY 2 of the resource (Azure portal: Keys and Endpoint) to OPENAI_API_KEY or its "
+    "file, and "
+    "check that OPENAI_BASE_URL names the same resource.",
+    "key_forbidden": "Give the identity of the key a role on the resource, such as 'Cognitive Services OpenAI User', "
+    "and check "
+    "that key access is enabled for it (disableLocalAuth=false).",
+    "account_refused": "Check in the Azure portal that the subscription and the resource are active and that OPENAI_BASE_URL "
+    "names the resource of the key.",
+    "quota_exhausted": "Check the subscription's billing and the quota of the deployment in the Azure portal. Waiting "
+    "does not "
+    "help.",
+    "rate_limited": "Wait for the seconds in Retry-After, then open connections at a lower rate, or raise the deployment's "
+    "capacity in the Azure portal.",
+    "model_not_found": "Set RELAY_MODEL, or the client's ?model=, to the name of the deployment, and check that the "
+    "deployment "
+    "is a Realtime model of the resource in OPENAI_BASE_URL.",
+    "network_not_allowed": "Connect through the resource's private endpoint: its name has to resolve to the private "
+    "address where "
+    "the relay runs. Or add the relay's public address under Networking of the resource.",
+    "upstream_overloaded": "Retry with exponential backoff. Check https://azure.status.microsoft.",
+    "upstream_error": "Retry with exponential backoff. Check https://azure.status.microsoft.",
+    "bad_reply": "Set OPENAI_BASE_URL to https://<resource>.openai.azure.com/openai/v1, or remove the proxy that "
+    "answers in place "
+    "of the provider.",
+}
+_COMPATIBLE: Final = {
+    "key_rejected": "Set OPENAI_API_KEY, or its file, to a key that the server {host} issued; OPENAI_BASE_URL (read from "
+    "{base_url_from}) selects that server.",
+    "key_forbidden": "Check the permissions of the key at the server {host}, which OPENAI_BASE_URL (from {base_url_from}) "
+    "selects.",
+    "quota_exhausted": "Check the credit and the limits of the key at the server {host}, which OPENAI_BASE_URL (read from "
+    "{base_url_from}) selects.",
+    "upstream_overloaded": "Retry with exponential backoff. Check the server {host} and its log.",
+    "upstream_error": "Retry with exponential backoff. Check the server {host} and its log.",
+}
+_DNS_HINT: Final = (
+    "Check the host in OPENAI_BASE_URL (from {base_url_from}) and the relay's DNS resolver: run 'getent hosts {host}' where "
+    "the relay runs."
+)
+_AZURE_FORM: Final = "the form for Azure is https://<resource>.openai.azure.com/openai/v1"
+_COMMON_FORM: Final = "OpenAI-compatible servers end in /v1, and OpenAI's address is https://api.openai.com/v1"
+_STRICT_CERTIFICATES: Final = (
+    "The CA is found but breaks the strict rules of RFC 5280, which Python 3.13 and later enforce: {problem}. Ask the "
+    "owner of the "
+    "CA for certificates that have the extension, or run the relay on Python 3.12."
+)
+_STRICT_PROBLEMS: Final = (
+    "key usage extension",
+    "authority key identifier",
+    "subject key identifier",
+    "basic constraints",
+)
+
+
+def facts_of(target: Target, path: str) -> dict[str, str]:
+    """The facts of a request that hints and evidence may name. The path has no query."""
+    base = URL(target.base_url)
+    is_bare = base.path.strip("/") == ""
+    host = base.host or ""
+    return {
+        "path": path,
+        "host": host,
+        "base_form": _AZURE_FORM if target.label == "azure" else _COMMON_FORM,
+        "base_url_from": target.base_url_from or "the default",
+        "path_advice": f"Set OPENAI_BASE_URL={base.origin()}/v1 and restart the relay."
+        if is_bare
+        else "Then restart the relay.",
+    }
+
+
+def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None = None) -> None:
+    """Set the hint of a failed dial if the evidence allows a better remedy than the catalogue's."""
+    if failure.hint is None and not target.simulated:
+        template = _template(failure, target, os.environ if environ is None else environ)
+        if template is not None:
+            failure.hint = template.format_map(facts_of(target, ""))
+
+
+def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> str | None:
+    match failure.reason:
+        case "dns_failed":
+            return _DNS_HINT
+        case "tls_untrusted":
+            return _certificate_hint(failure.detail or "", environ)
+        case "proxy_auth_failed" if target.proxy is not None and target.proxy.user is None:
+            return (
+                f"The proxy requires credentials and none are set. Set them in {target.proxy.origin}: "
+                "http://user:password@host:port. Write special characters of the password as %XX."
+            )
+        case "connect_refused" if target.proxy is None:
+            return _refused_hint(URL(target.base_url))
+        case _:
+            tables = {"azure": _AZURE, "compatible": _COMPATIBLE}
+            if failure.evidence.get("answered_by") == "other server" and failure.reason.startswith("upstream_"):
+                return (
+                    f"{failure.evidence.get('server', 'A server')} answered in place of the API. Check that server "
+                    f"and what it "
+                    "forwards to, then retry."
+                )
+            return tables.get(target.label, {}).get(failure.reason)
+
+
+def _certificate_hint(detail: str, environ: Mapping[str, str]) -> str | None:
+    problem = detail.lower()
+    if any(part in problem for part in _STRICT_PROBLEMS):
+        return _STRICT_CERTIFICATES.replace("{problem}", detail.replace("{", "").replace("}", ""))
+    if "expired" in problem or "not yet valid" in problem:
+        return (
+            "Check the clock of the machine that runs the relay. If it is right, the certificate at the host in "
+            "OPENAI_BASE_URL, or "
+            "that of a proxy that intercepts TLS, has to be renewed."
+        )
+    if "hostname mismatch" in problem or "ip address mismatch" in problem:
+        return (
+            "Set OPENAI_BASE_URL to a name that the certificate of {host} contains, or correct the DNS entry of {host}."
+        )
+    file = environ.get("SSL_CERT_FILE", "")
+    if not file:
+        return None
+    if not Path(file).is_file():
+        return (
+            "SSL_CERT_FILE is set, but the file that it names does not exist or is a folder, so no certificate is trusted. "
+            "Correct its path."
+        )
+    return (
+        "SSL_CERT_FILE is set, but its certificates do not include the CA that issued the certificate of {host}. Add "
+        "that root CA, "
+        "and any intermediate CA that the server does not send, to the file. 'python -m service doctor' names the issuer."
+    )
+
+
+def _refused_hint(url: URL) -> str | None:
+    host = url.host or ""
+    if host in {"localhost", "127.0.0.1", "::1"}:
+        place = (
+            " In a container, localhost is the container itself: use the name of the service."
+            if _in_container()
+            else ""
+        )
+        return (
+            f"Start the server that OPENAI_BASE_URL (from {{base_url_from}}) names, and check that it listens on "
+            f"{{host}} port "
+            f"{url.port}.{place}"
+        )
+    return None
+
+
+def _in_container() -> bool:
+    return platform.system() == "Linux" and (Path("/.dockerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ)
