@@ -19,9 +19,10 @@ _SENTENCES: Final[Mapping[Problem, str]] = {
 _REMEDIES: Final[Mapping[Problem, str]] = {
     "missing": "Configure the proxy to append the client's address to X-Forwarded-For. If clients connect from this address "
     "themselves, remove it from RELAY_TRUSTED_PROXIES. The relay does not read the header Forwarded.",
-    "unknown": "Configure the proxy to send the client's address in X-Forwarded-For (Squid: 'forwarded_for on').",
+    "unknown": "Configure the proxy to send the client's address in X-Forwarded-For (Squid: 'forwarded_for on'), or remove "
+    "it from RELAY_TRUSTED_PROXIES.",
     "obfuscated": "Configure the proxy to send the client's address in X-Forwarded-For. An identifier that changes with each "
-    "request makes the limits for each address ineffective.",
+    "request makes the limits for each address ineffective: then remove the proxy from RELAY_TRUSTED_PROXIES.",
     "unreadable": "Configure the proxy to send the client's address in X-Forwarded-For, or correct RELAY_TRUSTED_PROXIES: it "
     "lists an address that is no proxy of yours.",
 }

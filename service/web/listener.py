@@ -27,7 +27,14 @@ async def listen(
     `connection_limit` makes the limit for aiohttp's server; None serves every connection.
     """
     app = web.Application(client_max_size=1024)
-    app.router.add_routes(list(routes))
+    app.router.add_routes(
+        [
+            web.RouteDef(
+                route.method, route.path, route.handler, {**route.kwargs, "expect_handler": _check_expectation}
+            )
+            for route in routes
+        ]
+    )
     app.on_response_prepare.append(_adjust_headers)
     # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
     head_bytes = 8190 if connection_limit is None else MAX_HEAD_BYTES
@@ -58,3 +65,12 @@ async def _adjust_headers(request: web.Request, response: web.StreamResponse) ->
         response.headers["Relay-Notice"] = request[NOTICE]
     if response.status == 101:  # noqa: PLR2004 - Switching Protocols has no body, so no content type
         response.headers.popall("Content-Type", None)
+
+
+async def _check_expectation(request: web.Request) -> None:
+    """Ignore `100-continue`: no request has a body to wait for (RFC 9110 section 10.1.1).
+
+    aiohttp's own handler repeats any other value in its answer, and fails with an internal error where that is not UTF-8.
+    """
+    if request.headers.get("Expect", "").strip().lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text="The server meets no expectation but 100-continue.")

@@ -52,6 +52,7 @@ async def test_unreadable_hop_is_reported_once(value: str, problem: str, level: 
     assert (problem, level, "127.0.0.1") == (line["problem"], line["log_level"], line["peer"])
     assert "X-Forwarded-For" in line["message"]
     assert "X-Forwarded-For" in line["remedy"]
+    assert "RELAY_TRUSTED_PROXIES" in line["remedy"]
     assert "\u202e" not in str(line["hop"])
 
 

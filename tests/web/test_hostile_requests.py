@@ -100,7 +100,7 @@ BYTES = [
 HEADERS = [
     b"Host", b"Origin", b"Authorization", b"api-key", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version",
     b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"X-Forwarded-For", b"Forwarded", b"OpenAI-Safety-Identifier",
-    b"Connection", b"Upgrade",
+    b"Connection", b"Upgrade", b"Expect",
 ]  # fmt: skip
 
 
