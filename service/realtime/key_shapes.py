@@ -69,7 +69,7 @@ _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){8,}")
 
 def _is_encoded(text: str) -> bool:
     """Whether the value is a key in base64 (up to three times), in hexadecimal or percent-encoded."""
-    if "%" in text and unquote(text).startswith("sk-"):
+    if re.match(r"sk%|%73", text) and unquote(text).startswith("sk-"):
         return True
     if _HEX.fullmatch(text) and bytes.fromhex(text[:_MAX_DECODED]).startswith(b"sk-"):
         return True
@@ -153,7 +153,7 @@ SHAPES: Final = (
     ),
     KeyShape(
         "url",
-        _pattern(r"(?:https?|wss?)://"),
+        _pattern(r"(?:https?|wss?)://|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|io|ai|dev)(?::\d+)?(?:/|\Z)"),
         "is a URL.",
         "Set OPENAI_API_KEY to the key; the address of a server belongs in OPENAI_BASE_URL.",
     ),
@@ -169,7 +169,7 @@ SHAPES: Final = (
     KeyShape(
         "template",
         _exact(
-            r".*(?:\$\{|\$\(|\$\[|\$\$?[A-Za-z_]\w*\Z|\{\{|\}\}|<%|%>|#\{|@@\w+@@)|%\w+%\Z|\{\w+\}\Z|\[\w+\]\Z|__\w+__\Z|:\w+:\Z|#\w+#\Z"
+            r".*(?:\$\{|\$\(|\$\[|\$\$?[A-Za-z_]\w*\Z|\{\{|\}\}|<%|%>|#\{|@@\w+@@)|%\w+%\Z|%\(\w+\)|\(\(.+\)\)\Z|\[\[|\$__\w+\{|\$\w+\$\Z|\{\w+:[^}]+\}\Z|\{\w+\}\Z|\[\w+\]\Z|__\w+__\Z|:\w+:\Z|#\w+#\Z"
         ),
         "contains a variable or template that was not expanded.",
         "Neither the relay nor 'docker run --env-file' expands variables in .env: set OPENAI_API_KEY to the key itself, or "
@@ -225,7 +225,7 @@ SHAPES: Final = (
     ),
     KeyShape(
         "trailing_punctuation",
-        _exact(rf"{_KEY}[\w-]{{8,}}[,;.:)\]}}>\\]+\Z"),
+        _exact(rf"{_KEY}[\w-]{{8,}}(?:[,;.:)\]}}>=$\\]+|\\[nr]|%0[AD])\Z"),
         "ends with punctuation that was copied with it.",
         "Remove what follows the key.",
     ),
@@ -240,13 +240,15 @@ SHAPES: Final = (
     ),
     KeyShape(
         "masked",
-        _pattern(r".*(?:\*{2,}|[\u2022\u25cf\u2217]{2,}|(?<![a-z0-9])(?:redacted|masked|hidden)(?![a-z0-9]))"),
+        _pattern(
+            r"(?:sk|ek)[-_](?:proj-|svcacct-)?x+\Z|.*(?:\*{2,}|[\u2022\u25cf\u2217]{2,}|(?<![a-z0-9])(?:redacted|masked|hidden)(?![a-z0-9]))"
+        ),
         "is masked: it was copied from a page or a log that hides the rest.",
         "Create a key: the provider shows it only once.",
     ),
     KeyShape(
         "relative_path",
-        _exact(r"[a-z][a-z0-9_.-]*(?:/[a-z0-9_.-]+)+\Z"),
+        _exact(r"[a-z][a-z0-9_.-]*(?:/[a-z0-9_.-]+)+\Z|/[\w.-]+(?:/[\w.-]+)*/?\Z|@[\w./~-]+\Z"),
         "is a path.",
         "Set OPENAI_API_KEY_FILE if it is a file; the relay reads no secret store.",
         Scope.OPENAI,
@@ -278,8 +280,22 @@ SHAPES: Final = (
         Scope.OPENAI,
     ),
     KeyShape(
+        "altered_prefix",
+        _exact(r"(?!sk-)[sS][kK][-_](?!live_|test_)"),
+        "begins with another spelling of 'sk-': it was changed when it was copied.",
+        "Copy the key again: upper and lower case and each '-' count.",
+        Scope.OPENAI,
+    ),
+    KeyShape(
+        "uuid",
+        _pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"),
+        "is a UUID, such as the ID of a secret.",
+        _SET_KEY,
+        Scope.OPENAI,
+    ),
+    KeyShape(
         "word",
-        _exact(r"(?!sk-|ek_|sess-|xai-)(?:[A-Za-z]{1,15}|[A-Za-z0-9]{1,12}|n/a|[a-z]+(?:-[a-z]+){1,4})\Z"),
+        _exact(r"(?!sk-|ek_|sess-|xai-)(?:[-._~]+|[A-Za-z]{1,15}|[A-Za-z0-9]{1,12}|n/a|[a-z]+(?:-[a-z]+){1,4})\Z"),
         "is a word, and too short to be a key.",
         _SET_KEY,
         Scope.OPENAI,

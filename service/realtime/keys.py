@@ -79,6 +79,10 @@ FAMILIES: Final = (
     Family("GitHub token", "github_pat_", "GitHub"),
     Family("GitLab token", "glpat-", "GitLab"),
     Family("AWS access key ID", "AKIA", "AWS"),
+    Family("Stripe key", "sk_live_", "Stripe"),
+    Family("Stripe key", "sk_test_", "Stripe"),
+    Family("HashiCorp Vault token", "hvs.", "HashiCorp"),
+    Family("Google token", "ya29.", "Google"),
     Family("Slack token", "xox", "Slack"),
     Family("Perplexity key", "pplx-", "Perplexity"),
     Family("NVIDIA key", "nvapi-", "NVIDIA"),
@@ -198,17 +202,18 @@ def _family_problems(key: str, provider: Provider, *, is_named: bool) -> Iterabl
         yield KeyProblem(
             "admin_key", "The key is an admin key, which cannot open sessions.", "Create a project key and use it."
         )
+    elif is_named:
+        return  # the shape of what is no key says nothing more
     elif family.name in {"ChatGPT login token", "session token"}:
         yield KeyProblem(
             "login_token", f"The key looks like a {family.name}.", "Create an API key and use it.", fatal=False
         )
-    elif is_named:
-        return  # the shape of what is no key says nothing more
     elif not is_bearer_token(bare):
         yield KeyProblem(
             "no_token",
             "The key contains punctuation that no key has.",
             "Copy the key again from the provider's page, without other text.",
+            is_shape=True,
         )
     elif family is UNKNOWN:
         yield KeyProblem(

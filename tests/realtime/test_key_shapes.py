@@ -98,6 +98,19 @@ MISTAKES = [
     ("not-needed", "word", "silent"),
     ("key_8Tjwabcdefgh", "identifier", "silent"),  # continuedev/continue#12651
     ("org-abcdefghijkl", "identifier", "silent"),
+    ("{env:OPENAI_API_KEY}", "template", "warns"),  # opencode
+    ("$__file{/run/secrets/openai}", "template", "warns"),  # Grafana
+    ("((openai_key))", "template", "warns"),  # Concourse
+    ("%(ENV_OPENAI_API_KEY)s", "template", "warns"),  # supervisord
+    (f"{GOOD}\\n", "trailing_punctuation", "warns"),
+    (f"{GOOD}%0A", "trailing_punctuation", "warns"),
+    ("api.openai.com", "url", "warns"),
+    ("sk-xxxx", "masked", "warns"),
+    ("@/run/secrets/openai", "relative_path", "silent"),  # curl
+    ("/key", "relative_path", "silent"),
+    ("SK-PROJ-ABCDEFGHIJKLMN", "altered_prefix", "silent"),
+    ("sk_proj_abcdefghijklmn", "altered_prefix", "silent"),
+    ("6f9619ff-8b86-d011-b42d-00cf4fc964ff", "uuid", "silent"),  # Bitwarden Secrets Manager
     ("id:secret", "no_token", "silent"),
 ]
 
