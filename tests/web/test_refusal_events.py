@@ -139,3 +139,16 @@ async def test_malformed_handshake_is_an_http_status_even_on_request() -> None:
         await client.close()
 
     assert (400, "bad_request") == (client.answer.status, client.answer.error["code"])
+
+
+@pytest.mark.parametrize("headers", [PAGE, {}])
+async def test_refused_client_holds_no_session_slot_while_it_closes(headers: dict[str, str]) -> None:
+    """A page that does not answer the close frame of a failed dial does not fill the relay for 2 s."""
+    async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected", RELAY_MAX_SESSIONS="1") as relay:
+        silent = await open_raw(relay.app.public_port, MODEL + EVENT, headers)
+        error = await silent.next_event()
+        second = await open_raw(relay.app.public_port, MODEL + "&on_failure=http", headers)
+        for client in (silent, second):
+            await client.close()
+
+    assert ["key_rejected", "key_rejected"] == [error["error"]["code"], second.answer.error["code"]]
