@@ -28,6 +28,13 @@ _REMEDIES: Final[Mapping[Problem, str]] = {
 }
 
 
+_OTHER_HEADERS: Final = (
+    "X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP",
+    "Fly-Client-IP",
+)  # fmt: skip
+"""Headers that show that a request came through a proxy, which an empty X-Forwarded-For does too."""
+
+
 class ClientAddressReader:
     """Reads the client's address of requests. Each kind of problem is logged at most every 10 minutes, with its count."""
 
@@ -41,24 +48,27 @@ class ClientAddressReader:
         """Return the client's address; raises nothing."""
         found = client_address(request.remote, request.headers.getall("X-Forwarded-For", []), self._trusted)
         if found.problem is not None:
-            self._report(found.problem, found, request.remote)
+            self._report(found.problem, found, request)
         return found.address
 
-    def _report(self, problem: Problem, found: ClientAddress, peer: str | None) -> None:
+    def _report(self, problem: Problem, found: ClientAddress, request: web.Request) -> None:
         self._unlogged[problem] = self._unlogged.get(problem, 0) + 1
         now = self._clock()
         logged_at = self._logged_at.get(problem)
         if logged_at is not None and now - logged_at < _LOG_INTERVAL_SECONDS:
             return
         log = structlog.get_logger()
-        report = log.info if problem == "missing" else log.warning  # a direct client at the proxy's address sends none
+        headers = [name for name in _OTHER_HEADERS if name in request.headers]
+        # A client that connects from the proxy's address directly sends none of them.
+        report = log.warning if headers else log.info
         report(
             "access.address_unreadable",
             message=_SENTENCES[problem],
             remedy=_REMEDIES[problem],
             problem=problem,
             hop=found.hop or None,
-            peer=peer,
+            received_headers=headers,
+            peer=request.remote,
             address=found.address,
             requests=self._unlogged[problem],
         )

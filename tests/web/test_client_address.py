@@ -63,3 +63,23 @@ async def test_header_of_an_untrusted_peer_is_not_reported() -> None:
         await client.close()
 
         assert [] == relay.events("access.address_unreadable")
+
+
+@pytest.mark.parametrize(
+    ("headers", "received"),
+    [
+        ({"Forwarded": "for=192.0.2.1"}, ["Forwarded"]),
+        ({"X-Real-IP": "192.0.2.1"}, ["X-Real-IP"]),
+        ({"CF-Connecting-IP": "192.0.2.1", "X-Forwarded-For": " , "}, ["X-Forwarded-For", "CF-Connecting-IP"]),
+    ],
+)
+async def test_proxy_that_sends_another_header_is_a_warning(headers: dict[str, str], received: list[str]) -> None:
+    """The relay reads X-Forwarded-For only: a client could forge a header that its proxy does not write."""
+    async with simulated_relay(None, **TRUSTED) as relay:
+        client = await open_raw(relay.app.public_port, PATH, headers)
+        await client.close()
+        (line,) = relay.events("access.address_unreadable")
+
+    assert ("missing", "warning", "127.0.0.1", received) == (
+        line["problem"], line["log_level"], line["address"], line["received_headers"]
+    )  # fmt: skip
