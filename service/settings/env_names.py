@@ -28,7 +28,9 @@ class SettingNames:
         longest_first = sorted(self.known, key=lambda name: (-len(name), name))
         exact = "|".join(map(re.escape, longest_first))
         loose = "|".join(r"[\W_]{1,3}".join(name.split("_")) for name in longest_first)
-        self._mentioned = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{loose})(?![A-Za-z0-9_])|RELAY_[A-Z])", re.IGNORECASE)
+        self._mentioned = re.compile(
+            rf"(?<![A-Za-z0-9_])(?:(?:{loose})(?![A-Za-z0-9_])|RELAY_(?:[A-Z]|\s|$)|(?<=\[)RELAY(?=\]))", re.IGNORECASE
+        )
         self._assigned = re.compile(rf"(?<![$_{{])(?:{exact}|(?<![A-Z0-9]){_PREFIX}[A-Z0-9_]+)[ \t]*=")
         self._glued = re.compile(rf"(?<=[A-Za-z0-9.!?)])(?:{exact})[ \t]*=")
         own = "|".join(name for name in longest_first if name.startswith(_PREFIX) and name not in _NAMES_OF_MAILERS)
@@ -50,6 +52,8 @@ class SettingNames:
         joined = self._joined.fullmatch(name)  # a file without a line feed at its end, to which a line was appended
         if joined is not None:
             return joined.group(1)
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            return self._found_in(name) or "NAME"
         if _PLAIN_NAME.fullmatch(name) or (name.upper() in self.known and not name.upper().startswith(_PREFIX)):
             return None
         return self._meant_by_odd_name(name)
@@ -64,12 +68,15 @@ class SettingNames:
             return "NAME"
         return similar
 
+    def _found_in(self, text: str) -> str | None:
+        return next((name for name in sorted(self.known, key=len, reverse=True) if name in text), None)
+
     def _similar_to(self, word: str) -> str | None:
         """The setting that a word is, if each of its characters that is not ASCII stands for one letter."""
         if word.isascii() or len(word) > _MAX_WORD:
             return None
         visible = _visible(word).upper()
-        if sum(character.isascii() for character in visible) * 2 < len(visible):
+        if sum(character.isascii() for character in visible) * 3 < len(visible):
             return None
         candidates = (name for name in sorted(self.known) if len(name) == len(visible))
         return next(

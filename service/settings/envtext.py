@@ -12,7 +12,8 @@ Rules of this file:
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from dotenv.parser import Binding, parse_stream
@@ -22,7 +23,7 @@ from service.settings.env_names import SettingNames
 UTF8_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _UTF16_BYTE_ORDER_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _LINE_BREAK: Final = re.compile(r"\r\n|\n|\r")
-_UTF16_NUL_SHARE: Final = 3  # of UTF-16 text with ASCII characters every second byte is NUL
+_UTF16_NUL_SHARE: Final = (0.3, 0.8)  # of ASCII characters in UTF-16 every second byte is NUL, in UTF-32 three of four
 _BYTE_LINE_BREAK: Final = re.compile(rb"\r\n|\n|\r")
 _ODD_LINE_BREAK: Final = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
 _CONFLICT_MARKER: Final = re.compile(r"(?:<{7}|>{7})(?:[ \t].*)?")  # between them one of two settings is not decided
@@ -87,12 +88,18 @@ def parse_env_text(data: bytes, names: SettingNames, file_name: str) -> EnvText:
     text, flaws = _decode(data, names, file_name)
     statements = tuple(_statements(text))
     strays: list[Flaw] = []
-    for statement in statements:
-        if (wrong := _wrong_with(statement, names)) is not None:
-            (flaws if _may_concern_setting(statement, names) else strays).append(wrong)
+    flawed: set[int] = set()
+    for before, statement in pairwise((None, *statements)):
+        if statement is not None and (wrong := _wrong_with(statement, names)) is not None:
+            is_flaw = _may_concern_setting(statement, names) or _continues(before, statement, names)
+            (flaws if is_flaw else strays).append(wrong)
+            if is_flaw:
+                flawed.add(statement.line)
     if len(strays) >= _MIN_STRAYS and not any(statement.value is not None for statement in statements):
         flaws.append(Flaw("has no line of the form NAME=value: it is no .env file", "replace or remove it"))
-    return EnvText(statements, _shortened(flaws), _shortened(strays))
+    # The value of a flawed line is not used: it can hold a secret that the report of another setting would show.
+    understood = tuple(replace(s, value=None) if s.line in flawed else s for s in statements)
+    return EnvText(understood, _shortened(flaws), _shortened(strays))
 
 
 def _shortened(flaws: list[Flaw]) -> tuple[Flaw, ...]:
@@ -137,7 +144,10 @@ def _nul_flaw(data: bytes, start: int, names: SettingNames, file_name: str) -> F
     rest = data[start:]
     lost = _not_read(names.listed_in(rest.replace(b"\0", b"").decode("latin-1")))
     line = _line_number(data, start)
-    if rest.startswith(_UTF16_BYTE_ORDER_MARKS) or rest.count(b"\0") * _UTF16_NUL_SHARE > len(rest):
+    if (
+        rest.startswith(_UTF16_BYTE_ORDER_MARKS)
+        or _UTF16_NUL_SHARE[0] < rest.count(b"\0") / len(rest) < _UTF16_NUL_SHARE[1]
+    ):
         return Flaw(
             f"is UTF-16 text from line {line} on, which PowerShell's '>' and '>>' write{lost}",
             "delete these lines and write them again as UTF-8; "
@@ -238,6 +248,16 @@ def _swallows_setting(statement: Statement, value: str, names: SettingNames, *, 
         return True
     # A quoted value of another program can contain a command that names a setting; a line of it that begins so is swallowed.
     return any(names.begins(line) for line in re.split(r"[\r\n]|" + _ODD_LINE_BREAK.pattern, value))
+
+
+def _continues(before: Statement | None, statement: Statement, names: SettingNames) -> bool:
+    """Whether a line that is not understood can be the value of the setting before it, which is empty."""
+    return (
+        before is not None
+        and before.name in names.known
+        and not (before.value or "").strip()
+        and statement.line == before.last_line + 1
+    )
 
 
 def _may_concern_setting(statement: Statement, names: SettingNames) -> bool:

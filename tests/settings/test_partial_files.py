@@ -44,6 +44,7 @@ def rejected(directory: Path, content: str | bytes, **environ: str) -> SettingsR
         ("FOO=1\n".encode("utf-16") + ACCESS.encode(), "not read: RELAY_ACCESS"),
         (b"# f\xfcr\nFOO=1\n" + ACCESS.encode("utf-16-le"), "is UTF-16 text from line 3 on"),
         (b"FOO=1\nRELAY_ACCESS=tok\0ens\n", "has NUL bytes from line 2 on; not read: RELAY_ACCESS"),
+        (ACCESS.encode() + b"\0" * 64, "has NUL bytes from line 2 on"),
         (b"\0GITCRYPT\0\x8b\x1f", "has NUL bytes from line 1 on"),
         (b"A=1\n" * (MAX_BYTES // 4) + ACCESS.encode(), f"is larger than {MAX_BYTES} bytes"),
     ],
@@ -97,6 +98,19 @@ def test_file_that_is_not_decoded_whole_is_rejected(tmp_path: Path, content: byt
         "FOO=1; RELAY_ACCESS=tokens",  # theskumar/python-dotenv#343
         "# the last lineRELAY_ACCESS=tokens",
         "EOFRELAY_ACCESS=tokens",
+        "RELAY_CLIENT_TOKENS=\n  web:CANARY0123456789abcdef",
+        "RELAY_\nACCESS=tokens",
+        "\x1b[1mRELAY_ACCESS\x1b[0m=tokens",
+        "RELAX\bY_ACCESS=tokens",
+        "\u0420\u0415L\u0410Y_\u0410\u0421\u0421\u0415SS=tokens",  # most letters are Cyrillic
+        "[relay]\naccess=tokens",
+        "apiVersion: v1\n- name: RELAY_ACCESS\n  value: tokens",
+        "RELAY_ACCESS=tokens&RELAY_CLIENT_TOKENS=web:CANARY0123456789abcdef",
+        '<add key="RELAY_ACCESS" value="tokens"/>',
+        "+RELAY_ACCESS=tokens",
+        "12:RELAY_ACCESS=tokens",
+        "os.environ['RELAY_ACCESS'] = 'tokens'",
+        "[Environment]::SetEnvironmentVariable('RELAY_ACCESS','tokens')",
         "# a note\u2028RELAY_ACCESS=tokens",
         "FOO=1\u2028RELAY_ACCESS=tokens",
         'FOO="abc\nRELAY_ACCESS=tokens\nBAR="x"',  # theskumar/python-dotenv#520: a quotation mark that is not closed
