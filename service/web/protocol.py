@@ -89,10 +89,13 @@ class PublicProtocol(web.RequestHandler):
         if isinstance(exc, HttpProcessingError):
             head = cast("HeadLimiter | None", self._parser)  # aiohttp removes it when the connection is lost
             failure = unserved.unparsed_request(head.first_bytes if head is not None else b"", exc)
+        elif request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            failure = (
+                unserved.unsupported_expectation()
+            )  # aiohttp's refusal repeats the header, and fails if it is not UTF-8
         else:
-            super().handle_error(
-                request, status, exc, message
-            )  # logs; raises ConnectionError behind a part of a response
+            # Logs the exception; raises ConnectionError if a part of the response has been sent.
+            super().handle_error(request, status, exc, message)
             failure = Failure("internal_error", detail="an exception in a handler")
         self._lingers = True
         return self._unserved.refuse(failure, request.remote or "unknown")

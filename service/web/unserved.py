@@ -30,7 +30,8 @@ _NOT_RELAYED: Final = re.compile(
     r"(/|$)|/realtime/(calls|client_secrets|sessions|transcription_sessions)(/|$)"
 )
 
-# The signature of a protocol's first bytes, its reason, and a detail. At least 4 bytes of a signature identify it.
+# The signature of a protocol's first bytes, its reason, and a detail. At least 5 bytes of a signature identify it: an HTTP
+# request may follow up to two empty lines.
 _PROTOCOLS: Final = (
     (b"PROXY TCP", "proxy_protocol", "PROXY protocol, version 1"),
     (b"PROXY UNKNOWN", "proxy_protocol", "PROXY protocol, version 1"),
@@ -47,7 +48,7 @@ _SHORT_SIGNATURES: Final = (
     (b"\x82", "bad_request", "a WebSocket frame without an opening handshake"),
     (b"*", "bad_request", "the client speaks Redis's protocol"),
 )
-_MIN_PREFIX: Final = 4
+_MIN_PREFIX: Final = 5
 _SSL2_BYTES: Final = 4
 # The starts of aiohttp's messages (_http_parser.pyx in 3.14.5), whose ends repeat the request.
 _PARSER_MESSAGES: Final = {

@@ -73,6 +73,7 @@ MALFORMED = {
     "lower-case-method": upgrade().replace(b"GET", b"get"),
     "brackets-in-authority": rest("http://[::1/v1/realtime"),
     "expect": rest("/livez", "GET", f"Expect: {CANARY}"),
+    "expect-not-utf-8": rest("/livez", "GET", "Expect: \x99"),
     "behind-a-request": rest("/livez") + b"\x16\x03\x01" + CANARY.encode() + b"\r\n\r\n",
 }
 
@@ -118,14 +119,28 @@ def check_refusal(relay: Relay, reason: str, status: int, error: dict[str, Any],
     assert CANARY not in received.decode("latin-1") + str(relay.logs)
 
 
-@pytest.mark.parametrize("split", [1, 4, 5, 11, 13])
+@pytest.mark.parametrize("split", [1, 5, 6, 11, 13])
 @pytest.mark.parametrize("head", [V2, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n"], ids=["v2", "v1"])
 async def test_proxy_protocol_in_pieces_is_named(head: bytes, split: int) -> None:
     """The first piece may hold less than the signature. One byte is not enough: then the answer is bad_request."""
     async with simulated_relay() as relay:
         _, error, _ = await send(relay, head[:split], head[split:] + upgrade())
 
-        assert error["code"] in ({"proxy_protocol", "bad_request"} if split < 4 else {"proxy_protocol"})
+        assert error["code"] in ({"proxy_protocol", "bad_request"} if split < 5 else {"proxy_protocol"})
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_no_other_protocol(before: bytes) -> None:
+    """RFC 9112 section 2.2. They are the first bytes of a PROXY header, too."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(before)
+        await writer.drain()
+        writer.write(rest("/livez"))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.close()
+
+        assert b"200" == head.split()[1]
 
 
 PATHS_AND_HINTS = {
