@@ -73,7 +73,7 @@ class UnservedRequests:
 class PublicProtocol(web.RequestHandler):
     """One connection of the public listener. A WebSocket that is answered 101 leaves it for `service.wire`."""
 
-    __slots__ = ("_lingers", "_unserved")
+    __slots__ = ("_lingers", "_peer_finished", "_unserved")
 
     def __init__(self, server: web.Server, requests: UnservedRequests) -> None:
         # The runner configures its server with arguments for the protocols that the server itself would make.
@@ -81,6 +81,13 @@ class PublicProtocol(web.RequestHandler):
         self._unserved = requests
         self._parser = cast("Any", HeadLimiter(self._parser))
         self._lingers = False
+        self._peer_finished = False
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's `bool | None` to None
+        """Keep the transport open for the answer to what could not be parsed; a half-close ends any other connection."""
+        head = cast("HeadLimiter | None", self._parser)
+        self._peer_finished = True
+        return head is not None and head.failed and not self._lingers
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -127,6 +134,9 @@ class PublicProtocol(web.RequestHandler):
         self.close()  # from here on `data_received` discards
         if self.transport is None:
             return
+        if self._peer_finished:
+            self.force_close()
+            return
         with suppress(OSError, RuntimeError, NotImplementedError):  # disconnected meanwhile
             self.transport.write_eof()
             self.transport.resume_reading()
@@ -158,12 +168,20 @@ class HeadLimiter:
         self._size = 0  # of the head that has begun
         self._body: Any = None  # of the last request, as aiohttp's StreamReader
         self.first_bytes = b""
+        self.failed = False
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the other methods of aiohttp's parser
         return getattr(self._parser, name)
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         """Parse received bytes; returns what aiohttp's parser returns: messages, whether one upgrades, and unparsed bytes."""
+        try:
+            return self._feed_limited(data)
+        except HttpProcessingError:
+            self.failed = True
+            raise
+
+    def _feed_limited(self, data: bytes) -> tuple[Any, bool, bytes]:
         if len(self.first_bytes) < unserved.FIRST_BYTES:
             self.first_bytes += bytes(data[: unserved.FIRST_BYTES - len(self.first_bytes)])
             if unserved.foreign_protocol(self.first_bytes) is not None:

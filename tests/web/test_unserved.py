@@ -217,6 +217,20 @@ async def test_log_lines_are_limited_for_each_reason() -> None:
         assert 20 == relay.metric("realtime_relay_admissions_total", result="proxy_protocol")
 
 
+@pytest.mark.parametrize("name", ["proxy-v2", "http2-preface", "tls-1.3", "text"])
+async def test_half_closed_connection_is_answered(name: str) -> None:
+    """As `nc -N` does, whose FIN follows its bytes at once."""
+    sent, reason = OTHER_PROTOCOLS[name]
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(sent)
+        writer.write_eof()
+        received = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+
+        check_refusal(relay, reason, 400, json.loads(received.partition(b"\r\n\r\n")[2])["error"], received)
+
+
 @pytest.mark.parametrize("rest_of_body", [b"", b"zz\r\n" + b"x" * 100], ids=["none", "bad-chunk"])
 async def test_unfinished_body_does_not_hold_the_connection(rest_of_body: bytes) -> None:
     """The client keeps its side open: the relay ends the connection after it has answered."""
