@@ -28,6 +28,7 @@ _MAX_ADDRESSES: Final = 8
 _OTHER_ADDRESSES_SECONDS: Final = 0.5
 """How long the other addresses may take after the first has answered: a dead IPv6 route must not use up the timeout."""
 _ABORT_SECONDS: Final = 0.5
+_LOOPBACKS: Final = ("127.0.0.1", "::1")
 _PROXY_CHALLENGE: Final = re.compile(r"^proxy-authenticate:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -124,7 +125,7 @@ async def connect(route: Route, addresses: Sequence[str]) -> Finding:
         await asyncio.wait(pending)
     errors = {tasks[task]: None if task.cancelled() else task.result() for task in tasks if task not in pending}
     if connected_after is None:
-        raise _unreachable(route, errors)
+        raise _unreachable(route, errors, await _other_loopback_notes(route, addresses))
     answered = next(address for address, error in errors.items() if error is None)
     notes = [
         f"{address} is unreachable ({_describe(error)}); another address is used."
@@ -135,7 +136,23 @@ async def connect(route: Route, addresses: Sequence[str]) -> Finding:
     return Finding(f"{answered} port {port} accepts connections", notes, seconds=connected_after)
 
 
-def _unreachable(route: Route, errors: dict[str, OSError | None]) -> StepFailed:
+async def _other_loopback_notes(route: Route, addresses: Sequence[str]) -> list[str]:
+    """Name the loopback address that answers where the one that the name resolves to refuses."""
+    host, port = route.first_hop
+    tried = {address for address in addresses if address in _LOOPBACKS}
+    for address in _LOOPBACKS if tried else ():
+        if address not in tried and await _connect_one(address, port, _OTHER_ADDRESSES_SECONDS) is None:
+            refusing = ", ".join(sorted(tried))
+            shown = f"[{address}]" if ":" in address else address
+            note = (
+                f"{host} resolves to {refusing} only, which refuses, while {address} port {port} answers. Use {shown} in "
+                f"place of {host}, or let the server listen on {refusing}."
+            )
+            return [note]
+    return []
+
+
+def _unreachable(route: Route, errors: dict[str, OSError | None], other_notes: Sequence[str]) -> StepFailed:
     host, port = route.first_hop
     notes = [f"{address} port {port}: {_describe(error)}." for address, error in errors.items() if error is not None]
     first = next((error for error in errors.values() if error is not None), None)
@@ -145,7 +162,7 @@ def _unreachable(route: Route, errors: dict[str, OSError | None]) -> StepFailed:
         failure = translate.from_timeout(Phase.CONNECT)
     else:
         failure = translate.from_exception(first, Phase.CONNECT, tls=route.is_tls)
-    return route.step_failed(failure, *notes)
+    return route.step_failed(failure, *notes, *other_notes)
 
 
 async def _connect_one(address: str, port: int, timeout_seconds: float) -> OSError | None:

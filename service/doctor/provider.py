@@ -203,7 +203,7 @@ class ProviderChain:
             await self._dial.wait_for_upgrade()
         except Failure as failure:
             notes = self._last_response.notes(failure) + self._local.unused_proxy_notes(self._require_target())
-            if failure.reason in {"bad_reply", "blocked_before_api", "dropped_early", "reply_timeout"}:
+            if failure.reason in {"bad_reply", "dropped_early", "reply_timeout"}:
                 notes.append(
                     "The HTTP request of the step 'model' was answered, so a proxy or firewall may block WebSockets only."
                 )

@@ -22,8 +22,9 @@ _CODE: Final = re.compile(r"(?:\d{3}|[A-Za-z]{2,24}(?:_[A-Za-z]{1,24}|_\d{1,4}){
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}")
 _SERVER: Final = re.compile(r"[A-Za-z][A-Za-z0-9 ./()_-]{0,39}")
 _NAMED_HOST: Final = re.compile(r"\b((?:[a-z]{2,6}\.)?api\.openai\.com)\b")
-_CHALLENGE_TITLES: Final = (b"<title>just a moment", b"<title>attention required", b"/cdn-cgi/challenge-platform/")
+_CHALLENGE_TITLES: Final = (b"<title>just a moment", b"/cdn-cgi/challenge-platform/")
 _MAX_MESSAGE: Final = 4096
+UNNAMED: Final = "A server without a name"
 
 # Headers that only the API sends, with an empty body too; for Azure those of its gateway.
 _API_HEADERS: Final = ("openai-processing-ms", "openai-version", "x-openai-proxy-wasm", "apim-request-id")
@@ -173,7 +174,7 @@ def _responder(headers: Mapping[str, str], body: bytes, error: ErrorEvent | None
     server = headers.get("Server", "").strip()
     if server and _SERVER.fullmatch(server) and redact(server) == server:
         return Responder.OTHER, server
-    return (Responder.OTHER if body or server else Responder.UNKNOWN), "A server without a name"
+    return (Responder.OTHER if body or server else Responder.UNKNOWN), UNNAMED
 
 
 def _named_in(headers: Mapping[str, str], table: tuple[tuple[str, str, str], ...]) -> str | None:

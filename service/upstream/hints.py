@@ -79,9 +79,7 @@ def facts_of(target: Target, path: str) -> dict[str, str]:
         "host": host,
         "base_form": _AZURE_FORM if target.label == "azure" else _COMMON_FORM,
         "base_url_from": target.base_url_from or "the default",
-        "path_advice": f"Set OPENAI_BASE_URL={base.origin()}/v1 and restart the relay."
-        if is_bare
-        else "Then restart the relay.",
+        "path_advice": "It has no path: append /v1 and restart the relay." if is_bare else "Then restart the relay.",
     }
 
 

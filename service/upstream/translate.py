@@ -20,7 +20,7 @@ import aiohttp
 from service.failures import Failure, Phase
 from service.failures.translation import ERROR_CODES_OF_PROVIDERS, RULES, STEPS, Responder, Rule
 from service.realtime.events import ErrorEvent
-from service.upstream.answer import Answer, code_to_keep, describe_events, describe_response, parse_refusal
+from service.upstream.answer import UNNAMED, Answer, code_to_keep, describe_events, describe_response, parse_refusal
 from service.upstream.resolver import FilteredName
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
@@ -75,7 +75,7 @@ def from_status(
         retry_after_seconds=parse_retry_after(headers.get("Retry-After")),
         detail=None if is_api else f"{evidence['server']} answered with {status}, not the API",
         hint=_fill(rule.hint, evidence),
-        evidence={name: value for name, value in evidence.items() if name in EVIDENCE and value},
+        evidence={name: value for name, value in evidence.items() if name in EVIDENCE and value not in {"", UNNAMED}},
     )
 
 

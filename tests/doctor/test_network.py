@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from yarl import URL
 
 from service.doctor import network
 from service.doctor.network import Route
+from service.doctor.steps import StepFailed
 from service.doctor.tls import trust_store_notes
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.certificates import create_self_signed
@@ -265,3 +267,23 @@ async def test_rejected_key_contradicts_outdated_advice(tmp_path: Path) -> None:
     assert 1 == code, output
     assert "key_rejected" in output
     assert "Ignore outdated advice: a key need not have 51 characters" in output
+
+
+async def test_loopback_address_that_answers_is_named() -> None:
+    """A name that resolves to ::1 only, while the server listens on 127.0.0.1 (websockets/ws#2078)."""
+    async with tcp_server(http_response("200 OK", "{}")) as port:
+        route = Route(URL(f"http://localhost:{port}"), 1.0)
+        with pytest.raises(StepFailed) as caught:
+            await network.connect(route, ["::1"])
+
+    assert any(f"127.0.0.1 port {port} answers" in note for note in caught.value.notes)
+
+
+async def test_name_that_a_filter_answers_fails_dns_as_filtered(tmp_path: Path) -> None:
+    """AdguardTeam/AdGuardDNS#60: a blocked name resolves to 0.0.0.0."""
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 443))]
+    with patch.object(socket, "getaddrinfo", lambda *_args, **_options: answer):
+        report = await run_chain(tmp_path, "https://provider.invalid/v1")
+
+    assert ("dns", "dns_filtered") == (report.failed_step, report["dns"].reason)
+    assert "provider.invalid resolves to 0.0.0.0" in report.text("dns")

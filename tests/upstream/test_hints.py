@@ -1,0 +1,98 @@
+"""Remedies that depend on target, settings and environment."""
+
+from pathlib import Path
+
+import pytest
+
+from service.failures import DIAL_FAILURES, Failure, Phase
+from service.realtime.keys import Secret
+from service.upstream import hints
+from service.upstream.proxy import HttpProxy
+from service.upstream.target import Target
+
+OPENAI = Target("https://api.openai.com/v1", Secret("k"))
+AZURE = Target("https://res.openai.azure.com/openai/v1", Secret("k"), base_url_from=".env")
+COMPATIBLE = Target("https://gateway.example/v1", Secret("k"), base_url_from="environment")
+TARGETS = [OPENAI, AZURE, COMPATIBLE]
+
+
+def remedy(failure: Failure, target: Target, **environ: str) -> str:
+    """The remedy of a failed dial of a target."""
+    hints.add_hint(failure, target, environ)
+    return failure.remedy
+
+
+@pytest.mark.parametrize("reason", sorted(DIAL_FAILURES))
+def test_remedy_for_azure_names_no_page_of_openai(reason: str) -> None:
+    """Neither the platform's pages nor its status page."""
+    text = remedy(Failure(reason), AZURE)
+
+    if reason not in {"wrong_host", "wrong_base_url"}:  # OpenAI's own; its hint is made with the answer
+        assert "openai.com/" not in text.replace("openai.azure.com/", "")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.label)
+@pytest.mark.parametrize("reason", sorted(DIAL_FAILURES))
+def test_remedy_is_complete(reason: str, target: Target) -> None:
+    """No name in braces is left, and the remedy ends with a full stop."""
+    text = remedy(Failure(reason), target)
+
+    assert "{" not in text
+    assert text.endswith(".")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.label)
+def test_dns_remedy_names_the_host_of_the_target(target: Target) -> None:
+    """The command can be copied."""
+    assert f"getent hosts {hints.facts_of(target, '')['host']}" in remedy(Failure("dns_failed", Phase.DNS), target)
+
+
+def test_certificate_remedy_depends_on_ssl_cert_file(tmp_path: Path) -> None:
+    """Whoever has set the variable is not asked to set it."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("")
+    detail = "self-signed certificate in certificate chain"
+
+    assert "set SSL_CERT_FILE" in remedy(Failure("tls_untrusted", detail=detail), OPENAI)
+    is_set = remedy(Failure("tls_untrusted", detail=detail), OPENAI, SSL_CERT_FILE=str(bundle))
+    assert "do not include the CA" in is_set
+    assert "set SSL_CERT_FILE" not in is_set
+    assert "does not exist" in remedy(Failure("tls_untrusted", detail=detail), OPENAI, SSL_CERT_FILE=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("detail", "part"),
+    [
+        ("certificate has expired", "clock"),
+        ("certificate is not yet valid", "clock"),
+        ("Hostname mismatch, certificate is not valid for 'api.openai.com'.", "a name that the certificate"),
+        ("CA cert does not include key usage extension", "Python 3.13"),
+        ("Missing Authority Key Identifier", "Python 3.13"),
+    ],
+)
+def test_certificate_remedy_fits_the_verification_error(detail: str, part: str) -> None:
+    """The error decides, whether SSL_CERT_FILE is set or not."""
+    assert part in remedy(Failure("tls_untrusted", detail=detail), OPENAI)
+    assert part in remedy(Failure("tls_untrusted", detail=detail), OPENAI, SSL_CERT_FILE="/nowhere")
+
+
+def test_proxy_without_credentials_is_named() -> None:
+    """With credentials, the remedy is to correct them."""
+    without = Target("https://api.openai.com/v1", proxy=HttpProxy("http://proxy:3128", "https_proxy"))
+    with_user = Target("https://api.openai.com/v1", proxy=HttpProxy("http://proxy:3128", "https_proxy", "user"))
+
+    assert "none are set. Set them in https_proxy" in remedy(Failure("proxy_auth_failed"), without)
+    assert "Correct user and password" in remedy(Failure("proxy_auth_failed"), with_user)
+
+
+def test_refused_connection_to_loopback_asks_for_the_server() -> None:
+    """Not for firewalls."""
+    local = Target("http://127.0.0.1:11434/v1", base_url_from=".env")
+
+    assert "Start the server that OPENAI_BASE_URL (from .env) names" in remedy(Failure("connect_refused"), local)
+    assert "firewalls" in remedy(Failure("connect_refused"), OPENAI)
+
+
+def test_hint_of_the_answer_has_precedence() -> None:
+    """It is closer to the cause."""
+    assert remedy(Failure("key_rejected", hint="Do this."), AZURE) == "Do this."
