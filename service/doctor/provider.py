@@ -222,12 +222,12 @@ class ProviderChain:
         self._stream = EventStream(connected)
         if self._local.settings.first_event == "optional":
             return Finding("not required, because RELAY_FIRST_EVENT is optional", status="skipped")
-        event = await self._stream.next_event(_EVENT_SECONDS)
+        event = await self._stream.first_event(_EVENT_SECONDS)
         session = event.body.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
         suffix = f", model {model[:80]}" if isinstance(model, str) else ""
         notes = ["This proves key, model, permission and network together. Opening the session cost nothing."]
-        text = f"session ready: {event.type or 'an event'}{suffix}"
+        text = f"session ready: {event.type}{suffix}"
         return Finding(text, notes, seconds=self._dial.first_event_seconds)
 
     def _access_notes(self, failure: Failure) -> list[str]:

@@ -192,7 +192,7 @@ class RelayChain:
             raise reply.refused_by_relay(error)
         assert self._stream is not None  # noqa: S101 - set by the step 'upgrade' unless the relay refused
         try:
-            event = await self._stream.next_event(self._options.timeout_seconds)
+            event = await self._stream.first_event(self._options.timeout_seconds)
         except TimeoutError:
             raise self._step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT)) from None
         except StreamClosed as closed:
@@ -204,7 +204,7 @@ class RelayChain:
             if error is not None:
                 raise reply.refused_by_relay(error)
             raise StepFailed.from_failure(Failure("upstream_error", Phase.FIRST_EVENT))
-        return Finding(f"session ready: {event.type or 'an event'}")
+        return Finding(f"session ready: {event.type}")
 
     async def _measure_round_trip(self) -> Finding:
         assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'

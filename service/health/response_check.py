@@ -74,7 +74,7 @@ async def _response_done(stream: EventStream, timeout_seconds: float) -> None:
         event = await stream.next_event(timeout_seconds)
         if event.type == ERROR:
             raise translate.from_events(find_error(event.body) or ErrorEvent("", None, ""), None, "")
-        if event.type == RESPONSE_DONE and event.body:  # empty if larger than 64 KiB or not JSON: ignored
+        if event.type == RESPONSE_DONE and event.body:  # empty if it is not JSON: ignored
             incident = find_incident(RESPONSE_DONE, event.body)
             if incident is None:
                 return

@@ -1,6 +1,7 @@
-"""Event types, and the type of an event from its first bytes. Pure.
+"""Event types, and the type of an event from its JSON text. Pure.
 
-Of most messages the relay reads only the `type`. It parses messages of the types in `PARSED_EVENT_TYPES` as a whole.
+Of most messages the relay reads only the `type`. It parses messages of the types in `PARSED_EVENT_TYPES` as a whole, and
+those whose first bytes do not show their type: a type that was not found is not a type that does not matter.
 """
 
 import json
@@ -11,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 HEAD_BYTES: Final = 512
-"""Bytes of a message that are searched for its type. Servers put `type` first, SDKs within the first two keys."""
+"""Bytes of a message that are searched for its type before the whole message is read. Most servers and SDKs put it first."""
 
 
 class Direction(StrEnum):
@@ -143,20 +144,62 @@ ERROR_CODES: Final = frozenset(
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _SCALAR = rb"(?:" + _STRING + rb"|true|false|null|-?[0-9][0-9.eE+-]*)"
+_BOM = rb"(?:\xef\xbb\xbf)?"
 # Top-level keys with scalar values may precede "type"; a nested value ends the search.
 _TYPE = re.compile(
-    rb"\s*\{\s*(?:" + _STRING.replace(b'"(?:', b'"(?!type")(?:', 1) + rb"\s*:\s*" + _SCALAR + rb"\s*,\s*)*"
+    _BOM + rb"\s*\{\s*(?:" + _STRING.replace(b'"(?:', b'"(?!type")(?:', 1) + rb"\s*:\s*" + _SCALAR + rb"\s*,\s*)*"
     rb'"type"\s*:\s*"([A-Za-z0-9_.]{1,80})"'
 )
+# The `type` of a nested object: "message", "audio/pcm". A type of an event has a dot, except "error".
+_NESTED_TYPE = re.compile(rb'"type"\s*:\s*"(?!error")[A-Za-z0-9_/-]*"')
+_OBJECT_START = re.compile(_BOM + rb'\s*(?:\{\s*(?:["}]|\Z)|\Z)')
 
 
-def event_type(head: bytes) -> str | None:
-    """Return the `type` of an event from the first bytes of its JSON text, or None if they do not show it.
+def event_type(payload: bytes) -> str | None:
+    """Return the `type` of an event, or None if the payload is not a JSON object whose `type` is a string.
 
-    Not a JSON parser: it skips scalar values only, which is enough for every SDK and provider that was examined.
+    The result is that of a JSON parser, wherever and however the type is written; the last of several types counts. A payload
+    that is incomplete, or invalid behind its type, has the type that its first `HEAD_BYTES` show.
     """
+    found = _TYPE.match(payload, 0, HEAD_BYTES)
+    if found and not may_repeat_type(payload, found.end()):
+        return found.group(1).decode("ascii")
+    body = parse_object(payload)
+    if body:
+        return _text(body.get("type")) or None
+    return found.group(1).decode("ascii") if found else None
+
+
+def type_in_head(head: bytes) -> str | None:
+    """Return the `type` that the first bytes of an event show, or None: a later one may be behind them."""
     found = _TYPE.match(head)
     return found.group(1).decode("ascii") if found else None
+
+
+def may_repeat_type(payload: bytes, start: int) -> bool:
+    """Whether the bytes from `start` on, behind the first type, may hold another one. False is certain for types of events.
+
+    It runs for each event. Most are audio in one long last string, which is no key and needs no search.
+    """
+    last_string = payload.rfind(b'"', start, -2) + 1
+    if payload.find(b'"type"', start, last_string) < 0 and payload.find(b"\\", start, last_string) < 0:
+        return False
+    return _has_second_type(payload, start) or payload.find(b"\\u00", start) >= 0  # an escaped letter
+
+
+def _has_second_type(payload: bytes, start: int) -> bool:
+    position = payload.find(b'"type"', start)
+    while position >= 0:
+        nested = _NESTED_TYPE.match(payload, position)
+        if nested is None:
+            return True
+        position = payload.find(b'"type"', nested.end())
+    return False
+
+
+def may_be_object(head: bytes) -> bool:
+    """Whether a payload that begins with these bytes may be a JSON object."""
+    return len(head) <= len("\ufeff".encode()) or _OBJECT_START.match(head) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +219,8 @@ class ErrorEvent:
 def parse_object(payload: bytes | str) -> Mapping[str, Any]:
     """Return the JSON object in a payload, or an empty mapping if there is none."""
     try:
+        if not isinstance(payload, str):  # invalid UTF-8 must not hide an error
+            payload = payload.decode(json.detect_encoding(payload), "replace")
         body = json.loads(payload)
     except (ValueError, RecursionError):
         return {}

@@ -81,6 +81,15 @@ def read_header(data: bytes, offset: int, *, masked: bool) -> Header | int:
     return Header(opcode, fin, size + 4, length, data[offset + size : offset + size + 4])
 
 
+def check_fragmentation(opcode: int, *, message_open: bool) -> None:
+    """Raise ProtocolError if a data frame begins a message inside another, or continues none (section 5.4)."""
+    if opcode <= Opcode.BINARY and message_open is not (opcode == Opcode.CONTINUATION):
+        raise ProtocolError(
+            CloseCode.PROTOCOL_ERROR,
+            "new message inside a fragmented message" if message_open else "continuation frame without a message",
+        )
+
+
 def check_close(payload: bytes) -> None:
     """Raise ProtocolError for a close payload that section 5.5.1 or 7.4 forbids."""
     if not payload:

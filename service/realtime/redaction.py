@@ -11,8 +11,9 @@ place of a credential (`Bearer <token>`, `sk-proj-...`), a word of a sentence in
 and `auto`, which is a value of the setting RELAY_UPSTREAM_PROXY.
 """
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from service.realtime.keys import FAMILIES
@@ -47,6 +48,8 @@ _SECRET_SHAPES: Final = re.compile(
     re.IGNORECASE,
 )
 
+_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
+
 _PIECE_CHARACTERS: Final = 8
 """Length of the head and tail of a known secret that are hidden too: the provider's masked echo shows the first eight."""
 _MIN_SECRET_CHARACTERS: Final = 4
@@ -78,3 +81,25 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
                 if piece not in _PUBLIC_HEADS and not _PLAIN_WORD.fullmatch(piece):
                     text = text.replace(piece, REDACTED)
     return text
+
+
+def redact_json(payload: bytes, redact_text: Callable[[str], str]) -> bytes | None:
+    """Return a payload with its secrets replaced by `redact_text`, or None if it holds none.
+
+    If a secret is written with JSON escapes, the result is the JSON value written without them.
+    """
+    text = payload.decode("utf-8", "surrogateescape")
+    redacted = redact_text(text)
+    if "\\u" in redacted:
+        plain = _without_escapes(redacted)
+        redacted_plain = redact_text(plain)
+        if redacted_plain != plain:
+            return redacted_plain.encode("utf-8", "replace")
+    return None if redacted == text else redacted.encode("utf-8", "surrogateescape")
+
+
+def _without_escapes(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text.removeprefix("\ufeff")), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)

@@ -6,68 +6,78 @@ Rules of this file:
 * Data frames are yielded as they were received, masks and fragments included, joined into runs as long as the read allows.
   Only control frames and messages of the requested types are unmasked.
 * Most reads are exactly one whole event. `whole_event_type` recognises it without the rest of this file.
-* Memory is bounded: at most one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept.
+* A type that was not found may matter: where types are requested, a message whose first bytes do not show its type is read
+  whole before any of it is yielded. If it is too large for that, it is a violation and never a `Chunk`.
+* Memory is bounded: at most one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, and
+  `MAX_EVENT_BYTES` of a message that has to be read whole.
 * Text is not checked for UTF-8. The receiving endpoint checks it, and its 1007 is forwarded.
 """
 
 from copy import deepcopy
-from functools import cache
+from struct import Struct
 from typing import Final
 
 from service.realtime.closing import CloseCode
-from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES, SERVER_EVENT_TYPES, event_type
-from service.realtime.frames import Header, Opcode, ProtocolError, check_close, read_header, unmask
+from service.realtime.events import HEAD_BYTES, may_repeat_type
+from service.realtime.frames import Header, Opcode, ProtocolError, check_close, check_fragmentation, read_header, unmask
 from service.realtime.scanner_items import ControlFrame, Item, ItemBuilder, Message, MessageEnd, Violation
+from service.realtime.scanner_types import forwarded_types, payload_of, too_large_to_read, type_rules, type_start
 
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
 MAX_HELD_BYTES: Final = 65_536
-"""Maximum bytes of a message held until its type is known or, if its type is requested, until the message is complete."""
+"""Maximum bytes of fragments held until their message is complete, if its type is known and not requested, or if no type is
+requested. The rest of a longer message is forwarded as it arrives."""
+MAX_EVENT_BYTES: Final = 1_048_576
+"""Maximum bytes of a message that is read whole, because its type is requested or not known. A hundred times the largest such
+event of the provider: errors are below 1 kB, and `response.done` holds text, not audio."""
 
-_UNFRAGMENTED_TEXT: Final = 0x80 | Opcode.TEXT  # the first byte of an unfragmented text message
-_TWO_BYTE_LENGTH: Final = 0x7E  # the second byte of a frame whose length is in the next two
+_TEXT_WITH_TWO_BYTE_LENGTH: Final = 0x817E  # the start of an unfragmented text frame with a two-byte length
+_unpack_header = Struct(">HH").unpack_from
 _FAST_PATH_HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest known type
 _FAST_PATH_MIN_BYTES: Final = 8 + 126  # the shortest masked frame with a two-byte length
 _MASK_REPEATER: Final = int.from_bytes(
     b"\x01\0\0\0" * (_FAST_PATH_HEAD_BYTES // 4), "little"
-)  # a mask times this is the mask repeated
-
-
-@cache
-def _forwarded_types(parsed_types: frozenset[str]) -> dict[bytes, str]:
-    """The known event types outside `parsed_types`, by their bytes in a message."""
-    return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - parsed_types}
+)  # times a mask repeats it
 
 
 class Scanner:
     """Parses one direction of a connection: bytes in, items out.
 
     `masked` is true for bytes from a client, whose frames must be masked, and false for bytes from a server. A message whose
-    type is in `parsed_types` and which fits in `MAX_HELD_BYTES` is yielded as `Message`, any other as `Chunk`s.
+    type is in `parsed_types` or unknown is yielded as `Message`, any other as `Chunk`s. A type is unknown if the whole
+    message shows none: it is not JSON, or its `type` is not a string. `Chunk`s are all messages if `parsed_types` is empty,
+    and those that cannot be a JSON object and are binary or exceed `MAX_HELD_BYTES`.
+
+    The type is that of a JSON parser, wherever it is written. Exceptions: the type that the first bytes show counts without
+    `parsed_types`, whose types are only counted, and in messages above `MAX_HELD_BYTES` if it is not in `parsed_types`.
 
     `feed` accepts the stream in pieces of any size and returns the items that a piece completes, in the order of the stream:
 
     * `Chunk`: bytes of data frames, to be forwarded unchanged;
-    * `Message`: a whole message of a requested type, to be processed and then forwarded;
+    * `Message`: a whole message of a requested or unknown type, to be processed and then forwarded;
     * `MessageEnd`: a message ended. It follows the `Chunk` or `Message` that holds the end; that `Chunk` may continue with
       frames of the next message;
     * `ControlFrame`: a ping, pong or close frame. It is never part of a `Chunk`, even where it was sent between fragments;
-    * `Violation`: the peer broke the protocol or exceeded `max_message_bytes`.
+    * `Violation`: the peer broke the protocol, exceeded `max_message_bytes`, or sent a message of a requested or unknown type
+      that exceeds `MAX_EVENT_BYTES`.
 
     Together, `Chunk.raw` and `Message.raw` are the data frames of the stream, byte for byte.
 
     A scanner raises no exception. A `Violation` or a close frame is the last item, and bytes after it are ignored. The size
     limit applies to the declared length, before the payload arrives. At most one incomplete frame of
-    `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept; a larger frame is yielded as it arrives, and
-    `mid_frame` is true until its end. A scanner owns no resource and is not bound to an event loop.
+    `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, or `MAX_EVENT_BYTES` of a message that is read
+    whole; any other larger frame is yielded as it arrives, and `mid_frame` is true until its end. A scanner owns no resource
+    and is not bound to an event loop.
     """
 
     def __init__(self, *, masked: bool, max_message_bytes: int, parsed_types: frozenset[str] = frozenset()) -> None:
         self._masked = masked
         self._max_message_bytes = max_message_bytes
-        self._expected_second_byte = _TWO_BYTE_LENGTH | (0x80 if masked else 0)
-        self._parsed_types = parsed_types
-        self._forwarded_types = _forwarded_types(parsed_types)
+        self._expected_start = _TEXT_WITH_TWO_BYTE_LENGTH | (0x80 if masked else 0)
+        self._rules_of = type_rules(parsed_types)
+        self._rules = self._rules_of[Opcode.TEXT]  # of the open message
+        self._forwarded_types = forwarded_types(parsed_types)
         self._fast_path_blocked = False  # within a frame or a message, or after the end
         self._buffer = bytearray()  # the incomplete frame at the end of the last read
         self._bytes_needed = 0  # length of `_buffer` before parsing it again makes sense
@@ -77,8 +87,10 @@ class Scanner:
         self._message_open = False  # a message has begun and not ended
         self._message_size = 0  # declared payload bytes of the open message
         self._message_type: str | None = None
-        self._type_decided = False  # more bytes would not change `_message_type`
-        self._head = b""  # first payload bytes of the open message, until its type is decided
+        self._head = b""  # first payload bytes of the open message, while it is held
+        self._last_head = b"\0"  # of the last event on the fast path: its bytes up to the end of its type
+        self._last_head_end = 0
+        self._last_type: str | None = None
         self._held: list[bytes] = []  # frames of the open message that are not forwarded yet
         self._held_size = 0
         self._partly_forwarded = False  # part of the open message was yielded
@@ -95,9 +107,14 @@ class Scanner:
         """Whether every message was yielded whole or not at all, so that another message may be written."""
         return not (self._message_open and self._partly_forwarded)
 
+    @property
+    def open_type(self) -> str | None:
+        """The type of the message of which a part was yielded, None if it is unknown."""
+        return self._message_type
+
     def copy(self) -> "Scanner":
         """Return an independent scanner in the same state, to parse ahead of this one."""
-        shared = (self._forwarded_types, self._parsed_types)
+        shared = (self._forwarded_types, self._rules_of, self._rules)
         return deepcopy(self, {id(table): table for table in shared})
 
     def whole_event_type(self, data: bytes) -> str | None:
@@ -107,16 +124,11 @@ class Scanner:
         and one `MessageEnd`. On None nothing was consumed, and `feed` must get `data`.
         """
         size = len(data)
-        # Only frames with a two-byte length, that is payloads of 126 bytes to 64 KiB: nearly all events.
-        if (
-            size < _FAST_PATH_MIN_BYTES
-            or self._fast_path_blocked
-            or data[0] != _UNFRAGMENTED_TEXT
-            or data[1] != self._expected_second_byte
-        ):
+        if size < _FAST_PATH_MIN_BYTES or self._fast_path_blocked:
             return None
-        length = (data[2] << 8) | data[3]
-        if length > self._max_message_bytes:
+        # Only frames with a two-byte length, that is payloads of 126 bytes to 64 KiB: nearly all events.
+        start, length = _unpack_header(data)
+        if start != self._expected_start or length > self._max_message_bytes:
             return None
         if self._masked:
             if length + 8 != size:
@@ -125,14 +137,24 @@ class Scanner:
             head = (int.from_bytes(data[8 : _FAST_PATH_HEAD_BYTES + 8], "little") ^ key).to_bytes(
                 _FAST_PATH_HEAD_BYTES, "little"
             )
-        else:
-            if length + 4 != size:
-                return None
-            head = data[4 : _FAST_PATH_HEAD_BYTES + 4]
-        # Servers and JavaScript write no space after the colon, Python writes one.
-        start = 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else 0
-        end = head.find(b'"', start) if start else -1
-        return self._forwarded_types.get(head[start:end]) if end > 0 else None
+            return self._forwarded_types.get(head[type_start(head) : head.find(b'"', 10)])
+        if length + 4 != size:
+            return None
+        # Most events have the type of the one before.
+        if not data.startswith(self._last_head, 4) and not self._find_forwarded_type(
+            data[4 : _FAST_PATH_HEAD_BYTES + 4]
+        ):
+            return None
+        return None if may_repeat_type(data, self._last_head_end) else self._last_type
+
+    def _find_forwarded_type(self, head: bytes) -> bool:
+        """Set `_last_head` and `_last_type` if the first bytes of an event show a known type outside `parsed_types`."""
+        end = head.find(b'"', 10)
+        found = self._forwarded_types.get(head[type_start(head) : end])
+        if found is None:
+            return False
+        self._last_head, self._last_head_end, self._last_type = head[: end + 1], end + 5, found
+        return True
 
     def feed(self, data: bytes) -> list[Item]:
         """Parse the next bytes, any number of them, and return the items that they complete."""
@@ -175,31 +197,26 @@ class Scanner:
 
     def _scan_frame(self, data: bytes, offset: int, end: int, builder: ItemBuilder) -> int:
         """Parse the frame at `offset`; returns the offset of the next one, or `offset` if more bytes are needed."""
-        self._check_fragmentation(data[offset] & 0x0F)
+        check_fragmentation(data[offset] & 0x0F, message_open=self._message_open)
         header = read_header(data, offset, masked=self._masked)
         if isinstance(header, int):
             self._bytes_needed = header
             return offset
         self._check_size(header)
-        is_buffered = header.length <= MAX_BUFFERED_FRAME_BYTES
+        is_data, is_buffered = header.opcode <= Opcode.BINARY, header.length <= MAX_BUFFERED_FRAME_BYTES
         self._bytes_needed = header.size + (header.length if is_buffered else HEAD_BYTES)
         if end - offset < self._bytes_needed:
             return offset
-        if header.opcode >= Opcode.CLOSE:
+        if not is_buffered and self._needs_whole_frame(header, data, offset):
+            is_buffered, self._bytes_needed = True, header.size + header.length
+            if end - offset < self._bytes_needed:
+                return offset
+        if not is_data:
             return self._handle_control(header, data, offset, builder)
         self._begin_data_frame(header)
         if not is_buffered:
             return self._start_streaming(header, data, offset, end, builder)
         return self._handle_data_frame(header, data, offset, builder)
-
-    def _check_fragmentation(self, opcode: int) -> None:
-        if opcode <= Opcode.BINARY and self._message_open is not (opcode == Opcode.CONTINUATION):
-            raise ProtocolError(
-                CloseCode.PROTOCOL_ERROR,
-                "new message inside a fragmented message"
-                if self._message_open
-                else "continuation frame without a message",
-            )
 
     def _check_size(self, header: Header) -> None:
         size = header.length + (self._message_size if self._message_open else 0)
@@ -223,41 +240,73 @@ class Scanner:
     def _begin_data_frame(self, header: Header) -> None:
         if not self._message_open:
             self._message_open, self._message_size, self._partly_forwarded = True, 0, False
-            # A binary message carries no event.
-            self._message_type, self._type_decided = None, header.opcode == Opcode.BINARY
+            self._message_type, self._rules = None, self._rules_of[header.opcode]
         self._message_size += header.length
         if not header.fin:
             self.fragments += 1
 
     def _handle_data_frame(self, header: Header, data: bytes, offset: int, builder: ItemBuilder) -> int:
-        next_offset, start = offset + self._bytes_needed, offset + header.size
-        if not self._type_decided:
-            head = data[start : min(next_offset, start + HEAD_BYTES - len(self._head))]
-            self._find_type(unmask(head, header.key), is_last=header.fin)
-        if self._partly_forwarded or (self._type_decided and not self._is_parsed()):
-            self._forward_held(offset, builder)
-        else:
-            builder.end_run(offset, next_offset)
-            self._hold(data[offset:next_offset], next_offset, builder)
+        next_offset = offset + self._bytes_needed
+        if not self._partly_forwarded:
+            if not header.fin or self._held:
+                self._handle_fragment(header, data[offset:next_offset], offset, builder)
+            elif self._must_parse_whole(data[offset + header.size : next_offset], header.key):
+                self._hold(data[offset:next_offset], offset, builder)
+            else:
+                self._forward_held(offset, builder)
         if header.fin:
             self._complete_message(next_offset, builder)
         return next_offset
 
-    def _find_type(self, head: bytes, *, is_last: bool) -> None:
-        self._head += head
-        self._message_type = event_type(self._head)
-        self._type_decided = self._message_type is not None or is_last or len(self._head) >= HEAD_BYTES
+    def _must_parse_whole(self, payload: bytes, key: bytes) -> bool:
+        """Find the type of an unfragmented message; returns whether it is to be yielded as `Message`."""
+        if not self._rules.parsed_types:  # the first type counts, without unmasking the rest
+            self._message_type = self._rules.type_in_head(unmask(payload[:HEAD_BYTES], key))
+            if self._message_type is not None:
+                return False
+        payload = unmask(payload, key)
+        self._message_type = self._rules.type_of(payload)
+        return self._rules.must_parse(self._message_type, payload)
 
-    def _is_parsed(self) -> bool:
-        return self._message_type in self._parsed_types and not self._partly_forwarded
-
-    def _hold(self, raw: bytes, next_offset: int, builder: ItemBuilder) -> None:
-        self._held.append(raw)
-        # 64 bytes for the object of each frame: a flood of empty fragments must not exceed the limit.
-        self._held_size += len(raw) + 64
-        if self._held_size > MAX_HELD_BYTES:
-            self._type_decided = True
+    def _handle_fragment(self, header: Header, frame: bytes, offset: int, builder: ItemBuilder) -> None:
+        """Hold a fragment; at the end of its message, and at the limit, decide about the held ones."""
+        next_offset = offset + len(frame)
+        self._head += unmask(frame[header.size : header.size + HEAD_BYTES - len(self._head)], header.key)
+        self._hold(frame, offset, builder)
+        if header.fin:
+            payload = payload_of(self._held, masked=self._masked)
+            self._message_type = self._rules.type_of(payload)
+            if not self._rules.must_parse(self._message_type, payload):
+                self._forward_held(next_offset, builder)
+            return
+        self._message_type = self._rules.type_in_head(self._head)
+        if self._rules.must_read_whole(self._head):
+            if self._held_size > MAX_EVENT_BYTES:
+                raise too_large_to_read()
+        elif self._held_size > MAX_HELD_BYTES or self._rules.may_forward(self._head):
             self._forward_held(next_offset, builder)
+
+    def _needs_whole_frame(self, header: Header, data: bytes, offset: int) -> bool:
+        """Whether a frame that is too large to buffer has to be read whole even so. Its head is complete."""
+        if self._message_open and self._partly_forwarded:
+            return False
+        if not self._message_open:
+            self._rules = self._rules_of[header.opcode]
+        if not self._rules.must_read_whole(self._head_with(header, data, offset)):
+            return False
+        if self._held_size + header.size + header.length > MAX_EVENT_BYTES:
+            raise too_large_to_read()
+        return True
+
+    def _head_with(self, header: Header, data: bytes, offset: int) -> bytes:
+        start = offset + header.size
+        return self._head + unmask(data[start : start + HEAD_BYTES - len(self._head)], header.key)
+
+    def _hold(self, frame: bytes, offset: int, builder: ItemBuilder) -> None:
+        builder.end_run(offset, offset + len(frame))
+        self._held.append(frame)
+        # 64 bytes for the object of each frame: a flood of empty fragments must not exceed the limit.
+        self._held_size += len(frame) + 64
 
     def _forward_held(self, offset: int, builder: ItemBuilder) -> None:
         """Forward the held frames before the bytes from `offset` on, which stay part of the run."""
@@ -273,9 +322,8 @@ class Scanner:
 
     def _complete_message(self, next_offset: int, builder: ItemBuilder) -> None:
         """End the open message; the next frame begins at `next_offset`."""
-        if self._held and self._message_type is not None:  # only a message to be parsed is held to its end
-            payload = b"".join(_payload_of(frame, masked=self._masked) for frame in self._held)
-            message = Message(self._message_type, payload, b"".join(self._held))
+        if self._held:  # only a message to be parsed is still held
+            message = Message(self._message_type, payload_of(self._held, masked=self._masked), b"".join(self._held))
             self._clear_held()
             builder.add_item(message, next_offset, next_offset)
         builder.add_completed(MessageEnd(self._message_type, self._message_size))
@@ -285,10 +333,8 @@ class Scanner:
     # -- frames too large to buffer -----------------------------------------------------------------------------------
 
     def _start_streaming(self, header: Header, data: bytes, offset: int, end: int, builder: ItemBuilder) -> int:
-        if not self._type_decided:
-            start = offset + header.size
-            self._find_type(unmask(data[start : start + HEAD_BYTES - len(self._head)], header.key), is_last=header.fin)
-            self._type_decided = True
+        if not self._partly_forwarded:
+            self._message_type = self._rules.type_in_head(self._head_with(header, data, offset))
         self._forward_held(offset, builder)
         self._stream_remaining, self._stream_fin = header.length, header.fin
         return self._forward_stream(offset + header.size, end, builder)
@@ -300,9 +346,3 @@ class Scanner:
         if not self._stream_remaining and self._stream_fin:
             self._complete_message(next_offset, builder)
         return next_offset
-
-
-def _payload_of(frame: bytes, *, masked: bool) -> bytes:
-    header = read_header(frame, 0, masked=masked)
-    assert isinstance(header, Header)  # noqa: S101 - held frames are complete
-    return unmask(frame[header.size :], header.key)

@@ -16,7 +16,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class MessageEnd:
-    """A message ended: its event type, or None if the first bytes showed none, and its payload size in bytes."""
+    """A message ended: its event type, or None if it is unknown, and its payload size in bytes."""
 
     type: str | None
     size: int
@@ -24,9 +24,12 @@ class MessageEnd:
 
 @dataclass(slots=True)
 class Message:
-    """A whole message of a requested type. `payload` is unmasked; `raw` is its frames, which no `Chunk` contains."""
+    """A whole message of a requested type, or of an unknown one (None).
 
-    type: str
+    `payload` is unmasked; `raw` is its frames, which no `Chunk` contains.
+    """
+
+    type: str | None
     payload: bytes
     raw: bytes
 

@@ -28,6 +28,10 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for zero seconds: close
 _POLL_INTERVAL_SECONDS = 0.02
 
 
+def _without_type(event: JSONObject) -> JSONObject:
+    return {name: value for name, value in event.items() if name != "type"}
+
+
 class Connection:
     """The server side of one WebSocket connection."""
 
@@ -51,7 +55,7 @@ class Connection:
         """Send one event; do nothing if the connection is closing, closed or unresponsive."""
         if self._closing or self._unresponsive:
             return
-        text = encode(event)
+        text = encode({**_without_type(event), "type": event["type"]} if self.options.type_last else event)
         self.record.messages_sent += 1
         self.record.bytes_sent += len(text.encode())
         try:

@@ -49,6 +49,7 @@ class SimulatorOptions:
     models: frozenset[str] = CURRENT_MODELS
     call_ids: frozenset[str] = frozenset()  # calls that accept a sideband connection
     echo_event_id: bool = False  # Azure sets `error.event_id` to the client's `event_id`, OpenAI does not
+    type_last: bool = False  # write `type` as the last key of events, as serialisers that sort keys or maps do
     rate_limits_delay_seconds: float = 0.043  # after response.done, as measured in 2026-09
     slow_first_event_seconds: float = 2.0  # of the scenario slow-first-event
     expire_after_seconds: float = 1.0  # of the scenarios expire-soon and expire-silent

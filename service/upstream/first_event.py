@@ -14,15 +14,17 @@ from service.wire.leg import Leg
 CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
 """How long to wait for the close frame behind an `error` event. OpenAI sends both in the same millisecond."""
 MAX_FIRST_EVENT_BYTES: Final = 1_048_576
-"""A larger first event is streamed instead of collected. It has shown that upstream works."""
+"""A larger first event is streamed instead of collected: its type, which is not `error`, shows that upstream works. Messages
+without a type show nothing; a dial that collects more of them fails."""
 
 
 class FirstEventReader:
     """The receiver of a leg during a dial.
 
-    `items` resolves once the first event is complete or exceeds `MAX_FIRST_EVENT_BYTES`: all items received so far, the first
-    event and what followed it in the same read. The leg is held from then on. `items` fails with the Failure if upstream
-    refuses, violates the protocol or disconnects first. The reader does not close the leg; its owner does.
+    `items` resolves once the first event whose type is known is complete or exceeds `MAX_FIRST_EVENT_BYTES`: all items
+    received so far, that is the event, messages without a type before it, and what followed it in the same read. The leg is
+    held from then on. `items` fails with the Failure if upstream refuses, violates the protocol, disconnects first, or sends
+    too much without a type. The reader does not close the leg; its owner does.
     """
 
     def __init__(self, leg: Leg, scanner: Scanner) -> None:
@@ -68,18 +70,21 @@ class FirstEventReader:
                 self._wait_for_close(parse_error(payload) or ErrorEvent("", None, ""))
             case _ if self._error is not None:
                 pass  # between the error and its close frame
-            case Message():
-                self._received.append(item)  # its MessageEnd follows
-            case Chunk(raw, mid_frame):
+            case Message(_, _, raw) | Chunk(raw, _):
                 self._received.append(item)
                 self._received_bytes += len(raw)
-                if mid_frame and self._received_bytes > MAX_FIRST_EVENT_BYTES:
-                    self._succeed()
-            case MessageEnd(event_type, _) if event_type == "error":
-                self._wait_for_close(ErrorEvent("", None, ""))  # the scanner does not yield a Message of this size
-            case MessageEnd():
+                if isinstance(item, Chunk) and item.mid_frame and self._received_bytes > MAX_FIRST_EVENT_BYTES:
+                    self._decide(self._scanner.open_type)
+            case MessageEnd(event_type, _):
                 self._received.append(item)
-                self._succeed()
+                self._decide(event_type)
+
+    def _decide(self, event_type: str | None) -> None:
+        """Succeed with the first type; a message without one, such as a greeting in plain text, shows nothing."""
+        if event_type is not None:
+            self._succeed()
+        elif self._received_bytes > MAX_FIRST_EVENT_BYTES:
+            self._fail(Failure("bad_reply", Phase.FIRST_EVENT, detail="messages without an event type"))
 
     def _wait_for_close(self, error: ErrorEvent) -> None:
         """The code of the close frame refines the failure; without one the `error` event alone decides."""

@@ -21,7 +21,10 @@ _READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event. `body` is parsed for `error`, `session.created` and `response.done` up to 64 KiB, else empty."""
+    """One event. `body` is parsed for `error`, `session.created` and `response.done`, else empty.
+
+    `type` is empty if the whole message shows none. Such a message proves nothing about the connection.
+    """
 
     type: str
     body: Mapping[str, Any]
@@ -73,6 +76,14 @@ class EventStream:
             error, code, reason = self._ended
             raise error(code, reason)
         return event
+
+    async def first_event(self, timeout_seconds: float) -> ServerEvent:
+        """Wait for the next event that has a type, like `next_event`. Messages without one prove nothing and are skipped."""
+        async with asyncio.timeout(timeout_seconds):
+            while True:
+                event = await self.next_event(timeout_seconds)
+                if event.type:
+                    return event
 
     def send(self, event: Mapping[str, object]) -> None:
         """Send an event; does nothing after the connection has closed."""

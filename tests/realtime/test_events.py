@@ -6,47 +6,98 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.events import HEAD_BYTES, ErrorEvent, event_type, parse_error
+from service.realtime.events import HEAD_BYTES, ErrorEvent, event_type, parse_error, type_in_head
 
 names = st.from_regex(r"[a-z_]{1,12}(\.[a-z_]{1,12}){0,3}", fullmatch=True)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(10**6), 10**6), st.text(max_size=20))
 
 
-@given(before=st.dictionaries(names, scalars, max_size=3), kind=names, spaced=st.booleans(), rest=st.text(max_size=900))
-def test_event_type_is_found_after_scalar_values(
-    before: dict[str, object], kind: str, *, spaced: bool, rest: str
-) -> None:
-    """Any spacing and order of scalar keys: the type within the first bytes is found, and never another one."""
-    before.pop("type", None)
-    text = json.dumps(before | {"type": kind, "rest": rest}, separators=None if spaced else (",", ":")).encode()
-    prefix = len(json.dumps(before)) + len(kind) + 40
-    found = event_type(text[:HEAD_BYTES])
+values = st.recursive(
+    scalars | st.sampled_from(["type", '"type":"error"', "\\"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "error", "a"]) | names, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+kinds = st.sampled_from(["error", "response.done", "session.created", "x"]) | names | st.text(min_size=1, max_size=8)
 
-    assert found in {kind, None}
-    assert found == kind or prefix > HEAD_BYTES
+
+@st.composite
+def escaped(draw: st.DrawFn, text: str) -> str:
+    """A JSON string, some of its characters written as escapes."""
+    return '"' + "".join(f"\\u{ord(c):04x}" if draw(st.booleans()) else c for c in text) + '"'
+
+
+@st.composite
+def event_texts(draw: st.DrawFn) -> bytes:
+    """The JSON text of an object whose `type` is anywhere, escaped or repeated, behind values of any kind and length."""
+    members = [
+        (json.dumps(key), json.dumps(draw(values))) for key in draw(st.lists(names, max_size=4)) if key != "type"
+    ]
+    if draw(st.booleans()):
+        members.append(('"event_id"', json.dumps("e" * draw(st.integers(0, 1200)))))
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
+        key = draw(st.sampled_from(['"type"', '"\\u0074ype"', '"ty\\u0070e"']))
+        kind = draw(st.sampled_from(["error", "response.done", "session.updated", "a.b"]))
+        members.append((key, draw(escaped(kind)) if draw(st.booleans()) else json.dumps(kind)))
+    space = draw(st.sampled_from(["", "", " ", "\n\t "]))
+    body = f",{space}".join(f"{key}{space}:{space}{value}" for key, value in draw(st.permutations(members)))
+    return (draw(st.sampled_from(["", "\ufeff"])) + f"{space}{{{space}{body}{space}}}").encode()
+
+
+@given(event_texts())
+def test_event_type_is_that_of_a_json_parser(payload: bytes) -> None:
+    """Any order of keys, spacing, escapes, nesting, length before the type, and number of types."""
+    assert json.loads(payload)["type"] == event_type(payload)
+
+
+@given(before=st.dictionaries(names, values, max_size=3), kind=kinds, spaced=st.booleans(), rest=values)
+def test_event_type_is_found_in_dumped_objects(
+    before: dict[str, object], kind: str, *, spaced: bool, rest: object
+) -> None:
+    """As SDKs write them, the type in any place and of any characters."""
+    before.pop("type", None)
+    payload = json.dumps(before | {"type": kind, "rest": rest}, separators=None if spaced else (",", ":")).encode()
+
+    assert kind == event_type(payload)
+    assert type_in_head(payload[:HEAD_BYTES]) in {kind, None}
 
 
 @given(st.binary(max_size=HEAD_BYTES))
-def test_event_type_accepts_any_bytes(head: bytes) -> None:
-    """Invalid input gives None or a substring of the input, never an exception."""
-    found = event_type(head)
+def test_event_type_accepts_any_bytes(payload: bytes) -> None:
+    """Invalid input raises nothing."""
+    found = event_type(payload)
 
-    assert found is None or found.encode() in head
+    assert found is None or len(found) <= len(payload)
 
 
 @pytest.mark.parametrize(
-    "head",
+    "payload",
     [
         b"",
         b"[]",
-        b'{"session":{"type":"realtime"},"type":"session.update"}',
+        b'{"session":{"type":"realtime"}}',
         b'{"x":"\\"type\\":\\"no\\""}',
         b'{"type":1}',
+        b'[{"type":"error"}]',
     ],
 )
-def test_event_type_ignores_nested_and_quoted_types(head: bytes) -> None:
+def test_event_type_ignores_nested_and_quoted_types(payload: bytes) -> None:
     """A `type` within a value is not the type of the event."""
-    assert event_type(head) is None
+    assert event_type(payload) is None
+
+
+@pytest.mark.parametrize("first", ["session.created", "response.output_audio.delta"])
+@pytest.mark.parametrize(
+    "second", [b'"type":"error"', b'"type" : "error"', b'"\\u0074ype":"error"', b'"type":"\\u0065rror"']
+)
+@pytest.mark.parametrize("filler", [0, 5000])
+def test_last_of_two_types_counts(first: str, second: bytes, filler: int) -> None:
+    """As in JSON parsers, also far behind the first."""
+    payload = b'{"type":"%s","delta":"%s",%s}' % (first.encode(), b"A" * filler, second)
+
+    assert "error" == event_type(payload)
 
 
 def test_error_is_parsed_from_event_and_http_body() -> None:

@@ -15,8 +15,9 @@ from service.realtime.closing import (
 )
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import Opcode, build_frame, unmask
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_EVENT_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
+from service.realtime.scanner_types import UNREADABLE_EVENT
 
 SIZE_LIMIT = 300_000
 KEY = b"\x01\x7f\x80\xff"
@@ -206,13 +207,30 @@ def test_requested_message_is_yielded_whole() -> None:
     ] == scanner().feed(first + ping + rest)
 
 
-def test_requested_message_above_the_limit_is_forwarded() -> None:
-    """An `error` larger than `MAX_HELD_BYTES` is treated like any other message."""
-    frame = build_frame(Opcode.TEXT, event("error", MAX_BUFFERED_FRAME_BYTES * 2))
-    items = joined(scanner().feed(frame))
+def test_requested_message_above_64_kib_is_yielded_whole() -> None:
+    """Of any number of bytes up to `MAX_EVENT_BYTES` nothing is yielded before the end."""
+    payload = event("error", MAX_BUFFERED_FRAME_BYTES * 2)
+    frame = build_frame(Opcode.TEXT, payload)
+    subject = scanner()
 
-    assert Chunk(frame) == items[0]
-    assert not [item for item in items if isinstance(item, Message)]
+    assert [] == subject.feed(frame[:-1])
+    assert [Message("error", payload, frame), MessageEnd("error", len(payload))] == subject.feed(frame[-1:])
+
+
+@pytest.mark.parametrize("kind", ["error", None])
+@pytest.mark.parametrize("is_fragmented", [True, False])
+def test_message_that_must_be_read_and_exceeds_the_limit_is_a_violation(kind: str | None, is_fragmented: bool) -> None:
+    """An `error`, or an event whose type is not shown: no byte of it is yielded, because it may hold a key."""
+    payload = b'{"type":"error","message":"' if kind else b'{"error":{"message":"'
+    frames = [fragment(Opcode.TEXT, payload + b"x" * 60_000, fin=False)]
+    frames += [fragment(Opcode.CONTINUATION, b"x" * 60_000, fin=False)] * 20
+    if not is_fragmented:
+        frames = [build_frame(Opcode.TEXT, payload.ljust(MAX_EVENT_BYTES, b"x"))]
+    subject = scanner(limit=1 << 24)
+    items = [item for frame in frames for item in subject.feed(frame)]
+
+    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)] == items
+    assert subject.at_message_boundary
 
 
 def test_large_frame_is_forwarded_as_it_arrives() -> None:
@@ -232,13 +250,14 @@ def test_large_frame_is_forwarded_as_it_arrives() -> None:
 
 
 def test_empty_fragments_are_held_within_the_limit() -> None:
-    """Empty fragments never show a type and are forwarded at the limit."""
-    subject = scanner()
-    subject.feed(fragment(Opcode.TEXT, b"", fin=False))
-    items = subject.feed(fragment(Opcode.CONTINUATION, b"", fin=False) * 5000)
+    """Empty fragments never show a type. They are forwarded at the limit if no type is requested, else refused."""
+    start, rest = fragment(Opcode.TEXT, b"", fin=False), fragment(Opcode.CONTINUATION, b"", fin=False) * 20_000
+    forwarding, reading = Scanner(masked=False, max_message_bytes=SIZE_LIMIT), scanner()
 
-    assert any(isinstance(item, Chunk) for item in items)
-    assert subject._held_size <= MAX_HELD_BYTES
+    assert any(isinstance(item, Chunk) for item in forwarding.feed(start + rest))
+    assert forwarding._held_size <= MAX_HELD_BYTES
+    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)] == reading.feed(start + rest)
+    assert reading._held_size == 0
 
 
 @pytest.mark.parametrize(

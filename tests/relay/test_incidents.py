@@ -85,8 +85,8 @@ async def test_parsed_events_are_forwarded_unchanged() -> None:
         assert 4 == len(relay.events("session.incident_seen"))
 
 
-async def test_large_response_done_is_forwarded_without_being_parsed() -> None:
-    """It is larger than what the scanner buffers."""
+async def test_large_response_done_is_forwarded_and_counted() -> None:
+    """It is larger than a frame that the scanner buffers otherwise."""
     large = json.dumps({"type": "response.done", "response": {"status": "failed", "output": "x" * 200_000}}).encode()
 
     async def script(connection: ServerConnection) -> None:
@@ -101,4 +101,5 @@ async def test_large_response_done_is_forwarded_without_being_parsed() -> None:
         client = await open_raw(relay.app.public_port, PATH)
         await client.next_event()
         assert large == payload_of(await client.next_item())
+        assert 1 == incidents(relay, "response.done", "other")
         await client.close()

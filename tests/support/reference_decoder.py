@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from service.realtime.events import HEAD_BYTES, event_type
+from service.realtime.events import HEAD_BYTES, event_type, may_be_object, type_in_head
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 
@@ -161,17 +161,20 @@ def message_head(message: Iterable[Frame]) -> bytes:
 
 
 def possible_types(message: Sequence[Frame]) -> set[str | None]:
-    """The types that the scanner may report for a whole message."""
-    found = event_type(message_head(message)) if message[0].is_text else None
-    return {found, None} if len(message) > MAX_UNTYPED_FRAMES else {found}
+    """The types that the scanner may report for a whole message: above the limit the type that its head shows counts."""
+    payload = b"".join(frame.payload for frame in message)
+    if not message[0].is_text and not may_be_object(payload):
+        return {None}
+    head = type_in_head(message_head(message))
+    return {event_type(payload), head} if held_cost(message) > MAX_HELD_BYTES and head else {event_type(payload)}
 
 
 def is_parsed(message: Sequence[Frame], parsed_types: frozenset[str]) -> bool | None:
     """Whether a whole message must be yielded as `Message`, or must not; None if both are correct."""
-    types = possible_types(message)
-    if not types & parsed_types or sum(frame.length for frame in message) > MAX_HELD_BYTES:
-        return False
-    return True if held_cost(message) <= MAX_HELD_BYTES and None not in types else None
+    if not may_be_object(b"".join(frame.payload for frame in message)):
+        return False if not message[0].is_text else None if held_cost(message) > MAX_HELD_BYTES else bool(parsed_types)
+    results = {found is None or found in parsed_types for found in possible_types(message)}
+    return results.pop() if len(results) == 1 else None
 
 
 def held_cost(frames: Iterable[Frame]) -> int:
@@ -205,11 +208,11 @@ def min_forwarded(decoded: DecodedStream, fed: int, parsed_types: frozenset[str]
 
 
 def _may_be_held(frames: list[Frame], parsed_types: frozenset[str]) -> bool:
-    if held_cost(frames) > MAX_HELD_BYTES or not all(frame.is_text for frame in frames):
-        return False
     head = message_head(frames)
-    found = event_type(head)
-    return found in parsed_types if found is not None else len(head) < HEAD_BYTES
+    if frames and not may_be_object(head):
+        return frames[0].is_text and held_cost(frames) <= MAX_HELD_BYTES
+    found = type_in_head(head)
+    return held_cost(frames) <= MAX_HELD_BYTES or found is None or found in parsed_types
 
 
 # -- comparing a scanner with it -------------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ class CheckedScanner:
                 assert mid_frame is (self.forwarded not in self._frame_ends), "mid_frame of a chunk"
             case Message(kind, payload, raw):
                 self.parsed.append((self.forwarded, payload))
-                assert kind in self.parsed_types, f"{kind} was not requested"
+                assert kind is None or kind in self.parsed_types, f"{kind} was not requested"
                 self._check_forwarded(raw)
                 assert self.forwarded in self._message_ends, "an incomplete message"
             case MessageEnd(kind, size):

@@ -61,7 +61,11 @@ def close(code: int, reason: str = "") -> bytes:
             (text(b'{"type":"error","error":{"type":"new"}}'),), 503, "upstream_error", "none", id="error-without-close"
         ),
         pytest.param(
-            (text(refusal("x", "y" * 70_000)), close(3000)), 424, "key_rejected", "3000", id="error-over-64-kib"
+            (text(refusal("invalid_api_key", "y" * 70_000)), close(3000)),
+            424,
+            "key_rejected",
+            "3000",
+            id="error-over-64-kib",
         ),
         pytest.param((b"\x81\x85aaaaHello",), 502, "bad_reply", "none", id="masked"),
         pytest.param((b"\xc1\x02{}",), 502, "bad_reply", "none", id="reserved-bit"),

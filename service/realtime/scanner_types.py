@@ -1,0 +1,91 @@
+"""Helpers of the scanner: what it does with a message of each event type. Pure, without state."""
+
+from functools import cache
+from typing import Final
+
+from service.realtime.closing import CloseCode
+from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, event_type, may_be_object, type_in_head
+from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
+
+UNREADABLE_EVENT: Final = "event that the relay has to read exceeds the size limit"
+"""Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
+
+
+@cache
+def forwarded_types(parsed_types: frozenset[str]) -> dict[bytes, str]:
+    """Return the known event types outside `parsed_types`, by their bytes in a message."""
+    return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - parsed_types}
+
+
+def type_start(head: bytes) -> int:
+    """Return the offset of the type if it is the first value; else an offset behind the head, where no type is."""
+    # Servers and JavaScript write no space after the colon, Python writes one.
+    return 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else len(head)
+
+
+def too_large_to_read() -> ProtocolError:
+    """The violation by a message that is too large to be read whole."""
+    return ProtocolError(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)
+
+
+def payload_of(frames: list[bytes], *, masked: bool) -> bytes:
+    """Return the payload of a message from its complete frames, unmasked."""
+    headers = [read_header(frame, 0, masked=masked) for frame in frames]
+    return b"".join(
+        unmask(frame[header.size :], header.key)
+        for frame, header in zip(frames, headers, strict=True)
+        if isinstance(header, Header)  # always, because the frames are complete
+    )
+
+
+class TypeRules:
+    """Which text, or binary, messages a scanner reads whole and yields as `Message`.
+
+    A binary message is an event if it holds a JSON object. Clients may read it as one.
+    """
+
+    __slots__ = ("_is_binary", "parsed_types")
+
+    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool) -> None:
+        self.parsed_types = parsed_types
+        self._is_binary = is_binary
+
+    def may_be_event(self, head: bytes) -> bool:
+        """Whether a message that begins with these bytes may be an event."""
+        return not self._is_binary or may_be_object(head)
+
+    def type_of(self, payload: bytes) -> str | None:
+        """Return the type of a whole message, None if it is unknown."""
+        return event_type(payload) if self.may_be_event(payload) else None
+
+    def type_in_head(self, head: bytes) -> str | None:
+        """Return the type that the first bytes of a message show."""
+        return type_in_head(head) if self.may_be_event(head) else None
+
+    def must_parse(self, found: str | None, payload: bytes) -> bool:
+        """Whether a whole message of this type is to be yielded as `Message`."""
+        if found is not None:
+            return found in self.parsed_types
+        return bool(self.parsed_types) and self.may_be_event(payload)
+
+    def must_read_whole(self, head: bytes) -> bool:
+        """Whether no part of an incomplete message that begins with these bytes may be yielded."""
+        found = type_in_head(head)
+        if found is not None:
+            return found in self.parsed_types
+        return bool(self.parsed_types) and may_be_object(head)  # an error is an object
+
+    def may_forward(self, head: bytes) -> bool:
+        """Whether the first fragments may be yielded before the others: a later fragment can hold another type."""
+        if not self.may_be_event(head):
+            return True
+        return not self.parsed_types and type_in_head(head) is not None
+
+
+@cache
+def type_rules(parsed_types: frozenset[str]) -> dict[int, TypeRules]:
+    """Return the rules by the opcode of a message."""
+    return {
+        Opcode.TEXT: TypeRules(parsed_types, is_binary=False),
+        Opcode.BINARY: TypeRules(parsed_types, is_binary=True),
+    }
