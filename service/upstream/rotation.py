@@ -25,7 +25,7 @@ from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
 from service.upstream.connector import UpstreamConnector
 from service.upstream.key_lint import fatal_problem, refusal_for, unreadable
-from service.upstream.secret_file import MAX_KEY_FILE_BYTES, SecretFileError, printable_path, read_secret
+from service.upstream.secret_file import HIDDEN_PATH, MAX_KEY_FILE_BYTES, SecretFileError, printable_path, read_secret
 from service.upstream.target import DialRequest
 
 POLL_SECONDS: Final = 2.0
@@ -79,6 +79,8 @@ class KeyFileWatcher:
         start_problem: str | None = None,
     ) -> None:
         self._path = path
+        # The variable can hold the key itself by mistake.
+        self._origin = f"file {HIDDEN_PATH if printable_path(str(path)) == HIDDEN_PATH else path}"
         self._connector = connector
         self._metrics = metrics
         self._request = DialRequest(query=(("model", model),))
@@ -146,7 +148,7 @@ class KeyFileWatcher:
             message = f"{message} {self._kept()}"
         is_good = outcome.cause is None
         (self._log.info if is_good else self._log.warning)(
-            "key.file_checked", message=message, result=outcome.result, cause=outcome.cause, origin=f"file {self._path}"
+            "key.file_checked", message=message, result=outcome.result, cause=outcome.cause, origin=self._origin
         )
 
     def _problem_in_use(self) -> str | None:
@@ -177,15 +179,18 @@ class KeyFileWatcher:
             self._log.error(
                 "key.file_unreadable",
                 message=f"{_VARIABLE} cannot be used: the file {error.cause}. {self._kept()}",
-                remedy=f"{error.remedy}. Do not restart the relay before: it would start without this key.",
-                origin=f"file {self._path}",
+                remedy=f"{error.remedy}. {self._restart_warning()}".rstrip(),
+                origin=self._origin,
             )
         return RotationOutcome("unreadable", problem)
 
+    def _restart_warning(self) -> str:
+        if self._key_in_use() is None:
+            return ""
+        return "Do not restart the relay before: it would start without a key."
+
     def _report_restored(self) -> RotationOutcome:
-        self._log.info(
-            "key.file_restored", message=f"{_VARIABLE} holds the key in use again.", origin=f"file {self._path}"
-        )
+        self._log.info("key.file_restored", message=f"{_VARIABLE} holds the key in use again.", origin=self._origin)
         return RotationOutcome("restored")
 
     async def _try_key(self, key: Secret) -> RotationOutcome:
@@ -224,7 +229,7 @@ class KeyFileWatcher:
             message=f"The new key was rejected. {self._kept()}",
             remedy=remedy,
             fingerprint=fingerprint(key.reveal()),
-            origin=f"file {self._path}",
+            origin=self._origin,
         )
         return RotationOutcome("rejected", reason)
 
@@ -250,6 +255,6 @@ class KeyFileWatcher:
             "key.rotated",
             message="New connections use the new key. Open sessions keep their connections.",
             fingerprint=fingerprint(key.reveal()),
-            origin=f"file {self._path}",
+            origin=self._origin,
         )
         self._on_key_changed()

@@ -14,7 +14,7 @@ from service.realtime.redaction import redact
 
 MAX_KEY_FILE_BYTES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 20
-_HIDDEN: Final = "(hidden, as it may be the secret itself)"
+HIDDEN_PATH: Final = "(hidden, as it may be the secret itself)"
 _PATH_SHAPES: Final = frozenset({"path", "relative_path"})
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -50,7 +50,7 @@ def printable_path(path: str) -> str:
     """A file name for messages; hidden unless it looks like one, because it can be the secret itself."""
     shape = find_shape(path)
     is_path = path.startswith(("/", "./", "../", "~/")) or (shape is not None and shape.code in _PATH_SHAPES)
-    return repr(redact(path[:200])) if is_path else _HIDDEN
+    return repr(redact(path[:200])) if is_path else HIDDEN_PATH
 
 
 def _decode(data: bytes, max_bytes: int) -> str:

@@ -110,6 +110,19 @@ def restore(path: Path, text: str = OLD) -> None:
     put(path, text)
 
 
+async def test_key_in_the_variable_for_its_file_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not while the relay runs, whatever its shape."""
+    monkeypatch.setattr(rotation, "POLL_SECONDS", 0.02)
+    async with running_relay(OPENAI_API_KEY="", OPENAI_API_KEY_FILE="CANARY0tokenWithoutAnyShape") as relay:
+        texts = await surfaces(relay, 424, "key_missing")
+        relay.app._check_key_file()
+        await eventually(lambda: relay.events("key.file_checked"))
+        texts["notes"] = str(await notes(relay))
+
+        assert "CANARY0" not in str(relay.logs) + str(texts)
+        assert "hidden, as it may be the secret itself" in texts["body"]
+
+
 async def test_secret_that_is_replaced_in_two_steps_is_not_reported(key_file: Path) -> None:
     """The first check that fails reports nothing."""
     async with relay_with(key_file) as (relay, _):
