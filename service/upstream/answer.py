@@ -28,12 +28,11 @@ UNNAMED: Final = "A server without a name"
 
 # Headers that only the API sends, with an empty body too; for Azure those of its gateway.
 _API_HEADERS: Final = ("openai-processing-ms", "openai-version", "x-openai-proxy-wasm", "apim-request-id")
-# Header, part of its value in lower case ("" for any), name for people. In this order.
+# Header, part of its value in lower case ("" for any), name for people. In this order. `Via` is not among them: a proxy that
+# intercepts TLS adds it to the API's own answers.
 _PROXIES: Final = (
     ("X-Squid-Error", "", "Squid"),
     ("Proxy-Authenticate", "", "an HTTP proxy"),
-    ("X-Bluecoat-Via", "", "Blue Coat"),
-    ("X-Zscaler-Transaction-Id", "", "Zscaler"),
     ("Server", "squid", "Squid"),
     ("Server", "zscaler", "Zscaler"),
     ("Server", "bluecoat", "Blue Coat"),
@@ -44,9 +43,8 @@ _PROXIES: Final = (
     ("Server", "xxxxxxxx-xxxxx", "FortiGate"),
     ("Server", "tinyproxy", "tinyproxy"),
     ("Server", "privoxy", "Privoxy"),
-    ("Via", "squid", "Squid"),
-    ("Via", "zscaler", "Zscaler"),
 )
+_OWN_ERRORS_OF_PROXIES: Final = ("X-Squid-Error", "Proxy-Authenticate")
 _EDGES: Final = (
     ("cf-mitigated", "", "Cloudflare"),
     ("CF-RAY", "", "Cloudflare"),
@@ -91,7 +89,10 @@ def describe_response(
     status: int, headers: Mapping[str, str], body: bytes, error: ErrorEvent | None, *, is_call: bool
 ) -> Answer:
     """Describe an HTTP response other than 101. `error` is an error that was parsed before, if any."""
-    by, name = _responder(headers, body, error := error or parse_refusal(body))
+    error = error or parse_refusal(body)
+    by, name = _responder(headers, body, error)
+    if by is not Responder.API:
+        error = None
     traits = _error_traits(error)
     page = body[:_MAX_MESSAGE].lower()
     if by is not Responder.API and (
@@ -159,7 +160,8 @@ def _error_of(parsed: Mapping[str, Any]) -> ErrorEvent:
 def _responder(headers: Mapping[str, str], body: bytes, error: ErrorEvent | None) -> tuple[Responder, str]:
     proxy = _named_in(headers, _PROXIES)
     edge = _named_in(headers, _EDGES)
-    if error is not None and proxy is None:
+    is_own_page = any(name in headers for name in _OWN_ERRORS_OF_PROXIES)
+    if error is not None and not is_own_page:
         return Responder.API, "The API"
     page = body[:_MAX_MESSAGE].lower()
     is_page = "html" in headers.get("Content-Type", "").lower() or b"<html" in page or b"<title" in page
