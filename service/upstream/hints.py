@@ -84,7 +84,9 @@ def facts_of(target: Target, path: str) -> dict[str, str]:
 
 
 def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None = None) -> None:
-    """Set the hint of a failed dial if the evidence allows a better remedy than the catalogue's."""
+    """Complete the evidence of a failed dial, and set its hint if there is a better remedy than the catalogue's."""
+    if failure.evidence:
+        failure.evidence = {"base_url_from": facts_of(target, "")["base_url_from"], **failure.evidence}
     if failure.hint is None and not target.simulated:
         template = _template(failure, target, os.environ if environ is None else environ)
         if template is not None:

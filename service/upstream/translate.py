@@ -93,6 +93,7 @@ def from_events(
         close_code=close_code,
         close_reason=close_text,
         hint=_fill(rule.hint, {**(facts or {}), **answer.facts}),
+        evidence={"answered_by": str(answer.by)} if error is not None or close_text else {},
     )
 
 

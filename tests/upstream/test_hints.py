@@ -6,7 +6,7 @@ import pytest
 
 from service.failures import DIAL_FAILURES, Failure, Phase
 from service.realtime.keys import Secret
-from service.upstream import hints
+from service.upstream import hints, translate
 from service.upstream.proxy import HttpProxy
 from service.upstream.target import Target
 
@@ -91,6 +91,14 @@ def test_refused_connection_to_loopback_asks_for_the_server() -> None:
 
     assert "Start the server that OPENAI_BASE_URL (from .env) names" in remedy(Failure("connect_refused"), local)
     assert "firewalls" in remedy(Failure("connect_refused"), OPENAI)
+
+
+def test_evidence_of_an_event_names_the_source_of_the_address() -> None:
+    """As that of an HTTP response does."""
+    failure = translate.from_events(None, 3000, "invalid_request_error.incorrect_hostname")
+    hints.add_hint(failure, COMPATIBLE, {})
+
+    assert {"answered_by": "api", "base_url_from": "environment"} == failure.evidence
 
 
 def test_hint_of_the_answer_has_precedence() -> None:
