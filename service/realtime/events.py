@@ -150,8 +150,8 @@ _TYPE = re.compile(
     _BOM + rb"\s*\{\s*(?:" + _STRING.replace(b'"(?:', b'"(?!type")(?:', 1) + rb"\s*:\s*" + _SCALAR + rb"\s*,\s*)*"
     rb'"type"\s*:\s*"([A-Za-z0-9_.]{1,80})"'
 )
-# The `type` of a nested object: "message", "audio/pcm". A type of an event has a dot, except "error".
-_NESTED_TYPE = re.compile(rb'"type"\s*:\s*"(?!error")[A-Za-z0-9_/-]*"')
+# A `type` that may be an event's: not that of a nested object, such as "message" or "audio/pcm", which has no dot.
+_SECOND_TYPE = re.compile(rb'"type"(?!\s*:\s*"(?!error")[A-Za-z0-9_/-]*")')
 _OBJECT_START = re.compile(_BOM + rb'\s*(?:\{\s*(?:["}]|\Z)|\Z)')
 
 
@@ -182,19 +182,10 @@ def may_repeat_type(payload: bytes, start: int) -> bool:
     It runs for each event. Most are audio in one long last string, which is no key and needs no search.
     """
     last_string = payload.rfind(b'"', start, -2) + 1
-    if payload.find(b'"type"', start, last_string) < 0 and payload.find(b"\\", start, last_string) < 0:
-        return False
-    return _has_second_type(payload, start) or payload.find(b"\\u00", start) >= 0  # an escaped letter
-
-
-def _has_second_type(payload: bytes, start: int) -> bool:
-    position = payload.find(b'"type"', start)
-    while position >= 0:
-        nested = _NESTED_TYPE.match(payload, position)
-        if nested is None:
-            return True
-        position = payload.find(b'"type"', nested.end())
-    return False
+    position = payload.find(b'"type"', start, last_string)
+    if position >= 0 and _SECOND_TYPE.search(payload, position):
+        return True
+    return payload.find(b"\\", start, last_string) >= 0 and payload.find(b"\\u00", start) >= 0  # an escaped letter
 
 
 def may_be_object(head: bytes) -> bool:

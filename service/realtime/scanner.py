@@ -26,14 +26,11 @@ from service.realtime.scanner_types import forwarded_types, payload_of, too_larg
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
 MAX_HELD_BYTES: Final = 65_536
-"""Maximum bytes of fragments held until their message is complete, if its type is known and not requested, or if no type is
-requested. The rest of a longer message is forwarded as it arrives."""
+"""Maximum bytes of fragments held until their message is complete, unless the message has to be read whole."""
 MAX_EVENT_BYTES: Final = 1_048_576
-"""Maximum bytes of a message that is read whole, because its type is requested or not known. A hundred times the largest such
-event of the provider: errors are below 1 kB, and `response.done` holds text, not audio."""
+"""Maximum bytes of a message that is read whole, because its type is requested or unknown. The provider's are far smaller."""
 
-_TEXT_WITH_TWO_BYTE_LENGTH: Final = 0x817E  # the start of an unfragmented text frame with a two-byte length
-_unpack_header = Struct(">HH").unpack_from
+_unpack_start = Struct(">I").unpack_from
 _FAST_PATH_HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest known type
 _FAST_PATH_MIN_BYTES: Final = 8 + 126  # the shortest masked frame with a two-byte length
 _MASK_REPEATER: Final = int.from_bytes(
@@ -74,7 +71,10 @@ class Scanner:
     def __init__(self, *, masked: bool, max_message_bytes: int, parsed_types: frozenset[str] = frozenset()) -> None:
         self._masked = masked
         self._max_message_bytes = max_message_bytes
-        self._expected_start = _TEXT_WITH_TWO_BYTE_LENGTH | (0x80 if masked else 0)
+        header_bytes = 8 if masked else 4
+        self._fast_path_max_bytes = header_bytes + min(max_message_bytes, MAX_BUFFERED_FRAME_BYTES - 1)
+        # The first four bytes of a frame that is a whole read: flags and opcode, mask bit, and the length in two bytes.
+        self._start_without_size = (0x81FE0000 if masked else 0x817E0000) - header_bytes
         self._rules_of = type_rules(parsed_types)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message
         self._forwarded_types = forwarded_types(parsed_types)
@@ -124,28 +124,30 @@ class Scanner:
         and one `MessageEnd`. On None nothing was consumed, and `feed` must get `data`.
         """
         size = len(data)
-        if size < _FAST_PATH_MIN_BYTES or self._fast_path_blocked:
-            return None
         # Only frames with a two-byte length, that is payloads of 126 bytes to 64 KiB: nearly all events.
-        start, length = _unpack_header(data)
-        if start != self._expected_start or length > self._max_message_bytes:
+        if (
+            self._fast_path_blocked
+            or not _FAST_PATH_MIN_BYTES <= size <= self._fast_path_max_bytes
+            or _unpack_start(data)[0] != self._start_without_size + size
+        ):
             return None
         if self._masked:
-            if length + 8 != size:
-                return None
             key = int.from_bytes(data[4:8], "little") * _MASK_REPEATER
             head = (int.from_bytes(data[8 : _FAST_PATH_HEAD_BYTES + 8], "little") ^ key).to_bytes(
                 _FAST_PATH_HEAD_BYTES, "little"
             )
             return self._forwarded_types.get(head[type_start(head) : head.find(b'"', 10)])
-        if length + 4 != size:
-            return None
         # Most events have the type of the one before.
         if not data.startswith(self._last_head, 4) and not self._find_forwarded_type(
             data[4 : _FAST_PATH_HEAD_BYTES + 4]
         ):
             return None
-        return None if may_repeat_type(data, self._last_head_end) else self._last_type
+        end = self._last_head_end
+        # The first test of `may_repeat_type` without the call: it decides for nearly every event.
+        last_string = data.rfind(b'"', end, -2) + 1
+        if data.find(b'"type"', end, last_string) < 0 and data.find(b"\\", end, last_string) < 0:
+            return self._last_type
+        return None if may_repeat_type(data, end) else self._last_type
 
     def _find_forwarded_type(self, head: bytes) -> bool:
         """Set `_last_head` and `_last_type` if the first bytes of an event show a known type outside `parsed_types`."""

@@ -103,7 +103,10 @@ class Pipe:
                 traffic = self._traffic
                 traffic.bytes += size
                 self.messages += 1
-                traffic.count(event_type)
+                if event_type in traffic.types:
+                    traffic.types[event_type] += 1
+                else:
+                    traffic.count(event_type)
                 if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
                     self._latency.event_passed(event_type)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
