@@ -213,7 +213,8 @@ def _hidden_setting(source: str, where: str, names: SettingNames) -> Flaw | None
     comment = _COMMENT.search(source.rpartition("\n")[2])
     if comment is not None and names.is_glued_in(comment.group()):
         return Flaw(f"{where} has a comment to which a setting was appended", "put the setting on a line of its own")
-    if any(names.begins(part) for part in _ODD_LINE_BREAK.split(source)[1:]):
+    parts = _ODD_LINE_BREAK.split(source)[1:]
+    if any(names.is_assigned_in(part) for part in parts if not part.lstrip().startswith("#")):
         return Flaw(f"{where} has an unusual line separator, which hides a setting", "replace it by a line feed")
     return None
 
