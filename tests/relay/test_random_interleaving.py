@@ -60,7 +60,7 @@ def check_received(transport: MemoryTransport, sender: MemoryPeer, *, is_open: b
     received = b"".join(data) + rest
     assert bytes(sender.data[: len(received)]) == received
     if is_open:
-        minimum = len(sender.data) - (sender.last_size if sender.rest else 0)
+        minimum = len(sender.data) - (sender.held_size if sender.is_incomplete else 0)
         assert minimum <= len(received) <= len(sender.data) - len(sender.rest)
 
 

@@ -56,7 +56,7 @@ class MemoryPeer:
         self.transport = transport
         self.data = bytearray()  # its data frames, those begun included
         self.rest = b""  # the missing part of a frame, sent before the next one
-        self.last_size = 0  # of the last data frame
+        self.held_size = 0  # of the last message, whose fragments the relay may hold
         self._inside_message = False
         self.sent_invalid = False  # what follows an invalid frame is not parsed, not even a close frame
 
@@ -66,14 +66,20 @@ class MemoryPeer:
         payload = (b'{"type":"x","n":%d,"a":"' % len(self.data)).ljust(size, b"A")
         self.send_frame(build_frame(opcode, payload, self._key), fin=fin, cut=cut)
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the last message lacks fragments, or its last frame a part."""
+        return self._inside_message or bool(self.rest)
+
     def send_frame(self, frame: bytes, *, fin: bool = True, cut: int | None = None) -> None:
         """Send a data frame that has been built, or its first `cut` bytes."""
         if self.transport is None:
             return
         frame = frame if fin else bytes((frame[0] & 0x7F,)) + frame[1:]
+        self.held_size = len(frame) + (self.held_size if self._inside_message else 0)
         self._inside_message = not fin
         self.transport.peer_send(self.rest + frame[:cut])
-        self.rest, self.last_size = frame[cut:] if cut is not None else b"", len(frame)
+        self.rest = frame[cut:] if cut is not None else b""
         self.data += frame
 
     def send_control(self, opcode: Opcode, payload: bytes) -> None:
