@@ -31,7 +31,8 @@ _NOUN: Final = r"(?:access|api|bearer|client|key|model|name|openai|provider|rela
 _PLACEHOLDER: Final = rf"<{_NOUN}(?:[ _-]{_NOUN}){{0,4}}>|your_(?:api_|openai_)?(?:key|token)|\.{{3}}|\u2026"
 # Words that follow "bearer" or "basic" in sentences, and the parameter of a WWW-Authenticate challenge.
 _WORD: Final = (
-    r"and|auth|authentication|authorization|credentials?|headers?|in|is|keys?|nor|of|or|realm=|schemes?|tokens?|`"
+    r"and|auth|authentication|authorization|constraints|credentials?|headers?|in|is|keys?|nor|of|or|realm=|schemes?"
+    r"|tokens?|`"
 )
 _NO_CREDENTIAL: Final = rf"(?:{_PLACEHOLDER}|{_WORD})[.:!?)\]`]*(?:[\s\\\"',;&]|$)"
 
