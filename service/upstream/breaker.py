@@ -7,6 +7,8 @@ One breaker serves all clients. Rules of this file:
   provider does not get the bad key again.
 * A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
 * A failure that affects one client only, such as an unknown model, proves that the provider answers. It closes the breaker.
+* A refusal of a query or path counts neither way: it may affect every client, but any client can cause it, and five of one
+  client must not stop the others.
 
 Nothing here waits or reads a clock of its own.
 """
@@ -30,6 +32,7 @@ FAILURES_TO_OPEN: Final = 5
 _REQUEST_SPECIFIC: Final = frozenset({
     "model_not_found", "call_not_found", "client_left"
 })  # fmt: skip
+_UNCOUNTED: Final = frozenset({"request_rejected", "wrong_base_url"})
 
 
 class CircuitBreaker:
@@ -99,6 +102,8 @@ class CircuitBreaker:
             if failure.reason != "client_left":
                 self.succeeded()
             return
+        if failure.reason in _UNCOUNTED:
+            return
         if failure.row.is_definite and not _may_be_request_specific(failure):
             self._open(failure, DEFINITE_OPEN_SECONDS)
             return
@@ -115,10 +120,10 @@ class CircuitBreaker:
 
 
 def _may_be_request_specific(failure: Failure) -> bool:
-    """Whether a refusal may be the answer to one client's path or query, such as a 400; only a series of them affects all."""
+    """Whether a 403 may be the answer of a server before the API to one client's query; only a series of them affects all."""
     if failure.phase not in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return False
-    if failure.reason in {"request_rejected", "blocked_before_api", "wrong_base_url"}:
+    if failure.reason == "blocked_before_api":
         return True
     return failure.reason == "key_forbidden" and failure.phase is Phase.UPGRADE and failure.upstream_code is None
 

@@ -134,16 +134,21 @@ def _certificate_hint(detail: str, environ: Mapping[str, str]) -> str | None:
     file = environ.get("SSL_CERT_FILE", "")
     if not file:
         return None
-    if not Path(file).is_file():
+    if not _is_readable_file(file):
         return (
-            "SSL_CERT_FILE is set, but the file that it names does not exist or is a folder, so no certificate is trusted. "
-            "Correct its path."
+            "SSL_CERT_FILE is set, but the file that it names does not exist, is a folder or is not readable for the relay's "
+            "user, so no certificate is trusted. Correct its path or its mode."
         )
     return (
         "SSL_CERT_FILE is set, but its certificates do not include the CA that issued the certificate of {host}. Add "
         "that root CA, "
         "and any intermediate CA that the server does not send, to the file. 'python -m service doctor' names the issuer."
     )
+
+
+def _is_readable_file(path: str) -> bool:
+    """Whether OpenSSL can read a file. Raises nothing: `Path.is_file` raises PermissionError before Python 3.14."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113 - see above
 
 
 def _refused_hint(url: URL) -> str | None:

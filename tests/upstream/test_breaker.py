@@ -15,11 +15,11 @@ from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
 PATH = "/v1/realtime?model=scripted"
-MAY_CONCERN_ONE_CLIENT = ["blocked_before_api", "wrong_base_url", "request_rejected"]
+UNCOUNTED = ["request_rejected", "wrong_base_url"]
 DEFINITE = sorted(
     reason
     for reason, row in DIAL_FAILURES.items()
-    if row.is_definite and reason not in {"model_not_found", "call_not_found", *MAY_CONCERN_ONE_CLIENT}
+    if row.is_definite and reason not in {"model_not_found", "call_not_found", "blocked_before_api", *UNCOUNTED}
 )
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -88,6 +88,20 @@ def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) 
     assert not breaker.is_open
 
 
+@pytest.mark.parametrize("reason", UNCOUNTED)
+@pytest.mark.parametrize("phase", [Phase.UPGRADE, Phase.FIRST_EVENT])
+def test_refusals_of_a_query_or_path_stop_no_other_client(reason: str, phase: Phase, clock: Clock) -> None:
+    """Any client can cause them. They do not close an open breaker either: they do not show that the key works."""
+    breaker = CircuitBreaker(clock)
+    for _ in range(FAILURES_TO_OPEN * 2):
+        breaker.failed(Failure(reason, phase))
+    assert not breaker.is_open
+
+    breaker.failed(Failure("quota_exhausted", Phase.FIRST_EVENT))
+    breaker.failed(Failure(reason, phase))
+    assert breaker.is_open
+
+
 def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_time(clock: Clock) -> None:
     """A failed trial opens it again for the next step of the backoff."""
     breaker = CircuitBreaker(clock)
@@ -106,7 +120,7 @@ def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_
     assert [1, 2, 4, 8, 15, 15] == open_seconds
 
 
-@pytest.mark.parametrize("reason", ["key_forbidden", *MAY_CONCERN_ONE_CLIENT])
+@pytest.mark.parametrize("reason", ["key_forbidden", "blocked_before_api"])
 def test_refusal_that_may_concern_one_client_opens_the_breaker_only_after_a_series(reason: str, clock: Clock) -> None:
     """A 403 without an error code may be the edge's answer to the path or query of one client."""
     breaker = CircuitBreaker(clock)

@@ -1,5 +1,6 @@
 """Remedies that depend on target, settings and environment."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_certificate_remedy_depends_on_ssl_cert_file(tmp_path: Path) -> None:
     assert "do not include the CA" in is_set
     assert "set SSL_CERT_FILE" not in is_set
     assert "does not exist" in remedy(Failure("tls_untrusted", detail=detail), OPENAI, SSL_CERT_FILE=str(tmp_path))
+
+
+def test_certificate_remedy_names_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is raised in place of the dial's failure: `stat` fails where a folder of the path cannot be entered."""
+    bundle = str(tmp_path / "ca.pem")
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    failure = Failure("tls_untrusted", detail="unable to get local issuer certificate")
+
+    assert "is not readable for the relay's user" in remedy(failure, OPENAI, SSL_CERT_FILE=bundle)
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,13 @@ async def test_answer_that_is_not_http_is_reported(data: bytes, reason: str) -> 
         assert 502 == answer.status
         assert answer.error["code"] in {reason, "bad_reply"}
         assert upstream.requests <= 2
+
+
+async def test_rejected_requests_of_one_client_do_not_stop_the_dials_of_others() -> None:
+    """A 400 of the provider may be the answer to the query of one client, however often the client repeats it."""
+    async with raw_http_relay(answering("400 Bad Request", error("unknown_parameter"))) as (relay, upstream):
+        for number in range(1, 8):
+            answer = await connect_once(relay)
+
+            assert "request_rejected" == answer.error["code"]
+            assert number == upstream.requests
