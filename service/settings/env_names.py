@@ -44,7 +44,7 @@ class SettingNames:
         return any(self._similar_to(word) for word in re.split(r"[\s=:;,\"']+", text) if not word.isascii())
 
     def meant_by(self, name: str) -> str | None:
-        """The setting that a name which is none of them stands for; None for the name of another program.
+        """The setting that a misspelt name means; None for the name of another program.
 
         A plain `OPENAI_...`, in any case, can be the name of another program, and an unknown `RELAY_...` that of another
         version of the relay: both only warn.
@@ -72,7 +72,7 @@ class SettingNames:
         return next((name for name in sorted(self.known, key=len, reverse=True) if name in text), None)
 
     def _similar_to(self, word: str) -> str | None:
-        """The setting that a word is, if each of its characters that is not ASCII stands for one letter."""
+        """The setting that a word is, if each of its characters that is not ASCII replaces one letter."""
         if word.isascii() or len(word) > _MAX_WORD:
             return None
         visible = _visible(word).upper()

@@ -49,7 +49,7 @@ def test_dns_remedy_names_the_host_of_the_target(target: Target) -> None:
 
 
 def test_certificate_remedy_depends_on_ssl_cert_file(tmp_path: Path) -> None:
-    """Whoever has set the variable is not asked to set it."""
+    """The remedy does not ask for a variable that is already set."""
     bundle = tmp_path / "ca.pem"
     bundle.write_text("")
     detail = "self-signed certificate in certificate chain"
