@@ -220,7 +220,7 @@ def _hidden_setting(source: str, where: str, names: SettingNames) -> Flaw | None
 
 
 def _wrong_with_assignment(statement: Statement, where: str, names: SettingNames) -> Flaw | None:
-    name, value = statement.name or "", statement.value
+    name, value, source = statement.name or "", statement.value, statement.source
     is_ours = name in names.known
     if value is None and is_ours:
         return Flaw(f"{where}: {name} has no '='", f"write {name}=value")
@@ -234,9 +234,12 @@ def _wrong_with_assignment(statement: Statement, where: str, names: SettingNames
             f"{where}: the quotation mark after {name}= is closed in line {last} only", "close it in the same line"
         )
     if _swallows_setting(statement, value, names, is_ours=is_ours):
+        whole = (
+            "" if is_ours or _QUOTE.search(source) else "; if it is part of the value, put the value in quotation marks"
+        )
         return Flaw(
             f"{where}: the value of {name if is_ours else 'this line'} contains another setting, which was not read",
-            "put each setting on a line of its own, and close quotation marks in the same line",
+            f"put each setting on a line of its own, and close quotation marks in the same line{whole}",
         )
     return None
 

@@ -12,6 +12,7 @@ from typing import Final
 from yarl import URL
 
 from service.failures import Failure
+from service.realtime.redaction import redact
 from service.upstream.target import Target
 
 _AZURE: Final = {
@@ -70,12 +71,12 @@ _STRICT_PROBLEMS: Final = (
 
 
 def facts_of(target: Target, path: str) -> dict[str, str]:
-    """The facts of a request that hints and evidence may name. The path has no query."""
+    """The facts of a request that hints and evidence may name. The path has no query; a gateway's can hold a key."""
     base = URL(target.base_url)
     is_bare = base.path.strip("/") == ""
     host = base.host or ""
     return {
-        "path": path,
+        "path": redact(path),
         "host": host,
         "base_form": _AZURE_FORM if target.label == "azure" else _COMMON_FORM,
         "base_url_from": target.base_url_from or "the default",

@@ -325,3 +325,13 @@ def test_access_is_closed_or_the_start_is_refused(before: list[str], joint: str,
 
     assert parsed.flaws or "tokens" == parsed.values().get("RELAY_ACCESS")
     assert all("CANARY" not in str(flaw) for flaw in (*parsed.flaws, *parsed.strays))
+
+
+def test_remedy_for_a_command_in_a_value_can_be_followed(tmp_path: Path) -> None:
+    """A value of another program may name a setting; in quotation marks it hides none."""
+    (tmp_path / ".env").write_text("RUN=docker run -e RELAY_ACCESS=tokens image\n")
+    with pytest.raises(SettingsRejected, match="put the value in quotation marks"):
+        load_settings({}, tmp_path)
+
+    (tmp_path / ".env").write_text("RUN='docker run -e RELAY_ACCESS=tokens image'\n")
+    load_settings({}, tmp_path)

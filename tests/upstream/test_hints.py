@@ -90,6 +90,16 @@ def test_certificate_remedy_fits_the_verification_error(detail: str, part: str) 
     assert part in remedy(Failure("tls_untrusted", detail=detail), OPENAI, SSL_CERT_FILE="/nowhere")
 
 
+def test_key_in_the_path_of_the_base_url_is_redacted() -> None:
+    """The path is part of remedies, which clients receive."""
+    key = "sk-proj-" + "a1B2" * 12
+
+    path = hints.facts_of(COMPATIBLE, f"/{key}/v1/realtime")["path"]
+
+    assert key not in path
+    assert "v1/realtime" in hints.facts_of(COMPATIBLE, "/v1/realtime")["path"]
+
+
 def test_proxy_without_credentials_is_named() -> None:
     """With credentials, the remedy is to correct them."""
     without = Target("https://api.openai.com/v1", proxy=HttpProxy("http://proxy:3128", "https_proxy"))
