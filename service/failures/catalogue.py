@@ -63,7 +63,7 @@ ADMISSION_FAILURES: Final = catalogue_of(  # of a request that the relay refuses
         "The head of the request exceeds the relay's limit.",
         "Send at most 64 kB and 128 lines of headers, cookies included. Delete the cookies of the relay's host, or serve the "
         "relay at a host name that has none."),
-    Row("proxy_protocol", "clients", _OPERATOR, 400, None, _NEVER, _WARNING,
+    Row("proxy_protocol", "clients", _CLIENT, 400, None, _NEVER, _WARNING,
         "The connection starts with a PROXY protocol header.",
         "Switch the PROXY protocol off in the load balancer in front of the relay: haproxy: remove send-proxy and "
         "send-proxy-v2; nginx: 'proxy_protocol off'; AWS: proxy_protocol_v2.enabled=false. To keep client addresses, let "

@@ -39,7 +39,6 @@ PUBLISHED_CODES = {
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
-    proxy_protocol
     relay_full key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
@@ -49,7 +48,7 @@ COUNTED = """
 # The failures that fire no alert, because the client caused them. They count as reconnects of the client.
 CAUSED_BY_CLIENT = """
     token_missing token_invalid origin_refused bad_request model_refused model_missing not_a_websocket path_not_found
-    method_not_allowed headers_too_large http_version_refused tls_refused too_many_sessions
+    method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left
 """
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}
