@@ -18,7 +18,7 @@ from service.access.origins import parse_origin
 from service.doctor.output import NullReporter, Redaction, TextReporter, json_document
 from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
-from service.realtime.names import MODEL_NAME
+from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.settings import Settings
 
 OK: Final = 0
@@ -26,7 +26,6 @@ FAILED: Final = 1
 USAGE: Final = 2
 _DEFAULTS: Final = Settings()
 _SUCCESS: Final = "All steps passed: connected, session ready."
-_CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
 _MAX_TOKEN_BYTES: Final = 65_536
 
 
@@ -162,7 +161,7 @@ def _parse_relay(text: str) -> URL:
         )
     if url.user or url.password:
         raise UsageError("--relay must not contain credentials; use --token-env or --token-file")
-    if _CREDENTIAL_PARAMETERS & {name.lower() for name in url.query}:
+    if CREDENTIAL_PARAMETERS & {name.lower() for name in url.query}:
         raise UsageError("--relay must not contain a token, because URLs are logged; use --token-env or --token-file")
     return url
 

@@ -13,13 +13,11 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 
 from service.failures import Failure
-from service.realtime.names import MODEL_NAME
+from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.upstream.target import DialRequest
 
 SUBPROTOCOL: Final = "realtime"
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
-# Every proxy on the way logs URLs, so a credential in one has leaked already.
-_CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "apiKey", "token", "access_token", "key"})
 _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _MAX_OTHER_PARAMETERS: Final = 16
@@ -87,7 +85,7 @@ def header_token(request: web.Request) -> str | None:
 
 def parse_token(request: web.Request) -> str | None:
     """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
-    if _CREDENTIAL_PARAMETERS & request.query.keys():
+    if CREDENTIAL_PARAMETERS & request.query.keys():
         raise Failure("token_missing", detail="a credential in the URL is not accepted")
     if token := header_token(request):
         return token

@@ -11,7 +11,7 @@ from tests.support.harness import KEY_CANARY, eventually, open_raw, payload_of, 
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
 from tests.support.raw_http_server import Exchange
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
-from tests.support.scripted_upstream import PATH
+from tests.support.scripted_upstream import PATH, session
 
 ERROR: Final = {
     "type": "invalid_request_error",
@@ -86,12 +86,8 @@ async def test_error_is_redacted_and_counted_wherever_its_type_is(frame: bytes) 
         connection.send(b'{"type":"session.updated"}')
         await connection.until_close()
 
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
-    ):
-        client = await open_raw(relay.app.public_port, PATH)
-        await client.next_event()
+    async with session(script) as scripted:
+        relay, client = scripted.relay, scripted.client
         error = json.loads(payload_of(await client.next_item()).decode("utf-8-sig", "replace"))
         assert "session.updated" == (await client.next_event())["type"]
         await client.close()
@@ -112,12 +108,8 @@ async def test_message_without_a_type_is_redacted(frame: bytes) -> None:
         connection.send(b'{"type":"session.updated"}')
         await connection.until_close()
 
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
-    ):
-        client = await open_raw(relay.app.public_port, PATH)
-        await client.next_event()
+    async with session(script) as scripted:
+        client = scripted.client
         assert KEY_CANARY.encode() not in await client.next_item()
         assert "session.updated" == (await client.next_event())["type"]
         await client.close()
@@ -204,18 +196,13 @@ async def test_event_too_large_to_be_read_ends_the_session_and_is_not_forwarded(
         connection.send(payload)
         await connection.until_close()
 
-    async with (
-        raw_upstream(script) as upstream,
-        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
-    ):
-        client = await open_raw(relay.app.public_port, PATH)
-        await client.next_event()
+    async with session(script) as scripted:
+        client = scripted.client
         error = await client.next_event()
 
         assert ("error", "upstream_protocol_error") == (error["type"], error["error"]["code"])
         await client.close()
-        await eventually(lambda: bool(relay.events("session.ended")), 5)
-        await eventually(lambda: upstream.open == 0, 5)
+        assert "upstream_protocol_error" == await scripted.ended(5)
 
 
 async def test_session_works_with_a_provider_that_writes_the_type_last() -> None:
