@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 from service.realtime.redaction import redact
 from service.settings import Settings, SettingsRejected, load_settings, reference
+from service.upstream.secret_file import problem_of_certificate_file
 from service.version import __version__
 
 OK: Final = 0
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     # aiohttp makes a TLS context when it is imported, and this variable makes every context write its secrets to a file.
     os.environ.pop("SSLKEYLOGFILE", None)
+    if (problem := problem_of_certificate_file(environ)) is not None:  # aiohttp's import would block
+        _print_error(f"{problem}.")
+        return USAGE
     parser = _Parser(
         prog="realtime-relay",
         description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",

@@ -20,6 +20,7 @@ from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.settings import Settings
+from service.upstream.secret_file import SecretFileError, read_secret
 
 OK: Final = 0
 FAILED: Final = 1
@@ -185,10 +186,9 @@ def _read_token(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Se
     elif arguments.token_file is not None:
         source = "the file of --token-file"
         try:
-            with Path(arguments.token_file).open("rb") as file:
-                value = file.read(_MAX_TOKEN_BYTES).decode("utf-8-sig", "replace")
-        except OSError as exc:
-            raise UsageError(f"{source} cannot be read: {exc.strerror}") from None
+            value = read_secret(arguments.token_file, _MAX_TOKEN_BYTES).removeprefix("\ufeff")
+        except SecretFileError as exc:
+            raise UsageError(f"{source} {exc.cause}") from None
     else:
         return None
     value = value.strip()

@@ -1,11 +1,13 @@
 """Reads a file of settings whole, or says why not and what to do. Never blocks on a pipe or a device."""
 
 import os
-import stat
 from pathlib import Path
 from typing import Final
 
-MAX_BYTES: Final = 1 << 20
+from service.upstream.secret_file import NotRegularFile, read_regular_file
+
+MAX_BYTES: Final = 65_536
+"""Of a `.env` file. The parser takes up to 15 seconds for each MiB."""
 
 
 class Unreadable(Exception):
@@ -20,8 +22,7 @@ class Unreadable(Exception):
 def read_source(path: Path, max_bytes: int = MAX_BYTES) -> bytes | None:
     """The bytes of a file; None if there is none; raises Unreadable."""
     try:
-        # O_NONBLOCK: opening a named pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = read_regular_file(path, max_bytes)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise Unreadable(
@@ -29,30 +30,25 @@ def read_source(path: Path, max_bytes: int = MAX_BYTES) -> bytes | None:
                 "mount the target or remove the link",
             ) from None
         return None
+    except NotRegularFile as exc:
+        raise _not_regular(exc) from None
     except ValueError:  # a NUL byte in the path
         raise Unreadable("has a path that no file can have", "correct the path") from None
     except OSError as exc:
         raise _unreadable(exc, path) from None
-    try:
-        _require_regular_file(os.fstat(descriptor).st_mode)
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(max_bytes + 1)
-    except OSError as exc:
-        raise _unreadable(exc, path) from None
-    finally:
-        os.close(descriptor)
     if len(data) > max_bytes:
-        raise Unreadable(f"is larger than {max_bytes} bytes and was not read", "check that it is the intended file")
+        raise Unreadable(
+            f"is larger than {max_bytes // 1024} KiB and was not read", "check that it is the intended file"
+        )
     return data
 
 
-def _require_regular_file(mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise Unreadable(
+def _not_regular(exc: NotRegularFile) -> Unreadable:
+    if exc.kind == "folder":
+        return Unreadable(
             "is a directory, which docker creates if the file to mount is missing", "replace the directory by a file"
         )
-    if not stat.S_ISREG(mode):
-        raise Unreadable("is a pipe, socket or device, not a file", "replace it by a file")
+    return Unreadable(f"is a {exc.kind}, not a regular file", "replace it by a file")
 
 
 def _unreadable(exc: OSError, path: Path) -> Unreadable:

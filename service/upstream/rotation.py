@@ -164,11 +164,6 @@ class KeyFileWatcher:
         return key.reveal() if key is not None else None
 
     def _read(self) -> str:
-        with suppress(OSError):
-            if self._path.is_fifo() or self._path.is_char_device():  # such as <(command): it was read at the start
-                if self._last_text is None:
-                    raise SecretFileError("is a pipe that was empty at the start", "Restart the relay")
-                return self._last_text
         return read_secret(str(self._path), MAX_KEY_FILE_BYTES)
 
     def _report_unreadable(self, error: SecretFileError, *, is_requested: bool) -> RotationOutcome:

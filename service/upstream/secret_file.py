@@ -1,9 +1,13 @@
-"""Reads a secret from a file that a `*_FILE` variable names, and explains why that fails; for the start and for rotation."""
+"""Reads a secret from a file that a `*_FILE` variable names, and explains why that fails; for the start and for rotation.
+
+Only regular files are read, within a bound: a pipe without a writer, or a terminal, would block the start for ever.
+"""
 
 import codecs
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +20,8 @@ MAX_KEY_FILE_BYTES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 20
 HIDDEN_PATH: Final = "(hidden, as it may be the secret itself)"
 _PATH_SHAPES: Final = frozenset({"path", "relative_path"})
+_FOLDER: Final = "folder"
+_KINDS: Final = {stat.S_IFDIR: _FOLDER, stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -30,14 +36,58 @@ class SecretFileError(Exception):
         return f"{self.cause}. {self.remedy}"
 
 
+class NotRegularFile(OSError):
+    """The path leads to a pipe, socket, device or folder. `kind` is a noun for the message."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(errno.EISDIR if kind == _FOLDER else errno.EINVAL, f"it is a {kind}")
+        self.kind = kind
+
+
+def read_regular_file(path: str | Path, max_bytes: int) -> bytes:
+    """At most `max_bytes` + 1 bytes of a regular file; follows links, never blocks. Raises OSError, ValueError."""
+    try:
+        # O_NONBLOCK: opening a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise NotRegularFile("socket") from None
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotRegularFile(_KINDS.get(stat.S_IFMT(mode), "device"))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
+
+
+def problem_of_certificate_file(environ: Mapping[str, str]) -> str | None:
+    """Why a process must not load SSL_CERT_FILE: to open a pipe or a device can block it for ever. None if it can be loaded.
+
+    A file that is missing or a folder does not block; OpenSSL then trusts no certificate, which the dial reports.
+    """
+    path = environ.get("SSL_CERT_FILE", "")
+    try:
+        mode = Path(path).stat().st_mode if path else stat.S_IFREG
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    kind = _KINDS.get(stat.S_IFMT(mode), "device")
+    return (
+        f"SSL_CERT_FILE names a {kind}, not a regular file; set it to a file with certificates in PEM form, or unset it"
+    )
+
+
 def read_secret(path: str, max_bytes: int = MAX_FILE_BYTES) -> str:
     """The text of a file without its last line feed, which is the file's own. Raises SecretFileError.
 
     A carriage return and other blanks remain: the lint of keys reports them.
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(max_bytes + 1)
+        data = read_regular_file(path, max_bytes)
     except (OSError, ValueError) as exc:
         raise _explain_error(path, exc) from None
     text = _decode(data, max_bytes).removesuffix("\n")
@@ -67,6 +117,11 @@ def _decode(data: bytes, max_bytes: int) -> str:
 def _explain_error(path: str, exc: OSError | ValueError) -> SecretFileError:
     if not isinstance(exc, OSError):
         return SecretFileError("is not a path", "Set the variable to the path of a file")
+    if isinstance(exc, NotRegularFile) and exc.kind != _FOLDER:
+        return SecretFileError(
+            f"is a {exc.kind}, not a regular file, and was not read",
+            "Write the secret to a regular file and set the variable to its path",
+        )
     strerror = exc.strerror or type(exc).__name__
     match exc.errno:
         case errno.EISDIR:

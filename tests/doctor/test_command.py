@@ -115,7 +115,7 @@ RELAY = ["--relay", "http://127.0.0.1:1"]
         ([*RELAY, "--origin", "app.example.com"], {}, "--origin must be scheme, host and port only"),
         ([*RELAY, "--token-env", "T"], {}, "is unset or empty"),
         ([*RELAY, "--token-env", "T"], {"T": "CANARY with blanks"}, "characters that an HTTP header cannot carry"),
-        ([*RELAY, "--token-file", "nothing"], {}, "the file of --token-file cannot be read: No such file"),
+        ([*RELAY, "--token-file", "nothing"], {}, "the file of --token-file cannot be read (No such file"),
         ([*RELAY, "--token-env", "T", "--token-file", "t"], {}, "exclude each other"),
         (["--model", "../admin"], {}, "must be a model name"),
         (["--origin", "https://app.example.com"], {}, "--origin requires --relay"),

@@ -1,6 +1,7 @@
 """The program as a process: settings, start, probes, drain, exit codes."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -187,6 +188,19 @@ def test_env_file_that_is_not_read_whole_exits_with_2(tmp_path: Path) -> None:
     assert "RELAY_PROT is not a setting of the relay (.env); did you mean RELAY_PORT?" in result.stderr
     assert "service.started" not in result.stderr
     assert "CANARY" not in result.stderr
+
+
+def test_pipe_in_the_place_of_a_file_does_not_block_the_start(tmp_path: Path) -> None:
+    """Nobody writes to the pipe. A key file only closes readiness; other files stop the start."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    cause = "is a pipe, not a regular file"
+    tokens = run("serve", OPENAI_API_KEY_FILE=str(pipe), RELAY_CLIENT_TOKENS_FILE=str(pipe))
+    certificates = run("serve", SSL_CERT_FILE=str(pipe))
+
+    assert (2, 2) == (tokens.returncode, certificates.returncode)
+    assert f"RELAY_CLIENT_TOKENS_FILE names the file '{pipe}', which {cause}" in tokens.stderr
+    assert f"OPENAI_API_KEY_FILE '{pipe}' {cause}" in tokens.stderr
+    assert "SSL_CERT_FILE names a pipe, not a regular file; set it to a file" in certificates.stderr
 
 
 def test_misspelt_name_is_reported_if_the_port_is_in_use() -> None:

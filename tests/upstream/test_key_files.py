@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from service.realtime.redaction import redact
-from service.upstream import rotation, secret_file
+from service.upstream import rotation
 from service.upstream.secret_file import SecretFileError, printable_path, read_secret
 from tests.support.doctor_chain import run_provider_chain
 from tests.support.harness import Relay, eventually, open_raw, running_relay
@@ -40,16 +40,20 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def link_to_nothing(path: Path) -> None:
-    """A link whose target is missing, as while a mount is replaced."""
+def make_pipe(path: Path) -> None:
+    """A named pipe without a writer: to open it would wait for ever."""
     path.unlink(missing_ok=True)
-    path.symlink_to(path.parent / "nowhere")
+    os.mkfifo(path)
 
 
-def link_to_itself(path: Path) -> None:
-    """A link that leads to itself."""
-    path.unlink(missing_ok=True)
-    path.symlink_to(path)
+def link_to(target: str) -> Callable[[Path], None]:
+    """A link: to a file that is missing, as while a mount is replaced, or to itself, or to a device."""
+
+    def link(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(path.parent / target)
+
+    return link
 
 
 def write(data: bytes) -> Callable[[Path], object]:
@@ -61,14 +65,16 @@ def write(data: bytes) -> Callable[[Path], object]:
 PROBLEMS = {
     "missing": (remove, "cannot be read (No such file or directory)"),
     "folder": (make_folder, "is a folder; docker makes one where a file is missing"),  # docker/compose#5377
-    "dangling link": (link_to_nothing, "it is a link whose target is missing"),
-    "link loop": (link_to_itself, "cannot be read ("),
+    "dangling link": (link_to("nowhere"), "it is a link whose target is missing"),
+    "link loop": (link_to("key"), "cannot be read ("),
     "empty": (write(b""), "is empty"),
     "blank": (write(b" \r\n\n"), "is empty"),
     "utf-16": (write(f"{NEW}\r\n".encode("utf-16")), "is UTF-16 text"),
     "utf-16 without a mark": (write(NEW.encode("utf-16-le")), "is UTF-16 text"),
     "latin-1": (write(b"sk-sim-good # schl\xfcssel"), "is not UTF-8 text"),
     "binary": (write(b"\x00\x01\x02"), "or binary"),
+    "pipe": (make_pipe, "is a pipe, not a regular file"),
+    "device": (link_to("/dev/null"), "is a device, not a regular file"),
     "too large": (write(b"a" * 70_000), "is larger than 64 KiB"),
 }
 
@@ -103,7 +109,7 @@ async def test_running_relay_reports_an_unreadable_key_file_once(key_file: Path,
 
 def restore(path: Path, text: str = OLD) -> None:
     """A file with a text, in place of what is there."""
-    if path.is_symlink():
+    if path.is_symlink() or path.is_fifo():
         path.unlink()
     elif path.is_dir():
         path.rmdir()
@@ -246,14 +252,10 @@ def test_error_of_the_system_is_explained(
     path.write_text(OLD)
     path.chmod(0o600)
 
-    class Unreadable(type(path)):  # type: ignore[misc]  # the class of paths depends on the platform
-        """A path that cannot be opened."""
+    def refuse(*_args: object) -> int:
+        raise OSError(number, os.strerror(number))
 
-        def open(self, *_args: object, **_options: object) -> None:
-            """Fail as the system does."""
-            raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(secret_file, "Path", Unreadable)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SecretFileError) as caught:
         read_secret(str(path))
 
