@@ -67,7 +67,6 @@ def parse_env_text(data: bytes, file_name: str = ".env") -> EnvText:
     if b"\r" in data:
         remarks.append(_CARRIAGE_RETURNS)
     remarks += _line_remarks(text.statements)
-    remarks += _repeated_names(text.statements)
     return EnvText(frozenset(values), tuple(remarks), _is_filled_in(values.get(KEY) or ""), is_whole=not text.flaws)
 
 
@@ -99,15 +98,6 @@ def _setting_remark(name: str, value: str, source: str) -> str | None:
     if _SPACED.search(source.lstrip()):
         return f"the relay removes the spaces around the '=' of {name}, but shells reject them; remove them"
     return None
-
-
-def _repeated_names(statements: Iterable[Statement]) -> Iterator[Remark]:
-    names = [
-        statement.name for statement in statements if statement.name in SETTING_NAMES and statement.value is not None
-    ]
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            yield Remark(f"sets {name} {names.count(name)} times; the last value is used; remove the others")
 
 
 def _is_filled_in(key: str) -> bool:

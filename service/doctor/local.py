@@ -89,10 +89,9 @@ class LocalConfiguration:
     async def read_settings(self) -> Finding:
         """Load the settings. Invalid ones fail this step, all together; overridden values and unknown names warn."""
         notes = [f"{sentence}." for sentence in sources.conflicting_values(self.layers)]
-        # has_key=False: a name such as OPENAI_KEY is worth a warning even if a key is found, since it may be the newer one.
-        warnings = find_warnings(self.layers, SETTING_NAMES, has_key=False)
+        # Thorough: a name such as OPENAI_KEY is worth a warning even if a key is found, since it may be the newer one.
+        warnings = find_warnings(self.layers, SETTING_NAMES, has_key=self.has_key, is_thorough=True)
         notes += [f"{warning.variable} {warning.sentence}." for warning in warnings]
-        notes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers)]
         empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers, in_environment=False)]
         try:
             self.settings = load_settings(self.environ, self.directory)
@@ -164,10 +163,9 @@ class LocalConfiguration:
         causes = [self.settings.openai_api_key_problem] if self.settings.openai_api_key_problem else []
         causes += [
             f"{warning.variable} {warning.sentence}"
-            for warning in find_warnings(self.layers, SETTING_NAMES, has_key=False)
+            for warning in find_warnings(self.layers, SETTING_NAMES, has_key=False, is_thorough=True)
             if KEY in warning.sentence
         ]
-        causes += [f"{name} {sentence}" for name, sentence in sources.misspelt_names(self.layers) if KEY in sentence]
         causes += [str(file).removesuffix(".") for file in self.env_files.unread if file.holds_key]
         causes += [f"{name} {remark.text}" for name, remark in self._remarks() if remark.explains_missing_key]
         return list(dict.fromkeys(cause.removesuffix(".") for cause in causes))

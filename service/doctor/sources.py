@@ -3,7 +3,6 @@
 No sentence holds a value; of a key it holds the fingerprint.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -14,20 +13,6 @@ from service.settings import SETTING_NAMES, SETTINGS
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers
 
 SIMULATOR_PREFIX: Final = "sk-sim-"
-# Names that other programs and older SDKs use for a setting of the relay.
-_OTHER_NAMES: Final = {
-    "OPENAI_API_BASE": "OPENAI_BASE_URL",
-    "OPENAI_API_URL": "OPENAI_BASE_URL",
-    "OPENAI_URL": "OPENAI_BASE_URL",
-    "OPENAI_ENDPOINT": "OPENAI_BASE_URL",
-    "AZURE_OPENAI_ENDPOINT": "OPENAI_BASE_URL",
-    "AZURE_OPENAI_API_KEY": KEY,
-    "OPENAI_ORGANIZATION": "OPENAI_ORG_ID",
-    "OPENAI_ORGANIZATION_ID": "OPENAI_ORG_ID",
-    "OPENAI_ORG": "OPENAI_ORG_ID",
-    "OPENAI_PROJECT": "OPENAI_PROJECT_ID",
-    "OPENAI_MODEL": "RELAY_MODEL",
-}
 
 
 def conflicting_values(layers: Layers) -> Iterator[str]:
@@ -68,29 +53,6 @@ def empty_settings(layers: Layers, *, in_environment: bool) -> Iterator[str]:
             is_of_interest = in_environment or layer.origin != ENVIRONMENT_ORIGIN
             if name in SETTING_NAMES and not value.strip() and is_of_interest:
                 yield f"{name} is empty ({_place(layer.origin)}), which counts as unset"
-
-
-def misspelt_names(layers: Layers) -> Iterator[tuple[str, str]]:
-    """Names that are not read but resemble a setting: the name and a sentence.
-
-    Other names for the key, and names that begin with RELAY_ in any case, are warnings of the settings.
-    """
-    for name, origin in sorted(layers.names().items()):
-        if name in SETTING_NAMES:
-            continue
-        intended = _OTHER_NAMES.get(name.upper())
-        if (
-            intended is None
-            and name.upper() in SETTING_NAMES
-            and name.upper().startswith("OPENAI_")
-            and name.upper() != KEY
-        ):
-            intended = name.upper()
-        if intended is None and name.startswith("OPENAI_") and origin != ENVIRONMENT_ORIGIN:
-            close = difflib.get_close_matches(name, [n for n in SETTING_NAMES if n.startswith("OPENAI_")], 1, 0.85)
-            intended = close[0] if close else None
-        if intended is not None:
-            yield name, f"is not read ({_place(origin)}); did you mean {intended}?"
 
 
 def _place(origin: str) -> str:

@@ -10,14 +10,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from service.realtime.redaction import redact
+
 _PREFIX: Final = "RELAY_"
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Mn"})
 _PLAIN_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _ESCAPED_BREAK: Final = re.compile(r"\\[nrt]")
 _NAMES_OF_MAILERS: Final = frozenset({"RELAY_HOST", "RELAY_PORT"})  # SMTPRELAY_HOST is that of another program
+_TRAILING_COMMENT: Final = re.compile(r"(?<=\S)\s#[^#]*$")
 _MAX_WORD: Final = 100
 _NAMES_SHOWN: Final = 6
+_MAX_SHOWN: Final = 40
 
 
 class SettingNames:
@@ -32,7 +36,10 @@ class SettingNames:
             rf"(?<![A-Za-z0-9_])(?:(?:{loose})(?![A-Za-z0-9_])|RELAY_(?:[A-Z]|\s|$)|(?<=\[)RELAY(?=\]))", re.IGNORECASE
         )
         self._assigned = re.compile(rf"(?<![$_{{])(?:{exact}|(?<![A-Z0-9]){_PREFIX}[A-Z0-9_]+)[ \t]*=")
-        self._glued = re.compile(rf"(?<=[A-Za-z0-9.!?)])(?:{exact})[ \t]*=")
+        self._glued = re.compile(
+            rf"(?<![^\s#])[\w(][\w.,;!?()'-]*(?<=[^\W_]|[.!?)])(?:export[ \t]+)?(?:{exact})[ \t]*=[ \t]*"
+            r"(?:\"[^\"]*\"|'[^']*'|\S*)\s*$"
+        )
         own = "|".join(name for name in longest_first if name.startswith(_PREFIX) and name not in _NAMES_OF_MAILERS)
         self._joined = re.compile(rf".*[^_${{]({own})", re.DOTALL)
         self._listed = re.compile(rf"(?<![A-Z0-9_])(?:{exact})(?![A-Z0-9_])")
@@ -92,14 +99,25 @@ class SettingNames:
         return self._assigned.match(re.sub(r"^\s*(?:export\s+)?", "", text)) is not None
 
     def is_glued_in(self, text: str) -> bool:
-        """Whether a comment ends in a setting that was appended to it without a line break."""
-        return self._glued.search(text) is not None
+        """Whether a comment ends in a setting that was appended to it without a line break.
+
+        That is the case only if its last word is a word of prose with `NAME=value` joined to it. A URL, an option of a
+        command, a longer name, text behind the value, and a blank or `#` before the name make it an ordinary comment.
+        """
+        return any(self._glued.search(part) for part in (text, _TRAILING_COMMENT.sub("", text)))
 
     def listed_in(self, text: str) -> str:
         """The settings that a text names, as a list for people; empty if it names none."""
         names = sorted(set(self._listed.findall(text)))
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def printable_name(name: str) -> str:
+    """A variable's name for messages. A longer text than a name can hold a value, such as a key: only its length is shown."""
+    if len(name) <= _MAX_SHOWN and redact(name) == name:
+        return ascii(name)[1:-1]
+    return f"{re.sub(r'[^A-Z_].*', '', name.upper()[:12], flags=re.DOTALL)}..., {len(name)} characters"
 
 
 @lru_cache(maxsize=4)

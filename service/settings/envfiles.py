@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.settings.env_names import setting_names
-from service.settings.envtext import EnvText, Flaw, parse_env_text
+from service.settings.env_names import printable_name, setting_names
+from service.settings.envtext import Flaw, parse_env_text
 from service.settings.source_file import Unreadable, read_source
 
 ENVIRONMENT_ORIGIN: Final = "environment"
@@ -27,7 +27,6 @@ PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 """A value of RELAY_ENV; it becomes part of a file name."""
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NAME_CHARACTERS: Final = 60
 # Kubernetes sets RELAY_PORT=tcp://10.0.0.1:80, RELAY_SERVICE_HOST and others in every pod beside a Service 'relay', and
 # RELAY_INTERNAL_PORT=tcp://... beside a Service 'relay-internal'.
 _LINK_NAME: Final = re.compile(
@@ -109,18 +108,8 @@ def _odd_names(environ: Mapping[str, str], known: frozenset[str]) -> Iterator[tu
     """Names that 'docker run --env-file' makes of a file with a byte order mark, quotes or 'export'."""
     for name in environ:
         if not _PLAIN_NAME.fullmatch(name) and (meant := setting_names(known).meant_by(name)) is not None:
-            sentence = f"has a variable whose name resembles {meant} but is not it ({name[:_NAME_CHARACTERS]!a})"
+            sentence = f"has a variable whose name resembles {meant} but is not it ({printable_name(name)})"
             yield ENVIRONMENT_ORIGIN, Flaw(sentence, "check the file from which it is set for invisible characters")
-
-
-def _repeated(values: Mapping[str, str], text: EnvText, known: frozenset[str]) -> Iterator[Flaw]:
-    """Settings that one file sets to different values."""
-    for name in sorted(known & values.keys()):
-        lines = [s.line for s in text.statements if s.name == name and s.value is not None and s.value.strip()]
-        others = {s.value for s in text.statements if s.name == name and s.value is not None and s.value.strip()}
-        if len(others) > 1:
-            numbers = ", ".join(map(str, lines))
-            yield Flaw(f"sets {name} to different values in lines {numbers}", "the last one is used; remove the others")
 
 
 def _add_file(result: Layers, path: Path, known: frozenset[str]) -> None:
@@ -141,5 +130,4 @@ def _add_file(result: Layers, path: Path, known: frozenset[str]) -> None:
     values = text.values()
     if values.pop(PROFILE_VARIABLE, "").strip():
         result.remarks.append((PROFILE_VARIABLE, f"is not read from {name}, only from the environment"))
-    result.strays += [(name, repeated) for repeated in _repeated(values, text, known)]
     result.layers.append(Layer(name, values, text.lines()))

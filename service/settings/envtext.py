@@ -99,7 +99,7 @@ def parse_env_text(data: bytes, names: SettingNames, file_name: str) -> EnvText:
         flaws.append(Flaw("has no line of the form NAME=value: it is no .env file", "replace or remove it"))
     # The value of a flawed line is not used: it can hold a secret that the report of another setting would show.
     understood = tuple(replace(s, value=None) if s.line in flawed else s for s in statements)
-    return EnvText(understood, _shortened(flaws), _shortened(strays))
+    return EnvText(understood, _shortened(flaws), (*_shortened(strays), *_shortened([*_repeated(understood, names)])))
 
 
 def _shortened(flaws: list[Flaw]) -> tuple[Flaw, ...]:
@@ -107,6 +107,27 @@ def _shortened(flaws: list[Flaw]) -> tuple[Flaw, ...]:
     if more <= 0:
         return tuple(flaws)
     return (*flaws[:_MAX_REPORTED], Flaw(f"has {more} more lines like these", "check that it is the intended file"))
+
+
+def _repeated(statements: Iterable[Statement], names: SettingNames) -> Iterator[Flaw]:
+    """Settings that the file sets to different values, or to a value and then to nothing."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for statement in statements:
+        if statement.name in names.known and statement.value is not None:
+            found.setdefault(statement.name or "", []).append((statement.line, statement.value.strip()))
+    for name, places in sorted(found.items()):
+        lines = [line for line, value in places if value]
+        emptied = [line for line, value in places if not value and lines and line > lines[0]]
+        if len({value for _, value in places if value}) > 1:
+            yield Flaw(
+                f"sets {name} to different values in lines {', '.join(map(str, lines))}",
+                f"line {lines[-1]} is used; remove the others",
+            )
+        elif emptied:
+            yield Flaw(
+                f"sets {name} in line {lines[-1]} and to nothing in line {emptied[-1]}",
+                f"the value in line {lines[-1]} is used, because an empty one counts as unset; remove one of the two lines",
+            )
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------

@@ -56,6 +56,6 @@ class SettingsRejected(Exception):
 
 
 def printable_value(text: str) -> str:
-    """The first 80 characters of a value that is not a secret, without key shapes, URL credentials and URL queries."""
-    text = re.sub(r"//.*@", f"//{HIDDEN}@", text, flags=re.DOTALL)
-    return redact(re.sub(r"\?.*", f"?{HIDDEN}", text, flags=re.DOTALL))[:80]
+    """The first 80 characters of a value that is not a secret, without key shapes, URL credentials, queries and fragments."""
+    text = re.sub(r"^([^@]*?//)?.*@", rf"\1{HIDDEN}@", text, flags=re.DOTALL)
+    return redact(re.sub(r"([?#]).*", rf"\1{HIDDEN}", text, flags=re.DOTALL))[:80]

@@ -7,13 +7,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.realtime.keys import family_of
+from service.settings.env_names import printable_name
 from service.settings.envfiles import Layers
 
 _KEY: Final = "OPENAI_API_KEY"
-_MISSPELT_KEY: Final = frozenset({
-    "OPENAI_KEY", "OPENAI_APIKEY", "OPEN_AI_KEY", "OPEN_AI_API_KEY", "OPENAI_API", "OPENAI_TOKEN", "OPENAI_SECRET_KEY",
-    "OPENAI_API_TOKEN", "OPENAI_API_KEYS", "OPEN_API_KEY", _KEY,
-})  # fmt: skip
+# Names that other programs and older SDKs use for a setting of the relay, without underscores.
+_OTHER_NAMES: Final = {
+    other: name
+    for name, others in {
+        _KEY: "OPENAIKEY OPENAIAPI OPENAITOKEN OPENAISECRETKEY OPENAIAPITOKEN OPENAIAPIKEYS OPENAPIKEY",
+        "OPENAI_BASE_URL": "OPENAIAPIBASE OPENAIAPIURL OPENAIURL OPENAIENDPOINT OPENAIAPIBASEURL",
+        "OPENAI_ORG_ID": "OPENAIORGANIZATION OPENAIORGANIZATIONID OPENAIORG",
+        "OPENAI_PROJECT_ID": "OPENAIPROJECT",
+        "RELAY_MODEL": "OPENAIMODEL",
+    }.items()
+    for other in others.split()
+}
+_AZURE_NAMES: Final = {"AZUREOPENAIENDPOINT": "OPENAI_BASE_URL", "AZUREOPENAIAPIKEY": _KEY}
+_SIMILARITY: Final = 0.85  # above that of two settings, and of most names of other programs
 _MIN_TOKEN_CHARACTERS: Final = 16
 # Build tools for web pages replace variables with these prefixes by their values, in files that every visitor receives.
 _PUBLIC_PREFIX: Final = re.compile(
@@ -33,8 +44,18 @@ class SettingWarning:
     sentence: str
 
 
-def find_warnings(layers: Layers, known: frozenset[str], *, has_key: bool) -> Iterable[SettingWarning]:
-    """All warnings: about files first, then about variables in alphabetical order. `known` holds all setting names."""
+def find_warnings(
+    layers: Layers, known: frozenset[str], *, has_key: bool, is_thorough: bool = False
+) -> Iterable[SettingWarning]:
+    """All warnings: about files first, then about variables in alphabetical order. `known` holds all setting names.
+
+    `is_thorough`: also about other names of settings that are set, as the doctor reports them; a start does so only if the
+    setting is missing, since the name can be meant for another program.
+    """
+    found = {name.removesuffix("_FILE") for name in known if layers.find(name) is not None} | (
+        {_KEY} if has_key else set()
+    )
+    missing = {name for name in known if name.removesuffix("_FILE") not in found}
     for about, sentence in layers.remarks:
         yield SettingWarning(about, sentence)
     for name in layers.service_links:
@@ -42,12 +63,8 @@ def find_warnings(layers: Layers, known: frozenset[str], *, has_key: bool) -> It
             name, "was set by Kubernetes for a Service and is ignored; set enableServiceLinks: false in the pod"
         )
     for name, origin in sorted(layers.names().items()):
-        if name.upper().startswith("RELAY_") and name not in known:
-            nearest = difflib.get_close_matches(name.upper(), sorted(known), 1, 0.6)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            yield SettingWarning(name, f"is not a setting of the relay ({origin}){hint}")
-        elif not has_key and name not in known and name.upper().replace("-", "_") in _MISSPELT_KEY:
-            yield SettingWarning(name, f"is not read ({origin}); the name of the key is {_KEY}")
+        if name not in known and (hint := _hint(name, known, missing, is_thorough=is_thorough)) is not None:
+            yield SettingWarning(printable_name(name), f"is not {hint[0]} ({origin}){hint[1]}")
         elif ships_to_browsers(name) and _holds_key(layers, name):
             yield SettingWarning(
                 name,
@@ -64,6 +81,24 @@ def find_warnings(layers: Layers, known: frozenset[str], *, has_key: bool) -> It
             yield SettingWarning(
                 name, f"holds a token shorter than {_MIN_TOKEN_CHARACTERS} characters, which can be guessed"
             )
+
+
+def _hint(name: str, known: frozenset[str], missing: set[str], *, is_thorough: bool) -> tuple[str, str] | None:
+    """What a name that is no setting is not, and which setting it resembles; None for the name of another program."""
+    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
+    intended = next((n for n in sorted(known) if n.replace("_", "") == plain), None) or _OTHER_NAMES.get(plain)
+    if name.upper().startswith("RELAY_"):
+        nearest = difflib.get_close_matches(name.upper(), sorted(known), 1, 0.6)
+        intended = intended or (nearest[0] if nearest else None)
+        return "a setting of the relay", f"; did you mean {intended}?" if intended else ""
+    if intended is None and is_thorough:
+        intended = _AZURE_NAMES.get(plain)
+    if intended is None and name[:1].upper() in {"O", "R"}:
+        similar = difflib.get_close_matches(name.upper(), sorted(missing), 1, _SIMILARITY)
+        intended = similar[0] if similar else None
+    if intended is None or not (is_thorough or intended in missing):
+        return None
+    return "read", f"; the name of the key is {_KEY}" if intended == _KEY else f"; did you mean {intended}?"
 
 
 def _has_opaque_origin(layers: Layers) -> bool:

@@ -99,7 +99,10 @@ async def test_template_without_a_key_is_not_reported(tmp_path: Path) -> None:
             "line 3: the relay removes the quotes around OPENAI_API_KEY",
         ),
         (f"OPENAI_API_KEY = {KEY_CANARY}\n".encode(), "line 1: the relay removes the spaces around the '='"),
-        (LINE.encode() * 2, "sets OPENAI_API_KEY 2 times; the last value is used"),
+        (
+            b"OPENAI_API_KEY=sk-other\n" + LINE.encode(),
+            "sets OPENAI_API_KEY to different values in lines 1, 2; line 2 is",
+        ),
         (LINE.encode() + b"two words\n", "line 2 is not NAME=value and was not read"),
         (b"RELAY_PORT=\n" + LINE.encode(), "line 1: RELAY_PORT is empty, which counts as unset"),
     ],

@@ -69,7 +69,7 @@ async def test_key_and_key_file_in_two_sources_warn(tmp_path: Path) -> None:
         ("openai_api_key", "openai_api_key is not read (environment); the name of the key is OPENAI_API_KEY"),
         (
             "AZURE_OPENAI_API_KEY",
-            "AZURE_OPENAI_API_KEY is not read (the environment); did you mean OPENAI_API_KEY?",
+            "AZURE_OPENAI_API_KEY is not read (environment); the name of the key is OPENAI_API_KEY",
         ),
     ],
 )

@@ -130,6 +130,67 @@ def test_unknown_name_is_a_warning() -> None:
     assert load_settings({"RELAY_PORT": "tcp://10.0.0.1:80"}).port == 8080
 
 
+@pytest.mark.parametrize(
+    ("environ", "hidden"),
+    [
+        ({"OPENAI_BASE_URL": "https://user:CANARY@h.example/v1"}, "CANARY"),
+        ({"RELAY_HOST": "user:CANARY@example"}, "CANARY"),
+        ({"RELAY_ALLOWED_ORIGINS": "https://a.example,https://u:CA,CANARY@b.example"}, "CANARY"),
+        ({"OPENAI_BASE_URL": "https://h.example/v1#CANARY"}, "CANARY"),
+        ({"OPENAI_BASE_URL": "https://h.example/v1?k=CANARY"}, "CANARY"),
+        ({"\ufeffRELAY_ACCESS": "x", "RELAY_ACCESS\u200b=CANARY0123456789abcdef0123456789abcdef": "x"}, "CANARY"),
+        ({"\ufeffRELAY_ACCESS": "x", "RELAY_CANARY0123456789abcdef0123456789abcdef0123456789": ""}, "CANARY"),
+    ],
+)
+def test_message_shows_no_secret_of_a_url_or_a_name(environ: dict[str, str], hidden: str) -> None:
+    """User information, query and fragment of a URL; a name that is too long to be one."""
+    with pytest.raises(SettingsRejected) as caught:
+        load_settings(environ)
+
+    assert hidden not in str(caught.value)
+    assert all(hidden not in f"{warning.variable} {warning.sentence}" for warning in caught.value.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "intended"),
+    [
+        ("RELAY_ACESS", "RELAY_ACCESS"),
+        ("RELAY_ACCES", "RELAY_ACCESS"),
+        ("RELAYACCESS", "RELAY_ACCESS"),
+        ("RELEY_ACCESS", "RELAY_ACCESS"),
+        ("RElAY_CLIENT_TOKEN", "RELAY_CLIENT_TOKENS"),
+        ("REALY_CLIENT_TOKENS", "RELAY_CLIENT_TOKENS"),
+        ("OPENAI_APIKEY", "OPENAI_API_KEY"),
+        ("OPENAI_KEY", "OPENAI_API_KEY"),
+        ("OPEN_AI_API_KEY", "OPENAI_API_KEY"),
+        ("openai_api_key", "OPENAI_API_KEY"),
+        ("OPENAPI_KEY", "OPENAI_API_KEY"),
+        ("OPENAI_APIKEY_FILE", "OPENAI_API_KEY_FILE"),
+        ("OPENAI_BASEURL", "OPENAI_BASE_URL"),
+        ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+        ("OPENAI_ORGID", "OPENAI_ORG_ID"),
+        ("OPENAI_ORGANIZATION", "OPENAI_ORG_ID"),
+        ("OPENAI_PROJEKT_ID", "OPENAI_PROJECT_ID"),
+    ],
+)
+def test_misspelt_name_names_the_nearest_setting(name: str, intended: str) -> None:
+    """At a start that succeeds, and beside the mistakes of one that fails; never a reason to exit."""
+    with pytest.raises(SettingsRejected) as caught:
+        load_settings({name: "tokens", "RELAY_PORT": "eighty"})
+
+    for sentence in (warnings({name: "tokens"})[name], caught.value.warnings[0].sentence):
+        assert sentence.endswith(f" {intended}" if intended == "OPENAI_API_KEY" else f"did you mean {intended}?")
+
+
+@pytest.mark.parametrize(
+    "name", ["REDIS_URL", "OPENAI_LOG", "RAILS_ENV", "OPENAI_TIMEOUT", "REPLAY_SPEED", "AZURE_OPENAI_ENDPOINT", "PORT"]
+)
+def test_name_of_another_program_is_no_warning(name: str) -> None:
+    """Nor is another name of a setting that is set, since other programs read it."""
+    assert {} == warnings({name: "x"})
+    assert {} == warnings({"OPENAI_API_KEY": KEY, "OPENAI_KEY": "x", "OPENAI_API_KEY_2": "x"})
+
+
 def test_misplaced_secret_is_hidden() -> None:
     """A key in the variable for its file or in a setting that is a word, credentials and queries in a URL."""
     wrong_file = load_settings({"OPENAI_API_KEY_FILE": KEY})

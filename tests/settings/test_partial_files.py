@@ -46,7 +46,7 @@ def rejected(directory: Path, content: str | bytes, **environ: str) -> SettingsR
         (b"FOO=1\nRELAY_ACCESS=tok\0ens\n", "has NUL bytes from line 2 on; not read: RELAY_ACCESS"),
         (ACCESS.encode() + b"\0" * 64, "has NUL bytes from line 2 on"),
         (b"\0GITCRYPT\0\x8b\x1f", "has NUL bytes from line 1 on"),
-        (b"A=1\n" * (MAX_BYTES // 4) + ACCESS.encode(), f"is larger than {MAX_BYTES} bytes"),
+        (b"A=1\n" * (MAX_BYTES // 4) + ACCESS.encode(), f"is larger than {MAX_BYTES // 1024} KiB"),
     ],
 )
 def test_file_that_is_not_decoded_whole_is_rejected(tmp_path: Path, content: bytes, sentence: str) -> None:
@@ -184,15 +184,6 @@ def test_variable_with_an_odd_name_is_rejected(name: str) -> None:
         load_settings({name: "tokens"})
 
 
-def test_different_values_of_a_setting_in_one_file_are_a_warning(tmp_path: Path) -> None:
-    """The same value twice is none."""
-    (tmp_path / ".env").write_text(f"RELAY_MODEL=m\n{ACCESS}RELAY_MODEL=m\nRELAY_ACCESS=open\n")
-
-    assert ["sets RELAY_ACCESS to different values in lines 2, 4; the last one is used; remove the others"] == [
-        warning.sentence for warning in load_settings({}, tmp_path).warnings
-    ]
-
-
 def test_missing_file_of_a_profile_is_a_warning(tmp_path: Path) -> None:
     """RELAY_ENV is often set without a file of that name."""
     [warning] = load_settings({"RELAY_ENV": "staging"}, tmp_path).warnings
@@ -200,14 +191,14 @@ def test_missing_file_of_a_profile_is_a_warning(tmp_path: Path) -> None:
     assert f"selects .env.staging, which does not exist in {tmp_path}" == warning.sentence
 
 
-@pytest.mark.parametrize("piece", ["'", '"\\', "A='x\n", "A\u00e9 ", "\u00e9A", "x" * 50 + "\n"])
+@pytest.mark.parametrize("piece", ["'", '"\\', "A='x\n", "A\n", "\u00e9A", "#\n", "# aRELAY_PORT=1 # "])
 def test_long_file_is_parsed_in_time(piece: str) -> None:
     """Some patterns make regular expressions take quadratic time, which would be hours; the report stays short."""
-    data = (piece * MAX_BYTES).encode()[: MAX_BYTES // 4]
+    data = (piece * MAX_BYTES).encode()[:MAX_BYTES]
     started = time.process_time()
     text = parse_env_text(data, setting_names(SETTING_NAMES), ".env")
 
-    assert time.process_time() - started < 60
+    assert time.process_time() - started < 20
     assert len(text.flaws) + len(text.strays) < 50
 
 
@@ -224,7 +215,7 @@ def test_file_that_cannot_be_read_is_rejected(tmp_path: Path, name: str) -> None
     path = tmp_path / name
     made: dict[str, Callable[[], None]] = {
         "is a directory, which docker creates": path.mkdir,
-        "is a pipe, socket or device": lambda: os.mkfifo(path),
+        "is a pipe, not a regular file": lambda: os.mkfifo(path),
         "is a symbolic link to 'nowhere', which does not exist": lambda: path.symlink_to("nowhere"),
         "cannot be read (Too many levels of symbolic links)": lambda: path.symlink_to(name),
     }
