@@ -71,7 +71,13 @@ class Leg(asyncio.Protocol):
     """
 
     def __init__(
-        self, transport: asyncio.Transport, aiohttp_protocol: asyncio.BaseProtocol, early_data: bytes, *, masks: bool
+        self,
+        transport: asyncio.Transport,
+        aiohttp_protocol: asyncio.BaseProtocol,
+        early_data: bytes,
+        *,
+        masks: bool,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -95,7 +101,7 @@ class Leg(asyncio.Protocol):
         self._last_received_at = self.last_alive_at  # data only
         self.on_full: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
+        self._on_lost = on_lost
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         tcp.enable_dead_peer_detection(transport, _UPSTREAM_USER_TIMEOUT_MS if masks else _CLIENT_USER_TIMEOUT_MS)
@@ -145,9 +151,9 @@ class Leg(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
         self._aiohttp_protocol.connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
-            self.on_lost = None
+        if self._on_lost is not None:
+            self._on_lost()
+            self._on_lost = None
         if not self.closed.done():
             self.closed.set_result(None)
         self._end_of_stream()

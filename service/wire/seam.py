@@ -12,6 +12,7 @@ aiohttp's internals. What this one relies on was read in aiohttp 3.14.5 and is c
 import asyncio
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from aiohttp import ClientResponse, web
@@ -59,8 +60,7 @@ def take_upstream(response: ClientResponse) -> Leg:
     transport, protocol = connection.transport, connection.protocol
     # The second argument is the queue that aiohttp's own reader would fill.
     protocol.set_parser(cast("Any", collector), cast("Any", None))
-    leg = _take_over(transport, protocol, collector, masks=True)
-    leg.on_lost = connection.close
+    leg = _take_over(transport, protocol, collector, masks=True, on_lost=connection.close)
     # The response, with its headers, request and URL, need not live as long as the session: the leg has the connection.
     response._connection = None  # noqa: SLF001 - else the response would close the connection when it is collected
     return leg
@@ -93,9 +93,14 @@ async def answer_client(request: web.Request, key: str, subprotocol: str | None)
 
 
 def _take_over(
-    transport: asyncio.Transport, aiohttp_protocol: asyncio.BaseProtocol, collector: _Collector, *, masks: bool
+    transport: asyncio.Transport,
+    aiohttp_protocol: asyncio.BaseProtocol,
+    collector: _Collector,
+    *,
+    masks: bool,
+    on_lost: Callable[[], None] | None = None,
 ) -> Leg:
-    leg = Leg(transport, aiohttp_protocol, bytes(collector.data), masks=masks)
+    leg = Leg(transport, aiohttp_protocol, bytes(collector.data), masks=masks, on_lost=on_lost)
     collector.data = bytearray()  # aiohttp's protocol keeps the collector as long as the session lives
     transport.set_protocol(leg)
     # aiohttp's buffer limit may have paused reading. aiohttp has cleared its flag; the transport has to match it.
