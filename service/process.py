@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from service import loop
+from service import loop, signals
 from service.app import App
 from service.relay.drain import DrainResult
 from service.settings import Settings
@@ -36,7 +36,9 @@ async def serve(settings: Settings, unread_keys: Sequence[str] = ()) -> DrainRes
         structlog.get_logger().info("service.stopped")
         return result
     finally:
+        signals.block()
         writer.close()
+        signals.ignore()
 
 
 def _report_dropped_lines(lines: int) -> None:

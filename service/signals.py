@@ -10,10 +10,29 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from service.relay.drain import DrainSignals
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+def block() -> None:
+    """Hold back signals in the calling thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+
+
+def ignore() -> None:
+    """Ignore signals from now on: the relay has stopped, and a late signal must not replace its exit code.
+
+    Needs the running event loop. Call `block` first, and end other threads: for a moment a signal has its default action.
+    """
+    loop = asyncio.get_running_loop()
+    for number in _HANDLED:
+        loop.remove_signal_handler(number)  # else the loop restores the default action when it closes
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Signals:
