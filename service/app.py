@@ -1,7 +1,6 @@
 """The composition root: builds every package's objects, starts, drains and stops them."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -151,8 +150,7 @@ class App:
         try:
             return await listen(self._stack, host, port, routes, limit)
         except OSError as exc:
-            why = os.strerror(exc.errno) if exc.errno else "no such address"
-            raise CannotListen(f"{variable}: cannot listen on {host} port {port}: {why}") from None
+            raise CannotListen(startup.explain_listen_error(exc, variable, host, port)) from None
 
     def _build_key_file_watcher(self, target: Target) -> None:
         path = self._settings.openai_api_key_file

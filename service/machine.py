@@ -1,15 +1,15 @@
-"""Limits of the machine or container that this process runs on: open files and memory.
+"""The machine or container that this process runs on: limits on open files and memory, and the user of a port.
 
-The functions only read: `getrlimit(2)` and the memory files of cgroups. They raise nothing; a limit that cannot be read
-counts as no limit.
+The functions only read: `getrlimit(2)`, the memory files of cgroups, and `/proc`. They raise nothing; a limit that cannot be
+read counts as no limit.
 """
 
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 SPARE_DESCRIPTORS: Final = 100
 """Reserved for listeners, probes, scrapes, DNS and logs."""
@@ -17,6 +17,7 @@ PROCESS_BYTES: Final = 100 << 20
 SESSION_BYTES: Final = 256 << 10
 """An idle session with TLS uses a third of this (docs/benchmarks.md); the rest is for its send buffers."""
 _MEMORY_LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_LISTEN: Final = "0A"  # TCP_LISTEN in /proc/net/tcp
 _UNLIMITED_BYTES: Final = 1 << 60
 """cgroups version 1 reports nearly 2^63 for "no limit"."""
 
@@ -35,6 +36,32 @@ class MachineLimit:
     sessions: int
     resource_name: str
     remedy: str
+
+
+class Listener(NamedTuple):
+    """A process that listens on a port."""
+
+    pid: int
+    name: str
+
+
+def listener_on(port: int) -> Listener | None:
+    """The process that listens on a TCP port; None if there is none, or if it belongs to another user or container."""
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for folder in Path("/proc").glob("[0-9]*") if sockets else ():
+        with suppress(OSError):  # the process belongs to another user, or has ended
+            if any(str(link.readlink()) in sockets for link in (folder / "fd").iterdir()):
+                return Listener(int(folder.name), (folder / "comm").read_text("utf-8", "replace").strip())
+    return None
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]
 
 
 def session_limit(wanted: int) -> MachineLimit | None:

@@ -1,5 +1,8 @@
 """The checks and log lines of the start: the key, the limits of the machine, odd settings, and where the relay listens."""
 
+import errno
+import os
+import socket
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +17,40 @@ from service.upstream.target import Target
 from service.version import __version__
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+
+def explain_listen_error(exc: OSError, variable: str, host: str, port: int) -> str:
+    """Why the relay cannot listen on an address, and what to do. `variable` is RELAY_PORT or RELAY_INTERNAL_PORT."""
+    why, remedy = os.strerror(exc.errno or 0), "Check the address"
+    match exc.errno:
+        case errno.EADDRINUSE:
+            user = machine.listener_on(port)
+            stop = (
+                f"Stop process {user.pid}" if user is not None else f"Find the process with 'ss -ltnp sport = :{port}'"
+            )
+            why += f" by process {user.pid} ({user.name})" if user is not None else " by a process of another user"
+            remedy = f"{stop}, or set {variable} to another port"
+        case errno.EACCES:
+            remedy = f"Set {variable} to a port from 1024 on; lower ones need the capability CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            why = "no network interface of this machine or container has this address"
+            remedy = f"Set {variable.replace('PORT', 'HOST')} to an address that 'ip addr' lists"
+        case _ if isinstance(exc, socket.gaierror):
+            why = "the name cannot be resolved"
+            remedy = f"Set {variable.replace('PORT', 'HOST')} to an address, such as 127.0.0.1"
+    return f"{variable}: cannot listen on {host} port {port}: {why}. {remedy}."
+
+
+def listen_problem(variable: str, host: str, port: int) -> str | None:
+    """Why a relay could not listen on an address now, as its start reports it; None if it could."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the relay does
+                listener.bind(address)
+    except OSError as exc:
+        return explain_listen_error(exc, variable, host, port)
+    return None
 
 
 def report_simulator(unread_keys: Sequence[str]) -> None:

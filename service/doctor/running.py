@@ -16,8 +16,10 @@ import aiohttp
 
 from service.doctor.steps import Finding
 from service.settings import Settings
+from service.startup import listen_problem
 
 _TIMEOUT_SECONDS: Final = 2.0
+_START_TIME_ERROR_SECONDS: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
 _LOOPBACK_OF_WILDCARD: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 _START_TIME: Final = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
@@ -73,14 +75,18 @@ def _parse_health(health: Mapping[str, object], started_at: float | None) -> Run
 def compare(relay: RunningRelay | None, settings: Settings, upstream: str, files: Iterable[Path]) -> Finding:
     """Compare a running relay with the upstream that the settings select, and with the `.env` files that were read."""
     if relay is None:
-        return Finding(f"no relay answers on {settings.internal_host} port {settings.internal_port}", status="skipped")
+        text = f"no relay answers on {settings.internal_host} port {settings.internal_port}"
+        problems = _listen_problems(settings)
+        return Finding(
+            text, [f"A relay would not start here. {text}" for text in problems], "warn" if problems else "skipped"
+        )
     notes = []
     if relay.upstream != upstream:
         notes.append(
             f"The running relay uses {relay.upstream}, but these settings select {upstream}: it was started with "
             "other settings, or they have changed since. Restart it if it should use these settings."
         )
-    changed = [path.name for path in files if relay.started_at is not None and _modified_at(path) > relay.started_at]
+    changed = [path.name for path in files if relay.started_at is not None and _is_newer(path, relay.started_at)]
     if changed:
         notes.append(
             f"{', '.join(changed)} was changed after the running relay started. Restart the relay: it reads its settings "
@@ -92,10 +98,24 @@ def compare(relay: RunningRelay | None, settings: Settings, upstream: str, files
     return Finding(text, notes, "warn" if notes else "ok")
 
 
-def _modified_at(path: Path) -> float:
+def _listen_problems(settings: Settings) -> list[str]:
+    addresses = (
+        ("RELAY_PORT", settings.host, settings.port),
+        ("RELAY_INTERNAL_PORT", settings.internal_host, settings.internal_port),
+    )
+    return [problem for address in addresses if (problem := listen_problem(*address)) is not None]
+
+
+def _is_newer(path: Path, started_at: float) -> bool:
+    """Whether a file was certainly written after a relay started.
+
+    An archive, a copy or another machine's clock can set the modification time ahead, and a change of mode or name sets only
+    the change time: the earlier of the two counts. The start time of a process is known to the second.
+    """
     with suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
+        status = path.stat()
+        return min(status.st_mtime, status.st_ctime) > started_at + _START_TIME_ERROR_SECONDS
+    return False
 
 
 def _duration(seconds: float) -> str:

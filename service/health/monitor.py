@@ -10,6 +10,7 @@ Rules of this file:
 import asyncio
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -59,6 +60,8 @@ class HealthMonitor:
         self._client_connected = False  # since the last refresh
         self._started_at = self._refreshed_at = asyncio.get_running_loop().time()
         self._is_ready = False
+        self._refused_for: str | None = None  # the reason, while the key check has not passed since
+        self._recovery: str | None = None
         self._log = structlog.get_logger()
         self._publish()
 
@@ -152,6 +155,7 @@ class HealthMonitor:
         self._refreshed_at = loop.time()
         self._first_refresh_done.set()
         self._publish()
+        self._report_recovered_key()
         if before != [check.status for check in self.checks]:
             self._log_change()
 
@@ -223,6 +227,20 @@ class HealthMonitor:
         return self._schedule.next_pause(
             all_pass=self._required_checks_pass(), any_failed=bool(self.key.failures or self.handshake.failures)
         )
+
+    def _report_recovered_key(self) -> None:
+        """Report once that the provider accepts a key after a refusal: the operator who corrected it waits for that."""
+        if self.key.is_definite:
+            self._refused_for, self._recovery = self.key.reason, None
+        elif self.key.status == "pass" and self._refused_for is not None:
+            since = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+            self._recovery = f"The key check passes since {since}; before, it failed with {self._refused_for}."
+            self._log.info("key.recovered", message=self._recovery, reason=self._refused_for)
+            self._refused_for = None
+
+    def notes(self) -> list[str]:
+        """What detailed health reports about the past."""
+        return [] if self._recovery is None else [self._recovery]
 
     def _log_change(self) -> None:
         failing = next((check for check in self.checks if check.reason is not None), None)

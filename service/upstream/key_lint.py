@@ -50,7 +50,12 @@ def check_key(target: Target, *, origin: str | None, read_problem: str | None) -
             read=read_problem,
         )
     if target.key is not None and not target.simulated:
-        log.info("key.found", fingerprint=fingerprint(target.key.reveal()), origin=origin)
+        log.info(
+            "key.found",
+            message=f"A provider key is set ({origin}).",
+            fingerprint=fingerprint(target.key.reveal()),
+            origin=origin,
+        )
     return refusal
 
 

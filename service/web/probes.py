@@ -91,7 +91,7 @@ class ProbeHandler:
                 self._metrics.upstream,
                 sessions=len(self._drainer.sessions),
                 is_stale=is_stale,
-                notes=[*notes, *self._notes()],
+                notes=[*notes, *self._notes(), *self._monitor.notes()],
             )
         return web.json_response(
             body,

@@ -1,6 +1,7 @@
 """The program as a process: settings, start, probes, drain, exit codes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import pytest
 
 from service.failures import CATALOGUE
 from tests.support.harness import RawClient, open_raw
@@ -39,7 +42,37 @@ def test_port_in_use_exits_with_1_and_names_the_setting() -> None:
 
     assert result.returncode == 1
     assert "RELAY_PORT: cannot listen on 127.0.0.1" in result.stderr
+    assert f"in use by process {os.getpid()} (" in result.stderr
+    assert f"Stop process {os.getpid()}, or set RELAY_PORT to another port." in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("RELAY_HOST", "192.0.2.1", "Set RELAY_HOST to an address that 'ip addr' lists"),
+        ("RELAY_INTERNAL_HOST", "nowhere.invalid", "Set RELAY_INTERNAL_HOST to an address, such as 127.0.0.1"),
+    ],
+)
+def test_address_that_cannot_be_listened_on_names_the_next_step(setting: str, value: str, remedy: str) -> None:
+    """The host is the cause, not the port."""
+    tokens = {"RELAY_CLIENT_TOKENS": "web:0123456789abcdef"}
+    result = run("serve", RELAY_UPSTREAM="simulator", **{setting: value, **tokens})
+
+    assert 1 == result.returncode
+    assert remedy in result.stderr
+
+
+async def test_signals_at_the_end_do_not_replace_the_exit_code() -> None:
+    """Signals are sent until the process is gone."""
+    async with serving(RELAY_UPSTREAM="simulator") as (process, _, _):
+        ended = asyncio.ensure_future(process.rest())
+        while not ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.0005)
+
+        assert 0 == await ended
 
 
 def test_settings_command_prints_the_reference() -> None:

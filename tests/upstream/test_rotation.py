@@ -157,6 +157,23 @@ async def test_key_file_that_appears_later_is_used(tmp_path: Path, key_file: Pat
         assert 101 == client.answer.status
 
 
+@pytest.mark.parametrize(
+    ("bad", "reason"), [(REFUSED, "key_rejected"), ("Bearer CANARY0", "key_malformed"), ("", "key_missing")]
+)
+async def test_key_that_is_put_right_is_reported(key_file: Path, bad: str, reason: str) -> None:
+    """One log event and a note in detailed health: the operator who corrects a key waits for that."""
+    put(key_file, bad)
+    async with relay_with(key_file) as (relay, _):
+        await eventually(lambda: relay.app.monitor.key.reason == reason)
+        put(key_file, NEW)
+        await eventually(lambda: relay.events("key.recovered"))
+        [line] = relay.events("key.recovered")
+
+        assert (reason, "info") == (line["reason"], line["log_level"])
+        assert f"before, it failed with {reason}." in line["message"]
+        assert line["message"] in await notes(relay)
+
+
 async def test_new_key_closes_the_breaker(key_file: Path) -> None:
     """After a refused key, clients connect as soon as the new one is used, before the breaker's trial is due."""
     put(key_file, REFUSED)
