@@ -26,9 +26,10 @@ class Failure(Exception):
     Raised by admission and dialling; caught by the request handler, which renders it for the client, and by the checks.
     `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is the provider's error code
     if it has the shape of one, known or not, `close_reason` a close reason of the shape `type.code`: neither holds free text,
-    and neither becomes a label. `hint` is the remedy where the evidence allows a better one than the row's. `evidence` holds
-    facts by name, such as the path requested or the edge's ray id, for log, health and doctor; `detail` is for log and
-    doctor. All are static or built from settings and validated facts, and never contain text from the provider.
+    and neither becomes a label. `hint` is the remedy where the evidence allows a better one than the row's; `client_hint` is
+    the same without the address of the upstream, which clients need not know. `evidence` holds facts by name, such as the
+    path requested or the edge's ray id, for log, health and doctor; `detail` is for log and doctor. All are static or built
+    from settings and validated facts, and never contain text from the provider.
     """
 
     reason: str
@@ -40,6 +41,7 @@ class Failure(Exception):
     retry_after_seconds: int | None = None
     detail: str | None = None
     hint: str | None = None
+    client_hint: str | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -51,6 +53,11 @@ class Failure(Exception):
     def remedy(self) -> str:
         """What to do: the hint if there is one, else the remedy of the catalogue."""
         return self.hint or self.row.remedy
+
+    @property
+    def client_remedy(self) -> str:
+        """The remedy as a client sees it, in a response, an event, or a close frame."""
+        return self.client_hint or self.remedy
 
     @property
     def wire_status(self) -> int | None:

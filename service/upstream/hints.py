@@ -57,6 +57,12 @@ _DNS_HINT: Final = (
 )
 _AZURE_FORM: Final = "the form for Azure is https://<resource>.openai.azure.com/openai/v1"
 _COMMON_FORM: Final = "OpenAI-compatible servers end in /v1, and OpenAI's address is https://api.openai.com/v1"
+UNNAMED_FACTS: Final = {
+    "host": "<its host>",
+    "port": "<its port>",
+    "path": "<the path that the log names>",
+    "base_url_from": "the relay's settings",
+}
 _STRICT_CERTIFICATES: Final = (
     "The CA is found but breaks the strict rules of RFC 5280, which Python 3.13 and later enforce: {problem}. Ask the "
     "owner of the "
@@ -78,10 +84,19 @@ def facts_of(target: Target, path: str) -> dict[str, str]:
     return {
         "path": redact(path),
         "host": host,
+        "port": str(base.port),
+        "label": target.label,
         "base_form": _AZURE_FORM if target.label == "azure" else _COMMON_FORM,
         "base_url_from": target.base_url_from or "the default",
         "path_advice": "It has no path: append /v1 and restart the relay." if is_bare else "Then restart the relay.",
     }
+
+
+def for_clients(facts: Mapping[str, str]) -> dict[str, str]:
+    """The facts as a client may know them: without the operator's address, unless it is the public one of OpenAI."""
+    if facts.get("label", "openai") == "openai":
+        return dict(facts)
+    return {**facts, **{name: text for name, text in UNNAMED_FACTS.items() if name in facts}}
 
 
 def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None = None) -> None:
@@ -91,7 +106,9 @@ def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None
     if failure.hint is None and not target.simulated:
         template = _template(failure, target, os.environ if environ is None else environ)
         if template is not None:
-            failure.hint = template.format_map(facts_of(target, ""))
+            facts = facts_of(target, "")
+            failure.hint = template.format_map(facts)
+            failure.client_hint = template.format_map(for_clients(facts))
 
 
 def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> str | None:
@@ -162,8 +179,7 @@ def _refused_hint(url: URL) -> str | None:
         )
         return (
             f"Start the server that OPENAI_BASE_URL (from {{base_url_from}}) names, and check that it listens on "
-            f"{{host}} port "
-            f"{url.port}.{place}"
+            f"{{host}} port {{port}}.{place}"
         )
     return None
 

@@ -21,6 +21,7 @@ from service.failures import Failure, Phase
 from service.failures.translation import ERROR_CODES_OF_PROVIDERS, RULES, STEPS, Responder, Rule
 from service.realtime.events import ErrorEvent
 from service.upstream.answer import UNNAMED, Answer, code_to_keep, describe_events, describe_response, parse_refusal
+from service.upstream.hints import for_clients
 from service.upstream.resolver import FilteredName
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
@@ -75,6 +76,7 @@ def from_status(
         retry_after_seconds=parse_retry_after(headers.get("Retry-After")),
         detail=None if is_api else f"{evidence['server']} answered with {status}, not the API",
         hint=_fill(rule.hint, evidence),
+        client_hint=_fill(rule.hint, for_clients(evidence)),
         evidence={name: value for name, value in evidence.items() if name in EVIDENCE and value not in {"", UNNAMED}},
     )
 
@@ -86,13 +88,15 @@ def from_events(
     close_text = close_reason if _CLOSE_REASON_SHAPE.fullmatch(close_reason) else None
     answer = describe_events(error, close_code, close_text)
     rule = find_rule(answer)
+    evidence = {**(facts or {}), **answer.facts}
     return Failure(
         rule.reason,
         Phase.FIRST_EVENT,
         upstream_code=code_to_keep(error) or _code_of_close_text(close_text),
         close_code=close_code,
         close_reason=close_text,
-        hint=_fill(rule.hint, {**(facts or {}), **answer.facts}),
+        hint=_fill(rule.hint, evidence),
+        client_hint=_fill(rule.hint, for_clients(evidence)),
         evidence={"answered_by": str(answer.by)} if error is not None or close_text else {},
     )
 

@@ -33,7 +33,7 @@ def error_object(failure: Failure, session_id: str) -> dict[str, object]:
         "message": row.sentence,
         "param": None,
         "event_id": None,
-        "remedy": failure.remedy,
+        "remedy": failure.client_remedy,
         "retry": row.retry,
         "upstream_status": failure.wire_status,
         "upstream_code": failure.upstream_code,

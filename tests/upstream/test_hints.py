@@ -1,6 +1,7 @@
 """Remedies that depend on target, settings and environment."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,18 @@ def test_evidence_of_an_event_names_the_source_of_the_address() -> None:
 def test_hint_of_the_answer_has_precedence() -> None:
     """It is closer to the cause."""
     assert remedy(Failure("key_rejected", hint="Do this."), AZURE) == "Do this."
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.label)
+def test_remedy_for_clients_has_no_address_of_the_operator(target: Target) -> None:
+    """The operator's remedy names host, path and source of OPENAI_BASE_URL; a client receives it without them."""
+    facts = hints.facts_of(target, "/gateway/CANARY/realtime")
+    refusal = translate.from_status(404, None, {}, is_call=False, body=b"no", facts=facts)
+    for failure in (refusal, *(Failure(reason, detail="x") for reason in DIAL_FAILURES)):
+        hints.add_hint(failure, target, {"SSL_CERT_FILE": "/nowhere"})
+        if target is OPENAI:
+            assert failure.client_remedy == failure.remedy
+        else:
+            assert not re.search(rf"CANARY|{re.escape(facts['host'])}|from \.env", failure.client_remedy)
+
+    assert "CANARY" in refusal.remedy
