@@ -218,7 +218,13 @@ class LocalConfiguration:
         variable = self._proxy_variable()
         if variable is None:
             return "none: no proxy is set", None
-        url = _describe_proxy_url(self.environ[variable], variable)
+        try:
+            url = parse_proxy(self.environ[variable], variable).url
+        except InvalidProxy as exc:
+            is_chosen = (
+                self.settings.upstream_proxy is not None
+            )  # then NO_PROXY excludes the host, or the start had failed
+            return "direct", None if is_chosen else f"{variable} is not used. {_without_auto(exc)}"
         if self.settings.upstream_proxy is None:
             return "direct", (
                 f"{variable} is set ({url}) but not used, because {PROXY_SETTING} is off. Set {PROXY_SETTING}=auto to use it."
@@ -236,8 +242,13 @@ class LocalConfiguration:
             or target.proxy is not None
             or is_loopback(_host(target))
             or self.settings.upstream_proxy is not None
+            or bypasses_proxy(_host(target), self.environ)
         ):
             return []
+        try:
+            parse_proxy(self.environ[variable], variable)
+        except InvalidProxy as exc:
+            return [f"{variable} is set but not used. {_without_auto(exc)}"]
         return [
             f"{variable} is set but not used. If this network requires a proxy, set {PROXY_SETTING}=auto to use it."
         ]
@@ -254,8 +265,10 @@ def _host(target: Target) -> str:
     return urlsplit(target.base_url).hostname or ""
 
 
-def _describe_proxy_url(value: str, name: str) -> str:
-    try:
-        return parse_proxy(value, name).url
-    except InvalidProxy:
-        return "not the URL of a proxy"
+def _without_auto(invalid: InvalidProxy) -> str:
+    """The advice where RELAY_UPSTREAM_PROXY=auto, which uses the variable, would stop the start."""
+    cause = invalid.cause or "it is not the URL of an HTTP proxy"
+    return (
+        f"{PROXY_SETTING}=auto would stop the start: {cause}. If this network requires a proxy, set {PROXY_SETTING} to "
+        "http://host:port of an HTTP proxy."
+    )

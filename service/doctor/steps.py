@@ -4,6 +4,7 @@
 * No step runs after a failed one, because it would fail for the same cause. A warning does not end the run.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ class StepFailed(Exception):
         """Explain a failure by the catalogue or by `explanations`; what the peer sent precedes the notes."""
         row = failure.row
         sentence, remedy = (explanations or {}).get(row.reason, (row.sentence, failure.remedy))
-        return cls(sentence, reason=row.reason, remedy=remedy, notes=(*_received_notes(failure), *notes))
+        return cls(
+            sentence, reason=row.reason, remedy=_without_doctor(remedy), notes=(*_received_notes(failure), *notes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,12 @@ def evidence_notes(failure: Failure) -> list[str]:
     """The evidence of a failure as one note, if there is any."""
     facts = [f"{name} {value}" for name, value in failure.evidence.items()]
     return [f"Evidence: {', '.join(facts)}."] if facts else []
+
+
+def _without_doctor(remedy: str) -> str:
+    """A remedy without the advice to run the doctor."""
+    sentences = re.split(r"(?<=[.)]) (?=[A-Z'])", remedy)
+    return " ".join(sentence for sentence in sentences if "python -m service doctor" not in sentence) or remedy
 
 
 def _internal_error(exc: Exception) -> StepFailed:

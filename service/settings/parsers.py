@@ -195,8 +195,8 @@ def upstream_proxy(text: str) -> Secret | None:
         return Secret(proxy.AUTO) if value.lower() == proxy.AUTO else None
     try:
         proxy.parse_proxy(value, proxy.PROXY_SETTING)
-    except proxy.InvalidProxy:
-        raise NotAccepted from None
+    except proxy.InvalidProxy as exc:
+        raise NotAccepted(exc.cause) from None
     return Secret(value)
 
 

@@ -57,5 +57,6 @@ def proxy_for(settings: Settings, environ: Mapping[str, str]) -> HttpProxy | Pro
     try:
         return choose_proxy(settings.upstream_proxy.reveal(), host, environ)
     except InvalidProxy as exc:
-        accepts = "a URL of a proxy, because RELAY_UPSTREAM_PROXY is auto"
+        cause = f" ({exc.cause})" if exc.cause else ""
+        accepts = f"the URL of an HTTP proxy, because RELAY_UPSTREAM_PROXY is auto{cause}"
         return Problem(exc.variable, HIDDEN, accepts, declaration_of("RELAY_UPSTREAM_PROXY").example)

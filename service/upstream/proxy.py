@@ -17,14 +17,21 @@ AUTO: Final = "auto"
 PROXY_SETTING: Final = "RELAY_UPSTREAM_PROXY"
 PROXY_VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """In the order in which they are read, which is that of curl."""
+_SOCKS: Final = (
+    "this is a SOCKS proxy, which the relay does not support; use the HTTP port of that proxy, if it has one"
+)
 
 
 class InvalidProxy(ValueError):
-    """A value is not the URL of a proxy. `variable` names the setting or environment variable that holds it."""
+    """A value is not the URL of a proxy. `variable` names the setting or environment variable that holds it.
 
-    def __init__(self, variable: str) -> None:
+    `cause` states what it is instead, if that is known; it holds nothing of the value.
+    """
+
+    def __init__(self, variable: str, cause: str = "") -> None:
         super().__init__(variable)
         self.variable = variable
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,8 @@ def parse_proxy(text: str, origin: str) -> HttpProxy:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise InvalidProxy(origin) from None
+    if parts.scheme.startswith("socks"):
+        raise InvalidProxy(origin, _SOCKS)
     if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", host) or port == 0:
         raise InvalidProxy(origin)
     user = unquote(parts.username) if parts.username else None

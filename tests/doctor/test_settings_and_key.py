@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from service.doctor.steps import StepFailed
+from service.failures import CATALOGUE, DIAL_FAILURES, Failure
 from service.realtime.keys import fingerprint
 from tests.support.doctor_chain import KEY_CANARY, PASSWORD_CANARY, ChainReport, run_provider_chain
 
@@ -202,6 +204,11 @@ async def test_missing_key_with_upstream_auto_selects_the_simulator(tmp_path: Pa
         ({}, "ok", "none: no proxy is set"),
         ({"HTTPS_PROXY": f"http://me:{PASSWORD_CANARY}@proxy.invalid:3128"}, "warn",
          "HTTPS_PROXY is set (http://proxy.invalid:3128) but not used, because RELAY_UPSTREAM_PROXY is off"),
+        ({"ALL_PROXY": "socks5h://proxy.invalid:1080"}, "warn",
+         "ALL_PROXY is not used. RELAY_UPSTREAM_PROXY=auto would stop the start: this is a SOCKS proxy"),
+        ({"HTTPS_PROXY": "proxy.invalid/path"}, "warn",
+         "RELAY_UPSTREAM_PROXY=auto would stop the start: it is not the URL of an HTTP proxy"),
+        ({"ALL_PROXY": "socks5h://x:1", "NO_PROXY": ".invalid", "RELAY_UPSTREAM_PROXY": "auto"}, "ok", "direct"),
         ({"HTTPS_PROXY": "http://proxy.invalid:3128", "NO_PROXY": ".invalid", "RELAY_UPSTREAM_PROXY": "auto"}, "ok",
          "direct: NO_PROXY excludes provider.invalid from HTTPS_PROXY"),
         ({"HTTPS_PROXY": f"http://me:{PASSWORD_CANARY}@proxy.invalid:3128", "RELAY_UPSTREAM_PROXY": "auto"}, "ok",
@@ -228,3 +235,14 @@ async def test_proxy_variable_in_env_file_warns(tmp_path: Path) -> None:
     report = await run_provider_chain(UNREACHABLE | {"OPENAI_API_KEY": KEY_CANARY}, tmp_path)
 
     assert "HTTPS_PROXY in .env is not read" in report.text("proxy")
+
+
+@pytest.mark.parametrize("reason", sorted(DIAL_FAILURES))
+def test_remedy_of_the_doctor_does_not_advise_to_run_the_doctor(reason: str) -> None:
+    """The other sentences remain."""
+    remedy = StepFailed.from_failure(Failure(reason)).remedy
+
+    assert remedy
+    assert "service doctor" not in remedy
+    assert remedy.endswith((".", ")"))
+    assert CATALOGUE[reason].remedy.startswith(remedy.removesuffix("."))

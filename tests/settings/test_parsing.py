@@ -241,3 +241,24 @@ def test_any_value_is_accepted_or_rejected(environ: dict[str, str]) -> None:
     except SettingsRejected as exc:
         shown = str(exc)
     assert "CANARY" not in shown
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RELAY_UPSTREAM_PROXY": "socks5://u:CANARY@127.0.0.1:1080"},
+        {"RELAY_UPSTREAM_PROXY": "auto", "ALL_PROXY": "socks5h://127.0.0.1:7891"},
+        {"RELAY_UPSTREAM_PROXY": "auto", "all_proxy": "socks://127.0.0.1:7891/"},  # hiyouga/LlamaFactory#8928
+        {"RELAY_UPSTREAM_PROXY": "auto", "https_proxy": "SOCKS4://127.0.0.1:7891/"},
+    ],
+)
+def test_socks_proxy_is_named(environ: dict[str, str]) -> None:
+    """An HTTP proxy in another variable is used before it."""
+    with pytest.raises(SettingsRejected, match="this is a SOCKS proxy, which the relay does not support") as caught:
+        load_settings(environ)
+    assert "CANARY" not in str(caught.value)
+
+    if environ["RELAY_UPSTREAM_PROXY"] == "auto" and "https_proxy" not in environ:
+        chosen = load_settings({**environ, "https_proxy": "http://127.0.0.1:7890/"}).proxy
+        assert chosen is not None
+        assert chosen.url == "http://127.0.0.1:7890"
