@@ -1,6 +1,7 @@
 """Rules for all tests."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Mapping
 
@@ -23,3 +24,9 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     if os.environ.get("TEST_LOOP") == "asyncio":
         return {"asyncio": asyncio.new_event_loop}
     return {loop.NAME: loop.new_event_loop}
+
+
+def pytest_collection_finish() -> None:
+    """Tests that look for leaks collect garbage first, without a search of modules and test items, which live to the end."""
+    gc.collect()
+    gc.freeze()

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
@@ -16,7 +17,7 @@ from service.relay.session import Session
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
-from tests.support.harness import RawClient, Relay, eventually
+from tests.support.harness import RawClient, Relay, eventually, open_raw, within
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
 
 PATH = "/v1/realtime?model=scripted"
@@ -75,7 +76,7 @@ async def test_close_from_both_sides_in_one_iteration_is_one_ending(first: str) 
             relay_session._to_upstream.receive(from_client)
 
         assert (3001, "") == await client.until_close()
-        assert (4002, "") == await asyncio.wait_for(answered, 2)
+        assert (4002, "") == await within(answered, 2)
         assert f"{first}_closed" == await ended(relay)
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason=f"{first}_closed")
 
@@ -116,7 +117,7 @@ async def test_upstream_close_waits_for_a_slow_client() -> None:
     async with session(script) as (relay, client, relay_session, _):
         pause_reading(client)
         session_ready.put_nowait(relay_session)
-        count = await asyncio.wait_for(sent_count, 10)
+        count = await within(sent_count, 10)
         await asyncio.sleep(2 * TICK_SECONDS + 0.1)  # the session has ticked and goes on
         assert [] == relay.events("session.ended")
         resume_reading(client)
@@ -172,7 +173,7 @@ async def test_client_disconnect_inside_a_frame_aborts_upstream() -> None:
         client.writer.write(frame[:100_000])
         await eventually(lambda: relay_session._to_upstream.bytes == 100_000)
         client.writer.write_eof()
-        received = await asyncio.wait_for(received_to_eof, 2)
+        received = await within(received_to_eof, 2)
 
         assert frame[: len(received)] == received
         assert await ended(relay) == "client_lost"
@@ -190,7 +191,7 @@ async def test_declared_length_of_upstream_above_the_limit_ends_the_session() ->
     async with session(script) as (relay, client, _, _):
         assert (await client.next_event())["error"]["code"] == "upstream_message_too_big"
         assert (1011, CATALOGUE["upstream_message_too_big"].close_text) == await client.until_close()
-        assert (1009, "") == await asyncio.wait_for(upstream_close, 2)
+        assert (1009, "") == await within(upstream_close, 2)
         await client.close()
         assert await ended(relay) == "upstream_message_too_big"
 
@@ -223,10 +224,18 @@ STEPS: Final = (
 )
 
 
-@settings(max_examples=60)
-@given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=12))
-async def test_any_order_of_actions_is_one_ending(steps: list[str]) -> None:
-    """And upstream does not outlive the session."""
+@dataclass(frozen=True, slots=True)
+class SharedRelay:
+    """A relay for all examples of a test, and the upstream's side of its sessions, the newest last."""
+
+    relay: Relay
+    upstream: RawUpstream
+    connections: list[ServerConnection]
+
+
+@pytest.fixture
+async def shared_relay() -> AsyncIterator[SharedRelay]:
+    """A new relay for each example would take most of the test's time."""
     connections: list[ServerConnection] = []
 
     async def script(connection: ServerConnection) -> None:
@@ -234,8 +243,21 @@ async def test_any_order_of_actions_is_one_ending(steps: list[str]) -> None:
         connections.append(connection)
         await connection.until_close()
 
-    async with session(script) as (_, client, relay_session, _):
-        actions = _actions(client, connections[0], relay_session)
+    async with scripted_upstream.scripted_relay(script) as (relay, upstream):
+        yield SharedRelay(relay, upstream, connections)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=12))
+async def test_any_order_of_actions_is_one_ending(shared_relay: SharedRelay, steps: list[str]) -> None:
+    """And upstream does not outlive the session."""
+    relay, upstream = shared_relay.relay, shared_relay.upstream
+    tasks, before = len(asyncio.all_tasks()), len(relay.events("session.ended"))
+    client = await open_raw(relay.app.public_port, PATH)
+    try:
+        assert "session.created" == (await client.next_event())["type"]
+        [relay_session] = relay.app.sessions
+        actions = _actions(client, shared_relay.connections[-1], relay_session)
         assert {*STEPS} == {*actions, "one iteration"}
         for step in steps:
             if step in actions:
@@ -243,3 +265,8 @@ async def test_any_order_of_actions_is_one_ending(steps: list[str]) -> None:
                     actions[step]()
             else:
                 await asyncio.sleep(0)
+    finally:
+        await client.close()
+    await eventually(lambda: upstream.open == 0 == len(relay.app.sessions))
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+    assert before + 1 == len(relay.events("session.ended"))

@@ -4,10 +4,11 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from prometheus_client import generate_latest
@@ -22,6 +23,9 @@ from service.settings import Settings, load_settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message
 
+T = TypeVar("T")
+
+POLL_SECONDS: Final = 0.01
 KEY_CANARY: Final = "sk-sim-good-CANARY0key1234567890"
 TOKEN_CANARY: Final = "CANARY1token-abcdefghijklmnop"
 QUIET_INTERVALS: Final = RefreshIntervals(passing=3600, first_retry=3600, max_retry=3600)
@@ -179,7 +183,7 @@ class RawClient:
     async def close(self) -> None:
         """Close the connection with FIN, without a close frame."""
         self.writer.close()
-        await asyncio.wait([asyncio.ensure_future(self._wait_closed())], timeout=2)
+        await asyncio.wait([asyncio.ensure_future(self._wait_closed())], timeout=10)
 
     async def _wait_closed(self) -> None:
         with suppress(OSError):
@@ -225,9 +229,44 @@ async def open_raw(
     return RawClient(reader, writer, answer)
 
 
-async def eventually(condition: Any, seconds: float = 3.0) -> None:
-    """Poll a condition that has no event of its own; fail after `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "the condition did not become true"
-        await asyncio.sleep(0.01)
+async def eventually(condition: Callable[[], Any], seconds: float = 3.0) -> None:
+    """Poll a condition that has no event of its own; fail after `seconds` of polls.
+
+    It counts the polls, each of which is late on a busy machine: the bound stretches with everything that it bounds.
+    """
+    for _ in range(round(seconds / POLL_SECONDS)):
+        if condition():
+            return
+        await asyncio.sleep(POLL_SECONDS)
+    assert condition(), f"the condition did not become true within {seconds} seconds of polls"
+
+
+async def within(awaitable: Awaitable[T], seconds: float) -> T:
+    """The result of `awaitable`, as from asyncio.wait_for, with a bound that stretches as that of `eventually`."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        for _ in range(round(seconds / POLL_SECONDS)):
+            if (await asyncio.wait([task], timeout=POLL_SECONDS))[0]:
+                return task.result()
+        raise TimeoutError(f"no result within {seconds} seconds of polls")
+    finally:
+        task.cancel()
+
+
+@asynccontextmanager
+async def taking_less_than(seconds: float) -> AsyncIterator[None]:
+    """Let the block take less than `seconds` of polls, and of this process's CPU: a blocked loop polls nothing."""
+
+    async def count(bound: asyncio.Timeout) -> None:
+        for _ in range(round(seconds / POLL_SECONDS)):
+            await asyncio.sleep(POLL_SECONDS)
+        bound.reschedule(asyncio.get_running_loop().time())
+
+    cpu = time.process_time()
+    async with asyncio.timeout(None) as bound:
+        counting = asyncio.ensure_future(count(bound))
+        try:
+            yield
+        finally:
+            counting.cancel()
+    assert time.process_time() - cpu < seconds

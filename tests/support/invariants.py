@@ -17,7 +17,6 @@ def open_descriptors() -> int:
 @asynccontextmanager
 async def assert_no_leaks() -> AsyncIterator[None]:
     """Assert that within two seconds after the block no more tasks and descriptors exist than before it."""
-    gc.collect()
     # uvloop opens two descriptors permanently, with its first thread and its first listener.
     await asyncio.to_thread(gc.collect)
     (await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)).close()
