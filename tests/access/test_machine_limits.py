@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.machine import max_sessions_by_memory
+from tests.support.harness import within
 from tests.support.relay_process import environment
 
 
@@ -43,7 +44,7 @@ async def test_limit_on_open_files_lowers_the_session_limit(files: int, lowered:
     lines: list[Any] = []
     try:
         while not lines or lines[-1]["event"] != "service.started":
-            lines.append(json.loads(await asyncio.wait_for(child.stderr.readline(), 15)))
+            lines.append(json.loads(await within(child.stderr.readline(), 15)))
     finally:
         child.terminate()
         await child.communicate()

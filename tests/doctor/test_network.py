@@ -27,6 +27,7 @@ from tests.support.doctor_chain import (
     run_provider_chain,
     tcp_server,
 )
+from tests.support.harness import within
 from tests.support.relay_process import environment
 from tests.support.tcp_server import Serve
 
@@ -222,7 +223,7 @@ async def run_command(tmp_path: Path, environ: Mapping[str, str]) -> tuple[int |
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    output, _ = await within(process.communicate(), 20)
     return process.returncode, output.decode()
 
 

@@ -51,7 +51,7 @@ async def test_valid_token_passes_all_steps_with_any_form_of_the_url(path: str) 
         assert report.failed_step is None, report.document
         assert "session ready: session.created" == report["first_event"].finding
         assert "ms to the relay and back (median of 3)" in report["round_trip"].finding
-        assert 0 < report["round_trip"].seconds < 1
+        assert 0 < report["round_trip"].seconds < 10
         await eventually(lambda: relay.events("session.ended"))
         assert ["client_closed"] == [event["reason"] for event in relay.events("session.ended")]
 

@@ -1,6 +1,5 @@
 """The step `running`: a relay on this machine, its upstream, its health, and settings that changed after its start."""
 
-import asyncio
 import json
 import os
 import time
@@ -12,7 +11,7 @@ from service.doctor import running
 from service.doctor.running import RunningRelay, compare, query_relay
 from service.settings import Settings
 from tests.support.doctor_chain import http_response, run_provider_chain, tcp_server
-from tests.support.harness import running_relay, simulated_relay
+from tests.support.harness import running_relay, simulated_relay, within
 
 
 async def test_running_relay_with_the_same_settings_passes(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ async def test_other_program_on_internal_port_is_not_a_relay(body: str) -> None:
     """Only a response with the relay's serviceId counts."""
     async with tcp_server(http_response("200 OK", body)) as port:
         settings = Settings(internal_port=port)
-        finding = compare(await asyncio.wait_for(query_relay(settings), 5), settings, "openai", [])
+        finding = compare(await within(query_relay(settings), 5), settings, "openai", [])
 
     assert f"no relay answers on 127.0.0.1 port {port}" == finding.text
 

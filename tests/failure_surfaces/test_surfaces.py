@@ -126,7 +126,7 @@ def check_counts(failing: FailingRelay, row: Row) -> None:
 
 async def check_health(relay: Relay, row: Row, remedy: str) -> Any:
     """Detailed health reports failures of the provider with the client's texts; returns its body."""
-    await relay.app.monitor.wait_for_first_refresh(5)
+    await relay.app.monitor.wait_for_first_refresh(30)
     async with aiohttp.ClientSession() as session, session.get(f"{relay.internal_url}/healthz?verbose") as response:
         body = await response.json(content_type=None)
     if row.reason in DIAL_FAILURES and row.reason not in NOT_IN_HEALTH:

@@ -124,7 +124,7 @@ async def test_client_session_replaces_the_handshake_of_a_refresh() -> None:
     async with Simulator(SimulatorOptions(pace=0)) as simulator:
         intervals = RefreshIntervals(passing=0.3, first_retry=0.05, max_retry=0.05)
         async with running_relay(simulator=simulator, intervals=intervals) as relay:
-            await relay.app.monitor.wait_for_first_refresh(2)
+            await relay.app.monitor.wait_for_first_refresh(30)
             before = len(simulator.connections)
             client = await open_raw(relay.app.public_port)
             await eventually(lambda: relay.app.monitor.handshake.source == "traffic")
@@ -135,7 +135,7 @@ async def test_client_session_replaces_the_handshake_of_a_refresh() -> None:
 async def test_dials_of_the_checks_are_not_counted() -> None:
     """The metrics of connects and failures count clients only."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
-        await relay.app.monitor.wait_for_first_refresh(2)
+        await relay.app.monitor.wait_for_first_refresh(30)
 
         assert relay.metric("realtime_relay_upstream_connects_total", upstream="compatible", result="key_rejected") == 0
         labels = {"upstream": "compatible", "phase": "first_event", "status": "3000", "reason": "key_rejected"}
@@ -163,7 +163,7 @@ async def test_healthz_excludes_checks_by_query() -> None:
 async def test_draining_closes_readiness_only() -> None:
     """Liveness and health of a draining instance still pass."""
     async with simulated_relay() as relay:
-        await relay.app.monitor.wait_for_first_refresh(2)
+        await relay.app.monitor.wait_for_first_refresh(30)
         relay.app.drainer.is_draining = True
 
         assert [503, 200, 200] == [await status(relay, path) for path in ("/readyz", "/livez", "/healthz")]

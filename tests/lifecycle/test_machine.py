@@ -9,6 +9,7 @@ from typing import Final
 import aiohttp
 
 from tests.support.client_calls import exchange_events, open_call, open_calls, sample_value, scrape, wait_for_scrape
+from tests.support.harness import taking_less_than
 from tests.support.relay_process import Process, get, serving
 
 LAG: Final = "realtime_relay_event_loop_lag_seconds"
@@ -57,7 +58,7 @@ async def test_probes_pass_at_a_cpu_quota_of_100m() -> None:
         clients = await open_calls(port, 10)
         async with throttled(process):
             for path in ("livez", "readyz", "livez"):
-                async with asyncio.timeout(2):
+                async with taking_less_than(2):
                     assert 200 == await get(f"{internal}/{path}")
             async with asyncio.timeout(10):
                 await asyncio.gather(*(exchange_events(client) for client in clients))

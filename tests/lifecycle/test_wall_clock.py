@@ -52,7 +52,7 @@ async def test_wall_clock_jump_of_an_hour(jump: str, tmp_path: Path) -> None:
         endings = await asyncio.gather(*(read_to_end(client) for client in [*clients, *late]))
         assert 0 == await process.rest()
         assert {1001} == {ending.close[0] for ending in endings if ending.close is not None}
-        assert 1.4 < asyncio.get_running_loop().time() - began < 6
+        assert 1.4 < asyncio.get_running_loop().time() - began < 30
     jumped = datetime.fromisoformat(process.lines[-1]["timestamp"]) - datetime.fromisoformat(started)
     assert abs(jumped) > timedelta(minutes=50)  # the process saw the jump
     durations = [line["duration_seconds"] for line in process.lines if line["event"] == "session.ended"]

@@ -169,11 +169,11 @@ def test_redaction_is_idempotent(text: str) -> None:
     ids=["prefixes", "placeholder", "word", "ellipsis"],
 )
 def test_redaction_time_is_linear(text: str) -> None:
-    """A megabyte of almost-secrets takes less than 5 s."""
-    started = time.perf_counter()
+    """A megabyte of almost-secrets takes less than 5 s of CPU."""
+    started = time.process_time()
     redact(text)
 
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_words_at_the_ends_of_a_known_secret_are_kept() -> None:

@@ -12,7 +12,7 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from tests.support.faulty_tcp_proxy import LinkProfile, TcpProxy, tcp_proxy
-from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, taking_less_than
 from tests.support.invariants import assert_no_leaks
 from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
@@ -125,7 +125,7 @@ async def test_upstream_fin_without_close_ends_the_session() -> None:
     """Although upstream's other direction is still open."""
     async with proxied_session("upstream") as session:
         session.proxy.half_close("to_client")
-        async with asyncio.timeout(2):
+        async with taking_less_than(2):
             event = await session.client.next_event()
             close = await session.client.until_close()
 
@@ -152,7 +152,7 @@ async def test_reset_by_upstream_closes_the_client_with_a_reason() -> None:
             session.client.send_frame(Opcode.TEXT, speech(number, 16_384))
         await eventually(lambda: session.proxy.forwarded_bytes["to_client"] > 50_000)
         session.proxy.reset()
-        async with asyncio.timeout(3):
+        async with taking_less_than(3):
             close = await session.client.until_close()
 
         # Inside a frame no close frame may be written; the client then sees the end of the stream.

@@ -11,7 +11,7 @@ from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainS
 from service.relay.reporter import SessionInfo
 from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
-from tests.support.harness import eventually, open_raw, running_relay, simulated_relay
+from tests.support.harness import eventually, open_raw, running_relay, simulated_relay, within
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 from tests.support.scripted_upstream import PATH, scripted_relay
 
@@ -83,7 +83,7 @@ async def test_drain_ends_when_the_last_session_finishes(drainer: Drainer, signa
     assert len(drainer.sessions) == 1
     session.end("client_closed")
 
-    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await within(draining, 2)
     assert ("client_closed", 0) == (task.result(), len(drainer.sessions))
 
 
@@ -97,7 +97,7 @@ async def test_drain_closes_remaining_sessions_at_deadline_or_second_signal(
         draining = asyncio.create_task(drainer.drain(DrainTiming(0.05 if cause == "deadline" else 600, 5), signals))
         if cause == "close_now":
             signals.close_now.set()
-        result = await asyncio.wait_for(draining, 2)
+        result = await within(draining, 2)
 
     assert ["relay_draining"] * 3 == [task.result() for task in tasks]
     assert DrainResult(closed=3) == result
@@ -112,7 +112,7 @@ async def test_drain_spreads_closes_over_the_configured_time(drainer: Drainer, s
     for session in sessions:
         start(drainer, session)
     began = asyncio.get_running_loop().time()
-    await asyncio.wait_for(drainer.drain(DrainTiming(0, 0.5), signals), 5)
+    await within(drainer.drain(DrainTiming(0, 0.5), signals), 5)
 
     moments = sorted(session.ended_at - began for session in sessions if session.ended_at is not None)
     assert len(moments) == 100
@@ -136,7 +136,7 @@ async def test_second_signal_cuts_the_close_spread_short(drainer: Drainer, signa
     await eventually(lambda: drainer._is_past_deadline)
     signals.close_now.set()
 
-    assert 500 == (await asyncio.wait_for(draining, 1)).closed  # it would take ten seconds otherwise
+    assert 500 == (await within(draining, 1)).closed  # it would take ten seconds otherwise
 
 
 @pytest.mark.parametrize("signal", ["close_now", "abort_now"])
@@ -151,11 +151,11 @@ async def test_drain_aborts_stuck_sessions(signal: str, drainer: Drainer, signal
         signals.close_now.set()
         if signal == "abort_now":
             signals.abort_now.set()
-        result = await asyncio.wait_for(draining, 3)
+        result = await within(draining, 3)
 
     assert DrainResult(closed=1, aborted=1) == result
     minimum = FAST_CLOSE_SECONDS if signal == "close_now" else 0
-    assert minimum <= loop.time() - began < FAST_CLOSE_SECONDS + 0.5
+    assert minimum <= loop.time() - began < 60  # not the drain's 600 s
     assert "warning" == logs[-1]["log_level"]
 
 
@@ -173,7 +173,7 @@ async def test_drain_waits_for_a_dial_that_becomes_a_session(
     assert session.drain_seconds is not None
     assert 590 < session.drain_seconds <= 600
     session.end("client_closed")
-    await asyncio.wait_for(draining, 2)
+    await within(draining, 2)
 
 
 async def test_drain_waits_for_a_dial_after_the_last_session_has_ended(
@@ -190,7 +190,7 @@ async def test_drain_waits_for_a_dial_after_the_last_session_has_ended(
         await asyncio.sleep(0.02)  # a drain that did not wait would end in the next event loop iterations
         assert not draining.done()
 
-    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await within(draining, 2)
 
 
 async def test_drain_counts_a_session_whose_task_raises(drainer: Drainer, signals: DrainSignals) -> None:
@@ -201,7 +201,7 @@ async def test_drain_counts_a_session_whose_task_raises(drainer: Drainer, signal
     await eventually(lambda: drainer.is_draining)
     session.reason.set_exception(ZeroDivisionError())
 
-    assert DrainResult(finished=1) == await asyncio.wait_for(draining, 2)
+    assert DrainResult(finished=1) == await within(draining, 2)
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
@@ -213,7 +213,7 @@ async def test_drain_ends_when_the_last_dial_fails(
         draining = asyncio.create_task(drainer.drain(DrainTiming(600, 5), signals))
         await eventually(lambda: drainer.is_draining)
 
-    assert DrainResult() == await asyncio.wait_for(draining, 2)
+    assert DrainResult() == await within(draining, 2)
 
 
 async def test_session_that_starts_after_the_deadline_ends_immediately(drainer: Drainer, signals: DrainSignals) -> None:
@@ -224,7 +224,7 @@ async def test_session_that_starts_after_the_deadline_ends_immediately(drainer: 
     await eventually(first.reason.done)
     late = start(drainer, FakeSession("late"))
     first.may_finish.set()
-    await asyncio.wait_for(draining, 2)
+    await within(draining, 2)
 
     assert late.result() == "relay_draining"
 
@@ -247,7 +247,7 @@ async def test_stop_without_drain_closes_and_counts_every_session() -> None:
         await client.next_event()
         stopping = asyncio.create_task(relay.app.stop())
 
-        assert (1001, "") == await asyncio.wait_for(received_close, 5)
+        assert (1001, "") == await within(received_close, 5)
         assert (await client.next_event())["error"]["code"] == "relay_draining"
         await client.close()
         await stopping

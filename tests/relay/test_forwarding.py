@@ -10,7 +10,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.relay.session import CLIENT_CLOSE_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
-from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay
+from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, within
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
@@ -79,7 +79,7 @@ async def test_frames_of_all_sizes_are_forwarded_unchanged_in_both_directions() 
         received_by_client = await client.reader.readexactly(len(down))
 
         assert hashlib.sha256(down).hexdigest() == hashlib.sha256(received_by_client).hexdigest()
-        assert hashlib.sha256(up).hexdigest() == await asyncio.wait_for(received, 10)
+        assert hashlib.sha256(up).hexdigest() == await within(received, 10)
         count = len(frames_of(1, masked=True))
         for direction, size, messages in (
             ("client_to_upstream", len(up), count),
@@ -108,7 +108,7 @@ async def test_frames_behind_the_handshakes_are_forwarded() -> None:
     async with session(script, first + second + third[:5], early) as (_, client):
         expected = first + second + third
         assert expected == await client.reader.readexactly(len(expected))
-        assert early == await asyncio.wait_for(received, 5)
+        assert early == await within(received, 5)
 
 
 async def test_client_that_does_not_read_stops_upstream() -> None:
@@ -164,7 +164,7 @@ async def test_client_that_reads_nothing_for_too_long_is_aborted() -> None:
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
         assert relay.events("session.ended")[0]["reason"] == "client_too_slow"
-        assert await asyncio.wait_for(close_frame, 2) == (1001, "")
+        assert await within(close_frame, 2) == (1001, "")
 
 
 async def test_pings_are_not_forwarded() -> None:

@@ -1,6 +1,5 @@
 """Unexpected exceptions within a session: they end this session with `internal_error`, and no other."""
 
-import asyncio
 import contextlib
 import copy
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from service.failures import CATALOGUE
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from tests.support import scripted_upstream
-from tests.support.harness import eventually, open_raw, running_relay
+from tests.support.harness import eventually, open_raw, running_relay, within
 from tests.support.invariants import assert_no_leaks
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
@@ -98,7 +97,7 @@ async def test_exception_ends_only_its_own_session(fault: str) -> None:
             await client.next_event()
         FAULTS[fault](tuple(relay.app.sessions)[-1])
         failing.send_event(type="session.update")
-        close = await asyncio.wait_for(failing.until_close(), 2)
+        close = await within(failing.until_close(), 2)
         await failing.close()
         await eventually(lambda: upstream.open == 1, 2)
         await eventually(lambda: len(relay.app.sessions) == 1)
@@ -132,7 +131,7 @@ async def test_exception_at_the_start_closes_upstream(monkeypatch: pytest.Monkey
         monkeypatch.setattr("service.relay.reporter.structlog", broken_structlog)
         client = await open_raw(relay.app.public_port, PATH)
         with contextlib.suppress(ConnectionError):
-            await asyncio.wait_for(client.until_close(), 2)
+            await within(client.until_close(), 2)
         await client.close()
 
         await eventually(lambda: upstream.open == 0, 2)

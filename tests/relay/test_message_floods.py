@@ -18,7 +18,7 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame
 from service.relay.session import Session
 from service.relay.watchdog import RATE_WINDOW_SECONDS
-from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of
+from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, taking_less_than, within
 from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
@@ -80,7 +80,7 @@ async def test_flood_of_small_frames_ends_with_rate_exceeded(prefix: bytes, fram
         relay_session = newest_session(relay)
         client.writer.write(prefix + frame * above_limit)
         exchanges = 0
-        async with asyncio.timeout(2):
+        async with taking_less_than(2):
             while not relay_session._ended.done():
                 other.send_event(type="session.update", number=exchanges)
                 assert exchanges == (await other.next_event())["number"]
@@ -143,7 +143,7 @@ async def test_largest_legal_events_are_forwarded_unchanged() -> None:
         exchanges = 0
         while not (reading.done() and received.done()):
             other.send_event(type="session.update", number=exchanges)
-            assert exchanges == (await asyncio.wait_for(other.next_event(), 5))["number"]
+            assert exchanges == (await within(other.next_event(), 5))["number"]
             exchanges += 1
 
         message, pong = reading.result()
@@ -178,14 +178,14 @@ async def test_client_message_above_the_limit_is_refused(fragments: int) -> None
 
     async with scripted_relay(script, RELAY_MAX_MESSAGE_BYTES=str(LIMIT)) as (relay, _), open_client(relay) as client:
         client.writer.write(right)
-        assert right == await asyncio.wait_for(received, 2)
+        assert right == await within(received, 2)
         assert not newest_session(relay)._ended.done()
         client.writer.write(fragmented(LIMIT + 1, fragments, b"abcd"))
 
         assert (await client.next_event())["error"]["code"] == "message_too_big"
         assert (1009, CATALOGUE["message_too_big"].close_text) == await client.until_close()
         if fragments == 1:
-            assert (1001, "") == await asyncio.wait_for(upstream_close, 2)
+            assert (1001, "") == await within(upstream_close, 2)
         await client.close()
         await eventually(lambda: bool(relay.events("session.ended")))
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason="message_too_big")
@@ -209,7 +209,7 @@ async def test_upstream_message_above_the_limit_ends_the_session(fragments: int)
         assert not newest_session(relay)._ended.done()
         proceed.set()
 
-        assert (1009, "") == await asyncio.wait_for(upstream_close, 2)
+        assert (1009, "") == await within(upstream_close, 2)
         if fragments == 1:  # else fragments have been forwarded, and the relay's event would be inside their message
             assert (await client.next_event())["error"]["code"] == "upstream_message_too_big"
         assert (1011, CATALOGUE["upstream_message_too_big"].close_text) == await client.until_close()
@@ -362,7 +362,7 @@ async def test_client_disconnect_inside_a_message_forwards_whole_frames_only(
         )
         await asyncio.sleep(0.05)  # the rest of it is in the scanner, which offers nothing to wait for
         client.reset() if method == "reset" else client.writer.write_eof()
-        data = await asyncio.wait_for(received, 2)
+        data = await within(received, 2)
 
         assert expected == data[:-8]
         close = Scanner(masked=True, max_message_bytes=1).feed(data[-8:])

@@ -100,7 +100,7 @@ async def test_ended_session_leaves_no_reference_cycle(end: str) -> None:
 async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) -> None:
     """Whether it is answered with an HTTP status or an error event."""
     async with raw_upstream(reject_key) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
-        await relay.app.monitor.wait_for_first_refresh(5)
+        await relay.app.monitor.wait_for_first_refresh(30)
         for _ in range(SESSIONS):
             relay.app.connector.breaker.succeeded()
             client = await open_raw(relay.app.public_port, PATH, headers)

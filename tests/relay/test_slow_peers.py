@@ -22,7 +22,7 @@ from service.realtime.scanner_items import Chunk, ControlFrame
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
-from tests.support.harness import RawClient, Relay, eventually, open_raw
+from tests.support.harness import RawClient, Relay, eventually, open_raw, within
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
@@ -152,7 +152,7 @@ async def test_client_that_reads_nothing_is_aborted(max_buffered: dict[Leg, int]
 
         assert forwarded == pipe.bytes
         assert WRITE_HIGH_BYTES < max_buffered[relay_session._client] <= BOUND
-        assert (1001, "") == await asyncio.wait_for(upstream_close, 2)
+        assert (1001, "") == await within(upstream_close, 2)
         await eventually(lambda: bool(relay.events("session.ended")))
         line = relay.events("session.ended")[0]
         assert ("client_too_slow", "client", "warning") == (line["reason"], line["blame"], line["log_level"])

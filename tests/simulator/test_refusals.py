@@ -8,7 +8,7 @@ import pytest
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario, scenario_for_key
-from tests.support.harness import open_raw, running_relay
+from tests.support.harness import open_raw, running_relay, taking_less_than, within
 from tests.support.simulator_client import connect
 
 UPGRADE_HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
@@ -39,7 +39,7 @@ async def test_refusal_is_error_event_and_close_frame(
         assert list(event["error"]) == ["type", "code", "message", "param", "event_id"]
         assert event["error"]["code"] == code
         assert await client.read_close() == (close_code, reason)
-    await asyncio.wait_for(sim.connections[0].wait_closed(), 1)
+    await within(sim.connections[0].wait_closed(), 1)
     assert sim.connections[0].close_code == 1000  # aiohttp answers every CLOSE with its own
 
 
@@ -64,7 +64,7 @@ async def test_error_and_close_arrive_in_one_segment(sim: Simulator) -> None:
         b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
-    async with asyncio.timeout(5):
+    async with taking_less_than(5):
         head = await reader.readuntil(b"\r\n\r\n")
         frames = await reader.read(65536)
     assert b" 101 " in head.splitlines()[0]
@@ -189,7 +189,7 @@ async def test_client_without_close_reply_is_aborted() -> None:
     async with Simulator(SimulatorOptions(close_reply_seconds=0.05)) as sim, aiohttp.ClientSession() as http:
         headers = {"Authorization": "Bearer sk-sim-overloaded"}
         async with http.ws_connect(f"{sim.url}/realtime", headers=headers, autoclose=False):
-            await asyncio.wait_for(sim.connections[0].wait_closed(), 1)
+            await within(sim.connections[0].wait_closed(), 1)
             assert sim.connections[0].close_code is None
 
 

@@ -25,6 +25,7 @@ async def listening(
         task = asyncio.ensure_future(serve(reader, writer))
         running.add(task)
         task.add_done_callback(running.discard)
+        task.add_done_callback(lambda _: writer.close())  # `serve` does not, where it is cancelled before it starts
 
     server = await asyncio.start_server(accept, host, 0, ssl=tls, limit=limit, backlog=backlog)
     try:

@@ -8,6 +8,7 @@ import pytest
 from service.failures import Failure
 from service.upstream.dial import UpstreamConnection
 from service.upstream.dials import DialsInFlight
+from tests.support.harness import within
 
 CONNECTED = cast("UpstreamConnection", object())
 
@@ -30,7 +31,7 @@ async def test_dials_are_counted_until_their_block_ends() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
 
-    await asyncio.wait_for(waiting, 1)
+    await within(waiting, 1)
     assert 0 == len(dials)
 
 
@@ -45,7 +46,7 @@ async def test_expire_ends_dials_with_relay_draining(expires: str) -> None:
     dials.expire()
 
     with pytest.raises(Failure) as raised:
-        await asyncio.wait_for(running, 1)
+        await within(running, 1)
     assert "relay_draining" == raised.value.reason
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
-from tests.support.harness import eventually, open_raw, payload_of, simulated_relay
+from tests.support.harness import eventually, open_raw, payload_of, simulated_relay, taking_less_than
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
 from tests.support.raw_http_server import PATH, Exchange, Script
 from tests.support.raw_websocket_server import CREATED
@@ -180,8 +180,18 @@ async def test_fragmented_first_event_is_forwarded_unchanged(size: int) -> None:
         await client.close()
 
 
-async def test_five_hundred_stalled_dials_do_not_affect_an_open_session() -> None:
+async def test_five_hundred_stalled_dials_do_not_affect_an_open_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """400 are at the limit and time out, 100 are refused immediately, and an event of the open session is not delayed."""
+    dial_seconds, timeout = 57.0, asyncio.timeout
+    deadlines: list[asyncio.Timeout] = []
+
+    def recorded_timeout(seconds: float | None) -> asyncio.Timeout:
+        bound = timeout(seconds)
+        if seconds == dial_seconds:
+            deadlines.append(bound)
+        return bound
+
+    monkeypatch.setattr(asyncio, "timeout", recorded_timeout)
 
     async def script(exchange: Exchange) -> None:
         if "keep=1" in exchange.head:
@@ -193,15 +203,19 @@ async def test_five_hundred_stalled_dials_do_not_affect_an_open_session() -> Non
             exchange.upgrade()
         await exchange.wait_closed()
 
-    settings = {"RELAY_DIAL_TIMEOUT_SECONDS": "3", "RELAY_MAX_DIALS": "400"}
+    settings = {"RELAY_DIAL_TIMEOUT_SECONDS": str(dial_seconds), "RELAY_MAX_DIALS": "400"}
     async with raw_http_relay(script, **settings) as (relay, upstream):
         healthy = await open_raw(relay.app.public_port, PATH + "&keep=1")
         assert (await healthy.next_event())["type"] == "session.created"
+        deadlines.clear()
         waiting = [asyncio.ensure_future(connect_once(relay)) for _ in range(500)]
-        await eventually(lambda: upstream.open == 401, 3)
+        await eventually(lambda: (401, 100) == (upstream.open, sum(task.done() for task in waiting)), 20)
         healthy.send_event(type="x")
-        async with asyncio.timeout(0.5):
+        async with taking_less_than(0.5):
             assert b'{"type":"pong"}' == payload_of(await healthy.next_item())
+        assert 400 == len(deadlines)
+        for bound in deadlines:  # the time has passed
+            bound.reschedule(asyncio.get_running_loop().time())
         statuses = [(answer.status, answer.error["code"]) for answer in await asyncio.gather(*waiting)]
 
         assert (400, 100) == (statuses.count((504, "first_event_timeout")), statuses.count((503, "relay_full")))

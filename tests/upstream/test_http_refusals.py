@@ -5,6 +5,7 @@ import gzip
 
 import pytest
 
+from tests.support.harness import taking_less_than
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
 from tests.support.raw_http_server import Exchange, Script, raw_http
 from tests.support.raw_websocket_server import CREATED
@@ -196,7 +197,7 @@ async def flood(exchange: Exchange) -> None:
 async def test_refusal_with_a_hostile_body_is_reported_by_its_status(script: Script) -> None:
     """Reading the body is limited in size and time; without an error object of the API no key is blamed."""
     async with raw_http_relay(script) as (relay, _):
-        async with asyncio.timeout(3):
+        async with taking_less_than(3):
             answer = await connect_once(relay)
 
         assert (424, "blocked_before_api") == (answer.status, answer.error["code"])

@@ -184,7 +184,7 @@ async def test_start_with_an_unreadable_key_file_names_it_at_every_surface(key_f
 
 async def surfaces(relay: Relay, status: int, reason: str) -> dict[str, str]:
     """The text about a refused key at each surface of a relay."""
-    await relay.app.monitor.wait_for_first_refresh(5)
+    await relay.app.monitor.wait_for_first_refresh(30)
     client = await open_raw(relay.app.public_port)
     await client.close()
     assert (status, reason) == (client.answer.status, client.answer.error["code"])

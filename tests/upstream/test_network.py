@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from service.upstream import resolver
 from tests.support.certificates import Authority
-from tests.support.harness import eventually, open_raw, running_relay
+from tests.support.harness import eventually, open_raw, running_relay, taking_less_than
 from tests.support.invariants import assert_no_leaks
 from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import PATH, Exchange, raw_http
@@ -34,11 +33,10 @@ async def accept_session(exchange: Exchange) -> None:
 async def test_unknown_host_fails_within_a_second() -> None:
     """NXDOMAIN is counted in phase dns."""
     async with running_relay(OPENAI_BASE_URL="https://relay-test.invalid/v1") as relay:
-        started = time.monotonic()
-        answer = await connect_once(relay)
+        async with taking_less_than(1):
+            answer = await connect_once(relay)
 
         assert (502, "dns_failed") == (answer.status, answer.error["code"])
-        assert time.monotonic() - started < 1
         assert 1 == failure_count(relay, "dns_failed", "none", "dns")
 
 
@@ -102,7 +100,7 @@ async def test_untrusted_certificate_fails_the_dial_before_any_request(
         raw_http(accept_session, tls=tls) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url) as relay,
     ):
-        await relay.app.monitor.wait_for_first_refresh(5)
+        await relay.app.monitor.wait_for_first_refresh(30)
         before = upstream.connections
         answer = await connect_once(relay)
 

@@ -17,7 +17,7 @@ from service.realtime.keys import Secret
 from service.settings import Settings, load_settings
 from service.upstream.proxy import HttpProxy, InvalidProxy, choose_proxy, parse_proxy
 from tests.support.certificates import Authority
-from tests.support.harness import Relay, eventually, open_raw, payload_of, running_relay
+from tests.support.harness import Relay, eventually, open_raw, payload_of, running_relay, taking_less_than
 from tests.support.raw_http_relay import connect_once
 from tests.support.raw_http_server import PATH, Exchange, RawHttp, raw_http
 from tests.support.raw_websocket_server import CREATED
@@ -50,7 +50,7 @@ async def proxy(program: Path, folder: Path, *rules: str) -> AsyncIterator[int]:
         str(program), "-d", "-c", str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(5):
+        async with taking_less_than(5):
             await wait_until(lambda: accepts(port))
         yield port
     finally:
@@ -100,7 +100,7 @@ async def relay_through(
             OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", RELAY_DIAL_TIMEOUT_SECONDS="1.5", adjust=adjust
         ) as relay,
     ):
-        await relay.app.monitor.wait_for_first_refresh(5)
+        await relay.app.monitor.wait_for_first_refresh(30)
         yield relay, upstream
         assert "CANARY" not in str(relay.logs) + relay.metrics_text()
 

@@ -34,7 +34,7 @@ async def relay_with(key_file: Path, **settings: Any) -> AsyncIterator[tuple[Rel
         Simulator(SimulatorOptions(pace=0)) as simulator,
         running_relay(simulator=simulator, OPENAI_API_KEY="", OPENAI_API_KEY_FILE=str(key_file), **settings) as relay,
     ):
-        await relay.app.monitor.wait_for_first_refresh(5)
+        await relay.app.monitor.wait_for_first_refresh(30)
         yield relay, simulator
 
 

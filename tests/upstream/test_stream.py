@@ -11,6 +11,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.upstream.dial import Dialler
 from service.upstream.stream import EventStream, ProtocolViolation, ServerEvent, StreamClosed
 from service.upstream.target import DialRequest, Target
+from tests.support.harness import taking_less_than
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 
 REQUEST = DialRequest(query=(("model", "scripted"),))
@@ -86,7 +87,7 @@ async def test_stream_raises_closed_after_the_last_event_and_on_every_later_call
         echoed.set_result(await connection.until_close())
 
     async with open_stream(script) as stream:
-        async with asyncio.timeout(1):
+        async with taking_less_than(1):
             assert ((code or 1000), "") == await echoed
         assert "session.created" == (await stream.next_event(1)).type
         for _ in range(2):

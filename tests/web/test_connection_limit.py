@@ -6,7 +6,7 @@ import sys
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
-from tests.support.harness import open_raw
+from tests.support.harness import open_raw, within
 from tests.support.relay_process import environment, get
 
 FILES = 220
@@ -22,7 +22,7 @@ async def test_silent_connections_leave_descriptors_for_probes_and_sessions() ->
 
     async def event(name: str) -> dict[str, str]:
         while True:
-            line = json.loads(await asyncio.wait_for(child.stderr.readline(), 15))  # type: ignore[union-attr]  # it is piped
+            line = json.loads(await within(child.stderr.readline(), 15))  # type: ignore[union-attr]  # it is piped
             if line["event"] == name:
                 return dict(line)
 
@@ -55,6 +55,6 @@ async def test_silent_connections_leave_descriptors_for_probes_and_sessions() ->
 async def read_end(reader: asyncio.StreamReader) -> bytes:
     """Return what an aborted connection has received."""
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await within(reader.read(), 5)
     except ConnectionResetError:
         return b""

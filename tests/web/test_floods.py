@@ -30,7 +30,7 @@ async def test_flood_without_token_is_refused_with_401() -> None:
         assert {401: 300} == Counter(answer.status for answer in answers)
         assert 300 == relay.metric("realtime_relay_admissions_total", result="token_missing") - before
         assert 0 == upstream.upgrades
-        assert max(probes) < 1
+        assert max(probes) < 10
         assert {"info"} == {line["log_level"] for line in relay.events("admission.refused")}
 
 

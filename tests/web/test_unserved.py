@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.web.realtime import PATHS, TRANSLATION_PATHS
 from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
-from tests.support.harness import Relay, simulated_relay
+from tests.support.harness import Relay, simulated_relay, within
 from tests.web.test_invalid_requests import upgrade
 
 CANARY = "CANARY7input"
@@ -24,7 +24,7 @@ async def send(relay: Relay, *pieces: bytes) -> tuple[int, dict[str, Any], bytes
     for piece in pieces:
         writer.write(piece)
         await writer.drain()
-    received = await asyncio.wait_for(reader.read(), 10)
+    received = await within(reader.read(), 10)
     writer.close()
     body = received.partition(b"\r\n\r\n")[2]
     return int(received.split()[1]), json.loads(body)["error"] if body else {}, received
@@ -93,7 +93,7 @@ async def test_malformed_http_is_a_bad_request(sent: bytes) -> None:
     async with simulated_relay() as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(sent)
-        received = await asyncio.wait_for(reader.read(), 10)
+        received = await within(reader.read(), 10)
         writer.close()
         body = received[received.index(b'{"error"') :]
 
@@ -137,7 +137,7 @@ async def test_empty_lines_before_a_request_are_no_other_protocol(before: bytes)
         writer.write(before)
         await writer.drain()
         writer.write(rest("/livez"))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        head = await within(reader.readuntil(b"\r\n\r\n"), 10)
         writer.close()
 
         assert b"200" == head.split()[1]
@@ -225,7 +225,7 @@ async def test_half_closed_connection_is_answered(name: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(sent)
         writer.write_eof()
-        received = await asyncio.wait_for(reader.read(), 10)
+        received = await within(reader.read(), 10)
         writer.close()
 
         check_refusal(relay, reason, 400, json.loads(received.partition(b"\r\n\r\n")[2])["error"], received)
@@ -237,11 +237,11 @@ async def test_unfinished_body_does_not_hold_the_connection(rest_of_body: bytes)
     async with simulated_relay() as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(rest("/v1/realtime", "POST", "Transfer-Encoding: chunked"))
-        assert b"405" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert b"405" in await within(reader.readuntil(b"\r\n\r\n"), 10)
         writer.write(rest_of_body)
-        await asyncio.wait_for(reader.read(), 10)
+        await within(reader.read(), 10)
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(write_on(writer), 9)
+            await within(write_on(writer), 9)
         writer.close()
 
         assert ["method_not_allowed"] == [line["reason"] for line in relay.events("admission.refused")]
@@ -252,9 +252,9 @@ async def test_silent_peer_behind_a_refusal_is_disconnected() -> None:
     async with simulated_relay() as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(V2)
-        await asyncio.wait_for(reader.read(), 10)  # the relay's FIN follows its answer
+        await within(reader.read(), 10)  # the relay's FIN follows its answer
         with pytest.raises(ConnectionError):  # its RST, once it has closed the socket
-            await asyncio.wait_for(write_on(writer), 30)
+            await within(write_on(writer), 30)
         writer.close()
 
 

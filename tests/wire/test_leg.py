@@ -203,7 +203,7 @@ async def test_time_while_held_does_not_count_as_silence() -> None:
     leg.last_alive_at -= 60
     leg.release("sink_full")
 
-    assert asyncio.get_running_loop().time() - leg.last_alive_at < 1
+    assert asyncio.get_running_loop().time() - leg.last_alive_at < 30
 
 
 async def test_start_delivers_early_data_and_then_the_end_of_file() -> None:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from service.realtime.frames import Opcode, build_frame
-from tests.support.harness import Relay, eventually, open_raw, running_relay
+from tests.support.harness import Relay, eventually, open_raw, running_relay, within
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
@@ -77,7 +77,7 @@ async def test_bytes_behind_a_client_upgrade_reach_upstream_in_order() -> None:
         client = await opening
         client.writer.write(late)
 
-        assert expected == await asyncio.wait_for(arrived, 5)
+        assert expected == await within(arrived, 5)
         await client.close()
 
 
@@ -141,7 +141,7 @@ async def test_client_that_disconnects_during_the_dial_closes_upstream() -> None
         opening.cancel()
         await asyncio.wait({opening})
 
-        await asyncio.wait_for(dropped.wait(), 2)
+        await within(dropped.wait(), 2)
         await eventually(lambda: (upstream_connections(relay), client_connections(relay)) == (0, 0))
         assert [] == relay.events("session.started")
         assert 0 == len(relay.app.dials)
