@@ -13,7 +13,7 @@ from bench.messages import UP, Template
 
 _TICK_SECONDS: Final = 0.001  # the resolution of the event loop's timers
 _MAX_PER_TICK: Final = 256  # then the event loop may read, if the generator is late
-_OPEN_SECONDS: Final = 30
+_OPEN_SECONDS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ async def start(name: str, site: UpstreamSite, upstream: Upstream) -> Contender:
     """Start one contender and wait until a session passes through it; raises NotAvailable or NotToBeHad."""
     contender = start_process(name, site)
     try:
-        await wait_until_ready(contender, upstream, seconds=90 if name == "litellm" else 15)
+        await wait_until_ready(contender, upstream, seconds=180 if name == "litellm" else 90)
     except ContenderUnavailable:
         if contender.process is not None:
             await contender.process.stop()

@@ -131,7 +131,7 @@ def _is_usable_python2(python: str) -> bool:
     """Whether it starts and supports TLS: a `python2.7` on PATH may be a shim of pyenv that only prints an error."""
     check = "import ssl, sys, zlib; sys.exit(sys.version_info[:2] != (2, 7))"
     try:
-        return subprocess.run([python, "-c", check], capture_output=True, check=False, timeout=20).returncode == 0
+        return subprocess.run([python, "-c", check], capture_output=True, check=False, timeout=120).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
 

@@ -172,7 +172,7 @@ async def tls_front_with_secret_files(deployment: Deployment) -> str:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
         check(await _handshake_status(http, url) == 401, "a client without a token was admitted")
         async with http.ws_connect(url, headers=headers) as call:
-            check((await call.receive_json(timeout=10))["type"] == "session.created", "no session through the front")
+            check((await call.receive_json(timeout=60))["type"] == "session.created", "no session through the front")
             await _replace_key(deployment, secrets)
             event: Any = await _send_item(call)
             check(event["type"] == "conversation.item.added", f"the open call after the new key: {event}")
@@ -180,14 +180,14 @@ async def tls_front_with_secret_files(deployment: Deployment) -> str:
             await asyncio.sleep(2)
             check(await _handshake_status(http, url, headers) == 101, "a new call after the front reloaded its files")
             while event["type"] != "conversation.item.done":
-                event = await call.receive_json(timeout=5)
+                event = await call.receive_json(timeout=60)
             event = await _send_item(call)
             check(
                 event["type"] == "conversation.item.added",
                 f"the open call after the front reloaded its files: {event}",
             )
             stopping = asyncio.create_task(deployment.compose("stop"))
-            while (message := await call.receive(timeout=30)).type is aiohttp.WSMsgType.TEXT:
+            while (message := await call.receive(timeout=120)).type is aiohttp.WSMsgType.TEXT:
                 pass
             check((message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001), f"the end of the call: {message}")
             await stopping
@@ -213,7 +213,7 @@ async def _send_item(call: aiohttp.ClientWebSocketResponse) -> Any:
     content = [{"type": "input_text", "text": "Still there?"}]
     item = {"type": "message", "role": "user", "content": content}
     await call.send_json({"type": "conversation.item.create", "item": item})
-    return await call.receive_json(timeout=5)
+    return await call.receive_json(timeout=60)
 
 
 async def _handshake_status(http: aiohttp.ClientSession, url: str, headers: dict[str, str] | None = None) -> int:

@@ -24,9 +24,9 @@ from tests.observability.testbed import Testbed
 from tools.debian import PackageUnavailable
 
 NOT_RUN: Final = 3
-_MAX_SECONDS: Final = 280
+_MAX_SECONDS: Final = 900
 _QUIET_SECONDS: Final = 8
-_DISCOVERY_SECONDS: Final = 30
+_DISCOVERY_SECONDS: Final = 180
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
 
 async def _run(executables: dict[str, Path], folder: Path) -> list[str]:
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(ClientSession(timeout=ClientTimeout(total=20)))
+        http = await stack.enter_async_context(ClientSession(timeout=ClientTimeout(total=120)))
         notifications = await stack.enter_async_context(notification_server())
         ports = [programs.free_port() for _ in programs.PACKAGES]
         testbed = Testbed(folder, notifications, f"http://127.0.0.1:{ports[0]}", http)

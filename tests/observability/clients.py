@@ -9,7 +9,7 @@ from typing import Final
 from tests.support.harness import RawClient, open_raw
 
 Conversation = Callable[[RawClient], Awaitable[None]]
-_SESSION_SECONDS: Final = 10.0
+_SESSION_SECONDS: Final = 60.0
 # 200 ms of silence: 16-bit PCM at 24 kHz.
 _SPEECH: Final = base64.b64encode(bytes(9600)).decode()
 _MANUAL_TURNS: Final = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}

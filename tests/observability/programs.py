@@ -19,7 +19,7 @@ from tools.debian import PackageUnavailable, unpack
 from tools.generate import ROOT
 
 PACKAGES: Final = ("prometheus", "prometheus-alertmanager")
-_START_SECONDS: Final = 30.0
+_START_SECONDS: Final = 180.0
 # Debian's Alertmanager reads its templates from this absolute path.
 _TEMPLATES: Final = Path("/usr/share/prometheus/alertmanager/default.tmpl")
 
@@ -64,12 +64,12 @@ async def running(command: Sequence[str], ready_url: str, log: Path) -> AsyncIte
 
 
 async def terminate(child: asyncio.subprocess.Process) -> None:
-    """Stop a child process with SIGTERM, after 5 seconds with SIGKILL."""
+    """Stop a child process with SIGTERM, after 20 seconds with SIGKILL."""
     if child.returncode is None:
         with suppress(ProcessLookupError):
             child.terminate()
         with suppress(TimeoutError):
-            await asyncio.wait_for(child.wait(), 5)
+            await asyncio.wait_for(child.wait(), 20)
     if child.returncode is None:
         child.kill()
         await child.wait()

@@ -16,8 +16,8 @@ from tests.observability.relays import Provider, RelayProcess, settings_for
 from tests.observability.time_scale import shorten
 
 _BY_NAME: Final = {alert.name: alert for alert in ALERTS}
-FIRING_SECONDS: Final = 120.0
-RESOLVED_SECONDS: Final = 120.0
+FIRING_SECONDS: Final = 300.0
+RESOLVED_SECONDS: Final = 300.0
 
 
 @dataclass
