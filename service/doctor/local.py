@@ -91,7 +91,8 @@ class LocalConfiguration:
         notes = [f"{sentence}." for sentence in sources.conflicting_values(self.layers)]
         # Thorough: a name such as OPENAI_KEY is worth a warning even if a key is found, since it may be the newer one.
         warnings = find_warnings(self.layers, SETTING_NAMES, has_key=self.has_key, is_thorough=True)
-        notes += [f"{warning.variable} {warning.sentence}." for warning in warnings]
+        sentences = (f"{warning.variable} {warning.sentence}" for warning in warnings)
+        notes += [sentence if sentence.endswith("?") else f"{sentence}." for sentence in sentences]
         empty = [f"{sentence}." for sentence in sources.empty_settings(self.layers, in_environment=False)]
         try:
             self.settings = load_settings(self.environ, self.directory)

@@ -6,9 +6,10 @@ The query uses the internal port, as a probe does, and changes nothing. A relay 
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from service.startup import listen_problem
 
 _TIMEOUT_SECONDS: Final = 2.0
 _START_TIME_ERROR_SECONDS: Final = 2.0
+"""The start time of a process is derived from that of the machine, which is known to the second."""
 _MAX_BYTES: Final = 1 << 20
 _LOOPBACK_OF_WILDCARD: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 _START_TIME: Final = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
@@ -86,16 +88,22 @@ def compare(relay: RunningRelay | None, settings: Settings, upstream: str, files
             f"The running relay uses {relay.upstream}, but these settings select {upstream}: it was started with "
             "other settings, or they have changed since. Restart it if it should use these settings."
         )
-    changed = [path.name for path in files if relay.started_at is not None and _is_newer(path, relay.started_at)]
-    if changed:
-        notes.append(
-            f"{', '.join(changed)} was changed after the running relay started. Restart the relay: it reads its settings "
-            "only at startup."
-        )
+    if relay.started_at is not None:
+        notes += _changed_files(relay.started_at, files)
     notes += [f"Its /healthz reports {check}." for check in relay.failing_checks]
     age = f", started {_duration(time.time() - relay.started_at)} ago" if relay.started_at is not None else ""
     text = f"relay {relay.version} is running, upstream {relay.upstream}{age}"
     return Finding(text, notes, "warn" if notes else "ok")
+
+
+def _changed_files(started_at: float, files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        changed_at = _changed_at(path)
+        if changed_at > started_at + _START_TIME_ERROR_SECONDS:
+            yield (
+                f"{path.name} was changed at {_clock(changed_at)}, after the running relay started ({_clock(started_at)}). "
+                "Restart the relay: it reads its settings only at startup."
+            )
 
 
 def _listen_problems(settings: Settings) -> list[str]:
@@ -106,16 +114,20 @@ def _listen_problems(settings: Settings) -> list[str]:
     return [problem for address in addresses if (problem := listen_problem(*address)) is not None]
 
 
-def _is_newer(path: Path, started_at: float) -> bool:
-    """Whether a file was certainly written after a relay started.
+def _changed_at(path: Path) -> float:
+    """When a file was last written, at the earliest.
 
     An archive, a copy or another machine's clock can set the modification time ahead, and a change of mode or name sets only
-    the change time: the earlier of the two counts. The start time of a process is known to the second.
+    the change time: the earlier of the two counts.
     """
     with suppress(OSError):
         status = path.stat()
-        return min(status.st_mtime, status.st_ctime) > started_at + _START_TIME_ERROR_SECONDS
-    return False
+        return min(status.st_mtime, status.st_ctime)
+    return 0.0
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _duration(seconds: float) -> str:
