@@ -108,7 +108,7 @@ def _odd_names(environ: Mapping[str, str], known: frozenset[str]) -> Iterator[tu
     """Names that 'docker run --env-file' makes of a file with a byte order mark, quotes or 'export'."""
     for name in environ:
         if not _PLAIN_NAME.fullmatch(name) and (meant := setting_names(known).meant_by(name)) is not None:
-            sentence = f"has a variable whose name resembles {meant} but is not it ({printable_name(name)})"
+            sentence = f"has a variable whose name resembles {meant} but is not it ('{printable_name(name)}')"
             yield ENVIRONMENT_ORIGIN, Flaw(sentence, "check the file from which it is set for invisible characters")
 
 

@@ -28,6 +28,7 @@ _BYTE_LINE_BREAK: Final = re.compile(rb"\r\n|\n|\r")
 _ODD_LINE_BREAK: Final = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
 _CONFLICT_MARKER: Final = re.compile(r"(?:<{7}|>{7})(?:[ \t].*)?")  # between them one of two settings is not decided
 _COMMENT: Final = re.compile(r"(?:^|\s)#.*")
+_HASH_VALUE: Final = re.compile(r"=[^\S\r\n]+#\S")
 _QUOTE: Final = re.compile(r"=[^\S\r\n]*[\"']")
 _MIN_STRAYS: Final = 2  # without any NAME=value: an encrypted file, a web page, a pointer of Git LFS
 _MAX_REPORTED: Final = 20
@@ -99,7 +100,11 @@ def parse_env_text(data: bytes, names: SettingNames, file_name: str) -> EnvText:
         flaws.append(Flaw("has no line of the form NAME=value: it is no .env file", "replace or remove it"))
     # The value of a flawed line is not used: it can hold a secret that the report of another setting would show.
     understood = tuple(replace(s, value=None) if s.line in flawed else s for s in statements)
-    return EnvText(understood, _shortened(flaws), (*_shortened(strays), *_shortened([*_repeated(understood, names)])))
+    return EnvText(
+        understood,
+        _shortened(flaws),
+        (*_shortened(strays), *_shortened([*_repeated(understood, names), *_emptied(understood, names)])),
+    )
 
 
 def _shortened(flaws: list[Flaw]) -> tuple[Flaw, ...]:
@@ -127,6 +132,16 @@ def _repeated(statements: Iterable[Statement], names: SettingNames) -> Iterator[
             yield Flaw(
                 f"sets {name} in line {lines[-1]} and to nothing in line {emptied[-1]}",
                 f"the value in line {lines[-1]} is used, because an empty one counts as unset; remove one of the two lines",
+            )
+
+
+def _emptied(statements: Iterable[Statement], names: SettingNames) -> Iterator[Flaw]:
+    """Settings whose value may be what follows a '#', which is a comment behind a blank."""
+    for statement in statements:
+        if statement.name in names.known and statement.value == "" and _HASH_VALUE.search(statement.source):
+            yield Flaw(
+                f"line {statement.line}: {statement.name} is empty, because '#' behind a blank begins a comment",
+                "if it is the value, put it in quotation marks, or remove the blank or the '#'",
             )
 
 

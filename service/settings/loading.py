@@ -125,11 +125,10 @@ class _Loader:
         try:
             return read_secret(path, MAX_KEY_FILE_BYTES if is_key else MAX_FILE_BYTES), f"file {path} ({origin})"
         except SecretFileError as error:
+            remedy = error.remedy[:1].lower() + error.remedy[1:]
             if is_key:  # never stops the start
                 self.key_problem = f"{variable}: {shown} {error}"
                 self.warnings.append(SettingWarning(variable, f"{shown} {error}"))
             else:
-                self._reject(
-                    setting, SourceProblem(variable, f"names the file {shown}, which {error.cause}", error.remedy)
-                )
+                self._reject(setting, SourceProblem(variable, f"names the file {shown}, which {error.cause}", remedy))
         return None

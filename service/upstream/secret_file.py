@@ -154,7 +154,13 @@ def _missing_part(path: str) -> str:
     if not file.is_absolute():
         return f"; the working directory is {printable_path(str(Path.cwd()))}"
     missing = next((parent for parent in reversed(file.parents) if not parent.is_dir()), None)
-    return f"; the folder {printable_path(str(missing))} is missing" if missing is not None else ""
+    if missing is None:
+        return ""
+    return (
+        f"; {printable_path(str(missing))} is no folder"
+        if missing.exists()
+        else (f"; the folder {printable_path(str(missing))} is missing")
+    )
 
 
 def _permissions(path: str) -> str:

@@ -54,6 +54,14 @@ def test_comment_is_no_setting(tmp_path: Path, comment: str) -> None:
     assert () == load_settings({}, tmp_path).warnings
 
 
+def test_value_that_is_a_comment_is_a_warning(tmp_path: Path) -> None:
+    """Access would be open without a word. A sentence behind an empty value, as a template has it, is no mistake."""
+    (tmp_path / ".env").write_text("RELAY_ACCESS= #tokens\nRELAY_MODEL= # by default gpt-realtime\n")
+
+    [warning] = load_settings({}, tmp_path).warnings
+    assert warning.sentence.startswith("line 1: RELAY_ACCESS is empty, because '#' behind a blank begins a comment; ")
+
+
 @pytest.mark.parametrize(
     "comment",
     [

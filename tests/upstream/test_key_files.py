@@ -268,6 +268,7 @@ def test_error_of_the_system_is_explained(
         ("~/key", "'~' is not expanded here"),
         ('"/run/secrets/key"', "the quotation marks are a part of the path"),
         ("/run/nowhere/deep/key", "the folder '/run/nowhere' is missing"),
+        ("/etc/passwd/key", "is no folder"),
         ("secrets/key", "the working directory is"),
         ("sk-proj-abcdefghijklmnop", "set it without _FILE"),
         ("/a\0b", "is not a path"),
