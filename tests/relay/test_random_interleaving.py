@@ -114,6 +114,7 @@ def memory_relay() -> Iterator[tuple[VirtualTimeLoop, MemoryRelay]]:
         closing(VirtualTimeLoop()) as loop,
         structlog.testing.capture_logs() as logs,
         patch("service.wire.seam.Leg", MemoryLeg),
+        patch("service.relay.pipe.LOOKAHEAD_SECONDS", 60),  # of real time, which passes here without a tick
     ):
         relay = MemoryRelay(logs)
         loop.run_until_complete(relay.start())
@@ -142,7 +143,7 @@ OPENINGS: Final[tuple[list[str], ...]] = (
 ANY_STEP: Final = st.sampled_from([*STEPS, *WAITS])
 
 
-@pytest.mark.timeout(DEEP_SECONDS if IS_DEEP else 60)
+@pytest.mark.timeout(DEEP_SECONDS if IS_DEEP else 180)
 @examples(300)
 @example(OPENINGS[1], ["upstream sends 101 and first event", "client sends FIN"], 1000)  # just before the client's 101
 @example(OPENINGS[2], ["relay cancels the handler"], 1000)

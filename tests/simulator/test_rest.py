@@ -102,7 +102,7 @@ async def test_client_secret_starts_its_session(sim: Simulator) -> None:
     status, body = await _create_client_secret(sim, {"session": session})
     assert status == 200
     assert re.fullmatch(r"ek_[0-9a-f]{32}", body["value"])
-    assert abs(body["expires_at"] - time.time() - 600) < 3
+    assert abs(body["expires_at"] - time.time() - 600) < 60
     assert body["session"]["expires_at"] == 0
     for _ in range(2):
         async with connect(sim, "", key=body["value"], read_created=False) as client:

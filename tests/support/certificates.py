@@ -84,6 +84,6 @@ def create_self_signed(folder: Path, subject: str, *names: str, days: int = 30) 
         ],
         check=True,
         capture_output=True,
-        timeout=20,
+        timeout=120,
     )  # fmt: skip
     return pair

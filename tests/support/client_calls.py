@@ -73,7 +73,7 @@ def sample_value(text: str, series: str) -> float:
 
 async def wait_for_scrape(internal: str, holds: Callable[[str], bool]) -> str:
     """Scrape until a condition holds; returns that scrape."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not holds(text := await scrape(internal)):
             pass
     return text

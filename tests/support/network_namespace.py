@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 
@@ -143,7 +143,7 @@ def veth_link() -> Iterator[VethLink]:
     holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--", "sleep", "300"])
     name = f"local{os.getpid()}"[:15]
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         own_namespace = Path("/proc/self/ns/net").readlink()
         while (
             Path(f"/proc/{holder.pid}/ns/net").readlink() == own_namespace

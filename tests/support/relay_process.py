@@ -31,7 +31,7 @@ def run(*words: str, directory: str = "/", **settings: str) -> subprocess.Comple
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
 
@@ -47,7 +47,7 @@ class Process:
         """Read the log up to the next event of a name."""
         assert self.process.stderr is not None
         while True:
-            line = await asyncio.wait_for(self.process.stderr.readline(), 15)
+            line = await asyncio.wait_for(self.process.stderr.readline(), 60)
             assert line, f"the log ended before {name}"
             self.lines.append(json.loads(line))
             if self.lines[-1]["event"] == name:
@@ -56,7 +56,7 @@ class Process:
     async def rest(self) -> int:
         """Read the log to its end; returns the exit code."""
         assert self.process.stderr is not None
-        while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
+        while line := await asyncio.wait_for(self.process.stderr.readline(), 60):
             if line.endswith(b"\n"):  # a killed process can leave half a line
                 self.lines.append(json.loads(line))
         return await self.process.wait()
@@ -92,7 +92,7 @@ async def get(url: str) -> int:
 
     def fetch() -> int:
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
+            with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - loopback
                 return int(response.status)
         except urllib.error.HTTPError as exc:
             exc.close()
