@@ -152,10 +152,10 @@ CALLERS_ALERTS: Final = (
         operator=">",
         threshold=0,
         for_duration="2m",
-        summary="Prometheus scrapes no relay instance of job '<job>'.",
+        summary="Prometheus scrapes no relay instance[ of job <job>].",
         description=(
-            "Every instance of job '<job>' is down, or Prometheus cannot find or reach it. No other alert of this job "
-            "can fire meanwhile. Check the instances first, then the scrape configuration."
+            "Every instance[ of job <job>] is down, or Prometheus cannot find or reach it. No other alert on these "
+            "instances can fire meanwhile. Check the instances first, then the scrape configuration."
         ),
         rationale="two minutes: longer than the restart of a single instance takes",
     ),

@@ -1,11 +1,12 @@
 """Alerts and recording rules, and the annotation templates of alerts for Prometheus and Grafana. Pure.
 
 Texts contain placeholders in angle brackets. `<percent>`, `<seconds>` and `<number>` format the value of the query; every
-other word is the label of that name. Both programs have the same template functions but name the value differently.
+other word is the label of that name. A part in square brackets is left out where its label is missing. Both programs have the
+same template functions but name the value differently.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +19,7 @@ Severity = Literal["critical", "warning"]
 Operator = Literal[">", "<"]
 _FORMATS: Final = {"percent": "humanizePercentage", "seconds": "humanizeDuration", "number": 'printf "%.0f"'}
 _PLACEHOLDER: Final = re.compile(r"<([a-z]+)>")
+_OPTIONAL: Final = re.compile(r"\[([^]<]*)<([a-z]+)>([^]]*)\]")
 _PROMETHEUS_VALUE: Final = "$value"
 _GRAFANA_VALUE: Final = "$values.A.Value"
 
@@ -64,19 +66,28 @@ class Alert:
     def annotations(self, *, grafana: bool = False, docs_url: str = DOCS_URL) -> dict[str, str]:
         """The annotations as templates for Prometheus, or for Grafana."""
         value = _GRAFANA_VALUE if grafana else _PROMETHEUS_VALUE
-        page = "failures.md#{{ $labels.reason }}" if self.reasons else f"runbooks/alerts.md#{self.name.lower()}"
         texts = {
             "summary": _template(self.summary, value),
             "description": _template(self.description, value),
-            "runbook_url": f"{docs_url.rstrip('/')}/{page}",
+            "runbook_url": f"{docs_url.rstrip('/')}/runbooks/{self._runbook()}",
         }
         if self.reasons:
-            texts["remedy"] = _remedies(self.reasons)
+            texts["remedy"] = _by_reason(
+                {reason: CATALOGUE[reason].operator_action for reason in self.reasons}, "Open the runbook."
+            )
         return texts
+
+    def _runbook(self) -> str:
+        """The section of the runbook, as a template: that of the reason, or that of the alert if it has no reason."""
+        if not self.reasons:
+            return f"alerts.md#{self.name.lower()}"
+        pages = _by_reason({reason: CATALOGUE[reason].page for reason in self.reasons}, "README")
+        return f"{pages}.md#{{{{ $labels.reason }}}}"
 
 
 def fill_placeholders(text: str, labels: dict[str, str], value: str) -> str:
     """A text with its placeholders replaced; `value` is already formatted."""
+    text = _OPTIONAL.sub(lambda found: f"{found[1]}<{found[2]}>{found[3]}" if labels.get(found[2]) else "", text)
     return _PLACEHOLDER.sub(lambda found: value if found[1] in _FORMATS else labels.get(found[1], ""), text)
 
 
@@ -85,10 +96,19 @@ def _template(text: str, value: str) -> str:
         word = found[1]
         return f"{{{{ {value} | {_FORMATS[word]} }}}}" if word in _FORMATS else f"{{{{ $labels.{word} }}}}"
 
+    text = _OPTIONAL.sub(r"{{ with $labels.\2 }}\1{{ . }}\3{{ end }}", text)
     return _PLACEHOLDER.sub(expression, text)
 
 
-def _remedies(reasons: Iterable[str]) -> str:
-    """A template that selects the catalogue's remedy by the label `reason`."""
-    branches = [f'if eq $labels.reason "{reason}" }}}}{CATALOGUE[reason].remedy}' for reason in reasons]
-    return "{{ " + "{{ else ".join(branches) + "{{ end }}"
+def _by_reason(texts: Mapping[str, str], default: str) -> str:
+    """A template that selects a text by the label `reason`; the text itself if all reasons have the same.
+
+    A check can fail for a reason that is no dial failure, such as an internal error: `default` is for those.
+    """
+    reasons: dict[str, list[str]] = {}
+    for reason, text in texts.items():
+        reasons.setdefault(text, []).append(f'"{reason}"')
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    branches = [f"if eq $labels.reason {' '.join(names)} }}}}{text}" for text, names in reasons.items()]
+    return "{{ " + "{{ else ".join(branches) + f"{{{{ else }}}}{default}{{{{ end }}}}"

@@ -274,7 +274,8 @@ def _expected(alert: Alert, case: Case, value: str) -> dict[str, Any]:
     }
     if alert.reasons:
         reason = labels["reason"]
-        annotations |= {"runbook_url": f"{DOCS_URL}/failures.md#{reason}", "remedy": CATALOGUE[reason].remedy}
+        row = CATALOGUE[reason]
+        annotations |= {"runbook_url": f"{DOCS_URL}/{row.runbook.removeprefix('docs/')}", "remedy": row.operator_action}
     else:
         annotations["runbook_url"] = f"{DOCS_URL}/runbooks/alerts.md#{alert.name.lower()}"
     return {"exp_labels": {**labels, **alert.labels}, "exp_annotations": annotations}

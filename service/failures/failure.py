@@ -27,9 +27,9 @@ class Failure(Exception):
     `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is the provider's error code
     if it has the shape of one, known or not, `close_reason` a close reason of the shape `type.code`: neither holds free text,
     and neither becomes a label. `hint` is the remedy where the evidence allows a better one than the row's; `client_hint` is
-    the same without the address of the upstream, which clients need not know. `evidence` holds facts by name, such as the
-    path requested or the edge's ray id, for log, health and doctor; `detail` is for log and doctor. All are static or built
-    from settings and validated facts, and never contain text from the provider.
+    the same for clients: without the address of the upstream, and with what only a client can do. `evidence` holds facts
+    by name, such as the path requested or the edge's ray id, for log, health and doctor; `detail` is for log and doctor.
+    All are static or built from settings and validated facts, and never contain text from the provider.
     """
 
     reason: str
@@ -51,13 +51,13 @@ class Failure(Exception):
 
     @property
     def remedy(self) -> str:
-        """What to do: the hint if there is one, else the remedy of the catalogue."""
-        return self.hint or self.row.remedy
+        """What the operator does: the hint if there is one, else the operator's action of the catalogue."""
+        return self.hint or self.row.operator_action
 
     @property
     def client_remedy(self) -> str:
         """The remedy as a client sees it, in a response, an event, or a close frame."""
-        return self.client_hint or self.remedy
+        return self.client_hint or self.hint or self.row.remedy
 
     @property
     def wire_status(self) -> int | None:

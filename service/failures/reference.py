@@ -25,6 +25,10 @@ def render_markdown() -> str:
             "the status. The first rule that matches decides. Where the evidence allows a better remedy than the one shown "
             "here, every surface shows that one.\n"
         ),
+        (
+            'Alerts, dashboards, log, health and doctor show the paragraph that begins with "Operator:" in place of the '
+            "remedy that clients receive.\n"
+        ),
         "`blame` names the party that caused the failure or the ending.\n",
         "`retry` states whether the same attempt can succeed without a change of client, relay or account.\n",
         "In a checkout, `python -m service` in a remedy is `.venv/run/bin/python -m service`.\n",
@@ -59,7 +63,8 @@ def _render_row(row: Row) -> str:
         facts.insert(1, f"close {row.event_close_code} with `?on_failure=event`")
     link = f"[Runbook](runbooks/{row.page}.md#{row.reason})"
     causes = _render_causes(row.reason) if row.reason in DIAL_FAILURES else ""
-    return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{causes}{link}\n"
+    operator = f"Operator: {row.for_operator}\n\n" if row.for_operator else ""
+    return f"### {row.reason}\n\n{row.sentence} ({', '.join(facts)})\n\n{row.remedy}\n\n{operator}{causes}{link}\n"
 
 
 def _render_causes(reason: str) -> str:

@@ -53,6 +53,9 @@ class Row:
     `page` is the runbook page that has its section. `http_status` is the status that the client receives instead of its
     101; None where the upgrade is already answered. `close_code` is sent to the client's socket; None where the refusal is an
     HTTP status unless the client asks for an event, or where the relay passes on the peer's own close code.
+
+    `remedy` is for the client that receives it. `for_operator` is the operator's action where it differs; alerts,
+    dashboards, log, health and doctor show it as `operator_action`.
     """
 
     reason: str
@@ -64,6 +67,12 @@ class Row:
     level: Level
     sentence: str
     remedy: str
+    for_operator: str | None = None
+
+    @property
+    def operator_action(self) -> str:
+        """What the operator of the relay does about this reason."""
+        return self.for_operator or self.remedy
 
     @property
     def event_close_code(self) -> int | None:

@@ -64,7 +64,7 @@ class HealthCheck:
         self.status = "fail" if has_failed else "warn"
 
     def output(self) -> str | None:
-        """Reason, sentence and remedy of the last failure, or "not checked yet"; None if the check passes."""
+        """Reason, sentence and operator's action of the last failure, or "not checked yet"; None if the check passes."""
         if self.status == "unknown":
             return "not checked yet"
         if self.reason is None:
@@ -72,4 +72,4 @@ class HealthCheck:
         row = CATALOGUE[self.reason]
         is_counted = self.status == "warn"
         count = f" ({min(self.failures, FAILURE_THRESHOLD)}/{FAILURE_THRESHOLD})" if is_counted else ""
-        return f"{row.reason}{count}: {row.sentence} {self.hint or row.remedy}"
+        return f"{row.reason}{count}: {row.sentence} {self.hint or row.operator_action}"

@@ -27,16 +27,16 @@ _AZURE: Final = {
     "quota_exhausted": "Check the subscription's billing and the quota of the deployment in the Azure portal. Waiting "
     "does not "
     "help.",
-    "rate_limited": "Wait for the seconds in Retry-After, then open connections at a lower rate, or raise the deployment's "
-    "capacity in the Azure portal.",
+    "rate_limited": "Raise the deployment's capacity in the Azure portal, or find the client that opens most connections by "
+    "the log field client.",
     "model_not_found": "Set RELAY_MODEL, or the client's ?model=, to the name of the deployment, and check that the "
     "deployment "
     "is a Realtime model of the resource in OPENAI_BASE_URL.",
     "network_not_allowed": "Connect through the resource's private endpoint: its name has to resolve to the private "
     "address where "
     "the relay runs. Or add the relay's public address under Networking of the resource.",
-    "upstream_overloaded": "Retry with exponential backoff. Check https://azure.status.microsoft.",
-    "upstream_error": "Retry with exponential backoff. Check https://azure.status.microsoft.",
+    "upstream_overloaded": "Check https://azure.status.microsoft.",
+    "upstream_error": "Check https://azure.status.microsoft.",
     "bad_reply": "Set OPENAI_BASE_URL to https://<resource>.openai.azure.com/openai/v1, or remove the proxy that "
     "answers in place "
     "of the provider.",
@@ -48,9 +48,15 @@ _COMPATIBLE: Final = {
     "selects.",
     "quota_exhausted": "Check the credit and the limits of the key at the server {host}, which OPENAI_BASE_URL (read from "
     "{base_url_from}) selects.",
-    "upstream_overloaded": "Retry with exponential backoff. Check the server {host} and its log.",
-    "upstream_error": "Retry with exponential backoff. Check the server {host} and its log.",
+    "upstream_overloaded": "Check the server {host} and its log.",
+    "upstream_error": "Check the server {host} and its log.",
 }
+CLIENTS_FIRST: Final = {
+    "rate_limited": "Wait for the seconds in Retry-After, then open connections at a lower rate.",
+    "upstream_overloaded": "Retry with exponential backoff.",
+    "upstream_error": "Retry with exponential backoff.",
+}
+"""What a client does. Only the operator can do what the hint adds."""
 _DNS_HINT: Final = (
     "Check the host in OPENAI_BASE_URL (from {base_url_from}) and the relay's DNS resolver: run 'getent hosts {host}' where "
     "the relay runs."
@@ -108,7 +114,7 @@ def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None
         if template is not None:
             facts = facts_of(target, "")
             failure.hint = template.format_map(facts)
-            failure.client_hint = template.format_map(for_clients(facts))
+            failure.client_hint = CLIENTS_FIRST.get(failure.reason) or template.format_map(for_clients(facts))
 
 
 def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> str | None:

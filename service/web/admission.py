@@ -135,7 +135,7 @@ class AdmissionControl:
             "client.reconnects_noticed",
             reason=row.reason,
             message=row.sentence,
-            remedy=row.remedy,
+            remedy=row.operator_action,
             client=attempt.client,
             address=attempt.address,
             short_sessions=short_attempts,

@@ -147,7 +147,8 @@ async def test_client_in_a_loop_is_logged_and_refused_with_429() -> None:
         assert 50 <= int(answers[-1].headers["Retry-After"]) <= 60
         assert 101 == other.status
         lines = relay.events("client.reconnects_noticed")
-        assert [("web", CATALOGUE["too_many_connects"].remedy)] == [(line["client"], line["remedy"]) for line in lines]
+        action = CATALOGUE["too_many_connects"].operator_action
+        assert [("web", action)] == [(line["client"], line["remedy"]) for line in lines]
         assert 1 == relay.metric("realtime_relay_reconnect_loops_total")
         assert 2 == relay.metric("realtime_relay_admissions_total", result="too_many_connects")
         assert 2 == relay.metric(

@@ -10,13 +10,12 @@ import aiohttp
 import pytest
 
 from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Row
-from service.upstream import hints
 from tests.failure_surfaces.failure_setups import FAILURE_SETUPS, PATH, FailingRelay, provider_scenario
 from tests.support.harness import Relay, eventually, open_raw
+from tests.support.remedies import as_operators_read
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = {"Origin": "http://localhost:3000"}
-UNNAMED = re.compile("|".join(re.escape(re.escape(text)) for text in hints.UNNAMED_FACTS.values()))
 NOT_IN_HEALTH = {"call_not_found", "client_left"}  # they concern one client; health checks have no call_id
 
 
@@ -92,11 +91,6 @@ def check_error(error: dict[str, Any], row: Row, remedy: str | None) -> None:
     assert remedy in {None, error["remedy"]}
 
 
-def as_operators_read(remedy: str) -> re.Pattern[str]:
-    """The remedy with the address of the upstream, which clients do not receive; the same words otherwise."""
-    return re.compile(UNNAMED.sub("(?:[^ ]+|the default)", re.escape(remedy)))
-
-
 def without_session_id(error: dict[str, Any]) -> dict[str, Any]:
     """The error without its session_id, which differs between connections."""
     return {name: value for name, value in error.items() if name != "session_id"}
@@ -110,7 +104,7 @@ def check_log(failing: FailingRelay, row: Row, remedy: str) -> list[Any]:
     assert 2 == len(lines)
     for line in lines:
         assert (row.reason, row.sentence, row.runbook) == (line["reason"], line["message"], line["runbook"])
-        assert as_operators_read(remedy).fullmatch(line["remedy"])
+        assert as_operators_read(row, remedy).fullmatch(line["remedy"])
         assert row.level.name.lower() == line["log_level"]
     return lines
 
@@ -133,7 +127,7 @@ async def check_health(relay: Relay, row: Row, remedy: str) -> Any:
         entry = body["checks"]["upstream:handshake"][0]
         assert row.reason == entry["reason"]
         assert row.sentence in entry["output"]
-        assert as_operators_read(remedy).search(entry["output"])
+        assert as_operators_read(row, remedy).search(entry["output"])
         assert row.runbook == entry["runbook"]
     return body
 
@@ -145,6 +139,7 @@ def check_documents(row: Row) -> None:
 
     assert row.sentence in section
     assert row.remedy in section
+    assert row.operator_action in section
     page, _, anchor = row.runbook.partition("#")
     assert f"\n### {anchor}\n" in (ROOT / page).read_text(encoding="utf-8")
 

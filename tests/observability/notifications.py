@@ -109,14 +109,16 @@ def find_errors(notification: Notification) -> list[str]:
     """Errors in a notification: a wrong receiver, label, remedy or link, or a template that was not expanded."""
     alert = _BY_NAME[notification.labels["alertname"]]
     reason = notification.labels.get("reason", "")
-    page = f"failures.md#{reason}" if alert.reasons else f"runbooks/alerts.md#{alert.name.lower()}"
+    row = CATALOGUE[reason] if alert.reasons and reason else None
+    page = row.runbook if row else f"docs/runbooks/alerts.md#{alert.name.lower()}"
     texts = notification.annotations
     unexpanded = ("{{", "<no value>", "<error")
     is_correct = {
         f"receiver {notification.receiver}": notification.receiver == alert.severity,
         "labels": alert.labels.items() <= notification.labels.items(),
-        f"runbook_url {texts.get('runbook_url')}": texts.get("runbook_url") == f"{DOCS_URL}/{page}",
-        "remedy": texts.get("remedy") == (CATALOGUE[reason].remedy if alert.reasons and reason else None),
+        f"runbook_url {texts.get('runbook_url')}": texts.get("runbook_url")
+        == f"{DOCS_URL}/{page.removeprefix('docs/')}",
+        "remedy": texts.get("remedy") == (row.operator_action if row else None),
         f"texts {texts}": not any(sign in text for text in texts.values() for sign in unexpanded),
     }
     return [f"{notification.key}: {check}" for check, passed in is_correct.items() if not passed]

@@ -20,7 +20,7 @@ def key_notification(**texts: str) -> Notification:
     labels = {"alertname": KEY_ALERT.name, "job": "relay", "reason": "key_rejected", **KEY_ALERT.labels}
     correct = {
         "summary": "The provider key of relay does not work.",
-        "runbook_url": f"{DOCS_URL}/failures.md#key_rejected",
+        "runbook_url": f"{DOCS_URL}/runbooks/key.md#key_rejected",
         "remedy": CATALOGUE["key_rejected"].remedy,
     }
     return Notification("critical", "firing", labels, correct | texts, 0.0)

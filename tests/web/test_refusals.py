@@ -12,6 +12,7 @@ from service.failures import CATALOGUE
 from service.simulator import SimulatorOptions
 from tests.support.certificates import untrusted_server_context
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
+from tests.support.remedies import as_operators_read
 
 ORIGIN = {"Origin": "http://localhost:3000"}
 
@@ -98,12 +99,20 @@ async def check_plain(relay: Relay, case: Case) -> None:
         "message": row.sentence,
         "param": None,
         "event_id": None,
-        "remedy": relay.events("upstream.connect_failed")[0]["remedy"],
+        "remedy": error["remedy"],
         "retry": row.retry.value,
         "upstream_status": int(case.status) if case.status.isdigit() else None,
         "upstream_code": case.code,
         "session_id": error["session_id"],
     } == error
+    check_remedy(relay, case, error["remedy"])
+
+
+def check_remedy(relay: Relay, case: Case, remedy: str) -> None:
+    """Check that the log has the operator's text for what the client received."""
+    line = relay.events("upstream.connect_failed")[0]
+
+    assert as_operators_read(CATALOGUE[case.reason], remedy).fullmatch(line["remedy"])
 
 
 async def check_browser(relay: Relay, case: Case) -> None:
@@ -115,10 +124,8 @@ async def check_browser(relay: Relay, case: Case) -> None:
 
     assert client.answer.status == 101
     assert event["type"] == "error"
-    assert (event["error"]["code"], event["error"]["remedy"]) == (
-        case.reason,
-        relay.events("upstream.connect_failed")[0]["remedy"],
-    )
+    assert event["error"]["code"] == case.reason
+    check_remedy(relay, case, event["error"]["remedy"])
     assert case.browser == code
     if case.browser >= 3000 and case.phase == "first_event":
         assert text.startswith("invalid_request_error")

@@ -107,7 +107,8 @@ def check_refusal(relay: Relay, reason: str, status: int, error: dict[str, Any],
     assert b"Server:" not in received
     assert b"application/json" in received
     [line] = relay.events("admission.refused")
-    assert ("127.0.0.1", reason, error["remedy"], error["session_id"]) == (
+    action = row.operator_action if error["remedy"] == row.remedy else error["remedy"]
+    assert ("127.0.0.1", reason, action, error["session_id"]) == (
         line["address"], line["reason"], line["remedy"], line["session_id"]
     )  # fmt: skip
     assert line["detail"]
