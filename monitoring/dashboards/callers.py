@@ -7,22 +7,26 @@ from grafana_foundation_sdk.builders import dashboard as build
 from monitoring.dashboards.dashboard import render_dashboard
 from monitoring.dashboards.panels import (
     COUNT,
-    PER_SECOND,
+    DATE,
+    PER_MINUTE,
     RATIO,
     SECONDS,
     WINDOW,
+    Column,
     PanelBuilder,
     Query,
     equals,
     graph_panel,
+    per_minute,
     quantiles,
-    rate,
-    rate_by,
     series,
     stat_panel,
+    table_panel,
     timeline_panel,
 )
+from monitoring.promql import one_of
 from monitoring.recording import COUNTED_FAILURES, OBJECTIVE, SUCCESSES
+from service.failures import CATALOGUE, RUNBOOK_PAGES
 
 _STATUSES: Final = {0: ("pass", "green"), 1: ("warn", "yellow"), 2: ("unknown", "blue"), 3: ("fail", "red")}
 
@@ -32,7 +36,7 @@ def render(docs_url: str) -> str:
     return render_dashboard(
         "callers",
         "callers",
-        "Do client connections succeed? From left to right: success ratio, failures by reason, latency.",
+        "Do client connections succeed? First the causes of failures with what to do, then success ratio, failures, latency.",
         _panels(docs_url),
         docs_url,
     )
@@ -45,7 +49,53 @@ def _success_ratio(window: str) -> str:
 
 
 def _panels(docs_url: str) -> tuple[PanelBuilder, ...]:
-    return (*_success(), *_failures(docs_url), *_latency(), *_checks())
+    return (_causes(docs_url), *_success(), *_failures(docs_url), *_latency(), *_checks())
+
+
+def _causes(docs_url: str) -> PanelBuilder:
+    """The table that an operator reads first."""
+    failures = f"sum by (reason) (increase({series('connection_failures_total')}[15m])) > 0"
+    attempts = f"sum(increase({series('admissions_total')}[15m]))"
+    is_failing = f"(sum by (reason) (increase({series('connection_failures_total')}[5m])) > 0)"
+    with_texts = f'label_join(round({failures}), "action", "", "reason")'
+    pages: dict[str, list[str]] = {}
+    for reason, page in RUNBOOK_PAGES.items():
+        pages.setdefault(page, []).append(reason)
+    for name, reasons in pages.items():
+        with_texts = f'label_replace({with_texts}, "runbook", "{name}", "reason", "{one_of(reasons)}")'
+    return table_panel(
+        "Why connections fail",
+        (
+            "The reasons of the last 15 minutes, with the operator's action. The share is that of all client requests: near "
+            "100 % every client fails with this reason. Click the reason to count its failures by client in the log, the "
+            "runbook to open its section. Since is the first failure in the selected time range."
+        ),
+        "no rows, or single failures; scanners of the address cause token, origin and path refusals.",
+        (
+            Column(
+                "reason",
+                "Reason",
+                width=190,
+                link=("One client or all", f"{docs_url}/runbooks/README.md#one-client-or-all"),
+            ),
+            Column("Value #C", "Since", DATE, 130),
+            Column("Value #A", "Failures in 15 min", COUNT, 130),
+            Column("Value #B", "Share of requests", RATIO, 130),
+            Column("action", "What to do", texts={reason: row.operator_action for reason, row in CATALOGUE.items()}),
+            Column(
+                "runbook",
+                "Runbook",
+                width=110,
+                link=("Runbook", f"{docs_url}/runbooks/${{__value.raw}}.md#${{__data.fields.Reason}}"),
+            ),
+        ),
+        Query(with_texts, "{{reason}}"),
+        Query(f"({failures}) / on () group_left () {attempts}", "{{reason}}"),
+        Query(
+            f"1000 * min_over_time(timestamp({is_failing})[$__range:1m]) and on (reason) ({failures})",
+            "{{reason}}",
+        ),
+    )
 
 
 def _success() -> tuple[PanelBuilder, ...]:
@@ -81,8 +131,8 @@ def _success() -> tuple[PanelBuilder, ...]:
             "Connection requests",
             "Client requests by result of admission: admitted, or the reason for which the relay refused them.",
             "follows the number of clients; admitted far above every other result.",
-            PER_SECOND,
-            Query(rate_by("result", "admissions_total"), "{{result}}"),
+            PER_MINUTE,
+            Query(per_minute("admissions_total", by="result"), "{{result}}"),
             stacked=True,
         ),
     )
@@ -93,8 +143,8 @@ def _failures(docs_url: str) -> tuple[PanelBuilder, ...]:
         "Failures by reason",
         "Failed connections by reason, including failures that the client caused. Click a series to open its remedy.",
         "empty except for single failures; scanners of the address cause token and origin refusals.",
-        PER_SECOND,
-        Query(rate_by("reason", "connection_failures_total"), "{{reason}}"),
+        PER_MINUTE,
+        Query(per_minute("connection_failures_total", by="reason"), "{{reason}}"),
         span=12,
         stacked=True,
     )
@@ -109,8 +159,8 @@ def _failures(docs_url: str) -> tuple[PanelBuilder, ...]:
                 "empty; a single phase points to one cause: dns and connect to the network, upgrade and "
                 "first_event to the provider."
             ),
-            PER_SECOND,
-            Query(rate_by("phase, status", "connection_failures_total"), "{{phase}} {{status}}"),
+            PER_MINUTE,
+            Query(per_minute("connection_failures_total", by="phase, status"), "{{phase}} {{status}}"),
             span=12,
             stacked=True,
         ),
@@ -183,9 +233,9 @@ def _checks() -> tuple[PanelBuilder, ...]:
             "Reconnect loops",
             "Clients detected opening one short session after another, and connections refused because of it.",
             "none; a loop is a bug in a client, and each of its iterations costs a session.",
-            PER_SECOND,
-            Query(f"sum({rate('reconnect_loops_total')})", "loops detected"),
-            Query(f"sum({rate('admissions_total', equals('result', 'too_many_connects'))})", "refused"),
+            PER_MINUTE,
+            Query(per_minute("reconnect_loops_total"), "loops detected"),
+            Query(per_minute("admissions_total", equals("result", "too_many_connects")), "refused"),
             span=12,
         ),
     )

@@ -3,15 +3,15 @@
 A description has two parts: what the panel shows and, after "Normal:", the expected values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from grafana_foundation_sdk.builders import common as build_common
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import prometheus as build_prometheus
-from grafana_foundation_sdk.builders import stat, statetimeline, timeseries
-from grafana_foundation_sdk.models import common, dashboard, units
+from grafana_foundation_sdk.builders import stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.models import common, dashboard, prometheus, units
 
 from monitoring.promql import metric
 
@@ -24,6 +24,8 @@ SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource
 RATIO: Final = units.PercentUnit
 SECONDS: Final = units.Seconds
 PER_SECOND: Final = units.CountsPerSecond
+PER_MINUTE: Final = units.CountsPerMinute
+DATE: Final = units.DateTimeFromNow
 MESSAGES: Final = units.MessagesPerSecond
 BYTES: Final = units.BytesIEC
 BYTES_PER_SECOND: Final = units.BytesPerSecondIEC
@@ -31,7 +33,9 @@ USD: Final = units.Dollars
 COUNT: Final = units.Short
 YES_NO: Final = units.BoolYesNo
 STATE: Final = units.NoUnit
-UNITS: Final = frozenset({RATIO, SECONDS, PER_SECOND, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE})
+UNITS: Final = frozenset(
+    {RATIO, SECONDS, PER_SECOND, PER_MINUTE, DATE, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE}
+)
 
 
 class PanelBuilder(Protocol):
@@ -60,6 +64,35 @@ class Query:
     legend: str
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: the field of the result, its heading, and how its values are shown.
+
+    `texts` maps a value to the text shown for it. `link` is the title and URL that a click opens.
+    """
+
+    field: str
+    name: str
+    unit: str | None = None
+    width: int | None = None
+    texts: Mapping[str, str] | None = None
+    link: tuple[str, str] | None = None
+
+    def properties(self) -> Iterator[dashboard.DynamicConfigValue]:
+        """The properties of the field as Grafana names them."""
+        values: dict[str, object] = {
+            "unit": self.unit,
+            "custom.width": self.width,
+            "mappings": self.texts
+            and [{"type": "value", "options": {value: {"text": text} for value, text in self.texts.items()}}],
+            "custom.cellOptions": self.texts and {"type": "auto", "wrapText": True},
+            "links": self.link and [{"title": self.link[0], "url": self.link[1], "targetBlank": True}],
+        }
+        for name, value in values.items():
+            if value is not None:
+                yield dashboard.DynamicConfigValue(id_val=name, value=value)
+
+
 def series(name: str, matchers: str = "") -> str:
     """A selector for a metric of the relay, limited to the namespaces, jobs and instances chosen in the dashboard."""
     return f"{metric(name)}{{{', '.join(filter(None, (matchers, SELECTED)))}}}"
@@ -83,6 +116,11 @@ def rate(name: str, matchers: str = "") -> str:
 def rate_by(labels: str, name: str, matchers: str = "") -> str:
     """The per-second rate of a counter, summed by labels."""
     return f"sum by ({labels}) ({rate(name, matchers)})"
+
+
+def per_minute(name: str, matchers: str = "", by: str = "") -> str:
+    """The per-minute rate of a counter, summed: for events that are rare, such as failures."""
+    return f"60 * {rate_by(by, name, matchers)}" if by else f"60 * sum({rate(name, matchers)})"
 
 
 def quantiles(name: str, *shares: float, by: str = "") -> tuple[Query, ...]:
@@ -137,6 +175,30 @@ def timeline_panel(
     return _finish(panel, title, description, normal, STATE, (query,), span)
 
 
+def table_panel(
+    title: str, description: str, normal: str, columns: Sequence[Column], *queries: Query, span: int = WIDTH
+) -> table.Panel:
+    """A table of the current values: one row for each combination of labels that the queries share."""
+    panel = table.Panel().cell_height(common.TableCellHeight.MD).no_value("no failures")
+    panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    panel.with_transformation(
+        dashboard.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {"Time": True},
+                "indexByName": {column.field: place for place, column in enumerate(columns)},
+                "renameByName": {column.field: column.name for column in columns},
+            },
+        )
+    )
+    for column in columns:
+        panel.override_by_name(column.name, list(column.properties()))
+    for letter, query in zip("ABCDEFGH", queries, strict=False):
+        target = build_prometheus.Dataquery().ref_id(letter).expr(query.expression).legend_format(query.legend)
+        panel.with_target(target.format(prometheus.PromQueryFormat.TABLE).instant().datasource(SOURCE))
+    return _describe(panel, title, description, normal, COUNT, span)
+
+
 def thresholds(steps: Mapping[float, str]) -> build.ThresholdsConfig:
     """A threshold configuration: each value to the colour from there on. The first colour has no lower bound."""
     first, *rest = steps.items()
@@ -153,12 +215,15 @@ def thresholds(steps: Mapping[float, str]) -> build.ThresholdsConfig:
 def _finish(  # noqa: PLR0917 - called only by the three functions above
     panel: Panel, title: str, description: str, normal: str, unit: str, queries: tuple[Query, ...], span: int
 ) -> Panel:
-    panel.title(title).description(f"{description} Normal: {normal}").datasource(SOURCE).unit(unit).span(span).height(
-        _HEIGHT
-    )
+    _describe(panel, title, description, normal, unit, span)
     if unit != STATE:
         panel.min(0)
     for letter, query in zip("ABCDEFGH", queries, strict=False):
         target = build_prometheus.Dataquery().ref_id(letter).expr(query.expression).legend_format(query.legend).range()
         panel.with_target(target.datasource(SOURCE))
     return panel
+
+
+def _describe(panel: Panel, title: str, description: str, normal: str, unit: str, span: int) -> Panel:  # noqa: PLR0917 - as above
+    panel.title(title).description(f"{description} Normal: {normal}").datasource(SOURCE).unit(unit)
+    return panel.span(span).height(_HEIGHT)

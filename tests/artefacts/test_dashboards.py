@@ -14,7 +14,7 @@ from monitoring import provisioning, rules
 from monitoring.dashboards import DASHBOARDS
 from monitoring.dashboards.panels import UNITS, WIDTH
 from monitoring.rule import DOCS_URL
-from service.failures import CATALOGUE
+from service.failures import CATALOGUE, RUNBOOK_PAGES
 from tests.artefacts.promql_names import SCRAPED, exposed, unknown_names
 from tools.generate import ROOT
 
@@ -136,3 +136,37 @@ def test_links_lead_to_documents() -> None:
     for name in DASHBOARDS:
         url = loaded(name)["links"][1]["url"]
         assert (ROOT / "docs" / url.removeprefix(f"{DOCS_URL}/")).is_file()
+
+
+def test_callers_begins_with_the_causes_and_the_operator_actions() -> None:
+    """Reason, since when, failures and share, and each reason of a failed connection with action and runbook page."""
+    panel = loaded("callers")["panels"][0]
+    organized = panel["transformations"][1]["options"]
+    order = sorted(organized["indexByName"], key=organized["indexByName"].__getitem__)
+    properties = {
+        override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+    }
+    actions = properties["What to do"]["mappings"][0]["options"]
+
+    assert panel["type"] == "table"
+    assert all((target["format"], target["instant"]) == ("table", True) for target in panel["targets"])
+    assert [organized["renameByName"][field] for field in order] == list(properties)
+    assert ["Reason", "Since", "Failures in 15 min", "Share of requests", "What to do", "Runbook"] == list(properties)
+    assert {reason: row.operator_action for reason, row in CATALOGUE.items()} == {
+        reason: shown["text"] for reason, shown in actions.items()
+    }
+    for reason, page in RUNBOOK_PAGES.items():
+        assert re.search(rf'"runbook", "{page}", "reason", "[^"]*\b{reason}\b', panel["targets"][0]["expr"])
+    assert "#one-client-or-all" in properties["Reason"]["links"][0]["url"]
+    assert "\n## One client or all\n" in (ROOT / "docs/runbooks/README.md").read_text(encoding="utf-8")
+
+
+def test_rates_of_callers_are_per_minute() -> None:
+    """Failures are rare: 0.003 per second is hard to read."""
+    panels = loaded("callers")["panels"]
+
+    assert "cps" not in {panel["fieldConfig"]["defaults"]["unit"] for panel in panels}
+    for panel in panels:
+        if panel["fieldConfig"]["defaults"]["unit"] == "cpm":
+            assert all(target["expr"].startswith("60 * ") for target in panel["targets"])
