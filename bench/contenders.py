@@ -16,8 +16,9 @@ from typing import Final
 
 from bench import configurations
 from bench.endpoints import client_context
-from bench.process import Process, free_port
+from bench.process import Process
 from tools.debian import program
+from tools.ports import free_port
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"

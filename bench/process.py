@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -43,14 +42,6 @@ def core_seconds(core: int) -> tuple[float, float]:
             user, nice, system, _idle, _waiting, irq, soft_irq, steal = (int(field) / tick for field in fields[:8])
             return user + nice + system + irq + soft_irq, steal
     return 0.0, 0.0
-
-
-def free_port() -> int:
-    """A free port of loopback, for programs that cannot report the port that they chose."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:

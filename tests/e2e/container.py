@@ -7,7 +7,6 @@ test uses free ports and a project name of its own, and removes everything excep
 import asyncio
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Final
 from tests.e2e import demo, image, profiles
 from tests.e2e.deployment import Deployment
 from tests.e2e.engine import CheckFailed, Compose, EngineUnavailable, find_engine, run
+from tools.ports import free_port
 
 NOT_RUN: Final = 3
 _PORTS: Final = (
@@ -41,15 +41,6 @@ STEPS: Final[tuple[Step, ...]] = (
 )
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports without a listener, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
 async def main(wanted: list[str]) -> int:
     """Run the steps, or the named ones; returns the exit code."""
     try:
@@ -59,7 +50,7 @@ async def main(wanted: list[str]) -> int:
         return NOT_RUN
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="realtime-relay-e2e-"))
-    ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
+    ports = {name: str(free_port()) for name in _PORTS}
     base = os.environ.get("BASE", "python:3.11-slim")
     project = f"realtime-relay-e2e-{os.getpid()}"
     deployment = Deployment(Compose(project, ("compose/demo.env",), variables={**ports, "BASE": base}), folder, base)

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
+from tools.ports import free_port
 
 PATH: Final = "/v1/realtime?model=gpt-realtime"
 TOKEN: Final = "CANARY1token-abcdefghijklmnop"
@@ -130,11 +131,7 @@ async def draining_relay() -> AsyncIterator[FailingRelay]:
 @asynccontextmanager
 async def closed_port() -> AsyncIterator[FailingRelay]:
     """No process listens at the provider's address."""
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    async with provider_at(f"http://127.0.0.1:{port}/v1")() as failing:
+    async with provider_at(f"http://127.0.0.1:{free_port()}/v1")() as failing:
         yield failing
 
 

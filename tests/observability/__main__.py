@@ -22,6 +22,7 @@ from tests.observability.notifications import ExpectationFailed, notification_se
 from tests.observability.panels import check_dashboards, check_grafana_alerts, check_recording_rules
 from tests.observability.testbed import Testbed
 from tools.debian import PackageUnavailable
+from tools.ports import free_port
 
 NOT_RUN: Final = 3
 _MAX_SECONDS: Final = 900
@@ -50,7 +51,7 @@ async def _run(executables: dict[str, Path], folder: Path) -> list[str]:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(ClientSession(timeout=ClientTimeout(total=120)))
         notifications = await stack.enter_async_context(notification_server())
-        ports = [programs.free_port() for _ in programs.PACKAGES]
+        ports = [free_port() for _ in programs.PACKAGES]
         testbed = Testbed(folder, notifications, f"http://127.0.0.1:{ports[0]}", http)
         causes.add_deployments(testbed)
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -43,12 +42,6 @@ def find_programs() -> dict[str, Path]:
 def _installed() -> dict[str, Path] | None:
     found = {name: shutil.which(name) for name in PACKAGES}
     return {name: Path(path) for name, path in found.items() if path} if all(found.values()) else None
-
-
-def free_port() -> int:
-    """A port that is free now. The programs cannot listen on port 0 and report the port that they use."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @asynccontextmanager

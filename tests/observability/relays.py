@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from service.simulator import Simulator, SimulatorOptions
-from tests.observability.programs import free_port, terminate, wait_until_ready
+from tests.observability.programs import terminate, wait_until_ready
 from tests.support.relay_process import environment
+from tools.ports import free_port
 
 VALID_KEY: Final = "sk-sim-good-0123456789abcdef"
 

@@ -13,6 +13,7 @@ from service.simulator import SimulatorOptions
 from tests.support.certificates import untrusted_server_context
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
 from tests.support.remedies import as_operators_read
+from tools.ports import free_port
 
 ORIGIN = {"Origin": "http://localhost:3000"}
 
@@ -183,15 +184,6 @@ async def speak_ssh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     writer.close()
 
 
-async def free_port() -> int:
-    """Return a port without a listener."""
-    server = await asyncio.start_server(speak_ssh, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
-
-
 @asynccontextmanager
 async def ssh_server() -> AsyncIterator[int]:
     """Run a server that speaks neither HTTP nor TLS; the value is its port."""
@@ -213,9 +205,7 @@ async def check_network(base_url: str, case: Case, **settings: Any) -> None:
 
 async def test_refused_connection_is_connect_refused() -> None:
     """No process listens at the provider's address."""
-    await check_network(
-        f"http://127.0.0.1:{await free_port()}/v1", Case("", "connect_refused", "connect", "none", 1013)
-    )
+    await check_network(f"http://127.0.0.1:{free_port()}/v1", Case("", "connect_refused", "connect", "none", 1013))
 
 
 async def test_unknown_host_is_dns_failed() -> None:
