@@ -1,15 +1,35 @@
 """Limits on how many sessions and dials are open concurrently. A slot is a context manager, so a count cannot drift."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from service.access.tokens import OPEN_ACCESS_CLIENT
 from service.failures import Failure
 
 MAX_REFUSAL_EVENTS: Final = 64
 """Refused clients whose closing handshake is open concurrently, and refusals by event per second, of the whole relay."""
 MAX_REFUSAL_EVENTS_PER_ADDRESS: Final = 8
+
+
+def limited_client(client: str, address: str) -> str:
+    """The name under which a client's sessions are counted: that of its token; with open access its address."""
+    return client if client != OPEN_ACCESS_CLIENT else address
+
+
+def explain_lapse(refusal: Failure, seconds: float) -> None:
+    """State in a refusal that an older connection may be dead, and when its session is over at the latest."""
+    whole_seconds = math.ceil(seconds)
+    refusal.hint = (
+        f"Retry in {whole_seconds} seconds. An older connection of this client may be dead: its session is closed within "
+        f"{whole_seconds} seconds unless the client answers a ping. If it is alive, close it. Operator: the limit is "
+        "RELAY_MAX_SESSIONS_PER_CLIENT."
+    )
+    refusal.retry_after_seconds = whole_seconds
+    refusal.detail = "an older connection has not answered a ping"
+    refusal.evidence = {"lapses_within": f"{whole_seconds} s"}
 
 
 class ConcurrencyLimit:

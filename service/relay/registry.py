@@ -21,6 +21,7 @@ class SessionRegistry:
         self._on_start = on_start
         self._on_end = on_end
         self._sessions: dict[asyncio.Task[str], Session] = {}
+        self._by_client: dict[str, set[Session]] = {}
         self._ticker = Ticker()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -29,6 +30,7 @@ class SessionRegistry:
         """Run a session; returns its task, whose result is the reason for which the session ended."""
         task = asyncio.get_running_loop().create_task(session.run(), name=f"session {session.info.session_id}")
         self._sessions[task] = session
+        self._by_client.setdefault(session.info.limited_as, set()).add(session)
         self._empty.clear()
         self._ticker.add(session)
         task.add_done_callback(self._remove)
@@ -42,6 +44,14 @@ class SessionRegistry:
         """Iterate over a snapshot, oldest first: sessions may start and end meanwhile."""
         return iter(tuple(self._sessions.values()))
 
+    def probe_client(self, client: str) -> float | None:
+        """Ping the client on each of its sessions; see `Session.probe_client`.
+
+        Returns the seconds within which the first session of a dead connection is over; None if all connections are alive.
+        """
+        lapses = [session.probe_client() for session in self._by_client.get(client, ())]
+        return min((seconds for seconds in lapses if seconds is not None), default=None)
+
     async def wait_empty(self) -> None:
         """Wait until no session is open."""
         await self._empty.wait()
@@ -49,6 +59,10 @@ class SessionRegistry:
     def _remove(self, task: asyncio.Task[str]) -> None:
         session = self._sessions.pop(task)
         self._ticker.remove(session)
+        of_client = self._by_client[session.info.limited_as]
+        of_client.discard(session)
+        if not of_client:
+            del self._by_client[session.info.limited_as]
         self._on_end(session, task)
         if not self._sessions:
             self._empty.set()

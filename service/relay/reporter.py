@@ -34,6 +34,7 @@ class SessionInfo:
     client: str
     address: str
     model: str | None
+    limited_as: str = ""  # the client as the limit on its sessions counts it
 
 
 class SessionReporter:

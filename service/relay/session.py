@@ -17,7 +17,8 @@ from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
-from service.relay.watchdog import RateMeter, SessionLimits, due_ending
+from service.relay.ticker import TICK_SECONDS
+from service.relay.watchdog import Probe, RateMeter, SessionLimits, due_ending, seconds_until_lost
 from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
 from service.wire.leg import Leg
@@ -27,6 +28,8 @@ UPSTREAM_CLOSE_SECONDS: Final = 1.25
 client's disconnect, also while it is held (see `ticker.TICK_SECONDS`)."""
 CLIENT_CLOSE_SECONDS: Final = 5.0
 """Upper bound on flushing and closing the client."""
+LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
+"""Upper bound on noticing that a deadline has passed and ending the session of a lost client, which gets no handshake."""
 
 _SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
 
@@ -75,6 +78,7 @@ class Session:
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
         self._pinged_at = self._started_at
+        self._probe: Probe | None = None  # the last one
         self._active_at = self._started_at
         self._messages_at_tick = 0
         self._message_rate = RateMeter(limits.max_messages_per_second)
@@ -147,6 +151,24 @@ class Session:
         self.client_informed = not self._client.buffered_bytes
         self._client.abort()
         self._connected.abort()
+
+    def probe_client(self) -> float | None:
+        """Ping the client, unless it was pinged so within `probe_seconds`; end the session if it has not answered that ping.
+
+        Returns the seconds within which a session of a dead client is over; None if this client is alive.
+        """
+        now = self._loop.time()
+        self._end_if_probe_failed(now)
+        if self._ended.done():
+            return LOST_CLIENT_CLOSE_SECONDS if self._ended.result().client.abort else CLIENT_CLOSE_SECONDS
+        if self._probe is None or now - self._probe.sent_at >= self._limits.probe_seconds:
+            self._probe = Probe(self._client.send_probe(), self._client.acknowledged_bytes)
+        seconds = seconds_until_lost(now, self._client, self._probe, self._limits)
+        return None if seconds is None else seconds + LOST_CLIENT_CLOSE_SECONDS
+
+    def _end_if_probe_failed(self, now: float) -> None:
+        if self._probe is not None and self._probe.has_failed(now, self._client, self._limits):
+            self._end(ending.peer_lost("client"))
 
     def announce_drain(self, seconds: float) -> None:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""
@@ -247,6 +269,7 @@ class Session:
             self._messages_at_tick, self._active_at = messages, now
         for leg in (self._client, self._upstream):
             leg.check_progress()
+        self._end_if_probe_failed(now)
         end = self._due_ending(now)
         if end is not None:
             self._end(end)

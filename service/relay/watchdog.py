@@ -5,7 +5,7 @@ from typing import Final
 
 from service.relay import ending
 from service.relay.ending import Ending, Side
-from service.wire.leg import Leg
+from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
 
 RATE_WINDOW_SECONDS: Final = 10.0
 
@@ -25,8 +25,46 @@ class SessionLimits:
     slow_seconds: float = 20.0
     # Below the 60 s after which load balancers and ingresses close an idle connection.
     ping_seconds: float = 20.0
-    # A peer that answers no ping: a client that fell silent is found within 40 s.
+    # A peer that answers no ping is found within 40 s; see `Leg.check_progress` for a client that acknowledges data.
     silent_seconds: float = 39.0
+    # How long a client may leave the ping unanswered that is sent when another of its connections is refused.
+    probe_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A ping sent to a client because another of its connections was refused, and what it had acknowledged by then."""
+
+    sent_at: float
+    acknowledged_bytes: int
+
+    def is_answered(self, client: Leg) -> bool:
+        """Whether the client has sent anything since."""
+        return client.last_received_at >= self.sent_at
+
+    def has_failed(self, now: float, client: Leg, limits: SessionLimits) -> bool:
+        """Whether the client is lost. A pong may wait behind data that the client still reads, or that the relay does not."""
+        return (
+            now - self.sent_at >= limits.probe_seconds
+            and not self.is_answered(client)
+            and client.held_since is None
+            and client.full_since is None
+            and client.can_send
+            and client.acknowledged_bytes - self.acknowledged_bytes < MIN_PROGRESS_BYTES
+        )
+
+
+def seconds_until_lost(now: float, client: Leg, probe: Probe, limits: SessionLimits) -> float | None:
+    """The seconds within which the session of a client that is dead ends; None for one that is alive, or is not read."""
+    if probe.is_answered(client) or client.held_since is not None:
+        return None
+    if client.full_since is not None:
+        return max(0.0, client.full_since + limits.slow_seconds - now)
+    if client.acknowledged_bytes - probe.acknowledged_bytes >= MIN_PROGRESS_BYTES:
+        return max(0.0, client.last_received_at + ACK_ONLY_SECONDS - now)
+    if not client.can_send:  # the ping waits for the end of a frame
+        return max(0.0, client.last_alive_at + limits.silent_seconds - now)
+    return max(0.0, probe.sent_at + limits.probe_seconds - now)
 
 
 class RateMeter:
@@ -62,7 +100,8 @@ def due_ending(
             return ending.peer_lost(side)
         if leg.full_since is not None and now - leg.full_since > limits.slow_seconds:
             return ending.relay_ended(f"{side}_too_slow")
-        if not held and now - leg.last_alive_at > limits.silent_seconds:
+        is_silent = now - leg.last_alive_at > limits.silent_seconds or now - leg.last_received_at > ACK_ONLY_SECONDS
+        if not held and is_silent:
             return ending.peer_lost(side)
     if limits.max_session_seconds and now - started_at > limits.max_session_seconds:
         return ending.relay_ended("max_duration")

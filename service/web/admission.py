@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse, limited_client
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
@@ -35,17 +35,27 @@ class AdmissionControl:
     3. The client's rate of reconnects.
     4. The query, and the model in it.
     5. The state of the relay: `refusal` returns the failure with which it refuses every client at present, or None.
-    6. The limit on the client's sessions, then the limit on all sessions.
+    6. The limit on the client's sessions, then the limit on all sessions. At the first, `probe_client` pings the client on
+       its sessions and returns the seconds within which one of them ends if it is dead. At the second it does not: one
+       client's request must not shorten the sessions of others.
 
     `RealtimeHandler` checks the opening handshake before this, and the limit on dials after it.
     """
 
-    def __init__(self, policy: AccessPolicy, metrics: Metrics, *, refusal: Callable[[], Failure | None]) -> None:
+    def __init__(
+        self,
+        policy: AccessPolicy,
+        metrics: Metrics,
+        *,
+        refusal: Callable[[], Failure | None],
+        probe_client: Callable[[str], float | None],
+    ) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
         self._policy = policy
         self._metrics = metrics
         self._refusal = refusal
+        self._probe_client = probe_client
         self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
         self._origins = OriginPolicy(policy.allowed_origins)
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
@@ -73,10 +83,18 @@ class AdmissionControl:
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-        client = attempt.client if attempt.client != OPEN_ACCESS_CLIENT else attempt.address
-        slot.enter_context(self._client_session_limit.acquire(client))
+        self._acquire_client_slot(limited_client(attempt.client, attempt.address), slot)
         slot.enter_context(self._session_limit.acquire())
         return dial_request
+
+    def _acquire_client_slot(self, client: str, slot: ExitStack) -> None:
+        try:
+            slot.enter_context(self._client_session_limit.acquire(client))
+        except Failure as refusal:
+            lapse_seconds = self._probe_client(client)
+            if lapse_seconds is not None:
+                explain_lapse(refusal, lapse_seconds)
+            raise
 
     def _warn_of_proxy(self, request: web.Request, attempt: ConnectionAttempt) -> None:
         """Log, once, that open access meant for this machine is reachable through a proxy."""

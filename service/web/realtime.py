@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from service.access.limits import ConcurrencyLimit, RefusalEventLimit
+from service.access.limits import ConcurrencyLimit, RefusalEventLimit, limited_client
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.relay.drain import Drainer
@@ -67,7 +67,9 @@ class RealtimeHandler:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
-        self._admission = AdmissionControl(policy, self._metrics, refusal=self._refusal)
+        self._admission = AdmissionControl(
+            policy, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
+        )
         self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         self._refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
@@ -190,7 +192,13 @@ class RealtimeHandler:
                 return None
             raise
         session = Session(
-            SessionInfo(attempt.session_id, attempt.client, attempt.address, attempt.model),
+            SessionInfo(
+                attempt.session_id,
+                attempt.client,
+                attempt.address,
+                attempt.model,
+                limited_as=limited_client(attempt.client, attempt.address),
+            ),
             client,
             connected,
             limits=self._session_limits,

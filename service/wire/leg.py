@@ -10,6 +10,7 @@ Invariants of this file:
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,8 @@ ACK_CHECK_SECONDS: Final = 25.0
 """After this long without data, more than one ping interval, a client's acknowledgements count as a sign of life: its pongs
 may wait behind much other data."""
 ACK_ONLY_SECONDS: Final = 120.0
-"""A peer that acknowledges data but sends nothing for this long is considered dead; a proxy may be acknowledging for it."""
+"""A peer that acknowledges data but sends nothing for this long is lost: a proxy may be acknowledging for it. A live client
+that plays slowly reaches the ping within this time: kernels buffer less than two minutes of speech."""
 
 SLICE_BYTES: Final = 65_536
 """A read delivers at most this much in one iteration of the event loop; the rest, and the next read, wait for the next
@@ -98,7 +100,7 @@ class Leg(asyncio.Protocol):
         self._acknowledged_bytes = 0  # at the last check that found progress
         self.held_since: float | None = None
         self.last_alive_at: float = loop.time()  # data, or acknowledgements that count as a sign of life
-        self._last_received_at = self.last_alive_at  # data only
+        self.last_received_at = self.last_alive_at  # data and control frames only
         self.on_full: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
         self._on_lost = on_lost
@@ -121,7 +123,7 @@ class Leg(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
-        self.last_alive_at = self._last_received_at = self._loop.time()
+        self.last_alive_at = self.last_received_at = self._loop.time()
         if self._receiver is None:
             self._early_data += data
         elif self._backlog or len(data) > SLICE_BYTES:
@@ -185,7 +187,7 @@ class Leg(asyncio.Protocol):
         if self._hold_reasons or self.held_since is None:
             return
         self.held_since = None
-        self.last_alive_at = self._last_received_at = self._loop.time()  # the silence was not the peer's
+        self.last_alive_at = self.last_received_at = self._loop.time()  # the silence was not the peer's
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -216,6 +218,11 @@ class Leg(asyncio.Protocol):
         return self._eof
 
     @property
+    def acknowledged_bytes(self) -> int:
+        """The number of bytes that the peer's kernel, or that of a proxy in between, has acknowledged so far."""
+        return tcp.acknowledged_bytes(self._transport)
+
+    @property
     def buffered_bytes(self) -> int:
         """The number of bytes that have been written and not yet passed to the kernel."""
         return self._transport.get_write_buffer_size()
@@ -226,10 +233,10 @@ class Leg(asyncio.Protocol):
         if self.full_since is None and now - self.last_alive_at < ACK_CHECK_SECONDS:
             self._acknowledged_bytes = 0
             return
-        acknowledged = tcp.acknowledged_bytes(self._transport)
+        acknowledged = self.acknowledged_bytes
         if self._acknowledged_bytes and acknowledged - self._acknowledged_bytes >= MIN_PROGRESS_BYTES:
             # For clients only: they may play slowly what arrived fast. A live upstream answers pings.
-            if not self._masks and now - self._last_received_at < ACK_ONLY_SECONDS:
+            if not self._masks:
                 self.last_alive_at = now
             if self.full_since is not None:
                 self.full_since = now
@@ -260,6 +267,14 @@ class Leg(asyncio.Protocol):
             self._pending_control.append(build_frame(opcode, payload, self._mask_key()))
         else:
             self._transport.write(build_frame(opcode, payload, self._mask_key()))
+
+    def send_probe(self) -> float:
+        """Send a ping; return its time. Only what is received from now on makes `last_received_at` as late as that."""
+        now = self._loop.time()
+        # uvloop's time has a resolution of 1 ms: a pong may arrive at the same time, and something else just before.
+        self.last_received_at = min(self.last_received_at, math.nextafter(now, 0.0))
+        self.send_control(Opcode.PING, b"")
+        return now
 
     def send_close(self, code: int | None, reason: str) -> bool:
         """Send a close frame, after which everything written is dropped.

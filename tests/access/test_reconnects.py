@@ -194,7 +194,7 @@ async def test_sessions_of_a_client_are_limited() -> None:
         refused, other = await connect_beside_others(relay, WEB), await connect_beside_others(relay, APP)
 
         assert (429, "too_many_sessions") == (refused.status, refused.error["code"])
-        assert 1 <= int(refused.headers["Retry-After"]) <= 5
+        assert "12" == refused.headers["Retry-After"]  # neither connection has answered a ping yet
         assert 101 == other.status
 
         await held.pop().close()

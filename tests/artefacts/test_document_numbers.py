@@ -1,5 +1,6 @@
 """Numbers in the documents are the constants and defaults of the code."""
 
+import math
 import re
 from pathlib import Path
 from typing import Final
@@ -13,12 +14,12 @@ from service.failures import CATALOGUE
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES
 from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
-from service.relay.session import CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
+from service.relay.session import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS
 from service.upstream.breaker import DEFINITE_OPEN_SECONDS
-from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
+from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
 from tools import generated
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -26,6 +27,7 @@ KIB: Final = 1024
 READ_KIB: Final = 256  # the largest read of asyncio's and uvloop's transports
 HELD_KIB: Final = READ_KIB + (WRITE_HIGH_BYTES + MAX_BUFFERED_FRAME_BYTES + MAX_HELD_BYTES) // KIB
 SESSION: Final = SessionLimits(max_message_bytes=0)
+GHOST_SECONDS: Final = math.ceil(SESSION.probe_seconds + LOST_CLIENT_CLOSE_SECONDS)
 SLOW: Final = f"{SESSION.slow_seconds:g} s"
 DEFAULTS: Final = {setting.name: setting.default or "" for setting in SETTINGS}
 DIAL: Final = DEFAULTS["RELAY_DIAL_TIMEOUT_SECONDS"]
@@ -61,6 +63,12 @@ STATEMENTS: Final = {
         f"checks each session every {TICK_SECONDS:g} s",
         f"a peer that reads nothing ({SLOW})",
         f"answers no ping ({SESSION.silent_seconds:g} s; pings go out every {SESSION.ping_seconds:g} s)",
+        f"a client that is sent little | {math.ceil(SESSION.silent_seconds + TICK_SECONDS)} s",
+        f"more than the path accepts | {SLOW}",
+        f"a proxy that accepts all of it | {ACK_ONLY_SECONDS:g} s",
+        f"connects again | {GHOST_SECONDS} s after the first refusal",
+        f"waits {SESSION.probe_seconds:g} s for an answer",
+        f"at most once in {SESSION.probe_seconds:g} s",
         f"one read, at most {READ_KIB} KiB",
         f"in slices of {SLICE_BYTES // KIB} KiB",
         f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",
@@ -95,6 +103,11 @@ STATEMENTS: Final = {
         f"`STOP_GRACE_PERIOD={grace_seconds(300, float(SPREAD))}s` for `RELAY_DRAIN_SECONDS=300`",
     ),
     "docs/invariants.md": (f"at most {HELD_KIB} KiB per direction", f"ends its session after {SLOW}"),
+    "docs/runbooks/clients.md": (
+        f"closes within {GHOST_SECONDS} s those that do not answer",
+        f"silent for {math.ceil(SESSION.silent_seconds + TICK_SECONDS)} seconds; for {ACK_ONLY_SECONDS:g} seconds",
+        f"for {SESSION.probe_seconds:g} seconds after a ping",
+    ),
     "docs/monitoring.md": (f"{in_words(len(ALERTS))} alerts",),
 }
 

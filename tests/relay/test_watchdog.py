@@ -47,6 +47,9 @@ class LegState:
     held_since: float | None = None
     full_since: float | None = None
     last_alive_at: float = NOW
+    last_received_at: float = NOW
+    acknowledged_bytes: int = 0
+    can_send: bool = True
     disconnected: bool = False
 
     def peer_disconnected(self) -> bool:
@@ -74,6 +77,9 @@ def reason(
         (LegState(), None),
         (LegState(last_alive_at=NOW - 38), None),
         (LegState(last_alive_at=NOW - 40), "lost"),
+        (LegState(last_received_at=NOW - 119), None),  # it acknowledges data
+        (LegState(last_received_at=NOW - 121), "lost"),
+        (LegState(last_received_at=NOW - 121, held_since=NOW - 19), None),
         (LegState(last_alive_at=NOW - 40, held_since=NOW - 19), None),  # it was not read
         (LegState(full_since=NOW - 19), None),
         (LegState(full_since=NOW - 21), "too_slow"),

@@ -158,7 +158,7 @@ def admit(request: Any, mode: Any) -> str:
         policy = type(POLICY)(
             **{name: getattr(POLICY, name) for name in POLICY.__slots__} | {"mode": mode, "client_tokens": tokens}
         )
-        control = AdmissionControl(policy, Metrics("simulator"), refusal=lambda: None)
+        control = AdmissionControl(policy, Metrics("simulator"), refusal=lambda: None, probe_client=lambda _: None)
         with ExitStack() as slot:
             with suppress(Failure):
                 parse_handshake(request)

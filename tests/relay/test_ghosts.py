@@ -1,0 +1,125 @@
+"""A client whose old connection is dead, behind a proxy that still acknowledges, reconnects at its session limit."""
+
+from typing import Any, Final, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.failures import CATALOGUE
+from service.realtime.frames import Opcode
+from service.relay.session import LOST_CLIENT_CLOSE_SECONDS, Session
+from service.relay.watchdog import Probe, SessionLimits, seconds_until_lost
+from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
+from tests.relay.test_watchdog import LegState
+from tests.support.faulty_tcp_proxy import tcp_proxy
+from tests.support.harness import eventually, open_raw
+from tests.support.raw_frames import PATH, recorded_relay
+
+ANN: Final = {"Authorization": "Bearer CANARY1token-abcdefghij"}
+TOKENS: Final = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "ann:CANARY1token-abcdefghij"}
+ACCESS: Final = {"tokens": TOKENS, "open": {"RELAY_ACCESS": "open"}}
+LIMITS: Final = SessionLimits(max_message_bytes=1 << 20)
+ORDINARY: Final = CATALOGUE["too_many_sessions"].remedy
+WITHIN: Final = "within 12 seconds unless the client answers a ping"
+
+
+async def refused(port: int) -> Any:
+    """The answer to another connection of the client, which the relay refuses."""
+    client = await open_raw(port, PATH, ANN)
+    await client.close()
+    assert (429, "too_many_sessions") == (client.answer.status, client.answer.error["code"])
+    return client.answer
+
+
+@pytest.mark.parametrize("access", ACCESS)
+async def test_dead_connection_gives_way_to_a_reconnect(access: str) -> None:
+    """Its client is refused, learns when it can return, and is admitted then; upstream is closed. No ping is sent twice."""
+    async with recorded_relay(RELAY_MAX_SESSIONS_PER_CLIENT="1", **ACCESS[access]) as recorded:
+        relay, port = recorded.relay, recorded.relay.app.public_port
+        async with tcp_proxy(port) as proxy:
+            ghost = await open_raw(proxy.port, PATH, ANN)
+            await ghost.next_event()
+            session = next(iter(relay.app.sessions))
+            proxy.stall()
+
+            answers = [await refused(port) for _ in range(3)]
+            assert session._probe is not None
+            sent_at = session._probe.sent_at
+            assert "12" == answers[0].headers["Retry-After"]
+            for answer, line in zip(answers, relay.events("admission.refused"), strict=True):
+                seconds = answer.headers["Retry-After"]
+                assert f"within {seconds} seconds unless the client answers a ping" in answer.error["remedy"]
+                assert (answer.error["remedy"], f"{seconds} s") == (line["remedy"], line["lapses_within"])
+                assert int(seconds) <= 12
+            assert sent_at == session._probe.sent_at
+
+            session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+            session.tick()
+            assert session._ended.done()
+            assert LOST_CLIENT_CLOSE_SECONDS == relay.app.sessions.probe_client(session.info.limited_as)
+            await eventually(lambda: bool(relay.events("session.ended")))
+            assert "client_lost" == relay.events("session.ended")[0]["reason"]
+            await recorded.records[0].finished.wait()
+            assert (1001, "") == recorded.records[0].close
+            await eventually(lambda: not len(relay.app.sessions))
+            client, _ = await recorded.open(ANN)
+            assert 101 == client.answer.status
+            proxy.resume()
+            await ghost.close()
+
+
+async def test_live_connection_keeps_its_session() -> None:
+    """A client that answers the ping is asked to close a session; the next ping is sent after `probe_seconds`."""
+    async with recorded_relay(RELAY_MAX_SESSIONS_PER_CLIENT="1", **TOKENS) as recorded:
+        relay, port = recorded.relay, recorded.relay.app.public_port
+        client, _ = await recorded.open(ANN)
+        session = next(iter(relay.app.sessions))
+        assert WITHIN in (await refused(port)).error["remedy"]
+        assert Opcode.PING is (await client.next_item()).opcode
+        client.send_frame(Opcode.PONG, b"")
+        await eventually(lambda: is_answered(session))
+
+        answer = await refused(port)
+        assert ORDINARY == answer.error["remedy"]
+        assert 1 <= int(answer.headers["Retry-After"]) <= 5
+        session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+        session.tick()
+        assert not session._ended.done()
+        session._limits = LIMITS
+
+
+def is_answered(session: Session) -> bool:
+    """Whether the client has answered the last probe."""
+    return session._probe is not None and session._probe.is_answered(session._client)
+
+
+SECONDS: Final = st.integers(0, 200)
+
+
+@given(SECONDS, SECONDS, st.none() | SECONDS, st.booleans(), st.sampled_from((0, MIN_PROGRESS_BYTES)))
+def test_only_a_silent_client_that_is_read_and_reads_nothing_fails_a_probe(
+    probed: int, received: int, full: int | None, held: bool, acknowledged: int
+) -> None:
+    """And its refusals name a bound that no later one exceeds, never more than that of a proxy that acknowledges."""
+    now = 1000.0
+    client = LegState(
+        held_since=now if held else None,
+        full_since=None if full is None else now - full,
+        last_received_at=now - received,
+        acknowledged_bytes=acknowledged,
+    )
+    leg, probe = cast("Leg", client), Probe(now - probed, 0)
+    failed = probe.has_failed(now, leg, LIMITS)
+    lapse = seconds_until_lost(now, leg, probe, LIMITS)
+
+    is_read_and_reads_nothing = not (held or full is not None or acknowledged)
+    assert failed is (probed >= LIMITS.probe_seconds and received > probed and is_read_and_reads_nothing)
+    assert (lapse is None) is (received <= probed or held)
+    if lapse is not None:
+        assert 0 <= lapse <= ACK_ONLY_SECONDS
+        assert not failed or lapse == 0
+        later = seconds_until_lost(now + 1, leg, probe, LIMITS)
+        assert later is not None
+        assert later <= lapse
+    assert LIMITS.probe_seconds + LOST_CLIENT_CLOSE_SECONDS <= 12
