@@ -12,6 +12,8 @@ RESTART_SECONDS: Final = 1.0
 """The pause before a task that has ended is started again."""
 LAG_SECONDS: Final = 0.5
 """The interval of the measurement of the event loop's lag."""
+STALL_SECONDS: Final = 2.0
+"""A lag above this is logged: no work of the relay takes that long, so the process did not run."""
 
 
 class Supervisor:
@@ -56,4 +58,12 @@ async def measure_lag(lag: Histogram) -> None:
     while True:
         due = time.perf_counter() + LAG_SECONDS  # not loop.time(): uvloop updates that once per event loop iteration
         await asyncio.sleep(LAG_SECONDS)
-        lag.observe(max(0.0, time.perf_counter() - due))
+        late = max(0.0, time.perf_counter() - due)
+        lag.observe(late)
+        if late > STALL_SECONDS:
+            structlog.get_logger().warning(
+                "process.stalled",
+                message="The process did not run for a time: the machine was suspended, or its CPU was throttled or taken.",
+                remedy="Check the CPU limit and throttling of the container, and suspension or migration of the machine.",
+                seconds=round(late, 1),
+            )

@@ -18,7 +18,7 @@ from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.ticker import TICK_SECONDS
-from service.relay.watchdog import Probe, RateMeter, SessionLimits, due_ending, seconds_until_lost
+from service.relay.watchdog import PING_ANSWER_SECONDS, Probe, RateMeter, SessionLimits, due_ending, seconds_until_lost
 from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
 from service.wire.leg import Leg
@@ -260,6 +260,16 @@ class Session:
         except Exception:  # noqa: BLE001 - without its limits a session might never end
             self.fail()
 
+    def stalled(self, seconds: float) -> None:
+        """Credit both peers with a stall of the process, and ping them, before the limits are checked again."""
+        now = self._loop.time()
+        for leg in (self._client, self._upstream):
+            leg.credit_stall(seconds, alive_until=now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS))
+        self._active_at = min(now, self._active_at + seconds)
+        self._probe = None  # the answer may have arrived unread
+        self._pinged_at = now
+        self._send_pings()
+
     def _tick(self) -> None:
         if self._ended.done():
             return
@@ -279,8 +289,11 @@ class Session:
             self._to_upstream.scan_for_close()  # the session must not last until upstream reads again
         if now - self._pinged_at >= self._limits.ping_seconds:
             self._pinged_at = now
-            for leg in (self._client, self._upstream):
-                leg.send_control(Opcode.PING, b"")
+            self._send_pings()
+
+    def _send_pings(self) -> None:
+        for leg in (self._client, self._upstream):
+            leg.send_control(Opcode.PING, b"")
 
     def _due_ending(self, now: float) -> Ending | None:
         end = due_ending(

@@ -9,6 +9,9 @@ TICK_SECONDS: Final = 0.5
 _GROUPS: Final = 10
 """The sessions tick in this many groups, one after the other: nine thousand in one iteration of the event loop would delay
 all frames by tens of milliseconds."""
+STALL_SECONDS: Final = 2.0
+"""A tick that is later than this was delayed by a stall of the whole process: a suspended machine, a throttled container.
+What the peers sent meanwhile has not been read, so that the stall must not count as their silence."""
 
 
 class Tickable(Protocol):
@@ -16,6 +19,9 @@ class Tickable(Protocol):
 
     def tick(self) -> None:
         """Check deadlines. Must not raise: the other sessions of the group would miss their tick."""
+
+    def stalled(self, seconds: float) -> None:
+        """Exclude a stall of the process, which has just ended, from what counts against the peers. Must not raise."""
 
 
 class Ticker:
@@ -28,7 +34,7 @@ class Ticker:
         self._due = 0.0
 
     def add(self, session: Tickable) -> None:
-        """Tick a session from now on, the first time within `TICK_SECONDS`."""
+        """Tick a session from now on, the first time within `TICK_SECONDS`, unless the process stalls."""
         min(self._groups, key=len).add(session)
         if self._timer is None:
             self._due = asyncio.get_running_loop().time()
@@ -50,7 +56,12 @@ class Ticker:
         self._timer = loop.call_at(self._due, self._tick_next_group)
 
     def _tick_next_group(self) -> None:
+        late = asyncio.get_running_loop().time() - self._due
         self._schedule()
+        if late > STALL_SECONDS:
+            for session in tuple(set[Tickable]().union(*self._groups)):
+                session.stalled(late)
+            return
         self._current_group = (self._current_group + 1) % _GROUPS
         for session in tuple(self._groups[self._current_group]):
             session.tick()

@@ -8,6 +8,8 @@ from service.relay.ending import Ending, Side
 from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
 
 RATE_WINDOW_SECONDS: Final = 10.0
+PING_ANSWER_SECONDS: Final = 10.0
+"""After a stall of the process each peer has at least this long to answer a ping."""
 
 
 @dataclass(frozen=True, slots=True)

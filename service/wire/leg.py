@@ -244,6 +244,14 @@ class Leg(asyncio.Protocol):
         elif not self._acknowledged_bytes:
             self._acknowledged_bytes = acknowledged
 
+    def credit_stall(self, seconds: float, *, alive_until: float) -> None:
+        """Exclude a stall of the process from the peer's silence and slowness. It was alive at `alive_until`, or later."""
+        now = self._loop.time()
+        self.last_alive_at = min(now, max(self.last_alive_at + seconds, alive_until))
+        self.last_received_at = min(now, self.last_received_at + seconds)
+        if self.full_since is not None:
+            self.full_since = min(now, self.full_since + seconds)
+
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
         """Send bytes of data frames. `mid_frame`: they end inside a frame, which the next write continues."""
         if self._close_sent or self._transport.is_closing():

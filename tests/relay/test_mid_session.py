@@ -280,3 +280,37 @@ async def test_invalid_utf8_of_upstream_is_forwarded() -> None:
         client.send_frame(Opcode.CLOSE, close_payload(1007, "not UTF-8"))
         assert (1007, "not UTF-8") == await within(upstream_close, 2)
         assert (1007, "") == await client.until_close()
+
+
+@pytest.mark.parametrize(
+    ("stalled", "reason"),
+    [
+        pytest.param(24.0, "client_closed", id="the process did not run for 24 s of 44 s"),
+        pytest.param(44.0, "client_closed", id="the process did not run"),
+        pytest.param(0.0, "client_lost", id="control: the process ran"),
+    ],
+)
+async def test_silence_during_a_stall_of_the_process_is_not_the_peers(
+    stalled: float, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After SIGSTOP, a suspended machine or a throttled container both peers are pinged before they are judged."""
+    monkeypatch.setattr("service.relay.ticker.TICK_SECONDS", 0.05)
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await answer_pings(connection)
+
+    async with session(script, reason) as (relay, client, relay_session):
+        for leg in (relay_session._client, relay_session._upstream):
+            leg.last_alive_at -= 44.0
+            leg.last_received_at -= 44.0
+        relay.app.sessions._ticker._due -= stalled
+        if stalled:
+            ping = await client.next_item()
+            assert ping.opcode is Opcode.PING
+            client.send_frame(Opcode.PONG, ping.payload)
+            silent_since = relay_session._client.last_alive_at
+            await eventually(lambda: relay_session._client.last_alive_at > silent_since)
+            assert not relay_session._ended.done()
+            client.send_frame(Opcode.CLOSE, close_payload(1000))
+        await eventually(relay_session._ended.done)

@@ -17,10 +17,15 @@ class RecordingSession:
 
     def __init__(self) -> None:
         self.at: list[float] = []
+        self.stalls: list[tuple[float, int]] = []
 
     def tick(self) -> None:
         """Record the time."""
         self.at.append(asyncio.get_running_loop().time())
+
+    def stalled(self, seconds: float) -> None:
+        """Record the length of a stall, and the number of ticks before it."""
+        self.stalls.append((seconds, len(self.at)))
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +99,20 @@ async def test_ticks_do_not_drift_and_skip_a_stall() -> None:
 
     assert 7 <= regular <= 11
     assert sum(at >= stalled_at for at in session.at) <= 2
+
+
+async def test_stall_is_reported_to_every_session_before_its_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that is a little late reports none."""
+    session_ticker, sessions = Ticker(), [RecordingSession() for _ in range(25)]
+    for session in sessions:
+        session_ticker.add(session)
+    await wait_for_ticks(sessions, 1)
+    monkeypatch.setattr(ticker, "STALL_SECONDS", 10 * TICK)
+    before = [len(session.at) for session in sessions]
+    session_ticker._due -= 30 * TICK
+    await eventually(lambda: all(session.stalls for session in sessions), 5)
+    for session in sessions:
+        session_ticker.remove(session)
+
+    assert all(len(session.stalls) == 1 and session.stalls[0][0] >= 29 * TICK for session in sessions)
+    assert before == [session.stalls[0][1] for session in sessions]
