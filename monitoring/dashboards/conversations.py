@@ -3,13 +3,14 @@
 from monitoring.dashboards.dashboard import render_dashboard
 from monitoring.dashboards.panels import (
     COUNT,
-    PER_SECOND,
+    PER_MINUTE,
     RATIO,
     SECONDS,
     USD,
     PanelBuilder,
     Query,
     graph_panel,
+    per_minute,
     quantiles,
     rate_by,
     series,
@@ -48,16 +49,16 @@ def _answers() -> tuple[PanelBuilder, ...]:
             "Responses by status",
             "Ended responses: completed, cancelled (the user spoke or the client cancelled), failed, incomplete.",
             "completed and cancelled; failed below 1 %.",
-            PER_SECOND,
-            Query(rate_by("status", "responses_total"), "{{status}}"),
+            PER_MINUTE,
+            Query(per_minute("responses_total", by="status"), "{{status}}"),
             stacked=True,
         ),
         graph_panel(
             "Interruptions",
             "Interrupted responses by cause: the user spoke (turn_detected), or the client cancelled.",
             "some; more than a third of the responses means too long answers, or noise detected as speech.",
-            PER_SECOND,
-            Query(rate_by("reason", "interruptions_total"), "{{reason}}"),
+            PER_MINUTE,
+            Query(per_minute("interruptions_total", by="reason"), "{{reason}}"),
         ),
     )
 
@@ -75,8 +76,8 @@ def _sessions() -> tuple[PanelBuilder, ...]:
             "Session ends by reason",
             "Ended sessions by reason.",
             "client_closed and client_lost; single upstream_lost and upstream_closed.",
-            PER_SECOND,
-            Query(rate_by("reason", "sessions_ended_total"), "{{reason}}"),
+            PER_MINUTE,
+            Query(per_minute("sessions_ended_total", by="reason"), "{{reason}}"),
             stacked=True,
         ),
     )
@@ -118,16 +119,16 @@ def _cost() -> tuple[PanelBuilder, ...]:
                 "(text, audio, image)."
             ),
             "far more audio than text, and most of the input cached after the first turns.",
-            PER_SECOND,
-            Query(rate_by("kind, modality", "tokens_total"), "{{kind}} {{modality}}"),
+            PER_MINUTE,
+            Query(per_minute("tokens_total", by="kind, modality"), "{{kind}} {{modality}}"),
             stacked=True,
         ),
         graph_panel(
             "Tokens by model",
             "Tokens of responses by model; models without a known price are counted as other.",
             "only the models that you intend to use.",
-            PER_SECOND,
-            Query(rate_by("model", "tokens_total"), "{{model}}"),
+            PER_MINUTE,
+            Query(per_minute("tokens_total", by="model"), "{{model}}"),
         ),
     )
 
@@ -145,8 +146,8 @@ def _provider() -> tuple[PanelBuilder, ...]:
             "Error events in open sessions",
             "Error events by the provider's code; most report a mistake of the client and do not end the session.",
             "few; one code that rises with the sessions is a bug in a client.",
-            PER_SECOND,
-            Query(rate_by("code", "upstream_error_events_total"), "{{code}}"),
+            PER_MINUTE,
+            Query(per_minute("upstream_error_events_total", by="code"), "{{code}}"),
         ),
         graph_panel(
             "Incidents in open sessions",
@@ -155,7 +156,7 @@ def _provider() -> tuple[PanelBuilder, ...]:
                 "exhausted rate limits."
             ),
             "empty; insufficient_quota means an account without credit.",
-            PER_SECOND,
-            Query(rate_by("event, code", "session_incidents_total"), "{{event}}: {{code}}"),
+            PER_MINUTE,
+            Query(per_minute("session_incidents_total", by="event, code"), "{{event}}: {{code}}"),
         ),
     )

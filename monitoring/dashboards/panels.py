@@ -23,7 +23,6 @@ SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource
 
 RATIO: Final = units.PercentUnit
 SECONDS: Final = units.Seconds
-PER_SECOND: Final = units.CountsPerSecond
 PER_MINUTE: Final = units.CountsPerMinute
 DATE: Final = units.DateTimeFromNow
 MESSAGES: Final = units.MessagesPerSecond
@@ -34,7 +33,7 @@ COUNT: Final = units.Short
 YES_NO: Final = units.BoolYesNo
 STATE: Final = units.NoUnit
 UNITS: Final = frozenset(
-    {RATIO, SECONDS, PER_SECOND, PER_MINUTE, DATE, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE}
+    {RATIO, SECONDS, PER_MINUTE, DATE, MESSAGES, BYTES, BYTES_PER_SECOND, USD, COUNT, YES_NO, STATE}
 )
 
 
@@ -119,7 +118,7 @@ def rate_by(labels: str, name: str, matchers: str = "") -> str:
 
 
 def per_minute(name: str, matchers: str = "", by: str = "") -> str:
-    """The per-minute rate of a counter, summed: for events that are rare, such as failures."""
+    """The per-minute rate of a counter, summed: for events, which are rare compared with seconds."""
     return f"60 * {rate_by(by, name, matchers)}" if by else f"60 * sum({rate(name, matchers)})"
 
 

@@ -162,11 +162,10 @@ def test_callers_begins_with_the_causes_and_the_operator_actions() -> None:
     assert "\n## One client or all\n" in (ROOT / "docs/runbooks/README.md").read_text(encoding="utf-8")
 
 
-def test_rates_of_callers_are_per_minute() -> None:
-    """Failures are rare: 0.003 per second is hard to read."""
-    panels = loaded("callers")["panels"]
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=NAMES)
+def test_rates_of_events_are_per_minute(board: str, panel: Any) -> None:
+    """Failures, sessions and responses are rare: 0.003 per second is hard to read."""
+    unit = panel["fieldConfig"]["defaults"]["unit"]
 
-    assert "cps" not in {panel["fieldConfig"]["defaults"]["unit"] for panel in panels}
-    for panel in panels:
-        if panel["fieldConfig"]["defaults"]["unit"] == "cpm":
-            assert all(target["expr"].startswith("60 * ") for target in panel["targets"])
+    assert unit != "cps"
+    assert unit != "cpm" or all(target["expr"].startswith("60 * ") for target in panel["targets"])
