@@ -87,6 +87,7 @@ STATEMENTS: Final = {
     ),
     "docs/clients.md": (
         f"`RELAY_DIAL_TIMEOUT_SECONDS` ({DIAL})",
+        f"its session is closed within {GHOST_SECONDS} s",
         f"from memory for up to {DEFINITE_OPEN_SECONDS:g} seconds",
         f"`key_rejected` (HTTP {KEY_REJECTED.http_status}, or close {KEY_REJECTED.close_code})",
     ),

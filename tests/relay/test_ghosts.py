@@ -94,6 +94,7 @@ def is_answered(session: Session) -> bool:
     return session._probe is not None and session._probe.is_answered(session._client)
 
 
+AUDIO: Final = b'{"type":"response.output_audio.delta","delta":"AAAA"}'
 SECONDS: Final = st.integers(0, 200)
 
 
@@ -123,3 +124,18 @@ def test_only_a_silent_client_that_is_read_and_reads_nothing_fails_a_probe(
         assert later is not None
         assert later <= lapse
     assert LIMITS.probe_seconds + LOST_CLIENT_CLOSE_SECONDS <= 12
+
+
+async def test_client_that_acknowledges_speech_and_sends_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it acknowledges, after `ACK_ONLY_SECONDS`; upstream, which sends, is not the one that is lost."""
+    async with recorded_relay() as recorded:
+        client, record = await recorded.open()
+        session = next(iter(recorded.relay.app.sessions))
+        monkeypatch.setattr("service.relay.watchdog.ACK_ONLY_SECONDS", 0.1)
+        while not session._ended.done():
+            record.connection.send(AUDIO)
+            await client.next_item()
+            session.tick()
+        assert "client_lost" == session._ended.result().reason
+        await record.finished.wait()
+        assert (1001, "") == record.close
