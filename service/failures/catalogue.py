@@ -240,8 +240,8 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
     Row("dropped_early", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The connection to the provider was lost before the first event.",
         "Retry. If it persists, check for a firewall or proxy that cuts WebSocket connections.",
-        "Check for a firewall or proxy that cuts WebSocket connections: run 'python -m service doctor' where the relay "
-        "runs. Then check https://status.openai.com."),
+        "Check for a firewall or proxy that cuts WebSocket connections, and check "
+        "https://status.openai.com. Run 'python -m service doctor' where the relay runs to see which step fails."),
     Row("tls_failed", "tls-and-proxy", _NETWORK, 502, 1008, _NEVER, _ERROR,
         "The TLS handshake with the provider failed.",
         "Check that the host and port of OPENAI_BASE_URL serve TLS 1.2 or later."),
@@ -255,8 +255,8 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
     Row("reply_timeout", "tls-and-proxy", _PROVIDER, 504, 1013, _NOW, _WARNING,
         "The provider did not answer the opening handshake in time.",
         "Retry. If it persists, check for a proxy that delays or blocks WebSocket handshakes.",
-        "Check for a proxy that delays or blocks WebSocket handshakes: run 'python -m service doctor' where the relay "
-        "runs. Then check https://status.openai.com."),
+        "Check for a proxy that delays or blocks WebSocket handshakes, and check "
+        "https://status.openai.com. Run 'python -m service doctor' where the relay runs to see which step fails."),
     Row("first_event_timeout", "provider", _PROVIDER, 504, 1013, _NOW, _WARNING,
         "The provider accepted the connection but sent no event in time.",
         "Retry. If the provider is a compatible server that sends no first event, set RELAY_FIRST_EVENT=optional.",
