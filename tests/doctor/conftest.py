@@ -10,7 +10,7 @@ from service.doctor import env_files, relay, tls
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timeouts for loopback, where a port answers immediately or never."""
-    monkeypatch.setattr(tls, "_PROTOCOL_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(tls, "_PROTOCOL_PROBE_SECONDS", 1.0)
     monkeypatch.setattr(relay, "_PONG_SECONDS", 0.3)
 
 
