@@ -45,6 +45,8 @@ async def listen(
         max_line_size=head_bytes,
         max_field_size=head_bytes,
         keepalive_timeout=15,  # also the only timeout for a client that never completes its request
+        read_bufsize=MAX_HEAD_BYTES,  # bytes behind an upgrade request that wait for its answer
+        lingering_time=0,  # do not wait for the rest of a body that no handler reads
         shutdown_timeout=1,
         handler_cancellation=True,  # without it a dial goes on after its client has disconnected
     )

@@ -5,8 +5,8 @@ request gets a reason of the catalogue, as a JSON body, a count and a log line.
 
 What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web/test_unserved.py`:
 
-* `RequestHandler.data_received` passes all bytes to `_parser.feed_data`, and answers its HttpProcessingError through
-  `handle_error` (web_protocol.py:445).
+* `RequestHandler.data_received` passes all bytes to `_parser.feed_data`, and queues its HttpProcessingError as an `_ErrInfo`,
+  which it answers through `handle_error` (web_protocol.py:445).
 * `finish_response` sends every response, an HTTPException of the router included (web_protocol.py:590).
 """
 
@@ -19,6 +19,8 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.abc import AbstractMatchInfo
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_request import BaseRequest
 
 from service.failures import Failure
@@ -26,9 +28,17 @@ from service.telemetry.metrics import Metrics
 from service.web import unserved
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.refusals import http_response
+from service.wire import tcp
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
+MAX_BEHIND_HEAD_BYTES: Final = 4096
+"""What is read behind the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
+arrives with the head. No route has a body, and a byte of a chunked one can cost sixty. An upgrade is not limited."""
+MAX_DISCARDED_BYTES: Final = 1_048_576
+"""What a peer may send on a connection that is not read any more, before it is aborted."""
+UNSENT_SECONDS: Final = 15.0
+"""A connection with unsent bytes whose peer acknowledges none for this long is aborted: it does not read its answers."""
 LINGER_SECONDS: Final = 1.0
 """A socket that is closed with unread bytes is reset, and its peer may lose the answer. So the relay reads on until the peer
 closes, for this long at most."""
@@ -73,15 +83,63 @@ class UnservedRequests:
 class PublicProtocol(web.RequestHandler):
     """One connection of the public listener. A WebSocket that is answered 101 leaves it for `service.wire`."""
 
-    __slots__ = ("_lingers", "_peer_finished", "_unserved")
+    __slots__ = ("_discarded", "_lingers", "_peer_finished", "_unsent_timer", "_unserved")
 
     def __init__(self, server: web.Server, requests: UnservedRequests) -> None:
         # The runner configures its server with arguments for the protocols that the server itself would make.
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - no public access
         self._unserved = requests
         self._parser = cast("Any", HeadLimiter(self._parser))
+        self._discarded = 0
         self._lingers = False
         self._peer_finished = False
+        self._unsent_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Have the kernel reset the connection of a peer that acknowledges nothing or keeps its window closed."""
+        super().connection_made(transport)
+        # A cast: uvloop's transports do not subclass asyncio's.
+        tcp.enable_dead_peer_detection(cast("asyncio.Transport", transport), int(UNSENT_SECONDS * 1000))
+
+    def data_received(self, data: bytes) -> None:
+        """Parse requests. After an error nothing is parsed or kept; its answer is the last."""
+        head = cast("HeadLimiter | None", self._parser)  # aiohttp removes it when the connection is lost
+        if head is None or self._close or head.failed:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES and self.transport is not None:
+                self.transport.abort()
+            return
+        super().data_received(data)
+        if head.failed and self.transport is not None:
+            self.transport.pause_reading()  # `_linger` resumes it
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Release what belongs to the connection."""
+        super().connection_lost(exc)
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
+            self._unsent_timer = None
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the peer reads."""
+        super().pause_writing()
+        self._watch_unsent()
+
+    def _watch_unsent(self) -> None:
+        transport = self.transport
+        if transport is not None and self._unsent_timer is None and transport.get_write_buffer_size():
+            acknowledged = tcp.acknowledged_bytes(transport)
+            self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
+
+    def _check_unsent(self, transport: asyncio.Transport, acknowledged_before: int) -> None:
+        self._unsent_timer = None
+        acknowledged = tcp.acknowledged_bytes(transport)
+        if not transport.get_write_buffer_size():
+            return
+        if acknowledged == acknowledged_before:
+            transport.abort()
+        else:
+            self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's `bool | None` to None
         """Keep the transport open for the answer to what could not be parsed; a half-close ends any other connection."""
@@ -111,9 +169,19 @@ class PublicProtocol(web.RequestHandler):
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response. One that aiohttp's router made is replaced by the relay's own."""
+        head = cast("HeadLimiter | None", self._parser)
+        if head is not None:
+            head.request_answered()
+            if self._upgraded and self._payload_parser is None and self._message_tail:
+                # Frames of a client that did not wait for its refused upgrade: they are no HTTP, and not parsed as such.
+                self._message_tail = b""
+                head.failed = self._lingers = True
+                resp.force_close()
         if isinstance(resp, web.HTTPException):
+            resp.__traceback__ = None  # its frames refer to the connection, and to it
             resp = self._replace(request, resp)
         finished = await super().finish_response(request, resp, start_time)
+        self._watch_unsent()
         if self._lingers:
             await self._linger()
         return finished
@@ -158,61 +226,82 @@ def _failure_of_router(
 
 
 class HeadLimiter:
-    """Takes the place of aiohttp's request parser: limits the size of a head, and keeps the first bytes of the connection.
+    """Takes the place of aiohttp's request parser: limits what it parses, and keeps the first bytes of the connection.
 
-    `feed_data` raises nothing but HttpProcessingError, which aiohttp answers.
+    `feed_data` raises nothing. aiohttp would keep an exception, whose frames hold the received data, in a reference cycle: a
+    quarter of a megabyte for each read until the garbage collector runs. So an error is returned as aiohttp queues it.
     """
 
     def __init__(self, parser: Any) -> None:  # noqa: ANN401 - aiohttp's parser is a C extension without types
         self._parser = parser
-        self._size = 0  # of the head that has begun
-        self._body: Any = None  # of the last request, as aiohttp's StreamReader
+        self._head_bytes = 0
+        self._behind_bytes = 0
+        self._head_complete = False  # a request waits for its answer
         self.first_bytes = b""
         self.failed = False
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the other methods of aiohttp's parser
         return getattr(self._parser, name)
 
+    def request_answered(self) -> None:
+        """Begin to count the bytes of the next request."""
+        self._head_bytes = self._behind_bytes = 0
+        self._head_complete = False
+
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         """Parse received bytes; returns what aiohttp's parser returns: messages, whether one upgrades, and unparsed bytes."""
+        if self.failed:
+            return [], False, b""
+        messages: list[Any] = []
         try:
-            return self._feed_limited(data)
-        except HttpProcessingError:
+            upgraded, tail = self._feed_limited(data, messages)
+        except HttpProcessingError as exc:
             self.failed = True
-            raise
+            exc.__traceback__ = exc.__context__ = None
+            messages.append((_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD))
+            return messages, False, b""
+        return messages, upgraded, tail
 
-    def _feed_limited(self, data: bytes) -> tuple[Any, bool, bytes]:
+    def _feed_limited(self, data: bytes, messages: list[Any]) -> tuple[bool, bytes]:
         if len(self.first_bytes) < unserved.FIRST_BYTES:
             self.first_bytes += bytes(data[: unserved.FIRST_BYTES - len(self.first_bytes)])
             if unserved.foreign_protocol(self.first_bytes) is not None:
                 raise BadHttpMessage("another protocol")
-        if self._body is not None and not self._body.is_eof():
-            return self._feed(data)
-        room = MAX_HEAD_BYTES - self._size
-        messages, upgraded, tail = self._feed(data[:room])
-        if messages:
-            self._size = 0
-        elif len(data) >= room:
-            raise LineTooLong(b"", MAX_HEAD_BYTES)
-        else:
-            self._size += len(data)
-        if len(data) <= room:
-            return messages, upgraded, tail
-        if upgraded:
-            return messages, True, tail + data[room:]
-        more, upgraded, tail = self._feed(data[room:])
-        return [*messages, *more], upgraded, tail
+        for start in range(0, max(len(data), 1), MAX_BEHIND_HEAD_BYTES):
+            part = data[start : start + MAX_BEHIND_HEAD_BYTES]
+            upgraded, tail = self._feed(part, messages)
+            if upgraded:
+                return True, tail + data[start + len(part) :]
+            self._count(len(part))
+        return False, tail
 
-    def _feed(self, data: bytes) -> tuple[Any, bool, bytes]:
+    def _count(self, size: int) -> None:
+        if self._head_complete:
+            self._behind_bytes += size
+            if self._behind_bytes > 2 * MAX_BEHIND_HEAD_BYTES:
+                raise PayloadTooLarge
+        else:
+            self._head_bytes += size
+            if self._head_bytes >= MAX_HEAD_BYTES:
+                raise LineTooLong(b"", MAX_HEAD_BYTES)
+
+    def _feed(self, data: bytes, messages: list[Any]) -> tuple[bool, bytes]:
         try:
-            messages, upgraded, tail = self._parser.feed_data(data)
+            parsed, upgraded, tail = self._parser.feed_data(data)
         except HttpProcessingError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
             raise BadHttpMessage(type(exc).__name__) from None
-        if messages:
-            self._body = messages[-1][1]
-        return messages, upgraded, tail
+        messages += parsed
+        self._head_complete = self._head_complete or bool(parsed)
+        return upgraded, tail
+
+
+class PayloadTooLarge(BadHttpMessage):
+    """More bytes behind a request than are read before its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("too many bytes behind a request")
 
 
 class _Response(web.Response):

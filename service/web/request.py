@@ -23,6 +23,8 @@ _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment
 _MAX_OTHER_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
 _NONCE_BYTES: Final = 16
+_MAX_LIST_ITEMS: Final = 64
+"""Of a header that is a list; the rest stays one item. A head of commas would cost milliseconds."""
 _KEY_REMEDY: Final = (
     "Send one Sec-WebSocket-Key of 16 random bytes in base64 (24 characters), for example the output of "
     "'openssl rand -base64 16'. A WebSocket library creates it by itself."
@@ -171,11 +173,11 @@ def wants_draining_event(request: web.Request, *, default: bool) -> bool:
 
 def _subprotocols(request: web.Request) -> list[str]:
     values = request.headers.getall("Sec-WebSocket-Protocol", [])
-    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+    return [item.strip() for value in values for item in value.split(",", _MAX_LIST_ITEMS) if item.strip()]
 
 
 def _lower_items(values: list[str]) -> set[str]:
-    return {item.strip().lower() for value in values for item in value.split(",")}
+    return {item.strip().lower() for value in values for item in value.split(",", _MAX_LIST_ITEMS)}
 
 
 def _bad_request(detail: str, hint: str) -> Failure:

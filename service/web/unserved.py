@@ -85,6 +85,9 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
         return failure
     if isinstance(exc, LineTooLong):
         return Failure("headers_too_large", detail="over 64 kB")
+    if isinstance(exc, HttpProcessingError) and exc.message.startswith("too many bytes"):
+        hint = "Send no body with an opening handshake, and no further request before its answer."
+        return Failure("bad_request", detail="over 4 kB behind a request that is not answered", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("Too many headers"):
         return Failure("headers_too_large", detail="over 128 header lines")
     if isinstance(exc, TransferEncodingError):

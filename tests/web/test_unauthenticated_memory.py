@@ -1,0 +1,186 @@
+"""What connections without a token cost: memory, parsing after an error, answers that the peer does not read."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.web import protocol
+from service.web.protocol import HeadLimiter, PublicProtocol
+from tests.support.harness import eventually, simulated_relay, within
+from tests.support.relay_process import serving
+from tests.web.test_invalid_requests import upgrade
+
+MIB: Final = 1 << 20
+MAX_GROWTH_BYTES: Final = 20_000_000
+PIECE: Final = 65_536
+GET: Final = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+FRAME: Final = b"\x82\x85abcdabcde"
+# Of each: what is sent first, and what is repeated behind it.
+RUBBISH: Final = {
+    "letters": (b"", b"A"),
+    "frames": (b"", FRAME),
+    "TLS records": (b"\x16\x03\x01\x02\x00", b"\x00"),
+    "empty lines": (b"", b"\r\n"),
+    "headers": (GET, b"a: b\r\n"),
+    "one long header": (GET + b"Cookie: ", b","),
+    "a header name": (GET, b"a"),
+    "frames behind an upgrade that is refused": (upgrade(), FRAME),
+    "letters behind a request": (GET + b"\r\n", b"A"),
+    "requests behind a request": (b"", GET + b"\r\n"),
+    "upgrades behind an upgrade": (b"", upgrade()),
+    "a body": (GET + b"Content-Length: 1000000000\r\n\r\n", b"A"),
+    "a chunk size": (CHUNKED, b"F"),
+    "a chunk extension": (CHUNKED + b"1;", b"x"),
+    "chunks of a byte": (CHUNKED, b"1\r\nx\r\n"),
+}
+
+
+async def send_rubbish(port: int, first: bytes, repeated: bytes) -> None:
+    """Send 2 MiB, and read nothing, until the relay ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError):
+        writer.write(first)
+        for _ in range(2 * MIB // PIECE):
+            writer.write(repeated * (PIECE // len(repeated)))
+            await writer.drain()
+        await reader.read()
+    writer.close()
+
+
+def peak_bytes(pid: int) -> int:
+    """The largest resident size of a process so far."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]  # Linux has the line
+
+
+async def test_hundred_connections_without_token_cost_under_20_mb() -> None:
+    """Whatever they send. Before, fifteen of them could use 200 MB until the garbage collector ran."""
+    settings = {"RELAY_UPSTREAM": "simulator", "RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "a:" + "t" * 32}
+    async with serving(**settings) as (process, port, _):
+        await send_rubbish(port, b"", b"A")  # what the first of them allocates for all
+        before = peak_bytes(process.process.pid)
+        kinds = itertools.islice(itertools.cycle(RUBBISH.values()), 100)
+        await within(asyncio.gather(*(send_rubbish(port, first, repeated) for first, repeated in kinds)), 60)
+
+        assert peak_bytes(process.process.pid) - before < MAX_GROWTH_BYTES
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Disable automatic garbage collection."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("kind", RUBBISH)
+async def test_malformed_request_is_not_kept(kind: str) -> None:
+    """No error, whose frames hold what was received, waits for the garbage collector."""
+    async with simulated_relay() as relay:
+        await within(send_rubbish(relay.app.public_port, *RUBBISH[kind]), 30)
+        await eventually(lambda: not any(isinstance(found, PublicProtocol) for found in gc.get_objects()))
+
+        assert [] == [found for found in gc.get_objects() if isinstance(found, HttpProcessingError)]
+
+
+class CountingParser:
+    """Takes the place of aiohttp's parser: counts the bytes, and fails at the first `!`."""
+
+    def __init__(self) -> None:
+        self.parsed = 0
+
+    def feed_data(self, data: bytes) -> tuple[list[object], bool, bytes]:
+        """Count the bytes."""
+        self.parsed += len(data)
+        if b"!" in data:
+            raise ValueError
+        return ([(None, None)] if b"." in data else []), False, b""
+
+
+@pytest.mark.parametrize(
+    ("pieces", "bound"),
+    [
+        pytest.param([b"a" * 262_144] * 4, protocol.MAX_HEAD_BYTES, id="head in large reads"),
+        pytest.param([b"a"] * 100_000, protocol.MAX_HEAD_BYTES, id="head in bytes"),
+        pytest.param([b"a" * 60_000, b".", *[b"a" * 262_144] * 4], 80_000, id="behind a head"),
+        pytest.param([b"." + b"a" * 262_144] * 4, 4 * protocol.MAX_BEHIND_HEAD_BYTES, id="with a head"),
+        pytest.param([b"ab!", *[b"a" * 262_144] * 4], 3, id="after an error"),
+    ],
+)
+def test_parsed_bytes_are_bounded(pieces: list[bytes], bound: int) -> None:
+    """However the bytes arrive; the last message is the error."""
+    parser = CountingParser()
+    limiter = HeadLimiter(parser)
+    messages = [message for piece in pieces for message in limiter.feed_data(piece)[0]]
+
+    assert parser.parsed <= bound
+    assert limiter.failed
+    assert isinstance(messages[-1][0].exc, HttpProcessingError)
+    assert 1 == sum(message[0] is not None for message in messages)
+
+
+def test_answer_begins_the_count_again() -> None:
+    """A connection that is kept open may send any number of requests."""
+    parser = CountingParser()
+    limiter = HeadLimiter(parser)
+    for _ in range(10):
+        limiter.feed_data(b"a" * 50_000 + b".")
+        limiter.request_answered()
+
+    assert not limiter.failed
+    assert 10 * 50_001 == parser.parsed
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_connection_whose_answers_are_not_read_is_aborted(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `UNSENT_SECONDS` in which the peer acknowledges nothing; one that reads is kept."""
+    async with simulated_relay() as relay:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536
+        )  # with segments of 64 kB a small window stays closed
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", relay.app.public_port))
+        await eventually(lambda: bool(public_protocols()))
+        connection = public_protocols()[0]
+        monkeypatch.setattr(protocol, "UNSENT_SECONDS", 1.0)  # not before: the kernel's timeout stays 15 s
+        transport = connection.transport
+        assert transport is not None
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        while not transport.get_write_buffer_size():
+            await asyncio.get_running_loop().sock_sendall(sock, GET + b"\r\n")
+            await asyncio.sleep(0)
+        if reads:
+            await eventually(lambda: connection._unsent_timer is not None)
+            reading = asyncio.ensure_future(read_all(sock))
+            await eventually(lambda: connection._unsent_timer is None, 30)
+            reading.cancel()
+            assert not transport.is_closing()
+        else:
+            await eventually(transport.is_closing, 30)
+            await eventually(lambda: not public_protocols())
+        sock.close()
+
+
+async def read_all(sock: socket.socket) -> None:
+    """Read to the end of the stream."""
+    while await asyncio.get_running_loop().sock_recv(sock, 4096):
+        pass
+
+
+def public_protocols() -> list[PublicProtocol]:
+    """The open connections of the public listeners of this process."""
+    return [found for found in gc.get_objects() if isinstance(found, PublicProtocol) and found.transport is not None]
