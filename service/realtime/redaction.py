@@ -13,7 +13,7 @@ and `auto`, which is a value of the setting RELAY_UPSTREAM_PROXY.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from service.realtime.keys import FAMILIES
@@ -54,6 +54,9 @@ _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
 _PIECE_CHARACTERS: Final = 8
 """Length of the head and tail of a known secret that are hidden too: the provider's masked echo shows the first eight."""
 _MIN_SECRET_CHARACTERS: Final = 4
+_MAX_SEARCHED: Final = 16
+"""Up to this many secrets are searched for one by one, which is faster for a few."""
+_LONG_WORD: Final = re.compile(r"\S{8,}")
 _PLAIN_WORD: Final = re.compile(r"[a-z_.-]*|[A-Z_.-]*")
 _PUBLIC_HEADS: Final = frozenset(
     family.prefix[:_PIECE_CHARACTERS] for family in FAMILIES if len(family.prefix) >= _PIECE_CHARACTERS
@@ -61,27 +64,68 @@ _PUBLIC_HEADS: Final = frozenset(
 """Heads of keys that are the public prefix of a family."""
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return `text` with known secrets, their heads and tails, and everything in the shape of a key replaced.
+class KnownSecrets:
+    """Secrets to be replaced. With many of them a text costs little more than with a few: see `_candidates`.
 
     Secrets shorter than four characters are not replaced.
     """
-    known = [
-        secret
-        for secret in secrets
-        if len(secret) >= _MIN_SECRET_CHARACTERS and secret.lower() not in _SETTING_KEYWORDS
-    ]
-    for secret in known:
-        text = text.replace(secret, REDACTED)
-    # Shapes before heads and tails: a masked echo is one shape, and is not recognised without its head.
-    text = _SECRET_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
-    for secret in known:
-        if len(secret) > 2 * _PIECE_CHARACTERS:
-            for piece in (secret[-_PIECE_CHARACTERS:], secret[:_PIECE_CHARACTERS]):
-                # A piece that is a word, such as 'realtime', reveals nothing of a token and occurs in many texts.
-                if piece not in _PUBLIC_HEADS and not _PLAIN_WORD.fullmatch(piece):
-                    text = text.replace(piece, REDACTED)
-    return text
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = tuple(
+            secret
+            for secret in dict.fromkeys(secrets)
+            if len(secret) >= _MIN_SECRET_CHARACTERS and secret.lower() not in _SETTING_KEYWORDS
+        )
+        is_indexed = len(known) > _MAX_SEARCHED
+        indexed = [secret for secret in known if is_indexed and _LONG_WORD.fullmatch(secret)]
+        self._searched = tuple(secret for secret in known if not is_indexed or not _LONG_WORD.fullmatch(secret))
+        self._by_tail: dict[str, list[str]] = {}
+        self._by_head: dict[str, list[str]] = {}  # one secret of each head: only the head is to be replaced
+        for secret in indexed:
+            self._by_tail.setdefault(secret[-_PIECE_CHARACTERS:], []).append(secret)
+            self._by_head.setdefault(secret[:_PIECE_CHARACTERS], [secret])
+
+    def redact(self, text: str) -> str:
+        """Return `text` with the secrets, their heads and tails, and everything in the shape of a key replaced."""
+        known = self._candidates(text)
+        for secret in known:
+            text = text.replace(secret, REDACTED)
+        # Shapes before heads and tails: a masked echo is one shape, and is not recognised without its head.
+        text = _SECRET_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
+        for piece in dict.fromkeys(piece for secret in known for piece in _pieces(secret)):
+            text = text.replace(piece, REDACTED)
+        return text
+
+    def _candidates(self, text: str) -> Iterable[str]:
+        """The secrets that `text` may contain a part of.
+
+        A thousand secrets, each with head and tail, are three thousand searches of every text. So the text's own pieces of
+        eight characters are looked up among the heads and tails instead.
+        """
+        if not self._by_tail:
+            return self._searched
+        pieces = {
+            word[start : start + _PIECE_CHARACTERS]
+            for word in _LONG_WORD.findall(text)
+            for start in range(len(word) - _PIECE_CHARACTERS + 1)
+        }
+        found = [secret for piece in self._by_tail.keys() & pieces for secret in self._by_tail[piece]]
+        found += [secret for piece in self._by_head.keys() & pieces for secret in self._by_head[piece]]
+        return [*self._searched, *found]
+
+
+def _pieces(secret: str) -> Iterator[str]:
+    """The tail and the head of a secret that are replaced without the rest of it."""
+    if len(secret) > 2 * _PIECE_CHARACTERS:
+        for piece in (secret[-_PIECE_CHARACTERS:], secret[:_PIECE_CHARACTERS]):
+            # A piece that is a word, such as 'realtime', reveals nothing of a token and occurs in many texts.
+            if piece not in _PUBLIC_HEADS and not _PLAIN_WORD.fullmatch(piece):
+                yield piece
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return `text` without the secrets and everything in the shape of a key; see `KnownSecrets`."""
+    return KnownSecrets(secrets).redact(text)
 
 
 def redact_json(payload: bytes, redact_text: Callable[[str], str]) -> bytes | None:

@@ -9,10 +9,13 @@ from typing import Any, Final
 from structlog.typing import EventDict, WrappedLogger
 
 from service.realtime.keys import Secret
-from service.realtime.redaction import redact
+from service.realtime.redaction import KnownSecrets
 
 _MAX_ADDED: Final = 64
 """Maximum number of rotated keys that are redacted. After more rotations the oldest of them are forgotten."""
+
+_MAX_CACHED: Final = 512
+_MAX_CACHED_CHARACTERS: Final = 512
 
 
 class Redactor:
@@ -21,11 +24,15 @@ class Redactor:
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
         self._own = tuple(secret.reveal() for secret in secrets if secret is not None)
         self._added: tuple[str, ...] = ()
+        self._known = KnownSecrets(self._own)
+        self._cached: dict[str, str] = {}  # texts that many events repeat
 
     def add(self, secret: Secret) -> None:
         """Redact one more secret from now on, such as a rotated key."""
         if secret.reveal() not in (*self._own, *self._added):
             self._added = (*self._added, secret.reveal())[-_MAX_ADDED:]
+            self._known = KnownSecrets((*self._own, *self._added))
+            self._cached = {}
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Redact all values of an event, in place."""
@@ -35,12 +42,24 @@ class Redactor:
 
     def redact(self, value: str) -> str:
         """Return the text without secrets."""
-        return redact(value, (*self._own, *self._added))
+        return self._known.redact(value)
+
+    def _redact_cached(self, value: str) -> str:
+        """Redact a value of an event. Most are sentences and names of the relay's own, which repeat."""
+        if len(value) > _MAX_CACHED_CHARACTERS:
+            return self.redact(value)
+        redacted = self._cached.get(value)
+        if redacted is None:
+            redacted = self.redact(value)
+            if len(self._cached) >= _MAX_CACHED:
+                self._cached = {}
+            self._cached[value] = redacted
+        return redacted
 
     def _clean(self, value: Any) -> Any:  # noqa: ANN401 - log events hold anything
         match value:
             case str():
-                return self.redact(value)
+                return self._redact_cached(value)
             case bytes():
                 return self.redact(value.decode("utf-8", "replace"))
             case bool() | int() | float() | None:

@@ -4,6 +4,7 @@ import ast
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
-from service.realtime.redaction import REDACTED, redact
+from service.realtime.redaction import REDACTED, KnownSecrets, redact
 
 KEY: Final = "sk-proj-" + "A1b2C3d4" * 9 + "T3BlbkFJ" + "Z9y8X7w6" * 9
 SERVICE: Final = Path(__file__).parents[2] / "service"
@@ -183,3 +184,31 @@ def test_words_at_the_ends_of_a_known_secret_are_kept() -> None:
     assert "gpt-realtime /v1/realtime" == redact("gpt-realtime /v1/realtime", [token])
     assert "token-12x4" not in redact("it ends in token-12x4", [token])
     assert "key_rejected" == redact("key_rejected", ["sk-sim-key-rejected"])
+
+
+SECRETS: Final = st.lists(st.text("abAB12-_ ", min_size=4, max_size=24), min_size=20, max_size=60)
+
+
+@given(SECRETS, st.lists(st.text("abAB12-_ :", max_size=30), max_size=8), st.randoms(use_true_random=False))
+def test_many_secrets_are_found_as_few_are(secrets: list[str], words: list[str], random: Random) -> None:
+    """The index misses nothing that a search for each secret finds."""
+    parts = [*words, random.choice(secrets), random.choice(secrets)[:8], random.choice(secrets)[-8:]]
+    random.shuffle(parts)
+    text = random.choice(["", " ", "="]).join(parts)
+    by_search = [secret for secret in secrets if redact(text, [secret]) != redact(text)]
+    redacted = KnownSecrets(secrets).redact(text)
+
+    assert (redacted != redact(text)) == bool(by_search)
+    for secret in by_search:
+        assert secret not in redacted
+
+
+def test_cost_hardly_grows_with_the_number_of_secrets() -> None:
+    """Compared as work: the number of secrets that a text is searched for."""
+    secrets = [f"{number:06x}Zq" + "x9Y8" * 8 + f"Kw{number:06x}" for number in range(2000)]
+    known = KnownSecrets(secrets)
+    text = "The client sends no token; a token-shaped word is abcdEFGH0123456789abcdEFGH0123456789."
+
+    assert [] == list(known._candidates(text))
+    assert [secrets[7]] == list(known._candidates(text + "=" + secrets[7]))[:1]
+    assert "[redacted]" in known.redact(secrets[1234][:8])
