@@ -72,6 +72,12 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
+def address_block(address: str) -> str:
+    """What the limits for each address count as one: an IPv4 address, or the /64 of an IPv6 one, which a host can own."""
+    parsed = parse_address(address) if ":" in address else None
+    return str(IPv6Network((int(parsed), 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+
+
 def _last_hops(forwarded: Sequence[str]) -> Iterator[str]:
     """The hops from the last one on. Empty elements are no hops (RFC 9110 section 5.6.1)."""
     count = 0

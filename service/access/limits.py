@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from service.access.forwarded import address_block
 from service.access.tokens import OPEN_ACCESS_CLIENT
 from service.failures import Failure
 
@@ -16,7 +17,7 @@ MAX_REFUSAL_EVENTS_PER_ADDRESS: Final = 8
 
 def limited_client(client: str, address: str) -> str:
     """The name under which a client's sessions are counted: that of its token; with open access its address."""
-    return client if client != OPEN_ACCESS_CLIENT else address
+    return client if client != OPEN_ACCESS_CLIENT else address_block(address)
 
 
 def explain_lapse(refusal: Failure, seconds: float) -> None:

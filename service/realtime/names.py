@@ -7,8 +7,8 @@ from typing import Final
 MODEL_NAME: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 """A model or deployment name as providers and gateways write it, "provider/model" included."""
 
-CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "apiKey", "token", "access_token", "key"})
-"""Query parameters that clients put a credential in. The relay accepts none: proxies and servers log URLs."""
+CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
+"""Query parameters that clients put a credential in, in lower case. The relay accepts none: proxies and servers log URLs."""
 
 _AUTHORITY: Final = re.compile(
     r"(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._~-]{1,32})?)\]|(?P<name>[A-Za-z0-9._-]{1,255}))(?::[0-9]{0,5})?"

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from service.access.origins import parse_origin
-from service.access.tokens import ClientToken
+from service.access.tokens import OPEN_ACCESS_CLIENT, ClientToken
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME, is_loopback
 from service.settings.envfiles import PROFILE
@@ -146,6 +146,8 @@ def client_tokens(text: str) -> tuple[ClientToken, ...]:
             name, value = f"token-{position}", entry
         if not _NAME.fullmatch(name):
             raise NotAccepted(f"the name of entry {position} is not a word")
+        if name == OPEN_ACCESS_CLIENT:
+            raise NotAccepted(f"the name of entry {position} is the one that the relay gives clients without a token")
         if not _TOKEN.fullmatch(value):
             raise NotAccepted(f"entry {position} has a character that cannot be sent as a subprotocol")
         tokens.append(ClientToken(name, Secret(value)))

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse, limited_client
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
@@ -123,7 +124,7 @@ class AdmissionControl:
 
     def _limit_invalid_tokens(self, attempt: ConnectionAttempt) -> None:
         """Raise Failure with too_many_connects for an address that is guessing tokens."""
-        guesser = (_INVALID_TOKEN, attempt.address)
+        guesser = (_INVALID_TOKEN, address_block(attempt.address))
         try:
             self._invalid_tokens.admit(guesser)
         except Failure as flood:
@@ -134,7 +135,7 @@ class AdmissionControl:
     @contextmanager
     def _track_reconnects(self, request: web.Request, attempt: ConnectionAttempt) -> Iterator[None]:
         """Check the client's reconnect rate, and record the attempt when it ends: after a refusal or a whole session."""
-        client = (attempt.client, attempt.address)
+        client = (attempt.client, address_block(attempt.address))
         if self._reconnects.admit(client):
             request[NOTICE] = "too_many_connects"
         started = self._clock()

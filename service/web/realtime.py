@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
+from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, RefusalEventLimit, limited_client
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
@@ -232,7 +233,7 @@ class RealtimeHandler:
         return (
             failure.row.event_close_code is not None
             and asks_for_error_event(request)
-            and event_slot.enter_context(self._refusal_events.slot(attempt.address))
+            and event_slot.enter_context(self._refusal_events.slot(address_block(attempt.address)))
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import HttpVersion11, web
+from yarl import URL
 
 from service.failures import Failure
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
@@ -20,6 +21,7 @@ SUBPROTOCOL: Final = "realtime"
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
 _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
+_KNOWN_PARAMETERS: Final = _OWN_PARAMETERS | _SINGLE_PARAMETERS | CREDENTIAL_PARAMETERS
 _MAX_OTHER_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
 _NONCE_BYTES: Final = 16
@@ -87,7 +89,7 @@ def header_token(request: web.Request) -> str | None:
 
 def parse_token(request: web.Request) -> str | None:
     """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
-    if CREDENTIAL_PARAMETERS & request.query.keys():
+    if CREDENTIAL_PARAMETERS & {name for name, _ in _query(request)}:
         raise Failure("token_missing", detail="a credential in the URL is not accepted")
     if token := header_token(request):
         return token
@@ -101,7 +103,9 @@ def parse_dial_request(request: web.Request, *, translation: bool, allowed_model
     """Return what to dial; raises Failure with bad_request, model_missing or model_refused."""
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise _bad_request("query over 2 kB", "Shorten the query to at most 2 kB.")
-    pairs = tuple((name, value) for name, value in request.query.items() if name not in _OWN_PARAMETERS)
+    pairs = tuple((name, value) for name, value in _query(request) if name not in _OWN_PARAMETERS)
+    if len(URL.build(query=list(pairs)).raw_query_string) > _MAX_QUERY_BYTES:  # as it is sent upstream
+        raise _bad_request("query over 2 kB when encoded", "Shorten the query to at most 2 kB.")
     if sum(name not in _SINGLE_PARAMETERS for name, _ in pairs) > _MAX_OTHER_PARAMETERS:
         raise _bad_request(
             "more than 16 other query parameters", "Send at most 16 query parameters beside model, intent and call_id."
@@ -153,22 +157,36 @@ def wants_error_event(request: web.Request) -> bool:
     Browsers can read neither status nor body of a refused upgrade, so a request with an Origin header gets the event, unless
     `on_failure` asks for the other.
     """
-    return asks_for_error_event(request) or ("Origin" in request.headers and request.query.get("on_failure") != "http")
+    return asks_for_error_event(request) or ("Origin" in request.headers and _own(request, "on_failure") != "http")
 
 
 def asks_for_error_event(request: web.Request) -> bool:
     """Return whether the client asks for the event by `on_failure=event`, which holds for refusals of admission too."""
-    return request.query.get("on_failure") == "event"
+    return _own(request, "on_failure") == "event"
 
 
 def wants_draining_event(request: web.Request, *, default: bool) -> bool:
     """Return whether the client asks for the event `relay.draining`; raises Failure with bad_request."""
-    preference = request.query.get("draining_event")
+    preference = _own(request, "draining_event")
     if preference not in {None, "true", "false"}:
         raise _bad_request(
             "draining_event is neither true nor false", "Send draining_event=true or draining_event=false."
         )
     return default if preference is None else preference == "true"
+
+
+def _query(request: web.Request) -> list[tuple[str, str]]:
+    """The query, with the parameters that the relay knows in lower case.
+
+    Servers compare names in different ways, ASP.NET without case: `MODEL=` must not pass a check of `model`.
+    """
+    pairs = ((name, name.strip().lower(), value) for name, value in request.query.items())
+    return [(known if known in _KNOWN_PARAMETERS else name, value) for name, known, value in pairs]
+
+
+def _own(request: web.Request, name: str) -> str | None:
+    """The first value of one of the relay's own parameters."""
+    return next((value for known, value in _query(request) if known == name), None)
 
 
 def _subprotocols(request: web.Request) -> list[str]:

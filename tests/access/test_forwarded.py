@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.access.forwarded import client_address
+from service.access.forwarded import address_block, client_address
 
 PEER = "10.0.0.1"
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -122,3 +122,24 @@ def test_no_header_raises(peer: str | None, forwarded: list[str]) -> None:
         assert found.address.isprintable()
         assert found.address.isascii()
         assert found.hop.isascii()
+
+
+@pytest.mark.parametrize(
+    ("written", "block"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("::FFFF:cb00:7107", "203.0.113.7"),
+        ("[::ffff:203.0.113.7]:443", "203.0.113.7"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("2001:DB8::1:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ('"[fe80::2%25eth1]:80"', "fe80::/64"),
+        ("_hidden", "_hidden"),
+    ],
+)
+def test_address_counts_as_one_however_it_is_written(written: str, block: str) -> None:
+    """An IPv6 host may own its whole /64."""
+    found = client_address(PEER, [written], TRUSTED)
+
+    assert block == address_block(found.address)

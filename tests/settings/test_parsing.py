@@ -78,7 +78,7 @@ def test_client_tokens_are_named_or_numbered() -> None:
     tokens = load_settings({"RELAY_CLIENT_TOKENS": f"web:{TOKEN}, other-{TOKEN}"}).client_tokens
 
     assert [("web", TOKEN), ("token-2", f"other-{TOKEN}")] == [(t.name, t.secret.reveal()) for t in tokens]
-    for bad in (f"a:{TOKEN},b:{TOKEN}", f'"{TOKEN}"', "a b", ",", "n@me:abc"):
+    for bad in (f"anybody:{TOKEN}", f"a:{TOKEN},b:{TOKEN}", f'"{TOKEN}"', "a b", ",", "n@me:abc"):
         assert "RELAY_CLIENT_TOKENS" in problems(RELAY_CLIENT_TOKENS=bad)
 
 

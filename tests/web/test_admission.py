@@ -44,7 +44,7 @@ async def test_token_is_read_from_each_header(headers: dict[str, str], expected:
         assert float(expected[0] == 101) == dialled
 
 
-@pytest.mark.parametrize("name", ["api-key", "api_key", "token", "access_token"])
+@pytest.mark.parametrize("name", ["api-key", "api_key", "apiKey", "token", "Token", "ACCESS_TOKEN"])
 async def test_token_in_the_url_is_refused(name: str) -> None:
     """Also a valid one, because URLs are logged. The remedy names the headers to use instead."""
     async with simulated_relay(None, **TOKENS) as relay:
@@ -106,6 +106,9 @@ async def test_origin_must_match_exactly(allowed: str, origin: str, status: int)
         (f"{PATH}&x={'y' * 2100}", (400, "bad_request")),
         (PATH + "".join(f"&p{n}=1" for n in range(17)), (400, "bad_request")),
         ("/v1/realtime?model=gpt-realtime-mini", (400, "model_refused")),
+        (f"{PATH}&Model=gpt-realtime-mini", (400, "bad_request")),
+        ("/v1/realtime?MODEL=gpt-realtime-mini", (400, "model_refused")),
+        ("/v1/realtime?%20moDel=gpt-realtime", (101, None)),
         ("/v1/realtime?intent=transcription", (101, None)),
     ],
 )

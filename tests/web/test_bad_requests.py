@@ -39,6 +39,9 @@ async def test_malformed_key_is_named_with_its_length(key: str, problem: str) ->
     ("path", "remedy"),
     [
         (f"{MODEL}&model=b", "at most once"),
+        (f"{MODEL}&MODEL=b", "at most once"),
+        (f"{MODEL}&Deployment=a&deploymenT=b", "at most once"),
+        (f"{MODEL}&x={'%22' * 700}", "at most 2 kB"),
         (f"{MODEL}&x={'y' * 2100}", "at most 2 kB"),
         (MODEL + "".join(f"&p{n}=1" for n in range(17)), "at most 16"),
         (f"{MODEL}&x=%00", "control characters"),
