@@ -72,7 +72,7 @@ UNTYPED: Final = {
     "array": text(b'[{"type":"error","error":%s}]' % _BODY),
     "plain-text": text(ERROR["message"].encode()),
     "truncated": text(_LATE[:-20]),
-    "too-deep": text(b'{"x":%s%s,"error":%s,"type":"error"}' % (b"[" * 5000, b"]" * 5000, _BODY)),
+    "too-deep": text(b'{"x":%s%s,"error":%s,"type":"error"}' % (b"[" * 100_000, b"]" * 100_000, _BODY)),
 }
 
 
