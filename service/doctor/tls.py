@@ -9,7 +9,6 @@ import os
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from yarl import URL
@@ -18,7 +17,7 @@ from service.doctor.certificates import Certificate, interceptor_of, parse_certi
 from service.doctor.network import Route, abort_connection, open_connection, tls_context
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure, Phase
-from service.upstream import translate
+from service.upstream import certificates, translate
 
 _PROTOCOL_PROBE_SECONDS: Final = 2.0
 _MIN_DAYS_LEFT: Final = 14
@@ -71,23 +70,27 @@ async def _untrusted(route: Route, exc: ssl.SSLCertVerificationError) -> StepFai
     with suppress(OSError, StepFailed, TimeoutError):
         async with asyncio.timeout(route.timeout_seconds):
             certificate, _ = await _handshake(route, unverified)
-    notes = [] if certificate is None else _untrusted_notes(route, certificate)
-    return route.step_failed(
-        Failure("tls_untrusted", Phase.CONNECT, detail=exc.verify_message or "verification failed"),
-        *notes,
-        *trust_store_notes(),
-    )
+    failure = translate.from_certificate_error(exc)
+    is_ca_found = certificates.is_ca_found(failure.evidence)
+    notes = [] if certificate is None else _untrusted_notes(route, certificate, is_ca_found=is_ca_found)
+    error = route.step_failed(failure, *notes, *([] if is_ca_found else trust_store_notes()))
+    if certificates.is_rule_broken(failure.evidence):  # also on the way to a relay, where no target chooses the remedy
+        remedy = certificates.remedy_of(failure.evidence, failure.detail, os.environ) or ""
+        error.remedy = remedy.format_map({"host": route.host})
+    return error
 
 
-def _untrusted_notes(route: Route, certificate: Certificate) -> list[str]:
+def _untrusted_notes(route: Route, certificate: Certificate, *, is_ca_found: bool) -> list[str]:
     interceptor = interceptor_of(certificate.issuer) or interceptor_of(certificate.subject)
     notes = [f"The certificate is for {certificate.subject}, issued by {certificate.issuer}."]
-    if interceptor is not None:
+    if interceptor is not None and is_ca_found:
+        notes.append(f"{interceptor} intercepts TLS on this route, and its CA is trusted here.")
+    elif interceptor is not None:
         notes.append(
             f"{interceptor} intercepts TLS on this route. Set SSL_CERT_FILE to a bundle that contains its root certificate, "
             f"or exclude {route.host} from interception."
         )
-    elif certificate.is_self_signed:
+    elif certificate.is_self_signed and not is_ca_found:
         notes.append("It is self-signed. Test servers and proxies that intercept TLS use such certificates.")
     now = datetime.now(UTC)
     clock = f"the clock of this machine shows {now:%Y-%m-%d %H:%M} UTC"
@@ -102,8 +105,11 @@ def trust_store_notes() -> list[str]:
     """Problems with the source of trusted certificates."""
     notes = []
     file = os.environ.get("SSL_CERT_FILE")
-    if file and not Path(file).is_file():
-        notes.append("SSL_CERT_FILE names a file that does not exist, so no certificate is trusted. Correct its path.")
+    if file and not certificates.is_readable_file(file):
+        notes.append(
+            "SSL_CERT_FILE names a file that does not exist or is not readable, so no certificate is trusted. Correct its "
+            "path or its mode."
+        )
     paths = ssl.get_default_verify_paths()
     if not file and paths.cafile is None and paths.capath is None:
         notes.append("This system has no trusted certificates. Install the package ca-certificates.")

@@ -13,6 +13,7 @@ from yarl import URL
 
 from service.failures import Failure
 from service.realtime.redaction import redact
+from service.upstream import certificates
 from service.upstream.target import Target
 
 _AZURE: Final = {
@@ -69,17 +70,6 @@ UNNAMED_FACTS: Final = {
     "path": "<the path that the log names>",
     "base_url_from": "the relay's settings",
 }
-_STRICT_CERTIFICATES: Final = (
-    "The CA is found but breaks the strict rules of RFC 5280, which Python 3.13 and later enforce: {problem}. Ask the "
-    "owner of the "
-    "CA for certificates that have the extension, or run the relay on Python 3.12."
-)
-_STRICT_PROBLEMS: Final = (
-    "key usage extension",
-    "authority key identifier",
-    "subject key identifier",
-    "basic constraints",
-)
 
 
 def facts_of(target: Target, path: str) -> dict[str, str]:
@@ -122,7 +112,7 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
         case "dns_failed":
             return _DNS_HINT
         case "tls_untrusted":
-            return _certificate_hint(failure.detail or "", environ)
+            return certificates.remedy_of(failure.evidence, failure.detail, environ)
         case "proxy_auth_failed" if target.proxy is not None and target.proxy.user is None:
             return (
                 f"The proxy requires credentials and none are set. Set them in {target.proxy.origin}: "
@@ -139,40 +129,6 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
                     "forwards to, then retry."
                 )
             return tables.get(target.label, {}).get(failure.reason)
-
-
-def _certificate_hint(detail: str, environ: Mapping[str, str]) -> str | None:
-    problem = detail.lower()
-    if any(part in problem for part in _STRICT_PROBLEMS):
-        return _STRICT_CERTIFICATES.replace("{problem}", detail.replace("{", "").replace("}", ""))
-    if "expired" in problem or "not yet valid" in problem:
-        return (
-            "Check the clock of the machine that runs the relay. If it is right, the certificate at the host in "
-            "OPENAI_BASE_URL, or "
-            "that of a proxy that intercepts TLS, has to be renewed."
-        )
-    if "hostname mismatch" in problem or "ip address mismatch" in problem:
-        return (
-            "Set OPENAI_BASE_URL to a name that the certificate of {host} contains, or correct the DNS entry of {host}."
-        )
-    file = environ.get("SSL_CERT_FILE", "")
-    if not file:
-        return None
-    if not _is_readable_file(file):
-        return (
-            "SSL_CERT_FILE is set, but the file that it names does not exist, is a folder or is not readable for the relay's "
-            "user, so no certificate is trusted. Correct its path or its mode."
-        )
-    return (
-        "SSL_CERT_FILE is set, but its certificates do not include the CA that issued the certificate of {host}. Add "
-        "that root CA, "
-        "and any intermediate CA that the server does not send, to the file. 'python -m service doctor' names the issuer."
-    )
-
-
-def _is_readable_file(path: str) -> bool:
-    """Whether OpenSSL can read a file. Raises nothing: `Path.is_file` raises PermissionError before Python 3.14."""
-    return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113 - see above
 
 
 def _refused_hint(url: URL) -> str | None:

@@ -21,6 +21,7 @@ from service.failures import Failure, Phase
 from service.failures.translation import ERROR_CODES_OF_PROVIDERS, RULES, STEPS, Responder, Rule
 from service.realtime.events import ErrorEvent
 from service.upstream.answer import UNNAMED, Answer, code_to_keep, describe_events, describe_response, parse_refusal
+from service.upstream.certificates import evidence_of
 from service.upstream.hints import for_clients
 from service.upstream.resolver import FilteredName
 
@@ -145,7 +146,7 @@ def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool
         return failure
     match exc:
         case aiohttp.ClientConnectorCertificateError():
-            return Failure("tls_untrusted", Phase.CONNECT, detail=_certificate_detail(exc.certificate_error))
+            return from_certificate_error(exc.certificate_error)
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return Failure("tls_failed", Phase.CONNECT, detail=name)
         case aiohttp.ClientConnectorDNSError() if isinstance(exc.os_error, FilteredName):
@@ -265,10 +266,11 @@ def _proxy_detail(status: int) -> str:
             return f"the proxy answered CONNECT with {status}"
 
 
-def _certificate_detail(exc: Exception) -> str:
-    """OpenSSL's message, such as 'certificate has expired'. It contains no secret and no text of the peer."""
+def from_certificate_error(exc: BaseException) -> Failure:
+    """The failure for a certificate that OpenSSL refuses. Its message contains no secret and no text of the peer."""
     message = getattr(exc, "verify_message", None)
-    return message if isinstance(message, str) else type(exc).__name__
+    detail = message if isinstance(message, str) and message else type(exc).__name__
+    return Failure("tls_untrusted", Phase.CONNECT, detail=detail, evidence=evidence_of(exc))
 
 
 def parse_retry_after(value: str | None, now: float | None = None) -> int | None:

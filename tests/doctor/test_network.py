@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,12 +12,12 @@ from unittest.mock import patch
 import pytest
 from yarl import URL
 
-from service.doctor import network
+from service.doctor import network, tls
 from service.doctor.network import Route
 from service.doctor.steps import StepFailed
 from service.doctor.tls import trust_store_notes
 from service.simulator import Simulator, SimulatorOptions
-from tests.support.certificates import create_self_signed
+from tests.support.certificates import Chain, create_self_signed
 from tests.support.doctor_chain import (
     KEY_CANARY,
     NO_RUNNING_RELAY,
@@ -25,6 +26,7 @@ from tests.support.doctor_chain import (
     forward_to,
     http_response,
     run_provider_chain,
+    run_relay_chain,
     tcp_server,
 )
 from tests.support.harness import within
@@ -98,6 +100,36 @@ async def test_untrusted_certificate_fails_tls_and_names_its_issuer(tmp_path: Pa
     assert "self-signed certificate" in report.text("tls")
 
 
+@pytest.mark.parametrize("to_relay", [False, True], ids=["provider", "relay"])
+async def test_strict_rule_is_not_blamed_on_ssl_cert_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, to_relay: bool
+) -> None:
+    """The CA is trusted; Python 3.13 refuses it. The doctor names the product that intercepts TLS, and no CA bundle."""
+    bundle, server = Chain(ca={"keyUsage": None}, ca_options=("-subj", "/O=Zscaler Inc./CN=Root")).create(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setattr(tls, "tls_context", strict_context)
+    async with tcp_server(http_response("200 OK"), server) as port:
+        if to_relay:
+            report = await run_relay_chain(f"wss://localhost:{port}")
+        else:
+            report = await run_chain(tmp_path, f"https://localhost:{port}/v1")
+
+    assert ("tls", "tls_untrusted") == (report.failed_step, report["tls"].reason)
+    assert "Zscaler intercepts TLS on this route, and its CA is trusted here." in report.text("tls")
+    assert "Set SSL_CERT_FILE" not in report.text("tls")
+    remedy = report["tls"].remedy or ""
+    assert "CA cert does not include key usage extension" in remedy
+    assert "issue a CA certificate with the extension keyUsage = critical, keyCertSign, cRLSign." in remedy
+    assert remedy.endswith("use Python 3.11 or 3.12, as the image of 'make image' does.")
+
+
+def strict_context() -> ssl.SSLContext:
+    """A context with the default flags of Python 3.13."""
+    context = network.tls_context()
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
+
+
 async def test_https_to_plain_http_port_fails_tls(tmp_path: Path) -> None:
     """A server may answer the TLS handshake with a 400, or not at all."""
     async with Simulator() as simulator, tcp_server(http_response("200 OK")) as silent:
@@ -146,9 +178,8 @@ def test_trust_store_notes_name_missing_file_and_variables_of_other_programs(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/x")
 
-    assert [
-        "SSL_CERT_FILE names a file that does not exist, so no certificate is trusted. Correct its path."
-    ] == missing_file
+    assert 1 == len(missing_file)
+    assert missing_file[0].startswith("SSL_CERT_FILE names a file that does not exist or is not readable, so no ")
     assert (
         "REQUESTS_CA_BUNDLE is set, but the relay reads SSL_CERT_FILE only. Set SSL_CERT_FILE as well."
         in trust_store_notes()

@@ -1,12 +1,13 @@
 """Certificates for tests, created on demand; the repository contains none.
 
-trustme issues them from an authority of the tests' own. It cannot create a self-signed server certificate with a given
-subject, as the doctor's tests need; `create_self_signed` runs the openssl program for that.
+trustme issues them from an authority of the tests' own, whose certificates follow RFC 5280. For a self-signed certificate
+with a given subject, and for a CA that breaks the rules, the openssl program runs.
 """
 
 import ssl
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -70,6 +71,52 @@ class SelfSigned:
     def der(self) -> bytes:
         """The certificate in DER."""
         return ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
+
+
+_PROPER_CA: Final = {
+    "basicConstraints": "critical,CA:TRUE",
+    "keyUsage": "critical,keyCertSign,cRLSign",
+    "subjectKeyIdentifier": "hash",
+    "authorityKeyIdentifier": "none",
+}
+_PROPER_LEAF: Final = {
+    "basicConstraints": "CA:FALSE",
+    "subjectKeyIdentifier": "hash",
+    "authorityKeyIdentifier": "keyid",
+    "subjectAltName": "IP:127.0.0.1,DNS:localhost",
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A company CA and its certificate for loopback. None in `ca` or `leaf` removes an extension, a text replaces it."""
+
+    ca: Mapping[str, str | None] = field(default_factory=dict)
+    leaf: Mapping[str, str | None] = field(default_factory=dict)
+    ca_options: Sequence[str] = ()
+    leaf_options: Sequence[str] = ()
+    """Options of `openssl req` that replace the kind of key, or the subject."""
+
+    def create(self, folder: Path) -> tuple[Path, ssl.SSLContext]:
+        """The file of the CA, and a server's context, which accepts any key."""
+        sections = {"ca": {**_PROPER_CA, **self.ca}, "leaf": {**_PROPER_LEAF, **self.leaf}}
+        text = "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nO = Acme\n"
+        for section, extensions in sections.items():
+            text += f"[{section}]\n" + "".join(f"{name} = {value}\n" for name, value in extensions.items() if value)
+        (folder / "openssl.cnf").write_text(text)
+        _openssl_req(folder, "ca", *self.ca_options)
+        _openssl_req(folder, "leaf", "-subj", "/CN=localhost", *self.leaf_options, "-CA", "ca.pem", "-CAkey", "ca.key")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.load_cert_chain(folder / "leaf.pem", folder / "leaf.key")
+        return folder / "ca.pem", context
+
+
+def _openssl_req(folder: Path, section: str, *options: str) -> None:
+    key = () if "-newkey" in options else ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "30", "-config", "openssl.cnf", "-extensions", section]
+    command += [*key, "-out", f"{section}.pem", "-keyout", f"{section}.key", *options]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
 
 
 def create_self_signed(folder: Path, subject: str, *names: str, days: int = 30) -> SelfSigned:
