@@ -179,7 +179,7 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "or the API version is wrong; if only one does, its query parameters are."),
     Row("rate_limited", "account", _PROVIDER, 429, 1013, _LATER, _WARNING,
         "The provider account is at its rate limit.",
-        "Wait for the seconds in Retry-After, then open connections at a lower rate.",
+        "Wait for the seconds in Retry-After, if there is one, then open connections at a lower rate.",
         "Raise the account's rate limit at the provider. Find the client that opens most connections by the log field "
         "client, and limit it with RELAY_MAX_RECONNECTS_PER_MINUTE."),
     Row("upstream_overloaded", "provider", _PROVIDER, 503, 1013, _LATER, _WARNING,

@@ -223,7 +223,10 @@ class Scanner:
     def _check_size(self, header: Header) -> None:
         size = header.length + (self._message_size if self._message_open else 0)
         if header.opcode <= Opcode.BINARY and size > self._max_message_bytes:
-            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message exceeds the size limit")
+            raise ProtocolError(
+                CloseCode.MESSAGE_TOO_BIG,
+                f"the message has at least {size:,} bytes; the limit is {self._max_message_bytes:,} bytes",
+            )
 
     # -- control frames -----------------------------------------------------------------------------------------------
 

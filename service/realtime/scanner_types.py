@@ -7,7 +7,10 @@ from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, event_type, may_be_object, type_in_head
 from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
 
-UNREADABLE_EVENT: Final = "event that the relay has to read exceeds the size limit"
+UNREADABLE_EVENT: Final = (
+    "a message over 1 MiB is an error, or shows no type in its first 512 bytes: the relay does not forward it unread, "
+    "because it may contain the key"
+)
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
 
 

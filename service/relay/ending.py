@@ -1,7 +1,7 @@
 """How a session ends: for which reason, and with which close frame to each side. Pure."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from service.failures import CATALOGUE
@@ -30,13 +30,16 @@ class CloseInstruction:
 class Ending:
     """Why a session ended and how each side is closed.
 
-    `send_error`: the client gets an error event before its close frame.
+    `send_error`: the client gets an error event before its close frame. `detail` is the evidence for the log, and `hint`
+    replaces the catalogue's remedy in the event.
     """
 
     reason: str
     client: CloseInstruction
     upstream: CloseInstruction
     send_error: bool = False
+    detail: str | None = None
+    hint: str | None = None
 
 
 def peer_closed(side: Side, code: int | None, text: str, *, expired: bool = False) -> Ending:
@@ -71,10 +74,12 @@ def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
         reason = "message_too_big" if too_big else "client_protocol_error"
         close = CloseInstruction(code, CATALOGUE[reason].close_text, unreadable=True)
         # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7). An oversized message is not one.
-        return Ending(reason, close, CloseInstruction(_GOING_AWAY), send_error=too_big)
-    if code == CloseCode.MESSAGE_TOO_BIG:  # to the client, 1009 would mean that its own message is too big
-        return _reported("upstream_message_too_big", CloseInstruction(code))
-    return _reported("upstream_protocol_error", CloseInstruction(code))
+        hint = f"{violation.detail[0].upper()}{violation.detail[1:]}. {CATALOGUE[reason].remedy}" if too_big else None
+        upstream = CloseInstruction(_GOING_AWAY)
+        return Ending(reason, close, upstream, send_error=too_big, detail=violation.detail, hint=hint)
+    # To the client, 1009 would mean that its own message is too big.
+    reason = "upstream_message_too_big" if code == CloseCode.MESSAGE_TOO_BIG else "upstream_protocol_error"
+    return replace(_reported(reason, CloseInstruction(code)), detail=violation.detail)
 
 
 def relay_ended(reason: str) -> Ending:

@@ -49,6 +49,7 @@ class SessionReporter:
         self._log = structlog.get_logger().bind(session_id=info.session_id)
         self._model = model_label(info.model)
         self._error_code: str | None = None
+        self._error_position = 0  # how many messages upstream had sent before its last error
         self._incidents: set[Incident] = set()  # of a closed set: it stays small
 
     def started(self, connect_seconds: float) -> None:
@@ -63,10 +64,11 @@ class SessionReporter:
             connect_seconds=round(connect_seconds, 4),
         )
 
-    def event_parsed(self, event: ParsedEvent) -> None:
-        """Count what an upstream event reports."""
+    def event_parsed(self, event: ParsedEvent, position: int) -> None:
+        """Count what an upstream event reports; `position` is the number of messages before it."""
         conversations = self._metrics.conversations
         if event.incident is not None:
+            self._error_position = position
             self._report_incident(event.incident)
         if event.response is not None:
             conversations.count_response(self._model, event.response)
@@ -104,6 +106,8 @@ class SessionReporter:
     def ended(self, end: Ending, duration_seconds: float, to_upstream: Pipe, to_client: Pipe) -> None:
         """Count and log the ending."""
         info, row = self._info, CATALOGUE[end.reason]
+        # An error that upstream sent long before does not explain the ending: most sessions go on after one.
+        error_was_last = to_client.messages - self._error_position <= 1
         self._metrics.sessions_ended.labels(end.reason).inc()
         self._metrics.session_duration.observe(duration_seconds)
         self._log.log(
@@ -123,5 +127,6 @@ class SessionReporter:
             held_back_seconds=round(to_upstream.held_back_seconds + to_client.held_back_seconds, 3),
             client_close_code=end.client.code,
             upstream_close_code=end.upstream.code,
-            upstream_code=self._error_code,
+            upstream_code=self._error_code if error_was_last else None,
+            detail=end.detail,
         )

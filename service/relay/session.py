@@ -33,8 +33,9 @@ LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
 
 _SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
 
-ErrorEvent = Callable[[str], bytes]
-"""Builds the payload of an `error` event for a reason. Passed in, since `web` knows what a client's errors look like."""
+ErrorEvent = Callable[[str, str | None], bytes]
+"""Builds the payload of an `error` event for a reason and a remedy; None is the catalogue's remedy. Passed in, since `web`
+knows what a client's errors look like."""
 DrainEvent = Callable[[float], bytes]
 """Builds the payload of the event that announces a drain, from the seconds until its deadline."""
 
@@ -188,7 +189,7 @@ class Session:
     async def _close(self, end: Ending) -> None:
         now = self._loop.time()
         if end.send_error and self._client.can_send and self._client_at_boundary:
-            self._client.send_event(self._error_event(end.reason))
+            self._client.send_event(self._error_event(end.reason, end.hint))
         for pipe in (self._to_upstream, self._to_client):
             pipe.stop_backpressure()
         is_informed, _ = await asyncio.gather(
@@ -238,7 +239,7 @@ class Session:
     def event_parsed(self, event: ParsedEvent) -> None:
         """Count what an upstream event reports."""
         self._expired = self._expired or event.incident == _SESSION_EXPIRED
-        self._reporter.event_parsed(event)
+        self._reporter.event_parsed(event, self._to_client.messages)
         if event.response is not None:
             self._latency.response_ended()
 

@@ -53,7 +53,7 @@ _COMPATIBLE: Final = {
     "upstream_error": "Check the server {host} and its log.",
 }
 CLIENTS_FIRST: Final = {
-    "rate_limited": "Wait for the seconds in Retry-After, then open connections at a lower rate.",
+    "rate_limited": "Wait for the seconds in Retry-After, if there is one, then open connections at a lower rate.",
     "upstream_overloaded": "Retry with exponential backoff.",
     "upstream_error": "Retry with exponential backoff.",
 }

@@ -204,7 +204,7 @@ class RealtimeHandler:
             connected,
             limits=self._session_limits,
             telemetry=self._telemetry,
-            error_event=lambda reason: refusals.error_event(Failure(reason), attempt.session_id),
+            error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
             drain_event=partial(refusals.draining_event, session_id=attempt.session_id)
             if attempt.wants_draining_event
             else None,

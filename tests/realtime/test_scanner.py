@@ -305,7 +305,8 @@ def test_size_limit_applies_to_the_whole_message() -> None:
 
     assert [] == [i for i in subject.feed(fragment(Opcode.TEXT, b"x" * 100, fin=False)) if isinstance(i, Violation)]
     items = subject.feed(b"\x80\x01")
-    assert [Violation(CloseCode.MESSAGE_TOO_BIG, "message exceeds the size limit")] == items
+    detail = "the message has at least 101 bytes; the limit is 100 bytes"
+    assert [Violation(CloseCode.MESSAGE_TOO_BIG, detail)] == items
 
 
 def test_bytes_after_a_close_frame_are_ignored() -> None:

@@ -103,3 +103,28 @@ async def test_large_response_done_is_forwarded_and_counted() -> None:
         assert large == payload_of(await client.next_item())
         assert 1 == incidents(relay, "response.done", "other")
         await client.close()
+
+
+@pytest.mark.parametrize(("later_events", "code"), [(0, "response_cancel_not_active"), (3, None)])
+async def test_harmless_error_does_not_read_as_the_cause_of_a_later_ending(later_events: int, code: str | None) -> None:
+    """`session.ended` names an error only if upstream sent nothing after it."""
+    error = {"type": "invalid_request_error", "code": "response_cancel_not_active", "message": "no"}
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(json.dumps({"type": "error", "error": error}).encode())
+        for _ in range(later_events):
+            connection.send(b'{"type":"response.output_text.delta","delta":"a"}')
+        await connection.until_close()
+
+    async with (
+        raw_upstream(script) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe") as relay,
+    ):
+        client = await open_raw(relay.app.public_port, PATH)
+        for _ in range(2 + later_events):
+            await client.next_event()
+        await client.close()
+        await eventually(lambda: bool(relay.events("session.ended")))
+
+        assert [code] == [line["upstream_code"] for line in relay.events("session.ended")]

@@ -88,7 +88,10 @@ async def test_huge_declared_length_is_refused_before_its_payload(length: int) -
         async with taking_less_than(1):
             client.writer.write(b"\x82\xff" + length.to_bytes(8, "big"))  # the mask is missing, too
 
-            assert "message_too_big" == (await client.next_event())["error"]["code"]
+            error = (await client.next_event())["error"]
+            assert "message_too_big" == error["code"]
+            assert f"has at least {length:,} bytes; the limit is 16,777,216 bytes" in error["remedy"]
+            assert "shrink or compress pictures" in error["remedy"]
             assert (1009, CATALOGUE["message_too_big"].close_text) == await client.until_close()
         assert resident_bytes() - before < 4 << 20
         await record.finished.wait()
