@@ -52,8 +52,8 @@ _BREAKS_RULES: Final = (
 _STRICT_RULE: Final = "its certificates break a rule of RFC 5280 that Python 3.13 and later enforce"
 _ALWAYS_RULE: Final = "OpenSSL refuses its certificates"
 _STRICT_ADVICE: Final = (
-    " This is the first problem only: 'openssl verify -x509_strict -CAfile <CA> <certificate>' lists all."
-    " Until then, use Python 3.11 or 3.12, as the image of 'make image' does."
+    " Until then, use Python 3.11 or 3.12, as the image of 'make image' does. OpenSSL reports the first problem only; "
+    "'openssl verify -x509_strict -CAfile <CA> <certificate>' lists all."
 )
 _UNNAMED_RULE: Final = (
     "certificates that OpenSSL accepts ('openssl verify -x509_strict' names the certificate at fault)"
