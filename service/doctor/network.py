@@ -200,6 +200,8 @@ async def open_connection(route: Route) -> tuple[asyncio.StreamReader, asyncio.S
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as exc:
         if route.proxy is None:
             raise
+        if isinstance(exc, ssl.SSLError):
+            raise route.step_failed(translate.from_proxy_tls(exc, route.proxy)) from None
         detail = f"the proxy did not answer CONNECT ({type(exc).__name__})"
         raise route.step_failed(Failure("proxy_failed", Phase.CONNECT, detail=detail)) from None
     return reader, writer

@@ -95,6 +95,18 @@ def remedy_of(evidence: Mapping[str, str], detail: str | None, environ: Mapping[
     return _broken_rule(code, (detail or "").replace("{", "").replace("}", ""))
 
 
+def remedy_of_proxy(
+    evidence: Mapping[str, str], detail: str | None, environ: Mapping[str, str], setting: str
+) -> str | None:
+    """The same for the certificate of an https:// proxy; `setting` names where its URL was read."""
+    if VERIFY_CODE not in evidence:
+        return None
+    remedy = remedy_of(evidence, (detail or "").rpartition(": ")[2], environ)
+    if remedy is None:
+        return f"Set SSL_CERT_FILE to a bundle that contains the CA of the proxy in {setting}, and restart the relay."
+    return remedy.replace("OPENAI_BASE_URL", setting).replace("{host}", "the proxy")
+
+
 def _unknown_ca(code: str, environ: Mapping[str, str]) -> str | None:
     file = environ.get("SSL_CERT_FILE", "")
     if not file:

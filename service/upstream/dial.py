@@ -197,9 +197,7 @@ class Dialler:
         try:
             response = await http_get(self.session, target, url, headers, progress)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise translate.from_exception(
-                exc, progress.phase, tls=url.scheme == "https", proxied=target.proxy is not None
-            ) from None
+            raise translate.from_exception(exc, progress.phase, tls=url.scheme == "https", proxy=target.proxy) from None
         problem = _check_upgrade(response, key) if response.status == 101 else None  # noqa: PLR2004 - Switching Protocols
         if response.status == 101 and problem is None:  # noqa: PLR2004 - Switching Protocols
             return response

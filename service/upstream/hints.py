@@ -113,6 +113,8 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
             return _DNS_HINT
         case "tls_untrusted":
             return certificates.remedy_of(failure.evidence, failure.detail, environ)
+        case "proxy_failed" if target.proxy is not None:
+            return certificates.remedy_of_proxy(failure.evidence, failure.detail, environ, target.proxy.origin)
         case "proxy_auth_failed" if target.proxy is not None and target.proxy.user is None:
             return (
                 f"The proxy requires credentials and none are set. Set them in {target.proxy.origin}: "

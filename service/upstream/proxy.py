@@ -43,6 +43,12 @@ class HttpProxy:
     user: str | None = None
     password: Secret | None = field(default=None, repr=False)
 
+    @property
+    def address(self) -> tuple[str | None, int | None]:
+        """Host and port, the scheme's default if the URL has none."""
+        parts = urlsplit(self.url)
+        return parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
+
 
 def choose_proxy(setting: str | None, host: str, environ: Mapping[str, str]) -> HttpProxy | None:
     """The proxy for a host, or None for a direct connection; raises InvalidProxy.

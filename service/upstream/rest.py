@@ -46,9 +46,7 @@ async def _fetch_model(session: aiohttp.ClientSession, target: Target, model: st
             )
     except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
         phase = progress.phase if progress.phase is not Phase.FIRST_EVENT else Phase.UPGRADE
-        raise translate.from_exception(
-            exc, phase, tls=url.scheme == "https", proxied=target.proxy is not None
-        ) from None
+        raise translate.from_exception(exc, phase, tls=url.scheme == "https", proxy=target.proxy) from None
 
 
 def shows_key_is_valid(failure: Failure) -> bool:

@@ -23,6 +23,7 @@ from service.realtime.events import ErrorEvent
 from service.upstream.answer import UNNAMED, Answer, code_to_keep, describe_events, describe_response, parse_refusal
 from service.upstream.certificates import evidence_of
 from service.upstream.hints import for_clients
+from service.upstream.proxy import HttpProxy
 from service.upstream.resolver import FilteredName
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
@@ -139,10 +140,10 @@ def _code_of_close_text(close_text: str | None) -> str | None:
     return code_to_keep(ErrorEvent("", code, ""))
 
 
-def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxied: bool = False) -> Failure:
+def from_exception(exc: BaseException, phase: Phase, *, tls: bool, proxy: HttpProxy | None = None) -> Failure:
     """The failure for an exception of aiohttp or the operating system during a dial. None of its text is kept."""
     name = type(exc).__name__
-    if proxied and (failure := _from_proxy(exc, phase)) is not None:
+    if proxy is not None and (failure := _from_proxy(exc, phase, proxy)) is not None:
         return failure
     match exc:
         case aiohttp.ClientConnectorCertificateError():
@@ -175,13 +176,15 @@ def _malformed_detail(exc: BaseException) -> str:
     return type(exc).__name__
 
 
-def _from_proxy(exc: BaseException, phase: Phase) -> Failure | None:
+def _from_proxy(exc: BaseException, phase: Phase, proxy: HttpProxy) -> Failure | None:
     """The failure if the proxy itself caused the exception, else None."""
     name = type(exc).__name__
     match exc:
         case aiohttp.ClientHttpProxyError():
             values = exc.headers.getall("Proxy-Authenticate", []) if exc.headers is not None else []
             return from_proxy_status(exc.status, values)
+        case aiohttp.ClientSSLError() if (exc.host, exc.port) == proxy.address:
+            return from_proxy_tls(exc.os_error, proxy)
         case aiohttp.ClientConnectorDNSError():  # of the proxy's name: the proxy resolves the provider's
             return Failure("proxy_failed", Phase.DNS, detail="the name of the proxy cannot be resolved")
         case aiohttp.ClientProxyConnectionError():
@@ -271,6 +274,21 @@ def from_certificate_error(exc: BaseException) -> Failure:
     message = getattr(exc, "verify_message", None)
     detail = message if isinstance(message, str) and message else type(exc).__name__
     return Failure("tls_untrusted", Phase.CONNECT, detail=detail, evidence=evidence_of(exc))
+
+
+def from_proxy_tls(exc: OSError, proxy: HttpProxy) -> Failure:
+    """The failure for a TLS handshake with an https:// proxy."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        failure = from_certificate_error(exc)
+        detail = f"the certificate of the proxy is not trusted: {failure.detail}"
+        return Failure("proxy_failed", Phase.CONNECT, detail=detail, evidence=failure.evidence)
+    return Failure(
+        "proxy_failed",
+        Phase.CONNECT,
+        detail="the TLS handshake with the proxy failed",
+        hint=f"Write http:// in place of https:// in {proxy.origin}, and restart the relay: most proxies speak plain HTTP "
+        "with their clients. If this one speaks TLS, check its port.",
+    )
 
 
 def parse_retry_after(value: str | None, now: float | None = None) -> int | None:

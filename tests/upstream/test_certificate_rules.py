@@ -1,5 +1,7 @@
 """Certificates of a trusted CA that OpenSSL refuses, strictly (as Python 3.13 does by default) or always."""
 
+import asyncio
+import dataclasses
 import ssl
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from service.doctor import network
+from service.upstream.proxy import HttpProxy
 from tests.support.certificates import Chain
+from tests.support.doctor_chain import KEY_CANARY, run_provider_chain
 from tests.support.harness import running_relay
 from tests.support.invariants import assert_no_leaks
 from tests.support.raw_http_relay import connect_once, failure_count
 from tests.support.raw_http_server import Exchange, raw_http
 from tests.support.raw_websocket_server import CREATED
+from tests.support.tcp_server import listening
 
 _OTHER_KEY = "DER:30:16:80:14:" + ":".join(["01"] * 20)
 STRICT = {
@@ -129,3 +135,65 @@ async def detailed_health(internal_url: str) -> dict[str, Any]:
     """The handshake check of `/healthz?verbose`."""
     async with aiohttp.ClientSession() as session, session.get(f"{internal_url}/healthz?verbose") as reply:
         return dict((await reply.json(content_type=None))["checks"]["upstream:handshake"][0])
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+async def test_refused_certificate_of_the_proxy_is_not_the_providers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_trusted: bool
+) -> None:
+    """Neither OPENAI_BASE_URL nor the provider's certificate is named; relay and doctor agree."""
+    bundle, server = Chain(ca={"keyUsage": None}).create(tmp_path)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if is_trusted:
+        use_context(monkeypatch, bundle, ssl.VERIFY_X509_STRICT)
+    part = "keyUsage = critical" if is_trusted else "the CA of the proxy in RELAY_UPSTREAM_PROXY"
+    async with raw_http(accept_session, tls=server) as proxy:
+        failure, doctor = await dial_and_diagnose(f"https://127.0.0.1:{proxy.port}", monkeypatch, tmp_path)
+
+    assert "the certificate of the proxy is not trusted: " in failure["detail"]
+    assert part in failure["remedy"]
+    for text in (failure["remedy"], doctor):
+        assert "OPENAI_BASE_URL" not in text
+        assert part in text
+
+
+async def test_https_proxy_that_speaks_plain_http_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most frequent mistake in `https_proxy`."""
+
+    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with listening(refuse) as port:
+        failure, doctor = await dial_and_diagnose(f"https://127.0.0.1:{port}", monkeypatch, tmp_path)
+
+    assert "the TLS handshake with the proxy failed" == failure["detail"]
+    for text in (failure["remedy"], doctor):
+        assert "Write http:// in place of https:// in RELAY_UPSTREAM_PROXY" in text
+
+
+async def dial_and_diagnose(url: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], str]:
+    """The log line of a dial through this proxy, which fails, and what the doctor says about the same way."""
+    proxy = HttpProxy(url, "RELAY_UPSTREAM_PROXY")
+    async with running_relay(
+        OPENAI_BASE_URL="https://provider.invalid/v1",
+        adjust=lambda settings: dataclasses.replace(settings, proxy=proxy),
+    ) as relay:
+        await relay.app.monitor.wait_for_first_refresh(30)
+        answer = await connect_once(relay)
+        line = relay.events("upstream.connect_failed")[0]
+
+        assert (502, "proxy_failed") == (answer.status, answer.error["code"])
+        assert answer.error["remedy"] == line["remedy"]
+
+    from aiohttp import connector  # noqa: PLC0415 - internal, for this test only
+
+    monkeypatch.setattr(network, "tls_context", lambda: connector._SSL_CONTEXT_VERIFIED)
+    environ = {
+        "OPENAI_BASE_URL": "https://provider.invalid/v1",
+        "OPENAI_API_KEY": KEY_CANARY,
+        "RELAY_UPSTREAM_PROXY": url,
+    }
+    report = await run_provider_chain(environ, folder)
+    assert ("tunnel", "proxy_failed") == (report.failed_step, report["tunnel"].reason)
+    return dict(line), report["tunnel"].remedy or ""

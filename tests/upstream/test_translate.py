@@ -13,6 +13,7 @@ from service.failures import CATALOGUE, Failure, Phase
 from service.realtime.events import ErrorEvent, parse_error
 from service.realtime.keys import Secret
 from service.upstream import translate
+from service.upstream.proxy import HttpProxy
 from service.upstream.target import DialRequest, Target
 
 
@@ -47,7 +48,10 @@ def test_refusal_by_the_proxy_maps_to_proxy_failed() -> None:
     request = aiohttp.RequestInfo(URL("http://x"), "GET", {}, URL("http://x"))  # type: ignore[arg-type]  # any mapping does
     error = aiohttp.ClientHttpProxyError(request, (), status=403)
 
-    assert translate.from_exception(error, Phase.CONNECT, tls=True, proxied=True).reason == "proxy_failed"
+    assert (
+        translate.from_exception(error, Phase.CONNECT, tls=True, proxy=HttpProxy("http://proxy:3128", "x")).reason
+        == "proxy_failed"
+    )
     assert translate.from_status(407, None, {}, is_call=False).reason == "proxy_auth_failed"
 
 
