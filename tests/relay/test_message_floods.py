@@ -130,7 +130,12 @@ async def test_largest_legal_events_are_forwarded_unchanged() -> None:
                 connection.send(down if payload == b"begin" else payload)
 
     async def read_two(client: RawClient) -> list[Any]:
-        return [await client.next_item(), await client.next_item()]
+        items: list[Any] = []
+        while len(items) < 2:
+            item = await client.next_item()
+            if getattr(item, "opcode", None) is not Opcode.PING:  # the relay's, after a stall of the machine
+                items.append(item)
+        return items
 
     async with scripted_relay(script) as (relay, _), open_client(relay) as other, open_client(relay) as client:
         client.send_frame(Opcode.TEXT, b"begin")
