@@ -24,12 +24,12 @@ from service.upstream.dials import DialsInFlight
 from service.upstream.key_lint import KeyRefusal
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
-from service.web.connection_limit import ConnectionLimit
+from service.web.connection_limit import ConnectionLimit, internal_connections
 from service.web.internal import InternalHandler
 from service.web.listener import listen
 from service.web.probes import ProbeHandler
-from service.web.protocol import UnservedRequests
 from service.web.realtime import RealtimeHandler
+from service.web.unserved_requests import UnservedRequests
 
 
 class CannotListen(Exception):
@@ -119,7 +119,7 @@ class App:
         )
         notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
-        unserved = UnservedRequests(metrics)
+        unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
@@ -134,6 +134,7 @@ class App:
             settings.internal_host,
             settings.internal_port,
             [*InternalHandler(metrics).routes(), *probes.routes(detailed=True)],
+            lambda server: internal_connections(server, UnservedRequests(metrics, handler.addresses), metrics),
         )
 
     def _upstream_sockets(self) -> int:
@@ -145,7 +146,7 @@ class App:
         host: str,
         port: int,
         routes: Iterable[web.RouteDef],
-        limit: Callable[[web.Server], ConnectionLimit] | None = None,
+        limit: Callable[[web.Server], ConnectionLimit],
     ) -> int:
         try:
             return await listen(self._stack, host, port, routes, limit)

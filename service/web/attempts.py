@@ -40,10 +40,11 @@ class AttemptReporter:
         """Count an attempt that passed admission."""
         self._metrics.admissions.labels("admitted").inc()
 
-    def refused(self, failure: Failure, attempt: ConnectionAttempt) -> None:
-        """Log and count a request that the relay refuses without a dial."""
+    def refused(self, failure: Failure, attempt: ConnectionAttempt, *, is_counted: bool = True) -> None:
+        """Log a request that the relay refuses without a dial, and count it unless it is no client's."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
-        self._metrics.count_admission_failure(failure)
+        if is_counted:
+            self._metrics.count_admission_failure(failure)
         self._log_failure("admission.refused", failure, attempt)
 
     def dial_failed(self, failure: Failure, attempt: ConnectionAttempt, progress: DialProgress) -> None:

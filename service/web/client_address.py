@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from service.access.forwarded import ClientAddress, Network, Problem, client_address
 
@@ -44,14 +44,14 @@ class ClientAddressReader:
         self._logged_at: dict[Problem, float] = {}
         self._unlogged: dict[Problem, int] = {}
 
-    def read(self, request: web.Request) -> str:
+    def read(self, request: BaseRequest) -> str:
         """Return the client's address; raises nothing."""
         found = client_address(request.remote, request.headers.getall("X-Forwarded-For", []), self._trusted)
         if found.problem is not None:
             self._report(found.problem, found, request)
         return found.address
 
-    def _report(self, problem: Problem, found: ClientAddress, request: web.Request) -> None:
+    def _report(self, problem: Problem, found: ClientAddress, request: BaseRequest) -> None:
         self._unlogged[problem] = self._unlogged.get(problem, 0) + 1
         now = self._clock()
         logged_at = self._logged_at.get(problem)

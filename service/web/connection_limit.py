@@ -1,4 +1,4 @@
-"""The public listener's limit on open connections, which keeps descriptors free for probes, scrapes and dials.
+"""The limit of a listener on open connections, which keeps descriptors free for probes, scrapes and dials.
 
 Every connection uses a descriptor, also one that never sends a request, until aiohttp's keep-alive timeout closes it. Once
 the descriptors run out, `accept` fails for every client.
@@ -13,13 +13,16 @@ import structlog
 from aiohttp import web
 from prometheus_client import Counter
 
-from service.web.protocol import PublicProtocol, UnservedRequests
+from service.telemetry.metrics import Metrics
+from service.web.protocol import PublicProtocol
+from service.web.unserved_requests import UnservedRequests
 
+MAX_INTERNAL_CONNECTIONS: Final = 256
 _LOG_INTERVAL_SECONDS: Final = 10.0
 
 
 class ConnectionLimit:
-    """The protocol factory of the public listener: a `PublicProtocol` below the limit, an abort above it.
+    """The protocol factory of a listener: a `PublicProtocol` below the limit, an abort above it.
 
     `maximum` is the number of descriptors that client connections may use together with those that `other_descriptors`
     counts (sockets of sessions and dials towards upstream); None is no limit. Rejections are counted in `rejections`, and
@@ -55,8 +58,9 @@ class ConnectionLimit:
         if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
             structlog.get_logger().warning(
                 "connections.turned_away",
-                message="New connections are aborted: the number of open connections is near the limit on open files.",
-                remedy="Raise the limit on open files (ulimit -n), or find the clients that connect and send no request.",
+                message="New connections are aborted: the listener is at its limit on open connections.",
+                remedy="Find the clients that connect and send no request. On the public port, raise the limit on open files "
+                "(ulimit -n), which sets the limit; the internal port serves 256.",
                 connections=self._unlogged,
             )
             self._logged_at, self._unlogged = now, 0
@@ -74,6 +78,11 @@ class ConnectionLimit:
 
     def _reset_accepted(self) -> None:
         self._accepted = 0
+
+
+def internal_connections(server: web.Server, unserved: UnservedRequests, metrics: Metrics) -> ConnectionLimit:
+    """The limit of the internal listener: scrapes and probes need a handful of connections."""
+    return ConnectionLimit(server, unserved, int, MAX_INTERNAL_CONNECTIONS, metrics.turned_away)
 
 
 class _AbortingProtocol(asyncio.Protocol):

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
-from service.web.protocol import MAX_HEAD_BYTES
+from service.web.protocol import HEAD_SECONDS, MAX_HEAD_BYTES
 
 _BACKLOG: Final = 256
 """A longer backlog only queues clients that admission refuses, and multiplies asyncio's log lines when accept fails."""
@@ -20,11 +20,11 @@ async def listen(
     host: str,
     port: int,
     routes: Iterable[web.RouteDef],
-    connection_limit: Callable[[web.Server], ConnectionLimit] | None,
+    connection_limit: Callable[[web.Server], ConnectionLimit],
 ) -> int:
     """Serve routes until `stack` is closed; return the port. Raises OSError if the address cannot be listened on.
 
-    `connection_limit` makes the limit for aiohttp's server; None serves every connection.
+    `connection_limit` makes the protocol factory for aiohttp's server.
     """
     app = web.Application(client_max_size=1024)
     app.router.add_routes(
@@ -36,15 +36,14 @@ async def listen(
         ]
     )
     app.on_response_prepare.append(_adjust_headers)
-    # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
-    head_bytes = 8190 if connection_limit is None else MAX_HEAD_BYTES
     runner = web.AppRunner(
         app,
         handle_signals=False,  # aiohttp's signal handler would close sessions instead of draining them
         access_log=None,  # it logs queries
-        max_line_size=head_bytes,
-        max_field_size=head_bytes,
-        keepalive_timeout=15,  # also the only timeout for a client that never completes its request
+        # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
+        max_line_size=MAX_HEAD_BYTES,
+        max_field_size=MAX_HEAD_BYTES,
+        keepalive_timeout=HEAD_SECONDS,  # also the only timeout for a client that never completes its request
         read_bufsize=MAX_HEAD_BYTES,  # bytes behind an upgrade request that wait for its answer
         lingering_time=0,  # do not wait for the rest of a body that no handler reads
         shutdown_timeout=1,
@@ -54,8 +53,7 @@ async def listen(
     stack.push_async_callback(runner.cleanup)
     server = runner.server
     assert server is not None  # noqa: S101 - set by setup
-    factory: Callable[[], asyncio.BaseProtocol] = server if connection_limit is None else connection_limit(server)
-    listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+    listener = await asyncio.get_running_loop().create_server(connection_limit(server), host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
     return int(listener.sockets[0].getsockname()[1])
 

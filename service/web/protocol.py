@@ -11,23 +11,18 @@ What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web
 """
 
 import asyncio
-import secrets
-import time
 from contextlib import suppress
 from typing import Any, Final, cast
 
 from aiohttp import web
-from aiohttp.abc import AbstractMatchInfo
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_request import BaseRequest
 
 from service.failures import Failure
-from service.telemetry.metrics import Metrics
 from service.web import unserved
-from service.web.attempts import AttemptReporter, ConnectionAttempt
-from service.web.refusals import http_response
+from service.web.unserved_requests import UnservedRequests
 from service.wire import tcp
 
 MAX_HEAD_BYTES: Final = 65_536
@@ -42,42 +37,8 @@ UNSENT_SECONDS: Final = 15.0
 LINGER_SECONDS: Final = 1.0
 """A socket that is closed with unread bytes is reset, and its peer may lose the answer. So the relay reads on until the peer
 closes, for this long at most."""
-_LOGGED_PER_INTERVAL: Final = 5
-_LOG_INTERVAL_SECONDS: Final = 60.0
-
-
-class UnservedRequests:
-    """Counts and logs what no handler serves, and makes its response. Logs at most 5 lines for each reason within 60 s."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._reporter = AttemptReporter(metrics, lambda _failure: None)
-        self._windows: dict[str, tuple[float, int]] = {}  # start of the interval, and lines in it, for each reason
-        self._unlogged: dict[str, int] = {}
-
-    def refuse(self, failure: Failure, address: str) -> web.Response:
-        """Count and log the failure; return the response, after which the connection is closed."""
-        attempt = ConnectionAttempt(secrets.token_hex(8), address)
-        if self._may_log(failure.reason):
-            omitted = self._unlogged.pop(failure.reason, 0)
-            if omitted:
-                failure.detail = f"{failure.detail}; {omitted} more since the last line"
-            self._reporter.refused(failure, attempt)
-        else:
-            self._unlogged[failure.reason] = self._unlogged.get(failure.reason, 0) + 1
-            self._metrics.count_admission_failure(failure)
-        refusal = http_response(failure, attempt.session_id)
-        response = _Response(body=refusal.body, status=refusal.status, headers=refusal.headers)
-        response.force_close()
-        return response
-
-    def _may_log(self, reason: str) -> bool:
-        now = time.monotonic()
-        since, lines = self._windows.get(reason, (now, 0))
-        if now - since >= _LOG_INTERVAL_SECONDS:
-            since, lines = now, 0
-        self._windows[reason] = (since, min(lines + 1, _LOGGED_PER_INTERVAL + 1))
-        return lines < _LOGGED_PER_INTERVAL
+HEAD_SECONDS: Final = 15.0
+"""A connection without a complete head after this time, or without a further request, is closed."""
 
 
 class PublicProtocol(web.RequestHandler):
@@ -119,6 +80,18 @@ class PublicProtocol(web.RequestHandler):
         if self._unsent_timer is not None:
             self._unsent_timer.cancel()
             self._unsent_timer = None
+
+    def _process_keepalive(self) -> None:
+        """Answer a head that is incomplete when its time is over; aiohttp closes the connection without a word."""
+        head = cast("HeadLimiter | None", self._parser)
+        waiter = self._waiter
+        is_due = self._loop.time() >= self._next_keepalive_close_time
+        if head is not None and head.is_incomplete and is_due and waiter is not None and not waiter.done():
+            self._keepalive_handle = None
+            self._messages.append(head.fail(IncompleteHead()))
+            waiter.set_result(None)
+        else:
+            super()._process_keepalive()
 
     def pause_writing(self) -> None:
         """Begin to watch whether the peer reads."""
@@ -163,7 +136,7 @@ class PublicProtocol(web.RequestHandler):
             super().handle_error(request, status, exc, message)
             failure = Failure("internal_error", detail="an exception in a handler")
         self._lingers = True
-        return self._unserved.refuse(failure, request.remote or "unknown")
+        return self._unserved.refuse(failure, request)
 
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -179,19 +152,21 @@ class PublicProtocol(web.RequestHandler):
                 resp.force_close()
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # its frames refer to the connection, and to it
-            resp = self._replace(request, resp)
+            resp = await self._replace(request, resp)
         finished = await super().finish_response(request, resp, start_time)
         self._watch_unsent()
         if self._lingers:
             await self._linger()
         return finished
 
-    def _replace(self, request: BaseRequest, refusal: web.HTTPException) -> web.StreamResponse:
-        match_info = request.match_info if isinstance(request, web.Request) else None
-        failure = _failure_of_router(request, match_info, refusal)
+    async def _replace(self, request: BaseRequest, refusal: web.HTTPException) -> web.StreamResponse:
+        failure = self._unserved.failure_of_router(request, refusal)
         if failure is None:
             return refusal
-        response = self._unserved.refuse(failure, request.remote or "unknown")
+        event = await self._unserved.answer_with_event(request, failure)
+        if event is not None:
+            return event
+        response = self._unserved.refuse(failure, request)
         if "Allow" in refusal.headers:
             response.headers["Allow"] = refusal.headers["Allow"]
         self._lingers = True
@@ -210,19 +185,6 @@ class PublicProtocol(web.RequestHandler):
             self.transport.resume_reading()
         await asyncio.sleep(LINGER_SECONDS)
         self.force_close()  # else aiohttp would wait ten seconds more for the rest of a body
-
-
-def _failure_of_router(
-    request: BaseRequest, match_info: AbstractMatchInfo | None, refusal: web.HTTPException
-) -> Failure | None:
-    """The failure for a response of aiohttp's router; None for one that a handler raised."""
-    if isinstance(refusal, web.HTTPExpectationFailed):
-        return unserved.unsupported_expectation()
-    if match_info is None or match_info.http_exception is None:
-        return None
-    if isinstance(refusal, web.HTTPMethodNotAllowed):
-        return unserved.method_not_allowed(request.method)
-    return unserved.path_not_found(request.method, request.path)
 
 
 class HeadLimiter:
@@ -248,6 +210,17 @@ class HeadLimiter:
         self._head_bytes = self._behind_bytes = 0
         self._head_complete = False
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a head has begun and not ended."""
+        return bool(self._head_bytes) and not self._head_complete and not self.failed
+
+    def fail(self, exc: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
+        """Parse nothing from now on; return the error as aiohttp queues it, without a traceback, which refers to frames."""
+        self.failed = True
+        exc.__traceback__ = exc.__context__ = None
+        return _ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD
+
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         """Parse received bytes; returns what aiohttp's parser returns: messages, whether one upgrades, and unparsed bytes."""
         if self.failed:
@@ -256,10 +229,7 @@ class HeadLimiter:
         try:
             upgraded, tail = self._feed_limited(data, messages)
         except HttpProcessingError as exc:
-            self.failed = True
-            exc.__traceback__ = exc.__context__ = None
-            messages.append((_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD))
-            return messages, False, b""
+            return [*messages, self.fail(exc)], False, b""
         return messages, upgraded, tail
 
     def _feed_limited(self, data: bytes, messages: list[Any]) -> tuple[bool, bytes]:
@@ -304,9 +274,8 @@ class PayloadTooLarge(BadHttpMessage):
         super().__init__("too many bytes behind a request")
 
 
-class _Response(web.Response):
-    """A response without `Server`. aiohttp runs no signal for a request that it could not parse."""
+class IncompleteHead(BadHttpMessage):
+    """A request whose head was not complete in time."""
 
-    async def _prepare_headers(self) -> None:
-        await super()._prepare_headers()
-        self.headers.popall("Server", None)
+    def __init__(self) -> None:
+        super().__init__("incomplete head")

@@ -61,7 +61,7 @@ class RealtimeHandler:
         max_dials: int,
         on_dial_result: Callable[[Failure | None], None],
     ) -> None:
-        self._addresses = ClientAddressReader(policy.trusted_proxies)
+        self.addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
         self._drainer = drainer
         self._dials_in_flight = dials
@@ -72,7 +72,7 @@ class RealtimeHandler:
             policy, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
         )
         self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
-        self._refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
+        self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
@@ -95,7 +95,7 @@ class RealtimeHandler:
 
     async def _serve(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
-        attempt = ConnectionAttempt(secrets.token_hex(8), self._addresses.read(request))
+        attempt = ConnectionAttempt(secrets.token_hex(8), self.addresses.read(request))
         try:
             return await self._run_session(request, attempt, translation=translation)
         except Exception:
@@ -233,7 +233,7 @@ class RealtimeHandler:
         return (
             failure.row.event_close_code is not None
             and asks_for_error_event(request)
-            and event_slot.enter_context(self._refusal_events.slot(address_block(attempt.address)))
+            and event_slot.enter_context(self.refusal_events.slot(address_block(attempt.address)))
         )
 
 

@@ -85,6 +85,9 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
         return failure
     if isinstance(exc, LineTooLong):
         return Failure("headers_too_large", detail="over 64 kB")
+    if isinstance(exc, HttpProcessingError) and exc.message == "incomplete head":
+        hint = "Send the whole head at once. If a proxy or load balancer sent it, check the client in front of it."
+        return Failure("bad_request", detail="the head is incomplete after 15 s", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("too many bytes"):
         hint = "Send no body with an opening handshake, and no further request before its answer."
         return Failure("bad_request", detail="over 4 kB behind a request that is not answered", hint=hint)
@@ -119,6 +122,16 @@ def method_not_allowed(method: str) -> Failure:
     }
     known = method if method in {"CONNECT", "DELETE", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"} else "other"
     return Failure("method_not_allowed", detail=f"method {known}", hint=hints.get(method))
+
+
+def internal_path_not_found() -> Failure:
+    """The failure for a path that the internal port does not serve."""
+    listed = ", ".join(sorted({*_PROBE_PATHS, *_INTERNAL_PATHS}))
+    return Failure(
+        "path_not_found",
+        detail="no path of the internal port",
+        hint=f"Request one of the paths of the internal port: {listed}. Clients connect to the public port, RELAY_PORT.",
+    )
 
 
 def path_not_found(method: str, path: str) -> Failure:

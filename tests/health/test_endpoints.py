@@ -43,7 +43,7 @@ async def statuses(relay: Relay) -> list[int]:
 
 
 async def test_concurrent_probes_share_the_first_refresh() -> None:
-    """A thousand probes before the first result: one model request, one handshake, a thousand responses."""
+    """Two hundred probes before the first result: one model request, one handshake, two hundred responses."""
     async with simulated_relay() as relay:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -52,9 +52,9 @@ async def test_concurrent_probes_share_the_first_refresh() -> None:
                 async with session.get(f"{relay.internal_url}/healthz") as response:
                     return response.status
 
-            responses = await asyncio.gather(*(healthz() for _ in range(1000)))
+            responses = await asyncio.gather(*(healthz() for _ in range(200)))
 
-        assert 1000 == responses.count(200)
+        assert 200 == responses.count(200)
         assert relay.simulator is not None
         assert (1, 1) == (len(relay.simulator.connections), len(relay.simulator.rest_calls))
 

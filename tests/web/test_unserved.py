@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.web.realtime import PATHS, TRANSLATION_PATHS
 from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
-from tests.support.harness import Relay, simulated_relay, within
+from tests.support.harness import Relay, open_raw, simulated_relay, within
 from tests.web.test_invalid_requests import upgrade
 
 CANARY = "CANARY7input"
@@ -287,3 +287,70 @@ def test_any_path_has_a_bounded_remedy(path: str) -> None:
 def test_hints_name_paths_that_the_relay_serves() -> None:
     """The paths of hints equal those of the routes."""
     assert {*PATHS, *TRANSLATION_PATHS} == set(WEBSOCKET_PATHS)
+
+
+@pytest.mark.parametrize("path", ["/v1/v1/realtime?model=m", "/v1/realtime/ws?x=1", "/nothing?x=1"])
+async def test_wrong_path_is_an_event_on_request(path: str) -> None:
+    """A page that asks for it reads the reason and the nearest path; it is counted and logged once."""
+    async with simulated_relay() as relay:
+        client = await open_raw(relay.app.public_port, f"{path}&on_failure=event", {"Origin": "http://localhost:3000"})
+        event = await client.next_event()
+        close = await client.until_close()
+        await client.close()
+
+        assert (101, "path_not_found") == (client.answer.status, event["error"]["code"])
+        assert close is not None
+        assert 4004 == close[0]
+        assert "/v1/realtime" in event["error"]["remedy"]
+        assert ["path_not_found"] == [line["reason"] for line in relay.events("admission.refused")]
+        assert 1 == relay.metric("realtime_relay_admissions_total", result="path_not_found")
+
+
+async def test_client_behind_a_trusted_proxy_is_named() -> None:
+    """By X-Forwarded-For, as for requests that are served."""
+    async with simulated_relay(RELAY_TRUSTED_PROXIES="127.0.0.1") as relay:
+        await send(relay, rest("/nothing", "GET", "X-Forwarded-For: 203.0.113.7"))
+
+        assert ["203.0.113.7"] == [line["address"] for line in relay.events("admission.refused")]
+
+
+async def test_incomplete_head_is_answered_counted_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its time is over. A connection that sends nothing, as a load balancer's check opens it, is only closed."""
+    monkeypatch.setattr("service.web.listener.HEAD_SECONDS", 0.3)
+    async with simulated_relay() as relay:
+        silent, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        status, error, _ = await send(relay, b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\n")
+
+        assert (400, "bad_request") == (status, error["code"])
+        assert "Send the whole head" in error["remedy"]
+        assert b"" == await within(silent.read(), 10)
+        writer.close()
+        assert ["the head is incomplete after 15 s"] == [line["detail"] for line in relay.events("admission.refused")]
+        assert 1 == relay.metric("realtime_relay_admissions_total", result="bad_request")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason", "remedy"),
+    [
+        (rest("/nothing"), 404, "path_not_found", "/healthz, /livez, /metrics, /readyz, /version"),
+        (rest("/v1/realtime?model=m"), 404, "path_not_found", "RELAY_PORT"),
+        (rest("/metrics", "POST"), 405, "method_not_allowed", ""),
+        (CANARY.encode() + b"\r\n\r\n", 400, "bad_request", ""),
+        (b"\x16\x03\x01\x02\x00\x01", 400, "tls_refused", ""),
+    ],
+)
+async def test_internal_port_answers_in_its_own_words(sent: bytes, status: int, reason: str, remedy: str) -> None:
+    """With a reason, no name of a server and nothing of the request. It is logged, and counted as no client's."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
+        writer.write(sent)
+        received = await within(reader.read(), 10)
+        writer.close()
+        error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+
+        assert (status, reason) == (int(received.split()[1]), error["code"])
+        assert remedy in error["remedy"]
+        assert b"server:" not in received.lower()
+        assert CANARY.encode() not in received
+        assert [reason] == [line["reason"] for line in relay.events("admission.refused")]
+        assert 0 == relay.metric("realtime_relay_admissions_total", result=reason)
