@@ -137,7 +137,13 @@ class Simulator:
         except ValueError as error:
             record.status = _BAD_REQUEST
             record.mark_closed()
-            return web.Response(status=_BAD_REQUEST, text=f"{error}\n")
+            refusal = {
+                "type": "invalid_request_error",
+                "code": "unknown_scenario",
+                "message": str(error),
+                "param": "simulate",
+            }
+            return web.json_response({"error": refusal}, status=_BAD_REQUEST)
         try:
             response = await self._response_without_upgrade(request, transport, upgrade)
             if response is not None:

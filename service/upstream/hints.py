@@ -95,11 +95,19 @@ def for_clients(facts: Mapping[str, str]) -> dict[str, str]:
     return {**facts, **{name: text for name, text in UNNAMED_FACTS.items() if name in facts}}
 
 
+_SCENARIO_HINT: Final = (
+    "Remove 'simulate' from the query, or the ending of the key sk-sim-..., or use a name that 'python -m service simulate "
+    "--help' lists: the simulator knows no scenario of this name."
+)
+
+
 def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None = None) -> None:
     """Complete the evidence of a failed dial, and set its hint if there is a better remedy than the catalogue's."""
     if failure.evidence:
         failure.evidence = {"base_url_from": facts_of(target, "")["base_url_from"], **failure.evidence}
-    if failure.hint is None and not target.simulated:
+    if failure.upstream_code == "unknown_scenario":
+        failure.hint = failure.client_hint = _SCENARIO_HINT
+    elif failure.hint is None and not target.simulated:
         template = _template(failure, target, os.environ if environ is None else environ)
         if template is not None:
             facts = facts_of(target, "")

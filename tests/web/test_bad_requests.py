@@ -62,3 +62,15 @@ async def test_malformed_query_names_the_parameter(path: str, remedy: str, form:
     assert "bad_request" == error["code"]
     assert remedy in error["remedy"]
     assert "secret" not in error["remedy"]
+
+
+async def test_unknown_scenario_of_the_simulator_is_named() -> None:
+    """It is no captive portal: the request is rejected, with the parameter in the remedy."""
+    async with simulated_relay() as relay:
+        client = await open_raw(relay.app.public_port, f"{MODEL}&simulate=nonsense")
+        await client.close()
+
+        error = client.answer.error
+        assert ("request_rejected", "unknown_scenario") == (error["code"], error["upstream_code"])
+        assert "Remove 'simulate' from the query" in error["remedy"]
+        assert relay.app.monitor.ready
