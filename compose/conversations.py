@@ -8,7 +8,9 @@ import base64
 import math
 import random
 import struct
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from calls import MODEL, REALTIME_PATH, TRANSLATION_PATH, Call, Outcome, Refused, RelayClient
@@ -19,7 +21,32 @@ _CHUNK_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 20.0
 _PAUSE_SECONDS: Final = (1.0, 4.0)
 
-Conversation = Callable[[Call, random.Random], Awaitable[None]]
+
+@dataclass(slots=True)
+class Turns:
+    """Writes one line for each turn of a conversation."""
+
+    caller: int
+    write: Callable[[str], None]
+    count: int = 0
+
+    async def wait_for_response(self, call: Call) -> None:
+        """Wait until the response of this turn is complete, and report how long that took."""
+        started = time.monotonic()
+        in_time = await call.wait_for("response.done", _ANSWER_SECONDS)
+        if not call.is_closed:  # the end of the call has a line of its own
+            seconds = time.monotonic() - started
+            self.report(
+                f"response complete after {seconds:.1f} s" if in_time else f"no response within {seconds:.0f} s"
+            )
+
+    def report(self, text: str) -> None:
+        """Report a turn."""
+        self.count += 1
+        self.write(f"caller {self.caller}: turn {self.count}: {text}\n")
+
+
+Conversation = Callable[[Call, random.Random, Turns], Awaitable[None]]
 
 
 def tone(seconds: float, hertz: float = 330.0, volume: float = 0.2) -> bytes:
@@ -41,18 +68,18 @@ async def speak(call: Call, audio: bytes, event_type: str = "input_audio_buffer.
         await asyncio.sleep(_CHUNK_SECONDS)
 
 
-async def talk_by_voice(call: Call, rng: random.Random) -> None:
+async def talk_by_voice(call: Call, rng: random.Random, turns: Turns) -> None:
     """Speech with voice activity detection; some answers are interrupted by more speech."""
     for _ in range(rng.randint(4, 6)):
         await speak(call, _SPEECH + _SILENCE)
         await call.wait_for("response.output_audio.delta", _ANSWER_SECONDS)
         if rng.random() < 0.3:  # noqa: PLR2004 - about once per call
             await speak(call, _SPEECH + _SILENCE)
-        await call.wait_for("response.done", _ANSWER_SECONDS)
+        await turns.wait_for_response(call)
         await asyncio.sleep(rng.uniform(*_PAUSE_SECONDS))
 
 
-async def talk_by_text(call: Call, rng: random.Random) -> None:
+async def talk_by_text(call: Call, rng: random.Random, turns: Turns) -> None:
     """Typed turns. One response is cancelled, and some calls send one unknown event."""
     await call.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
     await call.wait_for("session.updated", _ANSWER_SECONDS)
@@ -64,21 +91,23 @@ async def talk_by_text(call: Call, rng: random.Random) -> None:
             await call.send("response.cancel")
         if turn == 2 and rng.random() < 0.2:  # noqa: PLR2004 - the third turn of one call in five
             await call.send("response.nonsense")
-        await call.wait_for("response.done", _ANSWER_SECONDS)
+        await turns.wait_for_response(call)
         await asyncio.sleep(rng.uniform(*_PAUSE_SECONDS))
 
 
-async def transcribe(call: Call, rng: random.Random) -> None:
+async def transcribe(call: Call, rng: random.Random, turns: Turns) -> None:
     """Speech for transcription only."""
     for _ in range(rng.randint(6, 9)):
         await speak(call, _SPEECH + _SILENCE)
+        turns.report("speech sent for transcription")
         await call.wait_for(None, rng.uniform(*_PAUSE_SECONDS))
 
 
-async def translate(call: Call, rng: random.Random) -> None:
+async def translate(call: Call, rng: random.Random, turns: Turns) -> None:
     """Speech for translation."""
     for _ in range(rng.randint(6, 9)):
         await speak(call, _SPEECH + _SILENCE, "session.input_audio_buffer.append")
+        turns.report("speech sent for translation")
         await call.wait_for(None, rng.uniform(*_PAUSE_SECONDS))
 
 
@@ -102,7 +131,7 @@ async def repeat_conversations(
         try:
             async with relay.call(TOKEN, path=path, query=query) as call:
                 on_success()
-                await converse(call, rng)
+                await converse(call, rng, Turns(number, write))
                 on_success()
             outcome = call.outcome
         except Refused as refused:

@@ -9,6 +9,7 @@ import http.client
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -24,6 +25,7 @@ USAGE: Final = 2
 ABORTED_SESSIONS: Final = 3
 _PROBE_SECONDS: Final = 3.0
 _MAX_PROBE_BYTES: Final = 65_536
+_PROBE_PAUSE_SECONDS: Final = 0.5
 _LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
@@ -47,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
     probe = commands.add_parser("probe", help="query a running relay on this machine; exit with 0 if it answers 200")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
+    probe.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="ask again for this long while the answer may change by itself, as after a connection error",
+    )
     probe.set_defaults(run=_probe)
     command_line = sys.argv[1:] if argv is None else list(argv)
     # Each command imports only its own modules: a container is probed every few seconds, and all of them take 0.2 s.
@@ -133,18 +142,37 @@ def _probe(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments.environ)
     if settings is None:
         return USAGE
+    deadline = time.monotonic() + arguments.wait
+    while True:
+        is_ok, text = _query_probe(settings, arguments.path)
+        if is_ok or time.monotonic() >= deadline or _is_final(text):
+            break
+        time.sleep(_PROBE_PAUSE_SECONDS)
+    sys.stdout.write(text + "\n")
+    return OK if is_ok else FAILED
+
+
+def _query_probe(settings: Settings, path: str) -> tuple[bool, str]:
+    """Whether the relay answers a probe with 200, and its answer."""
     host = _LOOPBACK_OF.get(settings.internal_host, settings.internal_host)
     connection = http.client.HTTPConnection(host, settings.internal_port, timeout=_PROBE_SECONDS)
     try:
-        connection.request("GET", f"/{arguments.path}?verbose")
+        connection.request("GET", f"/{path}?verbose")
         response = connection.getresponse()
-        sys.stdout.write(response.read(_MAX_PROBE_BYTES).decode("utf-8", "replace").rstrip() + "\n")
+        text = response.read(_MAX_PROBE_BYTES).decode("utf-8", "replace").rstrip()
     except (OSError, http.client.HTTPException) as exc:
-        _print_error(f"no answer from {host} port {settings.internal_port}: {type(exc).__name__}")
-        return FAILED
+        return False, f"no answer from {host} port {settings.internal_port}: {type(exc).__name__}"
     finally:
         connection.close()
-    return OK if response.status == http.HTTPStatus.OK else FAILED
+    return response.status == http.HTTPStatus.OK, text
+
+
+def _is_final(text: str) -> bool:
+    """Whether /readyz reports a failure that waiting does not change: a drain, or a definite reason."""
+    from service.failures import CATALOGUE  # noqa: PLC0415 - see main
+
+    causes = re.findall(r"^\[-\]\S+ failed: ([a-z_]+)", text, re.MULTILINE)
+    return any(cause == "draining" or (cause in CATALOGUE and CATALOGUE[cause].is_definite) for cause in causes)
 
 
 def _print_error(text: str) -> None:

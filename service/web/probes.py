@@ -62,11 +62,12 @@ class ProbeHandler:
         return _plain(ok=self._monitor.ready and not self._drainer.is_draining, failure="not ready")
 
     async def readyz_detailed(self, request: web.Request) -> web.Response:
-        """Respond as `readyz`, with the cause, and with `?verbose` list the checks."""
+        """Respond as `readyz`, with the cause, and with `?verbose` list the checks, each with reason and remedy."""
         results = {"drain": "draining" if self._drainer.is_draining else None}
         is_open = self._monitor.ready
         for check in self._monitor.checks:
-            missing = check.reason or "not checked yet"
+            reason = check.output() if "verbose" in request.query else check.reason
+            missing = reason or "not checked yet"
             results[check.name] = None if is_open or check.status == "pass" else missing
         return _listed(request, results)
 

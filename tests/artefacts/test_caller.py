@@ -59,7 +59,7 @@ async def test_case_has_expected_outcome(name: str) -> None:
 
 
 async def test_conversations_succeed() -> None:
-    """Each kind of conversation gets responses, and no error except for the event that is invalid on purpose."""
+    """Each kind of conversation gets responses, one line for each turn, and no error except for the invalid event."""
     output: list[str] = []
     answered = 0
 
@@ -78,7 +78,10 @@ async def test_conversations_succeed() -> None:
             conversation.cancel()
         await asyncio.wait(conversations)
 
-    assert not [line for line in output if "nonsense" not in line]
+    turns = [line for line in output if re.fullmatch(r"caller \d: turn \d+: .+\n", line)]
+    assert set("012345") == {line.split()[1].rstrip(":") for line in turns}
+    assert not [line for line in turns if "no response" in line]
+    assert not [line for line in output if line not in turns and "nonsense" not in line]
 
 
 def missing_types(metrics: str) -> set[str]:

@@ -139,8 +139,32 @@ def test_container_is_confined(name: str) -> None:
 
 
 def test_health_check_is_readiness() -> None:
-    """`up --wait` returns once the checks of key and handshake have passed."""
-    assert ["CMD", "python", "-m", "service", "probe", "readyz"] == RELAY["healthcheck"]["test"]
+    """`up --wait` returns once the checks of key and handshake have passed, and Docker lets the probe print the cause."""
+    check = RELAY["healthcheck"]
+    *command, seconds = check["test"]
+
+    assert ["CMD", "python", "-m", "service", "probe", "readyz", "--wait"] == command
+    assert float(seconds) + 5 < float(check["timeout"].removesuffix("s"))
+    assert (check["interval"], check["retries"]) == ("5s", 1)  # so soon is a definite failure reported
+    assert "start_period" not in check
+
+
+def test_no_registry_is_asked_for_own_image() -> None:
+    """One service builds it; compose tries to pull it for no service."""
+    own = {name: each for name, each in SERVICES.items() if each["image"] == "realtime-relay:local"}
+
+    assert {"never"} == {each["pull_policy"] for each in own.values()}
+    assert ["relay"] == [name for name, each in own.items() if "build" in each]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"relay", "simulator", "caller"}))
+def test_image_variable_is_documented(name: str) -> None:
+    """Each image of another project has a variable, and docs/deployment.md names it with what it replaces."""
+    found = re.fullmatch(r"\$\{(\w+_IMAGE):-(.+)\}", SERVICES[name]["image"])
+
+    assert found is not None
+    row = f"| `{name}` | `{found[1]}` | `{found[2]}` |"
+    assert row in (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 
 
 def test_profiles_contain_their_services() -> None:

@@ -35,6 +35,7 @@ STEPS: Final[tuple[Step, ...]] = (
     demo.every_failure_reports_its_reason,
     demo.killed_relay_restarts,
     demo.stop_drains_sessions,
+    profiles.rejected_key_is_named_soon,
     profiles.memory_limit_refuses_calls,
     profiles.tls_front_with_secret_files,
     profiles.prometheus_and_alertmanager_connect,

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ _CALLS: Final = 450  # more than the memory allows: (192 - 100) MiB / 256 KiB = 
 _ITEM_BYTES: Final = 256 << 10
 _ITEMS_PER_CALL: Final = 4
 _LOAD_SECONDS: Final = 15.0
+_TEMPORARY_SECONDS: Final = 45.0  # the health check waits 50 s for a temporary failure to pass
 _DIALS: Final = 50  # concurrent; RELAY_MAX_DIALS is 100
 _TOKEN: Final = "e2e-token-0123456789"
 _MONITORING: Final = ("prometheus/prometheus.yml", "prometheus/rules.yaml", "alertmanager/alertmanager.yml")
@@ -137,6 +139,22 @@ def _mib_from(text: str) -> int:
         if text.strip().endswith(unit):
             return round(float(text.strip().removesuffix(unit)) * size) >> 20
     return 0
+
+
+async def rejected_key_is_named_soon(deployment: Deployment) -> str:
+    """`up --wait` fails long before a temporary failure would, and the engine shows reason and remedy."""
+    variables = _published(deployment) | {"OPENAI_API_KEY": "sk-sim-key-rejected"}
+    demo = Compose(deployment.compose.project, ("compose/demo.env",), variables=variables)
+    await deployment.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+    deployment.compose = demo
+    started = time.monotonic()
+    code, output = await demo.attempt("up", "--wait", "relay", "simulator")
+    took = time.monotonic() - started
+    check(code != 0 and "unhealthy" in output, f"`up --wait` with a rejected key: {code}\n{output}")
+    check(took < _TEMPORARY_SECONDS, f"`up --wait` failed after {took:.0f} s")
+    log = (await demo.inspect("relay"))["State"]["Health"]["Log"][-1]["Output"]
+    check("key failed: key_rejected: The provider rejected" in log and "Set OPENAI_API_KEY" in log, f"no cause: {log}")
+    return f"unhealthy after {took:.0f} s, with reason and remedy"
 
 
 async def tls_front_with_secret_files(deployment: Deployment) -> str:

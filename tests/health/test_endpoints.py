@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.failures import CATALOGUE
 from service.health import monitor as module
 from service.health.response_check import DAY_SECONDS, ResponseCheckBudget, request_response
 from service.health.schedule import RefreshIntervals
@@ -238,17 +239,16 @@ async def test_healthz_of_one_check_ignores_the_other() -> None:
 
 
 async def test_internal_readyz_shows_why_it_is_closed() -> None:
-    """With ?verbose one line for each condition; the public port shows no reason."""
+    """With ?verbose one line for each condition, with reason and remedy; the public port shows no reason."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         await relay.app.monitor.wait_for_first_refresh(30)
         lines = (await probe(relay, "/readyz?verbose"))[1].splitlines()
 
-        assert [
-            "[+]drain ok",
-            "[-]key failed: key_rejected",
-            "[-]handshake failed: key_rejected",
-            "check failed",
-        ] == lines
+        cause = relay.app.monitor.key.output()
+        assert cause is not None
+        assert CATALOGUE["key_rejected"].sentence in cause
+        assert "OPENAI_API_KEY" in cause
+        assert ["[+]drain ok", f"[-]key failed: {cause}", f"[-]handshake failed: {cause}", "check failed"] == lines
         assert (503, "key_rejected\n") == (await probe(relay, "/readyz"))[:2]
         assert (503, "not ready\n") == (await probe(relay, "/readyz?verbose", internal=False))[:2]
         assert (200, "[+]background-tasks ok\ncheck passed\n") == (await probe(relay, "/livez?verbose"))[:2]

@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from service.failures import CATALOGUE
 from tests.support.harness import RawClient, open_raw
@@ -109,6 +111,33 @@ def test_probe_without_a_relay_exits_with_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
     assert run("probe", "livez", RELAY_INTERNAL_PORT=port).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_waited_for"),
+    [
+        ("key_rejected: The provider rejected the relay's key.", False),
+        ("draining", False),
+        ("not checked yet", True),
+        ("connect_refused (1/3): The provider's host refuses connections.", True),
+    ],
+)
+async def test_probe_waits_while_the_failure_may_be_temporary(cause: str, is_waited_for: bool) -> None:
+    """With --wait a probe asks again until it gets 200, but prints a definite failure at once."""
+    answers = [(503, f"[+]drain ok\n[-]key failed: {cause}\ncheck failed\n"), (200, "check passed\n")]
+
+    async def readyz(_request: web.Request) -> web.Response:
+        status, text = answers.pop(0)
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_get("/readyz", readyz)
+    async with TestServer(app) as server:
+        done = await asyncio.to_thread(run, "probe", "readyz", "--wait", "60", RELAY_INTERNAL_PORT=str(server.port))
+
+    assert (0 if is_waited_for else 1) == done.returncode
+    assert is_waited_for is (cause not in done.stdout)
+    assert (0 if is_waited_for else 1) == len(answers)
 
 
 async def test_auto_without_a_key_uses_the_simulator(tmp_path: Path) -> None:
