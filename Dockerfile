@@ -1,4 +1,5 @@
-# Two stages: the first installs the locked dependencies; the second has no compiler, no cache and no pip, and does not run as root.
+# Two stages: the first installs the locked dependencies; the second adds only program and environment to the base: no compiler, no
+# cache, no pip of its own (that of the base stays outside /venv). It does not run as root.
 # BASE can be pinned by digest: --build-arg BASE=python:3.11-slim@sha256:...
 # The build is reproducible: the same files on the same base give the same layers; `make e2e-container` compares two builds.
 ARG BASE=python:3.11-slim
@@ -10,6 +11,8 @@ RUN ["python", "-m", "venv", "--without-pip", "/venv"]
 COPY requirements/runtime.txt /tmp/runtime.txt
 RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--no-compile", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/tmp/runtime.txt"]
 COPY service /app/service
+COPY tools/install_command.py /tmp/install_command.py
+RUN ["/venv/bin/python", "/tmp/install_command.py", "/app"]
 # Unchecked hash-based bytecode: it holds no timestamp, and Python does not compare it with the source, which never changes here.
 RUN ["/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/venv/lib", "/app/service"]
 # Normalise modes and timestamps, which differ between checkouts. A RUN of its own, because the exec form runs one program.

@@ -21,8 +21,9 @@ define create_environment
 	@touch $@
 endef
 
-.venv/run/.stamp: requirements/runtime.txt
+.venv/run/.stamp: requirements/runtime.txt tools/install_command.py
 	$(create_environment)
+	@$(@D)/bin/python tools/install_command.py "$(CURDIR)"
 
 .venv/%/.stamp: requirements/%.txt
 	$(create_environment)

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.startswith("service"):
             raise
-        sys.exit(f"{exc.name} is not installed here: use .venv/run/bin/python -m service, which 'make run' sets up")
+        sys.exit(f"{exc.name} is not installed here: use .venv/run/bin/realtime-relay, which 'make run' installs")
     except BrokenPipeError:
         # The reader of stdout has closed it, as `head` does. Without this the interpreter reports it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -31,7 +31,7 @@ def render_markdown() -> str:
         ),
         "`blame` names the party that caused the failure or the ending.\n",
         "`retry` states whether the same attempt can succeed without a change of client, relay or account.\n",
-        "In a checkout, `python -m service` in a remedy is `.venv/run/bin/python -m service`.\n",
+        "In a checkout, `python -m service` in a remedy is `.venv/run/bin/realtime-relay`.\n",
         "The fields of the error object are listed in [clients](clients.md#the-error-object).\n",
     ]
     for title, table in (

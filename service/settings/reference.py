@@ -32,7 +32,7 @@ def render_markdown() -> str:
         "",
         (
             f"Generated from `{SOURCE}`; `python -m service settings` prints the same (in a checkout "
-            "`.venv/run/bin/python -m service settings`)."
+            "`.venv/run/bin/realtime-relay settings`)."
         ),
         "",
         _RULES,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,8 @@ import pytest
 from bench import prose
 from monitoring.alerts import ALERTS
 from service import machine
-from service.failures import CATALOGUE
+from service.access.limits import ConcurrencyLimit
+from service.failures import CATALOGUE, Failure
 from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES
 from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
@@ -49,6 +51,17 @@ def in_words(number: int) -> str:
     if number < len(_UNITS):
         return _UNITS[number]
     return "-".join(filter(None, (_TENS[number // 10], _UNITS[number % 10])))
+
+
+def _detail_at_limit(maximum: int, unit: str) -> str | None:
+    """What the log says of a client that is refused because `maximum` are in use."""
+    limit = ConcurrencyLimit(maximum, "relay_full", unit)
+    with ExitStack() as used:
+        try:
+            while True:
+                used.enter_context(limit.acquire())
+        except Failure as failure:
+            return failure.detail
 
 
 STATEMENTS: Final = {
@@ -109,6 +122,10 @@ STATEMENTS: Final = {
         f"silent for {math.ceil(SESSION.silent_seconds + TICK_SECONDS)} seconds; for {ACK_ONLY_SECONDS:g} seconds",
         f"for {SESSION.probe_seconds:g} seconds after a ping",
     ),
+    "docs/runbooks/relay.md": (
+        f"`{_detail_at_limit(1000, 'sessions')}` is `RELAY_MAX_SESSIONS`",
+        f"`{_detail_at_limit(int(DEFAULTS['RELAY_MAX_DIALS']), 'dials')}` is `RELAY_MAX_DIALS`",
+    ),
     "docs/monitoring.md": (f"{in_words(len(ALERTS))} alerts",),
 }
 
@@ -137,6 +154,16 @@ def test_readme_shows_defaults_of_settings() -> None:
         assert DEFAULTS.keys() >= set(names)
         literal = re.fullmatch(r"(?:`[^`]+`(?:, )?)+", default)
         assert literal is None or [DEFAULTS[name] for name in names] == re.findall(r"`([^`]+)`", default)
+
+
+def test_documents_agree_on_the_duration_of_the_tests() -> None:
+    """README and docs/testing.md state the same."""
+    duration = "under five minutes on two cores"
+
+    assert f"runs the tests, in {duration}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(
+        rf"^\| `make test` .* \| {duration} \|$", (ROOT / "docs/testing.md").read_text("utf-8"), re.MULTILINE
+    )
 
 
 def test_monitoring_page_states_the_number_of_dashboards() -> None:

@@ -14,7 +14,7 @@ FINAL: Final = DOCKERFILE.rpartition("\nFROM ")[2]
 
 
 def test_image_is_hardened() -> None:
-    """A numeric non-root user, dependencies by hash, no syntax directive, no tag latest, no pip in the final image."""
+    """A numeric non-root user, dependencies by hash, no syntax directive, no tag latest, no pip in the environment."""
     assert re.search(r"^USER 10001:10001$", FINAL, re.MULTILINE)
     assert "--require-hashes" in DOCKERFILE
     assert '"--without-pip"' in DOCKERFILE
@@ -70,5 +70,9 @@ def test_build_context_contains_package_and_lock_only() -> None:
     """No other file, and so no secret, is sent to the builder."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
-    assert {line for line in lines if line.startswith("!")} == {"!service", "!requirements/runtime.txt"}
+    assert {line for line in lines if line.startswith("!")} == {
+        "!service",
+        "!requirements/runtime.txt",
+        "!tools/install_command.py",
+    }
     assert "*" in lines

@@ -1,12 +1,17 @@
 """The wheel and the Makefile."""
 
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from service.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +45,35 @@ def test_wheel_installs_command(wheel: zipfile.ZipFile) -> None:
     name = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
     assert "realtime-relay = service.cli:main" in wheel.read(name).decode()
+
+
+def test_installed_command_runs_from_any_folder(tmp_path: Path) -> None:
+    """Also through a link, and in a folder that has a package named `service` itself; the environment needs no pip."""
+    environment, folder, link = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "relay"
+    venv.create(environment, with_pip=False, system_site_packages=False)
+    (folder / "service").mkdir(parents=True)
+    (folder / "service/__init__.py").write_text("raise ImportError('not this one')\n", encoding="utf-8")
+    python = environment / "bin/python"
+    packages = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True, timeout=60
+    )
+    (Path(packages.strip()) / "locked.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    subprocess.run([python, ROOT / "tools/install_command.py"], check=True, cwd="/", timeout=60)
+    link.symlink_to(environment / "bin/realtime-relay")
+
+    for command, cwd in (([link], folder), ([python, "-m", "service"], tmp_path)):
+        shown = subprocess.run(
+            [*command, "--version"], check=False, cwd=cwd, capture_output=True, text=True, timeout=60
+        )
+        assert f"realtime-relay {__version__}\n" == shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
+def test_command_is_installed_in_checkout_and_image(file: str) -> None:
+    """Both run the installer with the environment's Python, so that documents can name one command."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+
+    assert re.search(r"/bin/python\W+(tools|/tmp)/install_command\.py", text)
 
 
 def test_make_without_target_lists_targets() -> None:

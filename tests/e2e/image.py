@@ -26,7 +26,8 @@ async def builds_are_reproducible(deployment: Deployment) -> str:
     other = deployment.folder / "checkout"
     shutil.copytree(ROOT / "service", other / "service", copy_function=shutil.copyfile)
     shutil.copytree(ROOT / "requirements", other / "requirements", copy_function=shutil.copyfile)
-    for name in ("Dockerfile", ".dockerignore"):
+    (other / "tools").mkdir()
+    for name in ("Dockerfile", ".dockerignore", "tools/install_command.py"):
         shutil.copyfile(ROOT / name, other / name)
     for path in (other, *other.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)
