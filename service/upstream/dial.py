@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Final, Literal
 
@@ -30,6 +31,7 @@ from service.realtime.scanner_items import Item
 from service.upstream import hints, translate
 from service.upstream.first_event import FirstEventReader
 from service.upstream.resolver import CachingResolver
+from service.upstream.response_head import LimitedResponseHandler
 from service.upstream.target import DialRequest, Target
 from service.wire.closing import PeerCloseReceiver, close_leg
 from service.wire.leg import Leg
@@ -239,6 +241,8 @@ def open_session() -> aiohttp.ClientSession:
         use_dns_cache=False,  # CachingResolver has its own
         resolver=CachingResolver(),
     )
+    # aiohttp has no public way to replace the protocol of its connections; a partial of a subclass is one of its class, too.
+    connector._factory = partial(LimitedResponseHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
     session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),  # the __cf_bm cookie of one client must not be sent for another

@@ -47,6 +47,8 @@ class FirstEventReader:
             if self.items.done():
                 self._received += items[number + 1 :]
                 return
+        if self._error is None and self._received_bytes > MAX_FIRST_EVENT_BYTES:  # of a message that has no end yet
+            self._decide(self._scanner.open_type)
 
     def peer_lost(self) -> None:
         """Fail the dial: upstream disconnected; called by the leg."""
@@ -73,8 +75,6 @@ class FirstEventReader:
             case Message(_, _, raw) | Chunk(raw, _):
                 self._received.append(item)
                 self._received_bytes += len(raw)
-                if isinstance(item, Chunk) and item.mid_frame and self._received_bytes > MAX_FIRST_EVENT_BYTES:
-                    self._decide(self._scanner.open_type)
             case MessageEnd(event_type, _):
                 self._received.append(item)
                 self._decide(event_type)

@@ -25,6 +25,7 @@ from service.upstream.certificates import evidence_of
 from service.upstream.hints import for_clients
 from service.upstream.proxy import HttpProxy
 from service.upstream.resolver import FilteredName
+from service.upstream.response_head import HEADS_TOO_LARGE
 
 RETRY_AFTER_MAX_SECONDS: Final = 300
 EVIDENCE: Final = frozenset({"answered_by", "server", "path", "ray_id", "request_id", "proxy_error", "base_url_from"})
@@ -171,6 +172,8 @@ def _malformed_detail(exc: BaseException) -> str:
     message = exc.message if isinstance(exc, aiohttp.ClientResponseError) else ""
     if message.startswith("Got more than"):
         return "a header of the response is over 64 kB"
+    if message == HEADS_TOO_LARGE:
+        return HEADS_TOO_LARGE
     if message.startswith("Too many headers"):
         return "the response has over 128 header lines"
     return type(exc).__name__

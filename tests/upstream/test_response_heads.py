@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
+from service.upstream.response_head import HEADS_TOO_LARGE, MAX_INTERIM_RESPONSES
 from tests.support.doctor_chain import tcp_server
 from tests.support.harness import open_raw, running_relay
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
@@ -122,3 +124,67 @@ async def test_proxy_with_a_large_header_is_named() -> None:
         assert "a header of the proxy's answer is over 8 kB" in {
             line["detail"] for line in relay.events("upstream.connect_failed")
         }
+
+
+FLOODS = {
+    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "interim responses with headers": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    "large interim responses": b"HTTP/1.1 103 Early Hints\r\nLink: " + b"a" * 60_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_flood_before_the_response_is_bounded(flood: str) -> None:
+    """The dial fails at the limit: nearly all of the flood is unread when the socket is closed."""
+    block = FLOODS[flood] * (65_536 // len(FLOODS[flood]))
+    blocks, sent = 400, 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            for _ in range(blocks):
+                exchange.writer.write(block)
+                await exchange.writer.drain()
+                sent += 1
+        await exchange.wait_closed()
+
+    async with raw_http_relay(script) as (relay, _):
+        answer = await connect_once(relay)
+
+        assert (502, "bad_reply") == (answer.status, answer.error["code"])
+        [line] = relay.events("upstream.connect_failed")
+        assert HEADS_TOO_LARGE == line["detail"]
+    assert 0 < sent < blocks
+
+
+async def test_few_interim_responses_are_legal() -> None:
+    """Sixteen of them, as a server may send 103 for each hint."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * MAX_INTERIM_RESPONSES)
+        exchange.upgrade(CREATED)
+        await exchange.wait_closed()
+
+    async with raw_http_relay(script) as (relay, _):
+        assert 101 == (await connect_once(relay)).status
+
+
+async def test_first_event_in_endless_fragments_is_bounded() -> None:
+    """A first event that never ends opens the session once its type shows and a mebibyte is held; one without type fails."""
+    fragment = build_frame(Opcode.CONTINUATION, b"x" * 60_000)
+    fragment = bytes([fragment[0] & 0x7F]) + fragment[1:]
+
+    async def script(exchange: Exchange) -> None:
+        first = build_frame(Opcode.TEXT, b'{"a":[')
+        exchange.upgrade()
+        exchange.writer.write(bytes([first[0] & 0x7F]) + first[1:])
+        with contextlib.suppress(ConnectionError):
+            for _ in range(400):
+                exchange.writer.write(fragment)
+                await exchange.writer.drain()
+        await exchange.wait_closed()
+
+    async with raw_http_relay(script) as (relay, _):
+        answer = await connect_once(relay)
+
+        assert (502, "bad_reply") == (answer.status, answer.error["code"])
