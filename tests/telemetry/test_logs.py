@@ -76,7 +76,7 @@ def test_json_value_stays_on_one_line(stream: io.StringIO) -> None:
 
 
 async def test_request_that_cannot_be_parsed_is_not_logged(stream: io.StringIO) -> None:
-    """The log holds the reason, or on the internal port the kind of error, and nothing of the request."""
+    """The log of both ports holds the reason, and nothing of the request."""
     async with simulated_relay() as relay:
         for port in (relay.app.public_port, relay.app.internal_port):
             for line in (b"api-key: CANARY\x00", b"Sec-WebSocket-Protocol: realtime, CANARY\x00"):
@@ -86,8 +86,7 @@ async def test_request_that_cannot_be_parsed_is_not_logged(stream: io.StringIO) 
                 writer.close()
                 await writer.wait_closed()
 
-    assert ["bad_request"] * 2 == [line["reason"] for line in relay.events("admission.refused")]
-    assert "bad request" in stream.getvalue()
+    assert ["bad_request"] * 4 == [line["reason"] for line in relay.events("admission.refused")]
     assert "CANARY" not in stream.getvalue() + str(relay.logs)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.harness import open_raw, simulated_relay
+from tests.support.harness import eventually, open_raw, simulated_relay
 
 MODEL = "/v1/realtime?model=gpt-realtime"
 
@@ -73,4 +73,4 @@ async def test_unknown_scenario_of_the_simulator_is_named() -> None:
         error = client.answer.error
         assert ("request_rejected", "unknown_scenario") == (error["code"], error["upstream_code"])
         assert "Remove 'simulate' from the query" in error["remedy"]
-        assert relay.app.monitor.ready
+        await eventually(lambda: relay.app.monitor.ready)
