@@ -23,7 +23,11 @@ class InternalHandler:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Respond with the metrics in the Prometheus text format or OpenMetrics, as the Accept header asks."""
-        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        try:
+            encode, content_type = exposition.choose_encoder(accept if accept.isascii() else "")
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = exposition.choose_encoder("")
         body = await self._render(encode, content_type)
         return web.Response(body=body, headers={"Content-Type": content_type})
 

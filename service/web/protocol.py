@@ -14,7 +14,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
@@ -262,6 +262,8 @@ class HeadLimiter:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
             raise BadHttpMessage(type(exc).__name__) from None
+        if any(message.version < HttpVersion10 for message, _ in parsed):
+            raise BadHttpMessage("HTTP/0.9")
         messages += parsed
         self._head_complete = self._head_complete or bool(parsed)
         return upgraded, tail

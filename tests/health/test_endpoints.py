@@ -386,3 +386,25 @@ def test_response_check_budget_holds_within_any_24_hours(per_day: int, pauses: l
         if per_day
         else not acquired
     )
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=x",
+        "application/openmetrics-text; version=1.x",
+        "application/openmetrics-text;version=\u0663",
+        "text/plain;version=,;q=,=;;",
+        "\xff",
+    ],
+)
+async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> None:
+    """A malformed version gets the text format."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n".encode())
+        received = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"realtime_relay_build_info" in received

@@ -209,11 +209,19 @@ class FrameReader:
         self.close: tuple[int | None, str] | None = None
 
     async def read(self, size: int, *, limit: int = 65_536, pause: float = 0.0) -> bytes:
-        """The next `size` bytes of data frames, or fewer before a close frame; reads at most `limit` bytes at a time."""
+        """The next `size` bytes of data frames, or fewer before a close frame; reads at most `limit` bytes in each `pause`.
+
+        A busy machine makes pauses longer; then more is read behind each, so that the rate stays.
+        """
+        loop = asyncio.get_running_loop()
+        allowed, since = 0.0, loop.time()
         while len(self._data) < size and self.close is None:
-            if pause:
+            if pause and allowed <= 0:
                 await asyncio.sleep(pause)
+                now = loop.time()
+                allowed, since = limit * (now - since) / pause, now
             data = await self._peer.reader.read(limit)
+            allowed -= len(data)
             assert data, f"the stream ended after {len(self._data)} of {size} bytes"
             for item in self._scanner.feed(data):
                 match item:

@@ -74,3 +74,15 @@ async def test_unknown_scenario_of_the_simulator_is_named() -> None:
         assert ("request_rejected", "unknown_scenario") == (error["code"], error["upstream_code"])
         assert "Remove 'simulate' from the query" in error["remedy"]
         await eventually(lambda: relay.app.monitor.ready)
+
+
+@pytest.mark.parametrize("header", ["Transfer-Encoding: foo", "Transfer-Encoding: chunked", "Content-Length: 5"])
+async def test_handshake_with_a_body_is_refused(header: str) -> None:
+    """An unknown transfer coding got a 101, behind which its body was read as frames."""
+    async with simulated_relay() as relay:
+        name, _, value = header.partition(": ")
+        client = await open_raw(relay.app.public_port, MODEL, {name: value})
+        await client.close()
+
+        assert (400, "bad_request") == (client.answer.status, client.answer.error["code"])
+        assert "no body" in client.answer.error["remedy"]

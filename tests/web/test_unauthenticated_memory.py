@@ -8,9 +8,11 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
+from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
 from service.web import protocol
@@ -106,7 +108,7 @@ class CountingParser:
         self.parsed += len(data)
         if b"!" in data:
             raise ValueError
-        return ([(None, None)] if b"." in data else []), False, b""
+        return ([(SimpleNamespace(version=HttpVersion11, exc=None), None)] if b"." in data else []), False, b""
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_parsed_bytes_are_bounded(pieces: list[bytes], bound: int) -> None:
     assert parser.parsed <= bound
     assert limiter.failed
     assert isinstance(messages[-1][0].exc, HttpProcessingError)
-    assert 1 == sum(message[0] is not None for message in messages)
+    assert 1 == sum(message[0].exc is not None for message in messages)
 
 
 def test_answer_begins_the_count_again() -> None:

@@ -72,6 +72,7 @@ MALFORMED = {
     "http-3": upgrade().replace(b"HTTP/1.1", b"HTTP/3"),
     "lower-case-method": upgrade().replace(b"GET", b"get"),
     "brackets-in-authority": rest("http://[::1/v1/realtime"),
+    "http-0.9": b"GET /livez\r\n\r\n",
     "expect": rest("/livez", "GET", f"Expect: {CANARY}"),
     "expect-not-utf-8": rest("/livez", "GET", "Expect: \x99"),
     "behind-a-request": rest("/livez") + b"\x16\x03\x01" + CANARY.encode() + b"\r\n\r\n",
