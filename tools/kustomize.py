@@ -86,6 +86,13 @@ def find_inconsistencies(rendered: Rendered) -> list[str]:
     ]
     if not all(selector.items() <= pod["metadata"]["labels"].items() for selector in selectors):
         found.append("a selector does not match the pods")
+    services = {
+        item["metadata"]["name"]: {port["port"] for port in item["spec"]["ports"]} for item in rendered.of("Service")
+    }
+    for route in rendered.of("HTTPRoute"):
+        backends = [backend for rule in route["spec"]["rules"] for backend in rule["backendRefs"]]
+        if any(backend["port"] not in services.get(backend["name"], ()) for backend in backends):
+            found.append("the HTTPRoute references a Service or a port that does not exist")
     for monitor in rendered.of("ServiceMonitor"):
         labels = monitor["spec"]["selector"]["matchLabels"].items()
         matching = [item for item in rendered.of("Service") if labels <= item["metadata"]["labels"].items()]

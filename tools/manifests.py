@@ -13,11 +13,15 @@ PRODUCTION: Final = "k8s/overlays/production"
 OPERATOR: Final = "k8s/components/prometheus-operator"
 KEDA: Final = "k8s/components/keda"
 ADAPTER: Final = "k8s/components/prometheus-adapter"
+INGRESS: Final = "k8s/components/ingress"
+GATEWAY: Final = "k8s/components/gateway"
+OLDEST_MINOR: Final = 25
+"""The minor version of the oldest Kubernetes that docs/deployment.md names; `tools.validate_k8s` validates it."""
 
 CORE_KINDS: Final = {
     "apps/v1": {"Deployment"},
     "autoscaling/v2": {"HorizontalPodAutoscaler"},
-    "networking.k8s.io/v1": {"NetworkPolicy"},
+    "networking.k8s.io/v1": {"Ingress", "NetworkPolicy"},
     "policy/v1": {"PodDisruptionBudget"},
     "v1": {"ConfigMap", "Namespace", "Service"},
 }
@@ -25,10 +29,11 @@ CORE_KINDS: Final = {
 (policy/v1beta1, autoscaling/v2beta2).
 """
 EXTENSION_KINDS: Final = {
+    "gateway.networking.k8s.io/v1": {"Gateway", "HTTPRoute"},
     "keda.sh/v1alpha1": {"ScaledObject"},
     "monitoring.coreos.com/v1": {"PrometheusRule", "ServiceMonitor"},
 }
-"""The kinds that components may add; they require KEDA or the Prometheus operator."""
+"""The kinds that components may add; they require the Gateway API, KEDA or the Prometheus operator."""
 
 
 def text_of(name: str) -> str:

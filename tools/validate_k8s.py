@@ -1,8 +1,8 @@
 """`python -m tools.validate_k8s`: validates the rendered manifests.
 
 kustomize renders the base, both overlays and each overlay with each component. kubernetes-validate checks the result against
-the schemas of the three newest Kubernetes versions; checkov checks the overlays. Prints one line per check. Exit code 1 if a
-check fails, 3 if a tool is not available.
+the schemas of the oldest and the three newest Kubernetes versions; checkov checks the overlays. Prints one line per check.
+Exit code 1 if a check fails, 3 if a tool is not available.
 """
 
 import copy
@@ -21,12 +21,12 @@ import yaml
 
 from tools.debian import PackageUnavailable
 from tools.kustomize import Rendered, find_inconsistencies, find_kustomize, render_all
-from tools.manifests import FOLDER, ROOT
+from tools.manifests import FOLDER, OLDEST_MINOR, ROOT
 
 LOCK: Final = ROOT / "requirements" / "k8s.txt"
 ENVIRONMENT: Final = ROOT / ".venv" / "k8s"
 CHECKOV: Final = FOLDER / "checkov.yaml"
-_VERSION_COUNT: Final = 3
+_NEWEST_COUNT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ def environment() -> Path:
 
 
 def versions() -> list[str]:
-    """The three newest Kubernetes versions; the version of the locked kubernetes-validate is the newest."""
+    """The oldest supported Kubernetes version and the three newest; that of the locked kubernetes-validate is the newest."""
     (minor,) = re.findall(r"^kubernetes-validate==1\.(\d+)\.", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
-    return [f"1.{int(minor) - back}" for back in reversed(range(_VERSION_COUNT))]
+    return [f"1.{number}" for number in (OLDEST_MINOR, *range(int(minor) - _NEWEST_COUNT + 1, int(minor) + 1))]
 
 
 def run_checks(program: Path, tools: Path) -> Iterator[Result]:

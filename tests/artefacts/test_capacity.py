@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from service import machine
 from service.telemetry.metrics import PREFIX, Metrics
@@ -29,6 +30,8 @@ PAGE: Final = text_of("docs/capacity.md")
 MAX_SESSIONS: Final = int(env_file(f"{BASE}/settings.env")["RELAY_MAX_SESSIONS"])
 HPA: Final = documents(PRODUCTION)["HorizontalPodAutoscaler"][0]["spec"]
 SCALED: Final = documents(KEDA)["ScaledObject"][0]["spec"]
+(_PATCH,) = load(f"{ADAPTER}/kustomization.yaml")["patches"]
+SESSIONS_METRIC: Final = yaml.safe_load(_PATCH["patch"])[0]["value"]
 POD: Final = documents(BASE)["Deployment"][0]["spec"]["template"]["spec"]
 RESOURCES: Final = POD["containers"][0]["resources"]
 PLAN: Final = capacity.plan(1000)
@@ -119,9 +122,22 @@ def test_model_matches_benchmarks() -> None:
     assert (memory["tls"] * 1000) < capacity.SESSION_KIB * 1024
 
 
+def test_shipped_autoscaler_needs_no_adapter() -> None:
+    """It scales on CPU, within the request for the plan's target."""
+    (metric,) = HPA["metrics"]
+
+    assert ("Resource", "cpu") == (metric["type"], metric["resource"]["name"])
+    percent = metric["resource"]["target"]["averageUtilization"]
+    assert 50 <= percent <= 100
+    assert f"{percent} % of the CPU request" in text_of("docs/capacity.md")
+    assert f"{percent} % of it are {PLAN.target_sessions * percent // 100}." in text_of(
+        f"{PRODUCTION}/horizontalpodautoscaler.yaml"
+    )
+
+
 def test_autoscalers_have_the_same_target() -> None:
-    """HPA and ScaledObject have the plan's target, the same bounds and the same behavior."""
-    target = HPA["metrics"][0]["pods"]["target"]
+    """With prometheus-adapter, HPA and ScaledObject have the plan's target, the same bounds and the same behavior."""
+    target = SESSIONS_METRIC["pods"]["target"]
     trigger = SCALED["triggers"][0]
 
     assert target == {"type": "AverageValue", "averageValue": str(PLAN.target_sessions)}
@@ -140,7 +156,7 @@ def test_autoscalers_use_existing_metrics() -> None:
     namespace = load(f"{PRODUCTION}/kustomization.yaml")["namespace"]
 
     assert METRIC in metrics
-    assert METRIC == HPA["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert METRIC == SESSIONS_METRIC["pods"]["metric"]["name"] == rule["name"]["as"]
     assert rule["seriesQuery"].startswith(METRIC + "{")
     assert rule["name"]["matches"] == f"^{METRIC}$"
     assert {METRIC, f"{PREFIX}_draining"} == set(re.findall(rf"{PREFIX}_\w+", query))

@@ -10,7 +10,7 @@ from service.health.checks import CHECKS, TURN
 from service.relay.grace import grace_seconds
 from service.settings import SETTING_NAMES, Settings, load_settings
 from service.version import __version__
-from tools import generated
+from tools import generated, validate_k8s
 from tools.manifests import (
     ADAPTER,
     BASE,
@@ -18,7 +18,10 @@ from tools.manifests import (
     DEV,
     EXTENSION_KINDS,
     FOLDER,
+    GATEWAY,
+    INGRESS,
     KEDA,
+    OLDEST_MINOR,
     OPERATOR,
     PRODUCTION,
     ROOT,
@@ -35,7 +38,7 @@ POD: Final = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER: Final = POD["containers"][0]
 SETTINGS: Final = env_file(f"{BASE}/settings.env")
 LABELS: Final = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
-FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA]
+FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA, INGRESS, GATEWAY]
 MANIFESTS: Final = sorted(FOLDER.rglob("*.yaml"))
 # Fields that Kubernetes 1.20 does not have, or has behind a feature gate.
 NEWER_FIELDS: Final = {"matchLabelKeys", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "sleep", "grpc", "hostUsers",
@@ -135,9 +138,62 @@ def test_ports_are_defaults() -> None:
         assert [component] == [port["targetPort"] for port in service_of(component)["spec"]["ports"]]
     assert service_of("internal")["spec"]["clusterIP"] == "None"
     assert service_of("internal")["spec"]["publishNotReadyAddresses"]
-    assert [{"port": port, "protocol": "TCP"} for port in ports.values()] == policy["ingress"][0]["ports"]
+    assert [[{"port": port, "protocol": "TCP"}] for port in ports.values()] == [
+        rule["ports"] for rule in policy["ingress"]
+    ]
     assert (
         str(DEFAULTS.internal_port) == DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    )
+
+
+def test_network_policy_closes_the_internal_port_to_other_namespaces() -> None:
+    """Only `monitoring` reaches it; the public port is open to all. The docs show how to name another namespace."""
+    public, internal = OBJECTS["NetworkPolicy"][0]["spec"]["ingress"]
+    name = "kubernetes.io/metadata.name"
+
+    assert "from" not in public
+    assert [{"namespaceSelector": {"matchLabels": {name: "monitoring"}}}] == internal["from"]
+    path = f"/spec/ingress/1/from/0/namespaceSelector/matchLabels/{name.replace('/', '~1')}"
+    assert path in text_of("docs/deployment.md")
+
+
+def test_components_terminate_tls_in_front_of_the_public_port() -> None:
+    """Ingress and Gateway: a certificate, the public Service, no limit below the longest session, a trusted proxy."""
+    ingress = documents(INGRESS)["Ingress"][0]
+    gateway, route = documents(GATEWAY)["Gateway"][0]["spec"], documents(GATEWAY)["HTTPRoute"][0]["spec"]
+    service = service_of("public")
+    (rule,), (path,) = ingress["spec"]["rules"], ingress["spec"]["rules"][0]["http"]["paths"]
+
+    assert [rule["host"]] == ingress["spec"]["tls"][0]["hosts"] == route["hostnames"]
+    assert ("Terminate", rule["host"]) == (gateway["listeners"][0]["tls"]["mode"], gateway["listeners"][0]["hostname"])
+    assert {"name": service["metadata"]["name"], "port": {"name": "public"}} == path["backend"]["service"]
+    assert [{"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}] == route["rules"][0][
+        "backendRefs"
+    ]
+    timeouts = ingress["metadata"]["annotations"]
+    assert len(timeouts) == 3
+    assert all(float(value.removesuffix("s")) >= DEFAULTS.max_session_seconds for value in timeouts.values())
+    assert {"request": "0s", "backendRequest": "0s"} == route["rules"][0]["timeouts"]
+    for component in (INGRESS, GATEWAY):
+        (setting,) = load(f"{component}/kustomization.yaml")["configMapGenerator"][0]["literals"]
+        assert load_settings(dict([setting.split("=", 1)])).trusted_proxies
+
+
+def test_documented_kubernetes_versions_are_validated() -> None:
+    """docs/deployment.md names the oldest and the newest version that `make k8s-validate` validates."""
+    oldest, *_, newest = validate_k8s.versions()
+
+    assert oldest == f"1.{OLDEST_MINOR}"
+    assert f"validated for Kubernetes {oldest} and " in text_of("docs/deployment.md")
+    assert f" to {newest}" in text_of("docs/deployment.md")
+
+
+def test_docs_state_in_bold_that_rollouts_end_calls() -> None:
+    """With the drain of the base."""
+    drain = SETTINGS["RELAY_DRAIN_SECONDS"]
+
+    assert re.search(
+        rf"\*\*A rollout ends every call that is longer than its drain\*\*[^.]*{drain}", text_of("docs/deployment.md")
     )
 
 
@@ -249,6 +305,7 @@ def test_version_is_that_of_the_program() -> None:
 
     assert __version__ == kustomization["images"][0]["newTag"]
     assert __version__ == kustomization["labels"][0]["pairs"]["app.kubernetes.io/version"]
+    assert kustomization["labels"][0]["includeTemplates"]
     assert CONTAINER["image"] == kustomization["images"][0]["name"]
 
 
