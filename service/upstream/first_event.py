@@ -16,6 +16,11 @@ CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
 MAX_FIRST_EVENT_BYTES: Final = 1_048_576
 """A larger first event is streamed instead of collected: its type, which is not `error`, shows that upstream works. Messages
 without a type show nothing; a dial that collects more of them fails."""
+_ITEM_BYTES: Final = 256
+_FRAGMENT_BYTES: Final = 64
+"""What an item and a fragment cost beside their bytes: a flood of empty ones must not exceed the limit."""
+_PIECE_BYTES: Final = 16_384
+"""Parsed at once, for the same reason."""
 
 
 class FirstEventReader:
@@ -38,16 +43,20 @@ class FirstEventReader:
 
     def receive(self, data: bytes) -> None:
         """Process the next bytes; called by the leg."""
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self.items.done():
+                self._received += self._scanner.feed(data[start:])  # the same list that `items` resolved with
+                return
+            self._receive_piece(data[start : start + _PIECE_BYTES])
+
+    def _receive_piece(self, data: bytes) -> None:
         items = self._scanner.feed(data)
-        if self.items.done():
-            self._received += items  # the same list that `items` resolved with
-            return
         for number, item in enumerate(items):
             self._process(item)
             if self.items.done():
                 self._received += items[number + 1 :]
                 return
-        if self._error is None and self._received_bytes > MAX_FIRST_EVENT_BYTES:  # of a message that has no end yet
+        if self._error is None and self._is_over_limit:  # of a message that has no end yet
             self._decide(self._scanner.open_type)
 
     def peer_lost(self) -> None:
@@ -74,16 +83,20 @@ class FirstEventReader:
                 pass  # between the error and its close frame
             case Message(_, _, raw) | Chunk(raw, _):
                 self._received.append(item)
-                self._received_bytes += len(raw)
+                self._received_bytes += len(raw) + _ITEM_BYTES
             case MessageEnd(event_type, _):
                 self._received.append(item)
                 self._decide(event_type)
+
+    @property
+    def _is_over_limit(self) -> bool:
+        return self._received_bytes + self._scanner.fragments * _FRAGMENT_BYTES > MAX_FIRST_EVENT_BYTES
 
     def _decide(self, event_type: str | None) -> None:
         """Succeed with the first type; a message without one, such as a greeting in plain text, shows nothing."""
         if event_type is not None:
             self._succeed()
-        elif self._received_bytes > MAX_FIRST_EVENT_BYTES:
+        elif self._is_over_limit:
             self._fail(Failure("bad_reply", Phase.FIRST_EVENT, detail="messages without an event type"))
 
     def _wait_for_close(self, error: ErrorEvent) -> None:

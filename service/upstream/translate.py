@@ -200,6 +200,8 @@ def _from_proxy(exc: BaseException, phase: Phase, proxy: HttpProxy) -> Failure |
             )
         case aiohttp.ClientResponseError() if phase is Phase.CONNECT and exc.message.startswith("Got more than"):
             return Failure("proxy_failed", Phase.CONNECT, detail="a header of the proxy's answer is over 8 kB")
+        case aiohttp.ClientResponseError() if phase is Phase.CONNECT and exc.message == HEADS_TOO_LARGE:
+            return Failure("proxy_failed", Phase.CONNECT, detail=f"the proxy's answer to CONNECT: {HEADS_TOO_LARGE}")
         case aiohttp.ClientResponseError() if phase is Phase.CONNECT:
             return Failure(
                 "proxy_failed", Phase.CONNECT, detail="the server at the proxy's address is not an HTTP proxy"

@@ -169,22 +169,60 @@ async def test_few_interim_responses_are_legal() -> None:
         assert 101 == (await connect_once(relay)).status
 
 
-async def test_first_event_in_endless_fragments_is_bounded() -> None:
-    """A first event that never ends opens the session once its type shows and a mebibyte is held; one without type fails."""
-    fragment = build_frame(Opcode.CONTINUATION, b"x" * 60_000)
-    fragment = bytes([fragment[0] & 0x7F]) + fragment[1:]
+def fragment(payload: bytes, opcode: Opcode = Opcode.CONTINUATION) -> bytes:
+    """A frame that does not end its message."""
+    frame = build_frame(opcode, payload)
+    return bytes((frame[0] & 0x7F,)) + frame[1:]
+
+
+EVENT_FLOODS = {
+    "large-fragments": (fragment(b'{"a":[', Opcode.TEXT), fragment(b"x" * 60_000)),
+    "fragments-of-a-text": (fragment(b"x", Opcode.TEXT), fragment(b"x")),
+    "fragments-of-an-object": (fragment(b"{", Opcode.TEXT), fragment(b" ")),
+    "empty-binary-fragments": (fragment(b"x", Opcode.BINARY), fragment(b"")),
+    "empty-messages": (b"", build_frame(Opcode.TEXT, b"")),
+}
+
+
+@pytest.mark.parametrize(("first", "piece"), EVENT_FLOODS.values(), ids=EVENT_FLOODS.keys())
+async def test_endless_first_event_is_bounded(first: bytes, piece: bytes) -> None:
+    """A dial without an event type fails once a mebibyte is held, in which small frames count as what they cost."""
+    sent = 0
 
     async def script(exchange: Exchange) -> None:
-        first = build_frame(Opcode.TEXT, b'{"a":[')
+        nonlocal sent
         exchange.upgrade()
-        exchange.writer.write(bytes([first[0] & 0x7F]) + first[1:])
-        with contextlib.suppress(ConnectionError):
-            for _ in range(400):
-                exchange.writer.write(fragment)
-                await exchange.writer.drain()
-        await exchange.wait_closed()
+        exchange.writer.write(first)
+        block = piece * (65_536 // len(piece))
+        while True:  # until the relay disconnects, which raises ConnectionError
+            exchange.writer.write(block)
+            await exchange.writer.drain()
+            sent += len(block)
 
-    async with raw_http_relay(script) as (relay, _):
+    async with raw_http_relay(script, RELAY_DIAL_TIMEOUT_SECONDS="30") as (relay, _):
         answer = await connect_once(relay)
 
         assert (502, "bad_reply") == (answer.status, answer.error["code"])
+    assert sent < 64_000_000
+
+
+async def test_interim_responses_of_a_proxy_are_named_as_its_own() -> None:
+    """They come before its answer to CONNECT."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        await reader.read()
+
+    async with (
+        tcp_server(answer) as port,
+        running_relay(
+            OPENAI_BASE_URL="https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=f"http://127.0.0.1:{port}"
+        ) as relay,
+    ):
+        answered = await connect_once(relay)
+
+        assert "proxy_failed" == answered.error["code"]
+        assert f"the proxy's answer to CONNECT: {HEADS_TOO_LARGE}" in {
+            line["detail"] for line in relay.events("upstream.connect_failed")
+        }
