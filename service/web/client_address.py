@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from aiohttp.web_request import BaseRequest
 
-from service.access.forwarded import ClientAddress, Network, Problem, client_address
+from service.access.forwarded import ClientAddress, Network, Problem, client_address, parse_address
 
 _LOG_INTERVAL_SECONDS: Final = 600.0
 _SENTENCES: Final[Mapping[Problem, str]] = {
@@ -43,6 +43,11 @@ class ClientAddressReader:
         self._clock = clock
         self._logged_at: dict[Problem, float] = {}
         self._unlogged: dict[Problem, int] = {}
+
+    def is_trusted_proxy(self, address: str) -> bool:
+        """Whether an address is listed in RELAY_TRUSTED_PROXIES."""
+        parsed = parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._trusted)
 
     def read(self, request: BaseRequest) -> str:
         """Return the client's address; raises nothing."""

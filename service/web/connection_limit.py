@@ -14,10 +14,12 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from service.telemetry.metrics import Metrics
-from service.web.protocol import PublicProtocol
+from service.web.protocol import AddressShares, PublicProtocol
 from service.web.unserved_requests import UnservedRequests
 
 MAX_INTERNAL_CONNECTIONS: Final = 256
+MIN_SHARE: Final = 16
+"""Of one address, if half of the limit is less."""
 _LOG_INTERVAL_SECONDS: Final = 10.0
 
 
@@ -25,8 +27,9 @@ class ConnectionLimit:
     """The protocol factory of a listener: a `PublicProtocol` below the limit, an abort above it.
 
     `maximum` is the number of descriptors that client connections may use together with those that `other_descriptors`
-    counts (sockets of sessions and dials towards upstream); None is no limit. Rejections are counted in `rejections`, and
-    logged at most every 10 s.
+    counts (sockets of sessions and dials towards upstream); None is no limit. One address may have half of them open
+    that are no WebSocket yet, so that it cannot keep out all others. Rejections are counted in `rejections`, and logged
+    at most every 10 s.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ConnectionLimit:
         self._other_descriptors = other_descriptors
         self._maximum = maximum
         self._rejections = rejections
+        self._shares = AddressShares(None if maximum is None else max(MIN_SHARE, maximum // 2), self._reject)
         self._accepted = 0  # connections that aiohttp does not count yet
         self._unlogged = 0
         self._logged_at = -_LOG_INTERVAL_SECONDS
@@ -51,20 +55,23 @@ class ConnectionLimit:
         in_use = len(self._server.connections) + self._accepted + self._other_descriptors()
         if self._maximum is None or in_use < self._maximum:
             self._count_accepted()
-            return PublicProtocol(self._server, self._unserved)
+            return PublicProtocol(self._server, self._unserved, self._shares)
+        self._reject()
+        return _AbortingProtocol()
+
+    def _reject(self) -> None:
         self._rejections.inc()
         self._unlogged += 1
         now = time.monotonic()
         if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
             structlog.get_logger().warning(
                 "connections.turned_away",
-                message="New connections are aborted: the listener is at its limit on open connections.",
+                message="New connections are aborted: the listener, or one address, is at its limit on open connections.",
                 remedy="Find the clients that connect and send no request. On the public port, raise the limit on open files "
-                "(ulimit -n), which sets the limit; the internal port serves 256.",
+                "(ulimit -n), which sets the limit; half of it is for one address. The internal port serves 256.",
                 connections=self._unlogged,
             )
             self._logged_at, self._unlogged = now, 0
-        return _AbortingProtocol()
 
     def _count_accepted(self) -> None:
         """Count connections from accept to `connection_made`, where aiohttp begins to count them.

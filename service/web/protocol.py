@@ -11,6 +11,8 @@ What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -20,6 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_request import BaseRequest
 
+from service.access.forwarded import address_block
 from service.failures import Failure
 from service.web import unserved
 from service.web.unserved_requests import UnservedRequests
@@ -41,15 +44,43 @@ HEAD_SECONDS: Final = 15.0
 """A connection without a complete head after this time, or without a further request, is closed."""
 
 
+class AddressShares:
+    """Counts the connections of each address that are no WebSocket yet. At `maximum`, further ones are rejected.
+
+    Trusted proxies are not limited: they send whole requests, read the answers, and carry many clients.
+    """
+
+    def __init__(self, maximum: int | None, on_reject: Callable[[], None]) -> None:
+        self._maximum = maximum
+        self._on_reject = on_reject
+        self._open: Counter[str] = Counter()
+
+    def take(self, address: str) -> bool:
+        """Count a new connection; return False if the address has its share."""
+        if self._maximum is not None and self._open[address] >= self._maximum:
+            self._on_reject()
+            return False
+        self._open[address] += 1
+        return True
+
+    def give_back(self, address: str) -> None:
+        """Count a connection less."""
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+
+
 class PublicProtocol(web.RequestHandler):
     """One connection of the public listener. A WebSocket that is answered 101 leaves it for `service.wire`."""
 
-    __slots__ = ("_discarded", "_lingers", "_peer_finished", "_unsent_timer", "_unserved")
+    __slots__ = ("_discarded", "_lingers", "_peer_finished", "_shared_as", "_shares", "_unsent_timer", "_unserved")
 
-    def __init__(self, server: web.Server, requests: UnservedRequests) -> None:
+    def __init__(self, server: web.Server, requests: UnservedRequests, shares: AddressShares) -> None:
         # The runner configures its server with arguments for the protocols that the server itself would make.
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - no public access
         self._unserved = requests
+        self._shares = shares
+        self._shared_as: str | None = None
         self._parser = cast("Any", HeadLimiter(self._parser))
         self._discarded = 0
         self._lingers = False
@@ -60,7 +91,26 @@ class PublicProtocol(web.RequestHandler):
         """Have the kernel reset the connection of a peer that acknowledges nothing or keeps its window closed."""
         super().connection_made(transport)
         # A cast: uvloop's transports do not subclass asyncio's.
-        tcp.enable_dead_peer_detection(cast("asyncio.Transport", transport), int(UNSENT_SECONDS * 1000))
+        stream = cast("asyncio.Transport", transport)
+        tcp.enable_dead_peer_detection(stream, int(UNSENT_SECONDS * 1000))
+        peer = stream.get_extra_info("peername")
+        if peer is None or self._unserved.is_trusted_proxy(str(peer[0])):
+            return
+        address = address_block(str(peer[0]))
+        if self._shares.take(address):
+            self._shared_as = address
+        else:
+            stream.abort()
+
+    def set_parser(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on unchanged
+        """Called when the connection becomes a WebSocket, which the limits on sessions count."""
+        super().set_parser(*args, **kwargs)
+        self._release_share()
+
+    def _release_share(self) -> None:
+        if self._shared_as is not None:
+            self._shares.give_back(self._shared_as)
+            self._shared_as = None
 
     def data_received(self, data: bytes) -> None:
         """Parse requests. After an error nothing is parsed or kept; its answer is the last."""
@@ -77,6 +127,7 @@ class PublicProtocol(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release what belongs to the connection."""
         super().connection_lost(exc)
+        self._release_share()
         if self._unsent_timer is not None:
             self._unsent_timer.cancel()
             self._unsent_timer = None

@@ -45,6 +45,10 @@ class UnservedRequests:
         self._windows: dict[str, tuple[float, int]] = {}  # start of the interval, and lines in it, for each reason
         self._unlogged: dict[str, int] = {}
 
+    def is_trusted_proxy(self, address: str) -> bool:
+        """Whether connections from an address carry the requests of others."""
+        return self._addresses.is_trusted_proxy(address)
+
     def refuse(self, failure: Failure, request: BaseRequest) -> web.Response:
         """Count and log the failure; return the response, after which the connection is closed."""
         attempt = self._report(failure, request)

@@ -44,12 +44,22 @@ async def test_silent_connections_leave_descriptors_for_probes_and_sessions() ->
             assert "ulimit -n" in warning["remedy"]
             assert b"" == await read_end(silent[-1])
             assert 200 == await get(f"http://{health.netloc}/livez")
+            assert b" 200 " in await livez_from("127.0.0.2", port)  # another address has its own share
             client.send_event(type="session.update", session={"type": "realtime", "instructions": "x"})
             assert "session.updated" == (await client.next_event())["type"]
     finally:
         child.terminate()
         await child.communicate()
     assert 0 == child.returncode
+
+
+async def livez_from(address: str, port: int) -> bytes:
+    """The head of the answer to a probe from an address of this machine."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head = await within(reader.readuntil(b"\r\n\r\n"), 10)
+    writer.close()
+    return head
 
 
 async def read_end(reader: asyncio.StreamReader) -> bytes:
