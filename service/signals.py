@@ -8,7 +8,9 @@
 """
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +18,10 @@ import structlog
 
 from service.relay.drain import DrainSignals
 
+QUIT_SECONDS: Final = 10.0
+"""After SIGQUIT the process ends within this time, whatever is blocked."""
+QUIT_EXIT_CODE: Final = 131
+"""128 + SIGQUIT, as a shell reports a process that the signal has ended."""
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
@@ -87,6 +93,9 @@ class Signals:
     def _on_quit(self) -> None:
         for event in (self.stop, self.drain_signals.close_now, self.drain_signals.abort_now):
             event.set()
+        last_resort = threading.Timer(QUIT_SECONDS, os._exit, [QUIT_EXIT_CODE])
+        last_resort.daemon = True  # it does not keep a process that has ended in time
+        last_resort.start()
         self._report(signal.SIGQUIT, "Closing all sessions now, without waiting for their closing handshakes.")
 
     def _on_reload(self) -> None:

@@ -24,6 +24,7 @@ from service.failures import Failure
 from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
 from service.upstream.connector import UpstreamConnector
+from service.upstream.file_reader import FileReader
 from service.upstream.key_lint import fatal_problem, refusal_for, unreadable
 from service.upstream.secret_file import HIDDEN_PATH, MAX_KEY_FILE_BYTES, SecretFileError, printable_path, read_secret
 from service.upstream.target import DialRequest
@@ -93,6 +94,7 @@ class KeyFileWatcher:
         self._read_problem: str | None = None
         self._set_read_problem(start_problem)
         self._check_requested = asyncio.Event()
+        self._reader = FileReader()
         self._log = structlog.get_logger()
 
     def notes(self) -> list[str]:
@@ -124,7 +126,7 @@ class KeyFileWatcher:
     async def check(self, *, is_requested: bool = False) -> RotationOutcome:
         """Read the file once, and use its key if it is a new one that works."""
         try:
-            text = await asyncio.to_thread(self._read)
+            text = await self._reader.read(self._read)
         except SecretFileError as error:
             return self._report_unreadable(error, is_requested=is_requested)
         was_unreadable = self._read_problem is not None

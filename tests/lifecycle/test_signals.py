@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from service import signals
 from service.failures import CATALOGUE
 from service.relay.drain import FAST_CLOSE_SECONDS
 from service.relay.session import CLIENT_CLOSE_SECONDS
@@ -313,3 +314,15 @@ async def test_sighup_from_a_terminal_stops_the_process() -> None:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         os.close(ours)
+
+
+async def test_sigquit_ends_a_process_whose_stop_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last resort: a timer outside the event loop, which a stop that ends in time outruns."""
+    monkeypatch.setattr(signals, "QUIT_SECONDS", 0.05)
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    handler = signals.Signals(30, lambda: 0, lambda: False)
+    handler._on_quit()
+
+    assert handler.stop.is_set()
+    await eventually(lambda: exits == [signals.QUIT_EXIT_CODE])

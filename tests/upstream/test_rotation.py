@@ -1,5 +1,6 @@
 """Key rotation: a new key in the file is used without a restart, a rejected one is not."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 
 from service.simulator import Simulator, SimulatorOptions
-from service.upstream import rotation
+from service.upstream import file_reader, rotation
 from tests.support.harness import Relay, eventually, open_raw, running_relay
 
 OLD, NEW, LATER = "sk-sim-good-CANARY0old0key", "sk-sim-good-CANARY0new0key", "sk-sim-good-CANARY0later0key"
@@ -214,4 +215,29 @@ async def test_key_behind_a_swapped_symlink_is_used(tmp_path: Path, key_file: Pa
     async with relay_with(link / "openai") as (relay, _):
         (tmp_path / "..next").symlink_to("data2")
         (tmp_path / "..next").rename(link)
+        await eventually(lambda: key_of(relay) == NEW)
+
+
+async def test_hung_mount_is_reported_and_holds_nothing(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that does not return: the key in use stays, no second read is started, and a later answer is accepted."""
+    answers = threading.Event()
+    reads = []
+    read = rotation.KeyFileWatcher._read
+
+    def hang(self: rotation.KeyFileWatcher) -> str:
+        reads.append(threading.current_thread())
+        answers.wait()
+        return read(self)
+
+    async with relay_with(key_file) as (relay, _):
+        monkeypatch.setattr(file_reader, "READ_SECONDS", 0.05)
+        monkeypatch.setattr(rotation.KeyFileWatcher, "_read", hang)
+        await eventually(lambda: bool(relay.events("key.file_unreadable")))
+
+        assert OLD == key_of(relay)
+        assert "did not return" in relay.events("key.file_unreadable")[0]["message"]
+        assert any("did not return" in note for note in await notes(relay))
+        assert [True] == [thread.daemon for thread in reads]
+        put(key_file, NEW)
+        answers.set()
         await eventually(lambda: key_of(relay) == NEW)

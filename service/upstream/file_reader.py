@@ -1,0 +1,61 @@
+"""Reads a file outside the event loop, with a deadline. A read of a mount whose server does not answer can block for ever."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from service.upstream.secret_file import SecretFileError
+
+READ_SECONDS: Final = 10.0
+"""Upper bound on one read of a secret, which is a few kilobytes."""
+
+
+class FileReader:
+    """Runs one blocking read at a time, in a daemon thread: asyncio's executor would keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    async def read(self, read: Callable[[], str]) -> str:
+        """Return what `read` returns; raises what it raises, and SecretFileError where it does not return in time.
+
+        While an earlier read is blocked no other one is started.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise _not_answering()
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[str] = loop.create_future()
+
+        def finish(outcome: str | Exception) -> None:
+            if result.done():  # too late
+                return
+            if isinstance(outcome, Exception):
+                result.set_exception(outcome)
+            else:
+                result.set_result(outcome)
+
+        def run() -> None:
+            outcome: str | Exception
+            try:
+                outcome = read()
+            except Exception as exc:  # noqa: BLE001 - raised again in the event loop
+                outcome = exc
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(finish, outcome)
+
+        self._thread = threading.Thread(target=run, name="read secret", daemon=True)
+        self._thread.start()
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await result
+        except TimeoutError:
+            raise _not_answering() from None
+
+
+def _not_answering() -> SecretFileError:
+    return SecretFileError(
+        f"is not readable: a read did not return within {READ_SECONDS:.0f} s",
+        "Check the mount of the file and the server behind it",
+    )
