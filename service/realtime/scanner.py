@@ -5,7 +5,7 @@ Rules of this file:
 * Slicing does not matter: however a stream is cut into reads, the same bytes, messages and control frames come out.
 * Data frames are yielded as they were received, masks and fragments included, joined into runs as long as the read allows.
   Only control frames and messages of the requested types are unmasked.
-* Most reads are exactly one whole event. `whole_event_type` recognises it without the rest of this file.
+* Most reads hold whole events, or end inside one. `scanner_runs.py` processes them without the rest of this file.
 * A type that was not found may matter: where types are requested, a message whose first bytes do not show its type is read
   whole before any of it is yielded. If it is too large for that, it is a violation and never a `Chunk`.
 * Memory is bounded: at most one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, and
@@ -14,31 +14,22 @@ Rules of this file:
 """
 
 from copy import deepcopy
-from struct import Struct
 from typing import Final
 
 from service.realtime.closing import CloseCode
-from service.realtime.events import HEAD_BYTES, may_repeat_type
+from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import Header, Opcode, ProtocolError, check_close, check_fragmentation, read_header, unmask
-from service.realtime.scanner_items import ControlFrame, Item, ItemBuilder, Message, MessageEnd, Violation
-from service.realtime.scanner_types import forwarded_types, payload_of, too_large_to_read, type_rules, type_start
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, ItemBuilder, Message, MessageEnd, Violation
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES, EventRuns
+from service.realtime.scanner_types import payload_of, too_large_to_read, type_rules
 
-MAX_BUFFERED_FRAME_BYTES: Final = 65_536
-"""A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
 MAX_HELD_BYTES: Final = 65_536
 """Maximum bytes of fragments held until their message is complete, unless the message has to be read whole."""
 MAX_EVENT_BYTES: Final = 1_048_576
 """Maximum bytes of a message that is read whole, because its type is requested or unknown. The provider's are far smaller."""
 
-_unpack_start = Struct(">I").unpack_from
-_FAST_PATH_HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest known type
-_FAST_PATH_MIN_BYTES: Final = 8 + 126  # the shortest masked frame with a two-byte length
-_MASK_REPEATER: Final = int.from_bytes(
-    b"\x01\0\0\0" * (_FAST_PATH_HEAD_BYTES // 4), "little"
-)  # times a mask repeats it
 
-
-class Scanner:
+class Scanner(EventRuns):
     """Parses one direction of a connection: bytes in, items out.
 
     `masked` is true for bytes from a client, whose frames must be masked, and false for bytes from a server. A message whose
@@ -68,29 +59,35 @@ class Scanner:
     and is not bound to an event loop.
     """
 
+    __slots__ = (
+        "_bytes_needed",
+        "_ended",
+        "_head",
+        "_held",
+        "_held_size",
+        "_max_message_bytes",
+        "_message_size",
+        "_message_type",
+        "_partly_forwarded",
+        "_rules",
+        "_rules_of",
+        "_stream_fin",
+        "_stream_remaining",
+        "fragments",
+    )
+
     def __init__(self, *, masked: bool, max_message_bytes: int, parsed_types: frozenset[str] = frozenset()) -> None:
-        self._masked = masked
+        super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types)
         self._max_message_bytes = max_message_bytes
-        header_bytes = 8 if masked else 4
-        self._fast_path_max_bytes = header_bytes + min(max_message_bytes, MAX_BUFFERED_FRAME_BYTES - 1)
-        # The first four bytes of a frame that is a whole read: flags and opcode, mask bit, and the length in two bytes.
-        self._start_without_size = (0x81FE0000 if masked else 0x817E0000) - header_bytes
         self._rules_of = type_rules(parsed_types)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message
-        self._forwarded_types = forwarded_types(parsed_types)
-        self._fast_path_blocked = False  # within a frame or a message, or after the end
-        self._buffer = bytearray()  # the incomplete frame at the end of the last read
-        self._bytes_needed = 0  # length of `_buffer` before parsing it again makes sense
+        self._bytes_needed = 0  # of the frame being parsed, before parsing it again makes sense
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed
         self._stream_fin = False
         self._ended = False
-        self._message_open = False  # a message has begun and not ended
         self._message_size = 0  # declared payload bytes of the open message
         self._message_type: str | None = None
         self._head = b""  # first payload bytes of the open message, while it is held
-        self._last_head = b"\0"  # of the last event on the fast path: its bytes up to the end of its type
-        self._last_head_end = 0
-        self._last_type: str | None = None
         self._held: list[bytes] = []  # frames of the open message that are not forwarded yet
         self._held_size = 0
         self._partly_forwarded = False  # part of the open message was yielded
@@ -117,63 +114,25 @@ class Scanner:
         shared = (self._forwarded_types, self._rules_of, self._rules)
         return deepcopy(self, {id(table): table for table in shared})
 
-    def whole_event_type(self, data: bytes) -> str | None:
-        """Return the type of the event if `data` is exactly one whole text message of a known type outside `parsed_types`.
-
-        The message then counts as fed: forward `data` and do not call `feed` with it. `feed` would have returned one `Chunk`
-        and one `MessageEnd`. On None nothing was consumed, and `feed` must get `data`.
-        """
-        size = len(data)
-        # Only frames with a two-byte length, that is payloads of 126 bytes to 64 KiB: nearly all events.
-        if (
-            self._fast_path_blocked
-            or not _FAST_PATH_MIN_BYTES <= size <= self._fast_path_max_bytes
-            or _unpack_start(data)[0] != self._start_without_size + size
-        ):
-            return None
-        if self._masked:
-            key = int.from_bytes(data[4:8], "little") * _MASK_REPEATER
-            head = (int.from_bytes(data[8 : _FAST_PATH_HEAD_BYTES + 8], "little") ^ key).to_bytes(
-                _FAST_PATH_HEAD_BYTES, "little"
-            )
-            return self._forwarded_types.get(head[type_start(head) : head.find(b'"', 10)])
-        # Most events have the type of the one before.
-        if not data.startswith(self._last_head, 4) and not self._find_forwarded_type(
-            data[4 : _FAST_PATH_HEAD_BYTES + 4]
-        ):
-            return None
-        end = self._last_head_end
-        # The first test of `may_repeat_type` without the call: it decides for nearly every event.
-        last_string = data.rfind(b'"', end, -2) + 1
-        if data.find(b'"type"', end, last_string) < 0 and data.find(b"\\", end, last_string) < 0:
-            return self._last_type
-        return None if may_repeat_type(data, end) else self._last_type
-
-    def _find_forwarded_type(self, head: bytes) -> bool:
-        """Set `_last_head` and `_last_type` if the first bytes of an event show a known type outside `parsed_types`."""
-        end = head.find(b'"', 10)
-        found = self._forwarded_types.get(head[type_start(head) : end])
-        if found is None:
-            return False
-        self._last_head, self._last_head_end, self._last_type = head[: end + 1], end + 5, found
-        return True
-
     def feed(self, data: bytes) -> list[Item]:
         """Parse the next bytes, any number of them, and return the items that they complete."""
         if self._ended:
             return []
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._bytes_needed:
+        if self.missing_bytes:
+            if len(data) < self.missing_bytes:
+                self.add_part(data)
                 return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
+            data = self.complete(data)
+        if self._stream_remaining > len(data):
+            self._stream_remaining -= len(data)
+            return [Chunk(data, mid_frame=True)] if data else []
         builder = ItemBuilder(data)
         offset = self._scan(data, builder)
         if not self._ended:
             builder.end_run(offset, offset)
-            self._buffer += data[offset:]
-            self._fast_path_blocked = self._message_open or bool(self._buffer)
+            self._fast_path_blocked = self._message_open
+            if offset < len(data):
+                self._keep(data, offset, self._bytes_needed - (len(data) - offset))
         builder.flush(mid_frame=self._stream_remaining > 0)
         return builder.items
 

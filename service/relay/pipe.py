@@ -16,7 +16,7 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.realtime.server_events import ParsedEvent, parse_server_event
 from service.relay.latency import CLIENT_TYPES, LatencyTimer
-from service.telemetry.traffic import Traffic
+from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 
 LOOKAHEAD_SECONDS: Final = 0.005
@@ -93,24 +93,45 @@ class Pipe:
     def receive(self, data: bytes) -> None:
         """Forward the next bytes of the source."""
         try:
-            event_type = self._scanner.whole_event_type(data)
+            scanner = self._scanner
+            if scanner.missing_bytes:
+                if len(data) < scanner.missing_bytes:
+                    scanner.add_part(data)
+                elif len(data) == scanner.missing_bytes:
+                    self.receive(scanner.complete(data))
+                else:
+                    self._receive_events(scanner.complete(data))
+                return
+            event_type = scanner.whole_event_type(data)
             if event_type is None:
-                self.process(self._scanner.feed(data))
-            elif not self.discards_data:  # `_forward` and `_count` without the calls: this is nearly every message
+                self._receive_events(data)
+            elif not self.discards_data:  # `_forward` and `_count` without the calls: this is the most frequent case
                 self._sink.write(data)
                 size = len(data)
                 self.bytes += size
                 traffic = self._traffic
                 traffic.bytes += size
                 self.messages += 1
-                if event_type in traffic.types:
-                    traffic.types[event_type] += 1
-                else:
-                    traffic.count(event_type)
+                counts = traffic.types
+                counts[event_type if event_type in counts else OTHER] += 1
                 if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
                     self._latency.event_passed(event_type)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
+
+    def _receive_events(self, data: bytes) -> None:
+        """Forward the events at the start of `data` in one run; process the rest item by item."""
+        scanner, size = self._scanner, 0 if self.discards_data else self._scanner.feed_events(data)
+        if size:
+            self._forward(data if size == len(data) else data[:size])
+            event_types, counts, latency = scanner.event_types, self._traffic.types, self._latency
+            self.messages += len(event_types)
+            for event_type in event_types:
+                counts[event_type if event_type in counts else OTHER] += 1
+                if event_type in (latency.watched_types if self._from_upstream else CLIENT_TYPES):
+                    latency.event_passed(event_type)
+        if size < len(data) and not scanner.missing_bytes:
+            self.process(scanner.feed(data[size:] if size else data))
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""

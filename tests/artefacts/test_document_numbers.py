@@ -13,7 +13,8 @@ from monitoring.alerts import ALERTS
 from service import machine
 from service.access.limits import ConcurrencyLimit
 from service.failures import CATALOGUE, Failure
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES
+from service.realtime.scanner import MAX_HELD_BYTES
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
 from service.relay.session import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS

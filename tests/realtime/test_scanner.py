@@ -15,8 +15,9 @@ from service.realtime.closing import (
 )
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES
 from service.realtime.frames import Opcode, build_frame, unmask
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_EVENT_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner import MAX_EVENT_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 from service.realtime.scanner_types import UNREADABLE_EVENT
 
 SIZE_LIMIT = 300_000

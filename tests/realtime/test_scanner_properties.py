@@ -18,8 +18,9 @@ from fuzz.targets import TARGETS
 from service.realtime.closing import close_code_to_forward, close_payload, parse_close
 from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_EVENT_BYTES, Scanner
+from service.realtime.scanner import MAX_EVENT_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Message, Violation
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 from tests.support.reference_decoder import HEADER_BYTES, CheckedScanner, DecodedStream, decode, held_bytes
 
 SIZE_LIMIT: Final = 150_000

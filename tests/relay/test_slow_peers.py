@@ -17,8 +17,9 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, Scanner
+from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from service.realtime.events import HEAD_BYTES, event_type, may_be_object, type_in_head
-from service.realtime.scanner import MAX_BUFFERED_FRAME_BYTES, MAX_HELD_BYTES, Scanner
+from service.realtime.scanner import MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 
 FRAME_COST = 64
 """Added to the size of each held fragment, so that the number of empty fragments is limited, too."""
@@ -247,19 +248,36 @@ class CheckedScanner:
     def feed(self, piece: bytes) -> None:
         """Feed a piece and compare everything that is visible from outside."""
         self.fed += len(piece)
-        items = self._check_fast_path(piece) or self.scanner.feed(piece)
+        expected = self.scanner.copy().feed(piece)
+        items = self._feed_like_a_pipe(piece)
+        assert content(items) == content(expected), "the fast paths differ from feed"
         for number, item in enumerate(items):
             self._check_item(item, is_last=number == len(items) - 1)
         self._check_state()
 
-    def _check_fast_path(self, piece: bytes) -> list[Item]:
-        """`whole_event_type` must agree with `feed` of a copy."""
-        kind = self.scanner.whole_event_type(piece)
-        if kind is None:
-            return []
-        items: list[Item] = [Chunk(piece), MessageEnd(kind, len(piece) - (8 if piece[1] & 0x80 else 4))]
-        assert items == self.scanner.copy().feed(piece), f"whole_event_type returned {kind}"
-        return items
+    def _feed_like_a_pipe(self, piece: bytes) -> list[Item]:
+        """Feed a piece by the scanner's fast paths as far as they go, as `Pipe.receive` does."""
+        scanner = self.scanner
+        if scanner.missing_bytes:
+            if len(piece) < scanner.missing_bytes:
+                scanner.add_part(piece)
+                return []
+            piece = scanner.complete(piece)
+        kind = scanner.whole_event_type(piece)
+        if kind is not None:
+            return [Chunk(piece), MessageEnd(kind, self._payload_size(piece))]
+        size = scanner.feed_events(piece)
+        items: list[Item] = [Chunk(piece[:size])] if size else []
+        at = 0
+        for kind in scanner.event_types:
+            length = self._payload_size(piece[at:])
+            items.append(MessageEnd(kind, length))
+            at += length + (8 if piece[at + 1] & 0x80 else 4)
+        assert at == size, "the types are not those of the consumed frames"
+        return items if scanner.missing_bytes else items + scanner.feed(piece[size:])
+
+    def _payload_size(self, frame: bytes) -> int:
+        return int.from_bytes(frame[2:4], "big")
 
     def feed_sliced(self, cuts: Iterable[int]) -> None:
         """Feed the whole stream, sliced at these offsets. A copy of the scanner, made after the first slice, must agree."""
@@ -336,9 +354,16 @@ class CheckedScanner:
         assert not parsed, "a message was yielded that the stream does not contain"
 
 
+def content(items: Iterable[Item]) -> tuple[bytes, list[Item]]:
+    """What must not depend on how a read is processed: the bytes, and everything else in its order."""
+    items = list(items)
+    raw = b"".join(item.raw for item in items if isinstance(item, Chunk | Message))
+    return raw, [item for item in items if not isinstance(item, Chunk)]
+
+
 def held_bytes(scanner: Scanner) -> int:
     """The number of bytes in all attributes of a scanner."""
-    names = getattr(type(scanner), "__slots__", None) or vars(scanner)
+    names = [name for kind in type(scanner).__mro__ for name in getattr(kind, "__slots__", ())]
     return sum(_size_of(getattr(scanner, name)) for name in names)
 
 

@@ -1,0 +1,119 @@
+"""service/relay/pipe.py: how often it writes for reads that are not whole messages."""
+
+import itertools
+import time
+from typing import cast
+
+import pytest
+
+from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERVER_EVENT_TYPES, Direction
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.relay.latency import LatencyTimer
+from service.relay.pipe import Pipe, PipeOwner
+from service.telemetry.traffic import Traffic
+from service.wire.leg import Leg
+
+KEY = b"\x01\x7f\x80\xff"
+SEGMENT_BYTES = 1448
+
+
+class Sink:
+    """A leg that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
+        """Called by the pipe."""
+        assert not mid_frame
+        self.writes.append(raw)
+
+
+class Owner:
+    """A session in which nothing happens."""
+
+    def fail(self) -> None:
+        """Called by the pipe within the exception."""
+        raise  # noqa: PLE0704 - the exception is being handled
+
+
+def pipe(*, masked: bool) -> tuple[Pipe, Sink, Traffic]:
+    """A pipe that writes to a list."""
+    sink = Sink()
+    types = CLIENT_EVENT_TYPES if masked else SERVER_EVENT_TYPES
+    traffic = Traffic(Direction.CLIENT_TO_UPSTREAM if masked else Direction.UPSTREAM_TO_CLIENT, types)
+    parsed = frozenset[str]() if masked else PARSED_EVENT_TYPES
+    subject = Pipe(
+        cast("Leg", Sink()),
+        cast("Leg", sink),
+        Scanner(masked=masked, max_message_bytes=1 << 20, parsed_types=parsed),
+        traffic=traffic,
+        latency=LatencyTimer(time.perf_counter, float, float),
+        owner=cast("PipeOwner", Owner()),
+    )
+    return subject, sink, traffic
+
+
+def audio(*, masked: bool, size: int = 6000) -> bytes:
+    """The frame of an audio event."""
+    kind = b"input_audio_buffer.append" if masked else b"response.output_audio.delta"
+    return build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind, b"A" * size), KEY if masked else b"")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_event_in_parts_is_one_write(masked: bool) -> None:
+    """At the read that completes it, and unchanged."""
+    subject, sink, traffic = pipe(masked=masked)
+    event = audio(masked=masked)
+    cuts = [*range(0, len(event), SEGMENT_BYTES), len(event)]
+    for number, (a, b) in enumerate(itertools.pairwise(cuts)):
+        assert (0, []) == (subject.messages, sink.writes), number
+        subject.receive(event[a:b])
+
+    assert [event] == sink.writes
+    assert (1, len(event), len(event)) == (subject.messages, subject.bytes, traffic.bytes)
+    assert sum(traffic.types.values()) == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_events_of_one_read_are_one_write(masked: bool) -> None:
+    """Whole events behind one another are forwarded together; the start of the next one waits."""
+    subject, sink, traffic = pipe(masked=masked)
+    event = audio(masked=masked)
+    subject.receive(event * 3 + event[:1000])
+
+    assert [event * 3] == sink.writes
+    assert (3, len(event) * 3) == (subject.messages, traffic.bytes)
+
+    subject.receive(event[1000:] + event)
+    assert [event * 3, event * 2] == sink.writes
+    assert (5, 5) == (subject.messages, sum(traffic.types.values()))
+
+
+def test_stream_cut_anywhere_is_forwarded_unchanged() -> None:
+    """Reads of every size, with pings and small events in between."""
+    event = audio(masked=False, size=300)
+    small = build_frame(Opcode.TEXT, b'{"type":"response.created"}')
+    stream = (event * 2 + small + event) * 2
+    for size in range(1, len(stream) + 1):
+        subject, sink, traffic = pipe(masked=False)
+        for at in range(0, len(stream), size):
+            subject.receive(stream[at : at + size])
+
+        assert stream == b"".join(sink.writes)
+        assert (8, len(stream)) == (subject.messages, subject.bytes)
+        assert {"response.output_audio.delta": 6, "response.created": 2} == {
+            k: n for k, n in traffic.types.items() if n
+        }
+
+
+def test_events_after_the_close_are_discarded_in_any_form() -> None:
+    """Whole, in parts and several in a read."""
+    subject, sink, _ = pipe(masked=False)
+    subject.discards_data = True
+    event = audio(masked=False)
+    for read in (event, event[:1448], event[1448:], event * 3, event + event[:10]):
+        subject.receive(read)
+
+    assert (0, [], 0) == (subject.messages, sink.writes, subject.bytes)
