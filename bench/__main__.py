@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from bench import machine, matrix, report
 from bench.contenders import REPOSITORY, STARTERS, versions
+from bench.network import SHAPES
 
 _SHORT: Final = ("relay", "websockets", "haproxy")
+_SHAPE_SESSIONS: Final = 200
 _MANY_ROUNDS: Final = (50, 200)
 
 
@@ -27,6 +29,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="duration of a measurement (4)")
     parser.add_argument("--upstream", choices=("plain", "tls", "both"), default="both")
     parser.add_argument("--stalls", type=int, help="rounds with 15 MiB messages (3); 0 skips them")
+    parser.add_argument(
+        "--shapes",
+        default=",".join(SHAPES),
+        help=f"shapes of reads of a network, of {', '.join(SHAPES)}; none skips them",
+    )
+    parser.add_argument("--only-shapes", action="store_true", help="measure nothing but these shapes")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.svg")
     parser.add_argument("--short", action="store_true", help="only check that everything works and no message is lost")
     return parser.parse_args(words)
@@ -38,6 +46,9 @@ def _matrix(options: argparse.Namespace) -> matrix.Matrix:
     unknown = [name for name in contenders if name.partition("=")[0] not in STARTERS]
     if unknown:
         sys.exit(f"unknown contender: {', '.join(unknown)}")
+    shapes = () if options.shapes == "none" else tuple(options.shapes.split(","))
+    if strange := set(shapes) - SHAPES.keys():
+        sys.exit(f"unknown shape: {', '.join(sorted(strange))}")
     sessions = options.sessions or ("5" if short else "1,50,200,500")
 
     def rounds(count: int) -> int:
@@ -45,11 +56,14 @@ def _matrix(options: argparse.Namespace) -> matrix.Matrix:
 
     return matrix.Matrix(
         contenders=tuple(contenders),
-        sessions=tuple(map(int, sessions.split(","))),
+        sessions=() if options.only_shapes else tuple(map(int, sessions.split(","))),
         rounds=rounds,
         seconds=options.seconds or (1.0 if short else 4.0),
+        shape_seconds=options.seconds or (0.5 if short else 4.0),
+        shape_sessions=min(_SHAPE_SESSIONS, max(map(int, sessions.split(",")))),
         upstreams=("plain", "tls") if options.upstream == "both" else (options.upstream,),
-        stalls=options.stalls if options.stalls is not None else (1 if short else 3),
+        stalls=0 if options.only_shapes else options.stalls if options.stalls is not None else (1 if short else 3),
+        shapes=shapes,
     )
 
 
@@ -69,6 +83,7 @@ def main() -> int:
         "rows": results.rows,
         "stalls": results.stalls,
         "missing": results.missing,
+        "network": results.network,
     }
     folder = REPOSITORY / "build" / "bench"
     folder.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ class Endpoint(asyncio.Protocol, FrameReader):
         self._key = b""
         self._may_write = asyncio.Event()
         self._may_write.set()
+        self.is_within_frame = False  # more pieces follow; no other frame may be written
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport."""
@@ -105,11 +106,16 @@ class Endpoint(asyncio.Protocol, FrameReader):
 
     def send(self) -> None:
         """Send the next message."""
-        if self.outgoing is None:
-            return
-        frame = self.outgoing.next(time.perf_counter_ns())
-        if self.transport is not None:  # otherwise it counts as sent, and as lost at the end
-            self.transport.write(frame)
+        self.write(self.next_frame())
+
+    def next_frame(self) -> bytes:
+        """Return the frame of the next message, which counts as sent."""
+        return self.outgoing.next(time.perf_counter_ns()) if self.outgoing is not None else b""
+
+    def write(self, data: bytes) -> None:
+        """Write to a connection that is still open; otherwise a message counts as lost at the end."""
+        if self.transport is not None:
+            self.transport.write(data)
 
     async def send_large(self, large: Template, usual: Template) -> None:
         """Send one large message in chunks, with backpressure, so that other sessions run in between."""
@@ -133,7 +139,7 @@ class Endpoint(asyncio.Protocol, FrameReader):
         """A control frame arrived."""
         if self.transport is None:
             return
-        if opcode == PING:
+        if opcode == PING and not self.is_within_frame:
             self.transport.write(build_frame(PONG, payload, self._key))
         elif opcode == CLOSE:
             self.transport.write(build_frame(CLOSE, payload[:2], self._key))
@@ -251,7 +257,8 @@ class UpstreamEndpoint(Endpoint):
 
     def _ping(self) -> None:
         if self.transport is not None:
-            self.transport.write(build_frame(PING, os.urandom(4)))
+            if not self.is_within_frame:
+                self.transport.write(build_frame(PING, os.urandom(4)))
             self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
 
 

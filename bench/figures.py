@@ -34,8 +34,8 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 def merged(files: list[Row]) -> Row:
     """Several runs as one, with the machine of the first."""
     result = dict(files[0])
-    for part in ("rows", "stalls", "missing"):
-        result[part] = [row | {"run": at} for at, data in enumerate(files) for row in data[part]]
+    for part in ("rows", "stalls", "missing", "network"):
+        result[part] = [row | {"run": at} for at, data in enumerate(files) for row in data.get(part, [])]
     result["versions"] = {name: text for data in files for name, text in data["versions"].items()}
     result["commands"] = list(dict.fromkeys(data["command"] for data in files))
     return result
@@ -47,7 +47,9 @@ class Figures:
     def __init__(self, data: Row) -> None:
         self.rows: list[Row] = [row for row in data["rows"] if "failed" not in row]
         self.stalls: list[Row] = [row for row in data["stalls"] if "failed" not in row]
-        self.failed: list[Row] = [row for row in data["rows"] + data["stalls"] if "failed" in row]
+        network = data.get("network", [])  # of its own table
+        self.network: list[Row] = [row for row in network if "failed" not in row]
+        self.failed: list[Row] = [row for row in data["rows"] + data["stalls"] + network if "failed" in row]
         self.upstreams = _unique(row["upstream"] for row in self.rows)
         self.sizes = sorted({row["sessions"] for row in self.rows})
         self.contenders = _unique(row["contender"] for row in sorted(self.rows, key=_kind_order))
@@ -120,7 +122,7 @@ class Figures:
 
     def unclean(self) -> list[Row]:
         """Measurements in which a message was lost, reordered or changed."""
-        return [row for row in self.rows + self.stalls if any(row["verdict"].values())]
+        return [row for row in self.rows + self.stalls + self.network if any(row["verdict"].values())]
 
 
 def _unique(names: Iterable[str]) -> list[str]:

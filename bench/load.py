@@ -5,11 +5,13 @@ import ssl
 import time
 from array import array
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final
 
 from bench.contenders import Contender
 from bench.endpoints import ClientEndpoint, Endpoint, UpstreamEndpoint, upgrade_request
 from bench.messages import UP, Template
+from bench.network import WHOLE, PacedWriter, Shape
 
 _TICK_SECONDS: Final = 0.001  # the resolution of the event loop's timers
 _MAX_PER_TICK: Final = 256  # then the event loop may read, if the generator is late
@@ -173,12 +175,19 @@ class SendClock:
     """Sends for all sessions in both directions, with evenly spread phases, on a schedule: delays do not add up."""
 
     def __init__(
-        self, group: SessionGroup, messages_per_second: float, *, leaving_out: frozenset[int] = frozenset()
+        self,
+        group: SessionGroup,
+        messages_per_second: float,
+        *,
+        leaving_out: frozenset[int] = frozenset(),
+        shape: Shape = WHOLE,
     ) -> None:
         pairs = [pair for at, pair in enumerate(group.pairs()) if at not in leaving_out]
-        self._sends = [end.send for pair in pairs for end in pair if end is not None]
-        self.rate = messages_per_second * len(self._sends)
-        self._step = 1e9 / self.rate
+        ends = [end for pair in pairs for end in pair if end is not None]
+        writer = PacedWriter(shape)
+        self._sends = [end.send if shape is WHOLE else partial(writer.send, end) for end in ends]
+        self.rate = messages_per_second * len(ends)
+        self._step = 1e9 / self.rate * shape.messages
         self._next_sender = 0
         self._due = 0.0
         self._loop = asyncio.get_running_loop()

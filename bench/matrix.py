@@ -2,21 +2,25 @@
 
 import asyncio
 import gc
+import itertools
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from bench.contenders import Contender, ContenderUnavailable, UpstreamSite, start_process
 from bench.load import Upstream
 from bench.measure import Plan, measure, measure_stall, wait_until_ready
+from bench.network import SHAPES
 from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable
 
 LITELLM_SESSIONS: Final = (1, 50)
+_NETWORK_CONTENDERS: Final = ("relay", "haproxy")
 _REST_SECONDS: Final = 0.3  # between two contenders, so that the previous one becomes idle
 
 Row = dict[str, Any]
@@ -33,6 +37,9 @@ class Matrix:
     seconds: float
     upstreams: tuple[str, ...]
     stalls: int
+    shapes: tuple[str, ...]  # of `network.SHAPES`
+    shape_sessions: int
+    shape_seconds: float
 
 
 @dataclass(slots=True)
@@ -42,17 +49,19 @@ class Results:
     rows: list[Row]
     stalls: list[Row]
     missing: list[Row]
+    network: list[Row]
 
 
 async def run(matrix: Matrix, report_progress: ReportProgress) -> Results:
     """Measure everything; unavailable contenders are listed, not fatal."""
-    results = Results([], [], [])
+    results = Results([], [], [], [])
     gc.disable()  # a collection here would be measured as a stall of the contender
     for kind in matrix.upstreams:
         for sessions in matrix.sessions:
             await _measure_size(matrix, kind, sessions, results, report_progress)
         if matrix.stalls:
             await _measure_stalls(matrix, kind, results, report_progress)
+        await _measure_shapes(matrix, kind, results, report_progress)
     return results
 
 
@@ -86,6 +95,23 @@ async def _measure_stalls(matrix: Matrix, kind: str, results: Results, report_pr
                 report_progress(
                     f"{kind:5} 15 MiB, round {number + 1}: {contender.name:10} other sessions waited at most {others:.1f} ms"
                 )
+
+
+async def _measure_shapes(matrix: Matrix, kind: str, results: Results, report_progress: ReportProgress) -> None:
+    """The relay, and the relay of another tree, beside HAProxy."""
+    names = [n for n in matrix.contenders if n.partition("=")[0] in _NETWORK_CONTENDERS]
+    sessions = matrix.shape_sessions
+    shapes = {name: shape for name, shape in SHAPES.items() if name in matrix.shapes and kind in shape.upstreams}
+    if not shapes or not names:
+        return
+    async with _running(names, kind, sessions, results, report_progress) as (contenders, upstream):
+        for number, (name, shape) in itertools.product(range(matrix.rounds(sessions)), shapes.items()):
+            measurement = partial(measure, plan=Plan(sessions, matrix.shape_seconds, shape=shape))
+            for contender in _rotate(contenders, number):
+                row = await _attempt(measurement, contender, upstream)
+                label = {"contender": contender.name, "upstream": kind, "sessions": sessions, "round": number}
+                results.network.append(label | {"shape": name} | row)
+                report_progress(f"{kind:5} {name:8}, round {number + 1}: {contender.name:10} {_summary(row)}")
 
 
 def _rotate(contenders: list[Contender], number: int) -> list[Contender]:

@@ -12,6 +12,7 @@ from bench.contenders import Contender, ContenderUnavailable
 from bench.endpoints import Refused
 from bench.load import SendClock, SessionGroup, Upstream
 from bench.messages import DOWN, UP, large_templates
+from bench.network import WHOLE, Shape
 from bench.process import CONTENDER_CORE, core_seconds
 
 MESSAGES_PER_SECOND: Final = 25
@@ -29,6 +30,7 @@ class Plan:
     sessions: int
     seconds: float
     messages_per_second: float = MESSAGES_PER_SECOND
+    shape: Shape = WHOLE
 
 
 def percentiles(nanoseconds: Sequence[int]) -> dict[str, float]:
@@ -69,7 +71,7 @@ async def measure(contender: Contender, upstream: Upstream, plan: Plan) -> dict[
         await group.open(plan.sessions)
         await asyncio.sleep(0.5)
         idle = process.memory() if process else None
-        clock = SendClock(group, plan.messages_per_second)
+        clock = SendClock(group, plan.messages_per_second, shape=plan.shape)
         clock.start()
         await asyncio.sleep(min(_LONGEST_WARM_UP_SECONDS, plan.seconds / 2))
         row = await _window(contender, group, plan.seconds)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from bench import plot
+from bench import network_report, plot
 from bench.contenders import REPOSITORY
 from bench.figures import Figures, Spread, merged
 from bench.prose import CONTENDERS, INTRODUCTION, LIMITS
@@ -31,7 +31,9 @@ def table(data: Data) -> str:
         for name in figures.contenders
         if (stall := figures.stall(upstream, name, "others")) is not None
     ]
-    return "\n".join([_align(lines), *stalls, *_ratios_text(figures), *_remarks(data, figures)])
+    network = network_report.lines(data)
+    shapes = [_align([list(network_report.HEAD), *network])] if network else []
+    return "\n".join([_align(lines), *shapes, *stalls, *_ratios_text(figures), *_remarks(data, figures)])
 
 
 def _terminal_row(figures: Figures, upstream: str, sessions: int, name: str) -> list[str]:
@@ -88,7 +90,7 @@ def _remarks(data: Data, figures: Figures) -> list[str]:
     lines += [f"{row['upstream']}: {row['contender']} failed: {row['failed']}" for row in figures.failed]
     lines += _disturbances(figures)
     unclean = figures.unclean()
-    measured = len(figures.rows) + len(figures.stalls)
+    measured = len(figures.rows) + len(figures.stalls) + len(figures.network)
     if unclean:
         lines.append(f"{len(unclean)} of {measured} measurements NOT clean: messages lost, reordered or changed")
     else:
@@ -113,7 +115,7 @@ def is_clean(data: Data) -> bool:
     """Whether no message was lost, reordered or changed, and no measurement of the relay is missing."""
     figures = Figures(data)
     missing = [row for row in data["missing"] + figures.failed if row["contender"].startswith(_COMPARED)]
-    return bool(figures.rows) and not figures.unclean() and not missing
+    return bool(figures.rows or figures.network) and not figures.unclean() and not missing
 
 
 def markdown(data: Data) -> str:
@@ -127,7 +129,7 @@ def markdown(data: Data) -> str:
         _latency(figures),
         _memory(figures),
     ]
-    parts += [_connect(figures), _stalls(figures), _integrity(data, figures), LIMITS]
+    parts += [_network(data), _connect(figures), _stalls(figures), _integrity(data, figures), LIMITS]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -226,6 +228,11 @@ def _connect(figures: Figures) -> str:
     return (
         "## First event, milliseconds\n\n" + text + _table(["upstream", "sessions", "contender", "p50", "p99"], lines)
     )
+
+
+def _network(data: Data) -> str:
+    lines = network_report.lines(data)
+    return network_report.introduction() + _table(list(network_report.HEAD), lines) if lines else ""
 
 
 def _stalls(figures: Figures) -> str:
