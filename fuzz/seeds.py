@@ -29,8 +29,9 @@ def dictionary() -> str:
 
 def _scanner() -> list[bytes]:
     return [
-        bytes((masked | limit << 1 | 8,)) + cuts + stream
+        bytes((masked | limit << 1 | parsed,)) + cuts + stream
         for masked in (0, 1)
+        for parsed in (0, 8)
         for stream in _streams(KEY if masked else b"")
         for limit in range(len(SIZE_LIMITS))
         for cuts in (b"\x00", b"\x02\x10\x00\x80\x00")
@@ -43,6 +44,7 @@ def _streams(key: bytes) -> Iterator[bytes]:
     yield from (
         b"",
         text,
+        build_frame(Opcode.TEXT, b"", key),
         ping,
         text + ping + text,
         build_frame(Opcode.TEXT, ERROR, key),
@@ -67,7 +69,8 @@ def _streams(key: bytes) -> Iterator[bytes]:
     large = build_frame(Opcode.TEXT, ERROR + MANY_SPACES[1] + SOME_SPACES[1], key)
     yield large.replace(*MANY_SPACES[::-1], 1).replace(*SOME_SPACES[::-1], 1)
     small = build_frame(Opcode.TEXT, b'{"type":"session.update"}' + SOME_SPACES[1], key)
-    yield small.replace(*SOME_SPACES[::-1])
+    for count in (1, 3):  # alone and behind one another
+        yield small.replace(*SOME_SPACES[::-1]) * count
     yield build_frame(Opcode.TEXT, b"x", b"" if key else KEY)  # masked or unmasked, whichever is forbidden
 
 

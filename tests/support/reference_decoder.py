@@ -161,20 +161,28 @@ def message_head(message: Iterable[Frame]) -> bytes:
     return b"".join(frame.payload[:HEAD_BYTES] for frame in message)[:HEAD_BYTES]
 
 
-def possible_types(message: Sequence[Frame]) -> set[str | None]:
-    """The types that the scanner may report for a whole message: above the limit the type that its head shows counts."""
+def possible_types(message: Sequence[Frame], parsed_types: frozenset[str]) -> set[str | None]:
+    """The types that the scanner may report for a whole message.
+
+    The type that the head shows may count above the limit. Where no types are requested it may count in any message, and
+    above the limit a message may have no type.
+    """
     payload = b"".join(frame.payload for frame in message)
     if not message[0].is_text and not may_be_object(payload):
         return {None}
     head = type_in_head(message_head(message))
-    return {event_type(payload), head} if held_cost(message) > MAX_HELD_BYTES and head else {event_type(payload)}
+    is_large = held_cost(message) > MAX_HELD_BYTES
+    head_may_count = (is_large and head) if parsed_types else (is_large or head)
+    return {event_type(payload), head} if head_may_count else {event_type(payload)}
 
 
 def is_parsed(message: Sequence[Frame], parsed_types: frozenset[str]) -> bool | None:
     """Whether a whole message must be yielded as `Message`, or must not; None if both are correct."""
+    if not parsed_types:
+        return False
     if not may_be_object(b"".join(frame.payload for frame in message)):
-        return False if not message[0].is_text else None if held_cost(message) > MAX_HELD_BYTES else bool(parsed_types)
-    results = {found is None or found in parsed_types for found in possible_types(message)}
+        return False if not message[0].is_text else None if held_cost(message) > MAX_HELD_BYTES else True
+    results = {found is None or found in parsed_types for found in possible_types(message, parsed_types)}
     return results.pop() if len(results) == 1 else None
 
 
@@ -346,7 +354,8 @@ class CheckedScanner:
         parsed = dict(self.parsed)
         offset = 0
         for message, kind in zip(ended, self.types, strict=True):
-            assert kind in possible_types(message), f"type {kind} instead of {possible_types(message)}"
+            expected = possible_types(message, self.parsed_types)
+            assert kind in expected, f"type {kind} instead of {expected}"
             payload = parsed.pop(offset, None)
             assert is_parsed(message, self.parsed_types) in {None, payload is not None}, "yielded as a message, or not"
             assert payload in {None, b"".join(frame.payload for frame in message)}, "payload"
