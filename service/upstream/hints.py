@@ -52,6 +52,11 @@ _COMPATIBLE: Final = {
     "upstream_overloaded": "Check the server {host} and its log.",
     "upstream_error": "Check the server {host} and its log.",
 }
+_STATUS_PAGE: Final = "https://status.openai.com"
+_STATUS_PAGES: Final[Mapping[str, str]] = {
+    "azure": "https://azure.status.microsoft",
+    "compatible": "the server {host} and its log",
+}
 CLIENTS_FIRST: Final = {
     "rate_limited": "Wait for the seconds in Retry-After, if there is one, then open connections at a lower rate.",
     "upstream_overloaded": "Retry with exponential backoff.",
@@ -109,10 +114,13 @@ def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None
         failure.hint = failure.client_hint = _SCENARIO_HINT
     elif failure.hint is None and not target.simulated:
         template = _template(failure, target, os.environ if environ is None else environ)
+        facts, action = facts_of(target, ""), failure.row.operator_action
         if template is not None:
-            facts = facts_of(target, "")
             failure.hint = template.format_map(facts)
             failure.client_hint = CLIENTS_FIRST.get(failure.reason) or template.format_map(for_clients(facts))
+        elif target.label in _STATUS_PAGES and _STATUS_PAGE in action:
+            failure.hint = action.replace(_STATUS_PAGE, _STATUS_PAGES[target.label].format_map(facts))
+            failure.client_hint = failure.row.remedy
 
 
 def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> str | None:

@@ -30,7 +30,18 @@ def test_remedy_for_azure_names_no_page_of_openai(reason: str) -> None:
     text = remedy(Failure(reason), AZURE)
 
     if reason not in {"wrong_host", "wrong_base_url"}:  # OpenAI's own; its hint is made with the answer
-        assert "openai.com/" not in text.replace("openai.azure.com/", "")
+        assert "openai.com" not in text.replace("openai.azure.com", "")
+
+
+@pytest.mark.parametrize("reason", sorted(DIAL_FAILURES))
+def test_remedy_for_other_targets_names_no_status_page_of_openai(reason: str) -> None:
+    """A compatible server has none; the client's remedy stays the row's, without the operator's part."""
+    for target in (AZURE, COMPATIBLE):
+        failure = Failure(reason)
+
+        assert "status.openai" not in remedy(failure, target) + failure.client_remedy
+        if target is COMPATIBLE:
+            assert "gateway.example" not in failure.client_remedy
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.label)
