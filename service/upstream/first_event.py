@@ -37,6 +37,7 @@ class FirstEventReader:
         self._scanner = scanner
         self._received: list[Item] = []
         self._received_bytes = 0
+        self._has_failed = False
         self._error: ErrorEvent | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self.items: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
@@ -44,6 +45,8 @@ class FirstEventReader:
     def receive(self, data: bytes) -> None:
         """Process the next bytes; called by the leg."""
         for start in range(0, len(data), _PIECE_BYTES):
+            if self._has_failed:
+                return
             if self.items.done():
                 self._received += self._scanner.feed(data[start:])  # the same list that `items` resolved with
                 return
@@ -115,4 +118,5 @@ class FirstEventReader:
         if self._close_timer is not None:
             self._close_timer.cancel()
         if not self.items.done():
+            self._has_failed = True
             self.items.set_exception(failure)
