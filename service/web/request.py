@@ -53,10 +53,8 @@ def parse_handshake(request: web.Request) -> OpeningHandshake:
         or headers.get("Sec-WebSocket-Version", "").strip() != "13"
     ):
         raise Failure("not_a_websocket")
-    if "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0":
-        raise _bad_request(
-            "a body behind an opening handshake", "Send no Transfer-Encoding and no body with the handshake."
-        )
+    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise _bad_request("an unknown transfer coding", "Send no Transfer-Encoding and no body with the handshake.")
     keys = [value.strip() for value in headers.getall("Sec-WebSocket-Key", [])]
     problem = _key_problem(keys)
     if problem is not None:

@@ -76,12 +76,11 @@ async def test_unknown_scenario_of_the_simulator_is_named() -> None:
         await eventually(lambda: relay.app.monitor.ready)
 
 
-@pytest.mark.parametrize("header", ["Transfer-Encoding: foo", "Transfer-Encoding: chunked", "Content-Length: 5"])
-async def test_handshake_with_a_body_is_refused(header: str) -> None:
-    """An unknown transfer coding got a 101, behind which its body was read as frames."""
+@pytest.mark.parametrize("coding", ["foo", "gzip, chunked"])
+async def test_handshake_with_an_unknown_transfer_coding_is_refused(coding: str) -> None:
+    """It got a 101, behind which its body was read as frames."""
     async with simulated_relay() as relay:
-        name, _, value = header.partition(": ")
-        client = await open_raw(relay.app.public_port, MODEL, {name: value})
+        client = await open_raw(relay.app.public_port, MODEL, {"Transfer-Encoding": coding})
         await client.close()
 
         assert (400, "bad_request") == (client.answer.status, client.answer.error["code"])
