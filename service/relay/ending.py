@@ -90,7 +90,17 @@ def relay_ended(reason: str) -> Ending:
         if reason == "client_too_slow":
             return Ending(reason, aborted, CloseInstruction(_GOING_AWAY))
         return _reported(reason, aborted)
-    return _reported(reason, CloseInstruction(_GOING_AWAY))
+    reported = _reported(reason, CloseInstruction(_GOING_AWAY))
+    if reason == "rate_exceeded":  # nothing that the client sends is looked at any more
+        return replace(reported, client=replace(reported.client, unreadable=True))
+    return reported
+
+
+def upstream_flood(frames_per_second: float) -> Ending:
+    """Upstream sends more frames than any session needs."""
+    close = CloseInstruction(int(CloseCode.POLICY_VIOLATION), unreadable=True)
+    detail = f"more than {frames_per_second:,.0f} frames a second"
+    return replace(_reported("upstream_protocol_error", close), detail=detail)
 
 
 def _reported(reason: str, upstream: CloseInstruction) -> Ending:

@@ -19,7 +19,7 @@ from service.relay.latency import CLIENT_TYPES, LatencyTimer
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 
-LOOKAHEAD_SECONDS: Final = 0.005
+LOOKAHEAD_SECONDS: Final = 0.001
 """Upper bound on one search for a close frame in the unread bytes of a held source."""
 LOOKAHEAD_BYTES: Final = 8192
 """How many of them are scanned between two checks of the time."""
@@ -135,10 +135,16 @@ class Pipe:
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
+        ping: bytes | None = None
         for item in items:
             match item:
+                case ControlFrame(Opcode.PING, payload):
+                    self.control_frames += 1
+                    ping = payload
                 case ControlFrame(opcode, payload):
-                    self._process_control(opcode, payload)
+                    self.control_frames += 1
+                    if opcode is Opcode.CLOSE:
+                        self._owner.peer_closed(self._direction, *parse_close(payload))
                 case _ if self.discards_data:
                     pass
                 case Chunk(raw, mid_frame):
@@ -149,6 +155,8 @@ class Pipe:
                     self._forward_parsed(event_type, payload, raw)
                 case Violation():
                     self._owner.peer_broke_protocol(self._direction, item)
+        if ping is not None:  # only the last one needs an answer (RFC 6455 section 5.5.3)
+            self._source.send_control(Opcode.PONG, ping)
         if self.on_processed is not None:
             self.on_processed()
 
@@ -185,13 +193,6 @@ class Pipe:
         self._traffic.count(event_type)
         if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
             self._latency.event_passed(event_type)
-
-    def _process_control(self, opcode: Opcode, payload: bytes) -> None:
-        self.control_frames += 1
-        if opcode is Opcode.PING:
-            self._source.send_control(Opcode.PONG, payload)
-        elif opcode is Opcode.CLOSE:
-            self._owner.peer_closed(self._direction, *parse_close(payload))
 
     def _forward_parsed(self, event_type: str | None, payload: bytes, raw: bytes) -> None:
         """Forward an event unchanged, unless it reports a failure, or has no type, and its text contains a part of a key."""

@@ -18,10 +18,19 @@ from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.ticker import TICK_SECONDS
-from service.relay.watchdog import PING_ANSWER_SECONDS, Probe, RateMeter, SessionLimits, due_ending, seconds_until_lost
+from service.relay.watchdog import (
+    PING_ANSWER_SECONDS,
+    UPSTREAM_FRAMES_PER_SECOND,
+    Probe,
+    RateMeter,
+    SessionLimits,
+    due_ending,
+    seconds_until_lost,
+)
 from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
 from service.wire.leg import Leg
+from service.wire.receiver import InputDiscarder
 
 UPSTREAM_CLOSE_SECONDS: Final = 1.25
 """Upper bound on flushing and closing upstream. An open upstream socket costs money: it is closed within two seconds of the
@@ -84,6 +93,7 @@ class Session:
         self._messages_at_tick = 0
         self._message_rate = RateMeter(limits.max_messages_per_second)
         self._byte_rate = RateMeter(limits.max_bytes_per_second)
+        self._upstream_rate = RateMeter(UPSTREAM_FRAMES_PER_SECOND)
         self._expired = False  # upstream has sent the error `session_expired`
         self._client_at_boundary = True  # when the session ended
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
@@ -205,6 +215,7 @@ class Session:
             leg.send_close(close.code, close.text)
             leg.close()
         elif close.unreadable and leg.send_close(close.code, close.text):
+            leg.start(InputDiscarder(leg))
             leg.write_eof()
         return await close_leg(leg, close.code, close.text, deadline=deadline)
 
@@ -266,6 +277,8 @@ class Session:
         now = self._loop.time()
         for leg in (self._client, self._upstream):
             leg.credit_stall(seconds, alive_until=now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS))
+        for meter in (self._message_rate, self._byte_rate, self._upstream_rate):
+            meter.credit_stall(now, seconds)
         self._active_at = min(now, self._active_at + seconds)
         self._probe = None  # the answer may have arrived unread
         self._pinged_at = now
@@ -304,6 +317,8 @@ class Session:
         is_flood = self._message_rate.is_exceeded(now, pipe.frames) or self._byte_rate.is_exceeded(now, pipe.bytes)
         if end is None and is_flood:
             return ending.relay_ended("rate_exceeded")
+        if end is None and self._upstream_rate.is_exceeded(now, self._to_client.frames):
+            return ending.upstream_flood(UPSTREAM_FRAMES_PER_SECOND)
         return end
 
     def _send_drain_event(self) -> None:

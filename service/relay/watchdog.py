@@ -8,6 +8,8 @@ from service.relay.ending import Ending, Side
 from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
 
 RATE_WINDOW_SECONDS: Final = 10.0
+UPSTREAM_FRAMES_PER_SECOND: Final = 5000.0
+"""An upstream that sends more ends the session: fifty times what the provider sends at its fastest."""
 PING_ANSWER_SECONDS: Final = 10.0
 """After a stall of the process each peer has at least this long to answer a ping."""
 
@@ -72,20 +74,26 @@ def seconds_until_lost(now: float, client: Leg, probe: Probe, limits: SessionLim
 class RateMeter:
     """Compares the growth of a total in each `RATE_WINDOW_SECONDS` with a limit: a short burst does not exceed it."""
 
-    __slots__ = ("_limit", "_total_at_start", "_window_started_at")
+    __slots__ = ("_credit", "_limit", "_limit_per_second", "_total_at_start", "_window_started_at")
 
     def __init__(self, limit_per_second: float) -> None:
+        self._limit_per_second = limit_per_second
         self._limit = limit_per_second * RATE_WINDOW_SECONDS
+        self._credit = 0.0  # of this window
         self._window_started_at = 0.0
         self._total_at_start = 0
 
     def is_exceeded(self, now: float, total: int) -> bool:
         """Whether the window at `now` has exceeded the limit so far; never for the limit 0."""
+        is_exceeded = 0 < self._limit < total - self._total_at_start - self._credit
         if now - self._window_started_at >= RATE_WINDOW_SECONDS:
-            is_exceeded = 0 < self._limit < total - self._total_at_start
-            self._window_started_at, self._total_at_start = now, total
-            return is_exceeded
-        return 0 < self._limit < total - self._total_at_start
+            self._window_started_at, self._total_at_start, self._credit = now, total, 0.0
+        return is_exceeded
+
+    def credit_stall(self, now: float, seconds: float) -> None:
+        """Allow what the peer sent during a stall of the process, which arrives at once."""
+        self._window_started_at = now
+        self._credit += seconds * self._limit_per_second
 
 
 def due_ending(

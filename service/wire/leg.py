@@ -14,11 +14,14 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Literal, Protocol
+from time import perf_counter
+from typing import Final, Literal
 
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.wire import tcp
+from service.wire.receiver import Receiver
+from service.wire.turns import CHEAP_SECONDS, Debt, scheduler_of
 
 WRITE_HIGH_BYTES: Final = 65_536
 """A leg with more unsent data than this is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
@@ -34,9 +37,7 @@ ACK_ONLY_SECONDS: Final = 120.0
 that plays slowly reaches the ping within this time: kernels buffer less than two minutes of speech."""
 
 SLICE_BYTES: Final = 65_536
-"""A read delivers at most this much in one iteration of the event loop; the rest, and the next read, wait for the next
-one. A read may return 256 KiB, and the loop would read 32 times in a row. With the smallest frames each read takes a sixth
-of a second, during which all other sessions wait."""
+"""A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
 
 PEEK_BYTES: Final = 1 << 20
 """How many unread bytes are searched for a close frame: 16 seconds of speech."""
@@ -47,16 +48,6 @@ _UPSTREAM_USER_TIMEOUT_MS: Final = 20_000
 
 HoldReason = Literal["backlog", "first_event", "sink_full"]
 """Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
-
-
-class Receiver(Protocol):
-    """Receives the bytes of a leg: a `FirstEventReader` during the dial, then a `Pipe`, in the end a `PeerCloseReceiver`."""
-
-    def receive(self, data: bytes) -> None:
-        """Process the next bytes. Must not raise: the transport would abort the connection."""
-
-    def peer_lost(self) -> None:
-        """The peer has closed the connection: end of file, reset or abort. May be called more than once."""
 
 
 class Leg(asyncio.Protocol):
@@ -95,7 +86,9 @@ class Leg(asyncio.Protocol):
         # The newest pong that waits; earlier pings need no answer (RFC 6455 section 5.5.3).
         self._pending_pong: bytes | None = None
         self._hold_reasons: set[HoldReason] = set()
-        self._backlog = bytearray()  # has been read, and is delivered in the next iterations of the event loop
+        self._backlog = bytearray()  # has been read, and is delivered in later turns of the event loop
+        self._turns = scheduler_of(loop)
+        self.debt = Debt()
         self.full_since: float | None = None  # moves forward while the peer makes progress
         self._acknowledged_bytes = 0  # at the last check that found progress
         self.held_since: float | None = None
@@ -114,8 +107,13 @@ class Leg(asyncio.Protocol):
         """Deliver all bytes to `receiver`, those that arrived earlier included; another call replaces the receiver."""
         self._receiver = receiver
         if self._early_data:
-            self._backlog[:0], self._early_data = self._early_data, bytearray()
-            self._deliver_slice()
+            early, self._early_data = bytes(self._early_data), bytearray()
+            if len(early) <= SLICE_BYTES and not self._backlog:
+                receiver.receive(early)
+            else:
+                self._wait_for_turn(early)
+        if self._backlog:
+            return  # what follows is reported once it is delivered
         if self._eof:
             self._end_of_stream()
         if self.closed.done():
@@ -126,24 +124,36 @@ class Leg(asyncio.Protocol):
         self.last_alive_at = self.last_received_at = self._loop.time()
         if self._receiver is None:
             self._early_data += data
-        elif self._backlog or len(data) > SLICE_BYTES:
-            is_first = not self._backlog
-            self._backlog += data
-            if is_first:
-                self._deliver_slice()
+        elif self._backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
+            self._wait_for_turn(data)
         else:
+            started = perf_counter()
             self._receiver.receive(data)
+            seconds = perf_counter() - started
+            if seconds > CHEAP_SECONDS:
+                self._turns.charge(self, seconds)
 
-    def _deliver_slice(self) -> None:
-        part = bytes(self._backlog[:SLICE_BYTES])
-        del self._backlog[:SLICE_BYTES]
+    def _wait_for_turn(self, data: bytes) -> None:
+        is_first = not self._backlog
+        self._backlog += data
+        if is_first and self._backlog:
+            self.hold("backlog")
+            self._turns.add(self)
+
+    def deliver(self, size: int) -> bool:
+        """Called by the scheduler of turns."""
+        part = bytes(self._backlog[:size])
+        del self._backlog[:size]
         if part and self._receiver is not None:
             self._receiver.receive(part)
         if self._backlog:
-            self.hold("backlog")
-            self._loop.call_soon(self._deliver_slice)  # after everything that is ready now, before the next select
-        else:
-            self.release("backlog")
+            return True
+        self.release("backlog")
+        if self._eof:
+            self._end_of_stream()
+        if self.closed.done():
+            self._drop_callbacks()
+        return False
 
     def eof_received(self) -> bool:
         """Called by the transport. A WebSocket has no half-open state: FIN ends the connection."""
@@ -159,7 +169,8 @@ class Leg(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
         self._end_of_stream()
-        self._drop_callbacks()
+        if not self._backlog:
+            self._drop_callbacks()
 
     def _drop_callbacks(self) -> None:
         # They refer to the session, which would wait for the garbage collector.
@@ -167,10 +178,7 @@ class Leg(asyncio.Protocol):
 
     def _end_of_stream(self) -> None:
         self._eof = True
-        if self._receiver is not None:
-            if self._backlog:
-                rest, self._backlog = bytes(self._backlog), bytearray()
-                self._receiver.receive(rest)
+        if self._receiver is not None and not self._backlog:  # else it is reported behind the last byte
             self._receiver.peer_lost()
 
     def hold(self, reason: HoldReason) -> None:
@@ -311,7 +319,8 @@ class Leg(asyncio.Protocol):
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        """Close the socket immediately and drop what is unsent."""
+        """Close the socket immediately and drop what is unsent or undelivered."""
+        self._backlog.clear()
         self._transport.abort()
 
     def pause_writing(self) -> None:

@@ -372,3 +372,36 @@ async def test_client_disconnect_inside_a_message_forwards_whole_frames_only(
         assert expected == data[:-8]
         close = Scanner(masked=True, max_message_bytes=1).feed(data[-8:])
         assert [ControlFrame(Opcode.CLOSE, close_payload(1001))] == close
+
+
+async def test_pings_of_one_read_get_one_pong() -> None:
+    """The last one is answered (RFC 6455 section 5.5.3); each answer would be a write of its own."""
+    async with scripted_relay(echo) as (relay, _), open_client(relay) as client:
+        pings = b"".join(build_frame(Opcode.PING, b"%d" % number, b"abcd") for number in range(100))
+        client.writer.write(pings + build_frame(Opcode.TEXT, b"{}", b"abcd"))
+        items = [await client.next_item(), await client.next_item()]
+        pongs = [item.payload for item in items if isinstance(item, ControlFrame)]
+
+        assert [b"99"] == pongs
+        assert [b"{}"] == [payload_of(item) for item in items if not isinstance(item, ControlFrame)]
+
+
+async def test_upstream_flood_of_frames_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason and the rate in the log; upstream gets 1008, and what it sends on is not looked at."""
+    monkeypatch.setattr("service.relay.session.UPSTREAM_FRAMES_PER_SECOND", 100.0)
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                connection.writer.write(build_frame(Opcode.PONG, b"p") * 1000)
+                await connection.writer.drain()
+        await connection.wait_closed()
+
+    async with scripted_relay(script) as (relay, _):
+        async with open_client(relay) as client:
+            assert (await client.next_event())["error"]["code"] == "upstream_protocol_error"
+            assert (1011, CATALOGUE["upstream_protocol_error"].close_text) == await client.until_close()
+        await eventually(lambda: bool(relay.events("session.ended")), 10)
+
+        assert "more than 100 frames a second" == relay.events("session.ended")[0]["detail"]

@@ -1,0 +1,137 @@
+"""service/wire/turns.py: no leg's work delays the others. The clock is a fake: a delivery takes what its bytes cost."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.wire import turns
+from service.wire.turns import HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, TURN_SECONDS, Debt, TurnScheduler
+
+
+class FakeClock:
+    """Seconds that pass only where a test lets them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        """The time."""
+        return self.now
+
+
+class CostlyLeg:
+    """A leg with waiting bytes, of which each costs the same time."""
+
+    def __init__(self, clock: FakeClock, name: str, waiting: int, seconds_per_byte: float) -> None:
+        self.debt = Debt()
+        self._clock = clock
+        self._name = name
+        self.waiting = waiting
+        self._seconds_per_byte = seconds_per_byte
+        self.log: list[tuple[str, int]] = []
+
+    def deliver(self, size: int) -> bool:
+        """Take a slice."""
+        size = min(size, self.waiting)
+        self.waiting -= size
+        self._clock.now += size * self._seconds_per_byte
+        self.log.append((self._name, size))
+        return self.waiting > 0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Replace the clock of the scheduler."""
+    fake = FakeClock()
+    monkeypatch.setattr(turns, "time", fake)
+    return fake
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Collect what is scheduled for the next turn of the loop, instead of running it."""
+    return []
+
+
+def scheduler_with(calls: list[Callable[[], None]]) -> TurnScheduler:
+    """A scheduler whose turns the test runs."""
+
+    class Loop:
+        def call_soon(self, callback: Callable[[], None]) -> None:
+            calls.append(callback)
+
+    return TurnScheduler(Loop())  # type: ignore[arg-type]  # all that it uses of a loop
+
+
+SMALL_FRAMES = 3e-6 / 6  # seconds per byte: the smallest frames
+SPEECH = 3e-6 / 4000
+
+
+def test_turn_ends_when_its_budget_is_spent(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """Fifty floods: each turn takes the budget and one slice at most, and every leg gets its turn."""
+    scheduler = scheduler_with(calls)
+    legs = [CostlyLeg(clock, str(number), 65_536, SMALL_FRAMES) for number in range(50)]
+    for leg in legs:
+        leg.debt.add(1.0)
+        scheduler.add(leg)
+    turns_taken = 0
+    while calls:
+        started = clock.now
+        calls.pop()()
+        turns_taken += 1
+        assert clock.now - started <= TURN_SECONDS + HEAVY_SLICE_BYTES * SMALL_FRAMES + 1e-9
+        assert len(calls) <= 1
+
+    assert [0] * 50 == [leg.waiting for leg in legs]
+    assert turns_taken > 50
+
+
+def test_light_leg_is_served_before_heavy_ones(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """However many floods wait, and although they came first."""
+    scheduler = scheduler_with(calls)
+    floods = [CostlyLeg(clock, "flood", 65_536, SMALL_FRAMES) for _ in range(50)]
+    for flood in floods:
+        flood.debt.add(1.0)
+        scheduler.add(flood)
+    call = CostlyLeg(clock, "call", 3 * LIGHT_SLICE_BYTES, SPEECH)
+    scheduler.add(call)
+    calls.pop()()
+
+    assert 0 == call.waiting
+    assert sum(flood.waiting for flood in floods) >= 49 * 65_536
+
+
+def test_flood_becomes_heavy_and_recovers(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """The first slice is a large one; a leg that rests is light again after some seconds."""
+    scheduler = scheduler_with(calls)
+    flood = CostlyLeg(clock, "flood", 65_536, SMALL_FRAMES)
+    scheduler.add(flood)
+    while calls:
+        calls.pop()()
+
+    assert [LIGHT_SLICE_BYTES, HEAVY_SLICE_BYTES] == [size for _, size in flood.log[:2]]
+    assert flood.debt.is_heavy
+    clock.now += 10
+    assert not flood.debt.is_heavy
+
+
+def test_charged_read_lets_others_wait_for_the_next_turn(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """`is_spent` is reset by the next turn."""
+    scheduler = scheduler_with(calls)
+    leg = CostlyLeg(clock, "a", 0, 0)
+    scheduler.charge(leg, TURN_SECONDS / 2)
+    assert not scheduler.is_spent
+    scheduler.charge(leg, TURN_SECONDS / 2)
+    assert scheduler.is_spent
+    assert 1 == len(calls)
+    calls.pop()()
+
+    assert not scheduler.is_spent
+
+
+async def test_scheduler_is_shared_by_the_legs_of_a_loop() -> None:
+    """And by no other loop."""
+    loop = asyncio.get_running_loop()
+
+    assert turns.scheduler_of(loop) is turns.scheduler_of(loop)
