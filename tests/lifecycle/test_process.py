@@ -253,7 +253,7 @@ def test_env_file_that_is_not_read_whole_exits_with_2(tmp_path: Path) -> None:
 
 
 def test_pipe_in_the_place_of_a_file_does_not_block_the_start(tmp_path: Path) -> None:
-    """Nobody writes to the pipe. A key file only closes readiness; other files stop the start."""
+    """The pipe has no writer. A key file only closes readiness; other files stop the start."""
     os.mkfifo(pipe := tmp_path / "pipe")
     cause = "is a pipe, not a regular file"
     tokens = run("serve", OPENAI_API_KEY_FILE=str(pipe), RELAY_CLIENT_TOKENS_FILE=str(pipe))

@@ -328,30 +328,3 @@ async def test_incomplete_head_is_answered_counted_and_logged(monkeypatch: pytes
         writer.close()
         assert ["the head is incomplete after 15 s"] == [line["detail"] for line in relay.events("admission.refused")]
         assert 1 == relay.metric("realtime_relay_admissions_total", result="bad_request")
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "reason", "remedy"),
-    [
-        (rest("/nothing"), 404, "path_not_found", "/healthz, /livez, /metrics, /readyz, /version"),
-        (rest("/v1/realtime?model=m"), 404, "path_not_found", "RELAY_PORT"),
-        (rest("/metrics", "POST"), 405, "method_not_allowed", ""),
-        (CANARY.encode() + b"\r\n\r\n", 400, "bad_request", ""),
-        (b"\x16\x03\x01\x02\x00\x01", 400, "tls_refused", ""),
-    ],
-)
-async def test_internal_port_answers_in_its_own_words(sent: bytes, status: int, reason: str, remedy: str) -> None:
-    """With a reason, no name of a server and nothing of the request. It is logged, and counted as no client's."""
-    async with simulated_relay() as relay:
-        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
-        writer.write(sent)
-        received = await within(reader.read(), 10)
-        writer.close()
-        error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
-
-        assert (status, reason) == (int(received.split()[1]), error["code"])
-        assert remedy in error["remedy"]
-        assert b"server:" not in received.lower()
-        assert CANARY.encode() not in received
-        assert [reason] == [line["reason"] for line in relay.events("admission.refused")]
-        assert 0 == relay.metric("realtime_relay_admissions_total", result=reason)

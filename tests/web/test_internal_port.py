@@ -1,0 +1,58 @@
+"""The internal port: what it does not serve is answered in the relay's own words, and metrics are rendered for any client."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support.harness import simulated_relay, within
+from tests.web.test_unserved import CANARY, rest
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason", "remedy"),
+    [
+        (rest("/nothing"), 404, "path_not_found", "/healthz, /livez, /metrics, /readyz, /version"),
+        (rest("/v1/realtime?model=m"), 404, "path_not_found", "RELAY_PORT"),
+        (rest("/metrics", "POST"), 405, "method_not_allowed", ""),
+        (CANARY.encode() + b"\r\n\r\n", 400, "bad_request", ""),
+        (b"\x16\x03\x01\x02\x00\x01", 400, "tls_refused", ""),
+    ],
+)
+async def test_internal_port_answers_in_its_own_words(sent: bytes, status: int, reason: str, remedy: str) -> None:
+    """With a reason, no name of a server and nothing of the request. It is logged, and counted as no client's."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
+        writer.write(sent)
+        received = await within(reader.read(), 10)
+        writer.close()
+        error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+
+        assert (status, reason) == (int(received.split()[1]), error["code"])
+        assert remedy in error["remedy"]
+        assert b"server:" not in received.lower()
+        assert CANARY.encode() not in received
+        assert [reason] == [line["reason"] for line in relay.events("admission.refused")]
+        assert 0 == relay.metric("realtime_relay_admissions_total", result=reason)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=x",
+        "application/openmetrics-text; version=1.x",
+        "application/openmetrics-text;version=\u0663",
+        "text/plain;version=,;q=,=;;",
+        "\xff",
+    ],
+)
+async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> None:
+    """A malformed version gets the text format."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n".encode())
+        received = await within(reader.read(), 30)
+        writer.close()
+
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"realtime_relay_build_info" in received
