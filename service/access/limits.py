@@ -57,16 +57,20 @@ class ConcurrencyLimit:
 class PerClientConcurrencyLimit:
     """A counting limit for each client; a maximum of 0 is no limit. A client that holds no slot uses no memory."""
 
-    def __init__(self, maximum: int, reason: str) -> None:
+    def __init__(self, maximum: int, reason: str, unit: str | None = None) -> None:
         self._maximum = maximum
         self._reason = reason
+        self._unit = unit
         self._active: Counter[str] = Counter()
 
     @contextmanager
     def acquire(self, client: str) -> Iterator[None]:
         """Hold one of the client's slots until the context ends; raises Failure when it holds all of them."""
         if self._maximum and self._active[client] >= self._maximum:
-            raise Failure(self._reason)
+            detail = (
+                None if self._unit is None else f"{self._maximum} of {self._maximum} {self._unit} of one client in use"
+            )
+            raise Failure(self._reason, detail=detail)
         self._active[client] += 1
         try:
             yield

@@ -4,7 +4,8 @@ Rules of this file:
 
 * A probe never causes a call upstream. Refreshes run one at a time, by `RefreshSchedule`.
 * Clients' dials count as evidence: after one that succeeds, the next refresh makes no handshake of its own.
-* The dials of the checks bypass the breaker and are not counted among the clients' dials.
+* The dials of the checks bypass the breaker and are not counted among the clients' dials. The
+  handshake is the breaker's trial.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from service.health.key_verdict import judge_key
 from service.health.response_check import ResponseCheckBudget, request_response
 from service.health.schedule import RefreshIntervals, RefreshSchedule
 from service.telemetry.metrics import Metrics
-from service.upstream.connector import UpstreamConnector
+from service.upstream.breaker import MONITOR
+from service.upstream.connector import UpstreamConnector, witness_of
 from service.upstream.rest import fetch_model
 from service.upstream.target import DialRequest
 
@@ -50,6 +52,8 @@ class HealthMonitor:
         self._metrics = metrics
         self._model = model
         self._request = DialRequest(query=(("model", model),))
+        self._witness = witness_of(MONITOR, self._request)
+        connector.breaker.on_trial_due = self._request_trial
         self._intervals = intervals or RefreshIntervals()
         self._schedule = RefreshSchedule(self._intervals)
         self.key, self.handshake = HealthCheck(CHECKS[0]), HealthCheck(CHECKS[1])
@@ -125,6 +129,10 @@ class HealthMonitor:
         elif failure.reason.startswith("key_") and self.handshake.status == "pass":
             self._refresh_requested.set()
 
+    def _request_trial(self, due: float) -> None:
+        """Refresh when the breaker's open time has passed: this dial decides whether clients are refused any longer."""
+        asyncio.get_running_loop().call_at(due, self._refresh_requested.set)
+
     # -- what refreshes -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -177,7 +185,7 @@ class HealthMonitor:
     async def _check_handshake(self) -> None:
         loop = asyncio.get_running_loop()
         client_connected, self._client_connected = self._client_connected, False
-        if client_connected:
+        if client_connected and not self._connector.breaker.refuses_everybody:
             self.handshake.succeeded(time.time(), None, "traffic")
             return
         started_at = loop.time()
@@ -186,10 +194,11 @@ class HealthMonitor:
         except Failure as failure:
             self.handshake.failed(failure, time.time(), loop.time() - started_at)
             self._schedule.honour_retry_after(failure, loop.time())
+            self._connector.breaker.monitor_failed(failure, self._witness)
         else:
             self.handshake.succeeded(time.time(), loop.time() - started_at)
-            if self._connector.awaits_first_event(self._request):
-                self._connector.breaker.succeeded()
+            proves_key = self._connector.awaits_first_event(self._request)
+            self._connector.breaker.succeeded(self._witness, proves_key=proves_key)
             await connected.close()
 
     async def _check_response(self) -> None:

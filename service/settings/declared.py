@@ -186,7 +186,8 @@ class Settings:
         integer(1, 100_000),
         default="100",
         unit="dials",
-        sentence="Maximum number of connections to the provider that are being established at the same time.",
+        sentence="Maximum number of connections to the provider that are being established at the same time. One "
+        "client holds at most half of them.",
     )
     dial_timeout_seconds: float = setting(
         "RELAY_DIAL_TIMEOUT_SECONDS",

@@ -1,33 +1,39 @@
 """Circuit breaker and retry budget: which dials are not worth making.
 
-One breaker serves all clients. Rules of this file:
+What one client meets refuses that client only. Rules of this file:
 
-* A definite failure that affects every client (key, credit, certificate) opens the breaker at its first occurrence, as
-  pgbouncer's `server_login_retry` does. For `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the
-  provider does not get the bad key again.
+* A failure is remembered in three circuits: of the client on this route and model, of the route and model, and of everybody.
+  The second opens when two clients met the same reason there. The third opens when two clients met it on two routes or
+  models; for a rejected key and for a failure before the request was sent, two clients are enough. The health monitor
+  counts as a client, so no client alone can have others refused.
+* A definite failure (key, credit, certificate) opens a circuit at once, as pgbouncer's `server_login_retry` does. For
+  `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the provider does not get the bad key again.
 * A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
-* A failure that affects one client only, such as an unknown model, proves that the provider answers. It closes the breaker.
-* A refusal of a query or path counts neither way: it may affect every client, but any client can cause it, and five of one
-  client must not stop the others.
+* The trial of everybody's circuit is the monitor's dial, which `on_trial_due` requests; if it does not end within
+  `MONITOR_TRIAL_SECONDS`, a client's dial is the trial. The trial of the other circuits is the next client's dial.
+* A failure that affects one request only, such as an unknown model, proves that the provider answers. It closes the circuits.
+* A refusal of a query or path counts neither way.
 
-Nothing here waits or reads a clock of its own.
+Memory is bounded by `MAX_ENDPOINTS` and `MAX_CLIENTS`; what failed longest ago is forgotten. Nothing here waits or reads a
+clock of its own.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from service.failures import Failure, Phase
+from service.upstream.circuit import DEFINITE_OPEN_SECONDS, Circuit, Witness
 
-DEFINITE_OPEN_SECONDS: Final = 15.0
-TEMPORARY_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""How long a temporary failure keeps the breaker open: each failed trial moves to the next step."""
-MAX_RETRY_AFTER_SECONDS: Final = 30.0
-"""Upper bound on how long a provider's Retry-After keeps the breaker open. Clients are given the whole Retry-After."""
-FAILURES_TO_OPEN: Final = 5
+MAX_ENDPOINTS: Final = 64
+"""Pairs of route and model whose failures are remembered."""
+MAX_CLIENTS: Final = 256
+"""Clients' routes and models whose failures are remembered."""
+MONITOR_TRIAL_SECONDS: Final = 10.0
+MONITOR: Final = "\0health monitor"
+"""The monitor's name among the clients; no setting can contain NUL."""
 
 _REQUEST_SPECIFIC: Final = frozenset({
     "model_not_found", "call_not_found", "client_left"
@@ -35,88 +41,186 @@ _REQUEST_SPECIFIC: Final = frozenset({
 _UNCOUNTED: Final = frozenset({"request_rejected", "wrong_base_url"})
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerPermit:
+    """Permission for one dial of `witness`. `trials` are the circuits that its outcome closes or opens again."""
+
+    witness: Witness
+    trials: tuple[Circuit, ...]
+    target: int  # the count of key changes when the dial began
+    generation: int  # the count of successes when the dial began
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether other dials wait for the outcome."""
+        return bool(self.trials)
+
+
 class CircuitBreaker:
     """Refuses dials while the provider is known to refuse them or to fail.
 
-    Closed: `permit` lets every dial pass. Open: `permit` raises the failure that opened it, with phase `breaker` and the
-    seconds until the next trial. Half-open, once the open time has passed: the next `permit` is the trial, and all others
-    still raise until its `with` block ends. The holder of a permit reports the outcome with `succeeded` or `failed`. If a
-    trial ends without a report, because its client disconnected, the next dial is the trial.
+    `permit` lets a dial pass or raises the failure that opened a circuit, with phase `breaker` and the seconds until the next
+    trial. The holder of a permit reports the outcome with `succeeded` or `failed`. If a trial ends without a report, because
+    its client disconnected, the next dial is the trial.
 
-    `clock` returns seconds, like the event loop's time.
+    `clock` returns seconds, like the event loop's time. `on_trial_due`, if set, is called with the time at which the monitor
+    should dial, once each time that everybody's circuit opens and refuses a client.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._failure: Failure | None = None
-        self._opened_at = 0.0
-        self._open_until = 0.0
-        self._trial_is_running = False
-        self._temporary_failures = 0  # without a success between them
-        self._times_opened = 0  # without a success between them
-        self._retry_after_until = 0.0  # when the provider's own Retry-After ends
-        self._generation = 0  # incremented by a success or a new key; outcomes of dials from before it do not count
+        self.on_trial_due: Callable[[float], object] | None = None
+        self._everybody = Circuit(clock, _concerns_everybody)
+        self._endpoints: OrderedDict[Hashable, Circuit] = OrderedDict()
+        self._clients: OrderedDict[Hashable, Circuit] = OrderedDict()
+        self._trial_requested_for = 0.0  # the end of the open time for which the monitor was asked
+        self._target = 0
+        self._generation = 0
+        self._monitor_reason: str | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether the breaker is open or half-open."""
-        return self._failure is not None
-
-    @contextmanager
-    def permit(self) -> Iterator["BreakerPermit"]:
-        """Permit one dial, for the time of the `with` block; raises Failure with phase `breaker` if the breaker is open."""
-        is_trial = self._admit()
-        try:
-            yield BreakerPermit(is_trial, self._generation)
-        finally:
-            if is_trial:
-                self._trial_is_running = False
-
-    def _admit(self) -> bool:
-        if self._failure is None:
-            return False
-        now = self._clock()
-        if now >= self._open_until and not self._trial_is_running:
-            self._trial_is_running = True
-            return True
-        raise dataclasses.replace(
-            self._failure,
-            phase=Phase.BREAKER,
-            retry_after_seconds=max(1, math.ceil(max(self._open_until, self._retry_after_until) - now)),
-            detail=f"not dialled: a dial failed with this reason {now - self._opened_at:.1f} s ago",
+        """Whether any client is refused at present."""
+        return self.refuses_everybody or any(
+            circuit.refuses for circuits in (self._endpoints, self._clients) for circuit in circuits.values()
         )
 
-    def succeeded(self) -> None:
-        """Close the breaker: a dial received its first event, or the key has changed."""
-        self._failure, self._temporary_failures, self._times_opened = None, 0, 0
+    @property
+    def refuses_everybody(self) -> bool:
+        """Whether everybody's circuit is open or half-open."""
+        return self._everybody.is_open
+
+    @contextmanager
+    def permit(self, witness: Witness) -> Iterator[BreakerPermit]:
+        """Permit one dial, for the time of the `with` block; raises Failure with phase `breaker` if a circuit is open."""
+        trials: list[Circuit] = []
+        try:
+            for circuit in self._circuits_of(witness):
+                if circuit is self._everybody:
+                    self._leave_the_trial_to_the_monitor()
+                if circuit.admit():
+                    trials.append(circuit)
+            yield BreakerPermit(witness, tuple(trials), self._target, self._generation)
+        finally:
+            for circuit in trials:
+                circuit.trial_is_running = False
+
+    def is_provoked(self, failure: Failure, witness: Witness) -> bool:
+        """Whether a refusal from memory is due to the client's own definite refusal, which the monitor did not meet."""
+        own = self._clients.get(witness)
+        return (
+            failure.phase is Phase.BREAKER
+            and failure.row.is_definite
+            and own is not None
+            and own.refuses
+            and failure.reason != self._monitor_reason
+        )
+
+    def reset(self) -> None:
+        """Forget everything: the key has changed. Outcomes of dials from before it do not count."""
+        self._target += 1
         self._generation += 1
+        self._monitor_reason = None
+        self._everybody.close()
+        self._endpoints.clear()
+        self._clients.clear()
 
-    def failed(self, failure: Failure, permit: "BreakerPermit | None" = None) -> None:
-        """Count a failed dial.
+    def succeeded(self, witness: Witness, *, proves_key: bool = True) -> None:
+        """Close the circuits of a dial that succeeded; everybody's only if it received its first event."""
+        self._endpoints.pop(witness.endpoint, None)
+        self._clients.pop(witness, None)
+        if proves_key:
+            self._everybody.close()
+            self._generation += 1
+        if witness.client == MONITOR:
+            self._monitor_reason = None
 
-        With its permit, a dial that began before the last success, or before another dial opened the breaker, does not count.
+    def failed(self, failure: Failure, permit: BreakerPermit) -> None:
+        """Count a client's failed dial, unless it began before the last change of the key.
+
+        For everybody's circuit one that began before the last success does not count; for none one that began before
+        another dial opened it.
         """
-        if permit is not None and (permit.generation != self._generation or (self.is_open and not permit.is_trial)):
+        if permit.target != self._target or self._is_uncounted(failure, permit.witness):
             return
+        witness, is_definite = permit.witness, failure.row.is_definite and not _may_be_request_specific(failure)
+        circuits = [
+            self._remember(self._clients, witness, MAX_CLIENTS, None),
+            self._remember(self._endpoints, witness.endpoint, MAX_ENDPOINTS, _concerns_endpoint),
+        ]
+        if permit.generation == self._generation:
+            circuits.append(self._everybody)
+        for circuit in circuits:
+            if not circuit.is_open or circuit in permit.trials:
+                circuit.failed(failure, witness, is_definite=is_definite)
+
+    def monitor_failed(self, failure: Failure, witness: Witness) -> None:
+        """Count the monitor's failed dial. As the trial it opens everybody's circuit again; another reason closes it."""
+        if self._is_uncounted(failure, witness):
+            return
+        self._monitor_reason = failure.reason
+        is_definite = failure.row.is_definite and not _may_be_request_specific(failure)
+        everybody = self._everybody
+        if everybody.failure is not None and not everybody.refuses:
+            if everybody.failure.reason != failure.reason:
+                everybody.close()
+            elif is_definite:
+                everybody.open(failure, DEFINITE_OPEN_SECONDS)
+            else:
+                everybody.open_for_a_step(failure)
+            return
+        endpoint = self._remember(self._endpoints, witness.endpoint, MAX_ENDPOINTS, _concerns_endpoint)
+        for circuit in (endpoint, everybody):
+            if not circuit.is_open:
+                circuit.failed(failure, witness, is_definite=is_definite)
+
+    def _circuits_of(self, witness: Witness) -> list[Circuit]:
+        known = (self._clients.get(witness), self._endpoints.get(witness.endpoint), self._everybody)
+        return [circuit for circuit in known if circuit is not None]
+
+    def _leave_the_trial_to_the_monitor(self) -> None:
+        everybody = self._everybody
+        if not everybody.is_open or self.on_trial_due is None:
+            return
+        if self._trial_requested_for != everybody.open_until:
+            self._trial_requested_for = everybody.open_until
+            self.on_trial_due(everybody.open_until)
+        if self._clock() < everybody.open_until + MONITOR_TRIAL_SECONDS:
+            raise everybody.refusal()
+
+    def _is_uncounted(self, failure: Failure, witness: Witness) -> bool:
         if failure.reason in _REQUEST_SPECIFIC:
             if failure.reason != "client_left":
-                self.succeeded()
-            return
-        if failure.reason in _UNCOUNTED:
-            return
-        if failure.row.is_definite and not _may_be_request_specific(failure):
-            self._open(failure, DEFINITE_OPEN_SECONDS)
-            return
-        self._temporary_failures += 1
-        if self._temporary_failures >= FAILURES_TO_OPEN:
-            step = TEMPORARY_OPEN_SECONDS[min(self._times_opened, len(TEMPORARY_OPEN_SECONDS) - 1)]
-            self._open(failure, min(float(failure.retry_after_seconds or step), MAX_RETRY_AFTER_SECONDS))
+                self.succeeded(witness)
+            return True
+        return failure.reason in _UNCOUNTED
 
-    def _open(self, failure: Failure, seconds: float) -> None:
-        self._opened_at = self._clock()
-        self._failure, self._open_until = failure, self._opened_at + seconds
-        self._retry_after_until = self._opened_at + (failure.retry_after_seconds or 0)
-        self._times_opened += 1
+    def _remember(
+        self,
+        circuits: OrderedDict[Hashable, Circuit],
+        key: Hashable,
+        maximum: int,
+        is_shared: Callable[[Failure, Witness, Witness], bool] | None,
+    ) -> Circuit:
+        circuit = circuits.get(key)
+        if circuit is None:
+            circuit = circuits[key] = Circuit(self._clock, is_shared)
+            if len(circuits) > maximum:
+                circuits.popitem(last=False)
+        circuits.move_to_end(key)
+        return circuit
+
+
+def _concerns_endpoint(_: Failure, first: Witness, second: Witness) -> bool:
+    return first.client != second.client
+
+
+def _concerns_everybody(failure: Failure, first: Witness, second: Witness) -> bool:
+    return first.client != second.client and (
+        first.endpoint != second.endpoint
+        or failure.reason == "key_rejected"
+        or failure.phase in {Phase.DNS, Phase.CONNECT}
+    )
 
 
 def _may_be_request_specific(failure: Failure) -> bool:
@@ -126,14 +230,6 @@ def _may_be_request_specific(failure: Failure) -> bool:
     if failure.reason == "blocked_before_api":
         return True
     return failure.reason == "key_forbidden" and failure.phase is Phase.UPGRADE and failure.upstream_code is None
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerPermit:
-    """Permission for one dial. `is_trial`: its outcome closes the breaker or opens it again."""
-
-    is_trial: bool
-    generation: int = 0
 
 
 class RetryBudget:

@@ -1,7 +1,7 @@
 """Dials on behalf of clients: with the current key, through the breaker, with at most one retry.
 
-Health checks and key validation use the dialler directly: their own schedule limits them. A success of theirs closes the
-breaker.
+Health checks and key validation use the dialler directly: their own schedule limits them. The health monitor reports its
+outcomes to the breaker.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Final
 
 from service.failures import Failure
 from service.upstream.breaker import BreakerPermit, CircuitBreaker, RetryBudget
+from service.upstream.circuit import Witness
 from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
 from service.upstream.key_lint import KeyRefusal
 from service.upstream.target import DialRequest, Target
@@ -45,14 +46,14 @@ class UpstreamConnector:
         """Use another target for all dials from now on, and close the breaker. Open connections and dials are unaffected."""
         self.dialler.target = target
         self.key_problem = key_problem
-        self.breaker.succeeded()
+        self.breaker.reset()
 
     def awaits_first_event(self, request: DialRequest) -> bool:
         """Whether a dial waits for a first event. Without one it proves only a 101, and a rejected key gets one."""
         return request.promises_first_event and self.dialler.first_event == "required"
 
-    async def dial(self, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
-        """Dial for a client, and retry once if the failure is temporary.
+    async def dial(self, request: DialRequest, progress: DialProgress, client: str) -> UpstreamConnection:
+        """Dial for `client`, the name under which it is limited, and retry once if the failure is temporary.
 
         Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
         or from the last attempt. Cancellation aborts the attempt's socket and leaves the breaker as it is. The caller owns
@@ -60,7 +61,7 @@ class UpstreamConnector:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.dialler.timeout_seconds
-        with self.breaker.permit() as permit:
+        with self.breaker.permit(witness_of(client, request)) as permit:
             self._retry_budget.record_dial()
             try:
                 connected = await self.dialler.dial(request, progress)
@@ -72,8 +73,7 @@ class UpstreamConnector:
                     self.breaker.failed(failure, permit)
                     raise
                 connected = await self._retry(request, progress, permit, pause, remaining_seconds)
-        if self.awaits_first_event(request):
-            self.breaker.succeeded()
+        self.breaker.succeeded(permit.witness, proves_key=self.awaits_first_event(request))
         return connected
 
     def _may_retry(self, failure: Failure) -> bool:
@@ -99,3 +99,8 @@ class UpstreamConnector:
         except Failure as failure:
             self.breaker.failed(failure, permit)
             raise
+
+
+def witness_of(client: str, request: DialRequest) -> Witness:
+    """What the breaker knows of a dial."""
+    return Witness(client, request.route, request.model)

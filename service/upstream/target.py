@@ -30,6 +30,18 @@ class DialRequest:
         """Whether the provider sends an event first. It does not on a sideband (`call_id`) or a translation connection."""
         return not self.translation and not self.has("call_id")
 
+    @property
+    def route(self) -> str:
+        """Which of the provider's kinds of connection it is: `translation`, `sideband` or `conversation`."""
+        if self.translation:
+            return "translation"
+        return "sideband" if self.has("call_id") else "conversation"
+
+    @property
+    def model(self) -> str:
+        """The model, or an empty string."""
+        return next((value for key, value in self.query if key == "model"), "")
+
     def has(self, name: str) -> bool:
         """Whether the query has this parameter."""
         return any(key == name for key, _ in self.query)

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from service.access.forwarded import address_block
-from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse, limited_client
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
@@ -84,7 +84,7 @@ class AdmissionControl:
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-        self._acquire_client_slot(limited_client(attempt.client, attempt.address), slot)
+        self._acquire_client_slot(attempt.limited_as, slot)
         slot.enter_context(self._session_limit.acquire())
         return dial_request
 

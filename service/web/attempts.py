@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from service.access.limits import limited_client
 from service.failures import Blame, Failure
 from service.telemetry.metrics import Metrics
 from service.upstream.dial import DialProgress
@@ -22,6 +23,11 @@ class ConnectionAttempt:
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
+
+    @property
+    def limited_as(self) -> str:
+        """The name under which the client's sessions and dials are counted."""
+        return limited_client(self.client, self.address)
 
 
 class AttemptReporter:

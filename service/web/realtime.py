@@ -1,6 +1,7 @@
 """GET /v1/realtime and its aliases: admit, dial, answer 101, start the session."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,14 +11,14 @@ from typing import Final
 from aiohttp import web
 
 from service.access.forwarded import address_block
-from service.access.limits import ConcurrencyLimit, RefusalEventLimit, limited_client
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.relay.drain import Drainer
 from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
-from service.upstream.connector import UpstreamConnector
+from service.upstream.connector import UpstreamConnector, witness_of
 from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest
@@ -72,6 +73,8 @@ class RealtimeHandler:
             policy, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
         )
         self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        # Half: whatever one client dials, others can dial as well.
+        self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
         self._metrics.sessions_limit.set(policy.max_sessions)
@@ -130,6 +133,7 @@ class RealtimeHandler:
                     handshake = parse_handshake(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, translation=translation)
                     dial_slot.enter_context(self._dial_limit.acquire())
+                    dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)
@@ -160,12 +164,16 @@ class RealtimeHandler:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
         progress = DialProgress()
         try:
-            connected = await self._dials_in_flight.run(self._connector.dial(dial_request, progress))
+            connected = await self._dials_in_flight.run(
+                self._connector.dial(dial_request, progress, attempt.limited_as)
+            )
         except Failure as failure:
             if failure.reason == "relay_draining":
                 self._reporter.refused(failure, attempt)
             else:
                 self._reporter.dial_failed(failure, attempt, progress)
+                if self._connector.breaker.is_provoked(failure, witness_of(attempt.limited_as, dial_request)):
+                    attempt.counts_as_reconnect = True
             raise
         except asyncio.CancelledError:
             self._reporter.dial_failed(Failure("client_left", _phase_left_in(progress)), attempt, progress)
@@ -198,7 +206,7 @@ class RealtimeHandler:
                 attempt.client,
                 attempt.address,
                 attempt.model,
-                limited_as=limited_client(attempt.client, attempt.address),
+                limited_as=attempt.limited_as,
             ),
             client,
             connected,

@@ -21,7 +21,7 @@ from service.relay.session import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECOND
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS
-from service.upstream.breaker import DEFINITE_OPEN_SECONDS
+from service.upstream.circuit import DEFINITE_OPEN_SECONDS
 from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
 from service.wire.turns import HEAVY_SECONDS, HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, TURN_SECONDS
 from tools import generated

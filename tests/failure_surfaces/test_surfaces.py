@@ -30,7 +30,7 @@ async def test_all_surfaces_report_the_same_failure(reason: str) -> None:
     row = CATALOGUE[reason]
     async with FAILURE_SETUPS[reason]() as failing:
         plain_error = await connect_without_origin(failing, row)
-        failing.relay.app.connector.breaker.succeeded()  # answers from memory: tests/upstream/test_breaker.py
+        failing.relay.app.connector.breaker.reset()  # answers from memory: tests/upstream/test_breaker.py
         browser_error = await connect_as_browser(failing, row)
 
         assert without_session_id(plain_error) == without_session_id(browser_error)

@@ -133,6 +133,7 @@ async def test_dial_in_flight_becomes_a_session_during_the_drain() -> None:
             OPENAI_API_KEY=KEY_CANARY,
             RELAY_DRAIN_SECONDS="2",
             RELAY_DIAL_TIMEOUT_SECONDS="8",
+            RELAY_MAX_DIALS="120",
         ) as (process, port, internal),
     ):
         dialling = [asyncio.ensure_future(open_raw(port, SCRIPTED)) for _ in range(60)]

@@ -27,7 +27,9 @@ async def test_dials_time_out_in_phase_dns_when_resolver_is_unreachable(network:
         network.rule("-p", "udp", "--dport", "53", "-j", "DROP", chain="INPUT"),
     ):
         address = "https://provider.example/v1"
-        async with running_relay(OPENAI_BASE_URL=address, RELAY_DIAL_TIMEOUT_SECONDS="2") as relay:
+        async with running_relay(
+            OPENAI_BASE_URL=address, RELAY_DIAL_TIMEOUT_SECONDS="2", RELAY_MAX_DIALS="200"
+        ) as relay:
             callers = [asyncio.ensure_future(connect_once(relay)) for _ in range(100)]
             slowest = 0.0
             async with aiohttp.ClientSession() as session:

@@ -145,7 +145,8 @@ def thread_count(running: RunningRelay) -> int:
 
 async def test_unreachable_resolver_blocks_one_thread_only(network: LocalNetwork, authority: Authority) -> None:
     """A hundred clients wait for DNS: each is answered within the budget, `/livez` within 100 ms."""
-    async with relay_without_resolver(network, authority, RELAY_DIAL_TIMEOUT_SECONDS="2") as running:
+    settings = {"RELAY_DIAL_TIMEOUT_SECONDS": "2", "RELAY_MAX_DIALS": "200"}
+    async with relay_without_resolver(network, authority, **settings) as running:
 
         async def connect() -> tuple[Answer, float]:
             started = time.monotonic()

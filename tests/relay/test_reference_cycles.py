@@ -102,7 +102,7 @@ async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) ->
     async with raw_upstream(reject_key) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
         await relay.app.monitor.wait_for_first_refresh(30)
         for _ in range(SESSIONS):
-            relay.app.connector.breaker.succeeded()
+            relay.app.connector.breaker.reset()
             client = await open_raw(relay.app.public_port, PATH, headers)
             if client.answer.status == 101:
                 await client.until_close()

@@ -25,6 +25,7 @@ class ServerConnection:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    head: str = ""
 
     def send(self, payload: bytes, opcode: Opcode = Opcode.TEXT) -> None:
         """Send a frame."""
@@ -122,7 +123,7 @@ async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncItera
                 + b"\r\n\r\n"
                 + (behind_101 if is_scripted else b"")
             )
-            connection = ServerConnection(reader, writer)
+            connection = ServerConnection(reader, writer, head)
             if not is_scripted:
                 connection.send(CREATED)
                 if (close := await connection.until_close()) is not None:

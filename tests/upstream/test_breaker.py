@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import DIAL_FAILURES, Failure, Phase
-from service.upstream import breaker as module
-from service.upstream.breaker import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, CircuitBreaker, RetryBudget
+from service.upstream import circuit as module
+from service.upstream.breaker import CircuitBreaker, RetryBudget
+from service.upstream.circuit import DEFINITE_OPEN_SECONDS, FAILURES_TO_OPEN, Witness
 from tests.support.harness import eventually, open_raw, simulated_relay
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
@@ -21,6 +22,7 @@ DEFINITE = sorted(
     for reason, row in DIAL_FAILURES.items()
     if row.is_definite and reason not in {"model_not_found", "call_not_found", "blocked_before_api", *UNCOUNTED}
 )
+CLIENT = Witness("client", "conversation", "gpt-realtime")
 ORIGIN = {"Origin": "http://localhost"}
 
 
@@ -44,20 +46,26 @@ def clock() -> Clock:
 def permits(breaker: CircuitBreaker) -> bool:
     """Whether the breaker permits a dial now; the dial reports no outcome."""
     try:
-        with breaker.permit():
+        with breaker.permit(CLIENT):
             return True
     except Failure:
         return False
+
+
+def fail(breaker: CircuitBreaker, failure: Failure) -> None:
+    """Let a dial of the client fail."""
+    with breaker.permit(CLIENT) as permit:
+        breaker.failed(failure, permit)
 
 
 @pytest.mark.parametrize("reason", DEFINITE)
 def test_definite_failure_opens_the_breaker(reason: str, clock: Clock) -> None:
     """Later dials get the same failure, with the seconds until the trial."""
     breaker = CircuitBreaker(clock)
-    breaker.failed(Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
+    fail(breaker, Failure(reason, Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"))
     clock.now += 5
 
-    with pytest.raises(Failure) as caught, breaker.permit():
+    with pytest.raises(Failure) as caught, breaker.permit(CLIENT):
         pass
     assert (reason, Phase.BREAKER, 401) == (caught.value.reason, caught.value.phase, caught.value.wire_status)
     assert DEFINITE_OPEN_SECONDS - 5 == caught.value.retry_after_seconds
@@ -66,15 +74,15 @@ def test_definite_failure_opens_the_breaker(reason: str, clock: Clock) -> None:
 def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
     """A trial that ends without an outcome leaves the trial to the next dial."""
     breaker = CircuitBreaker(clock)
-    breaker.failed(Failure("key_rejected"))
+    fail(breaker, Failure("key_rejected"))
     clock.now += DEFINITE_OPEN_SECONDS
 
-    with breaker.permit() as permit:
+    with breaker.permit(CLIENT) as permit:
         assert permit.is_trial
         assert not permits(breaker)
     assert permits(breaker)
 
-    breaker.succeeded()
+    breaker.succeeded(CLIENT)
     assert not breaker.is_open
 
 
@@ -82,8 +90,9 @@ def test_half_open_breaker_permits_one_trial_at_a_time(clock: Clock) -> None:
 def test_request_specific_failure_closes_the_breaker(reason: str, clock: Clock) -> None:
     """The refusal of a model shows that the provider accepts the key."""
     breaker = CircuitBreaker(clock)
-    breaker.failed(Failure("key_rejected"))
-    breaker.failed(Failure(reason))
+    with breaker.permit(CLIENT) as permit:
+        fail(breaker, Failure("key_rejected"))
+        breaker.failed(Failure(reason), permit)
 
     assert not breaker.is_open
 
@@ -94,11 +103,12 @@ def test_refusals_of_a_query_or_path_stop_no_other_client(reason: str, phase: Ph
     """Any client can cause them. They do not close an open breaker either: they do not show that the key works."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN * 2):
-        breaker.failed(Failure(reason, phase))
+        fail(breaker, Failure(reason, phase))
     assert not breaker.is_open
 
-    breaker.failed(Failure("quota_exhausted", Phase.FIRST_EVENT))
-    breaker.failed(Failure(reason, phase))
+    with breaker.permit(CLIENT) as permit:
+        fail(breaker, Failure("quota_exhausted", Phase.FIRST_EVENT))
+        breaker.failed(Failure(reason, phase), permit)
     assert breaker.is_open
 
 
@@ -107,7 +117,7 @@ def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert permits(breaker)
-        breaker.failed(Failure("upstream_overloaded"))
+        fail(breaker, Failure("upstream_overloaded"))
     assert not permits(breaker)
 
     open_seconds = []
@@ -116,7 +126,7 @@ def test_temporary_failures_open_the_breaker_after_a_series_and_for_longer_each_
         while not permits(breaker):
             clock.now += 0.5
         open_seconds.append(clock.now - before)
-        breaker.failed(Failure("upstream_overloaded"))
+        fail(breaker, Failure("upstream_overloaded"))
     assert [1, 2, 4, 8, 15, 15] == open_seconds
 
 
@@ -126,7 +136,7 @@ def test_refusal_that_may_concern_one_client_opens_the_breaker_only_after_a_seri
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
         assert not breaker.is_open
-        breaker.failed(Failure(reason, Phase.UPGRADE, http_status=403))
+        fail(breaker, Failure(reason, Phase.UPGRADE, http_status=403))
 
     assert breaker.is_open
 
@@ -135,25 +145,25 @@ def test_success_resets_the_count_of_temporary_failures(clock: Clock) -> None:
     """The breaker stays closed, however many failures there are in total."""
     breaker = CircuitBreaker(clock)
     for _ in range(20):
-        breaker.failed(Failure("dropped_early"))
-        breaker.succeeded()
+        fail(breaker, Failure("dropped_early"))
+        breaker.succeeded(CLIENT)
 
     assert not breaker.is_open
 
 
 def test_concurrent_failures_open_the_breaker_once(clock: Clock) -> None:
-    """Sixty dials that fail together do not advance the backoff; the failure of a dial from before a success is ignored."""
+    """Sixty dials that fail together do not advance the backoff; the failure of a dial with the previous key is ignored."""
     breaker = CircuitBreaker(clock)
     concurrent = []
     for _ in range(60):
-        with breaker.permit() as permit:
+        with breaker.permit(CLIENT) as permit:
             concurrent.append(permit)
     for permit in concurrent:
         breaker.failed(Failure("connect_timeout"), permit)
     clock.now += module.TEMPORARY_OPEN_SECONDS[0]
     assert permits(breaker)
 
-    breaker.succeeded()
+    breaker.reset()
     breaker.failed(Failure("key_rejected"), concurrent[0])
     assert not breaker.is_open
 
@@ -162,8 +172,8 @@ def test_clients_get_the_whole_retry_after_of_the_provider(clock: Clock) -> None
     """Although the breaker stays open for half a minute at most."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed(Failure("rate_limited", retry_after_seconds=300))
-    with pytest.raises(Failure) as caught, breaker.permit():
+        fail(breaker, Failure("rate_limited", retry_after_seconds=300))
+    with pytest.raises(Failure) as caught, breaker.permit(CLIENT):
         pass
 
     assert 300 == caught.value.retry_after_seconds
@@ -173,7 +183,7 @@ def test_retry_after_keeps_the_breaker_open_for_at_most_30_seconds(clock: Clock)
     """A longer Retry-After does not block the trial."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed(Failure("rate_limited", retry_after_seconds=300))
+        fail(breaker, Failure("rate_limited", retry_after_seconds=300))
     clock.now += 29
     assert not permits(breaker)
     clock.now += 1
@@ -193,14 +203,13 @@ def test_breaker_always_permits_a_trial_in_the_end_and_never_two_at_once(sequenc
     for outcome, seconds in sequence:
         clock.now += seconds
         try:
-            with breaker.permit() as permit:
-                assert permit.is_trial is breaker.is_open
-                if breaker.is_open:
+            with breaker.permit(CLIENT) as permit:
+                if permit.is_trial:
                     assert not permits(breaker)
                 if outcome == "ok":
-                    breaker.succeeded()
+                    breaker.succeeded(CLIENT)
                 else:
-                    breaker.failed(Failure(outcome))
+                    breaker.failed(Failure(outcome), permit)
         except Failure as failure:
             refused.append(failure)
     assert all(failure.phase is Phase.BREAKER for failure in refused)
@@ -336,7 +345,7 @@ async def test_successful_trial_closes_the_breaker(monkeypatch: pytest.MonkeyPat
         first = await open_raw(relay.app.public_port, PATH)
         assert 424 == first.answer.status
         assert relay.app.connector.breaker.is_open
-        await eventually(lambda: relay.app.connector.breaker._open_until <= asyncio.get_running_loop().time())
+        await eventually(lambda: not relay.app.connector.breaker.is_open)
         second = await open_raw(relay.app.public_port, PATH)
 
         assert 101 == second.answer.status
@@ -353,12 +362,15 @@ async def test_client_disconnect_during_the_trial_frees_the_trial() -> None:
 
     async with scripted_relay(silent) as (relay, upstream):
         breaker = relay.app.connector.breaker
-        breaker.failed(Failure("key_rejected", Phase.FIRST_EVENT))
-        breaker._open_until = 0.0
+        client = Witness("127.0.0.1", "conversation", "scripted")
+        with breaker.permit(client) as permit:
+            breaker.failed(Failure("key_rejected", Phase.FIRST_EVENT), permit)
+        circuit = breaker._clients[client]
+        circuit.open_until = 0.0
         trial = asyncio.create_task(open_raw(relay.app.public_port, PATH))
         await eventually(lambda: upstream.open == 1)
-        assert breaker._trial_is_running
+        assert circuit.trial_is_running
         trial.cancel()
         await asyncio.wait([trial])
-        await eventually(lambda: not breaker._trial_is_running)
+        await eventually(lambda: not circuit.trial_is_running)
         await eventually(lambda: upstream.open == 0)

@@ -103,7 +103,7 @@ async def test_dial_retries_once_after_5xx(status: str) -> None:
 
 async def test_outage_with_two_hundred_clients_opens_the_breaker() -> None:
     """Every client gets 503, and retries add at most a tenth to the dials."""
-    async with raw_http_relay(answering("503 Unavailable"), RELAY_MAX_DIALS="200") as (relay, upstream):
+    async with raw_http_relay(answering("503 Unavailable"), RELAY_MAX_DIALS="400") as (relay, upstream):
         answers = await asyncio.gather(*(connect_once(relay) for _ in range(200)))
 
         assert {(503, "upstream_overloaded")} == {(answer.status, answer.error["code"]) for answer in answers}

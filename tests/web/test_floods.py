@@ -36,7 +36,7 @@ async def test_flood_without_token_is_refused_with_401() -> None:
 
 async def test_flood_that_disconnects_during_the_dial_leaves_no_dial() -> None:
     """60 clients: each dial ends within a second of its client, is logged at INFO, and does not affect readiness."""
-    async with relay_and_upstream(send_no_event) as (relay, upstream):
+    async with relay_and_upstream(send_no_event, RELAY_MAX_DIALS="200") as (relay, upstream):
         opening = [asyncio.ensure_future(open_raw(relay.app.public_port, PATH)) for _ in range(60)]
         await eventually(lambda: upstream.upgrades == 60)
         for attempt in opening:
@@ -113,7 +113,7 @@ async def test_clients_reconnect_after_an_upstream_restart() -> None:
         for task in (closed, restarted):
             task.cancel()
 
-    async with relay_and_upstream(script) as (relay, upstream):
+    async with relay_and_upstream(script, RELAY_MAX_DIALS="200") as (relay, upstream):
         clients = await all_connect(relay, 200)
         assert 200 == upstream.open == len(relay.app.sessions)
         restart.set()

@@ -151,7 +151,7 @@ async def test_refusal_is_the_same_at_every_surface(case: Case) -> None:
     async with refusing_relay(case.scenario) as relay:
         assert f'phase="{case.phase}",reason="{case.reason}",status="{case.status}"' in relay.metrics_text()
         await check_plain(relay, case)
-        relay.app.connector.breaker.succeeded()  # so that the next request dials; see tests/upstream/test_breaker.py
+        relay.app.connector.breaker.reset()  # so that the next request dials; see tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
@@ -198,7 +198,7 @@ async def check_network(base_url: str, case: Case, **settings: Any) -> None:
     """Check that a network failure is reported at every surface."""
     async with running_relay(OPENAI_BASE_URL=base_url, **settings) as relay:
         await check_plain(relay, case)
-        relay.app.connector.breaker.succeeded()  # so that the next request dials; see tests/upstream/test_breaker.py
+        relay.app.connector.breaker.reset()  # so that the next request dials; see tests/upstream/test_breaker.py
         await check_browser(relay, case)
         check_operator(relay, case, times=2)
 
