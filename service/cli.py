@@ -31,6 +31,7 @@ _LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - comp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _open_standard_streams()
     environ = dict(os.environ)
     # aiohttp makes a TLS context when it is imported, and this variable makes every context write its secrets to a file.
     os.environ.pop("SSLKEYLOGFILE", None)
@@ -173,6 +174,19 @@ def _is_final(text: str) -> bool:
 
     causes = re.findall(r"^\[-\]\S+ failed: ([a-z_]+)", text, re.MULTILINE)
     return any(cause == "draining" or (cause in CATALOGUE and CATALOGUE[cause].is_definite) for cause in causes)
+
+
+def _open_standard_streams() -> None:
+    """Open those that the caller has closed: a socket could get their descriptors, and be written to as the log."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # For the life of the process.
+            setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
 
 
 def _print_error(text: str) -> None:

@@ -22,7 +22,7 @@ QUIT_SECONDS: Final = 10.0
 """After SIGQUIT the process ends within this time, whatever is blocked."""
 QUIT_EXIT_CODE: Final = 131
 """128 + SIGQUIT, as a shell reports a process that the signal has ended."""
-_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def block() -> None:
@@ -68,6 +68,8 @@ class Signals:
             loop.add_signal_handler(signal.SIGHUP, self._on_stop, signal.SIGHUP)
         else:
             loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # their default action ends the process
+            loop.add_signal_handler(number, self._report, number, "This signal has no effect.")
 
     def _on_stop(self, number: signal.Signals) -> None:
         if self.drain_signals.close_now.is_set():

@@ -73,6 +73,8 @@ def find_warnings(
             )
         elif name == "SSLKEYLOGFILE":
             yield SettingWarning(name, "would write the secrets of TLS connections to a file; the relay removes it")
+        elif name in {"RELAY_HOST", "RELAY_INTERNAL_HOST"} and _is_unspecified_ipv6(layers, name):
+            yield SettingWarning(name, "accepts IPv6 connections only; set 0.0.0.0 for IPv4")
         elif name == "RELAY_ALLOWED_ORIGINS" and _has_opaque_origin(layers):
             yield SettingWarning(
                 name, "allows null, which every web page can send from a sandboxed frame; keep RELAY_ACCESS=tokens"
@@ -104,6 +106,11 @@ def _hint(name: str, known: frozenset[str], missing: set[str], *, is_thorough: b
 def _has_opaque_origin(layers: Layers) -> bool:
     found = layers.find("RELAY_ALLOWED_ORIGINS")
     return found is not None and "null" in {entry.strip() for entry in found[0].split(",")}
+
+
+def _is_unspecified_ipv6(layers: Layers, name: str) -> bool:
+    found = layers.find(name)
+    return found is not None and found[0].strip() == "::"
 
 
 def ships_to_browsers(name: str) -> bool:

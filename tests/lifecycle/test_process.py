@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 from service.failures import CATALOGUE
 from tests.support.harness import RawClient, open_raw
 from tests.support.relay_process import ROOT, environment, get, run, serving, serving_in
+from tools.ports import free_port
 
 
 def test_rejected_settings_exit_with_2_and_list_every_problem() -> None:
@@ -286,3 +287,20 @@ async def test_stray_line_in_an_env_file_is_one_log_event(tmp_path: Path) -> Non
         ]
         assert not [line for line in process.lines if "dotenv" in str(line)]
         assert process.lines[-1]["settings"]["RELAY_MODEL"] == "m"
+
+
+async def test_relay_serves_with_closed_standard_streams() -> None:
+    """A supervisor may start it so. It has no log then; before, it exited with 1 and said nothing."""
+    child = await asyncio.create_subprocess_exec(
+        "sh", "-c", 'exec "$0" -m service serve <&- >&- 2>&-', sys.executable,
+        env=environment(RELAY_UPSTREAM="simulator", RELAY_INTERNAL_PORT=str(port := free_port())), cwd="/",
+    )  # fmt: skip
+    try:
+        done = await asyncio.to_thread(run, "probe", "livez", "--wait", "60", RELAY_INTERNAL_PORT=str(port))
+        assert 0 == done.returncode
+        child.send_signal(signal.SIGUSR1)
+        done = await asyncio.to_thread(run, "probe", "livez", RELAY_INTERNAL_PORT=str(port))
+        assert 0 == done.returncode
+    finally:
+        child.terminate()
+        assert 0 == await child.wait()
