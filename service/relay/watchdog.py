@@ -91,9 +91,13 @@ class RateMeter:
         return is_exceeded
 
     def credit_stall(self, now: float, seconds: float) -> None:
-        """Allow what the peer sent during a stall of the process, which arrives at once."""
+        """Extend the window to its full length from `now`: what the peer sent during a stall of the process arrives at once.
+
+        The limit then also covers the part of the window before the stall, which a steady peer has used.
+        """
+        passed = max(seconds, min(now - self._window_started_at, seconds + RATE_WINDOW_SECONDS))
         self._window_started_at = now
-        self._credit += seconds * self._limit_per_second
+        self._credit += passed * self._limit_per_second
 
 
 def due_ending(

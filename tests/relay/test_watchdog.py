@@ -40,6 +40,27 @@ def test_rate_is_averaged_over_the_window(steps: list[tuple[float, int]], limit:
     assert not RateMeter(0).is_exceeded(1.0, 1_000_000)
 
 
+@given(st.integers(0, 40), st.floats(2, 60), st.integers(1, 2), st.integers(1, 50))
+def test_steady_rate_below_the_limit_is_not_exceeded_after_stalls(
+    ticks: int, stall: float, stalls: int, limit: int
+) -> None:
+    """A client at nine tenths of its limit, wherever in the window the process stalls; one at twice the limit is found."""
+    for rate, expected in ((0.9 * limit, False), (2.0 * limit, True)):
+        meter, sent, now = RateMeter(limit), 0.0, NOW
+        exceeded = meter.is_exceeded(now, 0)
+        for _ in range(stalls):
+            for _ in range(ticks):
+                now, sent = now + 0.5, sent + 0.5 * rate
+                exceeded |= meter.is_exceeded(now, int(sent))
+            now += stall
+            meter.credit_stall(now, stall)
+            sent += stall * rate
+        for _ in range(80):
+            now, sent = now + 0.5, sent + 0.5 * rate
+            exceeded |= meter.is_exceeded(now, int(sent))
+        assert exceeded is expected
+
+
 @dataclass
 class LegState:
     """A leg as the watchdog sees it."""
