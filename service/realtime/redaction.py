@@ -87,7 +87,7 @@ class KnownSecrets:
 
     def redact(self, text: str) -> str:
         """Return `text` with the secrets, their heads and tails, and everything in the shape of a key replaced."""
-        known = self._candidates(text)
+        known = sorted(self._candidates(text), key=len, reverse=True)  # one may be the start of another
         for secret in known:
             text = text.replace(secret, REDACTED)
         # Shapes before heads and tails: a masked echo is one shape, and is not recognised without its head.

@@ -203,6 +203,15 @@ def test_many_secrets_are_found_as_few_are(secrets: list[str], words: list[str],
         assert secret not in redacted
 
 
+@pytest.mark.parametrize("others", [0, 30], ids=["few", "many"])
+def test_secret_that_begins_with_another_is_redacted_whole(others: int) -> None:
+    """In whatever order they are configured."""
+    pair = ["q7-voice9", "q7-voice9-tail55"]
+    more = [f"other{number:02d}-token" for number in range(others)]
+    for secrets in ([*pair, *more], [*reversed(pair), *more]):
+        assert KnownSecrets(secrets).redact(f"sent {pair[1]}.") == f"sent {REDACTED}."
+
+
 def test_cost_hardly_grows_with_the_number_of_secrets() -> None:
     """Compared as work: the number of secrets that a text is searched for."""
     secrets = [f"{number:06x}Zq" + "x9Y8" * 8 + f"Kw{number:06x}" for number in range(2000)]
