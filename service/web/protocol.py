@@ -201,6 +201,8 @@ class PublicProtocol(web.RequestHandler):
                 self._message_tail = b""
                 head.failed = self._lingers = True
                 resp.force_close()
+            elif "Transfer-Encoding" in request.headers:
+                resp.force_close()  # RFC 9112 section 6.3: with an unknown coding the end of the request is unknown
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # its frames refer to the connection, and to it
             resp = await self._replace(request, resp)

@@ -85,3 +85,4 @@ async def test_handshake_with_an_unknown_transfer_coding_is_refused(coding: str)
 
         assert (400, "bad_request") == (client.answer.status, client.answer.error["code"])
         assert "no body" in client.answer.error["remedy"]
+        assert "close" == client.answer.headers["Connection"], "the end of the request is unknown"
