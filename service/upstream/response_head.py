@@ -2,7 +2,7 @@
 
 aiohttp limits each line, and queues every interim response (1xx) that it receives: a flood of them costs 170 MB within the
 timeout of one dial. What this file relies on was read in aiohttp 3.14.5 (client_proto.py) and is checked by
-`tests/upstream/test_response_head.py`: every parsed response passes `feed_data`.
+`tests/upstream/test_response_heads.py`: every parsed response passes `feed_data`.
 """
 
 from typing import Any, Final
