@@ -117,15 +117,19 @@ async def open_sessions(port: int, count: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def idle_connections(port: int, count: int) -> AsyncIterator[None]:
-    """Hold `count` TCP connections open that send nothing, and replace those that the relay closes."""
+    """Hold `count` TCP connections open that send nothing, and replace those that the relay closes.
+
+    From four addresses: one has a share of the relay's connections only.
+    """
     writers: list[asyncio.StreamWriter] = []
 
     async def replace_closed() -> None:
         while True:
             writers[:] = [writer for writer in writers if not writer.transport.is_closing()]
-            for _ in range(count - len(writers)):
+            for number in range(count - len(writers)):
+                source = (f"127.0.0.{2 + number % 4}", 0)
                 with suppress(OSError):
-                    writers.append((await asyncio.open_connection("127.0.0.1", port))[1])
+                    writers.append((await asyncio.open_connection("127.0.0.1", port, local_addr=source))[1])
             await asyncio.sleep(0.5)
 
     replacing = asyncio.ensure_future(replace_closed())
