@@ -29,7 +29,7 @@ endef
 	$(create_environment)
 
 # RELAY_UPSTREAM=auto (the simulator if there is no key), unless the environment or a file sets RELAY_UPSTREAM.
-AUTO = grep -qsE '^ *(export +)?RELAY_UPSTREAM *=' .env .env.local || export RELAY_UPSTREAM=$${RELAY_UPSTREAM:-auto}
+AUTO = grep -qsE '^ *(export +)?RELAY_UPSTREAM *=' .env .env.local $${RELAY_ENV:+.env.$$RELAY_ENV} || export RELAY_UPSTREAM=$${RELAY_UPSTREAM:-auto}
 
 run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key, on the built-in simulator
 	@$(AUTO); exec $(RUN)/bin/python -m service serve

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     if "serve" in sys.argv[1:2]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(0))
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         from service.cli import main
