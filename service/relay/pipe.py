@@ -25,6 +25,10 @@ LOOKAHEAD_BYTES: Final = 8192
 """How many of them are scanned between two checks of the time."""
 
 
+MAX_PONGS: Final = 16
+"""Pings of one delivery that are each answered; of more, only the last."""
+
+
 class PipeOwner(Protocol):
     """The session, as its pipes see it. `direction` names the pipe, and with it the peer at its source."""
 
@@ -135,12 +139,12 @@ class Pipe:
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
-        ping: bytes | None = None
+        pings: list[bytes] = []
         for item in items:
             match item:
                 case ControlFrame(Opcode.PING, payload):
                     self.control_frames += 1
-                    ping = payload
+                    pings.append(payload)
                 case ControlFrame(opcode, payload):
                     self.control_frames += 1
                     if opcode is Opcode.CLOSE:
@@ -155,10 +159,16 @@ class Pipe:
                     self._forward_parsed(event_type, payload, raw)
                 case Violation():
                     self._owner.peer_broke_protocol(self._direction, item)
-        if ping is not None:  # only the last one needs an answer (RFC 6455 section 5.5.3)
-            self._source.send_control(Opcode.PONG, ping)
+        if pings:
+            self._answer(pings)
         if self.on_processed is not None:
             self.on_processed()
+
+    def _answer(self, pings: list[bytes]) -> None:
+        if len(pings) > MAX_PONGS:  # only the last one needs an answer (RFC 6455 section 5.5.3)
+            pings = pings[-1:]
+        for payload in pings:
+            self._source.send_control(Opcode.PONG, payload)
 
     def peer_lost(self) -> None:
         """Report that the source disconnected."""
