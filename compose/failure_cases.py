@@ -279,5 +279,5 @@ async def wait_until_connectable(relay: RelayClient) -> bool:
             async with open_call(relay):
                 return True
         except Refused:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(3.0)  # each refused attempt counts towards the limit on reconnects
     return False
