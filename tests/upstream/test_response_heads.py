@@ -104,12 +104,12 @@ async def test_response_above_a_limit_is_named(script: Script, detail: str) -> N
         assert 1 == failure_count(relay, "bad_reply", "none")
 
 
-async def test_proxy_with_a_large_header_is_named() -> None:
-    """The limit of aiohttp for the answer to CONNECT cannot be raised; the reason says so instead of that it is no proxy."""
+async def answer_through_proxy(sent: bytes) -> tuple[str, set[str]]:
+    """The code of the client's error, and the details in the log, where a proxy answers CONNECT with these bytes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: c=" + b"x" * 9000 + b"\r\n\r\n")
+        writer.write(sent)
         await reader.read()
 
     async with (
@@ -119,11 +119,15 @@ async def test_proxy_with_a_large_header_is_named() -> None:
         ) as relay,
     ):
         answered = await connect_once(relay)
+        return answered.error["code"], {line["detail"] for line in relay.events("upstream.connect_failed")}
 
-        assert "proxy_failed" == answered.error["code"]
-        assert "a header of the proxy's answer is over 8 kB" in {
-            line["detail"] for line in relay.events("upstream.connect_failed")
-        }
+
+async def test_proxy_with_a_large_header_is_named() -> None:
+    """The limit of aiohttp for the answer to CONNECT cannot be raised; the reason says so instead of that it is no proxy."""
+    code, details = await answer_through_proxy(b"HTTP/1.1 200 OK\r\nSet-Cookie: c=" + b"x" * 9000 + b"\r\n\r\n")
+
+    assert "proxy_failed" == code
+    assert "a header of the proxy's answer is over 8 kB" in details
 
 
 FLOODS = {
@@ -208,21 +212,7 @@ async def test_endless_first_event_is_bounded(first: bytes, piece: bytes) -> Non
 
 async def test_interim_responses_of_a_proxy_are_named_as_its_own() -> None:
     """They come before its answer to CONNECT."""
+    code, details = await answer_through_proxy(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
-        await reader.read()
-
-    async with (
-        tcp_server(answer) as port,
-        running_relay(
-            OPENAI_BASE_URL="https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=f"http://127.0.0.1:{port}"
-        ) as relay,
-    ):
-        answered = await connect_once(relay)
-
-        assert "proxy_failed" == answered.error["code"]
-        assert f"the proxy's answer to CONNECT: {HEADS_TOO_LARGE}" in {
-            line["detail"] for line in relay.events("upstream.connect_failed")
-        }
+    assert "proxy_failed" == code
+    assert f"the proxy's answer to CONNECT: {HEADS_TOO_LARGE}" in details
