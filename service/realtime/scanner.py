@@ -13,6 +13,7 @@ Rules of this file:
 * Text is not checked for UTF-8. The receiving endpoint checks it, and its 1007 is forwarded.
 """
 
+import sys
 from copy import deepcopy
 from typing import Final
 
@@ -69,6 +70,7 @@ class Scanner(EventRuns):
         "_message_size",
         "_message_type",
         "_partly_forwarded",
+        "_rest",
         "_rules",
         "_rules_of",
         "_stream_fin",
@@ -85,6 +87,7 @@ class Scanner(EventRuns):
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed
         self._stream_fin = False
         self._ended = False
+        self._rest = b""  # what the last `feed` left
         self._message_size = 0  # declared payload bytes of the open message
         self._message_type: str | None = None
         self._head = b""  # first payload bytes of the open message, while it is held
@@ -114,8 +117,11 @@ class Scanner(EventRuns):
         shared = (self._forwarded_types, self._rules_of, self._rules)
         return deepcopy(self, {id(table): table for table in shared})
 
-    def feed(self, data: bytes) -> list[Item]:
-        """Parse the next bytes, any number of them, and return the items that they complete."""
+    def feed(self, data: bytes, max_frames: int = sys.maxsize) -> list[Item]:
+        """Parse the next bytes, any number of them, and return the items that they complete.
+
+        At most `max_frames` frames are parsed. `take_rest` then returns what is behind them; feed it next.
+        """
         if self._ended:
             return []
         if self.missing_bytes:
@@ -127,22 +133,31 @@ class Scanner(EventRuns):
             self._stream_remaining -= len(data)
             return [Chunk(data, mid_frame=True)] if data else []
         builder = ItemBuilder(data)
-        offset = self._scan(data, builder)
+        offset = self._scan(data, builder, max_frames)
         if not self._ended:
             builder.end_run(offset, offset)
             self._fast_path_blocked = self._message_open
-            if offset < len(data):
+            if offset < len(data) and not self._rest:
                 self._keep(data, offset, self._bytes_needed - (len(data) - offset))
         builder.flush(mid_frame=self._stream_remaining > 0)
         return builder.items
 
-    def _scan(self, data: bytes, builder: ItemBuilder) -> int:
-        """Parse frame after frame; returns the offset of the incomplete frame at the end."""
+    def take_rest(self) -> bytes:
+        """Return the bytes that the last `feed` left, once."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _scan(self, data: bytes, builder: ItemBuilder, max_frames: int) -> int:
+        """Parse frame after frame; returns the offset of the incomplete frame, or of the rest, at the end."""
         offset, end = 0, len(data)
         try:
             if self._stream_remaining:
                 offset = self._forward_stream(0, end, builder)
             while offset < end:
+                if not max_frames:
+                    self._rest = data[offset:]
+                    break
+                max_frames -= 1
                 next_offset = self._scan_frame(data, offset, end, builder)
                 if next_offset == offset:
                     break

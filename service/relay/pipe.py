@@ -4,8 +4,8 @@ Data frames are forwarded unchanged; control frames belong to the leg on which t
 is not read: a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final, Protocol
 
 from service.realtime.closing import parse_close
@@ -18,11 +18,10 @@ from service.realtime.server_events import ParsedEvent, parse_server_event
 from service.relay.latency import CLIENT_TYPES, LatencyTimer
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
+from service.wire.turns import feed_some
 
-LOOKAHEAD_SECONDS: Final = 0.001
-"""Upper bound on one search for a close frame in the unread bytes of a held source."""
-LOOKAHEAD_BYTES: Final = 8192
-"""How many of them are scanned between two checks of the time."""
+LOOKAHEAD_FRAMES: Final = 256
+"""How many of the frames that a held source has not read are searched for its close frame: 16 seconds of speech."""
 
 
 MAX_PONGS: Final = 16
@@ -135,7 +134,7 @@ class Pipe:
                 if event_type in (latency.watched_types if self._from_upstream else CLIENT_TYPES):
                     latency.event_passed(event_type)
         if size < len(data) and not scanner.missing_bytes:
-            self.process(scanner.feed(data[size:] if size else data))
+            self.process(feed_some(self._source, scanner, data[size:] if size else data))
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
@@ -176,16 +175,16 @@ class Pipe:
 
     def scan_for_close(self) -> None:
         """Search the unread bytes of a held source for its close frame, and report it."""
-        unread, give_up_at = self._source.peek(), time.perf_counter() + LOOKAHEAD_SECONDS
+        unread = self._source.peek()
+        if not unread:
+            return
+        started = perf_counter()
         # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
-        lookahead = self._scanner.copy() if unread else self._scanner
-        for start in range(0, len(unread), LOOKAHEAD_BYTES):
-            for item in lookahead.feed(unread[start : start + LOOKAHEAD_BYTES]):
-                if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
-                    self._owner.peer_closed(self._direction, *parse_close(item.payload))
-                    return
-            if time.perf_counter() > give_up_at:
-                return  # a flood of small frames; the kernel reports when its sender disconnects
+        items = self._scanner.copy().feed(unread, LOOKAHEAD_FRAMES)
+        self._source.charge(perf_counter() - started)
+        # Behind a flood of small frames it is not found; the kernel reports when their sender disconnects.
+        if items and isinstance(items[-1], ControlFrame) and items[-1].opcode is Opcode.CLOSE:
+            self._owner.peer_closed(self._direction, *parse_close(items[-1].payload))
 
     def stop_backpressure(self) -> None:
         """Read the source from now on, whatever the sink does: the session ends, and needs the source's close frame."""

@@ -91,9 +91,9 @@ class Session:
         self._probe: Probe | None = None  # the last one
         self._active_at = self._started_at
         self._messages_at_tick = 0
-        self._message_rate = RateMeter(limits.max_messages_per_second)
-        self._byte_rate = RateMeter(limits.max_bytes_per_second)
-        self._upstream_rate = RateMeter(UPSTREAM_FRAMES_PER_SECOND)
+        self._message_rate = RateMeter(limits.max_messages_per_second, started_at=self._started_at)
+        self._byte_rate = RateMeter(limits.max_bytes_per_second, started_at=self._started_at)
+        self._upstream_rate = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=self._started_at)
         self._expired = False  # upstream has sent the error `session_expired`
         self._client_at_boundary = True  # when the session ended
         scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)

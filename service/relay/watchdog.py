@@ -76,11 +76,11 @@ class RateMeter:
 
     __slots__ = ("_credit", "_limit", "_limit_per_second", "_total_at_start", "_window_started_at")
 
-    def __init__(self, limit_per_second: float) -> None:
+    def __init__(self, limit_per_second: float, *, started_at: float = 0.0) -> None:
         self._limit_per_second = limit_per_second
         self._limit = limit_per_second * RATE_WINDOW_SECONDS
         self._credit = 0.0  # of this window
-        self._window_started_at = 0.0
+        self._window_started_at = started_at
         self._total_at_start = 0
 
     def is_exceeded(self, now: float, total: int) -> bool:

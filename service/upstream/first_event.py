@@ -10,6 +10,7 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, M
 from service.upstream import translate
 from service.wire.control import handle_control
 from service.wire.leg import Leg
+from service.wire.turns import feed_some
 
 CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
 """How long to wait for the close frame behind an `error` event. OpenAI sends both in the same millisecond."""
@@ -19,8 +20,6 @@ without a type show nothing; a dial that collects more of them fails."""
 _ITEM_BYTES: Final = 256
 _FRAGMENT_BYTES: Final = 64
 """What an item and a fragment cost beside their bytes: a flood of empty ones must not exceed the limit."""
-_PIECE_BYTES: Final = 16_384
-"""Parsed at once, for the same reason."""
 
 
 class FirstEventReader:
@@ -44,16 +43,12 @@ class FirstEventReader:
 
     def receive(self, data: bytes) -> None:
         """Process the next bytes; called by the leg."""
-        for start in range(0, len(data), _PIECE_BYTES):
-            if self._has_failed:
-                return
-            if self.items.done():
-                self._received += self._scanner.feed(data[start:])  # the same list that `items` resolved with
-                return
-            self._receive_piece(data[start : start + _PIECE_BYTES])
-
-    def _receive_piece(self, data: bytes) -> None:
-        items = self._scanner.feed(data)
+        if self._has_failed:
+            return
+        items = feed_some(self._leg, self._scanner, data)
+        if self.items.done():
+            self._received += items  # the same list that `items` resolved with
+            return
         for number, item in enumerate(items):
             self._process(item)
             if self.items.done():

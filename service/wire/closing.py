@@ -12,6 +12,7 @@ from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame
 from service.wire.leg import Leg
+from service.wire.turns import feed_some
 
 _ABORT_SECONDS: Final = 1.0
 """Upper bound on an abort, which the transport completes in a later iteration of the event loop."""
@@ -52,7 +53,8 @@ class PeerCloseReceiver:
 
     def receive(self, data: bytes) -> None:
         """Called by the leg."""
-        if any(isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE for item in self._scanner.feed(data)):
+        items = feed_some(self._leg, self._scanner, data)
+        if any(isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE for item in items):
             self._leg.close()
 
     def peer_lost(self) -> None:

@@ -39,13 +39,6 @@ that plays slowly reaches the ping within this time: kernels buffer less than tw
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
 
-PEEK_BYTES: Final = 1 << 20
-"""How many unread bytes are searched for a close frame: 16 seconds of speech."""
-
-# A client may play slowly what arrived fast, with its window at zero meanwhile. Pings find one that has vanished (39 s).
-_CLIENT_USER_TIMEOUT_MS: Final = 60_000
-_UPSTREAM_USER_TIMEOUT_MS: Final = 20_000
-
 HoldReason = Literal["backlog", "first_event", "sink_full"]
 """Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
 
@@ -83,10 +76,10 @@ class Leg(asyncio.Protocol):
         self._mid_frame = False  # the last write ended inside a frame
         self._close_sent = False
         self._pending_control: list[bytes] = []  # control frames that wait for a frame boundary
-        # The newest pong that waits; earlier pings need no answer (RFC 6455 section 5.5.3).
-        self._pending_pong: bytes | None = None
+        self._pending_pong: bytes | None = None  # the newest; earlier pings need no answer (RFC 6455 section 5.5.3)
         self._hold_reasons: set[HoldReason] = set()
         self._backlog = bytearray()  # has been read, and is delivered in later turns of the event loop
+        self._waits_for_turn = False
         self._turns = scheduler_of(loop)
         self.debt = Debt()
         self.full_since: float | None = None  # moves forward while the peer makes progress
@@ -99,7 +92,7 @@ class Leg(asyncio.Protocol):
         self._on_lost = on_lost
         self.closed: asyncio.Future[None] = loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        tcp.enable_dead_peer_detection(transport, _UPSTREAM_USER_TIMEOUT_MS if masks else _CLIENT_USER_TIMEOUT_MS)
+        tcp.enable_dead_peer_detection(transport, tcp.UPSTREAM_TIMEOUT_MS if masks else tcp.CLIENT_TIMEOUT_MS)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -112,8 +105,10 @@ class Leg(asyncio.Protocol):
                 receiver.receive(early)
             else:
                 self._wait_for_turn(early)
-        if self._backlog:
-            return  # what follows is reported once it is delivered
+        if not self._backlog:
+            self._report_end()
+
+    def _report_end(self) -> None:
         if self._eof:
             self._end_of_stream()
         if self.closed.done():
@@ -129,14 +124,23 @@ class Leg(asyncio.Protocol):
         else:
             started = perf_counter()
             self._receiver.receive(data)
-            seconds = perf_counter() - started
-            if seconds > CHEAP_SECONDS:
-                self._turns.charge(self, seconds)
+            self.charge(perf_counter() - started)
+
+    def charge(self, seconds: float) -> None:
+        """Count work for what the peer has sent."""
+        self._turns.uncharged_seconds += seconds
+        if self._turns.uncharged_seconds > CHEAP_SECONDS:
+            self._turns.charge(self, seconds)
+
+    def put_back(self, data: bytes) -> None:
+        """Called by the receiver: deliver the end of this delivery in a later turn of the event loop."""
+        self._backlog[:0] = data
+        self._wait_for_turn(b"")
 
     def _wait_for_turn(self, data: bytes) -> None:
-        is_first = not self._backlog
         self._backlog += data
-        if is_first and self._backlog:
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
             self.hold("backlog")
             self._turns.add(self)
 
@@ -148,11 +152,9 @@ class Leg(asyncio.Protocol):
             self._receiver.receive(part)
         if self._backlog:
             return True
+        self._waits_for_turn = False
         self.release("backlog")
-        if self._eof:
-            self._end_of_stream()
-        if self.closed.done():
-            self._drop_callbacks()
+        self._report_end()
         return False
 
     def eof_received(self) -> bool:
@@ -208,10 +210,10 @@ class Leg(asyncio.Protocol):
         return tcp.peer_disconnected(self._transport)
 
     def peek(self) -> bytes:
-        """What the peer has sent and a held leg has not read, without reading it. Empty on TLS."""
-        if self._backlog:
+        """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""
+        if self._backlog or self._turns.is_spent or self.debt.is_heavy:
             return b""  # what has been read comes first
-        return tcp.peek_unread(self._transport, PEEK_BYTES)
+        return tcp.peek_unread(self._transport)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -243,8 +245,7 @@ class Leg(asyncio.Protocol):
             return
         acknowledged = self.acknowledged_bytes
         if self._acknowledged_bytes and acknowledged - self._acknowledged_bytes >= MIN_PROGRESS_BYTES:
-            # For clients only: they may play slowly what arrived fast. A live upstream answers pings.
-            if not self._masks:
+            if not self._masks:  # clients may play slowly what arrived fast; a live upstream answers pings
                 self.last_alive_at = now
             if self.full_since is not None:
                 self.full_since = now
@@ -286,8 +287,7 @@ class Leg(asyncio.Protocol):
 
     def send_probe(self) -> float:
         """Send a ping; return its time. Only what is received from now on makes `last_received_at` as late as that."""
-        now = self._loop.time()
-        # uvloop's time has a resolution of 1 ms: a pong may arrive at the same time, and something else just before.
+        now = self._loop.time()  # uvloop's has a resolution of 1 ms: a pong may arrive at the same time
         self.last_received_at = min(self.last_received_at, math.nextafter(now, 0.0))
         self.send_control(Opcode.PING, b"")
         return now

@@ -12,6 +12,13 @@ from typing import Final
 _TCP_INFO_BYTES: Final = 128
 _BYTES_ACKED_OFFSET: Final = 120  # tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
 
+PEEK_BYTES: Final = 1 << 20
+"""How many unread bytes are searched for a close frame: 16 seconds of speech."""
+
+# A client may play slowly what arrived fast, with its window at zero meanwhile. Pings find one that has vanished (39 s).
+CLIENT_TIMEOUT_MS: Final = 60_000
+UPSTREAM_TIMEOUT_MS: Final = 20_000
+
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
@@ -55,12 +62,12 @@ def peer_disconnected(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-def peek_unread(transport: asyncio.Transport, limit: int) -> bytes:
+def peek_unread(transport: asyncio.Transport) -> bytes:
     """The bytes that the kernel has received and the transport has not read, left in place; empty on TLS (ciphertext)."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0 or transport.get_extra_info("sslcontext") is not None:
         return b""
     # asyncio's wrapper of a socket cannot receive; a duplicate of its descriptor can.
     with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as duplicate:
-        return duplicate.recv(limit, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return duplicate.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     return b""

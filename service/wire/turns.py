@@ -1,24 +1,34 @@
 """Shares each turn of the event loop among the legs that have much to process, so that no peer delays the others.
 
-Bytes say little about work: 64 KiB are one message or ten thousand frames. So the time that deliveries take is measured.
+Bytes say little about work: 64 KiB are one message or ten thousand frames. So the time that deliveries take is measured, and
+each parses a limited number of frames one by one. Cheap deliveries count as well: uvloop reads a socket 32 times in a row.
 """
 
 import asyncio
+import heapq
+import itertools
 import math
 import time
-from collections import deque
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Item
+
+READ_SECONDS: Final = 0.004
+"""After this much work for reads in one turn of the event loop, further reads wait for the next turn."""
 TURN_SECONDS: Final = 0.002
-"""After this much work for costly deliveries in one turn of the event loop, further reads wait for the next turn."""
+"""The time of each turn for reads that wait."""
 CHEAP_SECONDS: Final = 0.0005
-"""A delivery that takes less is not charged: an ordinary message takes a twentieth."""
+"""A delivery that takes less is not charged to its leg: an ordinary message takes a twentieth."""
 HEAVY_SECONDS: Final = 0.005
-"""A leg that was charged more within about a second is heavy: its bytes are delivered in small slices, after the others."""
+"""A leg that was charged more within about a second is heavy: its bytes are delivered in small slices."""
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
-"""At most 340 of the smallest frames, about a millisecond."""
+"""At most 340 of the smallest frames of a client, about a millisecond."""
+FRAMES_PER_DELIVERY: Final = 256
+"""How many frames one delivery parses one by one, in up to 2 ms. Events behind one another are no such frames: they are
+recognised in one run."""
 
 
 class Waiting(Protocol):
@@ -28,6 +38,22 @@ class Waiting(Protocol):
 
     def deliver(self, size: int) -> bool:
         """Deliver at most `size` bytes; return whether bytes are left."""
+
+
+class PutsBack(Protocol):
+    """A leg, as its receiver sees it."""
+
+    def put_back(self, data: bytes) -> None:
+        """Deliver the end of a delivery again, in a later turn."""
+
+
+def feed_some(leg: PutsBack, scanner: Scanner, data: bytes) -> list[Item]:
+    """Feed a scanner with the next bytes of a leg; those behind `FRAMES_PER_DELIVERY` frames wait for a later turn."""
+    items = scanner.feed(data, FRAMES_PER_DELIVERY)
+    rest = scanner.take_rest()
+    if rest:
+        leg.put_back(rest)
+    return items
 
 
 class Debt:
@@ -47,34 +73,45 @@ class Debt:
 
     @property
     def is_heavy(self) -> bool:
-        """Whether the leg has to wait behind others."""
+        """Whether the leg has to wait for its turn."""
         if self._seconds <= HEAVY_SECONDS:
             return False
         self.add(0.0)
         return self._seconds > HEAVY_SECONDS
 
+    @property
+    def rank(self) -> float:
+        """The place in the queue, the smallest debt first. Time changes no order: all debts halve in the same second."""
+        return math.log2(self._seconds) + self._changed_at if self._seconds else -math.inf
+
 
 class TurnScheduler:
-    """Delivers the waiting bytes of all legs of an event loop. `is_spent`: the budget of this turn is used up."""
+    """Delivers the waiting bytes of all legs of an event loop.
+
+    `is_spent`: the budget for reads of this turn is used up. `uncharged_seconds`: of deliveries since the last charge.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._light: deque[Waiting] = deque()
-        self._heavy: deque[Waiting] = deque()
+        self._waiting: list[tuple[float, int, Waiting]] = []  # a heap
+        self._numbers = itertools.count()
         self._spent_seconds = 0.0
         self._is_scheduled = False
         self.is_spent = False
+        self.uncharged_seconds = 0.0
 
     def charge(self, leg: Waiting, seconds: float) -> None:
-        """Count a costly delivery towards this turn and against its leg."""
-        leg.debt.add(seconds)
-        self._spent_seconds += seconds
-        self.is_spent = self._spent_seconds >= TURN_SECONDS
+        """Count what is uncharged towards this turn, and the last delivery against its leg if it was costly."""
+        if seconds > CHEAP_SECONDS:
+            leg.debt.add(seconds)
+        self._spent_seconds += self.uncharged_seconds
+        self.uncharged_seconds = 0.0
+        self.is_spent = self._spent_seconds >= READ_SECONDS
         self._schedule()
 
     def add(self, leg: Waiting) -> None:
         """Queue a leg that has bytes, once: not again before `deliver` has returned False."""
-        (self._heavy if leg.debt.is_heavy else self._light).append(leg)
+        heapq.heappush(self._waiting, (leg.debt.rank, next(self._numbers), leg))
         self._schedule()
 
     def _schedule(self) -> None:
@@ -86,17 +123,15 @@ class TurnScheduler:
         self._is_scheduled, self.is_spent, self._spent_seconds = False, False, 0.0
         served_until = time.perf_counter() + TURN_SECONDS
         now = 0.0
-        while (self._light or self._heavy) and now < served_until:
-            is_heavy = not self._light
-            leg = (self._heavy if is_heavy else self._light).popleft()
+        while self._waiting and now < served_until:
+            leg = heapq.heappop(self._waiting)[-1]
             started = time.perf_counter()
-            has_more = leg.deliver(HEAVY_SLICE_BYTES if is_heavy else LIGHT_SLICE_BYTES)
+            has_more = leg.deliver(HEAVY_SLICE_BYTES if leg.debt.is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
-            if now - started > CHEAP_SECONDS:
-                leg.debt.add(now - started)
+            leg.debt.add(now - started)
             if has_more:
                 self.add(leg)
-        if self._light or self._heavy:
+        if self._waiting:
             self._schedule()
 
 

@@ -23,7 +23,14 @@ from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS
 from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
-from service.wire.turns import HEAVY_SECONDS, HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, TURN_SECONDS
+from service.wire.turns import (
+    FRAMES_PER_DELIVERY,
+    HEAVY_SECONDS,
+    HEAVY_SLICE_BYTES,
+    LIGHT_SLICE_BYTES,
+    READ_SECONDS,
+    TURN_SECONDS,
+)
 from tools import generated
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -86,10 +93,12 @@ STATEMENTS: Final = {
         f"at most once in {SESSION.probe_seconds:g} s",
         f"one read, at most {READ_KIB} KiB",
         f"a read of at most {SLICE_BYTES // KIB} KiB to its pipe directly",
-        f"have used up {TURN_SECONDS * 1000:g} ms",
+        f"have used up {READ_SECONDS * 1000:g} ms",
+        f"{TURN_SECONDS * 1000:g} ms in each turn for all sessions",
+        f"at most {FRAMES_PER_DELIVERY} of these frames",
         f"in slices of {LIGHT_SLICE_BYTES // KIB} KiB",
         f"more than {HEAVY_SECONDS * 1000:g} ms of such work",
-        f"slices of {HEAVY_SLICE_BYTES // KIB} KiB, after all others",
+        f"slices of {HEAVY_SLICE_BYTES // KIB} KiB",
         f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",
         f"When more than {WRITE_HIGH_BYTES // KIB} KiB are unsent",
         f"less than {MIN_PROGRESS_BYTES // KIB} KiB in {SLOW} ends the session",

@@ -100,6 +100,19 @@ def test_scanner_items_do_not_depend_on_slicing(data: st.DataObject, *, masked: 
     assert whole == joined(items)
 
 
+@given(data=st.data(), masked=st.booleans(), max_frames=st.integers(1, 3))
+def test_limited_number_of_frames_changes_no_item(data: st.DataObject, *, masked: bool, max_frames: int) -> None:
+    """What `feed` leaves behind the limit gives the same items when it is fed next."""
+    stream = data.draw(streams(masked=masked))
+    limited, items, rest = scanner(masked=masked), list[Item](), stream
+    while rest:
+        items += limited.feed(rest, max_frames)
+        before, rest = rest, limited.take_rest()
+        assert rest == b"" or (len(rest) < len(before) and before.endswith(rest))
+
+    assert joined(scanner(masked=masked).feed(stream)) == joined(items)
+
+
 @given(stream=st.binary(max_size=200), masked=st.booleans())
 def test_scanner_accepts_any_bytes(stream: bytes, *, masked: bool) -> None:
     """Random bytes, whole and one by one, give the same items and no exception."""

@@ -9,8 +9,10 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.scanner_items import ControlFrame
+from service.realtime.scanner_items import Chunk, ControlFrame, Item, MessageEnd
+from service.relay.pipe import Pipe
 from service.relay.watchdog import RATE_WINDOW_SECONDS
+from service.wire.turns import FRAMES_PER_DELIVERY
 from tests.relay.test_message_floods import echo, newest_session, open_client
 from tests.support.harness import eventually, payload_of, taking_less_than
 from tests.support.raw_websocket_server import CREATED, ServerConnection
@@ -86,6 +88,37 @@ async def test_pings_of_one_read_get_one_pong() -> None:
 
         assert [b"99"] == pongs
         assert [b"{}"] == [payload_of(item) for item in items if not isinstance(item, ControlFrame)]
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+async def test_delivery_parses_a_limited_number_of_frames(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst within the limits, in one write and from upstream behind its first event: all arrives, in order."""
+    numbers, sizes = range(10 * FRAMES_PER_DELIVERY), list[int]()
+    received: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    process = Pipe.process
+
+    def record(pipe: Pipe, items: list[Item]) -> None:
+        sizes.append(sum(not isinstance(item, MessageEnd | Chunk) for item in items))
+        process(pipe, items)
+
+    async def script(connection: ServerConnection) -> None:
+        burst = b"".join(build_frame(Opcode.TEXT, b"%d" % number) for number in numbers)
+        connection.writer.write(build_frame(Opcode.TEXT, CREATED) + (burst if side == "upstream" else b""))
+        if side == "client":
+            messages = connection.messages()
+            received.set_result([int(await anext(messages)) for _ in numbers])
+        await connection.wait_closed()
+
+    monkeypatch.setattr(Pipe, "process", record)
+    async with scripted_relay(script) as (relay, _), open_client(relay) as client:
+        if side == "client":
+            client.writer.write(b"".join(build_frame(Opcode.TEXT, b"%d" % number, b"abcd") for number in numbers))
+        else:
+            received.set_result([int(payload_of(await client.next_item())) for _ in numbers])
+
+        assert list(numbers) == await received
+        del sizes[:1]  # what followed the first event before the session began
+        assert max(sizes) <= FRAMES_PER_DELIVERY
 
 
 async def test_upstream_flood_of_frames_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from hypothesis import settings
 
-from service.wire.leg import PEEK_BYTES, Leg
+from service.wire.leg import Leg
+from service.wire.tcp import PEEK_BYTES
 
 IS_DEEP: Final = os.environ.get("TEST_PROFILE") == "deep"
 DEEP_SECONDS: Final = 3600

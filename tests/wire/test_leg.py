@@ -13,8 +13,9 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from service.wire import tcp
-from service.wire.closing import close_leg
+from service.wire.closing import PeerCloseReceiver, close_leg
 from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES
+from service.wire.turns import FRAMES_PER_DELIVERY, HEAVY_SECONDS
 from tests.support.harness import eventually
 from tests.support.recording_transport import RecordingReceiver, new_leg
 
@@ -142,6 +143,42 @@ async def test_large_read_is_delivered_in_slices() -> None:
     assert b"small" * 1000 + read + b"behind it" == bytes(receiver.received)
 
 
+async def test_receiver_puts_back_what_it_leaves() -> None:
+    """It is delivered in later turns, before what was read behind it, the end of file included."""
+    leg, transport = new_leg()
+    received, turns = bytearray(), 0
+
+    class Greedless(RecordingReceiver):
+        def receive(self, data: bytes) -> None:
+            nonlocal turns
+            turns += 1
+            received.extend(data[:1000])
+            if data[1000:]:
+                leg.put_back(data[1000:])
+
+    receiver = Greedless()
+    leg.start(receiver)
+    read = bytes(range(256)) * 16
+    leg.data_received(read)
+    leg.data_received(b"behind it")
+    leg.eof_received()
+    assert (1000, False, 0) == (len(received), transport.reading, receiver.lost)
+    await eventually(lambda: bool(receiver.lost))
+
+    assert read + b"behind it" == bytes(received)
+    assert (5, True) == (turns, transport.reading)
+
+
+async def test_close_frame_is_found_in_a_later_delivery() -> None:
+    """Behind more frames than one delivery parses."""
+    leg, transport = new_leg()
+    leg.start(PeerCloseReceiver(leg, Scanner(masked=True, max_message_bytes=1000)))
+    leg.data_received(build_frame(Opcode.PONG, b"", b"abcd") * (2 * FRAMES_PER_DELIVERY))
+    leg.data_received(build_frame(Opcode.CLOSE, close_payload(1000), b"abcd"))
+    assert not transport.closing
+    await eventually(lambda: transport.closing)
+
+
 async def test_end_of_file_delivers_the_remaining_slices_first() -> None:
     """The other hold reasons stay."""
     leg, transport = new_leg()
@@ -169,6 +206,8 @@ async def test_peek_and_disconnect_wait_for_the_remaining_slices(monkeypatch: py
         assert (b"", False) == (leg.peek(), leg.peer_disconnected())
         await eventually(lambda: leg.held_since is None)
         assert (b"unread", True) == (leg.peek(), leg.peer_disconnected())
+        leg.debt.add(2 * HEAVY_SECONDS)
+        assert (b"", True) == (leg.peek(), leg.peer_disconnected())  # a flood is not searched
 
 
 @pytest.mark.parametrize(("masks", "is_alive"), [(False, True), (True, False)])

@@ -1,12 +1,21 @@
 """service/wire/turns.py: no leg's work delays the others. The clock is a fake: a delivery takes what its bytes cost."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import pytest
 
 from service.wire import turns
-from service.wire.turns import HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, TURN_SECONDS, Debt, TurnScheduler
+from service.wire.turns import (
+    CHEAP_SECONDS,
+    HEAVY_SLICE_BYTES,
+    LIGHT_SLICE_BYTES,
+    READ_SECONDS,
+    TURN_SECONDS,
+    Debt,
+    TurnScheduler,
+)
 
 
 class FakeClock:
@@ -120,14 +129,49 @@ def test_charged_read_lets_others_wait_for_the_next_turn(clock: FakeClock, calls
     """`is_spent` is reset by the next turn."""
     scheduler = scheduler_with(calls)
     leg = CostlyLeg(clock, "a", 0, 0)
-    scheduler.charge(leg, TURN_SECONDS / 2)
-    assert not scheduler.is_spent
-    scheduler.charge(leg, TURN_SECONDS / 2)
-    assert scheduler.is_spent
+    for is_spent in (False, True):
+        scheduler.uncharged_seconds += READ_SECONDS / 2
+        scheduler.charge(leg, READ_SECONDS / 2)
+        assert is_spent is scheduler.is_spent
     assert 1 == len(calls)
     calls.pop()()
 
     assert not scheduler.is_spent
+
+
+def test_cheap_reads_add_up_without_a_debt(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """Two hundred legs whose reads are cheap: the turn is spent, and none of them is charged."""
+    scheduler = scheduler_with(calls)
+    leg = CostlyLeg(clock, "a", 0, 0)
+    scheduler.uncharged_seconds = READ_SECONDS
+    scheduler.charge(leg, CHEAP_SECONDS)
+
+    assert (True, 0.0, -math.inf) == (scheduler.is_spent, scheduler.uncharged_seconds, leg.debt.rank)
+
+
+def test_legs_are_served_by_debt(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """The smallest first, as it is at one time; legs without one in the order of their arrival."""
+    scheduler = scheduler_with(calls)
+    served: list[str] = []
+
+    class Served(CostlyLeg):
+        def deliver(self, size: int) -> bool:
+            served.append(self._name)
+            return super().deliver(size)
+
+    def add(name: str, debt: float) -> None:
+        leg = Served(clock, name, 1, 0)
+        if debt:
+            leg.debt.add(debt)
+        scheduler.add(leg)
+
+    add("1.0, a second ago", 1.0)
+    clock.now += 1
+    for name, debt in (("0.6", 0.6), ("0.4", 0.4), ("none", 0.0), ("none, later", 0.0)):
+        add(name, debt)
+    calls.pop()()
+
+    assert ["none", "none, later", "0.4", "1.0, a second ago", "0.6"] == served
 
 
 async def test_scheduler_is_shared_by_the_legs_of_a_loop() -> None:
