@@ -16,19 +16,20 @@ class FileReader:
     """Runs one blocking read at a time, in a daemon thread: asyncio's executor would keep the process from ending."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._is_reading = False
 
     async def read(self, read: Callable[[], str]) -> str:
         """Return what `read` returns; raises what it raises, and SecretFileError where it does not return in time.
 
         While an earlier read is blocked no other one is started.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._is_reading:
             raise _not_answering()
         loop = asyncio.get_running_loop()
         result: asyncio.Future[str] = loop.create_future()
 
         def finish(outcome: str | Exception) -> None:
+            self._is_reading = False  # not when the thread ends: the next read may start before that
             if result.done():  # too late
                 return
             if isinstance(outcome, Exception):
@@ -45,8 +46,8 @@ class FileReader:
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(finish, outcome)
 
-        self._thread = threading.Thread(target=run, name="read secret", daemon=True)
-        self._thread.start()
+        self._is_reading = True
+        threading.Thread(target=run, name="read secret", daemon=True).start()
         try:
             async with asyncio.timeout(READ_SECONDS):
                 return await result
