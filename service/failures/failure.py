@@ -17,6 +17,7 @@ class Phase(StrEnum):
     UPGRADE = "upgrade"
     FIRST_EVENT = "first_event"
     BREAKER = "breaker"
+    SESSION_START = "session_start"  # GPT-Live: from the 101 to `session.started`
 
 
 @dataclass(slots=True)

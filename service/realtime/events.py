@@ -15,6 +15,13 @@ HEAD_BYTES: Final = 512
 """Bytes of a message that are searched for its type before the whole message is read. Most servers and SDKs put it first."""
 
 
+class Api(StrEnum):
+    """The API of the provider that a session uses; also the `api` label of metrics."""
+
+    REALTIME = "realtime"
+    LIVE = "live"
+
+
 class Direction(StrEnum):
     """The direction of a message; also the `direction` label of metrics."""
 

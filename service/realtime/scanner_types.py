@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Final
 
+from service.realtime import live
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, event_type, may_be_object, type_in_head
 from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
@@ -13,11 +14,13 @@ UNREADABLE_EVENT: Final = (
 )
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
 
+_KNOWN_TYPES: Final = CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES | live.CLIENT_EVENT_TYPES | live.SERVER_EVENT_TYPES
+
 
 @cache
 def forwarded_types(parsed_types: frozenset[str]) -> dict[bytes, str]:
     """Return the known event types outside `parsed_types`, by their bytes in a message."""
-    return {name.encode(): name for name in (CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES) - parsed_types}
+    return {name.encode(): name for name in _KNOWN_TYPES - parsed_types}
 
 
 def type_start(head: bytes) -> int:

@@ -24,8 +24,9 @@ import aiohttp
 from yarl import URL
 
 from service.failures import Failure, Phase
+from service.realtime import live
 from service.realtime.closing import CloseCode
-from service.realtime.events import PARSED_EVENT_TYPES
+from service.realtime.events import PARSED_EVENT_TYPES, Api
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item
 from service.upstream import hints, translate
@@ -166,7 +167,8 @@ class Dialler:
         except ConnectionResetError:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
-        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=PARSED_EVENT_TYPES)
+        parsed_types = live.PARSED_EVENT_TYPES if request.api is Api.LIVE else PARSED_EVENT_TYPES
+        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=parsed_types)
         connected = UpstreamConnection(leg, scanner, [], progress)
         if not request.promises_first_event or self.first_event == "optional":
             leg.hold("first_event")
@@ -210,7 +212,7 @@ class Dialler:
                 response.status,
                 None,
                 response.headers,
-                is_call=request.has("call_id"),
+                is_call=request.names_a_call,
                 body=await read_body(response),
                 facts=hints.facts_of(target, url.path),
             )

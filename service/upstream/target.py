@@ -1,18 +1,29 @@
 """One upstream: its base URL, its credentials, and the URLs and headers of requests to it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from aiohttp import encode_basic_auth
 from yarl import URL
 
+from service.realtime.events import Api
 from service.realtime.keys import Secret
 from service.upstream.proxy import HttpProxy
 from service.version import __version__
 
 Label = Literal["openai", "azure", "compatible", "simulator"]
 
+Endpoint = Literal["realtime", "translation", "live", "attach"]
+"""An endpoint of the provider: of the Realtime API, its translations, GPT-Live, and the sideband of a GPT-Live session."""
+
 USER_AGENT: Final = f"realtime-relay/{__version__}"
+_PATHS: Final[Mapping[Endpoint, str]] = {
+    "realtime": "realtime",
+    "translation": "realtime/translations",
+    "live": "live/sessions",
+    "attach": "live/sessions/{}/attach",
+}
 _AZURE_SUFFIXES: Final = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
 
@@ -21,20 +32,31 @@ class DialRequest:
     """What a client requests from upstream: which endpoint, and with which query, as decoded pairs."""
 
     query: tuple[tuple[str, str], ...] = ()
-    translation: bool = False
+    endpoint: Endpoint = "realtime"
+    live_session: str = ""  # the id of the GPT-Live session to attach to
     # The only header of a client that is sent upstream (see `web/request.py`).
     safety_identifier: str | None = None
 
     @property
     def promises_first_event(self) -> bool:
-        """Whether the provider sends an event first. It does not on a sideband (`call_id`) or a translation connection."""
-        return not self.translation and not self.has("call_id")
+        """Whether the provider sends an event first: not for a sideband, a translation, or GPT-Live."""
+        return self.endpoint == "realtime" and not self.has("call_id")
+
+    @property
+    def api(self) -> Api:
+        """The API of the endpoint."""
+        return Api.LIVE if self.endpoint in {"live", "attach"} else Api.REALTIME
+
+    @property
+    def names_a_call(self) -> bool:
+        """Whether it joins a call that exists, so that a 404 means that call."""
+        return self.endpoint == "attach" or self.has("call_id")
 
     @property
     def route(self) -> str:
-        """Which of the provider's kinds of connection it is: `translation`, `sideband` or `conversation`."""
-        if self.translation:
-            return "translation"
+        """Which of the provider's kinds of connection it is: for the memory of failures."""
+        if self.endpoint != "realtime":
+            return self.endpoint
         return "sideband" if self.has("call_id") else "conversation"
 
     @property
@@ -65,7 +87,7 @@ class Target:
 
     def socket_url(self, request: DialRequest) -> URL:
         """The URL of a WebSocket, with scheme http(s): the dial sends the upgrade as an HTTP request."""
-        path = "realtime/translations" if request.translation else "realtime"
+        path = _PATHS[request.endpoint].format(request.live_session)
         return (URL(self.base_url) / path).with_query(list(request.query))
 
     def model_url(self, model: str) -> URL:

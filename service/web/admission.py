@@ -17,7 +17,7 @@ from service.access.tokens import OPEN_ACCESS_CLIENT, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import host_of, is_loopback
 from service.telemetry.metrics import Metrics
-from service.upstream.target import DialRequest
+from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
 from service.web.request import header_token, parse_dial_request, parse_token, wants_draining_event
 
@@ -67,7 +67,7 @@ class AdmissionControl:
         self._log = structlog.get_logger()
 
     def admit(
-        self, request: web.Request, attempt: ConnectionAttempt, slot: ExitStack, *, translation: bool
+        self, request: web.Request, attempt: ConnectionAttempt, slot: ExitStack, endpoint: Endpoint
     ) -> DialRequest:
         """Return what to dial for the client. Raises Failure, with the reason of the first check that refuses.
 
@@ -78,7 +78,7 @@ class AdmissionControl:
         self._authenticate(request, attempt)
         self._warn_of_proxy(request, attempt)
         slot.enter_context(self._track_reconnects(request, attempt))
-        dial_request = parse_dial_request(request, translation=translation, allowed_models=self._policy.allowed_models)
+        dial_request = parse_dial_request(request, endpoint, allowed_models=self._policy.allowed_models)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
         refusal = self._refusal()

@@ -21,7 +21,7 @@ from service.relay.watchdog import SessionLimits
 from service.upstream.connector import UpstreamConnector, witness_of
 from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
-from service.upstream.target import DialRequest
+from service.upstream.target import DialRequest, Endpoint
 from service.web import refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
@@ -90,17 +90,17 @@ class RealtimeHandler:
 
     async def conversation(self, request: web.Request) -> web.StreamResponse:
         """Handle GET /v1/realtime: conversation, transcription and sideband sockets."""
-        return await self._serve(request, translation=False)
+        return await self._serve(request, "realtime")
 
     async def translation(self, request: web.Request) -> web.StreamResponse:
         """Handle GET /v1/realtime/translations."""
-        return await self._serve(request, translation=True)
+        return await self._serve(request, "translation")
 
-    async def _serve(self, request: web.Request, *, translation: bool) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
         attempt = ConnectionAttempt(secrets.token_hex(8), self.addresses.read(request))
         try:
-            return await self._run_session(request, attempt, translation=translation)
+            return await self._run_session(request, attempt, endpoint)
         except Exception:
             self._reporter.failed(attempt)
             if UPGRADE_RESPONSE in request:
@@ -113,9 +113,9 @@ class RealtimeHandler:
             request.pop(UPGRADE_RESPONSE, None)
 
     async def _run_session(
-        self, request: web.Request, attempt: ConnectionAttempt, *, translation: bool
+        self, request: web.Request, attempt: ConnectionAttempt, endpoint: Endpoint
     ) -> web.StreamResponse:
-        outcome = await self._admit_and_dial(request, attempt, translation=translation)
+        outcome = await self._admit_and_dial(request, attempt, endpoint)
         if not isinstance(outcome, asyncio.Task):
             return outcome
         # Shielded: aiohttp cancels this handler when the client disconnects, and the session still has to close upstream.
@@ -123,7 +123,7 @@ class RealtimeHandler:
         return _sent_response(request)
 
     async def _admit_and_dial(
-        self, request: web.Request, attempt: ConnectionAttempt, *, translation: bool
+        self, request: web.Request, attempt: ConnectionAttempt, endpoint: Endpoint
     ) -> asyncio.Task[str] | web.StreamResponse:
         """Return the task of the client's session, or the response to a client that gets none."""
         handshake: OpeningHandshake | None = None
@@ -131,7 +131,7 @@ class RealtimeHandler:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    dial_request = self._admission.admit(request, attempt, session_slot, translation=translation)
+                    dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
                     dial_slot.enter_context(self._dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
                     dial_slot.enter_context(self._dials_in_flight.track())

@@ -15,7 +15,7 @@ from yarl import URL
 
 from service.failures import Failure
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
-from service.upstream.target import DialRequest
+from service.upstream.target import DialRequest, Endpoint
 
 SUBPROTOCOL: Final = "realtime"
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
@@ -101,7 +101,7 @@ def parse_token(request: web.Request) -> str | None:
     return None
 
 
-def parse_dial_request(request: web.Request, *, translation: bool, allowed_models: Sequence[str]) -> DialRequest:
+def parse_dial_request(request: web.Request, endpoint: Endpoint, *, allowed_models: Sequence[str]) -> DialRequest:
     """Return what to dial; raises Failure with bad_request, model_missing or model_refused."""
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise _bad_request("query over 2 kB", "Shorten the query to at most 2 kB.")
@@ -130,7 +130,7 @@ def parse_dial_request(request: web.Request, *, translation: bool, allowed_model
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
         query=pairs,
-        translation=translation,
+        endpoint=endpoint,
         safety_identifier=safety if _SAFETY_IDENTIFIER.fullmatch(safety) else None,
     )
 

@@ -164,7 +164,7 @@ def admit(request: Any, mode: Any) -> str:
                 parse_handshake(request)
             try:
                 wants_error_event(request)
-                control.admit(request, ConnectionAttempt("s", "192.0.2.1"), slot, translation=False)
+                control.admit(request, ConnectionAttempt("s", "192.0.2.1"), slot, "realtime")
             except Failure as failure:
                 return failure.reason
             return "admitted"
