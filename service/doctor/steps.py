@@ -168,7 +168,7 @@ def _internal_error(exc: Exception) -> StepFailed:
 def _received_notes(failure: Failure) -> list[str]:
     received = [failure.upstream_code] if failure.upstream_code else []
     if failure.wire_status is not None:
-        is_close = failure.phase is Phase.FIRST_EVENT
+        is_close = failure.phase in {Phase.FIRST_EVENT, Phase.SESSION_START}
         received.insert(0, f"close code {failure.wire_status}" if is_close else f"HTTP {failure.wire_status}")
     notes = [f"Received: {', '.join(received)}."] if received else []
     notes += evidence_notes(failure)

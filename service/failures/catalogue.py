@@ -167,7 +167,7 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "client fails, correct RELAY_MODEL or the clients' ?model=; if only one does, correct that client. On Azure, use "
         "the deployment's name."),
     Row("call_not_found", "model", _CLIENT, 404, 4004, _NEVER, _INFO,
-        "The provider does not know this call_id.",
+        "The provider does not know this call or session.",
         "Connect while the call is active, with the call_id from its Location header. If the call was just created, retry "
         "once.",
         "Correct the client that the log fields client and address name: it has to connect while the call is active, with "
@@ -226,7 +226,7 @@ DIAL_FAILURES: Final = catalogue_of(  # while the relay connects to the provider
         "Raise the limits of the proxy, gateway or edge that the log field server names, or find the client that opens "
         "most connections by the log field client. The provider's account is not at its limit."),
     Row("wrong_base_url", "tls-and-proxy", _OPERATOR, 424, 1008, _NEVER, _ERROR,
-        "The server at OPENAI_BASE_URL has no Realtime API at this path.",
+        "The server at OPENAI_BASE_URL does not serve this API at this path.",
         "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1) and restart the relay. Run "
         "'python -m service doctor' to see which path was requested and where the setting was read."),
     Row("bad_reply", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,

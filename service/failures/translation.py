@@ -30,7 +30,9 @@ class Trait(StrEnum):
     """A fact about a refusal beside status, code and message."""
 
     CHALLENGE = "a challenge for browsers"
-    CALL = "the request has a call_id"
+    CALL = "the request names a call or a session"
+    LIVE = "the request is for GPT-Live"
+    START = "the answer to `session.start`"
     UNKNOWN_CODE = "an error code that the relay does not know"
     ERROR = "an error object"
 
@@ -66,6 +68,10 @@ _BLOCKED_HINT: Final = (
     "{server} refused the request with status {status} before the API saw it. Check which public address the relay's traffic "
     "uses, and the rules of that server. If OPENAI_BASE_URL names a gateway, check which key it requires. {trace_advice}"
 )
+_LIVE_PATH_HINT: Final = (
+    "The server at OPENAI_BASE_URL (from {base_url_from}) has no GPT-Live at {path}. Check whether it offers GPT-Live; if it "
+    "does, correct the path of OPENAI_BASE_URL: {base_form}. Sessions of the Realtime API can work all the same."
+)
 _NETWORK_HINT: Final = (
     "Connect from an allowed network: use the resource's private endpoint, whose name has to resolve to its private address "
     "where the relay runs, or add the relay's public address to the firewall rules of the resource."
@@ -78,6 +84,38 @@ _VERSION_HINT: Final = (
     "Correct the API version in OPENAI_BASE_URL. For Azure OpenAI use https://<resource>.openai.azure.com/openai/v1, which "
     "takes no api-version, and check that the deployment is a Realtime model."
 )
+_NO_KEY_HINT: Final = (
+    "The provider received a request without a key. If the relay has one (log event key.found), a proxy or gateway on the "
+    "way removes the header Authorization: exclude the provider's host from it, or correct its rule."
+)
+_FORBIDDEN_HINT: Final = (
+    "'forbidden' after session.start has three causes. An unknown voice: set session.audio.output.voice to one of GPT-Live, "
+    "such as marin; fable, onyx and nova are none. A project without access to GPT-Live: give the project of the key access "
+    "to the model. An OAuth token of ChatGPT or Codex as the key: set OPENAI_API_KEY to a key of a project. If other "
+    "sessions of GPT-Live start with this key, the voice is the cause."
+)
+_DELEGATION_SCOPE_HINT: Final = (
+    "Delegation of the type responses requires the permission api.responses.write: give it to the key, or send session.start "
+    "without this delegation."
+)
+_START_HINT: Final = (
+    "The provider rejected a field of the client's session.start. Correct the field that the error event names; "
+    "upstream_code has its code. Limits: instructions 16,384 tokens; input 128 messages and 8,192 tokens."
+)
+_UNKNOWN_FIELD_HINT: Final = (
+    "Remove the field that the provider does not know from the client's session.start; the error event names it. Voice and "
+    "format of GPT-Live are session.audio.output.voice and session.audio.format; fields of the Realtime API do not apply."
+)
+_MISSING_FIELD_HINT: Final = (
+    "Add the missing field to the client's session.start; the error event names it. session.model is required."
+)
+_VOICE_HINT: Final = (
+    "Set session.audio.output.voice in the client's session.start to a voice of GPT-Live, such as marin."
+)
+_INSTRUCTIONS_HINT: Final = (
+    "Shorten session.instructions in the client's session.start: at most 16,384 tokens. Put data for a single turn into "
+    "session.thinking.append."
+)
 
 # fmt: off
 WHO_ANSWERED: Final = (
@@ -86,6 +124,7 @@ WHO_ANSWERED: Final = (
     Rule("proxy_auth_failed", status=(407,)),
     Rule("redirect_refused", status=range(300, 400)),
     Rule("call_not_found", by=(Responder.UNKNOWN,), status=(404,), trait=Trait.CALL),
+    Rule("wrong_base_url", by=_NOT_API, status=(404, 410), trait=Trait.LIVE, hint=_LIVE_PATH_HINT),
     Rule("wrong_base_url", by=_NOT_API, status=(404, 410), hint=_PATH_HINT),
     Rule("limited_before_api", by=_BETWEEN, status=(429,)),
     Rule("region_blocked", by=(Responder.UNKNOWN,), status=(451,)),
@@ -94,7 +133,17 @@ WHO_ANSWERED: Final = (
          hint="The proxy cannot reach the provider. Check that it resolves the provider's name and may connect to port 443."),
 )
 
+CODES_AFTER_START: Final = (
+    Rule("key_forbidden", code=("forbidden",), trait=Trait.START, hint=_FORBIDDEN_HINT),
+    Rule("key_forbidden", code=("missing_scope",), trait=Trait.START, hint=_DELEGATION_SCOPE_HINT),
+    Rule("request_rejected", code=("unknown_parameter",), trait=Trait.START, hint=_UNKNOWN_FIELD_HINT),
+    Rule("request_rejected", code=("missing_required_parameter",), trait=Trait.START, hint=_MISSING_FIELD_HINT),
+    Rule("request_rejected", code=("invalid_voice",), trait=Trait.START, hint=_VOICE_HINT),
+    Rule("request_rejected", code=("invalid_value", "invalid_parameter", "invalid_event"), trait=Trait.START,
+         hint=_START_HINT),
+)
 ERROR_CODES_OF_PROVIDERS: Final = (
+    *CODES_AFTER_START,
     Rule("wrong_host", code=("incorrect_hostname",),
          hint="Set OPENAI_BASE_URL to https://{named_host}/v1, the host of the key's region, and restart the relay."),
     Rule("wrong_host", code=("incorrect_hostname",)),
@@ -103,6 +152,7 @@ ERROR_CODES_OF_PROVIDERS: Final = (
                                   "account_deactivated", "organization_deactivated", "access_terminated")),
     Rule("key_rejected", code=("invalid_api_key", "expired_api_key", "api_key_expired", "revoked_api_key", "invalid_key",
                                "invalid_authentication", "authentication_error", "auth_error", "token_not_found_in_db")),
+    Rule("key_missing", code=("missing_authorization",), hint=_NO_KEY_HINT),
     Rule("key_forbidden", code=("mismatched_organization", "mismatched_project"),
          hint="Set OPENAI_ORG_ID and OPENAI_PROJECT_ID to the organization and project of the key, or remove both, "
               "and restart "
@@ -121,7 +171,7 @@ ERROR_CODES_OF_PROVIDERS: Final = (
                                   "model_not_allowed", "key_model_access_denied")),
     Rule("request_rejected", code=("missing_model",),
          hint="Send ?model=<name>, or ?intent=transcription without a model, as the provider requires."),
-    Rule("call_not_found", code=("call_id_not_found",)),
+    Rule("call_not_found", code=("call_id_not_found", "session_id_not_found")),
     Rule("region_blocked", code=("unsupported_country_region_territory", "request_forbidden")),
     Rule("request_rejected", code=("operationnotsupported", "unsupportedapiversion", "invalidapiversionparameter"),
          hint=_VERSION_HINT),
@@ -143,9 +193,12 @@ SENTENCES: Final = (
     Rule("quota_exhausted", says=("account is not active",), hint=_BILLING_HINT),
     Rule("quota_exhausted", says=("exceeded your current quota",)),
     Rule("region_blocked", says=("country, region, or territory not supported",)),
+    Rule("wrong_base_url", by=_API, status=(404,), trait=Trait.LIVE, hint=_LIVE_PATH_HINT,
+         says=("invalid url", "resource not found")),
     Rule("wrong_base_url", by=_API, status=(404,), hint=_PATH_HINT, says=("invalid url", "resource not found")),
     Rule("model_not_found", says=("deployment for this resource does not exist", "does not have access to model",
-                                  "does not exist or you do not have access")),
+                                  "does not exist or you do not have access", "is not supported in realtime mode")),
+    Rule("request_rejected", says=("instructions",), trait=Trait.START, hint=_INSTRUCTIONS_HINT),
     Rule("key_forbidden", says=("missing scopes", "insufficient permissions")),
     Rule("key_missing", says=("missing bearer", "didn't provide an api key", "missing subscription key")),
     Rule("key_rejected", says=("incorrect api key", "invalid api key", "invalid subscription key")),
@@ -159,6 +212,7 @@ STATUSES: Final = (
     Rule("key_forbidden", by=_API, status=(403,)),
     Rule("quota_exhausted", status=(402,)),
     Rule("call_not_found", by=_API, status=(404,), trait=Trait.CALL),
+    Rule("wrong_base_url", by=_API, status=(404,), trait=Trait.LIVE, hint=_LIVE_PATH_HINT),
     Rule("model_not_found", by=_API, status=(404,)),
     Rule("model_not_found", close=(4004,)),
     Rule("rate_limited", status=(429,)),
@@ -167,8 +221,10 @@ STATUSES: Final = (
     Rule("upstream_overloaded", close=(1001, 1012, 1013)),
     Rule("upstream_error", status=(408, *_SERVER_ERRORS)),
     Rule("request_rejected", by=_API, status=_CLIENT_ERRORS),
+    Rule("request_rejected", close=(1008, 4000), trait=Trait.START, hint=_START_HINT),
     Rule("request_rejected", close=(1008, 4000)),
     Rule("bad_reply", close=(1009,)),
+    Rule("request_rejected", code=("invalid_request_error",), trait=Trait.START, hint=_START_HINT),
     Rule("request_rejected", code=("invalid_request_error",)),
     Rule("bad_reply", status=range(1000)),
     Rule("upstream_error", trait=Trait.ERROR),
@@ -183,7 +239,7 @@ STEPS: Final = (
     ("Status", STATUSES),
 )
 RULES: Final = tuple(rule for _, rules in STEPS for rule in rules)
-KNOWN_CODES: Final = frozenset(code for rule in ERROR_CODES_OF_PROVIDERS for code in rule.code)
+KNOWN_CODES: Final = frozenset(code for rule in ERROR_CODES_OF_PROVIDERS if rule.trait is None for code in rule.code)
 
 NETWORK_ERRORS: Final = {
     "dns_failed": "The resolver returns an error.",
@@ -192,7 +248,7 @@ NETWORK_ERRORS: Final = {
     "network_unreachable": "ENETUNREACH, EHOSTUNREACH, ENETDOWN, EACCES, EPERM, or another error of the operating system.",
     "connect_timeout": "No answer from DNS, TCP or TLS within the timeout, or ETIMEDOUT.",
     "reply_timeout": "No HTTP response within the timeout.",
-    "first_event_timeout": "No event within the timeout.",
+    "first_event_timeout": "No event within the timeout, or no `session.started` after `session.start`.",
     "dropped_early": "The connection is closed or reset before the first event.",
     "tls_failed": "The TLS handshake fails.",
     "tls_untrusted": "The certificate is not trusted.",

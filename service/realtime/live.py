@@ -90,3 +90,13 @@ PARSED_EVENT_TYPES: Final = frozenset(
 
 CLOSED_REASONS: Final = ("close_requested", "expired", "content", "remote_hangup", "connection_lost")
 """The documented reasons of `session.closed`."""
+
+
+def is_live_model(model: str) -> bool:
+    """Whether a model's name is one of GPT-Live, whose models the Realtime API refuses; a deployment can have any name."""
+    return model.rpartition("/")[2].lower().startswith("gpt-live")
+
+
+def is_realtime_model(model: str) -> bool:
+    """Whether a model's name is one of the Realtime API, whose models GPT-Live refuses."""
+    return "realtime" in model.rpartition("/")[2].lower()

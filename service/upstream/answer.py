@@ -86,7 +86,13 @@ class Answer:
 
 
 def describe_response(
-    status: int, headers: Mapping[str, str], body: bytes, error: ErrorEvent | None, *, is_call: bool
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    error: ErrorEvent | None,
+    *,
+    is_call: bool,
+    is_live: bool = False,
 ) -> Answer:
     """Describe an HTTP response other than 101. `error` is an error that was parsed before, if any."""
     error = error or parse_refusal(body)
@@ -101,6 +107,8 @@ def describe_response(
         traits |= {Trait.CHALLENGE}
     if is_call and (error is not None or not body):
         traits |= {Trait.CALL}
+    if is_live:
+        traits |= {Trait.LIVE}
     trace = _trace_of(headers)
     facts = (
         {"answered_by": str(by), "status": str(status), "server": name if by is not Responder.API else ""}
@@ -112,13 +120,17 @@ def describe_response(
     return Answer(by, status, None, _codes_of(error), _message_of(error), frozenset(traits), facts)
 
 
-def describe_events(error: ErrorEvent | None, close_code: int | None, close_text: str | None) -> Answer:
-    """Describe a refusal after the 101: only the API's endpoint sends one."""
+def describe_events(
+    error: ErrorEvent | None, close_code: int | None, close_text: str | None, *, is_start: bool = False
+) -> Answer:
+    """Describe a refusal after the 101: only the API's endpoint sends one. `is_start`: it answers `session.start`."""
     error_type, _, code = (close_text or "").partition(".")
     codes = tuple(dict.fromkeys(filter(None, (*_codes_of(error), code.lower(), error_type.lower()))))
     traits = _error_traits(error)
     if error is None and code and code.lower() not in KNOWN_CODES:
         traits |= {Trait.UNKNOWN_CODE}
+    if is_start:
+        traits |= {Trait.START}
     facts = {"answered_by": str(Responder.API)} | _facts_of(error)
     return Answer(Responder.API, None, close_code, codes, _message_of(error), frozenset(traits), facts)
 

@@ -224,7 +224,12 @@ def _concerns_everybody(failure: Failure, first: Witness, second: Witness) -> bo
 
 
 def _may_be_request_specific(failure: Failure) -> bool:
-    """Whether a 403 may be the answer of a server before the API to one client's query; only a series of them affects all."""
+    """Whether a refusal may concern one client's request; only a series of them affects all.
+
+    A 403 may be the answer of a server before the API to its query. `forbidden` after `session.start` may concern its voice.
+    """
+    if failure.phase is Phase.SESSION_START:
+        return failure.reason == "key_forbidden"
     if failure.phase not in {Phase.UPGRADE, Phase.FIRST_EVENT}:
         return False
     if failure.reason == "blocked_before_api":

@@ -146,7 +146,7 @@ class Dialler:
         try:
             return await self._dial_within(timeout_seconds or self.timeout_seconds, target, request, progress)
         except Failure as failure:
-            hints.add_hint(failure, target)
+            hints.add_hint(failure, target, request=request)
             raise
         finally:
             progress.finish()
@@ -213,6 +213,7 @@ class Dialler:
                 None,
                 response.headers,
                 is_call=request.names_a_call,
+                is_live=request.api is Api.LIVE,
                 body=await read_body(response),
                 facts=hints.facts_of(target, url.path),
             )

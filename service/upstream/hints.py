@@ -12,9 +12,11 @@ from typing import Final
 from yarl import URL
 
 from service.failures import Failure
+from service.realtime.events import Api
+from service.realtime.live import is_live_model, is_realtime_model
 from service.realtime.redaction import redact
 from service.upstream import certificates
-from service.upstream.target import Target
+from service.upstream.target import DialRequest, Target
 
 _AZURE: Final = {
     "key_rejected": "Copy KEY 1 or KEY 2 of the resource (Azure portal: Keys and Endpoint) to OPENAI_API_KEY or its "
@@ -52,6 +54,31 @@ _COMPATIBLE: Final = {
     "upstream_overloaded": "Check the server {host} and its log.",
     "upstream_error": "Check the server {host} and its log.",
 }
+_LIVE_ROUTE: Final = (
+    "The Realtime API serves no model of GPT-Live. Connect to /v1/live/sessions in place of /v1/realtime, with a client of "
+    "GPT-Live, which is another protocol, and name the model in session.start. RELAY_MODEL is for models of the Realtime API."
+)
+_REALTIME_ROUTE: Final = (
+    "GPT-Live serves no model of the Realtime API. Connect to /v1/realtime?model=<name> in place of /v1/live/sessions, with "
+    "a client of the Realtime API, which is another protocol; or name a model such as gpt-live-1 in session.start."
+)
+_LIVE_MODEL: Final = (
+    "Correct the model in the client's session.start, and the model of its delegation if it names one: it has to be a model "
+    "of GPT-Live, such as gpt-live-1, to which the project of the key has access. On Azure, use the name of the deployment."
+)
+_ATTACH: Final = (
+    "Attach to a session while it is open. Only sessions over WebRTC or SIP accept that, and only with the key that created "
+    "them: a session over a WebSocket, such as those of this relay, answers in the same way as one that does not exist."
+)
+_NOT_STARTED: Final = (
+    "The provider did not answer session.start in time. Retry with a new session. "
+    "If it persists, check the provider's status page."
+)
+_AZURE_REDIRECT: Final = (
+    "If the server is Azure OpenAI under another name, set OPENAI_BASE_URL to https://<resource>.openai.azure.com/openai/v1: "
+    "Azure redirects a key that is sent as Bearer, and only for its own names the relay sends the header api-key. Otherwise "
+    "set OPENAI_BASE_URL to the final address."
+)
 _STATUS_PAGE: Final = "https://status.openai.com"
 _STATUS_PAGES: Final[Mapping[str, str]] = {
     "azure": "https://azure.status.microsoft",
@@ -106,12 +133,24 @@ _SCENARIO_HINT: Final = (
 )
 
 
-def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None = None) -> None:
-    """Complete the evidence of a failed dial, and set its hint if there is a better remedy than the catalogue's."""
+def add_hint(
+    failure: Failure,
+    target: Target,
+    environ: Mapping[str, str] | None = None,
+    *,
+    request: DialRequest | None = None,
+    model: str | None = None,
+) -> None:
+    """Complete the evidence of a failed dial, and set its hint if there is a better remedy than the catalogue's.
+
+    `model` is the model in the client's `session.start`; that of a Realtime request is in its query.
+    """
     if failure.evidence:
         failure.evidence = {"base_url_from": facts_of(target, "")["base_url_from"], **failure.evidence}
     if failure.upstream_code == "unknown_scenario":
         failure.hint = failure.client_hint = _SCENARIO_HINT
+    elif failure.hint is None and (advice := _advice_for_request(failure, target, request or DialRequest(), model)):
+        failure.hint = failure.client_hint = advice
     elif failure.hint is None and not target.simulated:
         template = _template(failure, target, os.environ if environ is None else environ)
         facts, action = facts_of(target, ""), failure.row.operator_action
@@ -121,6 +160,24 @@ def add_hint(failure: Failure, target: Target, environ: Mapping[str, str] | None
         elif target.label in _STATUS_PAGES and _STATUS_PAGE in action:
             failure.hint = action.replace(_STATUS_PAGE, _STATUS_PAGES[target.label].format_map(facts))
             failure.client_hint = failure.row.remedy
+
+
+def _advice_for_request(failure: Failure, target: Target, request: DialRequest, model: str | None) -> str | None:
+    """The remedy that follows from what the client requested: the wrong API for its model, or an endpoint of GPT-Live."""
+    is_live = request.api is Api.LIVE
+    match failure.reason:
+        case "model_not_found" if is_live:
+            return _REALTIME_ROUTE if is_realtime_model(model or "") else _LIVE_MODEL
+        case "model_not_found" if is_live_model(request.model):
+            return _LIVE_ROUTE
+        case "call_not_found" if is_live:
+            return _ATTACH
+        case "first_event_timeout" if is_live:
+            return _NOT_STARTED
+        case "redirect_refused" if is_live and target.label == "compatible":
+            return _AZURE_REDIRECT
+        case _:
+            return None
 
 
 def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> str | None:

@@ -47,6 +47,7 @@ _REASON_BY_ERRNO: Final = {
     errno.EPERM: "network_unreachable",
     errno.ETIMEDOUT: "connect_timeout",
 }
+_AFTER_CONNECT: Final = frozenset({Phase.UPGRADE, Phase.FIRST_EVENT, Phase.SESSION_START})
 _CREDENTIALS_REQUIRED: Final = frozenset(
     {HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED}  # tinyproxy answers 401 to wrong ones
 )
@@ -59,6 +60,7 @@ def from_status(
     headers: Mapping[str, str],
     *,
     is_call: bool,
+    is_live: bool = False,
     body: bytes = b"",
     facts: Mapping[str, str] | None = None,
 ) -> Failure:
@@ -67,7 +69,7 @@ def from_status(
     `error` is the error in its body, None if it has not been parsed. `facts` are those of the request; see `hints`.
     """
     error = error or parse_refusal(body)
-    answer = describe_response(status, headers, body, error, is_call=is_call)
+    answer = describe_response(status, headers, body, error, is_call=is_call, is_live=is_live)
     rule = find_rule(answer)
     is_api = answer.by is Responder.API
     evidence = {**(facts or {}), **answer.facts}
@@ -85,16 +87,24 @@ def from_status(
 
 
 def from_events(
-    error: ErrorEvent | None, close_code: int | None, close_reason: str, *, facts: Mapping[str, str] | None = None
+    error: ErrorEvent | None,
+    close_code: int | None,
+    close_reason: str,
+    *,
+    phase: Phase = Phase.FIRST_EVENT,
+    facts: Mapping[str, str] | None = None,
 ) -> Failure:
-    """The failure for a refusal after the 101: an `error` event, a close frame, or both."""
+    """The failure for a refusal after the 101: an `error` event, a close frame, or both.
+
+    With the phase `SESSION_START` it is the answer to the client's `session.start`, in which codes have other meanings.
+    """
     close_text = close_reason if _CLOSE_REASON_SHAPE.fullmatch(close_reason) else None
-    answer = describe_events(error, close_code, close_text)
+    answer = describe_events(error, close_code, close_text, is_start=phase is Phase.SESSION_START)
     rule = find_rule(answer)
     evidence = {**(facts or {}), **answer.facts}
     return Failure(
         rule.reason,
-        Phase.FIRST_EVENT,
+        phase,
         upstream_code=code_to_keep(error) or _code_of_close_text(close_text),
         close_code=close_code,
         close_reason=close_text,
@@ -236,7 +246,7 @@ def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
     number = exc.errno
     cause = getattr(exc, "os_error", exc)  # aiohttp's errors wrap asyncio's, whose resets may have no errno
     detail = errno.errorcode.get(number, type(exc).__name__) if number is not None else type(cause).__name__
-    if phase in {Phase.UPGRADE, Phase.FIRST_EVENT}:
+    if phase in _AFTER_CONNECT:
         return Failure("dropped_early", phase, detail=detail)
     if isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         # Reset after the TCP handshake, with TLS during its own; a load balancer that restarts also causes this.
@@ -248,7 +258,7 @@ def _from_os_error(exc: OSError, phase: Phase, *, tls: bool) -> Failure:
 def from_timeout(phase: Phase) -> Failure:
     """The failure for a timeout in this phase of a dial."""
     match phase:
-        case Phase.FIRST_EVENT:
+        case Phase.FIRST_EVENT | Phase.SESSION_START:
             return Failure("first_event_timeout", phase)
         case Phase.UPGRADE:
             return Failure("reply_timeout", phase)
@@ -259,7 +269,7 @@ def from_timeout(phase: Phase) -> Failure:
 
 
 def _at_least_connect(phase: Phase) -> Phase:
-    return phase if phase in {Phase.UPGRADE, Phase.FIRST_EVENT} else Phase.CONNECT
+    return phase if phase in _AFTER_CONNECT else Phase.CONNECT
 
 
 def _proxy_detail(status: int) -> str:
