@@ -83,7 +83,7 @@ demo: $(DEV)/.stamp  ## send recorded speech through relay and simulator with th
 	@$(DEV)/bin/python -m tools.demo
 
 # LiteLLM has an environment of its own, because it pins most of its dependencies.
-bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(findstring --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay beside other proxies, in 40 minutes; ARGS="--short" and others are passed on
+bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(filter soak --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay beside other proxies, in 40 minutes; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
 docs: $(DEV)/.stamp  ## write all generated files: references, alerting rules, dashboards, numbers in the manifests

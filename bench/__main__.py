@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, prints, saves JSON, and on request writes docs/benchmarks.md."""
+"""`python -m bench`: measures, prints, saves JSON, and on request writes docs/benchmarks.md; `soak` runs bench/soak.py."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from bench import machine, matrix, report
+from bench import machine, matrix, report, soak
 from bench.contenders import REPOSITORY, STARTERS, versions
 from bench.network import SHAPES
 
@@ -69,6 +69,8 @@ def _matrix(options: argparse.Namespace) -> matrix.Matrix:
 
 def main() -> int:
     """Measure; returns 1 if a message was lost, reordered or changed."""
+    if sys.argv[1:2] == ["soak"]:
+        return soak.main(sys.argv[2:])
     options = _parse(sys.argv[1:])
     plan = _matrix(options)
     machine.prepare()

@@ -41,7 +41,8 @@ class Template:
         return len(self.before) + STAMP_BYTES + len(self.after)
 
 
-def _speech(length: int) -> str:
+def speech(length: int) -> str:
+    """Noise as base64, always the same."""
     return base64.b64encode(random.Random(_SEED).randbytes(length * 3 // 4)).decode()[:length]  # noqa: S311 - noise, no secret
 
 
@@ -49,7 +50,7 @@ def template(event: dict[str, object], field: str, value_bytes: int) -> Template
     """An event whose last field, `field`, holds the base64."""
     text = json.dumps({**event, field: ""}, separators=(",", ":"))
     before = text[:-2].encode() + MARK
-    value = _speech(value_bytes - len(MARK) - STAMP_BYTES)
+    value = speech(value_bytes - len(MARK) - STAMP_BYTES)
     return Template(before, value.encode() + b'"}', value_bytes)
 
 

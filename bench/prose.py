@@ -34,7 +34,7 @@ LIMITS: Final = """\
   understated.
 - The generator wakes every millisecond and sends everything that is due, so that contenders receive small bursts and handle
   them together. Scattered arrivals would cost every contender somewhat more CPU per message.
-- Connections last for seconds here, and for minutes or an hour in production; `python -m bench.soak` measures the long run.
+- Connections last for seconds here, and for minutes or an hour in production; `make bench ARGS=soak` measures the long run.
 - The relay waits for the provider's first event before it answers its client; the others forward what arrives. That wait is
   part of the relay's time to the first event.
 """

@@ -1,7 +1,8 @@
-"""`python -m bench.soak`: the relay alone, for a long time or with many sessions: what is lost, and what grows.
+"""`make bench ARGS=soak`: the relay alone, for a long time or with many sessions: what is lost, and what grows.
 
 `--sessions 2000 --minutes 10 --cadence 0.1` sends in 2,000 sessions at a tenth of the rate of speech; `--idle 9000` keeps
-sessions silent for a minute and then sends a message through each, in both directions.
+sessions silent for a minute and then sends a message through each, in both directions. `--messages 10000000 --minutes 90`
+sends that number of messages of mixed sizes, whole, cut and joined, as fast as the relay forwards them, within that time.
 """
 
 import argparse
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from bench.contenders import Contender, UpstreamSite
+from bench.endurance import Endurance
 from bench.load import SendClock, SessionGroup, Upstream, Verdict
 from bench.machine import prepare
 from bench.matrix import certificate, start
 from bench.measure import MESSAGES_PER_SECOND, percentiles, scrape
 from bench.process import Process
 
+_SESSIONS: Final = 2000
+_ENDURANCE_SESSIONS: Final = 50
 _CONCURRENCY: Final = 20  # concurrent dials; the relay allows 100
 _SAMPLE_SECONDS: Final = 2.0
 _WARM_UP_SECONDS: Final = 60.0
@@ -162,6 +166,8 @@ async def soak(options: argparse.Namespace) -> Verdict:
         process = contender.process
         assert process is not None  # noqa: S101 - the relay is a process
         try:
+            if options.messages:
+                return await Endurance(contender, process, upstream, options, _print).run()
             if options.idle:
                 return await hold_idle(contender, process, upstream, options.idle)
             return await run_load(contender, process, upstream, options)
@@ -170,21 +176,28 @@ async def soak(options: argparse.Namespace) -> Verdict:
             upstream.stop()
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     """Run the soak test; returns 1 if a message was lost, reordered or changed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Loads the relay for a long time.")
-    parser.add_argument("--sessions", type=int, default=2000)
+    parser = argparse.ArgumentParser(prog="python -m bench soak", description="Loads the relay for a long time.")
+    parser.add_argument("--sessions", type=int, help="2000; with --messages 50")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument(
         "--cadence", type=float, default=0.1, help="1 is the rate of speech, 25 messages/s in each direction"
     )
     parser.add_argument("--idle", type=int, default=0, help="keep this many silent sessions instead")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=0,
+        help="send this many messages of mixed sizes instead, for at most these minutes",
+    )
     parser.add_argument("--upstream", choices=("plain", "tls"), default="plain")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    options.sessions = options.sessions or (_ENDURANCE_SESSIONS if options.messages else _SESSIONS)
     prepare()
     verdict = importlib.import_module("uvloop").run(soak(options))
     return 0 if verdict.is_clean else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

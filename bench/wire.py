@@ -10,6 +10,7 @@ from typing import Final
 from websockets.speedups import apply_mask
 
 LARGE_BYTES: Final = 65_536
+CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 CLOSE: Final = 0x8
 PING: Final = 0x9
@@ -20,14 +21,14 @@ _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
 
 
-def frame_head(opcode: int, length: int, key: bytes = b"") -> bytes:
-    """The header of an unfragmented frame, with the masking key if there is one."""
-    masked = _MASKED if key else 0
+def frame_head(opcode: int, length: int, key: bytes = b"", *, is_last: bool = True) -> bytes:
+    """The header of a frame, with the masking key if there is one; not `is_last`: a fragment that others follow."""
+    first, masked = (_FIN if is_last else 0) | opcode, _MASKED if key else 0
     if length < _TWO_BYTES:
-        return bytes((_FIN | opcode, masked | length)) + key
+        return bytes((first, masked | length)) + key
     if length <= 0xFFFF:  # noqa: PLR2004 - the largest length in two bytes
-        return bytes((_FIN | opcode, masked | _TWO_BYTES)) + length.to_bytes(2, "big") + key
-    return bytes((_FIN | opcode, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big") + key
+        return bytes((first, masked | _TWO_BYTES)) + length.to_bytes(2, "big") + key
+    return bytes((first, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big") + key
 
 
 def mask(data: bytes, key: bytes, at: int = 0) -> bytes:

@@ -1,0 +1,1 @@
+"""Image and manifests agree with the code."""
