@@ -149,7 +149,8 @@ class App:
         limit: Callable[[web.Server], ConnectionLimit],
     ) -> int:
         try:
-            return await listen(self._stack, host, port, routes, limit)
+            hosts = configuration.allowed_hosts(self._settings)
+            return await listen(self._stack, host, port, routes, connection_limit=limit, allowed_hosts=hosts)
         except OSError as exc:
             raise CannotListen(startup.explain_listen_error(exc, variable, host, port)) from None
 

@@ -92,6 +92,11 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
     )
 
 
+def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:
+    """The host names that listeners on loopback serve beside their own; None where none is checked, behind proxies."""
+    return None if settings.trusted_proxies else settings.allowed_hosts
+
+
 def session_limits(settings: Settings) -> SessionLimits:
     """The limits of each session."""
     return SessionLimits(

@@ -18,6 +18,7 @@ _REDIRECTS: Final = range(300, 400)
 _TITLE: Final = re.compile(rb"<title[^>]*>\s*([^<]{1,80})", re.IGNORECASE)
 ROUTE_REASONS: Final = frozenset(
     {
+        "host_refused",
         "not_a_websocket",
         "path_not_found",
         "method_not_allowed",

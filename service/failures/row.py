@@ -42,7 +42,7 @@ class Level(IntEnum):
     ERROR = 40
 
 
-_CLOSE_CODES_ON_REQUEST: Final[Mapping[int | None, int]] = {401: 3000, 403: 3003, 404: 4004, 429: 1013}
+_CLOSE_CODES_ON_REQUEST: Final[Mapping[int | None, int]] = {401: 3000, 403: 3003, 404: 4004, 421: 3003, 429: 1013}
 """HTTP status to close code, for refusals of admission whose row has no close code."""
 
 

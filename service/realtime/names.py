@@ -11,14 +11,21 @@ CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "token
 """Query parameters that clients put a credential in, in lower case. The relay accepts none: proxies and servers log URLs."""
 
 _AUTHORITY: Final = re.compile(
-    r"(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._~-]{1,32})?)\]|(?P<name>[A-Za-z0-9._-]{1,255}))(?::[0-9]{0,5})?"
+    r"(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._~-]{1,32})?)\]|(?P<name>[A-Za-z0-9._-]{1,255}))"
+    r"(?::(?P<port>[0-9]{0,5}))?"
 )
 
 
 def host_of(authority: str) -> str | None:
     """The host in a Host header (RFC 9110 section 7.2), without brackets and port; None if the header is malformed."""
+    parts = split_authority(authority)
+    return parts[0] if parts is not None else None
+
+
+def split_authority(authority: str) -> tuple[str, str] | None:
+    """Host and port in a Host header, the port empty if there is none; None if the header is malformed."""
     found = _AUTHORITY.fullmatch(authority.strip())
-    return (found["literal"] or found["name"]) if found else None
+    return ((found["literal"] or found["name"]), found["port"] or "") if found else None
 
 
 def is_loopback(host: str) -> bool:

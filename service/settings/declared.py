@@ -141,6 +141,13 @@ class Settings:
         example="https://app.example.com",
         sentence="Origins of web pages and app shells that can connect; if empty, only pages served from loopback can.",
     )
+    allowed_hosts: tuple[str, ...] = setting(
+        "RELAY_ALLOWED_HOSTS",
+        parse.hosts,
+        default="",
+        example="relay.example.com,*.example.net",
+        sentence="Further host names to which requests to a port on loopback can be addressed; see docs/deployment.md.",
+    )
     allowed_models: tuple[str, ...] = setting(
         "RELAY_ALLOWED_MODELS",
         parse.names,

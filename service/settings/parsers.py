@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from service.access.hosts import parse_allowed_host
 from service.access.origins import parse_origin
 from service.access.tokens import OPEN_ACCESS_CLIENT, ClientToken
 from service.realtime.keys import Secret
@@ -206,6 +207,15 @@ def upstream_proxy(text: str) -> Secret | None:
 def origins(text: str) -> tuple[str, ...]:
     """Origins as browsers send them: lower case, no default port, no path."""
     return tuple(_origin(entry) for entry in _entries(text))
+
+
+@accepting("comma-separated host names, each with or without a port, such as *.example.com")
+def hosts(text: str) -> tuple[str, ...]:
+    """Host names as clients send them: lower case, `*.` in front for all names below one."""
+    entries = tuple(parse_allowed_host(entry) for entry in _entries(text))
+    if None in entries:
+        raise NotAccepted
+    return tuple(filter(None, entries))
 
 
 @accepting("comma-separated model names")

@@ -1,7 +1,7 @@
 """A listener: an aiohttp server on a socket of its own, with the limits that aiohttp leaves unset."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
+from service.web.host_check import HostCheck
 from service.web.protocol import HEAD_SECONDS, MAX_HEAD_BYTES
 
 _BACKLOG: Final = 256
@@ -20,13 +21,16 @@ async def listen(
     host: str,
     port: int,
     routes: Iterable[web.RouteDef],
+    *,
     connection_limit: Callable[[web.Server], ConnectionLimit],
+    allowed_hosts: Sequence[str] | None,
 ) -> int:
     """Serve routes until `stack` is closed; return the port. Raises OSError if the address cannot be listened on.
 
-    `connection_limit` makes the protocol factory for aiohttp's server.
+    `connection_limit` makes the protocol factory for aiohttp's server; `allowed_hosts` is described at `HostCheck`.
     """
-    app = web.Application(client_max_size=1024)
+    host_check = HostCheck(allowed_hosts)
+    app = web.Application(client_max_size=1024, middlewares=[host_check.middleware()])
     app.router.add_routes(
         [
             web.RouteDef(
@@ -55,6 +59,7 @@ async def listen(
     assert server is not None  # noqa: S101 - set by setup
     listener = await asyncio.get_running_loop().create_server(connection_limit(server), host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
+    host_check.bound(host, [str(bound.getsockname()[0]) for bound in listener.sockets])
     return int(listener.sockets[0].getsockname()[1])
 
 

@@ -1,6 +1,7 @@
 """What a connection or request is that no route serves: the reason, the evidence and the action. Pure.
 
 Nothing of the request is repeated: a hint names one of the relay's own paths, a detail is one of the texts of this module.
+The one exception is the host name of `host_refused`, which an operator has to know, in its detail.
 """
 
 import difflib
@@ -12,6 +13,8 @@ from urllib.parse import unquote
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong, TransferEncodingError
 
 from service.failures import Failure
+from service.realtime.escaping import escaped
+from service.realtime.names import host_of
 
 FIRST_BYTES: Final = 16
 """The number of a connection's first bytes that identify a protocol."""
@@ -111,6 +114,16 @@ def unsupported_expectation() -> Failure:
         detail="an unknown Expect header",
         hint="Remove the header 'Expect', or send 'Expect: 100-continue'.",
     )
+
+
+def host_refused(authority: str | None) -> Failure:
+    """The failure for a request to a host name that the listener does not serve; None is a target of another host."""
+    if authority is None:
+        return Failure("host_refused", detail="the request names another host in its target")
+    host = host_of(authority)
+    if host is None:
+        return Failure("host_refused", detail="the header Host is malformed")
+    return Failure("host_refused", detail=f"Host: {escaped(host)}")
 
 
 def method_not_allowed(method: str) -> Failure:

@@ -17,6 +17,7 @@ from service.telemetry.metrics import Metrics
 from service.web import unserved
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.host_check import HostRefused
 from service.web.refusals import answer_with_error_event, http_response
 from service.web.request import asks_for_error_event, parse_handshake
 from service.wire.seam import UPGRADE_RESPONSE
@@ -58,9 +59,11 @@ class UnservedRequests:
         return response
 
     def failure_of_router(self, request: BaseRequest, refusal: web.HTTPException) -> Failure | None:
-        """The failure for a response of aiohttp's router; None for one that a handler raised."""
+        """The failure for a response of aiohttp's router or of `HostCheck`; None for one that a handler raised."""
         if isinstance(refusal, web.HTTPExpectationFailed):
             return unserved.unsupported_expectation()
+        if isinstance(refusal, HostRefused):
+            return refusal.failure
         match_info: AbstractMatchInfo | None = request.match_info if isinstance(request, web.Request) else None
         if match_info is None or match_info.http_exception is None:
             return None

@@ -140,7 +140,7 @@ async def test_origin_is_checked_beside_a_valid_token(origins: list[str], status
     """No Origin header is allowed, one must match, and two are refused. A page sends its token as a subprotocol."""
     async with simulated_relay(None, RELAY_ALLOWED_ORIGINS="https://app.example.com", **TOKENS) as relay:
         token = f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{TOKEN}"
-        headers = ["Host: x", token, *(f"Origin: {origin}" for origin in origins)]
+        headers = ["Host: localhost", token, *(f"Origin: {origin}" for origin in origins)]
         answer = await raw_request(relay, upgrade("/v1/realtime?model=gpt-realtime", *headers))
 
         assert str(status).encode() == answer.split()[1]
@@ -227,12 +227,16 @@ async def test_client_cannot_choose_the_upstream() -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        pytest.param(upgrade(PATH, "Host: x", "X-A: b\x00c"), id="nul"),
-        pytest.param(upgrade(PATH, "Host: x", "X-A: b\rc"), id="cr"),
-        pytest.param(upgrade(PATH.replace("?", "?a=\x01&"), "Host: x"), id="control-in-target"),
-        pytest.param(upgrade(PATH, "Host: x", "Sec-WebSocket-Protocol: realtime\x0b"), id="control-in-protocol"),
-        pytest.param(upgrade(PATH, "Host: x", "Content-Length: 3", "Transfer-Encoding: chunked"), id="both-lengths"),
-        pytest.param(upgrade(PATH, "Host: x").replace(b"\r\n", b"\n"), id="bare-lf"),
+        pytest.param(upgrade(PATH, "Host: localhost", "X-A: b\x00c"), id="nul"),
+        pytest.param(upgrade(PATH, "Host: localhost", "X-A: b\rc"), id="cr"),
+        pytest.param(upgrade(PATH.replace("?", "?a=\x01&"), "Host: localhost"), id="control-in-target"),
+        pytest.param(
+            upgrade(PATH, "Host: localhost", "Sec-WebSocket-Protocol: realtime\x0b"), id="control-in-protocol"
+        ),
+        pytest.param(
+            upgrade(PATH, "Host: localhost", "Content-Length: 3", "Transfer-Encoding: chunked"), id="both-lengths"
+        ),
+        pytest.param(upgrade(PATH, "Host: localhost").replace(b"\r\n", b"\n"), id="bare-lf"),
         pytest.param(b"\x00" * 500, id="not-http"),
     ],
 )
@@ -257,7 +261,7 @@ async def test_log_line_cannot_be_forged(text: str) -> None:
     async with simulated_relay() as relay:
         quoted = "".join(f"%{byte:02X}" for byte in text.encode())
         for path in (f"/v1/realtime?model={quoted}", f"/v1/realtime?model=gpt-realtime&intent={quoted}"):
-            answer = await raw_request(relay, upgrade(path, "Host: x", f"User-Agent: {quoted}"))
+            answer = await raw_request(relay, upgrade(path, "Host: localhost", f"User-Agent: {quoted}"))
             assert answer
     for event in relay.logs:
         line = json.dumps(event, default=str)
@@ -286,7 +290,7 @@ async def test_client_input_creates_no_series() -> None:
                 number % 3
             ]
             await raw_request(
-                relay, upgrade(path.format(number), "Host: x", f"User-Agent: u{number}", f"api-key: t{number}")
+                relay, upgrade(path.format(number), "Host: localhost", f"User-Agent: u{number}", f"api-key: t{number}")
             )
         client = await open_raw(relay.app.public_port)
         for number in range(30):
@@ -302,7 +306,9 @@ async def test_client_input_creates_no_series() -> None:
 async def test_internal_path_is_not_served_publicly(path: str) -> None:
     """404, without a hint of what answers."""
     async with simulated_relay() as relay:
-        answer = await raw_request(relay, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = await raw_request(
+            relay, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
 
         assert answer.split()[1] == b"404"
         assert b"realtime_relay" not in answer
@@ -312,6 +318,8 @@ async def test_public_healthz_ignores_verbose() -> None:
     """The body holds the status only, not its cause."""
     async with simulated_relay(OPENAI_API_KEY="sk-sim-key-rejected") as relay:
         await relay.app.monitor.wait_for_first_refresh(30)
-        answer = await raw_request(relay, b"GET /healthz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await raw_request(
+            relay, b"GET /healthz?verbose HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
 
         assert answer.endswith(b'{"status": "fail"}')

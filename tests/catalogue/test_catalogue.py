@@ -14,6 +14,7 @@ from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 PUBLISHED_CODES = {
     "token_missing token_invalid": (401, None),
     "origin_refused": (403, None),
+    "host_refused": (421, None),
     "bad_request model_refused model_missing": (400, 4000),
     "not_a_websocket": (426, None),
     "path_not_found": (404, None),
@@ -47,8 +48,8 @@ COUNTED = """
 """
 # The failures that fire no alert, because the client caused them. They count as reconnects of the client.
 CAUSED_BY_CLIENT = """
-    token_missing token_invalid origin_refused bad_request model_refused model_missing not_a_websocket path_not_found
-    method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
+    token_missing token_invalid origin_refused host_refused bad_request model_refused model_missing not_a_websocket
+    path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left
 """
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

@@ -223,6 +223,7 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
         "allows pages served from loopback. An app that is not a web page can send its client token in the header "
         "'Authorization' or 'api-key': with RELAY_ACCESS=tokens the relay then does not check the origin.",
     ),
+    "host_refused": refused_request(PATH, {"Host": "rebinding.example"}),
     "bad_request": refused_request(
         PATH + "&model=twice", None, "Send each of model, intent, call_id and deployment at most once."
     ),

@@ -17,7 +17,7 @@ UPDATE = build_frame(
     Opcode.TEXT, b'{"type":"session.update","session":{"type":"realtime","instructions":"early"}}', MASK
 )
 REQUEST = (
-    f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 ).encode()
 CLEAR = build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.clear"}', MASK)

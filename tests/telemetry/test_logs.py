@@ -81,7 +81,7 @@ async def test_request_that_cannot_be_parsed_is_not_logged(stream: io.StringIO) 
         for port in (relay.app.public_port, relay.app.internal_port):
             for line in (b"api-key: CANARY\x00", b"Sec-WebSocket-Protocol: realtime, CANARY\x00"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /v1/realtime?key=CANARY HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+                writer.write(b"GET /v1/realtime?key=CANARY HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n")
                 assert b" 400 " in await reader.read(100)
                 writer.close()
                 await writer.wait_closed()

@@ -249,8 +249,8 @@ async def test_dial_is_cancelled_when_the_client_disconnects() -> None:
         simulator = relay.simulator
         _, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
         writer.write(
-            b"GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            b"GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
         # One connection belongs to the health check, which hangs as well.
         await eventually(lambda: simulator.open_count == 2)
@@ -300,8 +300,8 @@ async def test_unexpected_exception_is_answered_with_internal_error(monkeypatch:
         ({"Host": "localhost:8080"}, {}, False),
         ({"X-Forwarded-For": "203.0.113.5"}, {}, True),
         ({"Forwarded": "for=203.0.113.5"}, {}, True),
-        ({"Host": "relay.example.com"}, {}, True),
-        ({"Host": "relay.example.com"} | BEARER, TOKENS, False),
+        ({"Host": "relay.example.com"}, {"RELAY_ALLOWED_HOSTS": "*.example.com"}, True),
+        ({"Host": "relay.example.com"} | BEARER, TOKENS | {"RELAY_ALLOWED_HOSTS": "*.example.com"}, False),
     ],
 )
 async def test_open_access_behind_a_proxy_is_logged_once(

@@ -56,7 +56,7 @@ async def test_silent_connections_leave_descriptors_for_probes_and_sessions() ->
 async def livez_from(address: str, port: int) -> bytes:
     """The head of the answer to a probe from an address of this machine."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
-    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     head = await within(reader.readuntil(b"\r\n\r\n"), 10)
     writer.close()
     return head

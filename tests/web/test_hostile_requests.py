@@ -57,13 +57,17 @@ def upgrade(*lines: bytes, target: bytes = PATH.encode()) -> bytes:
     return b"\r\n".join([*head, b"Sec-WebSocket-Key: " + KEY.encode(), *lines, b"", b""])
 
 
-async def test_malformed_host_is_no_internal_error() -> None:
-    """Host does not decide anything, so a client with a malformed one gets its session, or 400 where aiohttp refuses it."""
-    async with simulated_relay() as relay:
+@pytest.mark.parametrize(("proxies", "status"), [("", 421), ("192.0.2.1", 101)])
+async def test_malformed_host_is_no_internal_error(proxies: str, status: int) -> None:
+    """It is refused where Host is checked, and decides nothing elsewhere; aiohttp refuses some with 400."""
+    async with simulated_relay(RELAY_TRUSTED_PROXIES=proxies) as relay:
         for host in HOSTS:
-            assert await status_of(relay, upgrade(b"Host: " + host)) in {101, 400}, host
+            expected = {101, 421} if host in {b"localhost:", b"[::1]:99999"} else {status}
+            assert await status_of(relay, upgrade(b"Host: " + host)) in {*expected, 400}, host
 
         assert [] == relay.events("request.failed")
+        if not proxies:
+            return
         (line,) = relay.events("access.open_behind_proxy")
         assert "RELAY_ACCESS=tokens" in line["remedy"]
 
@@ -116,7 +120,7 @@ async def test_malformed_header_is_no_internal_error(name: bytes) -> None:
         for value in BYTES:
             line = name + b": " + value
             for lines in ([line], [line, line]):
-                assert 500 != await status_of(relay, upgrade(b"Host: x", *lines)), lines
+                assert 500 != await status_of(relay, upgrade(b"Host: localhost", *lines)), lines
         assert [] == relay.events("request.failed")
 
 
@@ -131,7 +135,7 @@ async def test_malformed_query_is_no_internal_error(name: bytes) -> None:
                 PATH.encode() + b"&" + name + b"=" + value,
                 b"/v1/realtime?" + value + b"=" + name + b"&&=;",
             ):
-                assert 500 != await status_of(relay, upgrade(b"Host: x", target=target)), target
+                assert 500 != await status_of(relay, upgrade(b"Host: localhost", target=target)), target
         for target in (
             b"http://[::1/v1/realtime?model=m",
             b"http://u:p@h:x/v1/realtime",
@@ -139,7 +143,7 @@ async def test_malformed_query_is_no_internal_error(name: bytes) -> None:
             b"*",
             b"/v1/realtime#?",
         ):
-            assert 500 != await status_of(relay, upgrade(b"Host: x", target=target)), target
+            assert 500 != await status_of(relay, upgrade(b"Host: localhost", target=target)), target
         assert [] == relay.events("request.failed")
 
 

@@ -50,7 +50,9 @@ async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> N
     """A malformed version gets the text format."""
     async with simulated_relay() as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
-        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n".encode())
+        writer.write(
+            f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: {accept}\r\n\r\n".encode()
+        )
         received = await within(reader.read(), 30)
         writer.close()
 

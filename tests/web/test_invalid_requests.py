@@ -20,8 +20,8 @@ from tests.support.request_flood import (
 
 # -- incomplete requests ----------------------------------------------------------------------------------------------
 
-SLOW_HEAD = b"GET /v1/realtime?model=scripted HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 4000
-COMPLETE_REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+SLOW_HEAD = b"GET /v1/realtime?model=scripted HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 4000
+COMPLETE_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.parametrize("first", [b"", COMPLETE_REQUEST], ids=["first-request", "second-request"])
@@ -80,7 +80,7 @@ async def test_endless_body_is_answered_before_its_end(
     """A chunked body without end is neither awaited nor stored: the response comes first, then the socket is closed."""
     async with relay_and_upstream() as (relay, upstream):
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
-        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         answer = await within(reader.readuntil(b"\r\n\r\n"), 5)
         end = asyncio.ensure_future(reader.read(-1))
         started = time.monotonic()
@@ -101,7 +101,7 @@ async def test_endless_body_is_answered_before_its_end(
 
 def upgrade(*lines: str, target: str = PATH, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", version: str = "13") -> bytes:
     """Build an upgrade request."""
-    fixed = ["Host: x", "Upgrade: websocket", "Connection: Upgrade"]
+    fixed = ["Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
     fixed += [f"Sec-WebSocket-Version: {version}"] if version else []
     fixed += [f"Sec-WebSocket-Key: {key}"] if key else []
     return "\r\n".join([f"GET {target} HTTP/1.1", *fixed, *lines, "", ""]).encode("latin-1")
@@ -187,7 +187,7 @@ async def test_invalid_websocket_key_is_refused_with_400(key: str) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "statuses"),
     [
-        pytest.param(f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), {426}, id="plain-get"),
+        pytest.param(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), {426}, id="plain-get"),
         pytest.param(upgrade().replace(b"HTTP/1.1", b"HTTP/1.0"), {426}, id="http-1.0"),
         pytest.param(upgrade().replace(b"GET", b"HEAD"), {405}, id="head"),
         pytest.param(upgrade().replace(b"GET", b"OPTIONS"), {405}, id="options"),

@@ -24,8 +24,8 @@ from tests.web.test_invalid_requests import upgrade
 MIB: Final = 1 << 20
 MAX_GROWTH_BYTES: Final = 20_000_000
 PIECE: Final = 65_536
-GET: Final = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
-CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 FRAME: Final = b"\x82\x85abcdabcde"
 # Of each: what is sent first, and what is repeated behind it.
 RUBBISH: Final = {

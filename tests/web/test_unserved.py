@@ -32,7 +32,7 @@ async def send(relay: Relay, *pieces: bytes) -> tuple[int, dict[str, Any], bytes
 
 def rest(target: str, method: str = "GET", *lines: str) -> bytes:
     """A request without an upgrade."""
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1")
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode("latin-1")
 
 
 OTHER_PROTOCOLS = {
@@ -320,7 +320,7 @@ async def test_incomplete_head_is_answered_counted_and_logged(monkeypatch: pytes
     monkeypatch.setattr("service.web.listener.HEAD_SECONDS", 0.3)
     async with simulated_relay() as relay:
         silent, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
-        status, error, _ = await send(relay, b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\n")
+        status, error, _ = await send(relay, b"GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\n")
 
         assert (400, "bad_request") == (status, error["code"])
         assert "Send the whole head" in error["remedy"]
