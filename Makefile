@@ -7,7 +7,7 @@ FUZZ   := .venv/fuzz
 SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container check fmt lint fuzz demo bench docs \
+.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container check fmt lint fuzz demo bench chaos docs \
   monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the commands
@@ -85,6 +85,9 @@ demo: $(DEV)/.stamp  ## send recorded speech through relay and simulator with th
 # LiteLLM has an environment of its own, because it pins most of its dependencies.
 bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(filter soak --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay beside other proxies, in 40 minutes; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
+
+chaos: $(RUN)/.stamp $(DEV)/.stamp  ## attack the relay beside well-behaved calls, in twelve minutes; ARGS="--short" and others are passed on
+	@$(DEV)/bin/python -m chaos $(ARGS)
 
 docs: $(DEV)/.stamp  ## write all generated files: references, alerting rules, dashboards, numbers in the manifests
 	@$(DEV)/bin/python -m tools.generate

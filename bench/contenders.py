@@ -91,12 +91,12 @@ def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY) 
         environment["SSL_CERT_FILE"] = str(site.bundle)
     # Not in the repository, which may contain a developer's .env.
     process = Process(
-        [_python_of(tree), "-m", "service", "serve"], site.folder / f"relay-{port}.log", environment, site.folder
+        [python_of(tree), "-m", "service", "serve"], site.folder / f"relay-{port}.log", environment, site.folder
     )
     return Contender(name, ClientTarget(port), process, scrape_port=internal)
 
 
-def _python_of(tree: Path) -> str:
+def python_of(tree: Path) -> str:
     """The Python that `make run` uses in a working tree."""
     for folder in (tree, REPOSITORY):
         if (found := folder / ".venv" / "run" / "bin" / "python").exists():
@@ -195,7 +195,7 @@ def _version(name: str) -> str:
             "loop = ' and uvloop' if find_spec('uvloop') else ''; "
             "print(f'{v} on Python {sys.version.split()[0]}, aiohttp {aiohttp.__version__}{loop}')"
         )
-        return _first_version([_python_of(tree), "-c", code], {"PYTHONPATH": str(tree)}, whole=True)
+        return _first_version([python_of(tree), "-c", code], {"PYTHONPATH": str(tree)}, whole=True)
     except Exception as exc:  # noqa: BLE001 - a missing version must not stop the measurement
         return f"unknown ({type(exc).__name__})"
 

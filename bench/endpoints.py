@@ -232,10 +232,9 @@ class UpstreamEndpoint(Endpoint):
             )
             self.transport.close()
             return
-        accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-            + accept
+            + accept_key(key)
             + b"\r\n\r\n"
             + build_frame(0x1, SESSION_CREATED)
         )
@@ -260,6 +259,11 @@ class UpstreamEndpoint(Endpoint):
             if not self.is_within_frame:
                 self.transport.write(build_frame(PING, os.urandom(4)))
             self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
+
+
+def accept_key(key: bytes) -> bytes:
+    """The value of Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 def upgrade_request(path: str, host: str, headers: dict[str, str]) -> bytes:

@@ -1,0 +1,199 @@
+"""The attacks, as data. `attacker` and `hostile` hold the programs that they name."""
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from bench.wire import TEXT, build_frame, frame_head
+
+Family = Literal[
+    "no token", "small frames", "upstream frames", "refusals", "reads nothing", "pause", "upstream", "resets", "other"
+]
+MIB: Final = 1 << 20
+CLIENT_NAMES: Final = 50
+CALLER_TOKEN: Final = "caller-" + "c" * 32
+_TRANSLATIONS: Final = "/v1/realtime/translations"
+_ZERO_KEY: Final = bytes(4)  # masks nothing
+_LIVEZ: Final = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+_PIPELINE: Final = _LIVEZ + b"\r\n"
+_CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+_BINARY: Final = b"\x82\x85abcdabcde"
+_CONTINUATION: Final = b"\x00\x80" + _ZERO_KEY
+_TINY: Final = build_frame(TEXT, b"{}", _ZERO_KEY)
+_PING: Final = frame_head(0x9, 0, _ZERO_KEY)
+_PONG: Final = frame_head(0xA, 0, _ZERO_KEY)
+_LARGE: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 60_000 + b'"}', _ZERO_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack: `connections` at once, each of which runs `program` again and again.
+
+    `first` and `repeated` are the bytes that it sends. `model` selects what the hostile upstream does. `names` is the number
+    of client tokens that it uses, 0 for none; `addresses` the number of source addresses. `settings` and `open_files` are
+    those of the relay.
+    """
+
+    name: str
+    family: Family
+    program: str
+    connections: int
+    first: bytes = b""
+    repeated: bytes = b""
+    path: str = "/v1/realtime"
+    model: str = "chaos-sink"
+    names: int = 0
+    addresses: int = 4
+    pause_seconds: float = 0.0  # between two turns of the program
+    settings: Mapping[str, str] = field(default_factory=dict)
+    open_files: int | None = None
+    in_short: bool = False
+
+    @property
+    def growth_mb(self) -> float:
+        """The bound on the growth of the relay's peak memory: a hundred connections without a token, or sessions."""
+        return 20 + (self.connections if self.names else 0)
+
+
+def client_token(number: int) -> str:
+    """The token of an attacker."""
+    return f"attacker{number % CLIENT_NAMES:02}-" + "a" * 32
+
+
+def upgrade(path: str, model: str, token: str | None, extra: bytes = b"") -> bytes:
+    """A request for a WebSocket, with further header lines."""
+    credentials = f"Authorization: Bearer {token}\r\n" if token else ""
+    head = (
+        f"GET {path}?model={model} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n{credentials}"
+    )
+    return head.encode() + extra + b"\r\n"
+
+
+_REFUSED_UPGRADE: Final = upgrade("/v1/realtime", "gpt-realtime", None)
+
+
+def _rubbish(name: str, first: bytes, repeated: bytes, *, in_short: bool = False) -> Attack:
+    return Attack(name, "no token", "rubbish", 100, first, repeated, in_short=in_short)
+
+
+def _bomb(name: str, extra: bytes) -> Attack:
+    request = upgrade("/v1/realtime", "gpt-realtime", None, extra)
+    return Attack(name, "no token", "request", 20, request, pause_seconds=0.5, in_short=name == "ten-thousand-headers")
+
+
+_NO_TOKEN: Final = (
+    _rubbish("letters", b"", b"A", in_short=True),
+    _rubbish("frames", b"", _BINARY),
+    _rubbish("tls-records", b"\x16\x03\x01\x02\x00", b"\x00"),
+    _rubbish("empty-lines", b"", b"\r\n"),
+    _rubbish("endless-headers", _LIVEZ, b"a: b\r\n"),
+    _rubbish("endless-header", _LIVEZ + b"Cookie: ", b","),
+    _rubbish("behind-refused-upgrade", _REFUSED_UPGRADE, _BINARY, in_short=True),
+    _rubbish("behind-answered-request", _LIVEZ + b"\r\n", b"A"),
+    _rubbish("pipelined-requests", b"", _LIVEZ + b"\r\n"),
+    _rubbish("endless-body", _LIVEZ + b"Content-Length: 1000000000\r\n\r\n", b"A"),
+    _rubbish("chunk-size", _CHUNKED, b"F", in_short=True),
+    _rubbish("chunk-extension", _CHUNKED + b"1;", b"x"),
+    _rubbish("chunks-of-a-byte", _CHUNKED, b"1\r\nx\r\n"),
+    _bomb("ten-thousand-headers", b"".join(b"a%d: b\r\n" % number for number in range(10_000))),
+    _bomb("megabyte-of-commas", b"Connection: " + b"," * MIB + b"\r\n"),
+    _bomb("long-header", b"Sec-WebSocket-Protocol: " + b"a," * 30_000 + b"\r\n"),
+    Attack("slowloris", "no token", "slowloris", 100, _LIVEZ, b"a: b\r\n", in_short=True),
+    Attack("anonymous-refusals", "no token", "request", 6, _REFUSED_UPGRADE, pause_seconds=0.1),
+    Attack(
+        "refusals-with-1051-tokens",
+        "no token",
+        "request",
+        6,
+        _REFUSED_UPGRADE,
+        pause_seconds=0.1,
+        settings={"RELAY_CLIENT_TOKENS": ",".join(f"more{number}:{number:06x}-{'m' * 32}" for number in range(1000))},
+    ),
+)
+
+
+def _flood(kind: str, first: bytes, repeated: bytes) -> tuple[Attack, ...]:
+    one = Attack(f"{kind}-1", "small frames", "flood", 1, first, repeated, names=1)
+    fifty = Attack(
+        f"{kind}-50", "small frames", "flood", 50, first, repeated, names=50, in_short=kind in {"pings", "tiny"}
+    )
+    pulses = Attack(f"{kind}-pulses-50", "small frames", "pulses", 50, first, repeated, names=50)
+    return one, fifty, pulses
+
+
+_SMALL_FRAMES: Final = (
+    *_flood("pings", b"", _PING),
+    *_flood("pongs", b"", _PONG),
+    *_flood("tiny", b"", _TINY),
+    *_flood("continuations", b"\x01\x80" + _ZERO_KEY, _CONTINUATION),
+    Attack("large-then-tiny-50", "small frames", "large_then_small", 50, _LARGE, _TINY, model="chaos-deaf", names=50),
+    Attack("invalid-frames-50", "small frames", "flood", 50, b"\x81\xfe\xff\xff" + _ZERO_KEY, b"A", names=50),
+)
+
+
+def _from_upstream(kind: str, connections: int, *, in_short: bool = False) -> Attack:
+    name = f"upstream-{kind}-{connections}"
+    return Attack(
+        name, "upstream frames", "listen", connections, model=f"chaos-{kind}", names=connections, in_short=in_short
+    )
+
+
+_UPSTREAM_FRAMES: Final = tuple(
+    _from_upstream(kind, connections, in_short=kind == "tiny" and connections > 1)
+    for kind in ("pings", "pongs", "tiny", "continuations")
+    for connections in (1, 20)
+)
+_REFUSALS: Final = (
+    Attack("no-quota", "refusals", "dial", 1, model="chaos-quota", names=1, pause_seconds=0.1, in_short=True),
+    Attack("no-scope", "refusals", "dial", 1, path=_TRANSLATIONS, model="chaos-forbidden", names=1, pause_seconds=0.1),
+    Attack("uri-too-long", "refusals", "dial", 1, model="chaos-too-long", names=1, pause_seconds=0.1),
+    Attack("unknown-model", "refusals", "dial", 1, model="chaos-unknown", names=1, pause_seconds=0.1),
+    Attack("rejected-key", "refusals", "dial", 1, model="chaos-rejected", names=1, pause_seconds=0.1),
+    Attack("server-errors", "refusals", "dial", 1, model="chaos-error", names=1, pause_seconds=0.1),
+    Attack("slow-dials", "refusals", "dial", 120, model="chaos-slow", names=1, in_short=True),
+)  # fmt: skip
+_READS_NOTHING: Final = (
+    Attack("answers-unread", "reads nothing", "unread_answers", 200, _PIPELINE, addresses=1, open_files=256, in_short=True),
+    Attack("silent-connections", "reads nothing", "silent", 200, addresses=1, open_files=256),
+    Attack("silent-on-internal-port", "reads nothing", "silent_internal", 400, addresses=1),
+    Attack("deaf-clients", "reads nothing", "deaf", 20, model="chaos-large", names=20, in_short=True),
+    Attack("deaf-upstreams", "reads nothing", "flood", 20, b"", _LARGE, model="chaos-deaf", names=20),
+)  # fmt: skip
+_UPSTREAM: Final = (
+    Attack("1xx-flood", "upstream", "dial", 4, model="chaos-1xx", names=1, in_short=True),
+    Attack("1xx-headers", "upstream", "dial", 4, model="chaos-1xx-headers", names=1),
+    Attack("endless-response-head", "upstream", "dial", 4, model="chaos-head", names=1),
+    Attack("endless-first-event", "upstream", "dial", 4, model="chaos-first-event", names=1, in_short=True),
+    Attack("first-event-of-empty-fragments", "upstream", "dial", 4, model="chaos-first-fragments", names=1),
+)
+_RESETS: Final = (
+    Attack("resets", "resets", "reset", 100, pause_seconds=0.05),
+    Attack("resets-of-requests", "resets", "reset", 100, _REFUSED_UPGRADE, pause_seconds=0.05, in_short=True),
+    Attack("resets-of-admitted", "resets", "reset_session", 50, names=50, pause_seconds=0.05),
+)
+SUSPENDED: Final = Attack("suspended-24s", "pause", "", 0)
+"""The relay is stopped with SIGSTOP while its calls are idle."""
+
+ATTACKS: Final[Mapping[str, Attack]] = {
+    attack.name: attack
+    for attack in (
+        *_NO_TOKEN,
+        *_SMALL_FRAMES,
+        *_UPSTREAM_FRAMES,
+        *_REFUSALS,
+        *_READS_NOTHING,
+        *_UPSTREAM,
+        *_RESETS,
+        SUSPENDED,
+    )
+}
+SHORT: Final = tuple(attack.name for attack in ATTACKS.values() if attack.in_short)
+WITHOUT_TOKEN: Final = tuple(
+    attack.name
+    for attack in ATTACKS.values()
+    if attack is not SUSPENDED and not attack.names and not attack.settings and not attack.open_files
+)
+ADMITTED: Final = tuple(attack.name for attack in (*_SMALL_FRAMES, *_UPSTREAM_FRAMES, *_READS_NOTHING[3:], *_UPSTREAM))
