@@ -75,7 +75,9 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
 def address_block(address: str) -> str:
     """What the limits for each address count as one: an IPv4 address, or the /64 of an IPv6 one, which a host can own."""
     parsed = parse_address(address) if ":" in address else None
-    return str(IPv6Network((int(parsed), 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), 64), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 def _last_hops(forwarded: Sequence[str]) -> Iterator[str]:

@@ -56,6 +56,11 @@ class ClientAddressReader:
             self._report(found.problem, found, request)
         return found.address
 
+    def behind_proxy(self, request: BaseRequest) -> str | None:
+        """Return the address that X-Forwarded-For of a trusted proxy names, or the proxy's identifier; reports nothing."""
+        found = client_address(request.remote, request.headers.getall("X-Forwarded-For", []), self._trusted)
+        return None if self.is_trusted_proxy(found.address) else found.address
+
     def _report(self, problem: Problem, found: ClientAddress, request: BaseRequest) -> None:
         self._unlogged[problem] = self._unlogged.get(problem, 0) + 1
         now = self._clock()

@@ -14,7 +14,8 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from service.telemetry.metrics import Metrics
-from service.web.protocol import AddressShares, PublicProtocol
+from service.web.address_shares import AddressShares
+from service.web.protocol import PublicProtocol
 from service.web.unserved_requests import UnservedRequests
 
 MAX_INTERNAL_CONNECTIONS: Final = 256
@@ -27,9 +28,9 @@ class ConnectionLimit:
     """The protocol factory of a listener: a `PublicProtocol` below the limit, an abort above it.
 
     `maximum` is the number of descriptors that client connections may use together with those that `other_descriptors`
-    counts (sockets of sessions and dials towards upstream); None is no limit. One address may have half of them open
-    that are no WebSocket yet, so that it cannot keep out all others. Rejections are counted in `rejections`, and logged
-    at most every 10 s.
+    counts (sockets of sessions and dials towards upstream); None is no limit. One address, behind trusted proxies that of
+    a client, may have half of them open that are no WebSocket yet, so that it cannot keep out all others. Rejections are
+    counted in `rejections`, and logged at most every 10 s.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class ConnectionLimit:
         if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
             structlog.get_logger().warning(
                 "connections.turned_away",
-                message="New connections are aborted: the listener, or one address, is at its limit on open connections.",
+                message="New connections are aborted (behind a trusted proxy: refused with 429): the listener, or one "
+                "address, is at its limit on open connections.",
                 remedy="Find the clients that connect and send no request. On the public port, raise the limit on open files "
                 "(ulimit -n), which sets the limit; half of it is for one address. The internal port serves 256.",
                 connections=self._unlogged,

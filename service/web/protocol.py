@@ -11,8 +11,7 @@ What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -25,6 +24,7 @@ from aiohttp.web_request import BaseRequest
 from service.access.forwarded import address_block
 from service.failures import Failure
 from service.web import unserved
+from service.web.address_shares import AddressShare, AddressShares
 from service.web.unserved_requests import UnservedRequests
 from service.wire import tcp
 
@@ -44,43 +44,27 @@ HEAD_SECONDS: Final = 15.0
 """A connection without a complete head after this time, or without a further request, is closed."""
 
 
-class AddressShares:
-    """Counts the connections of each address that are no WebSocket yet. At `maximum`, further ones are rejected.
-
-    Trusted proxies are not limited: they send whole requests, read the answers, and carry many clients.
-    """
-
-    def __init__(self, maximum: int | None, on_reject: Callable[[], None]) -> None:
-        self._maximum = maximum
-        self._on_reject = on_reject
-        self._open: Counter[str] = Counter()
-
-    def take(self, address: str) -> bool:
-        """Count a new connection; return False if the address has its share."""
-        if self._maximum is not None and self._open[address] >= self._maximum:
-            self._on_reject()
-            return False
-        self._open[address] += 1
-        return True
-
-    def give_back(self, address: str) -> None:
-        """Count a connection less."""
-        self._open[address] -= 1
-        if not self._open[address]:
-            del self._open[address]
-
-
 class PublicProtocol(web.RequestHandler):
     """One connection of the public listener. A WebSocket that is answered 101 leaves it for `service.wire`."""
 
-    __slots__ = ("_discarded", "_lingers", "_peer_finished", "_shared_as", "_shares", "_unsent_timer", "_unserved")
+    __slots__ = (
+        "_discarded",
+        "_from_proxy",
+        "_lingers",
+        "_peer_finished",
+        "_share",
+        "_shares",
+        "_unsent_timer",
+        "_unserved",
+    )
 
     def __init__(self, server: web.Server, requests: UnservedRequests, shares: AddressShares) -> None:
         # The runner configures its server with arguments for the protocols that the server itself would make.
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - no public access
         self._unserved = requests
         self._shares = shares
-        self._shared_as: str | None = None
+        self._share: AddressShare | None = None
+        self._from_proxy = False
         self._parser = cast("Any", HeadLimiter(self._parser))
         self._discarded = 0
         self._lingers = False
@@ -94,13 +78,36 @@ class PublicProtocol(web.RequestHandler):
         stream = cast("asyncio.Transport", transport)
         tcp.enable_dead_peer_detection(stream, int(UNSENT_SECONDS * 1000))
         peer = stream.get_extra_info("peername")
-        if peer is None or self._unserved.is_trusted_proxy(str(peer[0])):
+        if peer is None:
             return
-        address = address_block(str(peer[0]))
-        if self._shares.take(address):
-            self._shared_as = address
-        else:
+        self._from_proxy = self._unserved.is_trusted_proxy(str(peer[0]))
+        if not self._from_proxy and not self._take_share(str(peer[0])):
             stream.abort()
+
+    def _take_share(self, address: str) -> bool:
+        """Count the connection as one of an address; return False if the address has its share."""
+        block = address_block(address)
+        if self._share is not None and self._share.address == block:
+            return True
+        self._release_share()
+        self._share = self._shares.take(block)
+        return self._share is not None
+
+    async def _handle_request(
+        self,
+        request: BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        """Handle a request. One through a trusted proxy is refused if its client has a share of the connections already."""
+        if self._from_proxy:
+            client = self._unserved.client_behind_proxy(request)
+            if client is None:
+                self._release_share()
+            elif not self._take_share(client):
+                failure = unserved.address_has_its_share(self._shares.maximum or 0)
+                return await self.finish_response(request, self._unserved.refuse(failure, request), start_time)
+        return await super()._handle_request(request, start_time, request_handler)
 
     def set_parser(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on unchanged
         """Called when the connection becomes a WebSocket, which the limits on sessions count."""
@@ -108,9 +115,9 @@ class PublicProtocol(web.RequestHandler):
         self._release_share()
 
     def _release_share(self) -> None:
-        if self._shared_as is not None:
-            self._shares.give_back(self._shared_as)
-            self._shared_as = None
+        if self._share is not None:
+            self._share.release()
+            self._share = None
 
     def data_received(self, data: bytes) -> None:
         """Parse requests. After an error nothing is parsed or kept; its answer is the last."""

@@ -126,6 +126,16 @@ def host_refused(authority: str | None) -> Failure:
     return Failure("host_refused", detail=f"Host: {escaped(host)}")
 
 
+def address_has_its_share(maximum: int) -> Failure:
+    """The failure for a request behind a trusted proxy whose client has as many connections as one address may have."""
+    return Failure(
+        "too_many_connects",
+        detail=f"{maximum} of {maximum} connections of one address in use",
+        hint="Close connections, or wait until their requests are answered. Operator: half of the limit on open files "
+        "(ulimit -n) is for one address; X-Forwarded-For names it.",
+    )
+
+
 def method_not_allowed(method: str) -> Failure:
     """The failure for a path of the relay that is requested with a method other than GET."""
     hints = {

@@ -50,6 +50,10 @@ class UnservedRequests:
         """Whether connections from an address carry the requests of others."""
         return self._addresses.is_trusted_proxy(address)
 
+    def client_behind_proxy(self, request: BaseRequest) -> str | None:
+        """The address of the client whose request a trusted proxy forwards; None if the request names none."""
+        return self._addresses.behind_proxy(request) if isinstance(request.headers, CIMultiDictProxy) else None
+
     def refuse(self, failure: Failure, request: BaseRequest) -> web.Response:
         """Count and log the failure; return the response, after which the connection is closed."""
         attempt = self._report(failure, request)
