@@ -62,7 +62,7 @@ SLOW_CONNECTS: Final = (
     f"{increase('time_to_first_event_seconds_count', '10m')} >= {MIN_FAILURES}"
 )
 # A draining instance accepts no session, so it adds neither capacity nor load.
-SERVING: Final = f"* on ({INSTANCE}) (1 - {metric('draining')})"
+SERVING: Final = f"* on ({INSTANCE}) group_left () (1 - {metric('draining')})"
 SESSION_UTILIZATION: Final = (
     f"sum by ({DEPLOYMENT}) ({metric('sessions_active')} {SERVING}) / "
     f"sum by ({DEPLOYMENT}) ({metric('sessions_limit')} {SERVING})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from service.failures import CATALOGUE
-from service.realtime.events import Direction
+from service.realtime.events import Api, Direction
 from service.realtime.incidents import ERROR, Incident
 from service.realtime.pricing import model_label
 from service.realtime.server_events import ParsedEvent
@@ -22,8 +22,8 @@ class SharedTelemetry:
     def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
         self.metrics = metrics
         self.redactor = redactor
-        self.client_to_upstream = metrics.traffic[Direction.CLIENT_TO_UPSTREAM]
-        self.upstream_to_client = metrics.traffic[Direction.UPSTREAM_TO_CLIENT]
+        self.client_to_upstream = {api: metrics.traffic[api, Direction.CLIENT_TO_UPSTREAM] for api in Api}
+        self.upstream_to_client = {api: metrics.traffic[api, Direction.UPSTREAM_TO_CLIENT] for api in Api}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class SessionInfo:
     address: str
     model: str | None
     limited_as: str = ""  # the client as the limit on its sessions counts it
+    api: Api = Api.REALTIME
 
 
 class SessionReporter:
@@ -108,8 +109,8 @@ class SessionReporter:
         info, row = self._info, CATALOGUE[end.reason]
         # An error that upstream sent long before does not explain the ending: most sessions go on after one.
         error_was_last = to_client.messages - self._error_position <= 1
-        self._metrics.sessions_ended.labels(end.reason).inc()
-        self._metrics.session_duration.observe(duration_seconds)
+        self._metrics.sessions_ended.labels(info.api, end.reason).inc()
+        self._metrics.session_duration.labels(info.api).observe(duration_seconds)
         self._log.log(
             row.level,
             "session.ended",

@@ -105,7 +105,7 @@ class Session:
             client,
             self._upstream,
             scanner,
-            traffic=telemetry.client_to_upstream,
+            traffic=telemetry.client_to_upstream[info.api],
             latency=self._latency,
             owner=self,
         )
@@ -113,7 +113,7 @@ class Session:
             self._upstream,
             client,
             connected.scanner,
-            traffic=telemetry.upstream_to_client,
+            traffic=telemetry.upstream_to_client[info.api],
             latency=self._latency,
             owner=self,
         )
@@ -122,8 +122,8 @@ class Session:
 
     async def run(self) -> str:
         """Forward until the session ends, close both sides, count and log; returns the reason. Must not be cancelled."""
-        metrics = self._telemetry.metrics
-        metrics.sessions_active.inc()
+        active = self._telemetry.metrics.sessions_active.labels(self.info.api)
+        active.inc()
         try:
             self._start()
             end = await asyncio.shield(self._ended)
@@ -134,7 +134,7 @@ class Session:
         finally:
             self._client.abort()
             self._connected.abort()
-            metrics.sessions_active.dec()
+            active.dec()
         try:
             duration_seconds = self._loop.time() - self._started_at
             self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client)

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Failure, Phase
-from service.realtime.events import CLIENT_EVENT_TYPES, ERROR_CODES, SERVER_EVENT_TYPES, Direction
+from service.realtime import events, live
+from service.realtime.events import ERROR_CODES, Api, Direction
 from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, TRANSCRIPTION_FAILED
 from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
@@ -33,8 +34,9 @@ HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
 _DIAL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 # Waiting time of a client: normally a few round trips, at most the dial timeout of 8 s. Official clients give up after 10 s.
 _WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10)
-# Session duration: seconds for a failed start, minutes for a conversation; the provider ends a session after an hour.
-_SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900)
+# Session duration: seconds for a failed start, minutes for a conversation; the provider ends a session after an hour,
+# one of GPT-Live after two.
+_SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900, 5400, 7500)
 # Event loop lag: forwarding a frame takes well under a millisecond; a delay of 20 ms or more is audible in speech.
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
@@ -104,8 +106,10 @@ _EXPECTED_FAILURES: Final[tuple[tuple[str, Phase, str], ...]] = (
 _REFUSED_BY_RELAY: Final = (*ADMISSION_FAILURES, "key_missing", "key_malformed", "internal_error")
 
 _EVENT_TYPES: Final = {
-    Direction.CLIENT_TO_UPSTREAM: CLIENT_EVENT_TYPES,
-    Direction.UPSTREAM_TO_CLIENT: SERVER_EVENT_TYPES,
+    (Api.REALTIME, Direction.CLIENT_TO_UPSTREAM): events.CLIENT_EVENT_TYPES,
+    (Api.REALTIME, Direction.UPSTREAM_TO_CLIENT): events.SERVER_EVENT_TYPES,
+    (Api.LIVE, Direction.CLIENT_TO_UPSTREAM): live.CLIENT_EVENT_TYPES,
+    (Api.LIVE, Direction.UPSTREAM_TO_CLIENT): live.SERVER_EVENT_TYPES,
 }
 
 
@@ -184,7 +188,7 @@ class Metrics:
             "1 while OPENAI_API_KEY_FILE cannot be read or holds a key that was refused; the previous key stays in use.",
             registry=self.registry,
         )
-        self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Open sessions.", registry=self.registry)
+        self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Open sessions.", ("api",), registry=self.registry)
         self.sessions_limit = Gauge(
             f"{PREFIX}_sessions_limit", "Maximum number of open sessions.", registry=self.registry
         )
@@ -198,16 +202,17 @@ class Metrics:
             registry=self.registry,
         )
         self.sessions_ended = Counter(
-            f"{PREFIX}_sessions_ended_total", "Ended sessions by reason.", ("reason",), registry=self.registry
+            f"{PREFIX}_sessions_ended_total", "Ended sessions by reason.", ("api", "reason"), registry=self.registry
         )
         self.session_duration = Histogram(
             f"{PREFIX}_session_duration_seconds",
             "Duration of ended sessions.",
+            ("api",),
             buckets=_SESSION_BUCKETS,
             registry=self.registry,
         )
-        self.traffic = {direction: Traffic(direction, types) for direction, types in _EVENT_TYPES.items()}
-        self.registry.register(TrafficCollector(PREFIX, self.traffic.values()))
+        self.traffic = {key: Traffic(key[1], types) for key, types in _EVENT_TYPES.items()}
+        self.registry.register(TrafficCollector(PREFIX, self.traffic))
         self.conversations = ConversationMetrics(PREFIX, self.registry)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total",
@@ -269,8 +274,11 @@ class Metrics:
             self.admissions.labels(result)
         for result in ("ok", *DIAL_FAILURES):
             self.upstream_connects.labels(self.upstream, result)
-        for reason in ("relay_draining", *ENDINGS):
-            self.sessions_ended.labels(reason)
+        for api in Api:
+            self.sessions_active.labels(api)
+            self.session_duration.labels(api)
+            for reason in ("relay_draining", *ENDINGS):
+                self.sessions_ended.labels(api, reason)
         self.upstream_retries.labels(self.upstream)
         self.breaker_open.labels(self.upstream)
         self.time_to_first_event.labels(self.upstream)

@@ -5,19 +5,19 @@ other work of the relay for that message.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.realtime.events import Direction
+from service.realtime.events import Api, Direction
 
 OTHER: Final = "other"
 
 
 class Traffic:
-    """Traffic of one direction over all sessions of the process. Only the thread of the event loop may change it."""
+    """Traffic of one direction over all sessions of an API. Only the thread of the event loop may change it."""
 
     __slots__ = ("_held", "_hold_starts", "_released_seconds", "bytes", "direction", "types")
 
@@ -59,28 +59,31 @@ class Traffic:
 
 
 class TrafficCollector(Collector):
-    """Exports the traffic of both directions to Prometheus."""
+    """Exports the traffic of each API and direction to Prometheus."""
 
-    def __init__(self, prefix: str, directions: Iterable[Traffic]) -> None:
+    def __init__(self, prefix: str, traffic: Mapping[tuple[Api, Direction], Traffic]) -> None:
         self._prefix = prefix
-        self._directions = tuple(directions)
+        self._traffic = traffic
 
     def collect(self) -> Iterable[Metric]:
         """Return the metric families with their current values."""
-        messages = self._family("forwarded_messages", "Forwarded messages.", "direction")
-        size = self._family("forwarded_bytes", "Forwarded bytes of frames, headers included.", "direction")
+        messages = self._family("forwarded_messages", "Forwarded messages.", "api", "direction")
+        size = self._family("forwarded_bytes", "Forwarded bytes of frames, headers included.", "api", "direction")
         held = self._family(
             "backpressure_seconds",
             "Time for which a direction was held back because its receiver was too slow, in seconds.",
             "direction",
         )
-        events = self._family("events", "Forwarded events by type.", "direction", "type")
-        for traffic in self._directions:
-            messages.add_metric((traffic.direction,), sum(traffic.types.values()))
-            size.add_metric((traffic.direction,), traffic.bytes)
-            held.add_metric((traffic.direction,), traffic.held_back_seconds)
+        events = self._family("events", "Forwarded events by type.", "api", "direction", "type")
+        held_seconds = dict.fromkeys(Direction, 0.0)
+        for (api, direction), traffic in self._traffic.items():
+            messages.add_metric((api, direction), sum(traffic.types.values()))
+            size.add_metric((api, direction), traffic.bytes)
+            held_seconds[direction] += traffic.held_back_seconds
             for kind, count in traffic.types.items():
-                events.add_metric((traffic.direction, kind), count)
+                events.add_metric((api, direction, kind), count)
+        for direction, seconds in held_seconds.items():
+            held.add_metric((direction,), seconds)
         return messages, size, held, events
 
     def _family(self, name: str, text: str, *labels: str) -> CounterMetricFamily:

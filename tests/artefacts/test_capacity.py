@@ -1,6 +1,8 @@
 """Capacity: docs/capacity.md, the manifests, the autoscalers and the program use the same numbers."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,6 +164,32 @@ def test_autoscalers_use_existing_metrics() -> None:
     assert {METRIC, f"{PREFIX}_draining"} == set(re.findall(rf"{PREFIX}_\w+", query))
     assert {namespace} == set(re.findall(r'namespace="([^"]+)"', query))
     assert metrics >= set(re.findall(rf"{PREFIX}_\w+", query))
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
+def test_keda_query_counts_sessions_of_serving_pods(tmp_path: Path) -> None:
+    """The sessions of both APIs count, those of a draining pod do not."""
+    query = SCALED["triggers"][0]["metadata"]["query"]
+    labels = 'namespace="realtime-relay",job="relay",instance='
+    values = {
+        f'{METRIC}{{api="realtime",{labels}"a"}}': "100x9",
+        f'{METRIC}{{api="live",{labels}"a"}}': "20x9",
+        f'{METRIC}{{api="live",{labels}"b"}}': "7x9",
+        f'{PREFIX}_draining{{{labels}"a"}}': "0x9",
+        f'{PREFIX}_draining{{{labels}"b"}}': "1x9",
+    }
+    case = {
+        "input_series": [{"series": series, "values": value} for series, value in values.items()],
+        "promql_expr_test": [
+            {"expr": query, "eval_time": "5m", "exp_samples": [{"labels": "{}", "value": 120}]},
+        ],
+    }
+    file = tmp_path / "keda_test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}))
+
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, check=False)
+
+    assert 0 == done.returncode, done.stdout.decode() + done.stderr.decode()
 
 
 def test_autoscaler_removes_one_pod_per_grace_period() -> None:

@@ -22,6 +22,7 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Message, Message
 from service.settings import Settings, load_settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message
+from tests.support.series import sum_of_series
 
 T = TypeVar("T")
 
@@ -65,8 +66,8 @@ class Relay:
         return f"http://127.0.0.1:{self.app.internal_port}"
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a time series; 0 if it does not exist."""
-        return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
+        """The sum of the time series with these labels; 0 if there is none."""
+        return sum_of_series(self.app.metrics.registry, name, **labels)
 
     def metrics_text(self) -> str:
         """The text of a scrape."""

@@ -23,6 +23,7 @@ from service.upstream.target import Target
 from service.web.realtime import RealtimeHandler
 from tests.support.memory_transport import MemoryTransport
 from tests.support.raw_websocket_server import CREATED
+from tests.support.series import sum_of_series
 
 REQUEST: Final = (
     b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -300,7 +301,7 @@ class MemoryRelay:
         family = next(iter(self.metrics.sessions_ended.collect()))
         return {
             "sessions ended": sum(sample.value for sample in family.samples if sample.name.endswith("_total")),
-            "sessions active": self.metrics.registry.get_sample_value("realtime_relay_sessions_active") or 0,
+            "sessions active": sum_of_series(self.metrics.registry, "realtime_relay_sessions_active"),
             "upstream connections": len(self.connector._acquired),
             "client connections": len(self.server.connections),
         }

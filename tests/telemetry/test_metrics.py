@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.failures import CATALOGUE, DIAL_FAILURES, Failure, Phase
+from service.realtime.events import Api
 from service.telemetry.metrics import CLOSE_CODES, HTTP_STATUSES, Metrics, status_label
 from tests.support.harness import open_raw, simulated_relay
 
@@ -17,7 +18,8 @@ def test_series_of_failures_start_at_zero() -> None:
     assert 'realtime_relay_admissions_total{result="internal_error"} 0.0' in text
     assert 'phase="access",reason="internal_error",status="500",upstream="openai"} 0.0' in text
     for reason in ("upstream_lost", "relay_draining"):
-        assert f'realtime_relay_sessions_ended_total{{reason="{reason}"}} 0.0' in text
+        for api in Api:
+            assert f'realtime_relay_sessions_ended_total{{api="{api}",reason="{reason}"}} 0.0' in text
 
 
 @pytest.mark.parametrize(
