@@ -57,7 +57,10 @@ CALLERS_ALERTS: Final = (
         name="RelayKeyRejected",
         severity="critical",
         area=CALLERS,
-        query=f"({refused_clients_by_reason(KEY_REASONS)}) or ({failing_checks_by_reason(KEY_REASONS)})",
+        # A start that is refused with key_forbidden may be due to one client's voice.
+        query=(
+            f"({refused_clients_by_reason(KEY_REASONS, with_starts=False)}) or ({failing_checks_by_reason(KEY_REASONS)})"
+        ),
         operator=">",
         threshold=0,
         for_duration="0s",

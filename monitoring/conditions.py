@@ -16,7 +16,7 @@ from monitoring.promql import (
     one_of,
     quantile,
 )
-from service.failures import DIAL_FAILURES
+from service.failures import DIAL_FAILURES, Phase
 from service.realtime.incidents import RESPONSE_DONE
 
 MIN_FAILURES: Final = 10
@@ -27,15 +27,18 @@ HANDSHAKE_REASONS: Final = tuple(reason for reason in DIAL_FAILURES if reason no
 def failing_checks_by_reason(reasons: tuple[str, ...]) -> str:
     """Checks that fail for one of these reasons on every instance.
 
-    A single failing instance is a rollout that a bad key stopped while the other instances serve: it must not page.
+    A single failing instance is a rollout that a bad key stopped while the other instances serve: it must not page. Nor must
+    the optional check of GPT-Live, while the Realtime API works.
     """
-    by_instance = f'max by ({INSTANCE}, reason) ({metric("health_check_reason")}{{reason=~"{one_of(reasons)}"}})'
+    by_instance = (
+        f'max by ({INSTANCE}, reason) ({metric("health_check_reason")}{{check!="live", reason=~"{one_of(reasons)}"}})'
+    )
     return f"min by ({DEPLOYMENT}, reason) ({by_instance}) > 0"
 
 
-def refused_clients_by_reason(reasons: tuple[str, ...]) -> str:
-    """Client connections that failed for one of these reasons within 5 minutes."""
-    matchers = f'reason=~"{one_of(reasons)}"'
+def refused_clients_by_reason(reasons: tuple[str, ...], *, with_starts: bool = True) -> str:
+    """Client connections that failed for one of these reasons within 5 minutes; `with_starts`: starts of GPT-Live, too."""
+    matchers = f'reason=~"{one_of(reasons)}"' + ("" if with_starts else f', phase!="{Phase.SESSION_START}"')
     return f"{increase('connection_failures_total', '5m', matchers, f'{DEPLOYMENT}, reason')} > 0"
 
 

@@ -31,6 +31,7 @@ class MonitorOptions(TypedDict):
 
     model: str
     turns_per_day: int
+    with_live: bool
 
 
 def needs_simulator(settings: Settings) -> bool:
@@ -72,8 +73,12 @@ def dial_options(settings: Settings) -> DialOptions:
 
 
 def monitor_options(settings: Settings) -> MonitorOptions:
-    """The model that the health checks request, and the number of response checks per day."""
-    return {"model": settings.model, "turns_per_day": settings.health_turns_per_day}
+    """The model that the health checks request, and which of the optional checks run."""
+    return {
+        "model": settings.model,
+        "turns_per_day": settings.health_turns_per_day,
+        "with_live": settings.health_live,
+    }
 
 
 def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:

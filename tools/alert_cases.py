@@ -185,6 +185,8 @@ SILENT_CASES: Final[Mapping[str, Mapping[str, str]]] = {
         'health_check_status{check="handshake",status="warn",instance="a"}': "0x29 1 0x60",
         'health_check_reason{check="handshake",reason="connect_timeout",instance="a"}': "0x29 1 0x60",
     },
+    "one client starts GPT-Live with an unknown voice": _connects("0+1x90")
+    | _failures("key_forbidden", "0x29 1x60", "session_start", "none"),
     "a scrape fails": {'up{instance="a"}': "1x29 0 1x60", _BUILD_INFO: "1x29 stale 1x60"},
     "nothing fails": _connects("0+60x90") | _failures("upstream_error", "0x90"),
 }
@@ -199,6 +201,10 @@ WARNING_CASES: Final[Mapping[str, Mapping[str, str]]] = {
         f'health_check_status{{check="{check}",status="fail",instance="{instance}"}}':
             "0x29 1x60" if instance == "new" else "0x90"
         for check in ("key", "handshake") for instance in ("a", "b", "new")
+    },
+    "the check of GPT-Live fails everywhere": _connects("0+60x90") | {
+        'health_check_reason{check="live",reason="key_forbidden",instance="a"}': "0x29 1x60",
+        'health_check_status{check="live",status="fail",instance="a"}': "0x29 1x60",
     },
     "the only instance restarts, and a client retries repeatedly": _connects("0+1x90")
     | _failures("relay_draining", "0x29 12 24x60", "access", "503"),

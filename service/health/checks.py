@@ -18,6 +18,8 @@ SUCCESS_THRESHOLD: Final = 2
 CHECKS: Final = ("key", "handshake")
 TURN: Final = "turn"
 """The check that requests a response; it exists only if RELAY_HEALTH_TURNS_PER_DAY is above 0."""
+LIVE: Final = "live"
+"""The check of the key for GPT-Live; it exists only with RELAY_HEALTH_LIVE."""
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class HealthCheck:
     """One check and its last results. Times are wall clock, for display only; nothing is computed from them."""
 
     name: str
+    is_required: bool = True  # whether its failure closes /readyz and fails /healthz
+    caveat: str | None = None  # what a pass leaves open
     status: Status = "unknown"
     reason: str | None = None
     hint: str | None = None  # replaces the remedy of the reason's row

@@ -16,9 +16,10 @@ from typing import Final
 
 import structlog
 
-from service.failures import Failure
+from service.failures import Failure, Phase
 from service.health.checks import CHECKS, TURN, HealthCheck
 from service.health.key_verdict import judge_key
+from service.health.live_check import LiveKeyCheck
 from service.health.response_check import ResponseCheckBudget, request_response
 from service.health.schedule import RefreshIntervals, RefreshSchedule
 from service.telemetry.metrics import Metrics
@@ -45,6 +46,7 @@ class HealthMonitor:
         *,
         model: str,
         turns_per_day: int = 0,
+        with_live: bool = False,
         intervals: RefreshIntervals | None = None,
     ) -> None:
         self._connector = connector
@@ -58,6 +60,7 @@ class HealthMonitor:
         self._schedule = RefreshSchedule(self._intervals)
         self.key, self.handshake = HealthCheck(CHECKS[0]), HealthCheck(CHECKS[1])
         self.turn = HealthCheck(TURN) if turns_per_day else None
+        self._live = LiveKeyCheck(self._dialler) if with_live else None
         self._response_budget = ResponseCheckBudget(turns_per_day)
         self._first_refresh_done = asyncio.Event()
         self._refresh_requested = asyncio.Event()
@@ -73,8 +76,10 @@ class HealthMonitor:
 
     @property
     def checks(self) -> tuple[HealthCheck, ...]:
-        """The enabled checks, ordered from the key to a complete response."""
-        return (self.key, self.handshake) if self.turn is None else (self.key, self.handshake, self.turn)
+        """The enabled checks, ordered from the key to a complete response, then that of GPT-Live."""
+        turn = () if self.turn is None else (self.turn,)
+        live = () if self._live is None else (self._live.state,)
+        return (self.key, self.handshake, *turn, *live)
 
     @property
     def age_seconds(self) -> float:
@@ -95,7 +100,7 @@ class HealthMonitor:
         """
         if not self._is_ready:
             grace_is_over = asyncio.get_running_loop().time() - self._started_at >= self._intervals.readiness_grace
-            is_definite = any(check.is_definite for check in self.checks)
+            is_definite = any(check.is_definite for check in self.checks if check.is_required)
             has_passed = self._required_checks_pass() and not is_definite
             self._is_ready = has_passed or (grace_is_over and not is_definite and self._first_refresh_done.is_set())
         return self._is_ready
@@ -121,11 +126,16 @@ class HealthMonitor:
         self._refresh_requested.set()
 
     def dial_finished(self, failure: Failure | None) -> None:
-        """Take the outcome of a client's dial as evidence; one that contradicts the checks requests a refresh."""
+        """Take the outcome of a client's dial as evidence; one that contradicts the checks requests a refresh.
+
+        A refused start of GPT-Live contradicts none: no check starts a session, and the cause may be the client's voice.
+        """
         if failure is None:
             self._client_connected = True
             if self.handshake.status != "pass":
                 self._refresh_requested.set()
+        elif failure.phase is Phase.SESSION_START:
+            return
         elif failure.reason.startswith("key_") and self.handshake.status == "pass":
             self._refresh_requested.set()
 
@@ -157,7 +167,8 @@ class HealthMonitor:
             for check in self.checks:
                 check.failed(self._connector.key_problem.failure(), time.time(), None)
         else:
-            models_failure, _ = await asyncio.gather(self._request_model(), self._check_handshake())
+            live = () if self._live is None else (self._live.refresh(),)
+            models_failure, *_ = await asyncio.gather(self._request_model(), self._check_handshake(), *live)
             self._record_key(models_failure)
             await self._check_response()
         self._refreshed_at = loop.time()

@@ -16,11 +16,15 @@ Overall = Literal["pass", "warn", "fail"]
 
 
 def overall(checks: Collection[HealthCheck], *, is_stale: bool = False) -> Overall:
-    """The worst status of the checks. An unknown check counts as fail; stale results count as warn at best."""
-    statuses = {check.status for check in checks}
+    """The worst status of the checks. An unknown check counts as fail; stale results count as warn at best.
+
+    A check that is not required counts as warn at worst, and not before its first result.
+    """
+    statuses = {check.status for check in checks if check.is_required}
     if statuses & {"fail", "unknown"}:
         return "fail"
-    return "warn" if "warn" in statuses or (checks and is_stale) else "pass"
+    is_hampered = any(check.status in {"warn", "fail"} for check in checks if not check.is_required)
+    return "warn" if "warn" in statuses or is_hampered or (checks and is_stale) else "pass"
 
 
 def public_body(status: Overall) -> dict[str, object]:
@@ -47,6 +51,7 @@ def detailed_body(
         },
     }
     lines = [f"upstream: {upstream}", *notes]
+    lines += [f"upstream:{check.name}: {check.caveat}" for check in checks if check.caveat and check.status == "pass"]
     if upstream == "simulator":
         lines.append("The built-in simulator answers in place of OpenAI; speech is simulated.")
     if is_stale:

@@ -280,6 +280,14 @@ class Settings:
         example="24",
         sentence="Minimal responses that the health checks request, the first at the start; each costs about 0.0007 USD.",
     )
+    health_live: bool = setting(
+        "RELAY_HEALTH_LIVE",
+        parse.boolean,
+        default="false",
+        example="true",
+        sentence="Whether the health checks also verify, without a session, that GPT-Live knows the key; it proves neither "
+        "access nor credit.",
+    )
     log_format: LogFormat = setting(
         "RELAY_LOG_FORMAT",
         one_of(LogFormat),

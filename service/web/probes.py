@@ -66,6 +66,8 @@ class ProbeHandler:
         results = {"drain": "draining" if self._drainer.is_draining else None}
         is_open = self._monitor.ready
         for check in self._monitor.checks:
+            if not check.is_required:
+                continue
             reason = check.output() if "verbose" in request.query else check.reason
             missing = reason or "not checked yet"
             results[check.name] = None if is_open or check.status == "pass" else missing
@@ -85,6 +87,8 @@ class ProbeHandler:
             await self._monitor.wait_for_first_refresh(_FIRST_CHECK_SECONDS)
         is_stale = self._monitor.age_seconds > self._monitor.stale_after_seconds
         status = report.overall(checks, is_stale=is_stale)
+        if "check" in request.match_info and checks[0].status in {"fail", "unknown"}:
+            status = "fail"  # asked for by name, it is required
         body = report.public_body(status)
         if detailed and "verbose" in request.query:
             body = report.detailed_body(

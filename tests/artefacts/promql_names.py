@@ -10,7 +10,7 @@ import promql_parser
 from monitoring.promql import metric
 from monitoring.recording import RECORDING_RULES
 from service.failures import CATALOGUE
-from service.health.checks import CHECKS, TURN
+from service.health.checks import CHECKS, LIVE, TURN
 from service.telemetry.metrics import Metrics
 
 SCRAPED: Final = {"namespace", "job", "instance"}
@@ -23,7 +23,7 @@ _CHILDREN: Final = ("lhs", "rhs", "expr", "param", "vector_selector")
 def exposed() -> dict[str, dict[str, frozenset[str]]]:
     """All series of the relay and `up`: name to label to the known values of that label."""
     metrics = Metrics("openai")
-    for check in (*CHECKS, TURN):
+    for check in (*CHECKS, TURN, LIVE):
         metrics.set_check_status(check, "pass")
         metrics.health_success.labels(check)
     names: dict[str, dict[str, frozenset[str]]] = {"up": {}}

@@ -21,7 +21,7 @@ ALERTS = FOLDER / "alerts.md"  # sections by alert, not by reason
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path not in {INDEX, ALERTS})
 ALL_PAGES = [*PAGES, INDEX, ALERTS]
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-PROVIDER_PATHS = {"/v1"}
+PROVIDER_PATHS = {"/v1", "/v1/live/sessions"}
 # Added by Prometheus.
 SCRAPE_LABELS = {"instance", "le"}
 EVENT_NOUNS = "access|admission|client|drain|health|key|loop|request|service|session|setting|task|upstream"

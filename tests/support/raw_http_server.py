@@ -87,7 +87,7 @@ Script = Callable[[Exchange], Awaitable[None]]
 async def raw_http(
     script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[RawHttp]:
-    """Run `script` for each request whose model is `scripted`. Health checks of the relay pass."""
+    """Run `script` for each request whose model is `scripted`, and for those to GPT-Live. Other health checks pass."""
     upstream = RawHttp("", 0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +95,7 @@ async def raw_http(
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             exchange = Exchange(head, upstream.requests + 1, reader, writer)
-            if "model=scripted" not in head:
+            if "model=scripted" not in head and "/live/sessions" not in head:
                 await answer_health_check(exchange)
                 return
             upstream.requests += 1
