@@ -152,7 +152,7 @@ class App:
             hosts = configuration.allowed_hosts(self._settings)
             return await listen(self._stack, host, port, routes, connection_limit=limit, allowed_hosts=hosts)
         except OSError as exc:
-            raise CannotListen(startup.explain_listen_error(exc, variable, host, port)) from None
+            raise CannotListen(self.redactor.redact(startup.explain_listen_error(exc, variable, host, port))) from None
 
     def _build_key_file_watcher(self, target: Target) -> None:
         path = self._settings.openai_api_key_file

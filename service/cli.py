@@ -146,6 +146,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.wait
     while True:
         is_ok, text = _query_probe(settings, arguments.path)
+        text = redact(text, (secret.reveal() for secret in settings.misplaced_secrets))
         if is_ok or time.monotonic() >= deadline or _is_final(text):
             break
         time.sleep(_PROBE_PAUSE_SECONDS)

@@ -125,3 +125,4 @@ def secrets(settings: Settings) -> Iterator[Secret]:
     if settings.proxy is not None and settings.proxy.password is not None:
         yield settings.proxy.password
     yield from (token.secret for token in settings.client_tokens)
+    yield from settings.misplaced_secrets

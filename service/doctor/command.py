@@ -20,6 +20,7 @@ from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.settings import Settings
+from service.settings.secrecy import credentials_in
 from service.upstream.secret_file import SecretFileError, read_secret
 
 OK: Final = 0
@@ -101,7 +102,7 @@ def _check_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> i
     options = RelayOptions(
         _parse_relay(arguments.relay), model, token, _parse_origin(arguments.origin), with_turn=arguments.turn
     )
-    secrets = [token.reveal()] if token is not None else []
+    secrets = [*([token.reveal()] if token is not None else []), *credentials_in(model)]
     chain = RelayChain(options, environ)
     return _run_chain(arguments, environ, chain, lambda: secrets, "from this machine to a relay's first event")
 

@@ -12,8 +12,9 @@ from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure
 from service.realtime.keys import family_of, fingerprint, lint
 from service.realtime.names import is_loopback
-from service.settings import SETTING_NAMES, Settings, SettingsRejected, load_settings
+from service.settings import SETTING_NAMES, SETTINGS, Settings, SettingsRejected, load_settings
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
+from service.settings.secrecy import Secrecy
 from service.settings.warnings import find_warnings, ships_to_browsers
 from service.upstream import key_lint
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
@@ -46,7 +47,12 @@ class LocalConfiguration:
 
     def secrets(self) -> list[str]:
         """Every secret that the output must not contain."""
-        return [*sources.secrets_of(self.layers), *self._secrets_of_settings()]
+        misplaced = Secrecy(self.layers, SETTINGS).misplaced.values()
+        return [
+            *sources.secrets_of(self.layers),
+            *self._secrets_of_settings(),
+            *(word.reveal() for words in misplaced for word in words),
+        ]
 
     def _secrets_of_settings(self) -> Iterator[str]:
         settings = self.settings

@@ -319,6 +319,8 @@ class Settings:
     openai_api_key_problem: str | None = None
     """Why there is no key although OPENAI_API_KEY_FILE is set."""
     warnings: tuple[SettingWarning, ...] = ()
+    misplaced_secrets: tuple[Secret, ...] = ()
+    """What looks like a key or token in a setting that is no secret; no message repeats it."""
 
     @property
     def access(self) -> Access:

@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* All mistakes are reported together, each with variable, value (never of a secret), what is accepted, and an example.
+* All mistakes are reported together, each with variable, value (never of a secret, nor one that was put into a setting that
+  is none: see `secrecy.py`), what is accepted, and an example.
 * Problems of the provider's key are not mistakes: the relay starts, keeps `/readyz` closed and reports the reason.
 * An unknown `RELAY_*` variable is a warning with the most similar known name; it never stops the start.
 """
@@ -15,8 +16,9 @@ from typing import Any, Final
 from service.settings.declared import SETTING_NAMES, SETTINGS, Settings
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted
-from service.settings.problems import HIDDEN, Problem, SettingsRejected, SourceProblem, printable_value
+from service.settings.problems import Problem, SettingsRejected, SourceProblem
 from service.settings.rules import broken_rules, proxy_for
+from service.settings.secrecy import HIDDEN, Secrecy, printable_value
 from service.settings.setting import Setting
 from service.settings.warnings import SettingWarning, find_warnings
 from service.upstream.secret_file import (
@@ -28,12 +30,16 @@ from service.upstream.secret_file import (
 )
 
 _KEY: Final = "OPENAI_API_KEY"
+_MISPLACED: Final = (
+    "holds what looks like a key or token, which no message repeats; move it to the setting that it belongs to"
+)
 
 
 def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> Settings:
     """Read the settings from an environment and from the `.env` files of a folder; raises SettingsRejected."""
     layers = read_layers(environ, directory, SETTING_NAMES)
-    loader = _Loader(layers)
+    secrecy = Secrecy(layers, SETTINGS)
+    loader = _Loader(layers, secrecy)
     settings = Settings(**loader.values())
     problems: list[Problem | SourceProblem] = [
         *(SourceProblem(name, flaw.sentence, flaw.remedy) for name, flaw in layers.flaws),
@@ -47,9 +53,11 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
         *find_warnings(layers, SETTING_NAMES, has_key=settings.openai_api_key is not None),
         *(SettingWarning(name, str(stray)) for name, stray in layers.strays),
         *loader.warnings,
+        *(SettingWarning(name, _MISPLACED) for name in secrecy.misplaced if name not in loader.rejected),
     )
+    warnings = tuple(replace(warning, sentence=secrecy.redact(warning.sentence)) for warning in warnings)
     if problems or isinstance(proxy, Problem):
-        raise SettingsRejected(problems, warnings)
+        raise SettingsRejected([problem.redacted(secrecy.redact) for problem in problems], warnings)
     return replace(
         settings,
         proxy=proxy,
@@ -57,14 +65,16 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
         openai_api_key_file=loader.key_file,
         openai_api_key_problem=loader.key_problem,
         warnings=warnings,
+        misplaced_secrets=tuple(word for words in secrecy.misplaced.values() for word in words),
     )
 
 
 class _Loader:
     """Parses every setting; collects mistakes instead of stopping at the first."""
 
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: Layers, secrecy: Secrecy) -> None:
         self._layers = layers
+        self._secrecy = secrecy
         self.problems: list[Problem | SourceProblem] = []
         self.rejected: set[str] = set()  # variables whose value is unknown because it is not accepted
         self.warnings: list[SettingWarning] = []
@@ -83,7 +93,7 @@ class _Loader:
             try:
                 values[setting.field] = setting.parser(text)
             except NotAccepted as exc:
-                value = HIDDEN if setting.secret else repr(printable_value(text))
+                value = HIDDEN if setting.secret else repr(printable_value(text, self._secrecy.redact))
                 accepts = f"{setting.accepts} ({exc})" if str(exc) else setting.accepts
                 place = origin if origin.startswith("file ") else self._layers.place(setting.name)
                 self._reject(setting, Problem(setting.name, value, accepts, setting.example, place))

@@ -1,13 +1,9 @@
 """Mistakes in settings. Their texts hold no secret: what could be one is hidden."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from service.realtime.redaction import redact
 from service.settings.warnings import SettingWarning
-
-HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +18,10 @@ class Problem:
     accepts: str
     example: str
     place: str = ""
+
+    def redacted(self, redact: Callable[[str], str]) -> "Problem":
+        """The same without what `redact` hides."""
+        return replace(self, value=redact(self.value), accepts=redact(self.accepts), place=redact(self.place))
 
     def __str__(self) -> str:
         place = f" ({self.place})" if self.place else ""
@@ -38,6 +38,10 @@ class SourceProblem:
     sentence: str
     remedy: str
 
+    def redacted(self, redact: Callable[[str], str]) -> "SourceProblem":
+        """The same without what `redact` hides."""
+        return replace(self, sentence=redact(self.sentence), remedy=redact(self.remedy))
+
     def __str__(self) -> str:
         return f"{self.variable} {self.sentence}; {self.remedy}"
 
@@ -53,9 +57,3 @@ class SettingsRejected(Exception):
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
         self.warnings = tuple(warnings)
-
-
-def printable_value(text: str) -> str:
-    """The first 80 characters of a value that is not a secret, without key shapes, URL credentials, queries and fragments."""
-    text = re.sub(r"^([^@]*?//)?.*@", rf"\1{HIDDEN}@", text, flags=re.DOTALL)
-    return redact(re.sub(r"([?#]).*", rf"\1{HIDDEN}", text, flags=re.DOTALL))[:80]

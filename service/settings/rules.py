@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from service.realtime.names import is_loopback
 from service.settings.declared import Settings, declaration_of
-from service.settings.problems import HIDDEN, Problem
+from service.settings.problems import Problem
+from service.settings.secrecy import HIDDEN, printable_value
 from service.upstream.proxy import HttpProxy, InvalidProxy, choose_proxy
 
 Rule = Callable[[Settings], Problem | None]
@@ -24,7 +25,7 @@ def broken_rules(settings: Settings, rejected: AbstractSet[str]) -> Iterator[Pro
 def _open_access_needs_consent(settings: Settings) -> Problem | None:
     if settings.access != "open" or is_loopback(settings.host) or settings.open_anywhere:
         return None
-    accepts = f"tokens while RELAY_HOST is {settings.host}, or RELAY_OPEN_ANYWHERE=true"
+    accepts = f"tokens while RELAY_HOST is {printable_value(settings.host)}, or RELAY_OPEN_ANYWHERE=true"
     return Problem("RELAY_ACCESS", "'open'", accepts, declaration_of("RELAY_ACCESS").example)
 
 

@@ -81,9 +81,9 @@ def test_no_default_is_written_twice() -> None:
 
 
 def test_settings_fields_are_declared_or_derived() -> None:
-    """Each field of `Settings` is a declared setting or one of the five that loading adds."""
+    """Each field of `Settings` is a declared setting or one of those that loading adds."""
     fields = {field.name for field in dataclasses.fields(Settings)}
-    derived = {"proxy", "origins", "openai_api_key_file", "openai_api_key_problem", "warnings"}
+    derived = {"proxy", "origins", "openai_api_key_file", "openai_api_key_problem", "warnings", "misplaced_secrets"}
 
     assert derived == fields - {setting.field for setting in SETTINGS}
 
