@@ -3,7 +3,6 @@
 Every result is a number or a member of a closed set, so it may become a metric.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +17,7 @@ from service.realtime.incidents import (
     find_incident,
 )
 from service.realtime.usage import Usage, UsageInconsistent, parse_usage
+from service.realtime.values import finite_number, member
 
 RESPONSE_STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
 INTERRUPTION_REASONS: Final = ("turn_detected", "client_cancelled", OTHER)
@@ -58,11 +58,11 @@ def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
 def _response_end(response: Any) -> ResponseResult | None:  # noqa: ANN401 - JSON from the wire
     if not isinstance(response, Mapping):
         return None
-    status = _member(response.get("status"), RESPONSE_STATUSES)
+    status = member(response.get("status"), RESPONSE_STATUSES)
     details = response.get("status_details")
     reason = details.get("reason") if isinstance(details, Mapping) else None
     return ResponseResult(
-        status, _member(reason, INTERRUPTION_REASONS) if status == "cancelled" else None, _usage(response.get("usage"))
+        status, member(reason, INTERRUPTION_REASONS) if status == "cancelled" else None, _usage(response.get("usage"))
     )
 
 
@@ -81,20 +81,7 @@ def _remaining_ratios(limits: Any) -> tuple[tuple[str, float], ...]:  # noqa: AN
     for limit in limits if isinstance(limits, list) else ():
         if not isinstance(limit, Mapping):
             continue
-        total, remaining = _number(limit.get("limit")), _number(limit.get("remaining"))
+        total, remaining = finite_number(limit.get("limit")), finite_number(limit.get("remaining"))
         if total is not None and remaining is not None and total > 0:
-            found.append((_member(limit.get("name"), RATE_LIMIT_NAMES), min(1.0, max(0.0, remaining / total))))
+            found.append((member(limit.get("name"), RATE_LIMIT_NAMES), min(1.0, max(0.0, remaining / total))))
     return tuple(found)
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        number = float(value) if is_number else math.nan  # type: ignore[arg-type]  # a number, as the line above says
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _member(value: object, known: tuple[str, ...]) -> str:
-    return value if isinstance(value, str) and value in known else OTHER
