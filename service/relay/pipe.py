@@ -181,7 +181,7 @@ class Pipe:
         started = perf_counter()
         # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
         items = self._scanner.copy().feed(unread, LOOKAHEAD_FRAMES)
-        self._source.charge(perf_counter() - started)
+        self._source.charge_look(perf_counter() - started)
         # Behind a flood of small frames it is not found; the kernel reports when their sender disconnects.
         if items and isinstance(items[-1], ControlFrame) and items[-1].opcode is Opcode.CLOSE:
             self._owner.peer_closed(self._direction, *parse_close(items[-1].payload))

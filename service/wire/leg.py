@@ -124,13 +124,14 @@ class Leg(asyncio.Protocol):
         else:
             started = perf_counter()
             self._receiver.receive(data)
-            self.charge(perf_counter() - started)
+            seconds = perf_counter() - started
+            self._turns.uncharged_seconds += seconds
+            if self._turns.uncharged_seconds > CHEAP_SECONDS:
+                self._turns.charge(self, seconds)
 
-    def charge(self, seconds: float) -> None:
-        """Count work for what the peer has sent."""
-        self._turns.uncharged_seconds += seconds
-        if self._turns.uncharged_seconds > CHEAP_SECONDS:
-            self._turns.charge(self, seconds)
+    def charge_look(self, seconds: float) -> None:
+        """Count a search of the bytes that `peek` returned."""
+        self._turns.charge_look(self, seconds)
 
     def put_back(self, data: bytes) -> None:
         """Called by the receiver: deliver the end of this delivery in a later turn of the event loop."""
@@ -211,7 +212,7 @@ class Leg(asyncio.Protocol):
 
     def peek(self) -> bytes:
         """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""
-        if self._backlog or self._turns.is_spent or self.debt.is_heavy:
+        if self._backlog or not self._turns.may_look(self):
             return b""  # what has been read comes first
         return tcp.peek_unread(self._transport)
 

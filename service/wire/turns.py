@@ -26,6 +26,8 @@ HEAVY_SECONDS: Final = 0.005
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
+LOOK_SECONDS: Final = 0.05
+"""What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
 FRAMES_PER_DELIVERY: Final = 256
 """How many frames one delivery parses one by one, in up to 2 ms. Events behind one another are no such frames: they are
 recognised in one run."""
@@ -74,10 +76,14 @@ class Debt:
     @property
     def is_heavy(self) -> bool:
         """Whether the leg has to wait for its turn."""
-        if self._seconds <= HEAVY_SECONDS:
+        return self.exceeds(HEAVY_SECONDS)
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether it is above a number of seconds at present."""
+        if self._seconds <= limit:
             return False
         self.add(0.0)
-        return self._seconds > HEAVY_SECONDS
+        return self._seconds > limit
 
     @property
     def rank(self) -> float:
@@ -99,6 +105,20 @@ class TurnScheduler:
         self._is_scheduled = False
         self.is_spent = False
         self.uncharged_seconds = 0.0
+        self._looks = Debt()
+
+    def may_look(self, leg: Waiting) -> bool:
+        """Whether a held leg may be searched for its close frame now.
+
+        A leg counts as heavy on a busy machine as well, and its client must not be overlooked for long.
+        """
+        return not ((self.is_spent or leg.debt.is_heavy) and self._looks.exceeds(LOOK_SECONDS))
+
+    def charge_look(self, leg: Waiting, seconds: float) -> None:
+        """Count a search like a delivery, and among all searches."""
+        self._looks.add(seconds)
+        self.uncharged_seconds += seconds
+        self.charge(leg, seconds)
 
     def charge(self, leg: Waiting, seconds: float) -> None:
         """Count what is uncharged towards this turn, and the last delivery against its leg if it was costly."""
