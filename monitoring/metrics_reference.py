@@ -24,6 +24,10 @@ QUESTIONS: Final = {
         "speech_to_audio_seconds", "response_first_delta_seconds", "responses", "interruptions", "tokens",
         "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events",
     ),
+    "How do sessions of GPT-Live run, and what do they cost?": (
+        "live_start_seconds", "live_speech_to_speech_seconds", "billed_seconds", "live_final_usage", "live_context_ratio",
+        "live_backend_responses", "live_backend_tokens",
+    ),
     "What is the state of the process?": (
         "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",
         "backpressure_seconds", "event_loop_lag_seconds", "background_task_crashes", "log_lines_dropped", "draining", "build",

@@ -20,13 +20,9 @@ MAX_SECONDS: Final = 86_400.0
 MAX_TOKENS: Final = 10_000_000
 """Ten times the largest context of a backend model. A larger usage is ignored."""
 
-RESPONSE_ENDS: Final[Mapping[str, str]] = {
-    "response.completed": "completed",
-    "response.incomplete": "incomplete",
-    "response.failed": "failed",
-}
-"""The nested events that end a response of a backend model, and the status that each reports."""
-BACKEND_STATUSES: Final = tuple(RESPONSE_ENDS.values())
+RESPONSE_FAILED: Final = "response.failed"
+RESPONSE_ENDS: Final = ("response.completed", "response.incomplete", RESPONSE_FAILED)
+"""The nested events that end a response of a backend model."""
 
 _END_NAMES: Final = tuple(f'"{name}"'.encode() for name in RESPONSE_ENDS)
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -50,7 +46,7 @@ class BackendResponse:
 
     id: str
     model: str | None
-    status: str
+    event: str  # one of `RESPONSE_ENDS`
     usage: Usage | None
 
 
@@ -133,16 +129,15 @@ def _usage_event(kind: str, body: Mapping[str, Any]) -> LiveEvent:
 
 def _response_event(event: Mapping[str, Any]) -> LiveEvent:
     kind = event.get("type")
-    status = RESPONSE_ENDS.get(kind) if isinstance(kind, str) else None
     response = child(event, "response")
     identifier = _match(_IDENTIFIER, response.get("id"))
-    if status is None:
+    if kind not in RESPONSE_ENDS:
         return NOTHING
     return LiveEvent(
         Incident(live.RESPONSE_EVENT, member(child(response, "error").get("code"), ERROR_CODES))
-        if status == "failed"
+        if kind == RESPONSE_FAILED
         else None,
-        response=BackendResponse(identifier, _model(response), status, _tokens(child(response, "usage")))
+        response=BackendResponse(identifier, _model(response), kind, _tokens(child(response, "usage")))
         if identifier is not None  # without its id a response could be counted twice
         else None,
     )

@@ -1,10 +1,12 @@
-"""Estimates the cost of responses from token counts. Pure.
+"""Estimates the cost of responses from token counts, and of GPT-Live from seconds. Pure.
 
-Source: the provider's pricing page of November 2026, in USD per million tokens. The page changes without notice and lists no
-discounts, so the metric is an estimate. Transcription of the input is not included: no event names the model that does it.
+Source: the provider's pricing pages of November 2026, in USD per million tokens and per minute. They change without notice
+and list no discounts, so the metric is an estimate. Not included are the transcription of the input, since no event names the
+model that does it, and the backend models and tools of GPT-Live, whose prices are not in the table.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,14 +38,38 @@ PRICES: Final = {
     "gpt-realtime-2.1-mini": _MINI,
     "gpt-realtime-mini": _MINI,
 }
+LIVE_PRICES: Final = {"gpt-live-1": (0.05, 0.02), "gpt-live-1.1": (0.05, 0.02)}
+"""USD per minute of a session: active (speech and silence), paused. Launch prices of 2026-09-10 and 2026-11-20; the page of
+2026-11 lists the same. Only gpt-live-1.1 pauses, and only over WebRTC."""
+LIVE_MODELS: Final = (*LIVE_PRICES, OTHER)
+"""Values of the `model` label for GPT-Live."""
+_MINUTE: Final = 60
+
 MODELS: Final = (*PRICES, OTHER)
 """Values of the `model` label: a closed set, because clients choose model names."""
 
 
 def model_label(name: str | None) -> str:
     """Return the value of `MODELS` for a model name: a dated name counts as its family, a name without a price as `other`."""
+    return _family(name, PRICES)
+
+
+def live_model_label(name: str | None) -> str:
+    """Return the value of `LIVE_MODELS` for the model name of a session of GPT-Live."""
+    return _family(name, LIVE_PRICES)
+
+
+def live_cost_usd(model: str, active_seconds: float, paused_seconds: float) -> float | None:
+    """Return the cost of seconds in USD, or None if the price is unknown. `model` is one of `LIVE_MODELS`."""
+    if model not in LIVE_PRICES:
+        return None
+    active, paused = LIVE_PRICES[model]
+    return (active_seconds * active + paused_seconds * paused) / _MINUTE
+
+
+def _family(name: str | None, prices: Mapping[str, object]) -> str:
     family = _DATED.sub("", name or "")
-    return family if family in PRICES else OTHER
+    return family if family in prices else OTHER
 
 
 def cost_usd(model: str, usage: Usage) -> float | None:

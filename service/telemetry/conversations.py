@@ -51,15 +51,17 @@ class ConversationMetrics:
             ("model", "kind", "modality"),
             registry=registry,
         )
-        self._cost = Counter(
+        self.cost = Counter(
             f"{prefix}_estimated_cost_usd_total",
-            "Estimated cost of responses at the provider's public prices, without transcription of the input.",
+            "Estimated cost of responses, and of seconds of GPT-Live, at the provider's public prices, without transcription "
+            "of the input and without backend models.",
             ("model",),
             registry=registry,
         )
-        self._unpriced = Counter(
+        self.unpriced = Counter(
             f"{prefix}_unpriced_responses_total",
-            "Responses without a cost estimate: the price of the model is unknown, or the usage is missing or invalid.",
+            "Responses without a cost estimate: the price of the model is unknown, as that of each backend model of "
+            "GPT-Live, or the usage is missing or invalid.",
             registry=registry,
         )
         self._remaining_ratios = Gauge(
@@ -82,7 +84,7 @@ class ConversationMetrics:
                 for modality in _OUTPUT_MODALITIES if kind == "output" else _MODALITIES:
                     self._tokens.labels(model, kind, modality)
             if model != OTHER:
-                self._cost.labels(model)
+                self.cost.labels(model)
 
     def count_response(self, model: str, result: ResponseResult) -> None:
         """Count an ended response with its tokens and cost; `model` is one of `MODELS`."""
@@ -92,15 +94,15 @@ class ConversationMetrics:
         usage = result.usage
         if usage is None:
             if result.status != "failed":  # a failed response costs nothing
-                self._unpriced.inc()
+                self.unpriced.inc()
             return
         for kind, tokens in zip(_KINDS, (uncached(usage), usage.cached, usage.output), strict=True):
             self._count(model, kind, tokens)
         cost = cost_usd(model, usage)
         if cost is None:
-            self._unpriced.inc()
+            self.unpriced.inc()
         else:
-            self._cost.labels(model).inc(cost)
+            self.cost.labels(model).inc(cost)
 
     def _count(self, model: str, kind: str, tokens: Tokens) -> None:
         for modality in _MODALITIES:

@@ -17,6 +17,8 @@ from service.realtime import events, live
 from service.realtime.events import ERROR_CODES, Api, Direction
 from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, TRANSCRIPTION_FAILED
 from service.telemetry.conversations import ConversationMetrics
+from service.telemetry.expected_failures import EXPECTED_FAILURES
+from service.telemetry.live_calls import LiveMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -40,75 +42,6 @@ _SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 39
 # Event loop lag: forwarding a frame takes well under a millisecond; a delay of 20 ms or more is audible in speech.
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-# Reason, phase and wire status of the failures that are expected; these series start at 0.
-_EXPECTED_FAILURES: Final[tuple[tuple[str, Phase, str], ...]] = (
-    ("key_missing", Phase.FIRST_EVENT, "3000"),
-    ("key_rejected", Phase.FIRST_EVENT, "3000"),
-    ("key_rejected", Phase.UPGRADE, "401"),
-    ("key_forbidden", Phase.FIRST_EVENT, "3000"),
-    ("key_forbidden", Phase.UPGRADE, "401"),
-    ("key_forbidden", Phase.UPGRADE, "403"),
-    ("account_refused", Phase.FIRST_EVENT, "3000"),
-    ("account_refused", Phase.UPGRADE, "401"),
-    ("wrong_host", Phase.FIRST_EVENT, "3000"),
-    ("wrong_host", Phase.UPGRADE, "401"),
-    ("network_not_allowed", Phase.UPGRADE, "401"),
-    ("network_not_allowed", Phase.UPGRADE, "403"),
-    ("request_rejected", Phase.FIRST_EVENT, "4000"),
-    ("request_rejected", Phase.UPGRADE, "400"),
-    ("blocked_before_api", Phase.UPGRADE, "401"),
-    ("blocked_before_api", Phase.UPGRADE, "403"),
-    ("limited_before_api", Phase.UPGRADE, "429"),
-    ("wrong_base_url", Phase.UPGRADE, "404"),
-    ("dns_filtered", Phase.DNS, "none"),
-    ("proxy_auth_failed", Phase.CONNECT, "407"),
-    ("region_blocked", Phase.UPGRADE, "403"),
-    ("quota_exhausted", Phase.FIRST_EVENT, "1013"),
-    ("quota_exhausted", Phase.UPGRADE, "429"),
-    ("beta_shape", Phase.FIRST_EVENT, "4000"),
-    ("model_not_found", Phase.FIRST_EVENT, "4000"),
-    ("model_not_found", Phase.FIRST_EVENT, "4004"),
-    ("model_not_found", Phase.UPGRADE, "404"),
-    ("call_not_found", Phase.UPGRADE, "404"),
-    ("rate_limited", Phase.UPGRADE, "429"),
-    ("rate_limited", Phase.FIRST_EVENT, "1013"),
-    ("upstream_overloaded", Phase.UPGRADE, "503"),
-    ("upstream_overloaded", Phase.FIRST_EVENT, "1013"),
-    ("upstream_error", Phase.UPGRADE, "500"),
-    ("upstream_error", Phase.UPGRADE, "502"),
-    ("upstream_error", Phase.UPGRADE, "504"),
-    ("upstream_error", Phase.UPGRADE, "520"),
-    ("redirect_refused", Phase.UPGRADE, "302"),
-    ("bad_reply", Phase.UPGRADE, "101"),
-    ("bad_reply", Phase.UPGRADE, "200"),
-    ("bad_reply", Phase.CONNECT, "none"),
-    ("dropped_early", Phase.UPGRADE, "none"),
-    ("dropped_early", Phase.FIRST_EVENT, "none"),
-    ("dns_failed", Phase.DNS, "none"),
-    ("connect_refused", Phase.CONNECT, "none"),
-    ("network_unreachable", Phase.CONNECT, "none"),
-    ("proxy_failed", Phase.CONNECT, "none"),
-    ("tls_failed", Phase.CONNECT, "none"),
-    ("tls_untrusted", Phase.CONNECT, "none"),
-    ("connect_timeout", Phase.DNS, "none"),
-    ("connect_timeout", Phase.CONNECT, "none"),
-    ("reply_timeout", Phase.UPGRADE, "none"),
-    ("first_event_timeout", Phase.FIRST_EVENT, "none"),
-    ("key_forbidden", Phase.SESSION_START, "none"),
-    ("account_refused", Phase.SESSION_START, "none"),
-    ("quota_exhausted", Phase.SESSION_START, "none"),
-    ("model_not_found", Phase.SESSION_START, "none"),
-    ("request_rejected", Phase.SESSION_START, "none"),
-    ("dropped_early", Phase.SESSION_START, "none"),
-    ("first_event_timeout", Phase.SESSION_START, "none"),
-    ("key_rejected", Phase.BREAKER, "3000"),
-    ("key_forbidden", Phase.BREAKER, "3000"),
-    ("quota_exhausted", Phase.BREAKER, "1013"),
-    ("tls_untrusted", Phase.BREAKER, "none"),
-    ("client_left", Phase.CONNECT, "none"),
-    ("client_left", Phase.UPGRADE, "none"),
-    ("client_left", Phase.FIRST_EVENT, "none"),
-)
 # Refused by the relay itself: the phase is access, the status is the relay's own answer.
 _REFUSED_BY_RELAY: Final = (*ADMISSION_FAILURES, "key_missing", "key_malformed", "internal_error")
 
@@ -221,6 +154,7 @@ class Metrics:
         self.traffic = {key: Traffic(key[1], types) for key, types in _EVENT_TYPES.items()}
         self.registry.register(TrafficCollector(PREFIX, self.traffic))
         self.conversations = ConversationMetrics(PREFIX, self.registry)
+        self.live = LiveMetrics(PREFIX, self.registry, self.conversations)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total",
             "Error events from the provider in open sessions, by code.",
@@ -273,7 +207,7 @@ class Metrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for reason, phase, status in _EXPECTED_FAILURES:
+        for reason, phase, status in EXPECTED_FAILURES:
             self.connection_failures.labels(self.upstream, phase, status, reason)
         for reason in _REFUSED_BY_RELAY:
             self.connection_failures.labels(self.upstream, Phase.ACCESS, _relay_status(reason), reason)
@@ -297,6 +231,7 @@ class Metrics:
             self.upstream_errors.labels(code)
             self.incidents.labels(RESPONSE_DONE, code)
             self.incidents.labels(TRANSCRIPTION_FAILED, code)
+            self.incidents.labels(live.RESPONSE_EVENT, code)
         for limit in (*RATE_LIMIT_NAMES, OTHER):
             self.incidents.labels(RATE_LIMITS_UPDATED, limit)
 

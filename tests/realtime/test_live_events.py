@@ -12,10 +12,11 @@ from service.realtime import live
 from service.realtime.events import ERROR_CODES
 from service.realtime.incidents import ERROR, OTHER, Incident
 from service.realtime.live_events import (
-    BACKEND_STATUSES,
     MAX_SECONDS,
     MAX_TOKENS,
     NOTHING,
+    RESPONSE_ENDS,
+    RESPONSE_FAILED,
     BackendResponse,
     Decision,
     LiveEvent,
@@ -120,13 +121,13 @@ def test_closed_session_has_reason_and_final_usage() -> None:
     assert event(live.USAGE_UPDATED, reason="expired").closed_reason is None
 
 
-@pytest.mark.parametrize("status", BACKEND_STATUSES)
-def test_end_of_nested_response_has_id_model_and_usage(status: str) -> None:
+@pytest.mark.parametrize("kind", RESPONSE_ENDS)
+def test_end_of_nested_response_has_id_model_and_usage(kind: str) -> None:
     """Each of the three events that end a response reports its usage."""
-    parsed = nested(f"response.{status}", id="resp_1", model="gpt-5-mini", usage=COUNTS, output=[])
+    parsed = nested(kind, id="resp_1", model="gpt-5-mini", usage=COUNTS, output=[])
 
-    assert BackendResponse("resp_1", "gpt-5-mini", status, USAGE) == parsed.response
-    assert (parsed.incident is not None) == (status == "failed")
+    assert BackendResponse("resp_1", "gpt-5-mini", kind, USAGE) == parsed.response
+    assert (parsed.incident is not None) == (kind == RESPONSE_FAILED)
 
 
 def test_failed_nested_response_is_an_incident() -> None:
@@ -154,7 +155,7 @@ def test_failed_nested_response_is_an_incident() -> None:
 def test_inconsistent_tokens_are_ignored(counts: Any) -> None:
     """The response counts without its tokens."""
     assert (
-        BackendResponse("resp_1", None, "completed", None)
+        BackendResponse("resp_1", None, "response.completed", None)
         == nested("response.completed", id="resp_1", usage=counts).response
     )
 
@@ -237,6 +238,6 @@ def test_any_payload_gives_bounded_values(kind: str, payload: bytes) -> None:
             assert seconds is None or 0 <= seconds <= MAX_SECONDS
     assert found.usage_ratio is None or 0 <= found.usage_ratio <= 1
     assert found.closed_reason in {None, OTHER, *live.CLOSED_REASONS}
-    assert found.response is None or (found.response.status in BACKEND_STATUSES and is_bounded(found.response.usage))
+    assert found.response is None or (found.response.event in RESPONSE_ENDS and is_bounded(found.response.usage))
     assert found.decision is None or is_bounded(found.decision.usage)
     assert found.transcript is None or 0 <= found.transcript.start_ms <= found.transcript.end_ms <= MAX_SECONDS * 1000

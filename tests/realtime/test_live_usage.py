@@ -17,7 +17,7 @@ def report(seconds: float, active: float | None = None, paused: float | None = N
 
 def response(identifier: str) -> BackendResponse:
     """A response of a backend model."""
-    return BackendResponse(identifier, "gpt-5-mini", "completed", None)
+    return BackendResponse(identifier, "gpt-5-mini", "response.completed", None)
 
 
 def user(start: float, end: float) -> Transcript:

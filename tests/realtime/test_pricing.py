@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.realtime.pricing import MODELS, OTHER, PRICES, cost_usd, model_label, uncached
+from service.realtime.pricing import (
+    LIVE_PRICES,
+    MODELS,
+    OTHER,
+    PRICES,
+    cost_usd,
+    live_cost_usd,
+    live_model_label,
+    model_label,
+    uncached,
+)
 from service.realtime.usage import Tokens, Usage
 from service.simulator.options import CURRENT_MODELS, TRANSLATION_MODEL
 
@@ -27,6 +37,31 @@ from service.simulator.options import CURRENT_MODELS, TRANSLATION_MODEL
 def test_model_label_of_a_name(name: str | None, expected: str) -> None:
     """A dated name counts as its family; any name without a known price is `other`."""
     assert expected == model_label(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt-live-1", "gpt-live-1"),
+        ("gpt-live-1.1", "gpt-live-1.1"),
+        ("gpt-live-1.1-2026-11-20", "gpt-live-1.1"),
+        ("gpt-live-2", OTHER),
+        ("gpt-realtime", OTHER),
+        ("", OTHER),
+        (None, OTHER),
+    ],
+)
+def test_live_model_label_of_a_name(name: str | None, expected: str) -> None:
+    """A dated name counts as its family; any name without a known price is `other`."""
+    assert expected == live_model_label(name)
+
+
+def test_cost_of_live_seconds() -> None:
+    """An hour of speech and silence is $3, an hour of standby $1.20. An unknown model has no price."""
+    for model in LIVE_PRICES:
+        assert live_cost_usd(model, 3600, 0) == pytest.approx(3)
+        assert live_cost_usd(model, 0, 3600) == pytest.approx(1.2)
+    assert live_cost_usd(OTHER, 3600, 0) is None
 
 
 def test_every_current_model_has_a_price() -> None:
