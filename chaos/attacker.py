@@ -6,6 +6,7 @@ number of bytes a second, so that the relay is measured and not the kernel.
 
 import asyncio
 import importlib
+import itertools
 import json
 import os
 import socket
@@ -29,6 +30,7 @@ _ROUND_TRIPS_OF_A_STALL: Final = 0.2
 _FILL_BYTES: Final = 9_000_000
 _RESET: Final = struct.pack("ii", 1, 0)
 _SEGMENT_BYTES: Final = 536
+_model_numbers: Final = itertools.count()
 
 DISCONNECTED: Final = (OSError, EOFError, asyncio.LimitOverrunError, RuntimeError)
 """What streams raise once the peer has closed; RuntimeError is uvloop's, for a write to a closed transport."""
@@ -60,7 +62,8 @@ class Connection:
         """Its request for a WebSocket."""
         attack = self.attack
         token = client_token(self.number % attack.names) if attack.names else None
-        return upgrade(attack.path, attack.model, token)
+        model = f"{attack.model}.{next(_model_numbers)}" if attack.new_models else attack.model
+        return upgrade(attack.path, model, token)
 
     async def open(self, *, limit: int = _BLOCK) -> Stream:
         """Connect."""

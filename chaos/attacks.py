@@ -46,6 +46,7 @@ class Attack:
     model: str = "chaos-sink"
     names: int = 0
     addresses: int = 4
+    new_models: bool = False  # for each dial, so that none is refused from memory
     pause_seconds: float = 0.0  # between two turns of the program
     settings: Mapping[str, str] = field(default_factory=dict)
     open_files: int | None = None
@@ -162,12 +163,18 @@ _READS_NOTHING: Final = (
     Attack("deaf-clients", "reads nothing", "deaf", 20, model="chaos-large", names=20, in_short=True),
     Attack("deaf-upstreams", "reads nothing", "flood", 20, b"", _LARGE, model="chaos-deaf", names=20),
 )  # fmt: skip
+
+
+def _dial(name: str, model: str, *, in_short: bool = False) -> Attack:
+    return Attack(name, "upstream", "dial", 4, model=model, names=1, new_models=True, in_short=in_short)
+
+
 _UPSTREAM: Final = (
-    Attack("1xx-flood", "upstream", "dial", 4, model="chaos-1xx", names=1, in_short=True),
-    Attack("1xx-headers", "upstream", "dial", 4, model="chaos-1xx-headers", names=1),
-    Attack("endless-response-head", "upstream", "dial", 4, model="chaos-head", names=1),
-    Attack("endless-first-event", "upstream", "dial", 4, model="chaos-first-event", names=1, in_short=True),
-    Attack("first-event-of-empty-fragments", "upstream", "dial", 4, model="chaos-first-fragments", names=1),
+    _dial("1xx-flood", "chaos-1xx", in_short=True),
+    _dial("1xx-headers", "chaos-1xx-headers"),
+    _dial("endless-response-head", "chaos-head"),
+    _dial("endless-first-event", "chaos-first-event", in_short=True),
+    _dial("first-event-of-empty-fragments", "chaos-first-fragments"),
 )
 _RESETS: Final = (
     Attack("resets", "resets", "reset", 100, pause_seconds=0.05),

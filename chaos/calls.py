@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from bench.contenders import ClientTarget, Contender
@@ -20,6 +19,7 @@ from bench.load import SessionGroup, Upstream
 from bench.messages import MARK, STAMP_BYTES
 from chaos.attacks import CALLER_TOKEN
 from chaos.relay import Relay
+from chaos.waiting import CoreWait, NetTimes, RoundTrips
 
 MESSAGES_PER_SECOND: Final = 25
 _PROBE_SECONDS: Final = 0.1
@@ -144,22 +144,29 @@ class CallClock:
         self._handle = self._loop.call_at(self._due, self._tick)
 
 
-def call_group(relay: Relay, upstream: Upstream) -> SessionGroup:
-    """Sessions of the well-behaved client."""
+def call_group(relay: Relay, upstream: Upstream, round_trips: NetTimes) -> SessionGroup:
+    """Sessions of the well-behaved client, whose round trips are added to `round_trips`."""
     contender = Contender("relay", ClientTarget(relay.port, headers=_HEADERS), relay.process)
-    return SessionGroup(contender, upstream)
+    group = SessionGroup(contender, upstream)
+    group.down_latencies = RoundTrips(round_trips)
+    return group
 
 
-@dataclass(slots=True)
 class Observer:
-    """What is asked beside the calls while an attack runs; all times in milliseconds."""
+    """What the well-behaved clients meet while an attack runs: round trips, answers of /livez, new calls.
 
-    relay: Relay
-    livez: list[float] = field(default_factory=list)
-    new_calls: list[float] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    own_delays: list[float] = field(default_factory=list)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    `own_delays` are those of this process, which are no delays of the relay.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self._wait = CoreWait(relay.process.pid)
+        self.round_trips = NetTimes(self._wait)
+        self.livez = NetTimes(self._wait)
+        self.new_calls = NetTimes(self._wait)
+        self.own_delays: list[float] = []
+        self.refused: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start asking."""
@@ -176,6 +183,16 @@ class Observer:
         for task in stopping:
             task.cancel()  # takes effect between two questions
         await asyncio.wait(stopping, timeout=_LONGEST_WAIT_SECONDS)
+
+    def close(self) -> None:
+        """Release what it holds."""
+        self._wait.close()
+
+    def clear(self) -> None:
+        """Forget all that was measured."""
+        for times in (self.round_trips, self.livez, self.new_calls):
+            times.clear()
+        self.own_delays.clear()
 
     async def _every(self, seconds: float, ask: Callable[[], "asyncio.Future[None]"]) -> None:
         while True:
@@ -197,8 +214,9 @@ class Observer:
             self._ask(self.relay.port, request, b"session.created", self.new_calls, "new call")
         )
 
-    async def _ask(self, port: int, request: bytes, expected: bytes, times: list[float], name: str) -> None:
+    async def _ask(self, port: int, request: bytes, expected: bytes, times: NetTimes, name: str) -> None:
         """Send a request, and read until the answer has what is expected."""
+        self._wait.sample()
         started = time.perf_counter()
         answer = b""
         with suppress(OSError, TimeoutError):
@@ -210,7 +228,7 @@ class Observer:
                         answer += data
                 finally:
                     writer.transport.abort()
-        times.append((time.perf_counter() - started) * 1000)
+        times.add((time.perf_counter() - started) * 1000)
         if expected not in answer:
             status = answer.partition(b"\r\n")[0].decode("latin-1") or "no answer"
             self.refused.append(f"{name}: {status[9:]}" if status.startswith("HTTP") else f"{name}: {status}")
@@ -219,4 +237,5 @@ class Observer:
         while True:
             due = time.perf_counter() + 0.01
             await asyncio.sleep(0.01)
+            self._wait.sample()
             self.own_delays.append((time.perf_counter() - due) * 1000)

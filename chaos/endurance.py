@@ -16,7 +16,7 @@ from bench.load import SessionGroup
 from bench.soak import slope_per_minute
 from chaos.attacks import ADMITTED, WITHOUT_TOKEN
 from chaos.calls import CallClock, EchoUpstream, Observer, call_group
-from chaos.measure import NANOSECONDS, attackers, drain, result
+from chaos.measure import attackers, drain, result
 from chaos.relay import MemoryCgroup, Relay, start_relay
 from chaos.verdict import Measurement, broken_bounds
 
@@ -43,16 +43,15 @@ class Endurance:
 
 
 @dataclass(slots=True)
-class RoundTrips:
+class Histogram:
     """A histogram: half an hour of 200 calls has nine million round trips."""
 
     counts: Counter[int] = field(default_factory=Counter)
     worst_ms: float = 0.0
 
-    def add(self, nanoseconds: Iterable[int]) -> None:
+    def add(self, times: Iterable[float]) -> None:
         """Count round trips."""
-        for value in nanoseconds:
-            milliseconds = value / NANOSECONDS
+        for milliseconds in times:
             self.counts[int(milliseconds / _BIN_MS)] += 1
             self.worst_ms = max(self.worst_ms, milliseconds)
 
@@ -105,16 +104,17 @@ async def _run(
     report: Callable[[str], None],
     cgroup: MemoryCgroup | None,
 ) -> list[str]:
-    group = call_group(relay, upstream)
+    observer = Observer(relay)
+    group = call_group(relay, upstream, observer.round_trips)
     try:
         await group.open(plan.calls, concurrency=_CALLS_AT_ONCE)
         clock = CallClock(group.clients, plan.messages_per_second)
         clock.start()
-        control = await _control(relay, group)
+        control = await _control(observer, group)
         report(f"control: p99 {control.p99_ms:.1f} ms, /livez {control.livez_ms:.1f} ms, RSS {relay.rss_mb():.1f} MB")
         words = attack_words(plan.admitted)
         report(f"attacks: {' '.join(words)}")
-        observer, round_trips = Observer(relay), RoundTrips()
+        round_trips = Histogram()
         observer.start()
         async with attackers(relay, words) as attacked:
             cpu, started = relay.process.cpu_seconds(), time.perf_counter()
@@ -123,8 +123,8 @@ async def _run(
         clock.stop()
         await observer.stop()
         await drain(group)
-        round_trips.add(group.down_latencies)
-        measured = result(group, observer, growth_mb=_growth(memory), cpu_share=cpu_share, attack=" ".join(attacked))
+        round_trips.add(observer.round_trips.net)
+        measured = result(group, observer, growth_mb=_growth(memory), cpu_share=cpu_share, attackers=" ".join(attacked))
         measured = replace(
             measured,
             p99_ms=round_trips.percentile(0.99),
@@ -135,42 +135,42 @@ async def _run(
         return broken_bounds(measured, control, growth_mb=_MAX_GROWTH_MB)
     finally:
         await group.close()
+        observer.close()
 
 
-async def _control(relay: Relay, group: SessionGroup) -> Measurement:
-    observer = Observer(relay)
+async def _control(observer: Observer, group: SessionGroup) -> Measurement:
     await asyncio.sleep(1)
-    del group.down_latencies[:]
+    observer.round_trips.clear()
     observer.start()
     await asyncio.sleep(_CONTROL_SECONDS)
     await observer.stop()
     measured = result(group, observer, growth_mb=0, cpu_share=0)
-    del group.down_latencies[:]
+    observer.clear()
     return measured
 
 
 async def _watch(
-    minutes: float, group: SessionGroup, observer: Observer, round_trips: RoundTrips, report: Callable[[str], None]
+    minutes: float, group: SessionGroup, observer: Observer, round_trips: Histogram, report: Callable[[str], None]
 ) -> list[tuple[float, float]]:
     """Report each minute; returns the resident memory over time."""
     relay = observer.relay
     memory: list[tuple[float, float]] = []
-    started, minute, this_minute, probed = time.perf_counter(), 1, RoundTrips(), 0
+    started, minute, this_minute, probed = time.perf_counter(), 1, Histogram(), 0
     while (passed := time.perf_counter() - started) < minutes * 60 and not relay.has_ended:
         await asyncio.sleep(_SAMPLE_SECONDS)
         memory.append((passed, relay.rss_mb()))
-        taken = array("q", group.down_latencies)
-        del group.down_latencies[: len(taken)]
+        taken = array("d", observer.round_trips.net)
+        observer.round_trips.clear()
         this_minute.add(taken)
         round_trips.add(taken)
         if passed >= 60 * minute:
             report(
                 f"{minute:3} min: RSS {memory[-1][1]:.1f} MB, p99 {this_minute.percentile(0.99):.1f} ms, worst "
-                f"{this_minute.worst_ms:.0f} ms, /livez {max(observer.livez[probed:], default=0):.0f} ms, "
+                f"{this_minute.worst_ms:.0f} ms, /livez {max(observer.livez.net[probed:], default=0):.0f} ms, "
                 f"{sum(client.transport is None for client in group.clients)} calls lost, "
                 f"{len(observer.refused)} new calls or probes refused"
             )
-            this_minute, probed = RoundTrips(), len(observer.livez)
+            this_minute, probed = Histogram(), len(observer.livez.net)
             minute += 1
             gc.collect()
     return memory
@@ -190,7 +190,7 @@ def _report_end(
     report: Callable[[str], None],
 ) -> None:
     rss = [megabytes for _, megabytes in memory] or [0.0]
-    report(f"attackers: {measured.attack}")
+    report(f"attackers: {measured.attackers}")
     report(
         f"RSS {rss[0]:.1f} MB at first, {rss[-1]:.1f} at the end, {max(rss):.1f} at most; "
         f"growth after the first fifth {measured.growth_mb:+.1f} MB; CPU {measured.cpu_share:.0%}"

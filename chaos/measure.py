@@ -28,7 +28,6 @@ _DRAIN_SECONDS: Final = 6.0
 _SUSPENDED_SECONDS: Final = 24.0
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
-NANOSECONDS: Final = 1e6  # of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +91,23 @@ async def measure(attack: Attack | None, plan: Plan) -> Measurement:
     """Measure an attack; None is the control."""
     gc.collect()
     async with running(attack, plan) as (relay, upstream):
-        group = call_group(relay, upstream)
+        observer = Observer(relay)
+        group = call_group(relay, upstream, observer.round_trips)
         try:
             await group.open(plan.calls, concurrency=_CALLS_AT_ONCE)
-            return await _measure(attack, plan, relay, group)
+            return await _measure(attack, plan, observer, group)
         finally:
             await group.close()
+            observer.close()
 
 
-async def _measure(attack: Attack | None, plan: Plan, relay: Relay, group: SessionGroup) -> Measurement:
+async def _measure(attack: Attack | None, plan: Plan, observer: Observer, group: SessionGroup) -> Measurement:
+    relay = observer.relay
     clock = CallClock(group.clients, MESSAGES_PER_SECOND)
     clock.start()
     await asyncio.sleep(_WARM_UP_SECONDS)
     relay.reset_peak()
-    before_mb, observer = relay.rss_mb(), Observer(relay)
+    before_mb = relay.rss_mb()
     if attack is SUSPENDED:
         clock.stop()
         await group.drain(_DRAIN_SECONDS)
@@ -114,7 +116,7 @@ async def _measure(attack: Attack | None, plan: Plan, relay: Relay, group: Sessi
     attacking = attackers(relay, [attack.name]) if attack and attack.program else nullcontext(list[str]())
     async with attacking as report:
         await asyncio.sleep(_SETTLE_SECONDS)
-        del group.down_latencies[:]
+        observer.round_trips.clear()
         observer.start()
         cpu, started = relay.process.cpu_seconds(), time.perf_counter()
         await _watch(relay, plan.seconds)
@@ -123,7 +125,7 @@ async def _measure(attack: Attack | None, plan: Plan, relay: Relay, group: Sessi
     clock.stop()
     await observer.stop()
     await drain(group)
-    return result(group, observer, growth_mb=growth_mb, cpu_share=max(0.0, cpu_share), attack=" ".join(report))
+    return result(group, observer, growth_mb=growth_mb, cpu_share=max(0.0, cpu_share), attackers=" ".join(report))
 
 
 async def _watch(relay: Relay, seconds: float) -> None:
@@ -151,25 +153,26 @@ async def drain(group: SessionGroup) -> None:
 
 
 def result(
-    group: SessionGroup, observer: Observer, *, growth_mb: float, cpu_share: float, attack: str = ""
+    group: SessionGroup, observer: Observer, *, growth_mb: float, cpu_share: float, attackers: str = ""
 ) -> Measurement:
     """What clients and observer have met."""
     verdict = group.verdict()
-    round_trips = [nanoseconds / NANOSECONDS for nanoseconds in group.down_latencies]
+    round_trips = observer.round_trips.net
     return Measurement(
         p99_ms=percentile(round_trips, 0.99),
         worst_ms=percentile(round_trips, 1),
-        livez_ms=percentile(observer.livez, 1),
+        livez_ms=percentile(observer.livez.net, 1),
         growth_mb=growth_mb,
         cpu_share=cpu_share,
         messages=len(round_trips),
         lost=verdict.lost + verdict.disordered + verdict.changed,
         lost_calls=sum(client.transport is None for client in group.clients),
-        new_calls=len(observer.new_calls),
-        new_call_ms=percentile(observer.new_calls, 1),
+        new_calls=len(observer.new_calls.net),
+        new_call_ms=percentile(observer.new_calls.net, 1),
         refused=tuple(observer.refused),
         own_p99_ms=percentile(observer.own_delays, 0.99),
         own_worst_ms=percentile(observer.own_delays, 1),
+        measured_p99_ms=percentile(observer.round_trips.measured, 0.99),
         relay_ended=observer.relay.has_ended,
-        attack=attack,
+        attackers=attackers,
     )

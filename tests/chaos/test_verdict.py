@@ -34,7 +34,7 @@ def test_control_breaks_no_bound() -> None:
         ({"messages": 0}, "no message passed"),
         ({"relay_ended": True}, "the relay ended"),
         ({"refused": ("new call: 503", "new call: 503", "/livez: no answer")}, "2 x new call: 503; 1 x /livez: no answer"),
-        ({"attack": '{"failed": ["KeyError()"]}'}, 'the attack failed: {"failed": ["KeyError()"]}'),
+        ({"attackers": '{"failed": ["KeyError()"]}'}, 'the attack failed: {"failed": ["KeyError()"]}'),
     ],
 )  # fmt: skip
 def test_broken_bound_is_named(changes: dict[str, Any], words: str) -> None:
