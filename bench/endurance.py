@@ -24,6 +24,7 @@ _ROUND_MINUTES: Final = 10.0  # a session lasts at most 65
 _REPORT_MINUTES: Final = 1.0
 _SAMPLE_SECONDS: Final = 0.5
 _TICK_SECONDS: Final = 0.001
+_WAIT_SECONDS: Final = 0.01
 _IN_FLIGHT: Final = 24  # messages of one direction that have been sent and have not arrived
 _DRAIN_SECONDS: Final = 60.0
 _SEED: Final = 13
@@ -126,6 +127,13 @@ class _Flow:
         if self._handle is not None:
             self._handle.cancel()
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until what has been begun is written: a large message in small pieces takes seconds."""
+        for _ in range(round(seconds / _WAIT_SECONDS)):
+            if not any(each.sender.is_within_frame for each in self.directions):
+                return
+            await asyncio.sleep(_WAIT_SECONDS)
+
     @property
     def is_complete(self) -> bool:
         """Whether the limit is reached."""
@@ -179,6 +187,7 @@ class Endurance:
             await group.open(self._options.sessions, concurrency=_CONCURRENCY)
             flow = _Flow(group, self._options.messages - self._total.received)
             await self._send(flow)
+            await flow.finish(_DRAIN_SECONDS)
             await group.drain(_DRAIN_SECONDS)
             self._total.add(flow.directions, group.verdict())
         finally:
