@@ -158,7 +158,7 @@ def test_network_policy_closes_the_internal_port_to_other_namespaces() -> None:
 
 
 def test_components_terminate_tls_in_front_of_the_public_port() -> None:
-    """Ingress and Gateway: a certificate, the public Service, no limit below the longest session, a trusted proxy."""
+    """Ingress and Gateway: a certificate, the public Service, no limit on the length of a session, a trusted proxy."""
     ingress = documents(INGRESS)["Ingress"][0]
     gateway, route = documents(GATEWAY)["Gateway"][0]["spec"], documents(GATEWAY)["HTTPRoute"][0]["spec"]
     service = service_of("public")
@@ -170,8 +170,9 @@ def test_components_terminate_tls_in_front_of_the_public_port() -> None:
     assert [{"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}] == route["rules"][0][
         "backendRefs"
     ]
-    timeouts = ingress["metadata"]["annotations"]
-    assert len(timeouts) == 3
+    timeouts = dict(ingress["metadata"]["annotations"])
+    assert timeouts.pop("haproxy.org/timeout-tunnel") == "60s"  # as in compose/tls/haproxy.cfg
+    assert len(timeouts) == 2
     assert all(float(value.removesuffix("s")) >= DEFAULTS.max_session_seconds for value in timeouts.values())
     assert {"request": "0s", "backendRequest": "0s"} == route["rules"][0]["timeouts"]
     for component in (INGRESS, GATEWAY):
