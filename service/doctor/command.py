@@ -16,8 +16,10 @@ from yarl import URL
 
 from service.access.origins import parse_origin
 from service.doctor.output import NullReporter, Redaction, TextReporter, json_document
+from service.doctor.relay_url import is_live_url
 from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
+from service.realtime.live import DEFAULT_MODEL
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.settings import Settings
 from service.settings.secrecy import credentials_in
@@ -27,7 +29,6 @@ OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 _DEFAULTS: Final = Settings()
-_SUCCESS: Final = "All steps passed: connected, session ready."
 _MAX_TOKEN_BYTES: Final = 65_536
 
 
@@ -40,6 +41,9 @@ class Chain(Protocol):
     def describe(self) -> dict[str, object]:
         """The object `target` of the JSON document."""
 
+    def success(self) -> str:
+        """The last line, if no step failed."""
+
     def caveat(self) -> str | None:
         """What the last line states before the result, because the result alone would mislead."""
 
@@ -51,8 +55,13 @@ class UsageError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    parser.add_argument("--turn", action="store_true", help="also request one short text response, which costs tokens")
-    parser.add_argument("--model", help="request this model (default: RELAY_MODEL)")
+    parser.add_argument(
+        "--turn",
+        action="store_true",
+        help="also request one short text response, which costs tokens; with --live: start a session of about two seconds",
+    )
+    parser.add_argument("--live", action="store_true", help="check GPT-Live in place of the Realtime API")
+    parser.add_argument("--model", help=f"request this model (default: RELAY_MODEL; with --live: {DEFAULT_MODEL})")
     parser.add_argument(
         "--relay", metavar="URL", help="check the route from this machine to a running relay, as a client of it"
     )
@@ -90,21 +99,27 @@ def _check_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -
     from service.doctor.provider import ProviderChain  # noqa: PLC0415 - see above
 
     local = LocalConfiguration(environ, Path.cwd())
-    chain = ProviderChain(local, model=_parse_model(arguments.model), with_turn=arguments.turn)
-    return _run_chain(arguments, environ, chain, local.secrets, "from the settings to the provider's first event")
+    chain = ProviderChain(
+        local, model=_parse_model(arguments.model), with_turn=arguments.turn, with_live=arguments.live
+    )
+    end = "GPT-Live" if arguments.live else "the provider's first event"
+    return _run_chain(arguments, environ, chain, local.secrets, f"from the settings to {end}")
 
 
 def _check_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from service.doctor.relay import RelayChain, RelayOptions  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
-    model = _parse_model(arguments.model or environ.get("RELAY_MODEL", "").strip()) or _DEFAULTS.model
-    options = RelayOptions(
-        _parse_relay(arguments.relay), model, token, _parse_origin(arguments.origin), with_turn=arguments.turn
-    )
+    url = _parse_relay(arguments.relay)
+    with_live = arguments.live or is_live_url(url)
+    default = "" if with_live else environ.get("RELAY_MODEL", "").strip()
+    model = _parse_model(arguments.model or default) or (DEFAULT_MODEL if with_live else _DEFAULTS.model)
+    origin = _parse_origin(arguments.origin)
+    options = RelayOptions(url, model, token, origin, with_turn=arguments.turn, with_live=with_live)
     secrets = [*([token.reveal()] if token is not None else []), *credentials_in(model)]
     chain = RelayChain(options, environ)
-    return _run_chain(arguments, environ, chain, lambda: secrets, "from this machine to a relay's first event")
+    end = "GPT-Live through a relay" if with_live else "a relay's first event"
+    return _run_chain(arguments, environ, chain, lambda: secrets, f"from this machine to {end}")
 
 
 def _run_chain(
@@ -123,7 +138,7 @@ def _run_chain(
     if arguments.json:
         sys.stdout.write(json_document(runner.results, chain.describe(), redaction))
     else:
-        text.summary(runner.results, _SUCCESS, chain.caveat())
+        text.summary(runner.results, chain.success(), chain.caveat())
     return FAILED if runner.failed is not None else OK
 
 

@@ -7,15 +7,19 @@ from typing import Final
 from yarl import URL
 
 from service import configuration
-from service.doctor import network, response_check, running, tls
+from service.doctor import live, network, response_check, running, tls
 from service.doctor.last_response import LastResponse
+from service.doctor.live import LiveSession
 from service.doctor.local import OUTDATED_KEY_ADVICE, LocalConfiguration
 from service.doctor.network import Route
 from service.doctor.staged_dial import StagedDial
 from service.doctor.steps import Finding, StepFailed, StepRunner, evidence_notes
 from service.failures import Failure
+from service.realtime.live import DEFAULT_MODEL, is_live_model
 from service.simulator import Simulator, SimulatorOptions
+from service.upstream import hints
 from service.upstream.dial import Dialler
+from service.upstream.live_key import UNPROVEN, check_live_key
 from service.upstream.rest import fetch_model, is_inconclusive, shows_key_is_valid
 from service.upstream.stream import EventStream
 from service.upstream.target import DialRequest, Target
@@ -33,12 +37,25 @@ _EVENT_SECONDS: Final = 1.0
 
 
 class ProviderChain:
-    """The steps from the `.env` files to the first event, and to a response if `with_turn`."""
+    """The steps from the `.env` files to the first event, and to a response if `with_turn`.
 
-    def __init__(self, local: LocalConfiguration, *, model: str | None = None, with_turn: bool = False) -> None:
+    With `with_live` those of GPT-Live: to the key, and from the start to the end of a session if `with_turn`.
+    """
+
+    def __init__(
+        self,
+        local: LocalConfiguration,
+        *,
+        model: str | None = None,
+        with_turn: bool = False,
+        with_live: bool = False,
+    ) -> None:
         self._local = local
         self._requested_model = model
         self._with_turn = with_turn
+        self._with_live = with_live
+        self._live_request = DialRequest(endpoint="live")
+        self._live_session: LiveSession | None = None
         self._stack = AsyncExitStack()
         self._target: Target | None = None
         self._addresses: list[str] = []
@@ -76,13 +93,24 @@ class ProviderChain:
             await runner.run_step("tls", self._check_tls)
             await runner.run_step("model", self._fetch_model)
             await runner.run_step("clock", self._compare_clocks)
-            await runner.run_step("upgrade", self._upgrade)
-            await runner.run_step("first_event", self._wait_for_first_event)
-            if self._with_turn:
-                runner.announce(response_check.COST)
-                await runner.run_step("turn", self._request_response)
-            if self._stream is not None:
-                await self._stream.close()
+            await (self._run_live(runner) if self._with_live else self._run_realtime(runner))
+
+    async def _run_realtime(self, runner: StepRunner) -> None:
+        await runner.run_step("upgrade", self._upgrade)
+        await runner.run_step("first_event", self._wait_for_first_event)
+        if self._with_turn:
+            runner.announce(response_check.COST)
+            await runner.run_step("turn", self._request_response)
+        if self._stream is not None:
+            await self._stream.close()
+
+    async def _run_live(self, runner: StepRunner) -> None:
+        await runner.run_step("live_key", self._check_live_key)
+        if self._with_turn:
+            runner.announce(live.COST)
+            await runner.run_step("live_upgrade", self._upgrade_live)
+            await runner.run_step("live_start", self._start_live)
+            await runner.run_step("live_close", self._end_live)
 
     # -- this machine -------------------------------------------------------------------------------------------------
 
@@ -106,7 +134,15 @@ class ProviderChain:
 
     @property
     def _model(self) -> str:
-        return self._requested_model or self._local.settings.model
+        return self._requested_model or (DEFAULT_MODEL if self._with_live else self._local.settings.model)
+
+    def success(self) -> str:
+        """The last line, if no step failed."""
+        if not self._with_live:
+            return "All steps passed: connected, session ready."
+        if self._with_turn:
+            return "All steps passed: connected, session ready, session closed."
+        return "All steps passed: GPT-Live knows the key. No session was started; --turn starts one, which is billed."
 
     async def _query_running_relay(self) -> Finding:
         settings = self._local.settings
@@ -181,7 +217,7 @@ class ProviderChain:
         code = f", {failure.upstream_code}" if failure.upstream_code else ""
         response = f"HTTP {failure.wire_status}{code}"
         if target.label in {"azure", "compatible"} and is_inconclusive(failure):
-            text = f"{response}: this server may not serve /models; the step 'upgrade' decides"
+            text = f"{response}: this server may not serve /models; the step '{self._deciding_steps[0]}' decides"
             return Finding(text, evidence_notes(failure), status="skipped")
         notes = [*evidence_notes(failure), *self._last_response.notes(failure)]
         if failure.hint:
@@ -190,8 +226,13 @@ class ProviderChain:
             notes.append("The provider accepted the key: it checks the model after the key.")
         elif failure.reason == "key_forbidden":
             notes.append("A restricted key can lack the permission to read models and still open Realtime sessions.")
-        notes.append("This is not final; the steps 'upgrade' and 'first_event' decide.")
+        steps = " and ".join(f"'{name}'" for name in self._deciding_steps)
+        notes.append(f"This is not final; the steps {steps} decide.")
         return Finding(f"{failure.reason} ({response}): {failure.row.sentence}", notes, "warn")
+
+    @property
+    def _deciding_steps(self) -> tuple[str, str]:
+        return ("live_key", "live_start") if self._with_live else ("upgrade", "first_event")
 
     async def _compare_clocks(self) -> Finding:
         return self._last_response.compare_clocks()
@@ -231,17 +272,47 @@ class ProviderChain:
         return Finding(text, notes, seconds=self._dial.first_event_seconds)
 
     def _access_notes(self, failure: Failure) -> list[str]:
+        if failure.reason == "model_not_found" and is_live_model(self._model) and not self._with_live:
+            return ["This is a model of GPT-Live. Run the doctor with --live to check it."]
         if self._require_target().label != "openai":
             return []
         if failure.reason == "key_rejected":
             return [OUTDATED_KEY_ADVICE]
         if failure.reason not in {"model_not_found", "key_forbidden"}:
             return []
-        return [
-            f"Allow {self._model} for the key's project at platform.openai.com: Project, Limits, Model usage.",
-            OUTDATED_ACCESS_ADVICE,
-        ]
+        advice = f"Allow {self._model} for the key's project at platform.openai.com: Project, Limits, Model usage."
+        return [advice] if self._with_live else [advice, OUTDATED_ACCESS_ADVICE]
 
     async def _request_response(self) -> Finding:
         assert self._stream is not None  # noqa: S101 - set by the step 'first_event'
         return await response_check.request_response(self._stream)
+
+    # -- GPT-Live -----------------------------------------------------------------------------------------------------
+
+    async def _check_live_key(self) -> Finding:
+        try:
+            await check_live_key(self._open_dialler())
+        except Failure as failure:
+            raise StepFailed.from_failure(failure, *self._last_response.notes(failure)) from None
+        return Finding("the provider accepted the key: it does not know the session of the request", [UNPROVEN])
+
+    async def _upgrade_live(self) -> Finding:
+        connected = await self._open_dialler().dial(self._live_request)
+        self._live_session = LiveSession(EventStream(connected), self._model, self._explain_live)
+        self._stack.push_async_callback(self._live_session.close)
+        return Finding(
+            "connected: 101 Switching Protocols; the provider accepted the key",
+            ["This does not prove access, model and credit: the provider checks them after session.start."],
+        )
+
+    def _explain_live(self, failure: Failure) -> StepFailed:
+        hints.add_hint(failure, self._require_target(), request=self._live_request, model=self._model)
+        return StepFailed.from_failure(failure, *self._access_notes(failure))
+
+    async def _start_live(self) -> Finding:
+        assert self._live_session is not None  # noqa: S101 - set by the step 'live_upgrade'
+        return await self._live_session.start(self._local.settings.dial_timeout_seconds)
+
+    async def _end_live(self) -> Finding:
+        assert self._live_session is not None  # noqa: S101 - set by the step 'live_upgrade'
+        return await self._live_session.end()

@@ -5,15 +5,17 @@ import base64
 import os
 import statistics
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
-from service.doctor import network, reply, response_check, tls
+from service.doctor import live, network, reply, response_check, tls
+from service.doctor.live import LiveSession
 from service.doctor.network import Route
+from service.doctor.relay_url import websocket_url
 from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
 from service.doctor.steps import Finding, StepFailed, StepRunner
 from service.failures import Failure, Phase
@@ -30,7 +32,8 @@ from service.wire.seam import sec_websocket_accept, take_upstream
 _PINGS: Final = 3
 _PONG_SECONDS: Final = 5.0
 _TOKEN_REASONS: Final = frozenset({"token_missing", "token_invalid"})
-_WEBSOCKET_PATH: Final = "/v1/realtime"
+_LIVE_ERROR_SECONDS: Final = 0.25
+"""For the error event that a browser gets directly behind its 101; GPT-Live itself sends nothing before `session.start`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +46,33 @@ class RelayOptions:
     origin: str | None = None
     timeout_seconds: float = 10.0  # the open timeout of the official clients
     with_turn: bool = False
-
-
-def websocket_url(url: URL, model: str) -> URL:
-    """The URL of the relay's WebSocket: adds the path and the model where they are missing."""
-    path = url.path.rstrip("/")
-    if path in {"", "/v1"}:
-        url = url.with_path(_WEBSOCKET_PATH).with_query(url.query)
-    url = url.with_scheme({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))
-    return url if {"model", "call_id", "intent"} & url.query.keys() else url.update_query(model=model)
+    with_live: bool = False
 
 
 class RelayChain:
-    """The steps from the relay's address to the round-trip time, and to a response if `with_turn`."""
+    """The steps from the relay's address to the round-trip time, and to a response if `with_turn`.
+
+    With `with_live` those of GPT-Live: to the relay's connection, and to the end of a session if `with_turn`.
+    """
 
     def __init__(self, options: RelayOptions, environ: Mapping[str, str]) -> None:
         self._options = options
         self._environ = environ
-        self._url = websocket_url(options.url, options.model)
+        self._url = websocket_url(options.url, options.model, with_live=options.with_live)
         self._route = Route(self._url, options.timeout_seconds, explanations=RELAY_EXPLANATIONS)
         self._addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._reply = Reply(0, {})
         self._stream: EventStream | None = None
+        self._live_session: LiveSession | None = None
+
+    def success(self) -> str:
+        """The last line, if no step failed."""
+        if not self._options.with_live:
+            return "All steps passed: connected, session ready."
+        if self._options.with_turn:
+            return "All steps passed: connected, session ready, session closed."
+        return "All steps passed: connected to GPT-Live. No session was started; --turn starts one, which is billed."
 
     def caveat(self) -> str | None:
         """None: the relay reports its own upstream."""
@@ -87,13 +94,24 @@ class RelayChain:
             await runner.run_step("upgrade", self._upgrade)
             await runner.run_step("origin", self._check_origin)
             await runner.run_step("token", self._check_token)
-            await runner.run_step("first_event", self._wait_for_first_event)
-            await runner.run_step("round_trip", self._measure_round_trip)
-            if self._options.with_turn:
-                runner.announce(response_check.COST)
-                await runner.run_step("turn", self._request_response)
-            if self._stream is not None:
+            await (self._run_live(runner) if self._options.with_live else self._run_realtime(runner))
+            if self._stream is not None and self._live_session is None:
                 await self._stream.close()
+
+    async def _run_realtime(self, runner: StepRunner) -> None:
+        await runner.run_step("first_event", self._wait_for_first_event)
+        await runner.run_step("round_trip", self._measure_round_trip)
+        if self._options.with_turn:
+            runner.announce(response_check.COST)
+            await runner.run_step("turn", self._request_response)
+
+    async def _run_live(self, runner: StepRunner) -> None:
+        await runner.run_step("live_key", self._check_live_key)
+        await runner.run_step("round_trip", self._measure_round_trip)
+        if self._options.with_turn:
+            runner.announce(live.COST)
+            await runner.run_step("live_start", self._start_live)
+            await runner.run_step("live_close", self._end_live)
 
     # -- the network --------------------------------------------------------------------------------------------------
 
@@ -225,6 +243,33 @@ class RelayChain:
     async def _request_response(self) -> Finding:
         assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'
         return await response_check.request_response(self._stream)
+
+    # -- GPT-Live -----------------------------------------------------------------------------------------------------
+
+    async def _check_live_key(self) -> Finding:
+        error = self._reply.relay_error
+        if error is not None:
+            raise reply.refused_by_relay(error)
+        assert self._stream is not None  # noqa: S101 - set by the step 'upgrade' unless the relay refused
+        if self._options.origin is not None:  # a browser gets the refusal as an event
+            with suppress(TimeoutError):
+                event = await self._stream.first_event(_LIVE_ERROR_SECONDS)
+                if (error := reply.relay_error_in(event.body)) is not None:
+                    raise reply.refused_by_relay(error)
+        return Finding(
+            "the relay has connected to GPT-Live: the provider accepted the relay's key",
+            ["It is unproven that sessions start: the provider checks access, model and credit after session.start."],
+        )
+
+    async def _start_live(self) -> Finding:
+        assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'
+        self._live_session = LiveSession(self._stream, self._options.model, self._step_failed)
+        self._stack.push_async_callback(self._live_session.close)
+        return await self._live_session.start(self._options.timeout_seconds)
+
+    async def _end_live(self) -> Finding:
+        assert self._live_session is not None  # noqa: S101 - set by the step 'live_start'
+        return await self._live_session.end()
 
     # -- the request --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ directions all the time, silence included.
 
 from typing import Final
 
+DEFAULT_MODEL: Final = "gpt-live-1"
 SESSION_START: Final = "session.start"
 SESSION_UPDATE: Final = "session.update"
 SESSION_CLOSE: Final = "session.close"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.realtime import live
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
@@ -16,12 +17,12 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, M
 from service.upstream.dial import UpstreamConnection
 from service.wire.control import handle_control
 
-_READ_TYPES: Final = frozenset({"error", "session.created", "response.done"})
+_READ_TYPES: Final = frozenset({"error", "session.created", "response.done", live.SESSION_STARTED, live.SESSION_CLOSED})
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event. `body` is parsed for `error`, `session.created` and `response.done`, else empty.
+    """One event. `body` is parsed for the types in `_READ_TYPES`, else empty.
 
     `type` is empty if the whole message shows none. Such a message proves nothing about the connection.
     """

@@ -16,6 +16,7 @@ from service.doctor.provider import ProviderChain
 from service.doctor.relay import RelayChain, RelayOptions
 from service.doctor.steps import StepResult, StepRunner
 from service.realtime.keys import Secret
+from service.realtime.live import DEFAULT_MODEL
 from service.settings import Settings
 from tests.support.tcp_server import Serve, listening
 
@@ -47,21 +48,35 @@ class ChainReport:
         return "\n".join((result.finding, *result.notes, result.remedy or ""))
 
 
-async def run_provider_chain(environ: Mapping[str, str], directory: Path, *, turn: bool = False) -> ChainReport:
+async def run_provider_chain(
+    environ: Mapping[str, str],
+    directory: Path,
+    *,
+    turn: bool = False,
+    live: bool = False,
+    model: str | None = None,
+) -> ChainReport:
     """Run the chain to the provider, with the settings of an environment and a working directory."""
     local = LocalConfiguration(NO_RUNNING_RELAY | dict(environ), directory)
-    chain = ProviderChain(local, with_turn=turn)
+    chain = ProviderChain(local, model=model, with_turn=turn, with_live=live)
     runner = StepRunner(NullReporter())
     await chain.run(runner)
     return ChainReport(runner.results, json_document(runner.results, chain.describe(), Redaction(local.secrets)))
 
 
 async def run_relay_chain(
-    url: str, *, token: str | None = None, origin: str | None = None, timeout_seconds: float = 3.0, turn: bool = False
+    url: str,
+    *,
+    token: str | None = None,
+    origin: str | None = None,
+    timeout_seconds: float = 3.0,
+    turn: bool = False,
+    live: bool = False,
 ) -> ChainReport:
     """Run the chain from a client to a relay."""
     secret = Secret(token) if token is not None else None
-    chain = RelayChain(RelayOptions(URL(url), Settings().model, secret, origin, timeout_seconds, turn), {})
+    model = DEFAULT_MODEL if live else Settings().model
+    chain = RelayChain(RelayOptions(URL(url), model, secret, origin, timeout_seconds, turn, live), {})
     runner = StepRunner(NullReporter())
     await chain.run(runner)
     redaction = Redaction(lambda: [token] if token else [])
