@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -13,8 +15,8 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Item, MessageEnd
 from service.relay.pipe import Pipe
 from service.relay.watchdog import RATE_WINDOW_SECONDS
 from service.wire.turns import FRAMES_PER_DELIVERY
-from tests.relay.test_message_floods import echo, newest_session, open_client
-from tests.support.harness import eventually, payload_of, taking_less_than
+from tests.relay.test_message_floods import PATH, echo, newest_session, open_client
+from tests.support.harness import RawClient, Relay, eventually, payload_of, taking_less_than, within
 from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
@@ -22,6 +24,8 @@ MAX_MESSAGES_PER_SECOND: Final = 500
 PING: Final = build_frame(Opcode.PING, b"p", b"abcd")
 PONG: Final = build_frame(Opcode.PONG, b"p", b"abcd")
 TINY: Final = build_frame(Opcode.TEXT, b"x", b"abcd")
+FLOOD: Final = "x=flood"
+"""In the query of the session that upstream floods."""
 FRAGMENT: Final = b"\x00\x80abcd"
 
 
@@ -121,22 +125,89 @@ async def test_delivery_parses_a_limited_number_of_frames(side: str, monkeypatch
         assert max(sizes) <= FRAMES_PER_DELIVERY
 
 
-async def test_upstream_flood_of_frames_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason and the rate in the log; upstream gets 1008, and what it sends on is not looked at."""
+@asynccontextmanager
+async def exchanging(relay: Relay) -> AsyncIterator[list[int]]:
+    """Another session that exchanges numbered events all the while; yields the numbers that came back, all in order."""
+    numbers: list[int] = []
+
+    async def exchange(client: RawClient) -> None:
+        while True:
+            client.send_event(type="session.update", number=len(numbers))
+            numbers.append((await client.next_event())["number"])
+            await asyncio.sleep(0.02)  # below the limits on frames
+
+    async with open_client(relay) as other:
+        task = asyncio.ensure_future(exchange(other))
+        try:
+            yield numbers
+            reached = len(numbers)
+            await eventually(lambda: len(numbers) > reached or task.done())  # it goes on
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "frame"),
+    [
+        pytest.param(b"", build_frame(Opcode.PING, b"p"), id="pings"),
+        pytest.param(b"", build_frame(Opcode.PONG, b"p"), id="unsolicited pongs"),
+        pytest.param(b"", build_frame(Opcode.TEXT, b"{}"), id="events of two bytes"),
+        pytest.param(b"\x01\x00", b"\x00\x00", id="empty continuations"),
+    ],
+)
+async def test_upstream_flood_of_frames_ends_the_session(
+    prefix: bytes, frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason and the rate in the log; upstream gets 1008. Another session loses nothing."""
     monkeypatch.setattr("service.relay.session.UPSTREAM_FRAMES_PER_SECOND", 100.0)
 
     async def script(connection: ServerConnection) -> None:
+        if FLOOD not in connection.head:
+            await echo(connection)
+            return
         connection.send(CREATED)
+        connection.writer.write(prefix)
+        flooding = asyncio.ensure_future(flood(connection))
+        closes.append(await connection.until_close())
+        connection.reset()
+        await flooding
+
+    async def flood(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionError):
             for _ in range(200):
-                connection.writer.write(build_frame(Opcode.PONG, b"p") * 1000)
+                connection.writer.write(frame * 1000)
                 await connection.writer.drain()
+
+    closes: list[tuple[int | None, str] | None] = []
+    async with scripted_relay(script) as (relay, _):
+        async with exchanging(relay):
+            async with open_client(relay, f"{PATH}&{FLOOD}") as client:
+                assert (1011, CATALOGUE["upstream_protocol_error"].close_text) == await within(client.until_close(), 60)
+            await eventually(lambda: bool(relay.events("session.ended")), 10)
+        await eventually(lambda: len(relay.events("session.ended")) == 2)
+
+        flooded, other = relay.events("session.ended")
+        assert ("upstream_protocol_error", "more than 100 frames a second") == (flooded["reason"], flooded["detail"])
+        assert other["reason"] in {"client_lost", "client_disconnected"}
+        assert [1008] == [close[0] for close in closes if close]
+
+
+async def test_upstream_flood_of_large_messages_is_forwarded() -> None:
+    """As fast as the client reads; another session loses nothing."""
+    count = 40
+
+    async def script(connection: ServerConnection) -> None:
+        if FLOOD not in connection.head:
+            await echo(connection)
+            return
+        connection.send(CREATED)
+        for number in range(count):
+            connection.send(b'{"type":"x","number":%d,"delta":"' % number + b"a" * (1 << 20) + b'"}')
+            await connection.writer.drain()
         await connection.wait_closed()
 
-    async with scripted_relay(script) as (relay, _):
-        async with open_client(relay) as client:
-            assert (await client.next_event())["error"]["code"] == "upstream_protocol_error"
-            assert (1011, CATALOGUE["upstream_protocol_error"].close_text) == await client.until_close()
-        await eventually(lambda: bool(relay.events("session.ended")), 10)
-
-        assert "more than 100 frames a second" == relay.events("session.ended")[0]["detail"]
+    async with scripted_relay(script) as (relay, _), exchanging(relay), open_client(relay, f"{PATH}&{FLOOD}") as client:
+        assert list(range(count)) == [(await client.next_event())["number"] for _ in range(count)]

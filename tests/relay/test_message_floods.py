@@ -28,9 +28,9 @@ READ_BYTES: Final = 256 * 1024
 
 
 @asynccontextmanager
-async def open_client(relay: Relay) -> AsyncIterator[RawClient]:
+async def open_client(relay: Relay, path: str = PATH) -> AsyncIterator[RawClient]:
     """Open a session and read its first event."""
-    client = await open_raw(relay.app.public_port, PATH)
+    client = await open_raw(relay.app.public_port, path)
     try:
         assert (await client.next_event())["type"] == "session.created"
         yield client
