@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the relay").set_defaults(run=_serve)
     doctor = commands.add_parser("doctor", help="find out why the relay does not connect, step by step")
-    simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime API")
+    simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime and GPT-Live APIs")
     commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
     probe = commands.add_parser("probe", help="query a running relay on this machine; exit with 0 if it answers 200")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))

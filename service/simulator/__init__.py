@@ -1,4 +1,4 @@
-"""A local Realtime API: the built-in upstream of a relay without a key, and the tests' peer. Imports only `realtime`."""
+"""A local Realtime and GPT-Live API: the upstream of a relay without a key, and the tests' peer. Imports only `realtime`."""
 
 from service.simulator.server import ConnectionRecord, Simulator, SimulatorOptions
 

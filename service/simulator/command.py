@@ -6,6 +6,7 @@ import signal
 import sys
 
 from service.realtime.names import is_loopback
+from service.simulator.live.options import LIVE_MODELS, LiveOptions
 from service.simulator.options import CURRENT_MODELS, SimulatorOptions
 from service.simulator.scenarios import Scenario
 from service.simulator.server import Simulator
@@ -44,10 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--call-id", action="append", default=[], help="a call that accepts sideband connections; repeatable"
     )
+    parser.add_argument(
+        "--live-model", action="append", default=[], help="an additional model of GPT-Live to accept; repeatable"
+    )
+    parser.add_argument(
+        "--live-session-seconds",
+        type=float,
+        default=default.live.session_seconds,
+        help="maximum duration of a session of GPT-Live",
+    )
+    parser.add_argument(
+        "--live-no-audio-seconds",
+        type=float,
+        default=default.live.no_audio_seconds,
+        help="time after which a session of GPT-Live that receives no audio expires",
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     width = max(len(scenario.value) for scenario in Scenario)
     parser.epilog = "scenarios:\n" + "\n".join(
-        f"  {scenario.value:<{width}}  {scenario.description}" for scenario in Scenario
+        f"  {scenario.value:<{width}}  {scenario.description}"
+        + (f"\n  {'':<{width}}  GPT-Live: {scenario.on_live}" if scenario.on_live else "")
+        for scenario in Scenario
     )
 
 
@@ -66,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
             pace=args.pace,
             models=CURRENT_MODELS | frozenset(args.model),
             call_ids=frozenset(args.call_id),
+            live=LiveOptions(
+                models=LIVE_MODELS | frozenset(args.live_model),
+                session_seconds=args.live_session_seconds,
+                no_audio_seconds=args.live_no_audio_seconds,
+            ),
         )
         asyncio.run(_serve(options, args.host, args.port))
     except (OSError, OverflowError, ValueError) as error:

@@ -96,12 +96,13 @@ class Connection:
                 await self.send(error_event(refusal.error))
             await self.close(refusal.close_code, refusal.reason)
 
-    async def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame, once; abort the connection if the client does not answer it in time."""
+    async def close(self, code: int | None, reason: str = "") -> None:
+        """Send a close frame, once; abort the connection if the client does not answer it in time. None: without a code."""
         if self._closing or self._unresponsive:
             return
         self._closing = True
-        await self._send_control(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE)
+        payload = b"" if code is None else struct.pack("!H", code) + reason.encode()
+        await self._send_control(payload, WSMsgType.CLOSE)
         loop = asyncio.get_running_loop()
         self._abort_timer = loop.call_later(self.options.close_reply_seconds, self._transport.abort)
 

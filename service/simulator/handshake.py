@@ -2,7 +2,7 @@
 
 The provider upgrades requests with a wrong key, without a key, with an unknown model, without a model and with the beta
 header, and refuses them with an ``error`` event afterwards (seen on the wire in 2026-09). The key is read from
-``Authorization``, ``api-key`` or the subprotocols, in this order.
+``Authorization``, ``api-key`` or the subprotocols, in this order. GPT-Live differs: ``live.endpoint``.
 """
 
 import secrets
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multidict import CIMultiDict
 
 from service.simulator import refusals
+from service.simulator.live.endpoint import LiveEndpoint
 from service.simulator.options import DEFAULT_MODEL, TRANSCRIPTION_MODELS, TRANSLATION_MODEL, SimulatorOptions
 from service.simulator.refusals import Refusal
 from service.simulator.scenarios import Scenario, scenario_for_key, scenario_from_query
@@ -33,6 +34,7 @@ class UpgradeRequest:
     is_transcription: bool
     is_translation: bool
     is_beta: bool
+    live: LiveEndpoint | None
 
     @property
     def model_or_default(self) -> str:
@@ -47,7 +49,8 @@ def parse_upgrade_request(
 
     Raises ValueError if the query names an unknown scenario.
     """
-    key = key_from_headers(headers)
+    live = LiveEndpoint.parse(path)
+    key = key_from_headers(headers) if live is None else live.key(headers, query)
     return UpgradeRequest(
         key=key,
         scenario=scenario_from_query(query) or scenario_for_key(key, default),
@@ -56,6 +59,7 @@ def parse_upgrade_request(
         is_transcription=query.get("intent") == "transcription",
         is_translation=path.endswith(_TRANSLATIONS_PATH),
         is_beta=_requests_beta(headers),
+        live=live,
     )
 
 

@@ -1,7 +1,8 @@
 """The options of a simulator, and the model names that it accepts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from service.simulator.live.options import LiveOptions
 from service.simulator.scenarios import parse_scenario
 
 DEFAULT_MODEL = "gpt-realtime"  # for requests that name no model
@@ -55,6 +56,7 @@ class SimulatorOptions:
     expire_after_seconds: float = 1.0  # of the scenarios expire-soon and expire-silent
     fault_after_messages: int = 3  # client messages before the fault of a *-mid scenario
     close_reply_seconds: float = 2.0  # bound on the client's reply to a close frame; then the connection is aborted
+    live: LiveOptions = field(default_factory=LiveOptions)  # of GPT-Live
     max_records: int = 4096  # of upgrade requests, and of REST calls; the oldest are deleted
 
     def __post_init__(self) -> None:

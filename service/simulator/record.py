@@ -32,10 +32,14 @@ class ConnectionRecord:
     pings_received: int = 0
     pongs_received: int = 0
     client_events: list[str] = field(default_factory=list)  # the types of the first _MAX_EVENTS events
+    first_received: dict[str, float] = field(default_factory=dict)  # time.monotonic() of the first event of each type
     session_id: str | None = None
+    closed_reason: str | None = None  # of the `session.closed` that was sent (GPT-Live)
+    usage_seconds: float | None = None  # of the newest usage that was sent (GPT-Live)
     _audio_in: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
     _audio_out: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
     _closed_event: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _awaited_events: dict[str, asyncio.Event] = field(default_factory=dict, repr=False)
 
     @property
     def audio_in_sha256(self) -> str:
@@ -55,10 +59,21 @@ class ConnectionRecord:
         """Add audio for the client to its digest."""
         self._audio_out.update(audio)
 
-    def add_client_event(self, event_type: str) -> None:
-        """Record the type of a client event."""
-        if len(self.client_events) < _MAX_EVENTS:
+    def add_client_event(self, event_type: str, *, once_in_a_row: bool = False) -> None:
+        """Record the type of a client event. With `once_in_a_row`, consecutive events of a type are one, such as audio."""
+        repeated = once_in_a_row and self.client_events[-1:] == [event_type]
+        if len(self.client_events) < _MAX_EVENTS and not repeated:
             self.client_events.append(event_type)
+        if len(self.first_received) < _MAX_EVENTS:
+            self.first_received.setdefault(event_type, time.monotonic())
+        if event_type in self._awaited_events:
+            self._awaited_events[event_type].set()
+
+    async def wait_client_event(self, event_type: str) -> float:
+        """Wait for the first client event of this type; return when it arrived, by time.monotonic()."""
+        if event_type not in self.first_received:
+            await self._awaited_events.setdefault(event_type, asyncio.Event()).wait()
+        return self.first_received[event_type]
 
     def mark_closed(self) -> None:
         """Mark the connection as closed and wake `wait_closed`."""

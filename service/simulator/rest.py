@@ -81,21 +81,23 @@ class RestApi:
     async def _route(self, request: web.Request, scenario: Scenario) -> web.Response:
         path = request.path.removeprefix("/v1")
         if request.method == "GET" and path == "/models":
-            return json_response(
-                200, {"object": "list", "data": [_model(name) for name in sorted(self.options.models)]}
-            )
+            return json_response(200, {"object": "list", "data": [_model(name) for name in sorted(self._models)]})
         if request.method == "GET" and path.startswith("/models/"):
             return self._model_response(path.removeprefix("/models/"), scenario)
         if request.method == "POST" and path == "/realtime/client_secrets":
             return await self._create_client_secret(request)
-        if request.method == "GET" and path in ("/realtime", "/realtime/translations"):
+        if request.method == "GET" and path in ("/realtime", "/realtime/translations", "/live/sessions"):
             message = "This address speaks WebSocket; the request did not ask to upgrade."
             return _error_response(_BAD_REQUEST, ApiError(None, message))
         return _error_response(_NOT_FOUND, ApiError(None, f"Invalid URL ({request.method} {request.path})"))
 
+    @property
+    def _models(self) -> frozenset[str]:
+        return self.options.models | self.options.live.models
+
     def _model_response(self, name: str, scenario: Scenario) -> web.Response:
         fails = scenario in (Scenario.MODEL_NOT_FOUND, Scenario.INVALID_MODEL)
-        if fails or name not in self.options.models:
+        if fails or name not in self._models:
             return _error_response(_NOT_FOUND, model_not_found_error(name))
         return json_response(200, _model(name))
 

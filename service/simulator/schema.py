@@ -40,21 +40,25 @@ def validate(schema: Schema, value: JSONObject, path: str) -> None:
             raise invalid_type(param, "an object", inner)
 
 
-def _any_value(_param: str, _value: JSON) -> None:
+def any_value(_param: str, _value: JSON) -> None:
     """Accept any value: the simulator does not use this key."""
 
 
-def _string(param: str, value: JSON) -> None:
+def string(param: str, value: JSON) -> None:
+    """Accept a string or null."""
     if value is not None and not isinstance(value, str):
         raise invalid_type(param, "a string", value)
 
 
-def _boolean(param: str, value: JSON) -> None:
+def boolean(param: str, value: JSON) -> None:
+    """Accept true or false."""
     if not isinstance(value, bool):
         raise invalid_type(param, "a boolean", value)
 
 
-def _number(minimum: float, maximum: float) -> Check:
+def number(minimum: float, maximum: float) -> Check:
+    """Return the check for a number in a range, or null."""
+
     def check_number(param: str, value: JSON) -> None:
         if value is None:
             return
@@ -66,7 +70,9 @@ def _number(minimum: float, maximum: float) -> Check:
     return check_number
 
 
-def _one_of(*supported: str) -> Check:
+def one_of(*supported: str) -> Check:
+    """Return the check for a value of a closed set."""
+
     def check_choice(param: str, value: JSON) -> None:
         if value not in supported:
             raise invalid_value(param, value, supported)
@@ -74,7 +80,9 @@ def _one_of(*supported: str) -> Check:
     return check_choice
 
 
-def _list_of(inner: Check) -> Check:
+def list_of(inner: Check) -> Check:
+    """Return the check for an array whose elements pass `inner`, or null."""
+
     def check_list(param: str, value: JSON) -> None:
         if value is None:
             return
@@ -86,7 +94,8 @@ def _list_of(inner: Check) -> Check:
     return check_list
 
 
-def _object(param: str, value: JSON) -> None:
+def json_object(param: str, value: JSON) -> None:
+    """Accept an object."""
     if not isinstance(value, dict):
         raise invalid_type(param, "an object", value)
 
@@ -94,7 +103,7 @@ def _object(param: str, value: JSON) -> None:
 def _tool(param: str, value: JSON) -> None:
     if not isinstance(value, dict):
         raise invalid_type(param, "an object", value)
-    _one_of("function", "mcp")(f"{param}.type", value.get("type"))
+    one_of("function", "mcp")(f"{param}.type", value.get("type"))
     if value["type"] == "function":
         require_string(value, "name", path=f"{param}.")
 
@@ -106,17 +115,18 @@ def _format(param: str, value: JSON) -> None:
     for name in value:
         if name not in ("type", "rate"):
             raise unknown_parameter(f"{param}.{name}")
-    _one_of(*FORMATS)(f"{param}.type", value.get("type"))
+    one_of(*FORMATS)(f"{param}.type", value.get("type"))
     if value["type"] == "audio/pcm" and rate is not None:
-        _number(_MIN_RATE, _MIN_RATE)(f"{param}.rate", rate)
+        number(_MIN_RATE, _MIN_RATE)(f"{param}.rate", rate)
 
 
 def _max_output_tokens(param: str, value: JSON) -> None:
     if value is not None and value != "inf":
-        _number(1, 4096)(param, value)
+        number(1, 4096)(param, value)
 
 
-def _string_or_object(param: str, value: JSON) -> None:
+def string_or_object(param: str, value: JSON) -> None:
+    """Accept a string, an object or null."""
     if value is not None and not isinstance(value, str | dict):
         raise invalid_type(param, "a string or an object", value)
 
@@ -124,33 +134,33 @@ def _string_or_object(param: str, value: JSON) -> None:
 def _metadata(param: str, value: JSON) -> None:
     if value is None:
         return
-    _object(param, value)
+    json_object(param, value)
     if isinstance(value, dict):
         if len(value) > _MAX_METADATA_KEYS:
             raise out_of_range(param, len(value), maximum=_MAX_METADATA_KEYS)
         for name, inner in value.items():
-            _string(f"{param}.{name}", inner)
+            string(f"{param}.{name}", inner)
 
 
-_MODALITIES = _list_of(_one_of("text", "audio"))
-_NOISE_REDUCTION: Schema = {"type": _one_of("near_field", "far_field"), "strength": _number(0, 1)}
+_MODALITIES = list_of(one_of("text", "audio"))
+_NOISE_REDUCTION: Schema = {"type": one_of("near_field", "far_field"), "strength": number(0, 1)}
 _TRANSCRIPTION: Schema = {
-    "model": _string,
-    "language": _string,
-    "prompt": _string,
-    "delay": _any_value,
-    "keywords": _list_of(_string),
-    "languages": _list_of(_string),
+    "model": string,
+    "language": string,
+    "prompt": string,
+    "delay": any_value,
+    "keywords": list_of(string),
+    "languages": list_of(string),
 }
 _TURN_DETECTION: Schema = {
-    "type": _one_of("server_vad", "semantic_vad"),
-    "threshold": _number(0, 1),
-    "prefix_padding_ms": _number(0, 5_000),
-    "silence_duration_ms": _number(0, 30_000),
-    "idle_timeout_ms": _number(5_000, 30_000),
-    "eagerness": _one_of("low", "medium", "high", "auto"),
-    "create_response": _boolean,
-    "interrupt_response": _boolean,
+    "type": one_of("server_vad", "semantic_vad"),
+    "threshold": number(0, 1),
+    "prefix_padding_ms": number(0, 5_000),
+    "silence_duration_ms": number(0, 30_000),
+    "idle_timeout_ms": number(5_000, 30_000),
+    "eagerness": one_of("low", "medium", "high", "auto"),
+    "create_response": boolean,
+    "interrupt_response": boolean,
 }
 _AUDIO_INPUT: Schema = {
     "format": _format,
@@ -159,43 +169,43 @@ _AUDIO_INPUT: Schema = {
     "turn_detection": _TURN_DETECTION,
 }
 _SHARED: Schema = {
-    "instructions": _string,
+    "instructions": string,
     "output_modalities": _MODALITIES,
-    "tools": _list_of(_tool),
-    "tool_choice": _string_or_object,
-    "parallel_tool_calls": _boolean,
+    "tools": list_of(_tool),
+    "tool_choice": string_or_object,
+    "parallel_tool_calls": boolean,
     "max_output_tokens": _max_output_tokens,
-    "reasoning": {"effort": _one_of("minimal", "low", "medium", "high", "xhigh")},
-    "prompt": _string_or_object,
+    "reasoning": {"effort": one_of("minimal", "low", "medium", "high", "xhigh")},
+    "prompt": string_or_object,
 }
 
 REALTIME_SESSION: Schema = {
     **_SHARED,
-    "type": _one_of("realtime"),
-    "model": _string,
-    "tracing": _string_or_object,
-    "truncation": _string_or_object,
-    "include": _list_of(_string),
+    "type": one_of("realtime"),
+    "model": string,
+    "tracing": string_or_object,
+    "truncation": string_or_object,
+    "include": list_of(string),
     "audio": {
         "input": _AUDIO_INPUT,
-        "output": {"format": _format, "voice": _string_or_object, "speed": _number(0.25, 1.5)},
+        "output": {"format": _format, "voice": string_or_object, "speed": number(0.25, 1.5)},
     },
 }
 TRANSCRIPTION_SESSION: Schema = {
-    "type": _one_of("transcription"),
-    "include": _list_of(_string),
+    "type": one_of("transcription"),
+    "include": list_of(string),
     "audio": {"input": _AUDIO_INPUT},
 }
 TRANSLATION_SESSION: Schema = {
     "audio": {
-        "input": {"transcription": {"model": _string}, "noise_reduction": _NOISE_REDUCTION},
-        "output": {"language": _string},
+        "input": {"transcription": {"model": string}, "noise_reduction": _NOISE_REDUCTION},
+        "output": {"language": string},
     },
 }
 RESPONSE: Schema = {
     **_SHARED,
-    "conversation": _one_of("auto", "none"),
-    "input": _list_of(_object),
-    "audio": {"output": {"format": _format, "voice": _string_or_object}},
+    "conversation": one_of("auto", "none"),
+    "input": list_of(json_object),
+    "audio": {"output": {"format": _format, "voice": string_or_object}},
     "metadata": _metadata,
 }

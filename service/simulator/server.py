@@ -1,4 +1,4 @@
-"""The simulator: a server on one port that behaves like the provider and records its connections.
+"""The simulator: a server on one port that behaves like the provider, and records its connections.
 
 It uses aiohttp's own WebSocket implementation and, apart from `realtime`, shares no code with the relay, so that an error in
 one cannot hide an error in the other. Stopping takes less than a second and leaves neither tasks nor connections.
@@ -32,6 +32,8 @@ from service.simulator.faults import (
 )
 from service.simulator.handshake import SUBPROTOCOL, UpgradeRequest, edge_headers, parse_upgrade_request, refusal_for
 from service.simulator.ids import new_id
+from service.simulator.live.endpoint import refuse_live_upgrade
+from service.simulator.live.session import LiveSession
 from service.simulator.options import SimulatorOptions
 from service.simulator.record import ConnectionRecord
 from service.simulator.rest import RestApi
@@ -53,7 +55,7 @@ _FORBIDDEN = 403  # the provider's edge answers upgrade requests for other paths
 
 
 class Simulator:
-    """A local Realtime API. `start` it, connect clients to its `url`, and `stop` it; or use it as a context manager."""
+    """A local Realtime and GPT-Live API. `start` it, connect to its `url`, and `stop` it; or use it as a context manager."""
 
     def __init__(self, options: SimulatorOptions | None = None) -> None:
         self.options = options or SimulatorOptions()
@@ -163,6 +165,8 @@ class Simulator:
         response = scenario_http_response(upgrade.scenario, upgrade.key or "", upgrade.model_or_default)
         if response is not None:
             return response
+        if upgrade.live is not None:
+            return refuse_live_upgrade(upgrade.live, request, upgrade.key, upgrade.scenario)
         if request.path not in _SOCKET_PATHS:
             return web.Response(status=_FORBIDDEN)
         if upgrade.call_id is not None and upgrade.call_id not in self.options.call_ids:
@@ -193,6 +197,9 @@ class Simulator:
 
     async def _run_session(self, connection: Connection, upgrade: UpgradeRequest) -> None:
         if await fail_after_upgrade(connection, upgrade.scenario):
+            return
+        if upgrade.live is not None:
+            await LiveSession(connection, upgrade.scenario, upgrade.key or "", is_azure=upgrade.live.is_azure).run()
             return
         secret = self._rest_api.client_secrets.get(upgrade.key or "")
         if secret is not None and upgrade.model is None and not upgrade.is_transcription:

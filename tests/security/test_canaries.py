@@ -65,7 +65,7 @@ async def surfaces(relay: Relay) -> str:
     return " ".join(texts)
 
 
-@pytest.mark.parametrize("scenario", [scenario.value for scenario in Scenario])
+@pytest.mark.parametrize("scenario", [scenario.value for scenario in Scenario if not scenario.is_live_only])
 async def test_no_surface_holds_a_secret(scenario: str, log: io.StringIO) -> None:
     """Key, tokens, a client's own key and a prompt: in no log line, metric, health report, body, event or close reason."""
     environ = {

@@ -59,3 +59,4 @@ def test_help_lists_every_scenario_with_description() -> None:
     """The list is the epilog of the help."""
     text = _parser().format_help()
     assert all(f"  {scenario.value} " in text and scenario.description in text for scenario in Scenario)
+    assert all(f"GPT-Live: {scenario.on_live}\n" in f"{text}\n" for scenario in Scenario if scenario.on_live)
