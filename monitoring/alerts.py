@@ -29,6 +29,7 @@ from monitoring.conditions import (
     share,
     share_of_limit,
 )
+from monitoring.live_alerts import LIVE, LIVE_ALERTS
 from monitoring.promql import (
     DEPLOYMENT,
     ENDED_BY_PROVIDER,
@@ -337,6 +338,7 @@ OPERATION_ALERTS: Final = (
 GROUPS: Final = {
     CALLERS: CALLERS_ALERTS,
     CONVERSATIONS: CONVERSATION_ALERTS,
+    LIVE: LIVE_ALERTS,
     CAPACITY: CAPACITY_ALERTS,
     OPERATION: OPERATION_ALERTS,
 }

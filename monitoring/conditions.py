@@ -18,6 +18,7 @@ from monitoring.promql import (
 )
 from service.failures import DIAL_FAILURES, Phase
 from service.realtime.incidents import RESPONSE_DONE
+from service.realtime.live import RESPONSE_EVENT
 
 MIN_FAILURES: Final = 10
 # Keys and credit have alerts of their own, which the alert on the handshake would duplicate.
@@ -45,7 +46,7 @@ def refused_clients_by_reason(reasons: tuple[str, ...], *, with_starts: bool = T
 def billing_incidents() -> str:
     """Events in open sessions by which the provider reports an account without credit."""
     codes = f'code=~"{one_of(BILLING_CODES)}"'
-    incidents = increase("session_incidents_total", "5m", f'event="{RESPONSE_DONE}", {codes}')
+    incidents = increase("session_incidents_total", "5m", f'event=~"{RESPONSE_DONE}|{RESPONSE_EVENT}", {codes}')
     errors = increase("upstream_error_events_total", "5m", codes)
     return f'label_replace(({incidents} > 0) or ({errors} > 0), "reason", "{QUOTA_REASON}", "", "")'
 

@@ -12,6 +12,7 @@ from monitoring.rule import DOCS_URL, Alert, fill_placeholders
 from monitoring.rules import groups, to_yaml
 from service.failures import CATALOGUE
 from service.realtime.incidents import RESPONSE_DONE
+from service.realtime.live import RESPONSE_EVENT
 
 SLOW_STEP: Final = 15
 NEVER: Final = 10_000
@@ -133,6 +134,17 @@ CASES: Final = (
     Case("RelayResponsesFailing", "half of the responses fail",
          {'responses_total{status="completed",instance="a"}': "0+4x90",
           'responses_total{status="failed",instance="a"}': "0x29 0+4x20 80x60"}, 38, 58, {}, "44.44%", "23.08%"),
+    Case("RelayLiveStartsFailing", "half of the starts fail, and far more sessions of the Realtime API start",
+         _failures("key_forbidden", "0x29 0+2x20 40x60", "session_start", "4000") | _connects("0+1000x120")
+         | {'live_start_seconds_count{instance="a"}': "0+2x120"}, 40, 56, {}, "50%", "33.33%"),
+    Case("RelayLiveUsageUnconfirmed", "half of the sessions end without final usage",
+         {'live_final_usage_total{result="confirmed",instance="a"}': "0+2x180",
+          'live_final_usage_total{result="unconfirmed",instance="a"}': "0x29 0+2x20 40x120"}, 40, 104, {}, "20%", "10.45%"),
+    Case("RelayQuotaExhausted", "a start of GPT-Live fails",
+         _failures("quota_exhausted", "0x9 1x30", "session_start", "none"), 10, 15, {"reason": "quota_exhausted"}),
+    Case("RelayQuotaExhausted", "a backend response of GPT-Live fails",
+         {f'session_incidents_total{{event="{RESPONSE_EVENT}",code="insufficient_quota",instance="a"}}': "0x9 1x30"},
+         10, 15, {"reason": "quota_exhausted"}),
     Case("RelayLoopLag", "2 % of the measurements are late",
          _lag("0+120x90", "0+120x30 3718+118x30 7378+120x30"), 39, 63, {"instance": "a"}, "160ms", "137.5ms"),
     Case("RelayNearCapacity", "both instances are nearly full",
@@ -180,6 +192,9 @@ SILENT_CASES: Final[Mapping[str, Mapping[str, str]]] = {
         'sessions_ended_total{api="realtime",reason="upstream_lost",instance="a"}': "0x29 1x60",
     },
     "the only response fails": {'responses_total{status="failed",instance="a"}': "0x29 1x60"},
+    "the only session of GPT-Live ends without final usage": {
+        'live_final_usage_total{result="unconfirmed",instance="a"}': "0x29 1x60"
+    },
     "one client waits long": _waits("0x29 1x60", "0x90"),
     "the handshake check fails once": {
         'health_check_status{check="handshake",status="warn",instance="a"}': "0x29 1 0x60",

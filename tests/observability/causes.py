@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from monitoring.live_alerts import LIVE_ALERTS
 from tests.observability.clients import (
     client_load,
     connect_once,
@@ -52,6 +53,8 @@ def add_deployments(testbed: Testbed) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
 
 
+WITHOUT_SCENARIO: Final = frozenset(alert.name for alert in LIVE_ALERTS)
+"""Alerts that no scenario causes: no client of these tests speaks GPT-Live. promtool tests them."""
 LATE_PROVIDERS: Final = frozenset({"handshake"})
 LATE_RELAYS: Final = frozenset({"handshake-0", "log-0"})
 """Started by their scenarios, not at the beginning."""
