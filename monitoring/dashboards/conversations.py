@@ -87,7 +87,10 @@ def _cost() -> tuple[PanelBuilder, ...]:
     return (
         stat_panel(
             "Estimated cost",
-            "Cost of responses in the selected time range at the provider's public prices, without input transcription.",
+            (
+                "Cost of responses and of seconds of GPT-Live in the selected time range at the provider's public prices, "
+                "without input transcription and backend models."
+            ),
             "within your budget; the provider's usage page is authoritative.",
             USD,
             Query(f"sum(increase({series('estimated_cost_usd_total')}[$__range]))", "cost"),
@@ -97,9 +100,9 @@ def _cost() -> tuple[PanelBuilder, ...]:
             "Responses without a price",
             (
                 "Responses in the selected time range that the estimate omits: the model has no known price, or the "
-                "usage cannot be parsed."
+                "usage cannot be parsed. Backend models of GPT-Live have none."
             ),
-            "0; otherwise the estimate is too low.",
+            "0, or the number of backend responses; otherwise the estimate is too low.",
             COUNT,
             Query(f"sum(increase({series('unpriced_responses_total')}[$__range]))", "unpriced"),
             steps={0: "green", 1: "yellow"},
