@@ -69,11 +69,14 @@ async def table(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool
     seconds = options.seconds or (_SHORT_SECONDS if options.short else _SECONDS)
     trees = {"": REPOSITORY} | ({f" ({options.against.name})": options.against.resolve()} if options.against else {})
     rows: list[dict[str, Any]] = []
+    comparison: list[str] = []
     holds, controls = True, dict[str, Measurement]()
     print_line(verdict.HEADING)
     for name in ["control", *options.names]:
         attack = ATTACKS.get(name)
         growth_mb = attack.growth_mb if attack else _CONTROL_GROWTH_MB
+        kind = attack.family if attack else "none"
+        results: list[Measurement] = []
         for label, tree in trees.items():
             plan = Plan(calls, seconds, tree)
             measured = await measure(attack, plan) if attack else await _control(plan)
@@ -82,9 +85,13 @@ async def table(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool
             if broken and not label and depends_on_time(measured, growth_mb=growth_mb):
                 measured, broken = await _again(attack, plan, growth_mb)
             holds &= bool(label) or not broken
-            kind = attack.family if attack else "none"
+            results.append(measured)
             print_line(verdict.row(kind, name + label, measured, broken))
             rows.append({"attack": name, "tree": str(tree), "kind": kind, "broken": broken, **asdict(measured)})
+        if options.against:
+            comparison.append(verdict.comparison_row(kind, name, before=results[1], now=results[0]))
+    if comparison:
+        print_line("\n".join([f"\n{options.against} -> this working tree\n", verdict.COMPARISON_HEADING, *comparison]))
     return rows, holds
 
 

@@ -30,6 +30,8 @@ _ROUND_TRIPS_OF_A_STALL: Final = 0.2
 _FILL_BYTES: Final = 9_000_000
 _RESET: Final = struct.pack("ii", 1, 0)
 _SEGMENT_BYTES: Final = 536
+_AT_ONCE: Final = 3_000
+_BATCH: Final = 50
 _model_numbers: Final = itertools.count()
 
 DISCONNECTED: Final = (OSError, EOFError, asyncio.LimitOverrunError, RuntimeError)
@@ -267,6 +269,20 @@ async def _reset(connection: Connection) -> None:
     sock.close()
 
 
+async def _reset_at_once(connection: Connection) -> None:
+    """Connect thousands of times, and reset all connections at once."""
+    socks: list[socket.socket] = []
+    try:
+        for _ in range(_AT_ONCE):
+            socks.append(await connection.connect_raw())
+            if len(socks) % _BATCH == 0:
+                await asyncio.sleep(0.01)
+    finally:
+        for sock in socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            sock.close()
+
+
 async def _reset_session(connection: Connection) -> None:
     """Reset an admitted session."""
     _, writer = await connection.open_session()
@@ -288,6 +304,7 @@ PROGRAMS: Final[dict[str, Callable[[Connection], Awaitable[None]]]] = {
     "silent": _silent,
     "silent_internal": _silent,
     "reset": _reset,
+    "reset_at_once": _reset_at_once,
     "reset_session": _reset_session,
 }
 

@@ -179,6 +179,7 @@ _UPSTREAM: Final = (
 _RESETS: Final = (
     Attack("resets", "resets", "reset", 100, pause_seconds=0.05),
     Attack("resets-of-requests", "resets", "reset", 100, _REFUSED_UPGRADE, pause_seconds=0.05, in_short=True),
+    Attack("resets-at-once", "resets", "reset_at_once", 1),
     Attack("resets-of-admitted", "resets", "reset_session", 50, names=50, pause_seconds=0.05),
 )
 SUSPENDED: Final = Attack("suspended-24s", "pause", "", 0)

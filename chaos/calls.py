@@ -5,6 +5,7 @@ answers, so that the client measures the round trip.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import sys
@@ -19,7 +20,7 @@ from bench.load import SessionGroup, Upstream
 from bench.messages import MARK, STAMP_BYTES
 from chaos.attacks import CALLER_TOKEN
 from chaos.relay import Relay
-from chaos.waiting import CoreWait, NetTimes, RoundTrips
+from chaos.waiting import NANOSECONDS, CoreWait, NetTimes, RoundTrips
 
 MESSAGES_PER_SECOND: Final = 25
 _PROBE_SECONDS: Final = 0.1
@@ -32,7 +33,9 @@ _PATH: Final = "/v1/realtime?model=gpt-realtime"
 
 
 class EchoEndpoint(UpstreamEndpoint):
-    """Answers each stamped message with one that has the same time."""
+    """Answers each stamped message with one that has the same time, less what this process waited when it was woken."""
+
+    own_wait: CoreWait
 
     def send(self) -> None:
         """Send nothing that is no answer."""
@@ -42,7 +45,9 @@ class EchoEndpoint(UpstreamEndpoint):
         super().message(payload)
         if self.outgoing is not None:
             at = payload.index(MARK) + _STAMP_AT
-            self.write(self.outgoing.next(int(payload[at : at + 19])))
+            self.own_wait.sample()
+            waited = round(self.own_wait.latest() * NANOSECONDS)
+            self.write(self.outgoing.next(int(payload[at : at + 19]) + waited))
 
 
 class EchoUpstream(Upstream):
@@ -50,6 +55,7 @@ class EchoUpstream(Upstream):
 
     def __init__(self) -> None:
         super().__init__()
+        self.own_wait = CoreWait(os.getpid())
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._hostile: asyncio.subprocess.Process | None = None
@@ -71,6 +77,7 @@ class EchoUpstream(Upstream):
 
     def stop(self) -> None:
         """Stop listening, and end the hostile process."""
+        self.own_wait.close()
         if self._accepting is not None:
             self._accepting.cancel()
         for task in self._tasks:
@@ -110,14 +117,17 @@ class EchoUpstream(Upstream):
                 await loop.connect_accepted_socket(self._create_endpoint, accepted)
 
     def _create_endpoint(self) -> UpstreamEndpoint:
-        return EchoEndpoint(self._register, self.latencies, forwards_verbatim=True)
+        endpoint = EchoEndpoint(self._register, self.latencies, forwards_verbatim=True)
+        endpoint.own_wait = self.own_wait
+        return endpoint
 
 
 class CallClock:
     """Has each client send at an even rate, in evenly spread phases; delays do not add up."""
 
-    def __init__(self, clients: list[ClientEndpoint], messages_per_second: float) -> None:
+    def __init__(self, clients: list[ClientEndpoint], messages_per_second: float, own_wait: CoreWait) -> None:
         self._clients = clients
+        self._own_wait = own_wait
         self._step = 1 / (messages_per_second * len(clients))
         self._next = 0
         self._due = 0.0
@@ -136,6 +146,7 @@ class CallClock:
             self._handle = None
 
     def _tick(self) -> None:
+        self._own_wait.sample()
         now = self._loop.time()
         while self._due <= now:
             self._clients[self._next].send()
@@ -158,12 +169,13 @@ class Observer:
     `own_delays` are those of this process, which are no delays of the relay.
     """
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, own_wait: CoreWait) -> None:
         self.relay = relay
+        self.own_wait = own_wait
         self._wait = CoreWait(relay.process.pid)
-        self.round_trips = NetTimes(self._wait)
-        self.livez = NetTimes(self._wait)
-        self.new_calls = NetTimes(self._wait)
+        self.round_trips = NetTimes(self._wait, own_wait)
+        self.livez = NetTimes(self._wait, own_wait)
+        self.new_calls = NetTimes(self._wait, own_wait)
         self.own_delays: list[float] = []
         self.refused: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -237,5 +249,7 @@ class Observer:
         while True:
             due = time.perf_counter() + 0.01
             await asyncio.sleep(0.01)
+            delay = (time.perf_counter() - due) * 1000
             self._wait.sample()
-            self.own_delays.append((time.perf_counter() - due) * 1000)
+            self.own_wait.sample()
+            self.own_delays.append(max(0.0, delay - self.own_wait.latest()))

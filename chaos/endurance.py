@@ -104,11 +104,11 @@ async def _run(
     report: Callable[[str], None],
     cgroup: MemoryCgroup | None,
 ) -> list[str]:
-    observer = Observer(relay)
+    observer = Observer(relay, upstream.own_wait)
     group = call_group(relay, upstream, observer.round_trips)
     try:
         await group.open(plan.calls, concurrency=_CALLS_AT_ONCE)
-        clock = CallClock(group.clients, plan.messages_per_second)
+        clock = CallClock(group.clients, plan.messages_per_second, upstream.own_wait)
         clock.start()
         control = await _control(observer, group)
         report(f"control: p99 {control.p99_ms:.1f} ms, /livez {control.livez_ms:.1f} ms, RSS {relay.rss_mb():.1f} MB")

@@ -91,7 +91,7 @@ async def measure(attack: Attack | None, plan: Plan) -> Measurement:
     """Measure an attack; None is the control."""
     gc.collect()
     async with running(attack, plan) as (relay, upstream):
-        observer = Observer(relay)
+        observer = Observer(relay, upstream.own_wait)
         group = call_group(relay, upstream, observer.round_trips)
         try:
             await group.open(plan.calls, concurrency=_CALLS_AT_ONCE)
@@ -103,7 +103,7 @@ async def measure(attack: Attack | None, plan: Plan) -> Measurement:
 
 async def _measure(attack: Attack | None, plan: Plan, observer: Observer, group: SessionGroup) -> Measurement:
     relay = observer.relay
-    clock = CallClock(group.clients, MESSAGES_PER_SECOND)
+    clock = CallClock(group.clients, MESSAGES_PER_SECOND, observer.own_wait)
     clock.start()
     await asyncio.sleep(_WARM_UP_SECONDS)
     relay.reset_peak()

@@ -15,7 +15,7 @@ MARGIN: Final = 2.0
 class Measurement:
     """What the well-behaved clients met during one attack. Times in milliseconds, memory in MB.
 
-    Times are net of what the relay waited for a core that other programs used.
+    Times are net of what relay and measuring process waited for a core that other programs used.
     """
 
     p99_ms: float
@@ -98,6 +98,27 @@ def row(kind: str, name: str, measured: Measurement, broken: Sequence[str]) -> s
         _number(measured.new_call_ms),
         lost,
         "; ".join(broken) or "holds",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+COMPARISON_HEADING: Final = (
+    "| kind | attack | p99 ms | /livez ms | growth MB | new calls refused | lost |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def comparison_row(kind: str, name: str, before: Measurement, now: Measurement) -> str:
+    """A row for two working trees: before -> now."""
+    refused = [sum(words.startswith("new call") for words in side.refused) for side in (before, now)]
+    cells = [
+        kind,
+        name,
+        f"{_number(before.p99_ms)} -> {_number(now.p99_ms)}",
+        f"{_number(before.livez_ms)} -> {_number(now.livez_ms)}",
+        f"{before.growth_mb:.0f} -> {now.growth_mb:.0f}",
+        f"{refused[0]} of {before.new_calls} -> {refused[1]} of {now.new_calls}",
+        f"{before.lost + before.lost_calls} -> {now.lost + now.lost_calls}",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 _SAMPLE_SECONDS: Final = 0.001
 _MAX_SAMPLES: Final = 200_000
-_NANOSECONDS: Final = 1e6  # of a millisecond
+NANOSECONDS: Final = 1e6  # of a millisecond
 
 
 class CoreWait:
@@ -47,9 +47,13 @@ class CoreWait:
             return
         waited = _counters(self._main)[1] - sum(_counters(other)[0] for other in self._others)
         self._times.append(now)
-        self._waited.append(waited / _NANOSECONDS)
+        self._waited.append(waited / NANOSECONDS)
         if len(self._times) > _MAX_SAMPLES:
             del self._times[: _MAX_SAMPLES // 2], self._waited[: _MAX_SAMPLES // 2]
+
+    def latest(self) -> float:
+        """Milliseconds of waiting before the last sample: what a process waited, after it was woken, for what it does now."""
+        return max(0.0, self._waited[-1] - self._waited[-2]) if len(self._waited) > 1 else 0.0
 
     def since(self, started: float) -> float:
         """Milliseconds of waiting since a moment of `time.perf_counter`, to the last sample."""
@@ -66,10 +70,14 @@ def _counters(descriptor: int) -> tuple[int, int]:
 
 
 class NetTimes:
-    """Times in milliseconds less the waiting of a process, with the times as measured beside them."""
+    """Times in milliseconds less the waiting of the relay, and of this process when it was woken for the end of the time.
 
-    def __init__(self, wait: CoreWait) -> None:
+    The times as measured are beside them.
+    """
+
+    def __init__(self, wait: CoreWait, own_wait: CoreWait) -> None:
         self._wait = wait
+        self._own_wait = own_wait
         self.measured = array("d")
         self.net = array("d")
 
@@ -77,8 +85,9 @@ class NetTimes:
         """Add a time that ends now."""
         started = time.perf_counter() - milliseconds / 1000
         self._wait.sample()
+        self._own_wait.sample()
         self.measured.append(milliseconds)
-        self.net.append(max(0.0, milliseconds - self._wait.since(started)))
+        self.net.append(max(0.0, milliseconds - self._wait.since(started) - self._own_wait.latest()))
 
     def clear(self) -> None:
         """Forget all."""
@@ -97,4 +106,4 @@ class RoundTrips(array):  # type: ignore[type-arg]  # array is generic in stubs 
 
     def append(self, nanoseconds: int) -> None:
         """Called for each message."""
-        self._times.add(nanoseconds / _NANOSECONDS)
+        self._times.add(nanoseconds / NANOSECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaos.verdict import Measurement, broken_bounds, depends_on_time, percentile, row
+from chaos.verdict import Measurement, broken_bounds, comparison_row, depends_on_time, percentile, row
 
 CONTROL = Measurement(p99_ms=5, worst_ms=9, livez_ms=10, growth_mb=0, cpu_share=0.1, messages=100, new_calls=5)
 
@@ -64,6 +64,16 @@ def test_row_shows_refused_calls_and_broken_bounds() -> None:
     assert (
         "| resets | some | 5.0 | 9.0 | - | 0.0 | 10% | 4/5 | 0.0 | 0, 1 calls | 1 calls lost |"
         == row("resets", "some", measured, ["1 calls lost"])
+    )  # fmt: skip
+
+
+def test_comparison_shows_both_working_trees() -> None:
+    """Before, then now."""
+    before = replace(CONTROL, p99_ms=900, growth_mb=178, refused=("new call: 502",), new_calls=2, lost=3, lost_calls=1)
+
+    assert (
+        "| other | some | 900 -> 5.0 | 10 -> 10 | 178 -> 0 | 1 of 2 -> 0 of 5 | 4 -> 0 |"
+        == comparison_row("other", "some", before, CONTROL)
     )  # fmt: skip
 
 
