@@ -32,6 +32,10 @@ _MODEL_SCOPE: Final = (
     "This proves that the key is valid and has access to the model. It does not prove that the account has "
     "credit, that the key has the Realtime permission, or that the network allows WebSockets."
 )
+_LIVE_MODEL_SCOPE: Final = (
+    "This proves that the key is valid and has access to the model. It does not prove that the account has credit, or that "
+    "sessions of GPT-Live start."
+)
 _EVENT_SECONDS: Final = 1.0
 """For the first event, which a successful dial has already received."""
 
@@ -210,7 +214,8 @@ class ProviderChain:
                 notes = [*self._last_response.notes(failure), *self._access_notes(failure)]
                 raise StepFailed.from_failure(failure, *notes) from None
             return self._judge_model_refusal(failure, target)
-        return Finding(f"the provider returned the description of {self._model}", [_MODEL_SCOPE])
+        scope = _LIVE_MODEL_SCOPE if self._with_live else _MODEL_SCOPE
+        return Finding(f"the provider returned the description of {self._model}", [scope])
 
     def _judge_model_refusal(self, failure: Failure, target: Target) -> Finding:
         # Never a failed step: a key may be restricted to Realtime, and then the WebSocket works.

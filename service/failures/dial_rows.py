@@ -121,7 +121,7 @@ DIAL_FAILURES: Final = catalogue_of(
         "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1) and restart the relay. Run "
         "'python -m service doctor' to see which path was requested and where the setting was read."),
     Row("bad_reply", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,
-        "The server at OPENAI_BASE_URL does not speak the Realtime API.",
+        "The server at OPENAI_BASE_URL does not speak the provider's API.",
         "Correct the path of OPENAI_BASE_URL (OpenAI: https://api.openai.com/v1), or remove the captive portal or proxy that "
         "answers in place of the provider."),
     Row("redirect_refused", "tls-and-proxy", _NETWORK, 502, 1013, _NOW, _WARNING,

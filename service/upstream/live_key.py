@@ -8,7 +8,6 @@ check. Access to GPT-Live, model and credit are checked only after `session.star
 from typing import Final
 
 from service.failures import Failure, Phase
-from service.failures.translation import Responder
 from service.upstream.dial import Dialler
 from service.upstream.target import DialRequest
 
@@ -32,7 +31,7 @@ async def check_live_key(dialler: Dialler) -> None:
     except Failure as failure:
         if failure.reason != "call_not_found":
             raise
-        if failure.evidence.get("answered_by") == Responder.API:
+        if failure.upstream_code == "session_id_not_found":
             return
         raise _shows_nothing("wrong_base_url", failure.http_status) from None
     await connected.close()

@@ -133,6 +133,28 @@ def test_invalid_command_line_exits_with_2(
     assert "CANARY" not in err
 
 
+def test_live_is_checked_without_a_session(command: Command) -> None:
+    """The last line does not claim a session that was not started. RELAY_MODEL is for the Realtime API."""
+    code, out, _ = command(
+        "--live", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good", RELAY_MODEL="gpt-realtime"
+    )
+
+    assert 0 == code
+    assert "doctor: from the settings to GPT-Live\n" in out
+    assert "model gpt-live-1; set:" in out
+    assert out.endswith("GPT-Live knows the key. No session was started; --turn starts one, which is billed.\n")
+
+
+@pytest.mark.parametrize("arguments", [[*RELAY, "--live"], ["--relay", "ws://127.0.0.1:1/v1/live/sessions"]])
+def test_live_through_a_relay_is_chosen_by_option_or_url(command: Command, arguments: list[str]) -> None:
+    """A URL of GPT-Live cannot mean anything else."""
+    code, out, _ = command(*arguments, "--json", RELAY_MODEL="gpt-realtime")
+
+    target = json.loads(out)["target"]
+    assert 1 == code
+    assert {"relay": "http://127.0.0.1:1/v1/live/sessions", "origin": None, "model": "gpt-live-1"} == target
+
+
 def test_unknown_option_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     """As argparse does."""
     with pytest.raises(SystemExit) as exit_info:

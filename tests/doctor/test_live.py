@@ -221,6 +221,17 @@ async def test_interrupted_session_is_closed_in_order(tmp_path: Path, monkeypatc
     assert ["session.start", "session.input_audio.append", "session.close"] == provider.sent_types
 
 
+async def test_live_on_the_simulator_passes_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no session to attach to, and bills the session that it runs."""
+    monkeypatch.setattr(module, "_CLOSED_SECONDS", 15.0)
+    settings = {"RELAY_UPSTREAM": "simulator", "OPENAI_API_KEY": "sk-sim-good"}
+    report = await run_provider_chain(settings, tmp_path, turn=True, live=True)
+
+    assert report.failed_step is None, report.document
+    assert "that sessions of GPT-Live start" in report.text("model")
+    assert "session.closed: close_requested; " in report["live_close"].finding
+
+
 async def test_model_of_live_without_the_option_names_it(tmp_path: Path) -> None:
     """The provider refuses the model on the endpoint of the Realtime API."""
     settings = {"RELAY_UPSTREAM": "simulator", "OPENAI_API_KEY": "sk-sim-model-not-found"}

@@ -66,6 +66,14 @@ async def test_unknown_session_passes_the_live_check() -> None:
         assert 200 == (await probe(relay, "/healthz/live"))[0]
 
 
+async def test_live_check_passes_on_the_simulator() -> None:
+    """Which knows no session to attach to."""
+    async with simulated_relay(RELAY_HEALTH_LIVE="true") as relay:
+        await relay.app.monitor.wait_for_first_refresh(30)
+
+        assert 1 == relay.metric(STATUS, check="live", status="pass")
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
@@ -73,6 +81,7 @@ async def test_unknown_session_passes_the_live_check() -> None:
         pytest.param(answering("403 Forbidden", error("insufficient_permissions")), "key_forbidden", id="403"),
         pytest.param(answering("404 Not Found", b"no page"), "wrong_base_url", id="404-page"),
         pytest.param(answering("404 Not Found"), "wrong_base_url", id="404-empty"),
+        pytest.param(answering("404 Not Found", error(None)), "wrong_base_url", id="404-without-code"),
     ],
 )
 async def test_refused_live_check_warns_and_closes_nothing(script: Script, reason: str) -> None:
