@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import struct
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 from aiohttp import WSMsgType, web
@@ -44,6 +44,7 @@ class Connection:
     ) -> None:
         self.record = record
         self.options = options
+        self.on_ignored_message: Callable[[str | bytes], None] | None = None  # received while closing or unresponsive
         self._ws = ws
         self._transport = transport
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,6 +80,8 @@ class Connection:
                 self.record.bytes_received += len(data.encode() if isinstance(data, str) else data)
                 if not (self._closing or self._unresponsive):
                     yield data
+                elif self.on_ignored_message is not None:
+                    self.on_ignored_message(data)
                 await asyncio.sleep(0)  # buffered messages must not starve responses and pings
             elif message.type is WSMsgType.PING:
                 await self._handle_ping(message.data)

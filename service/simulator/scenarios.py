@@ -129,6 +129,7 @@ class Scenario(Enum):
     STALL_MID = "stall-mid", "no event, pong or close frame after three client events"
 
     # GPT-Live only; on the Realtime API the provider works.
+    LIVE_DELEGATE = "live-delegate", _REALTIME_WORKS, "client delegation of everything that the user says"
     LIVE_CLOSE_SLOW = "live-close-slow", _REALTIME_WORKS, "session.closed follows session.close after 10 seconds"
     LIVE_CLOSE_NEVER = "live-close-never", _REALTIME_WORKS, "session.close has no answer"
     LIVE_CLOSE_SILENT = "live-close-silent", _REALTIME_WORKS, "session.close is answered by a close frame only"

@@ -177,8 +177,9 @@ class Simulator:
         self, request: web.Request, transport: asyncio.Transport, record: ConnectionRecord, upgrade: UpgradeRequest
     ) -> web.StreamResponse:
         # aiohttp must not answer pings and close frames: `Connection` does.
+        protocols = (SUBPROTOCOL,) if upgrade.live is None else ()  # GPT-Live has none
         ws = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,), autoclose=False, autoping=False, timeout=0.1, max_msg_size=_MAX_MESSAGE_BYTES
+            protocols=protocols, autoclose=False, autoping=False, timeout=0.1, max_msg_size=_MAX_MESSAGE_BYTES
         )
         ws.headers.update(edge_headers())
         if upgrade.scenario is Scenario.WRONG_ACCEPT:
@@ -196,10 +197,10 @@ class Simulator:
         return ws
 
     async def _run_session(self, connection: Connection, upgrade: UpgradeRequest) -> None:
-        if await fail_after_upgrade(connection, upgrade.scenario):
-            return
         if upgrade.live is not None:
             await LiveSession(connection, upgrade.scenario, upgrade.key or "", is_azure=upgrade.live.is_azure).run()
+            return
+        if await fail_after_upgrade(connection, upgrade.scenario):
             return
         secret = self._rest_api.client_secrets.get(upgrade.key or "")
         if secret is not None and upgrade.model is None and not upgrade.is_transcription:

@@ -131,9 +131,9 @@ async def test_append_is_acknowledged_only_while_audio_flows() -> None:
         assert not any(audio_of(events))
 
 
-async def test_explicit_client_delegation_is_created_for_each_utterance() -> None:
+async def test_client_delegation_is_created_by_scenario() -> None:
     """It has no text; commentary can name it."""
-    async with live_simulator() as sim, live(sim) as client:
+    async with live_simulator() as sim, live(sim, "simulate=live-delegate") as client:
         await client.start(delegation={"type": "client"})
         (created,) = others(await client.hear(SPEECH + silence(1_000)))
         assert created["delegation"]["target"] == "client"

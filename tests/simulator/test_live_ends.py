@@ -148,6 +148,20 @@ async def test_record_shows_socket_that_vanishes() -> None:
         assert (record.close_code, record.client_events) == (None, ["session.start"])
 
 
+@pytest.mark.parametrize("scenario", ["hang", "stall-mid"])
+async def test_record_has_events_that_get_no_answer(scenario: str) -> None:
+    """So that a test sees whether the meter was stopped."""
+    async with live_simulator() as sim, live(sim, f"simulate={scenario}") as client:
+        await client.send("session.start", session={"model": "gpt-live-1"})
+        for _ in range(2):
+            await client.append(silence(100))
+        await client.send("session.close")
+        await within(sim.connections[0].wait_client_event("session.close"), 2)
+        assert sim.connections[0].client_events == ["session.start", "session.input_audio.append", "session.close"]
+        assert sim.connections[0].closed_reason is None
+        client.ws._response.close()
+
+
 async def test_session_closed_can_contain_the_session() -> None:
     """The types of SDKs require it, captured frames have none: an option, as is the close code."""
     async with live_simulator(closed_contains_session=True, closed_close_code=1000) as sim, live(sim) as client:

@@ -55,8 +55,9 @@ async def test_unusable_credential_is_401(headers: dict[str, str], code: str) ->
 
 
 async def test_subprotocol_is_not_read_but_a_bearer_token_is() -> None:
-    """The server is silent until `session.start`."""
+    """The server selects none, and is silent until `session.start`."""
     async with live_simulator() as sim, live(sim, protocols=("realtime",)) as client:
+        assert client.ws.protocol is None
         with pytest.raises(TimeoutError):
             await client.ws.receive(0.05)
         await client.start()

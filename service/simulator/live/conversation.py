@@ -27,6 +27,7 @@ class LiveConversation:
         self.configuration = configuration
         self.audio_received = False
         self._connection = connection
+        self._scenario = scenario
         self._is_azure = is_azure
         self._voice = ParrotVoice(configuration.audio_format)
         self._backend = Backend(connection, configuration, scenario, self._backend_answered)
@@ -141,7 +142,7 @@ class LiveConversation:
             if not self._backend.is_busy:
                 await self._backend.delegate(self._voice.next_cell_ms)
             return
-        if self.configuration.delegation == "client":
+        if self._scenario is Scenario.LIVE_DELEGATE:
             delegation_id = new_id("item")
             self._delegations.add(delegation_id)
             delegation: JSONObject = {"id": delegation_id, "type": "delegation", "target": "client"}

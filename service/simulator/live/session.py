@@ -6,13 +6,14 @@ here it is an error like a refused start.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from enum import Enum
 
 from service.simulator.client_events import appended_audio, parse_event
 from service.simulator.connection import Connection
 from service.simulator.events import ApiError, JSONObject, require_object, require_string
-from service.simulator.faults import inject_mid_session_fault
+from service.simulator.faults import fail_after_upgrade, inject_mid_session_fault
 from service.simulator.live import refusals
 from service.simulator.live.configuration import LiveConfiguration
 from service.simulator.live.events import invalid_event, start_error
@@ -42,9 +43,12 @@ class LiveSession:
         self._phase = _Phase.NEW
         self._deferred: deque[JSONObject] = deque()  # received before session.started
         self._started: StartedSession | None = None
+        connection.on_ignored_message = self._record
 
     async def run(self) -> None:
         """Serve the session until the connection closes."""
+        if await fail_after_upgrade(self._connection, self._scenario):
+            return
         async for message in self._connection.messages():
             await self._handle_message(message)
             await inject_mid_session_fault(self._connection, self._scenario)
@@ -55,8 +59,7 @@ class LiveSession:
         event: JSONObject | None = None
         try:
             event = parse_event(message)
-            event_type = require_string(event, "type")
-            self._connection.record.add_client_event(event_type, once_in_a_row=event_type == _AUDIO_EVENT)
+            event_type = self._record_event(event)
             if self._started is not None and self._phase is _Phase.STARTED:
                 await self._started.handle(event)
             elif self._phase is _Phase.NEW:
@@ -70,6 +73,15 @@ class LiveSession:
                 await self._refuse(error)
             else:
                 await self._started.send_error(error, event)
+
+    def _record(self, message: str | bytes) -> None:
+        with contextlib.suppress(ApiError):
+            self._record_event(parse_event(message))
+
+    def _record_event(self, event: JSONObject) -> str:
+        event_type = require_string(event, "type")
+        self._connection.record.add_client_event(event_type, once_in_a_row=event_type == _AUDIO_EVENT)
+        return event_type
 
     def _start(self, event: JSONObject) -> None:
         if event.get("type") != "session.start":
