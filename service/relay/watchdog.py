@@ -5,7 +5,11 @@ from typing import Final
 
 from service.relay import ending
 from service.relay.ending import Ending, Side
-from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
+from service.wire.leg import MIN_PROGRESS_BYTES, Leg
+
+ACK_ONLY_SECONDS: Final = 120.0
+"""A peer that acknowledges data but sends nothing for this long is lost: a proxy may be acknowledging for it. A live client
+that plays slowly reaches the ping within this time: kernels buffer less than two minutes of speech."""
 
 RATE_WINDOW_SECONDS: Final = 10.0
 UPSTREAM_FRAMES_PER_SECOND: Final = 5000.0

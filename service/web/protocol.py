@@ -13,6 +13,7 @@ What this file relies on was read in aiohttp 3.14.5 and is checked by `tests/web
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import HttpVersion10, web
@@ -27,6 +28,7 @@ from service.web import unserved
 from service.web.address_shares import AddressShare, AddressShares
 from service.web.unserved_requests import UnservedRequests
 from service.wire import tcp
+from service.wire.losses import losses_of
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
@@ -132,7 +134,10 @@ class PublicProtocol(web.RequestHandler):
             self.transport.pause_reading()  # `_linger` resumes it
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Release what belongs to the connection."""
+        """Release what belongs to the connection, and cancel its handler: see `service.wire.losses`."""
+        losses_of(self._loop).report(partial(self._report_loss, exc))
+
+    def _report_loss(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._release_share()
         if self._unsent_timer is not None:

@@ -20,6 +20,7 @@ from typing import Final, Literal
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.wire import tcp
+from service.wire.losses import losses_of
 from service.wire.receiver import Receiver
 from service.wire.turns import CHEAP_SECONDS, Debt, scheduler_of
 
@@ -32,9 +33,6 @@ speech in twenty seconds."""
 ACK_CHECK_SECONDS: Final = 25.0
 """After this long without data, more than one ping interval, a client's acknowledgements count as a sign of life: its pongs
 may wait behind much other data."""
-ACK_ONLY_SECONDS: Final = 120.0
-"""A peer that acknowledges data but sends nothing for this long is lost: a proxy may be acknowledging for it. A live client
-that plays slowly reaches the ping within this time: kernels buffer less than two minutes of speech."""
 
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
@@ -81,6 +79,7 @@ class Leg(asyncio.Protocol):
         self._backlog = bytearray()  # has been read, and is delivered in later turns of the event loop
         self._waits_for_turn = False
         self._turns = scheduler_of(loop)
+        self._losses = losses_of(loop)
         self.debt = Debt()
         self.full_since: float | None = None  # moves forward while the peer makes progress
         self._acknowledged_bytes = 0  # at the last check that found progress
@@ -160,20 +159,24 @@ class Leg(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Called by the transport. A WebSocket has no half-open state: FIN ends the connection."""
-        self._end_of_stream()
+        self._eof = True
+        self._losses.report(self._end_of_stream)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
+        self._eof = True
+        self._losses.report(lambda: self._report_loss(exc))
+
+    def _report_loss(self, exc: Exception | None) -> None:
         self._aiohttp_protocol.connection_lost(exc)
         if self._on_lost is not None:
             self._on_lost()
             self._on_lost = None
         if not self.closed.done():
             self.closed.set_result(None)
-        self._end_of_stream()
         if not self._backlog:
-            self._drop_callbacks()
+            self._report_end()
 
     def _drop_callbacks(self) -> None:
         # They refer to the session, which would wait for the garbage collector.
@@ -212,7 +215,7 @@ class Leg(asyncio.Protocol):
 
     def peek(self) -> bytes:
         """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""
-        if self._backlog or not self._turns.may_look(self):
+        if self._backlog or self._transport.is_closing() or not self._turns.may_look(self):
             return b""  # what has been read comes first
         return tcp.peek_unread(self._transport)
 
@@ -294,10 +297,7 @@ class Leg(asyncio.Protocol):
         return now
 
     def send_close(self, code: int | None, reason: str) -> bool:
-        """Send a close frame, after which everything written is dropped.
-
-        Returns whether a close frame has been sent, now or earlier; False inside a frame and on a closing socket.
-        """
+        """Send a close frame, the last; return whether one has been sent, which is impossible inside a frame."""
         if not self.can_send:
             return self._close_sent
         self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._mask_key()))

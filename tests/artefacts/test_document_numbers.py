@@ -19,10 +19,10 @@ from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
 from service.relay.session import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
 from service.relay.ticker import TICK_SECONDS
-from service.relay.watchdog import SessionLimits
+from service.relay.watchdog import ACK_ONLY_SECONDS, SessionLimits
 from service.settings import SETTINGS
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS
-from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
+from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
 from service.wire.turns import (
     FRAMES_PER_DELIVERY,
     HEAVY_SECONDS,

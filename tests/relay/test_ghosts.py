@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from service.relay.session import LOST_CLIENT_CLOSE_SECONDS, Session
-from service.relay.watchdog import Probe, SessionLimits, seconds_until_lost
-from service.wire.leg import ACK_ONLY_SECONDS, MIN_PROGRESS_BYTES, Leg
+from service.relay.watchdog import ACK_ONLY_SECONDS, Probe, SessionLimits, seconds_until_lost
+from service.wire.leg import MIN_PROGRESS_BYTES, Leg
 from tests.relay.test_watchdog import LegState
 from tests.support.faulty_tcp_proxy import tcp_proxy
 from tests.support.harness import eventually, open_raw
