@@ -26,7 +26,7 @@ QUESTIONS: Final = {
     ),
     "How do sessions of GPT-Live run, and what do they cost?": (
         "live_start_seconds", "live_speech_to_speech_seconds", "billed_seconds", "live_final_usage", "live_context_ratio",
-        "live_backend_responses", "live_backend_tokens",
+        "live_backend_responses", "live_backend_tokens", "live_events_refused",
     ),
     "What is the state of the process?": (
         "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",

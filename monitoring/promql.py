@@ -7,7 +7,7 @@ namespace is empty, which is harmless.
 from collections.abc import Iterable
 from typing import Final
 
-from service.failures import ADMISSION_FAILURES, DIAL_FAILURES, ENDINGS, Blame
+from service.failures import ADMISSION_FAILURES, DIAL_FAILURES, ENDINGS, START_FAILURES, Blame
 from service.realtime.events import ERROR_CODES, ErrorEvent
 from service.telemetry.metrics import PREFIX
 from service.upstream.translate import from_events
@@ -16,7 +16,11 @@ DEPLOYMENT: Final = "namespace, job"
 INSTANCE: Final = "namespace, job, instance"
 
 CAUSED_BY_CLIENT: Final = (
-    *(reason for reason, row in {**ADMISSION_FAILURES, **DIAL_FAILURES}.items() if row.blame is Blame.CLIENT),
+    *(
+        reason
+        for reason, row in {**ADMISSION_FAILURES, **DIAL_FAILURES, **START_FAILURES}.items()
+        if row.blame is Blame.CLIENT
+    ),
     "relay_draining",
 )
 """Failures that clients cause, and draining, which the operator requests. They never page and do not count against the

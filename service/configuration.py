@@ -89,6 +89,7 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
         client_tokens=settings.client_tokens,
         allowed_origins=settings.allowed_origins,
         allowed_models=settings.allowed_models,
+        live=settings.live == "on",
         trusted_proxies=settings.trusted_proxies,
         max_sessions=max_sessions,
         max_sessions_per_client=settings.max_sessions_per_client,
@@ -110,6 +111,7 @@ def session_limits(settings: Settings) -> SessionLimits:
         max_session_seconds=settings.max_session_seconds,
         max_messages_per_second=settings.max_messages_per_second,
         max_bytes_per_second=settings.max_bytes_per_second,
+        live_start_seconds=settings.live_start_seconds,
     )
 
 

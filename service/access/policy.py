@@ -21,6 +21,7 @@ class AccessPolicy:
     client_tokens: tuple[ClientToken, ...]
     allowed_origins: tuple[str, ...]
     allowed_models: tuple[str, ...]
+    live: bool  # whether GPT-Live is served
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     max_sessions: int
     max_sessions_per_client: int

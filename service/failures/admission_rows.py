@@ -48,6 +48,10 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "Add ?model=<name> to the URL, for example ?model=gpt-realtime.",
         "Find the client by the log fields client and address, and add ?model=<name> to its URL. If every client fails, "
         "correct the proxy in front of the relay that drops the query."),
+    Row("live_disabled", "clients", _CLIENT, 404, None, _NEVER, _INFO,
+        "The relay does not serve GPT-Live.",
+        "Connect to /v1/realtime with a Realtime model, or ask the operator of the relay to set RELAY_LIVE=on.",
+        "Set RELAY_LIVE=on and restart the relay if its clients may use GPT-Live."),
     Row("not_a_websocket", "clients", _CLIENT, 426, None, _NEVER, _INFO,
         "This endpoint accepts WebSocket connections only.",
         "Connect with a WebSocket client (RFC 6455, version 13). If the client is one, configure the proxy in front of the "

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Row
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, START_FAILURES, Row
 from service.failures.translation import NETWORK_ERRORS, STEPS, Rule
 
 _FIRST_SERVER_ERROR: Final = 500
@@ -37,6 +37,7 @@ def render_markdown() -> str:
     for title, table in (
         ("Requests that the relay refuses", ADMISSION_FAILURES),
         ("Connections to the provider that fail", DIAL_FAILURES),
+        ("GPT-Live sessions that the client does not start", START_FAILURES),
         ("How sessions end", ENDINGS),
     ):
         parts.append(f"## {title}\n")

@@ -40,6 +40,7 @@ class Scanner(EventRuns):
 
     The type is that of a JSON parser, wherever it is written. Exceptions: the type that the first bytes show counts without
     `parsed_types`, whose types are only counted, and in messages above `MAX_HELD_BYTES` if it is not in `parsed_types`.
+    `is_strict` removes both; use `StrictScanner`.
 
     `feed` accepts the stream in pieces of any size and returns the items that a piece completes, in the order of the stream:
 
@@ -49,13 +50,13 @@ class Scanner(EventRuns):
       frames of the next message;
     * `ControlFrame`: a ping, pong or close frame. It is never part of a `Chunk`, even where it was sent between fragments;
     * `Violation`: the peer broke the protocol, exceeded `max_message_bytes`, or sent a message of a requested or unknown type
-      that exceeds `MAX_EVENT_BYTES`.
+      that exceeds `max_event_bytes`.
 
     Together, `Chunk.raw` and `Message.raw` are the data frames of the stream, byte for byte.
 
     A scanner raises no exception. A `Violation` or a close frame is the last item, and bytes after it are ignored. The size
     limit applies to the declared length, before the payload arrives. At most one incomplete frame of
-    `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, or `MAX_EVENT_BYTES` of a message that is read
+    `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, or `max_event_bytes` of a message that is read
     whole; any other larger frame is yielded as it arrives, and `mid_frame` is true until its end. A scanner owns no resource
     and is not bound to an event loop.
     """
@@ -66,6 +67,7 @@ class Scanner(EventRuns):
         "_head",
         "_held",
         "_held_size",
+        "_max_event_bytes",
         "_max_message_bytes",
         "_message_size",
         "_message_type",
@@ -78,10 +80,19 @@ class Scanner(EventRuns):
         "fragments",
     )
 
-    def __init__(self, *, masked: bool, max_message_bytes: int, parsed_types: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        *,
+        masked: bool,
+        max_message_bytes: int,
+        parsed_types: frozenset[str] = frozenset(),
+        is_strict: bool = False,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
         super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types)
         self._max_message_bytes = max_message_bytes
-        self._rules_of = type_rules(parsed_types)
+        self._max_event_bytes = max_event_bytes
+        self._rules_of = type_rules(parsed_types, is_strict=is_strict)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message
         self._bytes_needed = 0  # of the frame being parsed, before parsing it again makes sense
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed
@@ -260,8 +271,8 @@ class Scanner(EventRuns):
             return
         self._message_type = self._rules.type_in_head(self._head)
         if self._rules.must_read_whole(self._head):
-            if self._held_size > MAX_EVENT_BYTES:
-                raise too_large_to_read()
+            if self._held_size > self._max_event_bytes:
+                raise too_large_to_read(self._max_event_bytes)
         elif self._held_size > MAX_HELD_BYTES or self._rules.may_forward(self._head):
             self._forward_held(next_offset, builder)
 
@@ -273,8 +284,8 @@ class Scanner(EventRuns):
             self._rules = self._rules_of[header.opcode]
         if not self._rules.must_read_whole(self._head_with(header, data, offset)):
             return False
-        if self._held_size + header.size + header.length > MAX_EVENT_BYTES:
-            raise too_large_to_read()
+        if self._held_size + header.size + header.length > self._max_event_bytes:
+            raise too_large_to_read(self._max_event_bytes)
         return True
 
     def _head_with(self, header: Header, data: bytes, offset: int) -> bytes:

@@ -9,7 +9,7 @@ from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, even
 from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
 
 UNREADABLE_EVENT: Final = (
-    "a message over 1 MiB is an error, or shows no type in its first 512 bytes: the relay does not forward it unread, "
+    "a message over {} MiB is an error, or shows no type in its first 512 bytes: the relay does not forward it unread, "
     "because it may contain the key"
 )
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
@@ -29,9 +29,9 @@ def type_start(head: bytes) -> int:
     return 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else len(head)
 
 
-def too_large_to_read() -> ProtocolError:
+def too_large_to_read(max_event_bytes: int) -> ProtocolError:
     """The violation by a message that is too large to be read whole."""
-    return ProtocolError(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)
+    return ProtocolError(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT.format(max_event_bytes >> 20))
 
 
 def payload_of(frames: list[bytes], *, masked: bool) -> bytes:
@@ -50,11 +50,12 @@ class TypeRules:
     A binary message is an event if it holds a JSON object. Clients may read it as one.
     """
 
-    __slots__ = ("_is_binary", "parsed_types")
+    __slots__ = ("_is_binary", "_is_strict", "parsed_types")
 
-    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool) -> None:
+    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool, is_strict: bool) -> None:
         self.parsed_types = parsed_types
         self._is_binary = is_binary
+        self._is_strict = is_strict
 
     def may_be_event(self, head: bytes) -> bool:
         """Whether a message that begins with these bytes may be an event."""
@@ -76,7 +77,7 @@ class TypeRules:
 
     def must_read_whole(self, head: bytes) -> bool:
         """Whether no part of an incomplete message that begins with these bytes may be yielded."""
-        found = type_in_head(head)
+        found = None if self._is_strict else type_in_head(head)  # a later type would count
         if found is not None:
             return found in self.parsed_types
         return bool(self.parsed_types) and may_be_object(head)  # an error is an object
@@ -89,9 +90,9 @@ class TypeRules:
 
 
 @cache
-def type_rules(parsed_types: frozenset[str]) -> dict[int, TypeRules]:
-    """Return the rules by the opcode of a message."""
+def type_rules(parsed_types: frozenset[str], *, is_strict: bool) -> dict[int, TypeRules]:
+    """Return the rules by the opcode of a message. `is_strict`: nothing of an event is yielded before its last byte."""
     return {
-        Opcode.TEXT: TypeRules(parsed_types, is_binary=False),
-        Opcode.BINARY: TypeRules(parsed_types, is_binary=True),
+        Opcode.TEXT: TypeRules(parsed_types, is_binary=False, is_strict=is_strict),
+        Opcode.BINARY: TypeRules(parsed_types, is_binary=True, is_strict=is_strict),
     }

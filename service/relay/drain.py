@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from service.failures import Level
+from service.relay.live_call import SETTLE_SECONDS
 from service.relay.registry import SessionRegistry
 from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
@@ -84,6 +85,7 @@ class Drainer:
         self._dials = dials
         self._deadline = 0.0  # loop time
         self._is_past_deadline = False
+        self._must_settle = False
         self._result = DrainResult()
 
     async def drain(self, timing: DrainTiming, signals: DrainSignals) -> DrainResult:
@@ -95,7 +97,7 @@ class Drainer:
         for session in self.sessions:
             session.announce_drain(timing.drain_seconds)
         log.info("drain.started", sessions=len(self.sessions), dials=len(self._dials), seconds=timing.drain_seconds)
-        await _wait_first(self._wait_empty(), signals.close_now.wait(), timeout_seconds=timing.drain_seconds)
+        await self._wait_for_end(signals, started_at + timing.drain_seconds)
         self._pass_deadline()
         await self._close_spread_out(timing, signals.close_now)
         await self._wait_closed(signals)
@@ -111,6 +113,21 @@ class Drainer:
         )
         return result
 
+    async def _wait_for_end(self, signals: DrainSignals, deadline: float) -> None:
+        """Wait until no session is open, until the deadline or until `close_now`.
+
+        Sessions that take time to close upstream are ended so much earlier.
+        """
+        loop = asyncio.get_running_loop()
+        early = max(0.0, deadline - SETTLE_SECONDS - loop.time())
+        await _wait_first(self._wait_empty(), signals.close_now.wait(), timeout_seconds=early)
+        self._must_settle = True
+        for session in self.sessions:
+            if session.settle_seconds:
+                session.end("relay_draining")
+        remaining = max(0.0, deadline - loop.time())
+        await _wait_first(self._wait_empty(), signals.close_now.wait(), timeout_seconds=remaining)
+
     async def end_all(self) -> None:
         """End all sessions immediately, those that a dial in flight still starts included; returns once none is open."""
         self._pass_deadline()
@@ -119,7 +136,7 @@ class Drainer:
         await self._wait_empty()
 
     def _session_started(self, session: Session) -> None:
-        if self._is_past_deadline:
+        if self._is_past_deadline or (self._must_settle and session.settle_seconds):
             session.end("relay_draining")
         elif self.is_draining:
             session.announce_drain(self._deadline - asyncio.get_running_loop().time())

@@ -58,6 +58,29 @@ def peer_closed(side: Side, code: int | None, text: str, *, expired: bool = Fals
     return Ending("upstream_closed", forwarded, echo)
 
 
+_CLOSED: Final = {
+    "close_requested": "client_closed",
+    "expired": "session_expired",
+    "content": "content_filtered",
+    "remote_hangup": "remote_hangup",
+    "connection_lost": "upstream_lost",
+}
+_EXPLAINED: Final = frozenset({"no_input_audio", "content_filtered", "upstream_lost"})
+
+
+def session_closed(end: Ending, closed_reason: str, *, had_audio: bool) -> Ending:
+    """The ending of a GPT-Live session that upstream closed after `session.closed` with this reason."""
+    reason = _CLOSED.get(closed_reason, "upstream_closed")
+    if reason == "session_expired" and not had_audio:
+        reason = "no_input_audio"
+    client = (
+        CloseInstruction(int(CloseCode.NORMAL)) if end.upstream.abort else end.client
+    )  # upstream sent no close frame
+    return replace(
+        end, reason=reason, client=client, send_error=reason in _EXPLAINED, detail=f"session.closed: {closed_reason}"
+    )
+
+
 def peer_lost(side: Side) -> Ending:
     """A side disconnected without a close frame."""
     aborted = CloseInstruction(abort=True)

@@ -5,7 +5,7 @@ state now. Most messages are deltas of a response; only the first one is watched
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 SPEECH_STARTED: Final = "input_audio_buffer.speech_started"
 SPEECH_STOPPED: Final = "input_audio_buffer.speech_stopped"
@@ -29,6 +29,16 @@ _WAITING: Final = _IDLE | {CREATED}
 _RESPONDING: Final = _WAITING | DELTAS
 
 
+class ResponseTimer(Protocol):
+    """What the pipes of a session report events to."""
+
+    watched_types: frozenset[str]
+    client_types: frozenset[str]
+
+    def event_passed(self, event_type: str) -> None:
+        """Process an event: of upstream's those in `watched_types`, of the client's those in `client_types`."""
+
+
 class LatencyTimer:
     """Times the responses of one session.
 
@@ -36,7 +46,15 @@ class LatencyTimer:
     `response.create` to the first delta, each at most once for a response. Deltas of an earlier response do not count.
     """
 
-    __slots__ = ("_clock", "_on_audio", "_on_delta", "_requested_at", "_speech_ended_at", "watched_types")
+    __slots__ = (
+        "_clock",
+        "_on_audio",
+        "_on_delta",
+        "_requested_at",
+        "_speech_ended_at",
+        "client_types",
+        "watched_types",
+    )
 
     def __init__(
         self, clock: Callable[[], float], on_audio: Callable[[float], object], on_delta: Callable[[float], object]
@@ -46,10 +64,11 @@ class LatencyTimer:
         self._on_delta = on_delta
         self._speech_ended_at: float | None = None
         self._requested_at: float | None = None
+        self.client_types = CLIENT_TYPES
         self.watched_types = _IDLE
 
     def event_passed(self, event_type: str) -> None:
-        """Process an event: of upstream's those in `watched_types`, of the client's those in `CLIENT_TYPES`."""
+        """Process an event: of upstream's those in `watched_types`, of the client's those in `client_types`."""
         if event_type in DELTAS:
             self._first_delta(event_type)
         elif event_type == CREATED:

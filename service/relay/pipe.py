@@ -5,6 +5,7 @@ is not read: a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
 from collections.abc import Callable
+from enum import Enum, auto
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -14,8 +15,7 @@ from service.realtime.frames import Opcode
 from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
-from service.realtime.server_events import ParsedEvent, parse_server_event
-from service.relay.latency import CLIENT_TYPES, LatencyTimer
+from service.relay.latency import ResponseTimer
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
@@ -26,6 +26,14 @@ LOOKAHEAD_FRAMES: Final = 256
 
 MAX_PONGS: Final = 16
 """Pings of one delivery that are each answered; of more, only the last."""
+
+
+class Verdict(Enum):
+    """What becomes of an event that was read whole."""
+
+    FORWARD = auto()
+    REDACT = auto()  # it reports a failure, or has no type: its text may contain a part of the key
+    DROP = auto()
 
 
 class PipeOwner(Protocol):
@@ -40,8 +48,11 @@ class PipeOwner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The source violated RFC 6455 or the limit on messages."""
 
-    def event_parsed(self, event: ParsedEvent) -> None:
-        """One of the few event types that the relay parses is being forwarded."""
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
+        """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
+
+    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
+        """Upstream sent such an event after the end of the session."""
 
     def redact(self, text: str) -> str:
         """Replace secrets in a text."""
@@ -62,7 +73,7 @@ class Pipe:
     """
 
     def __init__(
-        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: LatencyTimer, owner: PipeOwner
+        self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: ResponseTimer, owner: PipeOwner
     ) -> None:
         self._source = source
         self._sink = sink
@@ -73,6 +84,7 @@ class Pipe:
         self._direction = traffic.direction
         self._owner = owner
         self.discards_data = False
+        self._dropped_last = False  # the end of that message is not counted
         self.messages = 0
         self.control_frames = 0
         self.bytes = 0
@@ -117,7 +129,7 @@ class Pipe:
                 self.messages += 1
                 counts = traffic.types
                 counts[event_type if event_type in counts else OTHER] += 1
-                if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
+                if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
                     self._latency.event_passed(event_type)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
@@ -131,7 +143,7 @@ class Pipe:
             self.messages += len(event_types)
             for event_type in event_types:
                 counts[event_type if event_type in counts else OTHER] += 1
-                if event_type in (latency.watched_types if self._from_upstream else CLIENT_TYPES):
+                if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
                     latency.event_passed(event_type)
         if size < len(data) and not scanner.missing_bytes:
             self.process(feed_some(self._source, scanner, data[size:] if size else data))
@@ -148,20 +160,27 @@ class Pipe:
                     self.control_frames += 1
                     if opcode is Opcode.CLOSE:
                         self._owner.peer_closed(self._direction, *parse_close(payload))
-                case _ if self.discards_data:
-                    pass
-                case Chunk(raw, mid_frame):
-                    self._forward(raw, mid_frame=mid_frame)
-                case MessageEnd(event_type, _):
-                    self._count(event_type)
-                case Message(event_type, payload, raw):
-                    self._forward_parsed(event_type, payload, raw)
-                case Violation():
+                case Violation() if not self.discards_data:
                     self._owner.peer_broke_protocol(self._direction, item)
+                case Message(event_type, payload, _) if self.discards_data:
+                    self._owner.event_discarded(event_type, payload)
+                case _ if not self.discards_data:
+                    self._process_data(item)
         if pings:
             self._answer(pings)
         if self.on_processed is not None:
             self.on_processed()
+
+    def _process_data(self, item: Item) -> None:
+        match item:
+            case Chunk(raw, mid_frame):
+                self._forward(raw, mid_frame=mid_frame)
+            case MessageEnd(event_type, _):
+                if not self._dropped_last:
+                    self._count(event_type)
+                self._dropped_last = False
+            case Message(event_type, payload, raw):
+                self._forward_parsed(event_type, payload, raw)
 
     def _answer(self, pings: list[bytes]) -> None:
         if len(pings) > MAX_PONGS:  # only the last one needs an answer (RFC 6455 section 5.5.3)
@@ -200,22 +219,19 @@ class Pipe:
     def _count(self, event_type: str | None) -> None:
         self.messages += 1
         self._traffic.count(event_type)
-        if event_type in (self._latency.watched_types if self._from_upstream else CLIENT_TYPES):
+        if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
             self._latency.event_passed(event_type)
 
     def _forward_parsed(self, event_type: str | None, payload: bytes, raw: bytes) -> None:
-        """Forward an event unchanged, unless it reports a failure, or has no type, and its text contains a part of a key."""
-        if event_type is not None:
-            event = parse_server_event(event_type, payload)
-            self._owner.event_parsed(event)
-            if event.incident is None:  # the text of a response belongs to the conversation, whatever it contains
-                self._forward(raw)
-                return
-        redacted = redact_json(payload, self._owner.redact)
-        if redacted is None:
-            self._forward(raw)
-        else:
+        """Forward an event unchanged, unless the owner has it dropped, or redacted and it contains a part of a key."""
+        verdict = self._owner.event_read(self._direction, event_type, payload)
+        redacted = redact_json(payload, self._owner.redact) if verdict is Verdict.REDACT else None
+        if redacted is not None:
             self._sink.send_event(redacted)
+        elif verdict is Verdict.DROP:
+            self._dropped_last = True
+        else:
+            self._forward(raw)
 
     def _hold_source(self) -> None:
         self._held_back_at = self._traffic.hold()

@@ -1,5 +1,6 @@
 """How a session is counted and logged: its start, the failures within it, its end."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -65,12 +66,16 @@ class SessionReporter:
             connect_seconds=round(connect_seconds, 4),
         )
 
+    def incident_seen(self, incident: Incident | None, position: int) -> None:
+        """Count a failure within the session, if there is one; `position` as in `event_parsed`."""
+        if incident is not None:
+            self._error_position = position
+            self._report_incident(incident)
+
     def event_parsed(self, event: ParsedEvent, position: int) -> None:
         """Count what an upstream event reports; `position` is the number of messages before it."""
         conversations = self._metrics.conversations
-        if event.incident is not None:
-            self._error_position = position
-            self._report_incident(event.incident)
+        self.incident_seen(event.incident, position)
         if event.response is not None:
             conversations.count_response(self._model, event.response)
         for limit, ratio in event.remaining_ratios:
@@ -104,8 +109,10 @@ class SessionReporter:
         with suppress(Exception):  # logging may be what failed
             self._log.exception("session.failed")
 
-    def ended(self, end: Ending, duration_seconds: float, to_upstream: Pipe, to_client: Pipe) -> None:
-        """Count and log the ending."""
+    def ended(
+        self, end: Ending, duration_seconds: float, to_upstream: Pipe, to_client: Pipe, summary: Mapping[str, object]
+    ) -> None:
+        """Count and log the ending; `summary` holds further fields."""
         info, row = self._info, CATALOGUE[end.reason]
         # An error that upstream sent long before does not explain the ending: most sessions go on after one.
         error_was_last = to_client.messages - self._error_position <= 1
@@ -130,4 +137,5 @@ class SessionReporter:
             upstream_close_code=end.upstream.code,
             upstream_code=self._error_code if error_was_last else None,
             detail=end.detail,
+            **summary,
         )

@@ -1,29 +1,26 @@
 """The life of a session, from two open sockets to its one ending."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
-from service.realtime.incidents import ERROR, Incident
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Violation
-from service.realtime.server_events import ParsedEvent
 from service.relay import ending
+from service.relay.call import NewCall
 from service.relay.ending import CloseInstruction, Ending, Side
-from service.relay.latency import LatencyTimer
-from service.relay.pipe import Pipe
+from service.relay.pipe import Pipe, Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
+from service.relay.start_reader import ClientStream
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import (
     PING_ANSWER_SECONDS,
-    UPSTREAM_FRAMES_PER_SECOND,
     Probe,
-    RateMeter,
     SessionLimits,
+    SessionRates,
     due_ending,
     seconds_until_lost,
 )
@@ -39,8 +36,6 @@ CLIENT_CLOSE_SECONDS: Final = 5.0
 """Upper bound on flushing and closing the client."""
 LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
 """Upper bound on noticing that a deadline has passed and ending the session of a lost client, which gets no handshake."""
-
-_SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
 
 ErrorEvent = Callable[[str, str | None], bytes]
 """Builds the payload of an `error` event for a reason and a remedy; None is the catalogue's remedy. Passed in, since `web`
@@ -71,7 +66,9 @@ class Session:
         limits: SessionLimits,
         telemetry: SharedTelemetry,
         error_event: ErrorEvent,
+        call: NewCall,
         drain_event: DrainEvent | None = None,
+        client_stream: ClientStream | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.info = info
@@ -85,28 +82,26 @@ class Session:
         self._drains_at: float | None = None  # set while the client has yet to be sent the event
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
+        self._call = call(self._reporter, self._send_error)
+        self.settle_seconds = self._call.settle_seconds  # how long upstream may outlast the end of the session
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
         self._pinged_at = self._started_at
         self._probe: Probe | None = None  # the last one
         self._active_at = self._started_at
-        self._messages_at_tick = 0
-        self._message_rate = RateMeter(limits.max_messages_per_second, started_at=self._started_at)
-        self._byte_rate = RateMeter(limits.max_bytes_per_second, started_at=self._started_at)
-        self._upstream_rate = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=self._started_at)
-        self._expired = False  # upstream has sent the error `session_expired`
+        self._activity_at_tick = 0
+        self._rates = SessionRates(limits, self._started_at)
         self._client_at_boundary = True  # when the session ended
-        scanner = Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
-        conversations = telemetry.metrics.conversations
-        self._latency = LatencyTimer(
-            time.perf_counter, conversations.speech_to_audio.observe, conversations.first_delta.observe
+        self._client_stream = client_stream or ClientStream(
+            Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         )
+        self._errors: list[bytes] = []  # events that wait for a message boundary
         self._to_upstream = Pipe(
             client,
             self._upstream,
-            scanner,
+            self._client_stream.scanner,
             traffic=telemetry.client_to_upstream[info.api],
-            latency=self._latency,
+            latency=self._call.timer,
             owner=self,
         )
         self._to_client = Pipe(
@@ -114,7 +109,7 @@ class Session:
             client,
             connected.scanner,
             traffic=telemetry.upstream_to_client[info.api],
-            latency=self._latency,
+            latency=self._call.timer,
             owner=self,
         )
 
@@ -137,7 +132,7 @@ class Session:
             active.dec()
         try:
             duration_seconds = self._loop.time() - self._started_at
-            self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client)
+            self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, self._call.summary())
         finally:
             del self._to_upstream, self._to_client  # a reference cycle would wait for the garbage collector
         return end.reason
@@ -149,9 +144,11 @@ class Session:
         except Exception:  # noqa: BLE001 - a bug of the relay; the client gets an error event as for any other failure
             self.fail()
         self._connected.items = []
+        self._to_upstream.process(self._client_stream.items)
         self._upstream.start(self._to_client)
         self._client.start(self._to_upstream)
-        self._upstream.release("first_event")
+        for leg in (self._upstream, self._client):
+            leg.release("first_event")
 
     def end(self, reason: str) -> None:
         """End the session for a reason of the relay's own. Has no effect on a session that is ending already."""
@@ -171,7 +168,8 @@ class Session:
         now = self._loop.time()
         self._end_if_probe_failed(now)
         if self._ended.done():
-            return LOST_CLIENT_CLOSE_SECONDS if self._ended.result().client.abort else CLIENT_CLOSE_SECONDS
+            is_lost = self._ended.result().client.abort
+            return self.settle_seconds + (LOST_CLIENT_CLOSE_SECONDS if is_lost else CLIENT_CLOSE_SECONDS)
         if self._probe is None or now - self._probe.sent_at >= self._limits.probe_seconds:
             self._probe = Probe(self._client.send_probe(), self._client.acknowledged_bytes)
         seconds = seconds_until_lost(now, self._client, self._probe, self._limits)
@@ -185,12 +183,11 @@ class Session:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""
         if self._drain_event is not None and not self._ended.done():
             self._drains_at = self._loop.time() + seconds
-            # A tick finds nearly every client at a boundary. One whose messages arrive in fragments may never be at one then.
-            self._to_client.on_processed = self._send_drain_event
+            self._send_own_events()
 
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
-            self._ended.set_result(end)
+            self._ended.set_result(self._call.ending(end))
             # From here on upstream's data is discarded, and its scanner no longer shows what the client has received.
             self._client_at_boundary = self._to_client.at_message_boundary
             for pipe in (self._to_upstream, self._to_client):
@@ -203,10 +200,16 @@ class Session:
         for pipe in (self._to_upstream, self._to_client):
             pipe.stop_backpressure()
         is_informed, _ = await asyncio.gather(
-            self._close_side(self._client, end.client, now + CLIENT_CLOSE_SECONDS),
-            self._close_side(self._upstream, end.upstream, now + UPSTREAM_CLOSE_SECONDS),
+            self._close_side(self._client, end.client, now + CLIENT_CLOSE_SECONDS), self._close_upstream(end.upstream)
         )
         self.client_informed = self.client_informed and is_informed
+
+    async def _close_upstream(self, close: CloseInstruction) -> None:
+        seconds = self.settle_seconds
+        is_alive = not (close.abort or close.close_received or close.unreadable)
+        if seconds and is_alive and self._to_upstream.at_message_boundary:
+            await self._call.settle(self._connected, self._loop.time() + seconds)
+        await self._close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
     async def _close_side(self, leg: Leg, close: CloseInstruction, deadline: float) -> bool:
         if close.abort:
@@ -232,7 +235,7 @@ class Session:
             return
         side = _side(direction)
         text = self.redact(reason) if side == "upstream" else reason
-        self._end(ending.peer_closed(side, code, text, expired=self._expired))
+        self._end(ending.peer_closed(side, code, text, expired=self._call.has_expired))
 
     def peer_lost(self, direction: Direction) -> None:
         """End the session, or close the socket of a session that is ending."""
@@ -247,12 +250,18 @@ class Session:
         self._reporter.protocol_broken(side, violation.detail)
         self._end(ending.peer_broke_protocol(side, violation))
 
-    def event_parsed(self, event: ParsedEvent) -> None:
-        """Count what an upstream event reports."""
-        self._expired = self._expired or event.incident == _SESSION_EXPIRED
-        self._reporter.event_parsed(event, self._to_client.messages)
-        if event.response is not None:
-            self._latency.response_ended()
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
+        """Count what an upstream event reports; refuse what a client may not request."""
+        return self._call.event_read(direction, event_type, payload, self._to_client.messages)
+
+    def _send_error(self, reason: str, hint: str | None) -> None:
+        """Send the client an error event within the session, at the next message boundary."""
+        self._errors.append(self._error_event(reason, hint))
+        self._send_own_events()
+
+    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
+        """Count what upstream reports after the end."""
+        self._call.event_discarded(event_type, payload)
 
     def redact(self, text: str) -> str:
         """Replace secrets in a text."""
@@ -277,8 +286,7 @@ class Session:
         now = self._loop.time()
         for leg in (self._client, self._upstream):
             leg.credit_stall(seconds, alive_until=now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS))
-        for meter in (self._message_rate, self._byte_rate, self._upstream_rate):
-            meter.credit_stall(now, seconds)
+        self._rates.credit_stall(now, seconds)
         self._active_at = min(now, self._active_at + seconds)
         self._probe = None  # the answer may have arrived unread
         self._pinged_at = now
@@ -288,9 +296,9 @@ class Session:
         if self._ended.done():
             return
         now = self._loop.time()
-        messages = self._to_upstream.messages + self._to_client.messages
-        if messages != self._messages_at_tick:
-            self._messages_at_tick, self._active_at = messages, now
+        activity = self._call.activity(self._to_upstream.messages + self._to_client.messages)
+        if activity != self._activity_at_tick:
+            self._activity_at_tick, self._active_at = activity, now
         for leg in (self._client, self._upstream):
             leg.check_progress()
         self._end_if_probe_failed(now)
@@ -298,7 +306,7 @@ class Session:
         if end is not None:
             self._end(end)
             return
-        self._send_drain_event()
+        self._send_own_events()
         if self._client.held_since is not None:
             self._to_upstream.scan_for_close()  # the session must not last until upstream reads again
         if now - self._pinged_at >= self._limits.ping_seconds:
@@ -314,19 +322,22 @@ class Session:
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
         pipe = self._to_upstream
-        is_flood = self._message_rate.is_exceeded(now, pipe.frames) or self._byte_rate.is_exceeded(now, pipe.bytes)
-        if end is None and is_flood:
-            return ending.relay_ended("rate_exceeded")
-        if end is None and self._upstream_rate.is_exceeded(now, self._to_client.frames):
-            return ending.upstream_flood(UPSTREAM_FRAMES_PER_SECOND)
-        return end
+        end = end or self._rates.due_ending(now, pipe.frames, pipe.bytes, self._to_client.frames)
+        return end or self._call.due_ending()
 
-    def _send_drain_event(self) -> None:
-        if self._drain_event is None or self._drains_at is None or self._ended.done():
+    def _send_own_events(self) -> None:
+        is_due = bool(self._errors) or self._drains_at is not None
+        if not is_due or self._ended.done():
             return
-        if self._to_client.at_message_boundary and self._client.can_send:
+        if not (self._to_client.at_message_boundary and self._client.can_send):
+            self._to_client.on_processed = self._send_own_events
+            return
+        for event in self._errors:
+            self._client.send_event(event)
+        self._errors.clear()
+        if self._drain_event is not None and self._drains_at is not None:
             self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
-            self._drains_at = self._to_client.on_processed = None
+        self._drains_at = self._to_client.on_processed = None
 
     def _leg_of(self, direction: Direction) -> Leg:
         return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream

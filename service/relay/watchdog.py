@@ -37,6 +37,8 @@ class SessionLimits:
     silent_seconds: float = 39.0
     # How long a client may leave the ping unanswered that is sent when another of its connections is refused.
     probe_seconds: float = 10.0
+    # How long a GPT-Live client may take for its first message.
+    live_start_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,30 @@ class RateMeter:
         passed = max(seconds, min(now - self._window_started_at, seconds + RATE_WINDOW_SECONDS))
         self._window_started_at = now
         self._credit += passed * self._limit_per_second
+
+
+class SessionRates:
+    """The rates of one session: what the client sends, against its limits, and the frames of upstream."""
+
+    __slots__ = ("_bytes", "_messages", "_upstream")
+
+    def __init__(self, limits: SessionLimits, started_at: float) -> None:
+        self._messages = RateMeter(limits.max_messages_per_second, started_at=started_at)
+        self._bytes = RateMeter(limits.max_bytes_per_second, started_at=started_at)
+        self._upstream = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=started_at)
+
+    def due_ending(self, now: float, frames: int, size: int, upstream_frames: int) -> Ending | None:
+        """The ending that a rate requires, from the totals of the client's frames and bytes and of upstream's frames."""
+        if self._messages.is_exceeded(now, frames) | self._bytes.is_exceeded(now, size):
+            return ending.relay_ended("rate_exceeded")
+        if self._upstream.is_exceeded(now, upstream_frames):
+            return ending.upstream_flood(UPSTREAM_FRAMES_PER_SECOND)
+        return None
+
+    def credit_stall(self, now: float, seconds: float) -> None:
+        """See `RateMeter.credit_stall`."""
+        for meter in (self._messages, self._bytes, self._upstream):
+            meter.credit_stall(now, seconds)
 
 
 def due_ending(

@@ -24,6 +24,7 @@ from service.upstream.proxy import HttpProxy
 
 Upstream = Literal["openai", "simulator", "auto"]
 Access = Literal["open", "tokens"]
+LiveMode = Literal["on", "off"]
 FirstEvent = Literal["required", "optional"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -163,6 +164,14 @@ class Settings:
         sentence="Proxies whose X-Forwarded-For header is trusted for the client's address in logs and limits.",
     )
 
+    live: LiveMode = setting(
+        "RELAY_LIVE",
+        one_of(LiveMode),
+        default="on",
+        example="off",
+        sentence="Whether the relay serves GPT-Live at /v1/live/sessions; a minute of Realtime speech costs more.",
+    )
+
     # -- limits -------------------------------------------------------------------------------------------------------
 
     max_sessions: int = setting(
@@ -202,6 +211,13 @@ class Settings:
         default="8",
         unit="seconds",
         sentence="Time from a client's request to the provider's first event; the official clients give up after 10 seconds.",
+    )
+    live_start_seconds: float = setting(
+        "RELAY_LIVE_START_SECONDS",
+        number(1, 600),
+        default="60",
+        unit="seconds",
+        sentence="Time that a GPT-Live client has for its first message, session.start; some frameworks send it late.",
     )
     first_event: FirstEvent = setting(
         "RELAY_FIRST_EVENT",

@@ -21,6 +21,7 @@ _RATIO_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 _KINDS: Final = ("active", "paused")
 _TOKEN_KINDS: Final = ("input", "cached_input", "output")
 _DECISION: Final = "decision.completed"
+_REFUSED_EVENTS: Final = ("start_repeated", "start_invalid", "model_refused")
 _RESULTS: Final = ("confirmed", "unconfirmed")
 
 
@@ -72,6 +73,12 @@ class LiveMetrics:
             ("kind",),
             registry=registry,
         )
+        self.refused_events = Counter(
+            f"{prefix}_live_events_refused_total",
+            "GPT-Live: events of clients within a session that the relay did not forward, by reason.",
+            ("reason",),
+            registry=registry,
+        )
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
@@ -80,6 +87,8 @@ class LiveMetrics:
                 self._seconds.labels(model, kind)
             if model != OTHER:
                 self._cost.labels(model)
+        for reason in _REFUSED_EVENTS:
+            self.refused_events.labels(reason)
         for result in _RESULTS:
             self._final_usage.labels(result)
         for event in (*RESPONSE_ENDS, _DECISION):

@@ -242,6 +242,11 @@ class Metrics:
             self.upstream, Phase.ACCESS, _relay_status(failure.reason), failure.reason
         ).inc()
 
+    def count_start_refusal(self, failure: Failure) -> None:
+        """Count a GPT-Live session that the relay does not start; the status label is the close code of its answer."""
+        status = status_label(None, failure.row.event_close_code)
+        self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
+
     def count_dial_failure(self, failure: Failure) -> None:
         """Count a failed dial for a client; the status label is the provider's answer."""
         self.upstream_connects.labels(self.upstream, failure.reason).inc()

@@ -6,10 +6,12 @@ outcomes to the breaker.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from service.failures import Failure
+from service.upstream import hints
 from service.upstream.breaker import BreakerPermit, CircuitBreaker, RetryBudget
 from service.upstream.circuit import Witness
 from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
@@ -75,6 +77,22 @@ class UpstreamConnector:
                 connected = await self._retry(request, progress, permit, pause, remaining_seconds)
         self.breaker.succeeded(permit.witness, proves_key=self.awaits_first_event(request))
         return connected
+
+    @contextmanager
+    def permit_live_start(self, client: str, model: str) -> Iterator[None]:
+        """Remember the outcome of a GPT-Live start, which the block awaits, like that of a dial.
+
+        The provider refuses model, credit and access only then. Raises Failure with phase `breaker` on entry, as `dial` does.
+        """
+        witness = Witness(client, "live", model)
+        with self.breaker.permit(witness) as permit:
+            try:
+                yield
+            except Failure as failure:
+                hints.add_hint(failure, self.dialler.target, request=DialRequest(endpoint="live"), model=model)
+                self.breaker.failed(failure, permit)
+                raise
+        self.breaker.succeeded(witness)
 
     def _may_retry(self, failure: Failure) -> bool:
         return (

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from service.failures import Failure
-from service.upstream.dial import UpstreamConnection
+
+T = TypeVar("T")
 
 
 class DialsInFlight:
@@ -38,8 +39,8 @@ class DialsInFlight:
             if not self._tracked:
                 self._none_left.set()
 
-    async def run(self, dial: Coroutine[Any, Any, UpstreamConnection]) -> UpstreamConnection:
-        """Await a dial.
+    async def run(self, dial: Coroutine[Any, Any, T]) -> T:
+        """Await a dial, or the start of a session behind it.
 
         Raises what the dial raises; Failure with reason `relay_draining` once `expire` has been called. The dial is then
         cancelled and closes its socket, as it does if the caller is cancelled.

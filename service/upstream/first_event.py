@@ -23,7 +23,7 @@ _FRAGMENT_BYTES: Final = 64
 
 
 class FirstEventReader:
-    """The receiver of a leg during a dial.
+    """The receiver of a leg during a dial, and in GPT-Live until `session.started`, which is then `awaited_type`.
 
     `items` resolves once the first event whose type is known is complete or exceeds `MAX_FIRST_EVENT_BYTES`: all items
     received so far, that is the event, messages without a type before it, and what followed it in the same read. The leg is
@@ -31,13 +31,23 @@ class FirstEventReader:
     too much without a type. The reader does not close the leg; its owner does.
     """
 
-    def __init__(self, leg: Leg, scanner: Scanner) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        scanner: Scanner,
+        *,
+        phase: Phase = Phase.FIRST_EVENT,
+        awaited_type: str | None = None,
+    ) -> None:
+        self._phase = phase
+        self._awaited_type = awaited_type
         self._leg = leg
         self._scanner = scanner
         self._received: list[Item] = []
         self._received_bytes = 0
         self._has_failed = False
         self._error: ErrorEvent | None = None
+        self.refusal: bytes | None = None  # the payload of the `error` event, which may contain a part of the key
         self._close_timer: asyncio.TimerHandle | None = None
         self.items: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
 
@@ -60,22 +70,23 @@ class FirstEventReader:
     def peer_lost(self) -> None:
         """Fail the dial: upstream disconnected; called by the leg."""
         if self._error is not None:
-            self._fail(translate.from_events(self._error, None, ""))
+            self._fail(translate.from_events(self._error, None, "", phase=self._phase))
         else:
-            self._fail(Failure("dropped_early", Phase.FIRST_EVENT))
+            self._fail(Failure("dropped_early", self._phase))
 
     def _process(self, item: Item) -> None:
         if isinstance(item, ControlFrame | Violation):
             end = handle_control(self._leg, item)
             if end is not None:
                 self._fail(
-                    Failure("bad_reply", Phase.FIRST_EVENT, detail=end.reason)
+                    Failure("bad_reply", self._phase, detail=end.reason)
                     if end.is_violation
-                    else translate.from_events(self._error, end.code, end.reason)
+                    else translate.from_events(self._error, end.code, end.reason, phase=self._phase)
                 )
             return
         match item:
             case Message("error", payload, _) if self._error is None:
+                self.refusal = payload
                 self._wait_for_close(parse_error(payload) or ErrorEvent("", None, ""))
             case _ if self._error is not None:
                 pass  # between the error and its close frame
@@ -92,16 +103,16 @@ class FirstEventReader:
 
     def _decide(self, event_type: str | None) -> None:
         """Succeed with the first type; a message without one, such as a greeting in plain text, shows nothing."""
-        if event_type is not None:
+        if event_type is not None and self._awaited_type in {None, event_type}:
             self._succeed()
         elif self._is_over_limit:
-            self._fail(Failure("bad_reply", Phase.FIRST_EVENT, detail="messages without an event type"))
+            self._fail(Failure("bad_reply", self._phase, detail="messages without an event type"))
 
     def _wait_for_close(self, error: ErrorEvent) -> None:
         """The code of the close frame refines the failure; without one the `error` event alone decides."""
         self._error = error
         self._close_timer = asyncio.get_running_loop().call_later(
-            CLOSE_AFTER_ERROR_SECONDS, lambda: self._fail(translate.from_events(error, None, ""))
+            CLOSE_AFTER_ERROR_SECONDS, lambda: self._fail(translate.from_events(error, None, "", phase=self._phase))
         )
 
     def _succeed(self) -> None:

@@ -78,6 +78,8 @@ class AdmissionControl:
         self._authenticate(request, attempt)
         self._warn_of_proxy(request, attempt)
         slot.enter_context(self._track_reconnects(request, attempt))
+        if endpoint in {"live", "attach"} and not self._policy.live:
+            raise Failure("live_disabled")
         dial_request = parse_dial_request(request, endpoint, allowed_models=self._policy.allowed_models)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)

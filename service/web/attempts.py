@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from service.access.limits import limited_client
-from service.failures import Blame, Failure
+from service.failures import DIAL_FAILURES, Blame, Failure, Phase
 from service.telemetry.metrics import Metrics
 from service.upstream.dial import DialProgress
 
@@ -69,6 +69,27 @@ class AttemptReporter:
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
         if awaited_first_event:
             self._on_dial_result(None)
+
+    def connected_to_live(self, progress: DialProgress) -> None:
+        """Record a dial of GPT-Live, which succeeds only with its start."""
+        self._metrics.observe_dial(progress.seconds)
+
+    def live_started(self, start_seconds: float) -> None:
+        """Count a GPT-Live session that the provider started."""
+        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
+        self._metrics.live.start_seconds.observe(start_seconds)
+
+    def start_failed(self, failure: Failure, attempt: ConnectionAttempt) -> None:
+        """Log and count a GPT-Live session that did not start."""
+        attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
+        if failure.reason in DIAL_FAILURES:
+            self._metrics.count_dial_failure(failure)
+            if failure.phase is not Phase.BREAKER:
+                self._on_dial_result(failure)
+            self._log_failure("upstream.connect_failed", failure, attempt)
+        else:
+            self._metrics.count_start_refusal(failure)
+            self._log_failure("admission.refused", failure, attempt)
 
     def abandoned(self, attempt: ConnectionAttempt) -> None:
         """Log an attempt whose client disconnected between the dial and the 101."""

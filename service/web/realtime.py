@@ -14,19 +14,24 @@ from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
+from service.realtime.events import Api
+from service.relay.call import NewCall, RealtimeCall
 from service.relay.drain import Drainer
+from service.relay.live_start import StartPolicy
 from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
+from service.relay.start_reader import ClientStream
 from service.relay.watchdog import SessionLimits
 from service.upstream.connector import UpstreamConnector, witness_of
 from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest, Endpoint
-from service.web import refusals
+from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
+from service.wire.leg import Leg
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
@@ -77,6 +82,12 @@ class RealtimeHandler:
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result)
+        start_policy = StartPolicy(
+            frozenset(policy.allowed_models), session_limits.live_start_seconds, session_limits.max_message_bytes
+        )
+        self._live = live.LiveSessions(
+            connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
+        )
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
         self._metrics.dials_active.set_function(lambda: self._dial_limit.active)
@@ -86,6 +97,8 @@ class RealtimeHandler:
         return [
             *(web.get(path, self.conversation, allow_head=False) for path in PATHS),
             *(web.get(path, self.translation, allow_head=False) for path in TRANSLATION_PATHS),
+            *(web.get(path, self.live, allow_head=False) for path in live.PATHS),
+            *(web.get(path, self.attach, allow_head=False) for path in live.ATTACH_PATHS),
         ]
 
     async def conversation(self, request: web.Request) -> web.StreamResponse:
@@ -95,6 +108,14 @@ class RealtimeHandler:
     async def translation(self, request: web.Request) -> web.StreamResponse:
         """Handle GET /v1/realtime/translations."""
         return await self._serve(request, "translation")
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """Handle GET /v1/live/sessions."""
+        return await self._serve(request, "live")
+
+    async def attach(self, request: web.Request) -> web.StreamResponse:
+        """Handle GET /v1/live/sessions/{session}/attach: the sideband of a GPT-Live session."""
+        return await self._serve(request, "attach")
 
     async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
@@ -146,7 +167,7 @@ class RealtimeHandler:
                     dial_slot.close()
                     session_slot.close()
                     return await self._send_refusal(request, handshake, failure, attempt)
-                task = await self._start(request, handshake, connected, attempt)
+                task = await self._start(request, handshake, connected, attempt, dial_request)
                 if task is None:
                     return _sent_response(request)
             # From here on the session holds the slot: the handler may be cancelled seconds before the sockets are closed.
@@ -178,8 +199,11 @@ class RealtimeHandler:
         except asyncio.CancelledError:
             self._reporter.dial_failed(Failure("client_left", _phase_left_in(progress)), attempt, progress)
             raise
-        awaited = self._connector.awaits_first_event(dial_request)
-        self._reporter.dial_succeeded(attempt, progress, awaited_first_event=awaited)
+        if dial_request.endpoint == "live":
+            self._reporter.connected_to_live(progress)
+        else:
+            awaited = self._connector.awaits_first_event(dial_request)
+            self._reporter.dial_succeeded(attempt, progress, awaited_first_event=awaited)
         return connected
 
     async def _start(
@@ -188,6 +212,7 @@ class RealtimeHandler:
         handshake: OpeningHandshake,
         connected: UpstreamConnection,
         attempt: ConnectionAttempt,
+        dial_request: DialRequest,
     ) -> asyncio.Task[str] | None:
         """Answer 101 and start the session's task; return None if the client has disconnected."""
         try:
@@ -200,24 +225,39 @@ class RealtimeHandler:
             if isinstance(exc, ConnectionError):
                 return None
             raise
-        session = Session(
-            SessionInfo(
-                attempt.session_id,
-                attempt.client,
-                attempt.address,
-                attempt.model,
-                limited_as=attempt.limited_as,
-            ),
+        new_session = partial(self._new_session, client, connected, attempt, dial_request.api)
+        match dial_request.endpoint:
+            case "live":
+                return self._live.start(client, connected, attempt, new_session)
+            case "attach":
+                return self._drainer.sessions.start(self._live.sideband(new_session))
+            case _:
+                call = partial(RealtimeCall, metrics=self._metrics.conversations)
+                return self._drainer.sessions.start(new_session(call=call))
+
+    def _new_session(
+        self,
+        client: Leg,
+        connected: UpstreamConnection,
+        attempt: ConnectionAttempt,
+        api: Api,
+        *,
+        call: NewCall,
+        client_stream: ClientStream | None = None,
+    ) -> Session:
+        info = SessionInfo(attempt.session_id, attempt.client, attempt.address, attempt.model, attempt.limited_as, api)
+        draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
+        return Session(
+            info,
             client,
             connected,
             limits=self._session_limits,
             telemetry=self._telemetry,
+            call=call,
             error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
-            drain_event=partial(refusals.draining_event, session_id=attempt.session_id)
-            if attempt.wants_draining_event
-            else None,
+            drain_event=draining_event if attempt.wants_draining_event else None,
+            client_stream=client_stream,
         )
-        return self._drainer.sessions.start(session)
 
     async def _send_refusal(
         self, request: web.Request, handshake: OpeningHandshake | None, failure: Failure, attempt: ConnectionAttempt

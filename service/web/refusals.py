@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import secrets
+from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from service.failures import CATALOGUE, Failure
 from service.realtime.scanner import Scanner
 from service.web.request import OpeningHandshake
 from service.wire.closing import PeerCloseReceiver, close_leg
+from service.wire.leg import Leg
 from service.wire.seam import answer_client
 
 _PROVIDER_CLOSE_CODES: Final = range(3000, 5000)
@@ -110,8 +112,16 @@ async def answer_with_error_event(
         leg = await answer_client(request, handshake.key, handshake.subprotocol)
     except ConnectionError:
         return
-    leg.start(PeerCloseReceiver(leg, Scanner(masked=True, max_message_bytes=_ANY_SIZE)))
-    leg.send_event(error_event(failure, session_id))
+    scanner = Scanner(masked=True, max_message_bytes=_ANY_SIZE)
+    closing = close_with_events(leg, scanner, failure, [error_event(failure, session_id)])
+    await asyncio.shield(asyncio.ensure_future(closing))
+
+
+async def close_with_events(leg: Leg, scanner: Scanner, failure: Failure, events: Iterable[bytes]) -> None:
+    """Send events and close a client's connection with the code of the failure; `scanner` is that of its bytes."""
+    leg.start(PeerCloseReceiver(leg, scanner))
+    leg.release("first_event")
+    for event in events:
+        leg.send_event(event)
     code, reason = close_code_and_reason(failure)
-    deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
-    await asyncio.shield(asyncio.ensure_future(close_leg(leg, code, reason, deadline=deadline)))
+    await close_leg(leg, code, reason, deadline=asyncio.get_running_loop().time() + _CLOSE_SECONDS)

@@ -17,7 +17,8 @@ from service.failures import Failure
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.upstream.target import DialRequest, Endpoint
 
-SUBPROTOCOL: Final = "realtime"
+SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
+"""What the relay agrees to; OpenAI's clients offer the first. Never a credential: the answer is no place for one."""
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
 _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
@@ -32,12 +33,13 @@ _KEY_REMEDY: Final = (
     "'openssl rand -base64 16'. A WebSocket library creates it by itself."
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
+_LIVE_SESSION: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
 class OpeningHandshake:
-    """The client's opening handshake (RFC 6455 section 4.2.1). `subprotocol` is `realtime` if the client offers it."""
+    """The client's opening handshake (RFC 6455 section 4.2.1). `subprotocol` is one of `SUBPROTOCOLS` if it offers one."""
 
     key: str
     subprotocol: str | None
@@ -60,7 +62,7 @@ def parse_handshake(request: web.Request) -> OpeningHandshake:
     if problem is not None:
         raise Failure("bad_request", detail=problem, hint=f"{problem}. {_KEY_REMEDY}")
     offered = _subprotocols(request)
-    return OpeningHandshake(keys[0], SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    return OpeningHandshake(keys[0], next((name for name in SUBPROTOCOLS if name in offered), None))
 
 
 def _key_problem(keys: Sequence[str]) -> str | None:
@@ -126,17 +128,27 @@ def parse_dial_request(request: web.Request, endpoint: Endpoint, *, allowed_mode
     for name in ("intent", "call_id"):
         if name in query and not _IDENTIFIER.fullmatch(query[name]):
             raise _bad_request(f"{name} is not an identifier", f"Send {name} as 1 to 256 letters, digits and . _ : -")
-    _check_model(query, allowed_models)
+    _check_model(query, allowed_models, is_required=endpoint in {"realtime", "translation"})
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
         query=pairs,
         endpoint=endpoint,
+        live_session=_live_session(request) if endpoint == "attach" else "",
         safety_identifier=safety if _SAFETY_IDENTIFIER.fullmatch(safety) else None,
     )
 
 
-def _check_model(query: dict[str, str], allowed: Sequence[str]) -> None:
-    needs_model = "call_id" not in query and query.get("intent") != "transcription"
+def _live_session(request: web.Request) -> str:
+    session = request.match_info.get("session", "")
+    if not _LIVE_SESSION.fullmatch(session):
+        raise _bad_request(
+            "the id of the session is malformed", "Attach to the id that session.started or the webhook named: live_..."
+        )
+    return session
+
+
+def _check_model(query: dict[str, str], allowed: Sequence[str], *, is_required: bool) -> None:
+    needs_model = is_required and "call_id" not in query and query.get("intent") != "transcription"
     for name in ("model", "deployment"):
         if name not in query:
             continue

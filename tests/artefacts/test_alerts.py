@@ -17,7 +17,7 @@ from monitoring.alerts import ALERTS, GROUPS
 from monitoring.promql import BILLING_CODES, CAUSED_BY_CLIENT, COUNTED_REASONS, ENDED_BY_PROVIDER, KEY_REASONS
 from monitoring.recording import RECORDING_RULES, inline_records
 from monitoring.rule import DOCS_URL, Alert, fill_placeholders
-from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, Blame, Row
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, START_FAILURES, Blame, Row
 from service.settings.declared import SETTINGS
 from tests.artefacts.promql_names import unknown_names
 from tools.alert_cases import CASES
@@ -116,7 +116,10 @@ def test_unknown_names_are_found() -> None:
 
 def test_failures_are_split_by_cause() -> None:
     """Each reason counts against the objective or never does, by the catalogue's blame."""
-    assert {*ADMISSION_FAILURES, *DIAL_FAILURES, "internal_error"} == {*COUNTED_REASONS, *CAUSED_BY_CLIENT}
+    assert {*ADMISSION_FAILURES, *DIAL_FAILURES, *START_FAILURES, "internal_error"} == {
+        *COUNTED_REASONS,
+        *CAUSED_BY_CLIENT,
+    }
     assert not {*COUNTED_REASONS} & {*CAUSED_BY_CLIENT}
     assert "client_left" in CAUSED_BY_CLIENT
     assert {"key_missing", "key_malformed", "key_rejected", "key_forbidden"} == set(KEY_REASONS)

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from monitoring import promql
-from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Blame, Failure, Row
+from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, START_FAILURES, Blame, Failure, Row
 from service.failures.row import RunbookPage, catalogue_of
 from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 
@@ -37,6 +37,10 @@ PUBLISHED_CODES = {
     "tls_failed tls_untrusted": (502, 1008),
     "connect_timeout reply_timeout first_event_timeout": (504, 1013),
     "client_left": (None, None),
+    "live_disabled": (404, None),
+    "start_invalid": (None, 4000),
+    "start_timeout": (None, 1008),
+    "start_repeated": (None, None),
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
@@ -50,23 +54,22 @@ COUNTED = """
 CAUSED_BY_CLIENT = """
     token_missing token_invalid origin_refused host_refused bad_request model_refused model_missing not_a_websocket
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
-    too_many_connects model_not_found call_not_found client_left
+    too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
 """
+FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}
 
 
 def test_refusals_and_dial_failures_keep_published_codes() -> None:
     """HTTP status and close code of each reason equal PUBLISHED_CODES."""
-    assert {r.reason: (r.http_status, r.close_code) for r in (ADMISSION_FAILURES | DIAL_FAILURES).values()} == EXPECTED
+    assert {r.reason: (r.http_status, r.close_code) for r in FAILURES.values()} == EXPECTED
 
 
 def test_blame_decides_what_counts() -> None:
     """Draining fires no alert either, but is no failure of the client."""
-    failures = {**ADMISSION_FAILURES, **DIAL_FAILURES}
-
     assert sorted(COUNTED.split()) == sorted(promql.COUNTED_REASONS)
     assert sorted([*CAUSED_BY_CLIENT.split(), "relay_draining"]) == sorted(promql.CAUSED_BY_CLIENT)
-    assert sorted(CAUSED_BY_CLIENT.split()) == sorted(r for r, row in failures.items() if row.blame is Blame.CLIENT)
+    assert sorted(CAUSED_BY_CLIENT.split()) == sorted(r for r, row in FAILURES.items() if row.blame is Blame.CLIENT)
 
 
 def test_unknown_page_is_named() -> None:

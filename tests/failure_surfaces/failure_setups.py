@@ -229,6 +229,7 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     ),
     "model_refused": refused_request(RELAY_ALLOWED_MODELS="another"),
     "model_missing": refused_request("/v1/realtime"),
+    "live_disabled": refused_request("/v1/live/sessions", RELAY_LIVE="off"),
     "not_a_websocket": refused_request(PATH, {"Upgrade": ""}),
     "path_not_found": refused_request("/nowhere"),
     "method_not_allowed": changed_on_route(lambda first: first.replace(b"GET", b"PUT")),

@@ -243,7 +243,7 @@ def test_message_that_must_be_read_and_exceeds_the_limit_is_a_violation(kind: st
     subject = scanner(limit=1 << 24)
     items = [item for frame in frames for item in subject.feed(frame)]
 
-    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)] == items
+    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT.format(1))] == items
     assert subject.at_message_boundary
 
 
@@ -270,7 +270,7 @@ def test_empty_fragments_are_held_within_the_limit() -> None:
 
     assert any(isinstance(item, Chunk) for item in forwarding.feed(start + rest))
     assert forwarding._held_size <= MAX_HELD_BYTES
-    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT)] == reading.feed(start + rest)
+    assert [Violation(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT.format(1))] == reading.feed(start + rest)
     assert reading._held_size == 0
 
 

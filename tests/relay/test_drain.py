@@ -8,6 +8,7 @@ import structlog
 
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainSignals, DrainTiming
+from service.relay.live_call import SETTLE_SECONDS
 from service.relay.reporter import SessionInfo
 from service.relay.session import Session
 from service.upstream.dials import DialsInFlight
@@ -19,11 +20,12 @@ from tests.support.scripted_upstream import PATH, scripted_relay
 class FakeSession:
     """Lasts until `end` and then a moment longer; a stuck one until `abort`."""
 
-    def __init__(self, session_id: str = "s", *, stuck: bool = False) -> None:
+    def __init__(self, session_id: str = "s", *, stuck: bool = False, settle_seconds: float = 0.0) -> None:
         self.info = SessionInfo(session_id, "client", "127.0.0.1", None)
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.may_finish = asyncio.Event()
         self.client_informed = True
+        self.settle_seconds = settle_seconds
         self.ended_at: float | None = None
         self.drain_seconds: float | None = None
         if not stuck:
@@ -304,3 +306,19 @@ async def test_draining_event_parameter_is_not_sent_upstream() -> None:
         query = relay.simulator.connections[-1].query
 
         assert {"model": "gpt-realtime", "other": "1"} == dict(query)
+
+
+async def test_session_that_settles_ends_before_the_deadline(drainer: Drainer, signals: DrainSignals) -> None:
+    """So much earlier that upstream can be closed by then; the others have until the deadline."""
+    settling, other = FakeSession(settle_seconds=SETTLE_SECONDS), FakeSession()
+    for session in (settling, other):
+        start(drainer, session)
+    drain = asyncio.create_task(drainer.drain(DrainTiming(SETTLE_SECONDS + 0.2, 0.0), signals))
+    await settling.reason
+    assert not other.reason.done()
+
+    late = FakeSession(settle_seconds=SETTLE_SECONDS)
+    start(drainer, late)
+    assert late.reason.done()
+    signals.close_now.set()
+    await drain

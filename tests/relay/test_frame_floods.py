@@ -162,7 +162,7 @@ async def test_upstream_flood_of_frames_ends_the_session(
     prefix: bytes, frame: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason and the rate in the log; upstream gets 1008. Another session loses nothing."""
-    monkeypatch.setattr("service.relay.session.UPSTREAM_FRAMES_PER_SECOND", 100.0)
+    monkeypatch.setattr("service.relay.watchdog.UPSTREAM_FRAMES_PER_SECOND", 100.0)
 
     async def script(connection: ServerConnection) -> None:
         if FLOOD not in connection.head:

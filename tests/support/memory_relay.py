@@ -35,6 +35,7 @@ POLICY: Final = AccessPolicy(
     client_tokens=(),
     allowed_origins=(),
     allowed_models=(),
+    live=True,
     trusted_proxies=(),
     max_sessions=10,
     max_sessions_per_client=0,

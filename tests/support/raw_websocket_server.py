@@ -102,7 +102,7 @@ class RawUpstream:
 
 @asynccontextmanager
 async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncIterator[RawUpstream]:
-    """Run `script` for each connection whose model is `scripted`; others, health checks, get a first event only."""
+    """Run `script` for GPT-Live and for the model `scripted`; others, health checks, get a first event only."""
     upstream = RawUpstream("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,7 +112,7 @@ async def raw_upstream(script: Script, *, behind_101: bytes = b"") -> AsyncItera
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
                 await writer.drain()
                 return
-            is_scripted = "model=scripted" in head
+            is_scripted = "model=scripted" in head or "/live/sessions" in head
             key = next(
                 line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key")
             )

@@ -1,0 +1,103 @@
+"""What a session does that depends on the API: which events it reads, what an ending means, how upstream is closed."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from service.realtime.events import Direction
+from service.realtime.incidents import ERROR, Incident
+from service.realtime.server_events import parse_server_event
+from service.relay.ending import Ending
+from service.relay.latency import LatencyTimer, ResponseTimer
+from service.relay.pipe import Verdict
+from service.relay.reporter import SessionReporter
+from service.telemetry.conversations import ConversationMetrics
+from service.upstream.dial import UpstreamConnection
+
+_SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
+
+
+SendError = Callable[[str, str | None], None]
+"""Sends the client an `error` event for a reason and a remedy, within the session."""
+
+
+class Call(Protocol):
+    """The part of a session that knows its API. A session calls it within its own turn; none of its methods raises."""
+
+    timer: ResponseTimer
+    settle_seconds: float  # how long upstream may outlast the end of the session
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the provider has reported that the session reached its maximum duration."""
+
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: int) -> Verdict:
+        """Process an event that was read whole; `position` is the number of upstream's messages before it."""
+
+    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
+        """Process such an event of upstream that is not forwarded any more."""
+
+    def activity(self, messages: int) -> int:
+        """A number that grows while the conversation goes on; `messages` is that of all messages."""
+
+    def ending(self, end: Ending) -> Ending:
+        """The ending that upstream's own words make of `end`."""
+
+    def due_ending(self) -> Ending | None:
+        """The ending that is due because of what upstream said, or None; asked at every tick."""
+
+    async def settle(self, connected: UpstreamConnection, deadline: float) -> None:
+        """Close the session upstream, before its socket is closed; upstream is alive, and at a message boundary."""
+
+    def summary(self) -> Mapping[str, object]:
+        """Further fields of the log line `session.ended`; called once, when both sides are closed."""
+
+
+NewCall = Callable[[SessionReporter, SendError], Call]
+"""Creates the call of a session."""
+
+
+class RealtimeCall:
+    """A session of the Realtime API: its socket is its end, and the tokens of each response are its bill."""
+
+    settle_seconds = 0.0
+
+    def __init__(self, reporter: SessionReporter, _: SendError, *, metrics: ConversationMetrics) -> None:
+        self._reporter = reporter
+        self._timer = LatencyTimer(time.perf_counter, metrics.speech_to_audio.observe, metrics.first_delta.observe)
+        self.timer: ResponseTimer = self._timer
+        self.has_expired = False
+
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: int) -> Verdict:  # noqa: ARG002 - of the protocol
+        """Count what an upstream event reports."""
+        if event_type is None:
+            return Verdict.REDACT
+        event = parse_server_event(event_type, payload)
+        self.has_expired = self.has_expired or event.incident == _SESSION_EXPIRED
+        self._reporter.event_parsed(event, position)
+        if event.response is not None:
+            self._timer.response_ended()
+        # The text of a response belongs to the conversation, whatever it contains.
+        return Verdict.FORWARD if event.incident is None else Verdict.REDACT
+
+    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
+        """Nothing: a response that ends after the session has no listener."""
+
+    def activity(self, messages: int) -> int:
+        """Every message."""
+        return messages
+
+    def ending(self, end: Ending) -> Ending:
+        """The same."""
+        return end
+
+    def due_ending(self) -> Ending | None:
+        """None."""
+        return None
+
+    async def settle(self, connected: UpstreamConnection, deadline: float) -> None:
+        """Nothing."""
+
+    def summary(self) -> Mapping[str, object]:
+        """Nothing."""
+        return {}

@@ -1,0 +1,185 @@
+"""The start of a GPT-Live session: from the client's 101 to the provider's `session.started`.
+
+In GPT-Live the client speaks first, and the provider refuses key, credit, access and model after its 101. So a session exists
+once `session.started` has arrived; until then everything that goes wrong is a failed connection.
+
+* Order: the client's `session.start` is read whole and checked before a byte of it is sent upstream, unchanged. What the
+  client sends behind it is kept and forwarded after `session.started`, because the provider discards earlier audio.
+* A start is never repeated: it would be a second session, with a second bill.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from service.failures import Failure, Phase
+from service.realtime.frames import Opcode
+from service.realtime.live import SESSION_START, SESSION_STARTED, SESSION_UPDATE
+from service.realtime.live_start import InvalidStart, RequestedModels, parse_start
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Item, Message
+from service.realtime.scanner_strict import StrictScanner
+from service.relay.live_call import settle
+from service.relay.start_reader import ByteBudget, StartReader, invalid_start
+from service.upstream.dial import UpstreamConnection
+from service.upstream.first_event import FirstEventReader
+from service.wire.leg import Leg
+
+REPLY_SECONDS: Final = 30.0
+"""Upper bound on the time from `session.start` to `session.started`, which takes 0.3 to 1.3 seconds."""
+_PING_SECONDS: Final = 20.0
+"""Load balancers close a connection that is idle for 60 s."""
+_POLL_SECONDS: Final = 0.5
+"""A client that is not read is asked at this interval whether it is connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartPolicy:
+    """What a start may ask for. `allowed_models` is empty if every model is allowed. `permit` is entered with the model."""
+
+    allowed_models: frozenset[str]
+    start_seconds: float
+    max_message_bytes: int
+    permit: Callable[[str], AbstractContextManager[object]] = nullcontext
+
+    def scanner(self) -> Scanner:
+        """A scanner of the client's bytes: with a list of models no event may hide its type."""
+        if self.allowed_models:
+            return StrictScanner(
+                max_message_bytes=self.max_message_bytes, parsed_types=frozenset({SESSION_START, SESSION_UPDATE})
+            )
+        return Scanner(
+            masked=True,
+            max_message_bytes=self.max_message_bytes,
+            parsed_types=frozenset({SESSION_START}),
+        )
+
+    def check(self, requested: RequestedModels) -> None:
+        """Raise Failure with model_refused for a model that is not allowed."""
+        refused = [model for model in requested.all if self.allowed_models and model not in self.allowed_models]
+        if refused:
+            is_backend = refused[0] in requested.backends
+            raise Failure(
+                "model_refused",
+                Phase.SESSION_START,
+                detail=f"the model of {'session.delegation or session.triggers' if is_backend else 'session.model'}",
+                hint=_BACKEND_HINT if is_backend else None,
+            )
+
+
+_BACKEND_HINT: Final = (
+    "Request a model that RELAY_ALLOWED_MODELS lists in session.delegation and session.triggers as well, or add the model to "
+    "RELAY_ALLOWED_MODELS and restart the relay."
+)
+
+
+class LiveStart:
+    """Starts one GPT-Live session.
+
+    `run` returns once the session has started: both legs then have more to deliver, which their next receivers get. It raises
+    Failure, or CancelledError. `refusal` is the payload of the provider's `error` event, if that is why. After a failure the
+    caller owns both legs and awaits `abandon`.
+    """
+
+    def __init__(self, client: Leg, connected: UpstreamConnection, policy: StartPolicy, budget: ByteBudget) -> None:
+        self._client = client
+        self._connected = connected
+        self._policy = policy
+        self.scanner = policy.scanner()
+        self._reader = StartReader(client, self.scanner, budget)
+        self._answer = FirstEventReader(
+            connected.leg, connected.scanner, phase=Phase.SESSION_START, awaited_type=SESSION_STARTED
+        )
+        self._is_sent = False
+        self.requested = RequestedModels(None)
+        self.start_seconds = 0.0
+
+    @property
+    def client_items(self) -> list[Item]:
+        """What the client sent behind its start; the list grows until the client's leg has another receiver."""
+        return self._reader.items
+
+    @property
+    def refusal(self) -> bytes | None:
+        """The payload of the provider's `error` event."""
+        return self._answer.refusal
+
+    async def run(self) -> None:
+        """Wait for the client's start, send it, and wait for the provider's answer. `connected.items` then holds that."""
+        self._connected.leg.start(self._answer)
+        self._connected.leg.release("first_event")
+        self._client.start(self._reader)
+        try:
+            message = await self._read_start()
+            self._policy.check(self.requested)
+            with self._policy.permit(self.requested.model or ""):
+                await self._send(message)
+        finally:
+            self._reader.give_back()
+            for future in (self._reader.start, self._answer.items):
+                if not future.cancel():
+                    future.exception()  # retrieved, so that asyncio does not report it
+
+    async def _read_start(self) -> Message:
+        answer, start = self._answer.items, self._reader.start
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._policy.start_seconds
+        while not start.done():
+            seconds = min(_PING_SECONDS, deadline - loop.time())
+            if seconds <= 0:
+                raise Failure("start_timeout", Phase.SESSION_START)
+            await asyncio.wait((answer, start), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                raise _at_start(answer.exception())
+            if not start.done():
+                for leg in (self._client, self._connected.leg):
+                    leg.send_control(Opcode.PING, b"")
+        message = start.result()
+        try:
+            self.requested = parse_start(message.payload, is_text=message.raw[0] & 0x0F == Opcode.TEXT)
+        except InvalidStart as invalid:
+            raise invalid_start(invalid) from None
+        if self.requested.model is None:
+            raise Failure("model_missing", Phase.SESSION_START, hint=_MODEL_HINT)
+        return message
+
+    async def _send(self, message: Message) -> None:
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        if self._reader.left.done():
+            raise self._reader.left.result()
+        self._connected.leg.write(message.raw)
+        self._is_sent = True
+        while not self._answer.items.done():
+            if loop.time() - sent_at > REPLY_SECONDS:
+                raise Failure("first_event_timeout", Phase.SESSION_START)
+            if self._reader.left.done():
+                raise self._reader.left.result()
+            if self._client.held_since is not None and self._client.peer_disconnected():
+                raise Failure("client_left", Phase.SESSION_START)
+            await asyncio.wait(
+                (self._answer.items, self._reader.left), timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+        if (problem := self._answer.items.exception()) is not None:
+            raise _at_start(problem)
+        self._connected.items = self._answer.items.result()
+        self.start_seconds = loop.time() - sent_at
+
+    async def abandon(self, seconds: float) -> None:
+        """After a failure: close the session upstream if it may exist, and the connection. Raises nothing."""
+        with suppress(Exception):
+            if self._is_sent and self.refusal is None:
+                await settle(self._connected, asyncio.get_running_loop().time() + seconds)
+            await self._connected.close()
+
+
+def _at_start(problem: BaseException | None) -> Failure:
+    """Why the provider's answer, which arrived too early or reports a failure, ends the start."""
+    if isinstance(problem, Failure):
+        return problem
+    return Failure("bad_reply", Phase.SESSION_START, detail="session.started before session.start")
+
+
+_MODEL_HINT: Final = 'Set session.model in session.start, for example "gpt-live-1".'

@@ -1,0 +1,132 @@
+"""GPT-Live behind the 101: start the session, then run it; or refuse it with an event, since no HTTP status can be sent."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from service.failures import Failure
+from service.realtime.redaction import redact_json
+from service.relay.drain import Drainer
+from service.relay.live_call import SETTLE_SECONDS, LiveCall
+from service.relay.live_start import LiveStart, StartPolicy
+from service.relay.reporter import SharedTelemetry
+from service.relay.session import Session
+from service.relay.start_reader import ByteBudget, ClientStream
+from service.upstream.connector import UpstreamConnector
+from service.upstream.dial import UpstreamConnection
+from service.upstream.dials import DialsInFlight
+from service.web import refusals
+from service.web.attempts import AttemptReporter, ConnectionAttempt
+from service.wire.leg import Leg
+
+PATHS: Final = ("/v1/live/sessions", "/live/sessions", "/openai/v1/live/sessions")
+ATTACH_PATHS: Final = tuple(f"{path}/{{session}}/attach" for path in PATHS)
+
+NewSession = Callable[..., Session]
+"""Creates the session of an attempt; see `RealtimeHandler`."""
+
+
+class LiveSessions:
+    """Starts and runs GPT-Live sessions.
+
+    * Ownership: `run` owns both sockets from its call on, and has closed them, or passed them to a session, when it returns.
+    * Order: a client's start, the provider's answer, the session. What fails before the session is one failed connection,
+      with one log line and one count; the client gets the provider's `error` event, the relay's with the remedy, and a CLOSE.
+    * Cancellation: `run` must not be cancelled. The end of a drain ends a start that waits, with `relay_draining`.
+    """
+
+    def __init__(
+        self,
+        connector: UpstreamConnector,
+        drainer: Drainer,
+        dials: DialsInFlight,
+        *,
+        reporter: AttemptReporter,
+        telemetry: SharedTelemetry,
+        policy: StartPolicy,
+    ) -> None:
+        self._connector = connector
+        self._drainer = drainer
+        self._dials = dials
+        self._reporter = reporter
+        self._telemetry = telemetry
+        self._policy = policy
+        self._budget = ByteBudget()
+        self._tasks: set[asyncio.Task[str]] = set()
+
+    def start(
+        self, client: Leg, connected: UpstreamConnection, attempt: ConnectionAttempt, new_session: NewSession
+    ) -> asyncio.Task[str]:
+        """Run a session in a task of its own; returns the task, whose result is the reason of the end."""
+        tracked = self._dials.track()
+        tracked.__enter__()  # before the caller's own dial ends: a drain must not overlook the session between both
+        task = asyncio.get_running_loop().create_task(
+            self._run(client, connected, attempt, new_session, lambda: tracked.__exit__(None, None, None)),
+            name=f"live {attempt.session_id}",
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _run(
+        self,
+        client: Leg,
+        connected: UpstreamConnection,
+        attempt: ConnectionAttempt,
+        new_session: NewSession,
+        on_start_ended: Callable[[], object],
+    ) -> str:
+        try:
+            try:
+                start = await self._start(client, connected, attempt)
+                if isinstance(start, Failure):
+                    return start.reason
+                session = self._drainer.sessions.start(self._session(start, attempt, new_session))
+            finally:
+                on_start_ended()
+        except BaseException:
+            client.abort()
+            connected.abort()
+            raise
+        return await session
+
+    async def _start(
+        self, client: Leg, connected: UpstreamConnection, attempt: ConnectionAttempt
+    ) -> LiveStart | Failure:
+        permit = partial(self._connector.permit_live_start, attempt.limited_as)
+        start = LiveStart(client, connected, dataclasses.replace(self._policy, permit=permit), self._budget)
+        try:
+            await self._dials.run(start.run())
+        except Failure as failure:
+            attempt.model = start.requested.model
+            self._reporter.start_failed(failure, attempt)
+            seconds = 0.5 if failure.reason == "relay_draining" else SETTLE_SECONDS
+            await asyncio.gather(self._refuse(client, start, failure, attempt), start.abandon(seconds))
+            return failure
+        attempt.model = start.requested.model
+        self._reporter.live_started(start.start_seconds)
+        return start
+
+    async def _refuse(self, client: Leg, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
+        events = [refusals.error_event(failure, attempt.session_id)]
+        if start.refusal is not None:  # the provider's own words come first: clients know them
+            events.insert(0, redact_json(start.refusal, self._telemetry.redactor.redact) or start.refusal)
+        await refusals.close_with_events(client, start.scanner, failure, events)
+
+    def _session(self, start: LiveStart, attempt: ConnectionAttempt, new_session: NewSession) -> Session:
+        return new_session(
+            call=partial(
+                LiveCall, metrics=self._telemetry.metrics, model=attempt.model, check_models=self._policy.check
+            ),
+            client_stream=ClientStream(start.scanner, start.client_items),
+        )
+
+    def sideband(self, new_session: NewSession) -> Session:
+        """The session of a client that attaches to a session: the provider speaks first, and the bill is another's."""
+        allows_all = not self._policy.allowed_models
+        return new_session(
+            call=partial(LiveCall, metrics=self._telemetry.metrics, check_models=self._policy.check, is_sideband=True),
+            client_stream=None if allows_all else ClientStream(self._policy.scanner()),
+        )

@@ -1,0 +1,64 @@
+"""The strict reading of `session.start`: its models are found, as any JSON parser finds them, or it is refused."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.realtime.live_start import InvalidStart, RequestedModels, parse_start, parse_update
+
+MODELS = st.sampled_from(["gpt-live-1", "gpt-live-1.1", "gpt-5-mini"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    model=MODELS,
+    backend=MODELS,
+    others=st.dictionaries(st.text().filter(lambda key: key not in {"model", "delegation"}), JSON),
+)
+def test_models_are_found_in_every_valid_start(model: str, backend: str, others: dict[str, Any]) -> None:
+    """Beside any other fields, whose keys may need escapes."""
+    session = others | {"model": model, "delegation": {"type": "responses", "responses": {"model": backend}}}
+    session.pop("triggers", None)
+    payload = json.dumps({"type": "session.start", "session": session}).encode()
+
+    assert RequestedModels(model, (backend,)) == parse_start(payload, is_text=True)
+
+
+@given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()), st.booleans())
+def test_any_bytes_are_refused_or_read(payload: bytes, is_text: bool) -> None:
+    """Nothing but InvalidStart is raised."""
+    with suppress(InvalidStart):
+        parse_start(payload, is_text=is_text)
+    with suppress(InvalidStart):
+        parse_update(payload)
+
+
+@pytest.mark.parametrize("depth", [10_000, 200_000])
+def test_deep_nesting_is_refused(depth: int) -> None:
+    """Python's limit on recursion is no crash."""
+    with pytest.raises(InvalidStart):
+        parse_start(b'{"type":"session.start","session":' + b"[" * depth + b"]" * depth + b"}", is_text=True)
+
+
+@pytest.mark.parametrize(
+    "key", [b"typ\\u0065", b"s\\u0065ssion", b"\\u006dodel", b"delegatio\\u006e", b"respons\\u0065s"]
+)
+def test_keys_with_a_meaning_must_be_plain(key: bytes) -> None:
+    """Also where the key is not at its place: what the provider makes of it is unknown."""
+    with pytest.raises(InvalidStart, match="escapes"):
+        parse_start(
+            b'{"type":"session.start","session":{"model":"gpt-live-1","input":{"' + key + b'":1}}}', is_text=True
+        )
+
+
+def test_other_keys_and_values_may_have_escapes() -> None:
+    """Python writes the name of a tool's parameter like this."""
+    payload = rb'{"type":"session.start","session":{"model":"gpt-live-1","x":{"gr\u00f6\u00dfe":"\u0022model\u0022:"}}}'
+    assert RequestedModels("gpt-live-1") == parse_start(payload, is_text=True)
