@@ -131,6 +131,23 @@ async def test_append_is_acknowledged_only_while_audio_flows() -> None:
         assert not any(audio_of(events))
 
 
+async def test_fixture_is_played_and_input_is_dropped() -> None:
+    """One at a time, also of the maximum size; appends are refused meanwhile."""
+    fixture = speech(1_000)
+    async with live_simulator() as sim, live(sim) as client:
+        await client.start()
+        for audio, code in ((silence(30_100), "invalid_audio"), (fixture, None), (silence(30_000), "invalid_event")):
+            encoded = base64.b64encode(audio).decode()
+            await client.send("session.output_audio.fixture.play", event_id="f1", audio=encoded)
+            event = await client.next_event()
+            assert event.get("error", {}).get("code") == code
+        await client.send("session.thinking.append", delegation_id=None, content="x")
+        assert (await client.next_event())["error"]["code"] == "invalid_event"
+        events = await client.hear(SPEECH[: len(fixture)] + silence(2_000))
+        assert audio_of(events) == fixture + silence(2_000)
+        assert [event["type"] for event in others(events)] == ["session.output_audio.fixture.played"]
+
+
 async def test_client_delegation_is_created_by_scenario() -> None:
     """It has no text; commentary can name it."""
     async with live_simulator() as sim, live(sim, "simulate=live-delegate") as client:

@@ -103,13 +103,11 @@ async def test_start_is_refused_by_close_frame_only(scenario: str, close: tuple[
 
 
 async def test_refused_start_can_end_without_close_frame() -> None:
-    """What the provider does is unknown, so it is an option; the delay is one, too."""
-    async with live_simulator(refused_close_code=None, abort_seconds=0.1) as sim, live(sim) as client:
+    """What the provider does is unknown, so it is an option."""
+    async with live_simulator(refused_close_code=None) as sim, live(sim) as client:
         await client.send("session.start", session={"model": "none"})
         await client.next_event()
-        started = time.monotonic()
         assert (await client.ws.receive(5)).type is not aiohttp.WSMsgType.CLOSE
-        assert time.monotonic() - started > 0.05
 
 
 async def test_audio_before_started_is_discarded_and_commands_wait() -> None:

@@ -3,17 +3,20 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
+from service.simulator.audio import PCM16
 from service.simulator.client_events import appended_audio
 from service.simulator.connection import Connection
+from service.simulator.conversation import decode_audio
 from service.simulator.events import JSON, ApiError, JSONObject, require_object, require_string, server_event
 from service.simulator.ids import new_id
 from service.simulator.live.configuration import LiveConfiguration, live_tokens
 from service.simulator.live.delegation import Backend
-from service.simulator.live.events import live_error
+from service.simulator.live.events import invalid_event, live_error
 from service.simulator.live.voice import GRID_MS, Frame, ParrotVoice, Speech, Word
 from service.simulator.scenarios import Scenario
 
 _MAX_APPEND_TOKENS = 500
+_MAX_FIXTURE_MS = 30_000
 _GREETING = "Hello"
 _Handler = Callable[[JSONObject], Awaitable[None]]
 
@@ -40,6 +43,7 @@ class LiveConversation:
             "session.input_audio.append": self._hear,
             "session.input_audio.mute": self._mute,
             "session.input_audio.unmute": self._mute,
+            "session.output_audio.fixture.play": self._play_fixture,
             "session.instructions.append": self._append_context,
             "session.thinking.append": self._append_context,
             "session.commentary.append": self._append_context,
@@ -94,7 +98,23 @@ class LiveConversation:
         self._voice.muted = event["type"] == "session.input_audio.mute"
         await self.send(f"{event['type']}d", event)
 
+    async def _play_fixture(self, event: JSONObject) -> None:
+        audio = decode_audio(require_string(event, "audio"), "audio")
+        if len(audio) % PCM16.sample_bytes or PCM16.duration_ms(len(audio)) > _MAX_FIXTURE_MS:
+            raise ApiError(
+                "invalid_audio", "Invalid 'audio'. Expected at most 30 seconds of 16-bit PCM.", param="audio"
+            )
+        if self._voice.is_playing_fixture:
+            raise invalid_event("A fixture is already playing.")
+        voice_format = self.configuration.audio_format
+        if voice_format is not PCM16:  # audio is never converted: silence of the same duration
+            audio = voice_format.silence(voice_format.bytes_for(PCM16.duration_ms(len(audio))))
+        self._voice.play(audio)
+        await self.send("session.output_audio.fixture.playing", event)
+
     async def _append_context(self, event: JSONObject) -> None:
+        if self._voice.is_playing_fixture:
+            raise invalid_event("A fixture is playing.")
         content = require_string(event, "content")
         if live_tokens(content) > _MAX_APPEND_TOKENS:
             # The provider's code for this is not known.
@@ -121,6 +141,8 @@ class LiveConversation:
         appends, self._appends = self._appends, []
         for append in appends:
             await self._acknowledge(append)
+        if self._voice.take_played():
+            await self.send("session.output_audio.fixture.played", None)
         if frame.ended is not None:
             await self._answer(frame.ended)
 

@@ -75,10 +75,22 @@ class ParrotVoice:
     _vocabulary: Iterator[str] = field(default_factory=lambda: itertools.cycle(_WORDS))
     _to_say: deque[Speech] = field(default_factory=deque)
     _said_bytes: int = 0
+    _fixture_playing: bool = False
     _words_left: deque[str] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self._hearing.configure(self.audio_format, TurnDetection(silence_duration_ms=_SILENCE_MS))
+
+    @property
+    def is_playing_fixture(self) -> bool:
+        """Whether a fixture is said."""
+        return self._fixture_playing and bool(self._to_say)
+
+    def take_played(self) -> bool:
+        """Return whether a fixture has been said since the last call."""
+        played = self._fixture_playing and not self._to_say
+        self._fixture_playing = self._fixture_playing and not played
+        return played
 
     @property
     def next_cell_ms(self) -> int:
@@ -93,6 +105,15 @@ class ParrotVoice:
             frame = bytes(self._pending[:size])
             del self._pending[:size]
             yield self._process(frame)
+
+    def play(self, fixture: bytes) -> None:
+        """Say a fixture instead of what is said now, and hear nothing until it has been said."""
+        self._interrupt()
+        self._pending.clear()
+        self._hearing.clear()
+        self._in_speech = False
+        self._fixture_playing = True
+        self.say(Speech(fixture, ()))
 
     def flush(self) -> bytes:
         """Return the last, short piece of output, for the input that is not a whole frame."""
@@ -114,8 +135,8 @@ class ParrotVoice:
 
     def _process(self, frame: bytes) -> Frame:
         start_ms = self._position_ms
-        ended = None
-        for speech_event in self._hearing.append(self.audio_format.silence(len(frame)) if self.muted else frame):
+        ended, deaf = None, self.muted or self.is_playing_fixture
+        for speech_event in self._hearing.append(self.audio_format.silence(len(frame)) if deaf else frame):
             if isinstance(speech_event, SpeechStarted):
                 self._start_hearing()
             else:
@@ -133,6 +154,9 @@ class ParrotVoice:
     def _start_hearing(self) -> None:
         self._in_speech = True
         self._heard.clear()
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         self._to_say.clear()
         self._words_left.clear()
         self._said_bytes = 0
