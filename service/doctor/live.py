@@ -6,6 +6,7 @@ until when the provider bills.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from service.doctor.reply import refused_by_relay, relay_error_in
@@ -27,7 +28,7 @@ _SILENCE: Final = "A" * 6400  # 100 ms of PCM, 24 kHz, 16 bit, in base64
 _CLOSED_SECONDS: Final = 15.0
 """How long the provider may take to finish running work before it reports the end (its documentation)."""
 _RELAY_ERROR_SECONDS: Final = 3.0
-"""For the relay's own error behind the provider's. The provider aborts the socket after 2 s."""
+"""For the relay's own error behind the provider's."""
 _CLOSE: Final[Mapping[str, object]] = {"type": live.SESSION_CLOSE}
 
 
@@ -37,7 +38,16 @@ class LiveSession:
     `explain` turns a failure into that of a step, with the remedies of the peer: provider or relay.
     """
 
-    def __init__(self, stream: EventStream, model: str, explain: Callable[[Failure], StepFailed]) -> None:
+    def __init__(
+        self,
+        stream: EventStream,
+        model: str,
+        explain: Callable[[Failure], StepFailed],
+        *,
+        through_relay: bool = False,
+    ) -> None:
+        self._through_relay = through_relay
+        self._relay_error: Mapping[str, object] | None = None
         self._stream = stream
         self._model = model
         self._explain = explain
@@ -80,6 +90,8 @@ class LiveSession:
         except StreamClosed as closed:
             code = f"with code {closed.code}" if closed.code is not None else "without a close code"
             note = f"The connection was closed {code} before session.closed: the usage is unconfirmed."
+            if self._relay_error is not None:
+                raise refused_by_relay(self._relay_error, note) from None
             raise StepFailed.from_failure(
                 Failure("upstream_closed" if closed.code else "upstream_lost"), note
             ) from None
@@ -94,27 +106,26 @@ class LiveSession:
 
     async def _refused(self, event: ServerEvent) -> StepFailed:
         self._is_open = False
-        error = relay_error_in(event.body) or await self._relay_error()
-        if error is not None:
-            return refused_by_relay(error)
+        if self._through_relay and self._relay_error is None:
+            await self._wait_for_relay_error()
+        if self._relay_error is not None:
+            return refused_by_relay(self._relay_error)
         refusal = find_error(event.body) or ErrorEvent("", None, "")
         return self._explain(translate.from_events(refusal, None, "", phase=Phase.SESSION_START))
 
-    async def _relay_error(self) -> Mapping[str, object] | None:
-        """The error that a relay sends behind the provider's; None if the peer is the provider."""
-        try:
+    async def _wait_for_relay_error(self) -> None:
+        """Wait for the error that a relay sends behind the provider's."""
+        with suppress(TimeoutError, StreamClosed):
             async with asyncio.timeout(_RELAY_ERROR_SECONDS):
-                while True:
-                    event = await self._next_of({"error"}, _RELAY_ERROR_SECONDS)
-                    if (error := relay_error_in(event.body)) is not None:
-                        return error
-        except (TimeoutError, StreamClosed):
-            return None
+                while self._relay_error is None:
+                    await self._next_of({"error"}, _RELAY_ERROR_SECONDS)
 
     async def _next_of(self, types: set[str], timeout_seconds: float) -> ServerEvent:
         async with asyncio.timeout(timeout_seconds):
             while True:
                 event = await self._stream.next_event(timeout_seconds)
+                if event.type == "error":
+                    self._relay_error = relay_error_in(event.body) or self._relay_error
                 if event.type in types:
                     return event
 
@@ -125,19 +136,23 @@ class LiveSession:
         except TimeoutError:
             return
         self._is_open = False
-        reason = event.body.get("reason")
-        shown = reason if reason in live.CLOSED_REASONS else "an unknown reason"
-        failure = Failure("upstream_closed")
-        raise StepFailed.from_failure(failure, f"session.closed arrived during the silence, with the reason {shown}.")
+        shown = _shown_reason(event.body)
+        ending = live.ENDING_BY_CLOSED_REASON.get(shown, "upstream_closed")
+        failure = Failure("upstream_closed" if ending == "client_closed" else ending)
+        raise StepFailed.from_failure(failure, f"session.closed arrived during the silence: {shown}.")
+
+
+def _shown_reason(body: Mapping[str, object]) -> str:
+    reason = body.get("reason")
+    return reason if isinstance(reason, str) and reason in live.ENDING_BY_CLOSED_REASON else "an unknown reason"
 
 
 def _judge_end(body: Mapping[str, object], model: str) -> Finding:
-    reason, usage = body.get("reason"), body.get("usage")
-    shown = reason if reason in live.CLOSED_REASONS else "an unknown reason"
+    shown, usage = _shown_reason(body), body.get("usage")
     seconds = usage.get("seconds") if isinstance(usage, Mapping) else None
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         return Finding(f"session.closed: {shown}; the provider reported no usage", status="warn")
     cost = live_cost_usd(live_model_label(model), seconds, 0.0)
     price = "the price of this model is unknown" if cost is None else f"about {cost:.4f} USD"
     text = f"session.closed: {shown}; {seconds:.1f} s used, {price}"
-    return Finding(text, status="ok" if reason == "close_requested" else "warn")
+    return Finding(text, status="ok" if shown == "close_requested" else "warn")

@@ -32,6 +32,8 @@ from service.wire.seam import sec_websocket_accept, take_upstream
 _PINGS: Final = 3
 _PONG_SECONDS: Final = 5.0
 _TOKEN_REASONS: Final = frozenset({"token_missing", "token_invalid"})
+_LIVE_START_SECONDS: Final = 35.0
+"""The relay waits 30 s for the provider's answer, and then explains."""
 _LIVE_ERROR_SECONDS: Final = 0.25
 """For the error event that a browser gets directly behind its 101; GPT-Live itself sends nothing before `session.start`."""
 
@@ -263,9 +265,19 @@ class RelayChain:
 
     async def _start_live(self) -> Finding:
         assert self._stream is not None  # noqa: S101 - set by the step 'upgrade'
-        self._live_session = LiveSession(self._stream, self._options.model, self._step_failed)
+        model = self._options.model
+        self._live_session = LiveSession(self._stream, model, self._start_failed, through_relay=True)
         self._stack.push_async_callback(self._live_session.close)
-        return await self._live_session.start(self._options.timeout_seconds)
+        return await self._live_session.start(_LIVE_START_SECONDS)
+
+    def _start_failed(self, failure: Failure) -> StepFailed:
+        if failure.reason != "first_event_timeout":
+            return self._step_failed(failure)
+        return StepFailed(
+            "The relay answered session.start neither with session.started nor with an error.",
+            reason=failure.reason,
+            remedy="Check for a proxy on the route that buffers or drops messages, and the relay's log.",
+        )
 
     async def _end_live(self) -> Finding:
         assert self._live_session is not None  # noqa: S101 - set by the step 'live_start'

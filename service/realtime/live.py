@@ -4,6 +4,7 @@ Source: the types of openai-python 3.57 (`types/live`) and captured frames. The 
 directions all the time, silence included.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 DEFAULT_MODEL: Final = "gpt-live-1"
@@ -89,8 +90,16 @@ PARSED_EVENT_TYPES: Final = frozenset(
 )
 """Server events that the relay parses: they report failures, usage, the end, and when speech was heard and answered."""
 
-CLOSED_REASONS: Final = ("close_requested", "expired", "content", "remote_hangup", "connection_lost")
-"""The documented reasons of `session.closed`."""
+ENDING_BY_CLOSED_REASON: Final[Mapping[str, str]] = {
+    "close_requested": "client_closed",
+    "expired": "session_expired",
+    "content": "content_filtered",
+    "remote_hangup": "remote_hangup",
+    "connection_lost": "upstream_lost",
+}
+"""The documented reasons of `session.closed`, and the ending of the catalogue that each one is."""
+
+CLOSED_REASONS: Final = tuple(ENDING_BY_CLOSED_REASON)
 
 
 def is_live_model(model: str) -> bool:

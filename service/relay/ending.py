@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode, close_code_to_forward
+from service.realtime.live import ENDING_BY_CLOSED_REASON
 from service.realtime.scanner_items import Violation
 
 Side = Literal["client", "upstream"]
@@ -58,19 +59,12 @@ def peer_closed(side: Side, code: int | None, text: str, *, expired: bool = Fals
     return Ending("upstream_closed", forwarded, echo)
 
 
-_CLOSED: Final = {
-    "close_requested": "client_closed",
-    "expired": "session_expired",
-    "content": "content_filtered",
-    "remote_hangup": "remote_hangup",
-    "connection_lost": "upstream_lost",
-}
 _EXPLAINED: Final = frozenset({"no_input_audio", "content_filtered", "upstream_lost"})
 
 
 def session_closed(end: Ending, closed_reason: str, *, had_audio: bool) -> Ending:
     """The ending of a GPT-Live session that upstream closed after `session.closed` with this reason."""
-    reason = _CLOSED.get(closed_reason, "upstream_closed")
+    reason = ENDING_BY_CLOSED_REASON.get(closed_reason, "upstream_closed")
     if reason == "session_expired" and not had_audio:
         reason = "no_input_audio"
     client = (

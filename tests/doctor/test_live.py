@@ -10,13 +10,14 @@ import pytest
 from yarl import URL
 
 from service.doctor import live as module
+from service.doctor import relay
 from service.doctor.live import CHUNKS, COST
 from service.doctor.relay_url import websocket_url
 from service.failures import CATALOGUE
 from service.settings import Settings
 from service.upstream.live_key import UNPROVEN
 from tests.support.doctor_chain import ChainReport, run_provider_chain, run_relay_chain
-from tests.support.harness import eventually
+from tests.support.harness import eventually, simulated_relay
 from tests.support.live_provider import STARTED, LiveConnection, LiveProvider, Script, closed, converse, refusal
 from tests.support.raw_http_server import Exchange, RawHttp, raw_http
 from tests.support.raw_websocket_server import ServerConnection
@@ -31,6 +32,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_SECONDS", 0.001)
     monkeypatch.setattr(module, "_CLOSED_SECONDS", 0.3)
     monkeypatch.setattr(module, "_RELAY_ERROR_SECONDS", 0.3)
+    monkeypatch.setattr(relay, "_LIVE_START_SECONDS", 3.0)
 
 
 async def check_provider(
@@ -179,7 +181,7 @@ async def expire(connection: LiveConnection) -> None:
     [
         (end_without_report, "upstream_lost", "the usage is unconfirmed"),
         (never_end, "upstream_too_slow", "the usage is unconfirmed"),
-        (expire, "upstream_closed", "with the reason expired"),
+        (expire, "session_expired", "during the silence: expired"),
     ],
 )
 async def test_session_without_an_orderly_end_fails_live_close(
@@ -323,6 +325,43 @@ async def test_refused_start_behind_the_relay_fails_live_start(*, explains: bool
     assert ("live_start", "quota_exhausted") == (report.failed_step, report["live_start"].reason)
     assert ("Do what the relay advises." in report.text("live_start")) is explains
     assert "CANARY" not in report.document
+
+
+@pytest.mark.parametrize(
+    ("scenario", "step", "reason"),
+    [
+        ("good", None, None),
+        ("key-rejected", "live_key", "key_rejected"),
+        ("key-forbidden", "live_start", "key_forbidden"),
+        ("quota-exhausted", "live_start", "quota_exhausted"),
+        ("drop", "live_start", "dropped_early"),
+        ("drop-mid", "live_close", "upstream_lost"),
+        ("live-content", "live_close", "content_filtered"),
+    ],
+)
+async def test_live_through_a_running_relay_has_its_reason(
+    scenario: str, step: str | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason that the relay logs; its session_id finds the line."""
+    monkeypatch.setattr(module, "_CLOSED_SECONDS", 15.0)
+    async with simulated_relay(OPENAI_API_KEY=f"sk-sim-{scenario}") as running:
+        report = await run_relay_chain(running.url, turn=True, live=True)
+
+        assert step == report.failed_step, report.document
+        if step is None:
+            assert "session.closed: close_requested" in report["live_close"].finding
+            await eventually(lambda: running.events("session.ended"))
+            assert running.events("session.ended")[0]["usage_confirmed"] is True
+        else:
+            assert reason == report[step].reason
+
+
+async def test_relay_without_live_is_named() -> None:
+    """The operator has switched it off."""
+    async with simulated_relay(RELAY_LIVE="off") as running:
+        report = await run_relay_chain(running.url, live=True)
+
+    assert ("live_key", "live_disabled") == (report.failed_step, report["live_key"].reason)
 
 
 @pytest.mark.parametrize(
