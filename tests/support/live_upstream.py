@@ -69,6 +69,16 @@ class LiveUpstream:
             connection.send_close(1000)
 
 
+def counted_failures(relay: Relay) -> dict[tuple[str, str, str], float]:
+    """The failed connections by phase, reason and status."""
+    family = next(iter(relay.app.metrics.connection_failures.collect()))
+    return {
+        (sample.labels["phase"], sample.labels["reason"], sample.labels["status"]): sample.value
+        for sample in family.samples
+        if sample.value and sample.name.endswith("_total")
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class LiveConnection:
     """A relay with one client of GPT-Live and its upstream."""
@@ -93,12 +103,7 @@ class LiveConnection:
 
     def failures(self) -> dict[tuple[str, str, str], float]:
         """The failed connections by phase, reason and status."""
-        family = next(iter(self.relay.app.metrics.connection_failures.collect()))
-        return {
-            (sample.labels["phase"], sample.labels["reason"], sample.labels["status"]): sample.value
-            for sample in family.samples
-            if sample.value and sample.name.endswith("_total")
-        }
+        return counted_failures(self.relay)
 
 
 @asynccontextmanager
