@@ -7,7 +7,7 @@ import sys
 
 import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # only in the fuzzing environment
 
-with atheris.instrument_imports(include=["service.realtime"]):
+with atheris.instrument_imports(include=["service.realtime", "service.access", "service.web"]):
     from fuzz.targets import TARGETS
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from fuzz.requests import MANY_LETTERS
 from fuzz.targets import MANY_SPACES, SIZE_LIMITS, SOME_SPACES
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
@@ -13,13 +14,18 @@ EVENT: Final = b'{"event_id":"e\\"1","n":-1.5e3,"type":"session.update"}'
 DICTIONARY: Final = (
     b'"type"', b'"error"', b'"code"', b"session.update", b'":"', b"\\u0065", b'{"type":"', b"\x81\x7e\x00\x7e",
     b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00", b"\x81\xfe\x00\x7e", b"\x88\x02\x03\xe8", b"\x01\x01", b"\x80\x00",
-    b"\x8a\x00", b"\x09\x00", b"\xff\xff", *(spaces[0] for spaces in (MANY_SPACES, SOME_SPACES)),
+    b"\x8a\x00", b"\x09\x00", b"\xff\xff", *(spaces[0] for spaces in (MANY_SPACES, SOME_SPACES)), MANY_LETTERS[0],
+    b"\r\n", b"\r\n\r\n", b"Host: ", b"Origin: ", b"Authorization: Bearer ", b"api-key: ", b"Sec-WebSocket-Protocol: ",
+    b"Sec-WebSocket-Key: ", b"X-Forwarded-For: ", b"Transfer-Encoding: chunked", b"Content-Length: ", b"Expect: ",
+    b"openai-insecure-api-key.", b"on_failure=event", b"draining_event=", b"&model=", b"&intent=", b"&call_id=", b"%ED%A0%80",
+    b"http://[::1", b"null", b'for="[', b"_hidden", b"unknown", b"GET ", b"CONNECT ", b" HTTP/1.1", b"PROXY TCP4 ", b"PRI * ",
 )  # fmt: skip
 
 
 def seeds_of(target: str) -> list[bytes]:
     """Return the seeds of a target."""
-    return {"scanner": _scanner, "closing": _closing, "events": _events}[target]()
+    seeds = {"scanner": _scanner, "closing": _closing, "events": _events, "heads": _heads, "admission": _admission}
+    return seeds[target]()
 
 
 def dictionary() -> str:
@@ -98,3 +104,70 @@ def _events() -> list[bytes]:
     nested = b'{"error":' + b"[" * 3000
     twice = b'{"type":"a","type":"b"}'
     return [*heads, nested, twice, b'{"typ\\u0065":"a","type":"b"}', b'{"error":{"type":1,"code":null,"message":[]}}']
+
+
+_UPGRADE: Final = (
+    b"Host: localhost", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)  # fmt: skip
+_PATH: Final = b"/v1/realtime?model=gpt-realtime"
+
+
+def _heads() -> list[bytes]:
+    def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+        return b"\r\n".join((line, *headers, b"", body))
+
+    get = b"GET " + _PATH + b" HTTP/1.1"
+    upgrade = request(get, *_UPGRADE)
+    plain = request(b"GET /livez HTTP/1.1", b"Host: x")
+    streams = [
+        b"",
+        upgrade,
+        upgrade + build_frame(Opcode.TEXT, EVENT, KEY),
+        plain,
+        plain * 3,
+        plain + b"\x00",
+        request(b"POST /v1/realtime HTTP/1.1", b"Host: x", b"Content-Length: 3", body=b"abc") + plain,
+        request(get, b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n") + plain,
+        request(get, b"Transfer-Encoding: gzip"),
+        request(get, b"Cookie: " + MANY_LETTERS[0] * 4),
+        request(get, *(b"a: b" for _ in range(140))),
+        request(get, b"Host: \xff\xfe", b" folded", b"no colon"),
+        request(b"CONNECT example.com:443 HTTP/1.1", b"Host: example.com"),
+        request(b"GET http://[::1/v1/realtime HTTP/1.1"),
+        request(b"OPTIONS * HTTP/1.0"),
+        b"GET /\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + upgrade,
+        b"\x16\x03\x01\x02\x00\x01",
+        b"\x05\x01\x00",
+        build_frame(Opcode.TEXT, EVENT, KEY),
+    ]
+    return [cuts + stream for stream in streams for cuts in (b"\x00", b"\x02\x10\x00\x80\x00")]
+
+
+def _admission() -> list[bytes]:
+    extra = (
+        b"Authorization: Bearer x",
+        b"api-key: \xff",
+        b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.x",
+        b"Origin: https://app.example.com:443",
+        b"Origin: null",
+        b'X-Forwarded-For: 192.0.2.7, "[2001:db8::1%eth0]:443", for=_hidden, unknown',
+        b"OpenAI-Safety-Identifier: a",
+        b"Expect: 100-continue",
+        b"Forwarded: for=x",
+    )
+    queries = (
+        b"",
+        b"&intent=transcription",
+        b"&call_id=%00",
+        b"&MODEL=x",
+        b"&token=x",
+        b"&on_failure=event&draining_event=1",
+    )
+    return [
+        b"\n".join((_PATH + query, *_UPGRADE, *lines))
+        for query in queries
+        for lines in ((), extra[:4], extra[4:], extra)
+    ]

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Final
 
+from fuzz.properties import require
+from fuzz.requests import admission, heads
 from service.realtime.closing import (
     MAX_REASON_BYTES,
     close_code_to_forward,
@@ -30,12 +32,6 @@ SOME_SPACES: Final = (b"\xf5\xf6", b" " * 500)
 MAX_MANY_SPACES: Final = 4  # replacements per input; more would only be slow
 BYTEWISE_MAX_BYTES: Final = 64
 MAX_HELD_TOTAL_BYTES: Final = 2 * 65_536 + 14 + HEAD_BYTES
-
-
-def require(what: str, *, holds: bool) -> None:
-    """Raise AssertionError if a property does not hold."""
-    if not holds:
-        raise AssertionError(what)
 
 
 def scanner(data: bytes) -> None:
@@ -155,4 +151,10 @@ def _pairs(data: bytes) -> list[tuple[str, object]] | None:
     return top[-1] if top and data.lstrip(b" \t\r\n").startswith(b"{") else None
 
 
-TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"scanner": scanner, "closing": closing, "events": events}
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "scanner": scanner,
+    "closing": closing,
+    "events": events,
+    "heads": heads,
+    "admission": admission,
+}
