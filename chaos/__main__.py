@@ -17,6 +17,7 @@ from bench.contenders import REPOSITORY
 from chaos import verdict
 from chaos.attacks import ATTACKS, SHORT, Attack
 from chaos.endurance import Endurance, endure, print_line
+from chaos.front import attack_front
 from chaos.measure import Plan, measure
 from chaos.verdict import Measurement, broken_bounds, depends_on_time
 
@@ -49,6 +50,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--admitted", type=int, default=0, metavar="CLIENTS", help="hostile clients with tokens; 0: without"
     )
     long.add_argument("--rate", type=float, default=25, help="messages per second of each call (25)")
+    parser.add_argument(
+        "--front", choices=("haproxy", "nginx"), help="attack through a TLS front in place of the table"
+    )
     options = parser.parse_args(words)
     names = [name for name in (options.only or "").split(",") if name]
     if names == ["list"]:
@@ -133,6 +137,8 @@ def main() -> int:
     """Attack; returns 1 if a bound is broken."""
     options = parse(sys.argv[1:])
     machine.prepare()
+    if options.front:
+        return 0 if _run(attack_front(options.front, print_line)) else 1
     if options.minutes is None:
         rows, holds = _run(table(options))
         _save(options, rows)

@@ -11,6 +11,7 @@ import aiohttp
 
 from tests.support.harness import DEFAULT_PATH
 
+_UNREAD_SECONDS: Final = 300.0
 ATTACKER: Final = "127.0.0.2"
 """An address of loopback that the well-behaved client does not have."""
 GET: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
@@ -30,6 +31,8 @@ class Attack:
     first: bytes = b""
     repeated: bytes = b""
     is_tls: bool = True
+    is_read: bool = True
+    """Whether the attacker reads; where it does not, it notices no end."""
 
 
 SLOW: Final = {
@@ -64,7 +67,7 @@ async def run_attack(attack: Attack, port: int, context: ssl.SSLContext, *, paus
         )
     except OSError:  # a reset within the handshake
         return b""
-    reading = asyncio.ensure_future(_first_line(reader))
+    reading = asyncio.ensure_future(_first_line(reader) if attack.is_read else asyncio.sleep(_UNREAD_SECONDS, b""))
     try:
         writer.write(attack.first)
         while not reading.done():

@@ -23,9 +23,10 @@ NGINX_TEXT: Final = re.findall(
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A running front: its port, how clients connect to it, its process."""
+    """A running front: its port, the authority that clients must trust, a context that does, its process."""
 
     port: int
+    bundle: Path
     context: ssl.SSLContext
     pid: int
 
@@ -63,7 +64,7 @@ async def running_front(
         await eventually(lambda: _accepts(port), 30)
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
         writer.close()  # a worker has answered it, so that all processes run
-        yield Front(port, context, process.pid)
+        yield Front(port, authority.bundle, context, process.pid)
     finally:
         process.terminate()
         await process.wait()
