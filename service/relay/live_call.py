@@ -67,6 +67,7 @@ class LiveCall:
         self.has_expired = False
         self._meter = LiveMeter()
         self._speech = SpeechTimer()
+        self._session_id: str | None = None  # the provider's, which its support asks for
         self._closed_reason: str | None = None
         self._closed_at = 0.0
 
@@ -104,6 +105,7 @@ class LiveCall:
     def _take(self, event: LiveEvent) -> None:
         if event.transcript is not None:
             self._observe_answer(self._speech.add(event.transcript))
+        self._session_id = self._session_id or event.session_id
         if event.closed_reason is not None and self._closed_reason is None:
             self._closed_reason, self._closed_at = event.closed_reason, time.monotonic()
         if not self._is_sideband:
@@ -138,11 +140,12 @@ class LiveCall:
     def summary(self) -> Mapping[str, object]:
         """What the session cost, and whether the provider confirmed it."""
         if self._is_sideband:
-            return {}
+            return {"upstream_session_id": self._session_id}
         self._observe_answer(self._speech.finish())
         self._metrics.live.count_end(self._meter)
         active, paused = self._meter.billable_seconds()
         return {
+            "upstream_session_id": self._session_id,
             "usage_seconds": round(active + paused, 3),
             "usage_confirmed": self._meter.is_confirmed,
             "closed_reason": self._closed_reason,

@@ -65,6 +65,7 @@ async def test_end_closes_the_session_upstream_and_reads_its_usage(cause: Cause,
         line = await live.ended()
 
         assert (reason, True, 13.0) == (line["reason"], line["usage_confirmed"], line["usage_seconds"])
+        assert "live_u2_ABC" == line["upstream_session_id"]
         assert ("session.close", 1) == (live.upstream.types[-1], live.upstream.types.count("session.close"))
         assert 13.0 == live.relay.metric("realtime_relay_billed_seconds_total", model="gpt-live-1", kind="active")
         assert 1 == live.relay.metric("realtime_relay_sessions_ended_total", reason=reason, api="live")
