@@ -35,8 +35,8 @@ def explain_listen_error(exc: OSError, variable: str, host: str, port: int) -> s
         case errno.EADDRNOTAVAIL:
             why = "no network interface of this machine or container has this address"
             remedy = f"Set {variable.replace('PORT', 'HOST')} to an address that 'ip addr' lists"
-        case _ if isinstance(exc, socket.gaierror):
-            why = "the name cannot be resolved"
+        case _ if isinstance(exc, socket.gaierror | TimeoutError):
+            why = "the name cannot be resolved" + (" in time" if isinstance(exc, TimeoutError) else "")
             remedy = f"Set {variable.replace('PORT', 'HOST')} to an address, such as 127.0.0.1"
     return f"{variable}: cannot listen on {host} port {port}: {why}. {remedy}."
 

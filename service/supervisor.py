@@ -10,6 +10,8 @@ from prometheus_client import Counter, Histogram
 
 RESTART_SECONDS: Final = 1.0
 """The pause before a task that has ended is started again."""
+STOP_SECONDS: Final = 5.0
+"""Longer than a health check takes to close its connection."""
 LAG_SECONDS: Final = 0.5
 """The interval of the measurement of the event loop's lag."""
 STALL_SECONDS: Final = 2.0
@@ -37,11 +39,11 @@ class Supervisor:
         return all(not task.done() for task in self._tasks)
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait for their end; safe to call twice."""
+        """Cancel all tasks and wait for their end, at most STOP_SECONDS; safe to call twice."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
     async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -27,6 +27,8 @@ from service.upstream.dials import DialsInFlight
 CLOSES_PER_SECOND: Final = 50
 """Sessions are closed no faster than this where the spread allows: their clients reconnect immediately, and to relays that
 are still warming up."""
+END_SECONDS: Final = 30.0
+"""Longer than any closing handshake: 15 seconds for the last event of a GPT-Live session."""
 FAST_CLOSE_SECONDS: Final = 1.0
 """Upper bound on closing handshakes after a second signal."""
 
@@ -129,11 +131,16 @@ class Drainer:
         await _wait_first(self._wait_empty(), signals.close_now.wait(), timeout_seconds=remaining)
 
     async def end_all(self) -> None:
-        """End all sessions immediately, those that a dial in flight still starts included; returns once none is open."""
+        """End all sessions immediately, those that a dial in flight still starts included; returns once none is open.
+
+        A session or dial that misses all its own deadlines holds this for END_SECONDS at most.
+        """
         self._pass_deadline()
         for session in self.sessions:
             session.end("relay_draining")
-        await self._wait_empty()
+        await _wait_first(self._wait_empty(), timeout_seconds=END_SECONDS)
+        if self._dials or self.sessions:
+            structlog.get_logger().error("drain.incomplete", sessions=len(self.sessions), dials=len(self._dials))
 
     def _session_started(self, session: Session) -> None:
         if self._is_past_deadline or (self._must_settle and session.settle_seconds):
@@ -169,14 +176,14 @@ class Drainer:
 
     async def _wait_closed(self, signals: DrainSignals) -> None:
         closed = asyncio.ensure_future(self.end_all())
-        await _wait_first(asyncio.shield(closed), signals.close_now.wait())
+        await _wait_first(asyncio.shield(closed), signals.close_now.wait(), timeout_seconds=END_SECONDS)
         await _wait_first(asyncio.shield(closed), signals.abort_now.wait(), timeout_seconds=FAST_CLOSE_SECONDS)
         for session in self.sessions:
             session.abort()
         await closed
 
 
-async def _wait_first(*waits: Awaitable[object], timeout_seconds: float | None = None) -> None:
+async def _wait_first(*waits: Awaitable[object], timeout_seconds: float) -> None:
     """Wait until one of them is done or the time has passed, and cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:

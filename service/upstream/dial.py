@@ -39,6 +39,7 @@ from service.wire.leg import Leg
 from service.wire.seam import sec_websocket_accept, take_upstream
 
 BODY_BYTES: Final = 65_536
+CLOSE_SECONDS: Final = 2.0
 BODY_SECONDS: Final = 1.0
 MAX_HEADER_BYTES: Final = 65_536
 """Of one header of a response. The provider's edge sends policies and cookies above aiohttp's default of 8 kB."""
@@ -121,7 +122,9 @@ class Dialler:
 
     async def close(self) -> None:
         """Close the HTTP session, and with it every connection that is still open, without a close frame."""
-        await self.session.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.session.close()
 
     async def dial(
         self,

@@ -19,6 +19,9 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+LOOKUP_SECONDS: Final = 30.0
+"""A lookup that takes longer is abandoned, so that later dials do not join one that never ends. The system's resolver gives
+up after as long by default: 5 s, twice, for each of three servers."""
 TTL_SECONDS: Final = 10.0
 """Upper bound on how long a changed address stays unnoticed."""
 
@@ -98,7 +101,10 @@ class CachingResolver(AbstractResolver):
     async def _look_up(self, key: _Key) -> list[ResolveResult]:
         host = key[0]
         try:
-            infos = await look_up(*key)
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                infos = await look_up(*key)
+        except TimeoutError:
+            raise OSError("the resolver does not answer") from None
         finally:
             del self._pending[key]
         results = [

@@ -1,17 +1,21 @@
 """A listener: an aiohttp server on a socket of its own, with the limits that aiohttp leaves unset."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from aiohttp import web
 
+from service.access.forwarded import parse_address
+from service.upstream.resolver import look_up
 from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
 from service.web.host_check import HostCheck
 from service.web.protocol import HEAD_SECONDS, MAX_HEAD_BYTES
 
+RESOLVE_SECONDS: Final = 10.0
 _BACKLOG: Final = 256
 """A longer backlog only queues clients that admission refuses, and multiplies asyncio's log lines when accept fails."""
 
@@ -55,12 +59,24 @@ async def listen(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    await _check_name(host, port)
     server = runner.server
     assert server is not None  # noqa: S101 - set by setup
     listener = await asyncio.get_running_loop().create_server(connection_limit(server), host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
     host_check.bound(host, [str(bound.getsockname()[0]) for bound in listener.sockets])
     return int(listener.sockets[0].getsockname()[1])
+
+
+async def _check_name(host: str, port: int) -> None:
+    """Resolve a host name with a deadline, and with a thread that the end of the process does not wait for.
+
+    `create_server` has neither. Raises TimeoutError; `create_server` reports any other failure.
+    """
+    if parse_address(host) is None:
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            with suppress(socket.gaierror):
+                await look_up(host, port)
 
 
 async def _adjust_headers(request: web.Request, response: web.StreamResponse) -> None:
