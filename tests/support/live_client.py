@@ -69,7 +69,7 @@ def others(events: list[Event]) -> list[Event]:
 
 @asynccontextmanager
 async def live(
-    sim: Simulator,
+    server: Simulator | str,
     query: str = "",
     *,
     key: str | None = KEY,
@@ -77,9 +77,10 @@ async def live(
     headers: dict[str, str] | None = None,
     protocols: tuple[str, ...] = (),
 ) -> AsyncIterator[LiveClient]:
-    """Connect to a simulator's GPT-Live; the session is not started."""
+    """Connect to GPT-Live of a simulator, or at the base URL of a relay; the session is not started."""
     request_headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
-    url = f"{sim.url.removesuffix('/v1')}{path}?{query}"
+    base = server if isinstance(server, str) else server.url
+    url = f"{base.removesuffix('/v1')}{path}?{query}"
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(url, headers=request_headers, protocols=protocols, max_msg_size=0) as ws,

@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.harness import open_raw, running_relay
+from tests.support.harness import eventually, open_raw, running_relay
+from tests.support.live_client import live_simulator
 from tests.support.raw_http_server import Exchange, answer_health_check
 from tests.support.relay_process import run, serving
-from tests.support.tcp_server import listening
+from tests.support.tcp_server import Serve, listening
 
 HOST = "res.openai.azure.com"
 REFUSALS = {
@@ -54,19 +55,21 @@ async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy one direction of a connection."""
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 @asynccontextmanager
-async def azure_behind_a_proxy(authority: Authority) -> AsyncIterator[tuple[int, list[str]]]:
+async def azure_behind_a_proxy(authority: Authority, serve: Serve = refuse) -> AsyncIterator[tuple[int, list[str]]]:
     """Run Azure with a certificate of its name, and a proxy that connects to it; yields the proxy's port and its requests."""
     requests: list[str] = []
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async with listening(refuse, tls=authority.server_context(HOST)) as azure:
+    async with listening(serve, tls=authority.server_context(HOST)) as azure:
 
         async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(asyncio.IncompleteReadError):
@@ -113,6 +116,36 @@ async def test_refusal_of_azure_gets_its_own_remedy(model: str, authority: Autho
         labels = {"upstream": "azure", "phase": "upgrade", "status": str(REFUSALS[model][0]), "reason": reason}
         assert 1 == relay.metric("realtime_relay_connection_failures_total", **labels)
     assert {f"CONNECT {HOST}:443 HTTP/1.1"} == set(requests)
+
+
+@pytest.mark.usefixtures("trusting")
+async def test_live_session_on_azure(authority: Authority) -> None:
+    """The key is the header `api-key`, at the path of Azure's API; the deployment is any name; the end is confirmed."""
+    async with live_simulator() as sim:
+        port = int(sim.url.removesuffix("/v1").rpartition(":")[2])
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
+
+        async with (
+            azure_behind_a_proxy(authority, forward) as (proxy, _),
+            running_relay(simulator=None, intervals=None, adjust=None, **settings_for(proxy)) as relay,
+        ):
+            client = await open_raw(relay.app.public_port, "/v1/live/sessions")
+            client.send_event(type="session.start", session={"model": "my-deployment"})
+            assert "session.started" == (await client.next_event())["type"]
+            client.send_event(type="session.close")
+            assert "close_requested" == (await client.next_event())["reason"]
+            await client.until_close()
+            await client.close()
+            await eventually(lambda: relay.events("session.ended"))
+            (ended,) = relay.events("session.ended")
+    (record,) = [record for record in sim.connections if record.session_id]
+
+    assert ("/openai/v1/live/sessions", "0123456789abcdef" * 2) == (record.path, record.headers["api-key"])
+    assert "Authorization" not in record.headers
+    assert ended["usage_confirmed"]
 
 
 async def health_after_its_checks(internal: str) -> str:
