@@ -60,13 +60,14 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "fails, correct that client: the log fields client and address name it."),
     Row("path_not_found", "clients", _CLIENT, 404, None, _NEVER, _INFO,
         "The relay serves nothing at this path.",
-        "Connect a WebSocket to /v1/realtime. The relay forwards Realtime WebSockets only, and no other path of the API.",
+        "Connect a WebSocket to /v1/realtime, or to /v1/live/sessions for GPT-Live. The relay forwards these WebSockets "
+        "only, and no other path of the API.",
         "Correct the URL of the client that the log field address names, or the path rule of the proxy in front of the "
-        "relay: clients connect to /v1/realtime."),
+        "relay: clients connect to /v1/realtime, or to /v1/live/sessions for GPT-Live."),
     Row("method_not_allowed", "clients", _CLIENT, 405, None, _NEVER, _INFO,
         "The relay does not accept this method at this path.",
-        "Send GET: a WebSocket handshake to /v1/realtime, or a plain request to /livez, /readyz or /healthz. The relay "
-        "forwards no other request of the API.",
+        "Send GET: a WebSocket handshake to /v1/realtime or /v1/live/sessions, or a plain request to /livez, /readyz or "
+        "/healthz. The relay forwards no other request of the API.",
         "Correct the client or the load balancer's health check that the log field address names: it has to use GET."),
     Row("headers_too_large", "clients", _CLIENT, 431, None, _NEVER, _WARNING,
         "The head of the request exceeds the relay's limit.",

@@ -24,13 +24,18 @@ WEBSOCKET_PATHS: Final = (
     "/openai/v1/realtime",
     "/openai/realtime",
     "/realtime",
+    "/v1/live/sessions",
+    "/openai/v1/live/sessions",
+    "/live/sessions",
 )
+_SHORT_ALIASES: Final = {"/realtime": "/v1/realtime", "/live/sessions": "/v1/live/sessions"}
 _PROBE_PATHS: Final = ("/healthz", "/livez", "/readyz")
 _INTERNAL_PATHS: Final = frozenset({"/metrics", "/version"})
 _MAX_PATH: Final = 256  # that is compared with the relay's paths
 _NOT_RELAYED: Final = re.compile(
     r"/(chat|completions|responses|models|audio|embeddings|files|images|assistants|threads|moderations|batches|organization)"
     r"(/|$)|/realtime/(calls|client_secrets|sessions|transcription_sessions)(/|$)"
+    r"|/live/sessions/[^/]+/(fork|accept|reject|refer|hangup|content)(/|$)"
 )
 
 # The signature of a protocol's first bytes, its reason, and a detail. At least 5 bytes of a signature identify it: an HTTP
@@ -177,8 +182,9 @@ def path_not_found(method: str, path: str) -> Failure:
         return Failure(
             "path_not_found",
             detail="an API that the relay does not forward",
-            hint="Send this request to the provider. The relay forwards only Realtime WebSockets, at /v1/realtime and "
-            "/v1/realtime/translations: no WebRTC calls, client secrets, chat completions or other REST endpoints.",
+            hint="Send this request to the provider. The relay forwards only WebSockets, at /v1/realtime, "
+            "/v1/realtime/translations and /v1/live/sessions: no WebRTC calls, forks, client secrets, chat completions or "
+            "other REST endpoints.",
         )
     nearest = nearest_path(path)
     if nearest is None:
@@ -196,9 +202,11 @@ def nearest_path(path: str) -> str | None:
     path = _normalize(path)
     for known in (*WEBSOCKET_PATHS, *_PROBE_PATHS):
         if path == known or path.endswith(known):  # with a prefix that a proxy has not removed, or repeated
-            return "/v1/realtime" if known == "/realtime" else known
+            return _SHORT_ALIASES.get(known, known)
     if "/realtime/" in path:  # such as /v1/realtime/ws
         return "/v1/realtime"
+    if "/live/" in path or path.endswith("/v1/live"):  # Azure's reference also names /openai/v1/live
+        return "/v1/live/sessions"
     close: Iterable[str] = difflib.get_close_matches(path, (*WEBSOCKET_PATHS, *_PROBE_PATHS), n=1, cutoff=0.75)
     return next(iter(close), None)
 

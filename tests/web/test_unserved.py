@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
+from service.web.live import PATHS as LIVE_PATHS
 from service.web.realtime import PATHS, TRANSLATION_PATHS
 from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
 from tests.support.harness import Relay, open_raw, simulated_relay, within
@@ -287,7 +288,28 @@ def test_any_path_has_a_bounded_remedy(path: str) -> None:
 
 def test_hints_name_paths_that_the_relay_serves() -> None:
     """The paths of hints equal those of the routes."""
-    assert {*PATHS, *TRANSLATION_PATHS} == set(WEBSOCKET_PATHS)
+    assert {*PATHS, *TRANSLATION_PATHS, *LIVE_PATHS} == set(WEBSOCKET_PATHS)
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/v1/live", "Use /v1/live/sessions,"),
+        ("/openai/v1/live", "Use /v1/live/sessions,"),
+        ("/openai/live/sessions", "Use /v1/live/sessions,"),
+        ("/v1/v1/live/sessions", "Use /v1/live/sessions,"),
+        ("/v1/live/sessions/", "Use /v1/live/sessions,"),
+        ("/v1/live/session", "Use /v1/live/sessions,"),
+        ("/v1/live/rtc_u1_x", "Use /v1/live/sessions,"),
+        ("/gateway/v1/live/sessions/live_u1_x/attach", "Use /v1/live/sessions,"),
+        ("/v1/live/sessions/live_u1_x/fork", "Send this request to the provider"),
+        ("/v1/live/sessions/live_u1_x/hangup", "Send this request to the provider"),
+        ("/live", "Use /livez,"),
+    ],
+)
+def test_wrong_path_of_live_has_its_route(path: str, part: str) -> None:
+    """A prefix, an older path, another dialect; what the relay does not forward is sent to the provider."""
+    assert path_not_found("GET", path).remedy.startswith(part)
 
 
 @pytest.mark.parametrize("path", ["/v1/v1/realtime?model=m", "/v1/realtime/ws?x=1", "/nothing?x=1"])
