@@ -119,7 +119,7 @@ def _heads() -> list[bytes]:
 
     get = b"GET " + _PATH + b" HTTP/1.1"
     upgrade = request(get, *_UPGRADE)
-    plain = request(b"GET /livez HTTP/1.1", b"Host: x")
+    plain = request(b"GET /livez HTTP/1.1", b"Host: localhost")
     streams = [
         b"",
         upgrade,
@@ -127,7 +127,7 @@ def _heads() -> list[bytes]:
         plain,
         plain * 3,
         plain + b"\x00",
-        request(b"POST /v1/realtime HTTP/1.1", b"Host: x", b"Content-Length: 3", body=b"abc") + plain,
+        request(b"POST /v1/realtime HTTP/1.1", b"Host: localhost", b"Content-Length: 3", body=b"abc") + plain,
         request(get, b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n") + plain,
         request(get, b"Transfer-Encoding: gzip"),
         request(get, b"Cookie: " + MANY_LETTERS[0] * 4),
