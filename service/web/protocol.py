@@ -178,10 +178,12 @@ class PublicProtocol(web.RequestHandler):
             self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's `bool | None` to None
-        """Keep the transport open for the answer to what could not be parsed; a half-close ends any other connection."""
+        """Keep the transport open for the answer to a request. A half-close ends an idle connection, and a dial."""
         head = cast("HeadLimiter | None", self._parser)
         self._peer_finished = True
-        return head is not None and head.failed and not self._lingers
+        if head is None or self._lingers or (self._upgraded and not head.failed):
+            return False
+        return head.failed or head.head_complete or bool(self._messages) or self._current_request is not None
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -191,9 +193,8 @@ class PublicProtocol(web.RequestHandler):
             head = cast("HeadLimiter | None", self._parser)  # aiohttp removes it when the connection is lost
             failure = unserved.unparsed_request(head.first_bytes if head is not None else b"", exc)
         elif request.headers.get("Expect", "100-continue").lower() != "100-continue":
-            failure = (
-                unserved.unsupported_expectation()
-            )  # aiohttp's refusal repeats the header, and fails if it is not UTF-8
+            # aiohttp's refusal repeats the header, and fails if it is not UTF-8
+            failure = unserved.unsupported_expectation()
         else:
             # Logs the exception; raises ConnectionError if a part of the response has been sent.
             super().handle_error(request, status, exc, message)
@@ -213,7 +214,7 @@ class PublicProtocol(web.RequestHandler):
                 self._message_tail = b""
                 head.failed = self._lingers = True
                 resp.force_close()
-            elif "Transfer-Encoding" in request.headers:
+            elif "Transfer-Encoding" in request.headers or (self._peer_finished and not self._messages):
                 resp.force_close()  # RFC 9112 section 6.3: with an unknown coding the end of the request is unknown
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # its frames refer to the connection, and to it
@@ -263,7 +264,7 @@ class HeadLimiter:
         self._parser = parser
         self._head_bytes = 0
         self._behind_bytes = 0
-        self._head_complete = False  # a request waits for its answer
+        self.head_complete = False  # a request waits for its answer
         self.first_bytes = b""
         self.failed = False
 
@@ -273,12 +274,12 @@ class HeadLimiter:
     def request_answered(self) -> None:
         """Begin to count the bytes of the next request."""
         self._head_bytes = self._behind_bytes = 0
-        self._head_complete = False
+        self.head_complete = False
 
     @property
     def is_incomplete(self) -> bool:
         """Whether a head has begun and not ended."""
-        return bool(self._head_bytes) and not self._head_complete and not self.failed
+        return bool(self._head_bytes) and not self.head_complete and not self.failed
 
     def fail(self, exc: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
         """Parse nothing from now on; return the error as aiohttp queues it, without a traceback, which refers to frames."""
@@ -311,7 +312,7 @@ class HeadLimiter:
         return False, tail
 
     def _count(self, size: int) -> None:
-        if self._head_complete:
+        if self.head_complete:
             self._behind_bytes += size
             if self._behind_bytes > 2 * MAX_BEHIND_HEAD_BYTES:
                 raise PayloadTooLarge
@@ -330,7 +331,7 @@ class HeadLimiter:
         if any(message.version < HttpVersion10 for message, _ in parsed):
             raise BadHttpMessage("HTTP/0.9")
         messages += parsed
-        self._head_complete = self._head_complete or bool(parsed)
+        self.head_complete = self.head_complete or bool(parsed)
         return upgraded, tail
 
 
