@@ -8,6 +8,7 @@ from functools import cache
 from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any, Final, Literal, cast
+from urllib.parse import unquote
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -15,7 +16,6 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_request import BaseRequest
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -25,6 +25,7 @@ from service.configuration import access_policy
 from service.failures import CATALOGUE, Failure
 from service.settings import load_settings
 from service.telemetry.metrics import Metrics
+from service.upstream.target import Endpoint
 from service.web import unserved
 from service.web.admission import AdmissionControl
 from service.web.attempts import ConnectionAttempt
@@ -40,6 +41,7 @@ _TOKEN: Final = "fuzzed-7f3b9c1e5d2a4860"  # noqa: S105 - no input can contain i
 _CLIENT_MAX_BYTES: Final = 1 << 20
 
 Mode = Literal["open", "tokens"]
+_KINDS: Final[tuple[tuple[Mode, Endpoint], ...]] = (("open", "realtime"), ("open", "attach"), ("tokens", "live"))
 
 
 def heads(data: bytes) -> None:
@@ -131,19 +133,21 @@ def admission(data: bytes) -> None:
 def judge(message: RawRequestMessage) -> None:
     """Every check of a request that has been parsed: it passes, or a `Failure` names the reason."""
     connection = SimpleNamespace(ssl_context=None, peername=(_PEER, 1), sockname=None, transport=None)
-    for mode in ("open", "tokens"):
-        request = BaseRequest(
+    session = unquote(message.path.partition("?")[0].rpartition("/")[2])
+    for mode, endpoint in _KINDS:
+        request = web.Request(
             message, EMPTY_PAYLOAD, cast("Any", connection), cast("Any", None), cast("Any", None), _loop(),
             client_max_size=_CLIENT_MAX_BYTES,
         )  # fmt: skip
+        request._match_info = cast("Any", {"session": session})  # noqa: SLF001 - the router sets it
         with structlog.testing.capture_logs() as logs:
-            _admit(cast("web.Request", request), mode)
+            _admit(request, mode, endpoint)
         require("log lines are printable", holds=json.dumps(logs, default=str).isprintable())
     for failure in (unserved.path_not_found(message.method, message.path), unserved.method_not_allowed(message.method)):
         _check(failure)
 
 
-def _admit(request: web.Request, mode: Mode) -> None:
+def _admit(request: web.Request, mode: Mode, endpoint: Endpoint) -> None:
     found = client_address(request.remote, request.headers.getall("X-Forwarded-For", []), _everything())
     require("an address is short", holds=0 < len(address_block(found.address)) <= 256)  # noqa: PLR2004 - as the hop
     require("an address is printable", holds=found.address.isprintable() and found.hop.isprintable())
@@ -155,10 +159,11 @@ def _admit(request: web.Request, mode: Mode) -> None:
         except Failure as failure:
             _check(failure)
         try:
-            dial = _control(mode).admit(request, ConnectionAttempt("s", found.address), slot, "realtime")
+            dial = _control(mode).admit(request, ConnectionAttempt("s", found.address), slot, endpoint)
             sent = URL.build(query=list(dial.query)).raw_query_string
             require("the query is encoded", holds=sent.isascii() and sent.isprintable() and " " not in sent)
-            require("the identifier is printable", holds=(dial.safety_identifier or "").isprintable())
+            texts = f"{dial.safety_identifier}{dial.live_session}"
+            require("identifiers are printable", holds=texts.isascii() and texts.isprintable())
             admitted = True
         except Failure as failure:
             _check(failure)

@@ -13,6 +13,7 @@ from typing import Final
 from tests.support.certificates import Authority
 from tests.support.harness import eventually
 from tools.debian import program
+from tools.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HAPROXY_TEXT: Final = (ROOT / "compose/tls/haproxy.cfg").read_text(encoding="utf-8")
@@ -44,9 +45,7 @@ async def running_front(
     binary = program(name)
     authority = Authority(folder)
     authority.write_server_files(folder / "relay.pem", folder / "relay.pem.key")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     configuration = folder / f"{name}.conf"
     text = _haproxy(folder, port, relay_port) if name == "haproxy" else _nginx(folder, port, relay_port)
     configuration.write_text(_replaced(text, changes or {}), encoding="utf-8")
