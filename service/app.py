@@ -116,6 +116,7 @@ class App:
             session_limits=configuration.session_limits(settings),
             max_dials=settings.max_dials,
             on_dial_result=self.monitor.dial_finished,
+            on_live_started=self.monitor.live_started,
         )
         notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)

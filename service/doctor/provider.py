@@ -298,6 +298,12 @@ class ProviderChain:
         try:
             await check_live_key(self._open_dialler())
         except Failure as failure:
+            # Azure and compatible servers need not answer as OpenAI does; the upgrade of a session decides, if it follows.
+            is_inconclusive = failure.http_status in {101, 404}
+            if is_inconclusive and (self._with_turn or self._require_target().label == "azure"):
+                text = f"HTTP {failure.http_status}: this server answers differently, which shows nothing about the key"
+                decides = "The step 'live_upgrade' decides." if self._with_turn else "Add --turn: a session decides."
+                return Finding(text, [*evidence_notes(failure), decides], "warn")
             raise StepFailed.from_failure(failure, *self._last_response.notes(failure)) from None
         return Finding("the provider accepted the key: it does not know the session of the request", [UNPROVEN])
 

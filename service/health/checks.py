@@ -28,7 +28,7 @@ class HealthCheck:
 
     name: str
     is_required: bool = True  # whether its failure closes /readyz and fails /healthz
-    caveat: str | None = None  # what a pass leaves open
+    caveat: str | None = None  # what a pass without evidence from traffic leaves open
     status: Status = "unknown"
     reason: str | None = None
     hint: str | None = None  # replaces the remedy of the reason's row

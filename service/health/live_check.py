@@ -12,18 +12,24 @@ from service.upstream.live_key import UNPROVEN, check_live_key
 class LiveKeyCheck:
     """Refreshes the check, which the readiness latch and the overall status do not require.
 
-    A Retry-After delays this check only: a limit on GPT-Live must not delay the checks of the Realtime API.
+    A Retry-After delays this check only: a limit on GPT-Live must not delay the checks of the Realtime API. A session of a
+    client that started since the last refresh is better evidence, and replaces the request.
     """
 
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
         self._not_before = 0.0
+        self.session_started = False  # since the last refresh
         self.state = HealthCheck(LIVE, is_required=False, caveat=UNPROVEN)
 
     async def refresh(self) -> None:
         """Run the check once, unless a Retry-After has not passed."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
+        if self.session_started:
+            self.session_started = False
+            self.state.succeeded(time.time(), None, "traffic")
+            return
         if started_at < self._not_before:
             return
         try:

@@ -139,6 +139,11 @@ class HealthMonitor:
         elif failure.reason.startswith("key_") and self.handshake.status == "pass":
             self._refresh_requested.set()
 
+    def live_started(self) -> None:
+        """Take a client's session of GPT-Live that has started as evidence for the check `live`, and for no other."""
+        if self._live is not None:
+            self._live.session_started = True
+
     def _request_trial(self, due: float) -> None:
         """Refresh when the breaker's open time has passed: this dial decides whether clients are refused any longer."""
         asyncio.get_running_loop().call_at(due, self._refresh_requested.set)

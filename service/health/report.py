@@ -51,7 +51,11 @@ def detailed_body(
         },
     }
     lines = [f"upstream: {upstream}", *notes]
-    lines += [f"upstream:{check.name}: {check.caveat}" for check in checks if check.caveat and check.status == "pass"]
+    lines += [
+        f"upstream:{check.name}: {check.caveat}"
+        for check in checks
+        if check.caveat and check.status == "pass" and check.source == "active"
+    ]
     if upstream == "simulator":
         lines.append("The built-in simulator answers in place of OpenAI; speech is simulated.")
     if is_stale:

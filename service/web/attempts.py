@@ -34,12 +34,19 @@ class AttemptReporter:
     """Logs and counts the outcome of attempts.
 
     `on_dial_result` receives the failure of each dial, or None for a dial that proves that the provider serves the relay's
-    key. Health checks use it, because live traffic is better evidence than a probe.
+    key. `on_live_started` is called for each GPT-Live session that has started. Health checks use both, because live traffic
+    is better evidence than a probe.
     """
 
-    def __init__(self, metrics: Metrics, on_dial_result: Callable[[Failure | None], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        on_dial_result: Callable[[Failure | None], None],
+        on_live_started: Callable[[], object] = lambda: None,
+    ) -> None:
         self._metrics = metrics
         self._on_dial_result = on_dial_result
+        self._on_live_started = on_live_started
         self._log = structlog.get_logger()
 
     def admitted(self) -> None:
@@ -78,6 +85,7 @@ class AttemptReporter:
         """Count a GPT-Live session that the provider started."""
         self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
         self._metrics.live.start_seconds.observe(start_seconds)
+        self._on_live_started()
 
     def start_failed(self, failure: Failure, attempt: ConnectionAttempt) -> None:
         """Log and count a GPT-Live session that did not start."""

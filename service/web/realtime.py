@@ -52,7 +52,7 @@ class RealtimeHandler:
     * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
       held from admission to the 101, a session's slot until its task ends.
 
-    `on_dial_result` is described at `AttemptReporter`.
+    `on_dial_result` and `on_live_started` are described at `AttemptReporter`.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RealtimeHandler:
         session_limits: SessionLimits,
         max_dials: int,
         on_dial_result: Callable[[Failure | None], None],
+        on_live_started: Callable[[], object] = lambda: None,
     ) -> None:
         self.addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
@@ -81,7 +82,7 @@ class RealtimeHandler:
         # Half: whatever one client dials, others can dial as well.
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
-        self._reporter = AttemptReporter(self._metrics, on_dial_result)
+        self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
         start_policy = StartPolicy(
             frozenset(policy.allowed_models), session_limits.live_start_seconds, session_limits.max_message_bytes
         )

@@ -80,8 +80,6 @@ async def test_live_turn_runs_a_session_and_reports_its_cost(tmp_path: Path) -> 
     [
         ("401 Unauthorized", json.dumps(refusal("invalid_api_key")).encode(), "key_rejected"),
         ("401 Unauthorized", json.dumps(refusal("missing_authorization")).encode(), "key_missing"),
-        ("404 Not Found", b"no page", "wrong_base_url"),
-        ("404 Not Found", b"", "wrong_base_url"),
         ("429 Too Many Requests", json.dumps(refusal("rate_limit_exceeded")).encode(), "rate_limited"),
     ],
 )
@@ -93,6 +91,18 @@ async def test_refused_key_fails_live_key(tmp_path: Path, status: str, body: byt
     assert ("live_key", reason) == (report.failed_step, report["live_key"].reason)
     assert report["live_key"].remedy
     assert [] == provider.connections
+
+
+@pytest.mark.parametrize("body", [b"no page", b"", json.dumps(refusal(None)).encode()], ids=["page", "empty", "error"])
+async def test_other_404_decides_only_without_a_session(tmp_path: Path, body: bytes) -> None:
+    """A server that is not OpenAI may serve no attach; with `--turn` its session decides."""
+    without = await check_provider(tmp_path, LiveProvider(converse, attach_body=body), turn=False)
+    report = await check_provider(tmp_path, LiveProvider(converse, attach_body=body))
+
+    assert ("live_key", "wrong_base_url") == (without.failed_step, without["live_key"].reason)
+    assert report.failed_step is None, report.document
+    assert "warn" == report["live_key"].status
+    assert "The step 'live_upgrade' decides." in report.text("live_key")
 
 
 @pytest.mark.parametrize(

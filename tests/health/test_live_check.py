@@ -9,9 +9,13 @@ import pytest
 from service.failures import Failure, Phase
 from service.health import report
 from service.health.checks import HealthCheck
+from service.health.live_check import LiveKeyCheck
+from service.realtime.keys import Secret
+from service.upstream.dial import Dialler
 from service.upstream.live_key import ABSENT_SESSION
+from service.upstream.target import Target
 from tests.health.test_endpoints import FAST, probe
-from tests.support.harness import Relay, eventually, running_relay, simulated_relay
+from tests.support.harness import Relay, eventually, open_raw, running_relay, simulated_relay
 from tests.support.raw_http_server import Exchange, RawHttp, Script, raw_http
 
 STATUS = "realtime_relay_health_check_status"
@@ -116,6 +120,44 @@ async def test_accepted_connection_is_closed_at_once() -> None:
         assert "bad_reply" == json.loads(text)["checks"]["upstream:live"][0]["reason"]
         assert "set RELAY_HEALTH_LIVE=false" in text
         await eventually(lambda: upstream.open <= 1)
+
+
+async def test_started_session_replaces_the_request() -> None:
+    """It proves more than the check: nothing is said to be unproven then."""
+
+    def notes() -> str:
+        return str(report.detailed_body([check.state], "openai", sessions=0)["notes"])
+
+    async with raw_http(answering("404 Not Found", error("session_id_not_found"))) as upstream:
+        target = Target(upstream.url, Secret("k"))
+        dialler = Dialler(target, timeout_seconds=5, first_event="required", max_message_bytes=1 << 20)
+        check = LiveKeyCheck(dialler)
+        check.session_started = True
+        await check.refresh()
+
+        assert (0, "pass", "traffic") == (upstream.requests, check.state.status, check.state.source)
+        assert "unproven" not in notes()
+        await check.refresh()
+        assert (1, "pass", "active") == (upstream.requests, check.state.status, check.state.source)
+        assert "unproven" in notes()
+        await dialler.close()
+
+
+async def test_session_through_the_relay_is_evidence_for_live_only() -> None:
+    """A start that the provider refuses is none."""
+    async with simulated_relay(RELAY_HEALTH_LIVE="true") as relay:
+        monitor = relay.app.monitor
+        await monitor.wait_for_first_refresh(30)
+        live = monitor._live
+        assert live is not None
+        for model, proves in (("gpt-live-0", False), ("gpt-live-1", True)):
+            client = await open_raw(relay.app.public_port, "/v1/live/sessions")
+            client.send_event(type="session.start", session={"model": model})
+            assert ("session.started" if proves else "error") == (await client.next_event())["type"]
+            assert proves is live.session_started
+            await client.close()
+
+        assert not monitor._client_connected
 
 
 async def test_retry_after_delays_the_live_check_only() -> None:
