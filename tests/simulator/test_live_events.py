@@ -20,6 +20,7 @@ INVALID_EVENTS: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("session.thinking.append", {"delegation_id": None}, "missing_required_parameter", "content"),
     ("session.thinking.append", {"delegation_id": None, "content": "x" * 1_900}, "invalid_value", "content"),
     ("session.commentary.append", {"delegation_id": "item_1", "content": "x"}, "invalid_parameter", "delegation_id"),
+    ("session.thinking.append", {"delegation_id": {}, "content": "x"}, "invalid_type", "delegation_id"),
     ("session.update", {}, "missing_required_parameter", "session"),
     ("session.update", {"session": {"instructions": "x"}}, "unknown_parameter", "session.instructions"),
     (

@@ -120,7 +120,7 @@ class LiveConversation:
             # The provider's code for this is not known.
             message = f"Invalid 'content': at most {_MAX_APPEND_TOKENS} tokens are supported."
             raise ApiError("invalid_value", message, param="content")
-        delegation_id = event["delegation_id"]
+        delegation_id = None if event["delegation_id"] is None else require_string(event, "delegation_id")
         if delegation_id is not None and delegation_id not in self._delegations:
             message = "Invalid 'delegation_id': the session has no client delegation with this identifier."
             raise ApiError("invalid_parameter", message, param="delegation_id")

@@ -71,7 +71,7 @@ class ParrotVoice:
     _position_ms: int = 0
     _in_speech: bool = False
     _heard: list[Word] = field(default_factory=list)  # of the current speech
-    _untold: deque[Word] = field(default_factory=deque)  # heard, and not yet transcribed
+    _awaiting_transcript: deque[Word] = field(default_factory=deque)  # heard, and not yet transcribed
     _vocabulary: Iterator[str] = field(default_factory=lambda: itertools.cycle(_WORDS))
     _to_say: deque[Speech] = field(default_factory=deque)
     _said_bytes: int = 0
@@ -139,6 +139,7 @@ class ParrotVoice:
         for speech_event in self._hearing.append(self.audio_format.silence(len(frame)) if deaf else frame):
             if isinstance(speech_event, SpeechStarted):
                 self._start_hearing()
+                ended = None  # interrupted before it is said
             else:
                 ended = self._end_hearing(speech_event)
         if self._in_speech and self._hearing.milliseconds > _MAX_SPEECH_MS:
@@ -166,8 +167,8 @@ class ParrotVoice:
         end_ms = stopped.audio_end_ms - _SILENCE_MS
         while len(self._heard) > 1 and self._heard[-1].start_ms >= end_ms:  # words of the silence that ended the speech
             word = self._heard.pop()
-            if self._untold and self._untold[-1] is word:
-                self._untold.pop()
+            if self._awaiting_transcript and self._awaiting_transcript[-1] is word:
+                self._awaiting_transcript.pop()
         if not self._heard:
             self._hear_word(max(0, end_ms) // GRID_MS * GRID_MS)
         return Speech(stopped.audio, tuple(word.text for word in self._heard))
@@ -175,12 +176,13 @@ class ParrotVoice:
     def _hear_word(self, start_ms: int) -> None:
         word = Word(next(self._vocabulary), start_ms)
         self._heard.append(word)
-        self._untold.append(word)
+        self._awaiting_transcript.append(word)
 
     def _transcribed(self) -> tuple[Word, ...]:
         due = []
-        while self._untold and self._untold[0].start_ms + _TRANSCRIPT_DELAY_MS <= self._position_ms:
-            due.append(self._untold.popleft())
+        words, latest_ms = self._awaiting_transcript, self._position_ms - _TRANSCRIPT_DELAY_MS
+        while words and words[0].start_ms <= latest_ms:
+            due.append(words.popleft())
         return tuple(due)
 
     def _next_words(self, start_ms: int) -> tuple[Word, ...]:
