@@ -26,6 +26,7 @@ _SETTLE_SECONDS: Final = 0.3  # after the attackers have begun
 _DRAINS: Final = 10
 _DRAIN_SECONDS: Final = 6.0
 _SUSPENDED_SECONDS: Final = 24.0
+_IDLE_SECONDS: Final = 19.0  # before it: shortly before the relay pings its peers
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 
@@ -111,6 +112,7 @@ async def _measure(attack: Attack | None, plan: Plan, observer: Observer, group:
     if attack is SUSPENDED:
         clock.stop()
         await group.drain(_DRAIN_SECONDS)
+        await asyncio.sleep(_IDLE_SECONDS)
         await _suspend(relay)
         clock.start()
     attacking = attackers(relay, [attack.name]) if attack and attack.program else nullcontext(list[str]())
