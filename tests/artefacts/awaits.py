@@ -25,8 +25,8 @@ _FOREIGN: Final = frozenset({
 })  # fmt: skip
 """Names of coroutines of asyncio and aiohttp."""
 _OWN_RECEIVERS: Final = frozenset({
-    "app", "chain", "connected", "network", "self._connected", "self._dials_in_flight", "self._live_session", "self._reader",
-    "self._stream", "self._supervisor", "self.drainer",
+    "app", "chain", "connected", "network", "self._connected", "self._dials", "self._dials_in_flight", "self._live_session",
+    "self._reader", "self._stream", "self._supervisor", "self.drainer",
 })  # fmt: skip
 """On which such a name is nevertheless the program's own."""
 

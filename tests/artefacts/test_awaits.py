@@ -59,6 +59,11 @@ EXCEPTIONS: Final = {
     ("service/doctor/staged_dial.py", "StagedDial.close", "asyncio.wait(...)"): "a cancelled dial",
     ("service/doctor/steps.py", "StepRunner.run_step", "step()"): STEP,
     ("service/health/monitor.py", "HealthMonitor.refresh", "asyncio.gather(...)"): "of checks of the monitor's own",
+    (
+        "service/loop.py",
+        "start_threads",
+        "asyncio.get_running_loop().getaddrinfo(...)",
+    ): "of an address: no resolver is asked",
     ("service/relay/drain.py", "Drainer._wait_closed", "closed"): SHUTDOWN,
     ("service/relay/registry.py", "SessionRegistry.wait_empty", "self._empty.wait()"): SHUTDOWN,
     (
@@ -75,6 +80,12 @@ EXCEPTIONS: Final = {
     ("service/upstream/dials.py", "DialsInFlight.run", "dial"): DIAL,
     ("service/upstream/dials.py", "DialsInFlight.wait_empty", "self._none_left.wait()"): SHUTDOWN,
     ("service/upstream/resolver.py", "CachingResolver.resolve", "asyncio.shield(...)"): "`_look_up` has LOOKUP_SECONDS",
+    ("service/web/live.py", "LiveSessions._run", "session"): "lasts as long as the session",
+    (
+        "service/web/refusals.py",
+        "answer_with_error_event",
+        "asyncio.shield(...)",
+    ): "of `close_with_events`, which is judged",
     ("service/web/host_check.py", "HostCheck.middleware.check_host", "handler(...)"): AIOHTTP,
     (
         "service/web/internal.py",
