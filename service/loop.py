@@ -34,6 +34,11 @@ def run(main: Coroutine[Any, Any, _Result]) -> _Result:
         return runner.run(main)
 
 
+async def start_threads() -> None:
+    """Start the threads of libuv's pool, which live as long as the process, with the signals that this thread blocks."""
+    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 0)
+
+
 def freeze_garbage_collector() -> None:
     """Exempt all objects that exist now from garbage collection. Call it when everything is loaded.
 

@@ -19,6 +19,7 @@ async def serve(settings: Settings, unread_keys: Sequence[str] = ()) -> DrainRes
 
     `unread_keys` states where a key is set but not read, if the simulator is used for want of a key.
     """
+    signals.block()  # threads that are started now inherit this: at the end, no signal finds one that takes it
     app = App(settings, unread_keys=unread_keys)
     running_loop = asyncio.get_running_loop()
     writer = LogWriter(
@@ -28,7 +29,9 @@ async def serve(settings: Settings, unread_keys: Sequence[str] = ()) -> DrainRes
     )
     logs.configure(settings.log_format, settings.log_level, app.redactor, writer)
     loop.log_unhandled_exceptions()
+    await loop.start_threads()
     app.handle_signals(on_terminal=sys.stderr.isatty())
+    signals.unblock()
     try:
         await app.start()
         loop.freeze_garbage_collector()

@@ -30,10 +30,15 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
 
 
+def unblock() -> None:
+    """Accept signals in the calling thread, those that have arrived since `block` included."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+
 def ignore() -> None:
     """Ignore signals from now on: the relay has stopped, and a late signal must not replace its exit code.
 
-    Needs the running event loop. Call `block` first, and end other threads: for a moment a signal has its default action.
+    Needs the running event loop. Call `block` first, also in other threads: for a moment a signal has its default action.
     """
     loop = asyncio.get_running_loop()
     for number in _HANDLED:

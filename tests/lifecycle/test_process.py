@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -76,6 +77,26 @@ async def test_signals_at_the_end_do_not_replace_the_exit_code() -> None:
             await asyncio.sleep(0.0005)
 
         assert 0 == await ended
+
+
+async def test_only_the_main_thread_takes_signals() -> None:
+    """Any other could get one in the moment in which it has its default action again."""
+    async with serving(RELAY_UPSTREAM="simulator") as (process, _, _):
+        taking = threads_that_take(signal.SIGTERM, process.process.pid)
+        process.process.terminate()
+        await process.rest()
+
+        assert [process.process.pid] == taking
+
+
+def threads_that_take(number: signal.Signals, pid: int) -> list[int]:
+    """The threads of a process that do not block a signal."""
+    threads = []
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        found = re.search(r"^SigBlk:\s*(\w+)", status.read_text(encoding="ascii"), re.MULTILINE)
+        if found is not None and not int(found[1], 16) >> (number - 1) & 1:
+            threads.append(int(status.parent.name))
+    return threads
 
 
 def test_settings_command_prints_the_reference() -> None:
