@@ -7,7 +7,7 @@ FUZZ   := .venv/fuzz
 SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container check fmt lint fuzz demo bench chaos docs \
+.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container e2e-live check fmt lint fuzz demo bench chaos docs \
   monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the commands
@@ -58,6 +58,10 @@ e2e-observability: $(DEV)/.stamp  ## trigger every alert by its real cause on a 
 
 e2e-container: $(DEV)/.stamp  ## test image and compose file in the Docker Engine that `docker` reaches; reports if there is none
 	@status=0; $(DEV)/bin/python -m tests.e2e.container $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
+
+# Packages of PyPI and npm, in ~/.cache/realtime-relay: 1 GB for all clients. Chromium is installed when run as root.
+e2e-live: $(DEV)/.stamp  ## let unmodified clients of GPT-Live speak through the relay; ARGS="--only livekit" and others are passed on
+	@status=0; $(DEV)/bin/python -m tests.e2e.live_clients $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
 
 check: lint test  ## format check, lint, types and tests
 
@@ -113,7 +117,8 @@ lock: $(DEV)/.stamp  ## resolve and hash the lock files again
 	@for f in runtime: dev:--extra=dev; do \
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
-	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s requirements/supply:supply; do \
+	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s requirements/supply:supply \
+	  $(foreach n,openai livekit pipecat,tests/e2e/live_clients/$(n):live-$(n)); do \
 	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 

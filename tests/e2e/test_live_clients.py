@@ -1,0 +1,114 @@
+"""The checks of `make e2e-live`: what they accept, and what they reject."""
+
+from array import array
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.live_clients import checks
+from tests.e2e.live_clients.environments import EnvironmentUnavailable, WrongPackage, _run
+from tests.e2e.live_clients.examples import connected, example
+from tests.e2e.live_clients.outcome import ClientFailed, Outcome
+
+VOICE: Final = array("h", [1 + at % 7_000 for at in range(24_000)]).tobytes()
+SENT: Final = bytes(4_800) + VOICE + bytes(4_800)
+WORDS: Final = " Polly hears every word (close_requested, 3.0 s)"
+ENDED: Final[dict[str, Any]] = {
+    "client": "node", "reason": "client_closed", "closed_reason": "close_requested", "usage_confirmed": True,
+    "usage_seconds": 7.2, "duration_seconds": 7.3,
+}  # fmt: skip
+GROWN: Final = {
+    "realtime_relay_sessions_ended_total live client_closed": 1.0,
+    "realtime_relay_live_final_usage_total confirmed": 1.0,
+    "realtime_relay_admissions_total admitted": 1.0,
+    "realtime_relay_live_start_seconds_count": 1.0,
+}
+
+
+def test_equal_voice_passes() -> None:
+    """Silence around it may differ."""
+    assert "24000 samples" in Outcome(SENT, bytes(9_600) + VOICE, WORDS).check()
+
+
+@pytest.mark.parametrize(
+    ("received", "output"),
+    [
+        (b"", WORDS),
+        (VOICE[:1_000] + b"\1\1" + VOICE[1_002:], WORDS),
+        (VOICE[:20_000] + VOICE[20_480:], WORDS),
+        (VOICE[14_000:], WORDS),
+        (VOICE + VOICE, WORDS),
+        (VOICE, "(close_requested, 3.0 s)"),
+    ],
+    ids=["nothing", "one sample", "a gap", "the beginning is missing", "twice", "no transcript"],
+)
+def test_other_voice_or_no_transcript_fails(received: bytes, output: str) -> None:
+    """Each difference is found."""
+    with pytest.raises(ClientFailed):
+        Outcome(SENT, received, output).check()
+
+
+def test_one_session_with_confirmed_usage_passes() -> None:
+    """The counts of one conversation."""
+    checks.check_counts({}, GROWN)
+    assert "7.2 s billed" in checks.check_end(ENDED, "node")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"realtime_relay_sessions_ended_total live client_closed": 2.0},
+        {"realtime_relay_sessions_ended_total live upstream_lost": 1.0},
+        {"realtime_relay_live_final_usage_total unconfirmed": 1.0},
+        {"realtime_relay_connection_failures_total session_start 1013 quota_exhausted": 1.0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_count_fails(change: dict[str, float]) -> None:
+    """A second count, another ending, an unconfirmed usage, a failure."""
+    with pytest.raises(ClientFailed):
+        checks.check_counts({}, GROWN | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client": "other"},
+        {"reason": "client_lost"},
+        {"closed_reason": "expired"},
+        {"usage_confirmed": False},
+        {"usage_seconds": 0.0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_end_fails(change: dict[str, Any]) -> None:
+    """Each field of the log line that is checked."""
+    with pytest.raises(ClientFailed):
+        checks.check_end(ENDED | change, "node")
+
+
+def test_secret_in_output_is_named() -> None:
+    """The failure names the place."""
+    with pytest.raises(ClientFailed, match="the log contains"):
+        checks.check_secrets({"log": f"x {checks.KEY_CANARY}"}, checks.relay_secrets("token"))
+
+
+def test_example_that_cannot_be_connected_is_rejected() -> None:
+    """An unknown section, and an example without the placeholders."""
+    with pytest.raises(LookupError):
+        example("GPT-Live with a telephone")
+    with pytest.raises(LookupError):
+        connected("print()", 1, "token")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Could not find a version that satisfies the requirement", EnvironmentUnavailable),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", WrongPackage),
+    ],
+)
+def test_wrong_package_is_no_missing_registry(message: str, expected: type[Exception], tmp_path: Any) -> None:
+    """A wrong hash fails the run; a registry that does not answer only skips the client."""
+    with pytest.raises(expected, match="exited with 1"):
+        _run(["sh", "-c", f"echo {message}; exit 1"], tmp_path)
