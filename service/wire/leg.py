@@ -111,7 +111,8 @@ class Leg(asyncio.Protocol):
         if self._eof:
             self._end_of_stream()
         if self.closed.done():
-            self._drop_callbacks()
+            # They refer to the session, which would wait for the garbage collector.
+            self._receiver = self.on_full = self.on_writable = None
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
@@ -177,10 +178,6 @@ class Leg(asyncio.Protocol):
             self.closed.set_result(None)
         if not self._backlog:
             self._report_end()
-
-    def _drop_callbacks(self) -> None:
-        # They refer to the session, which would wait for the garbage collector.
-        self._receiver = self.on_full = self.on_writable = None
 
     def _end_of_stream(self) -> None:
         self._eof = True
