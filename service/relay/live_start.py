@@ -83,12 +83,20 @@ class LiveStart:
     caller owns both legs and awaits `abandon`.
     """
 
-    def __init__(self, client: Leg, connected: UpstreamConnection, policy: StartPolicy, budget: ByteBudget) -> None:
+    def __init__(
+        self,
+        client: Leg,
+        connected: UpstreamConnection,
+        policy: StartPolicy,
+        budget: ByteBudget,
+        *,
+        limited_as: str,
+    ) -> None:
         self._client = client
         self._connected = connected
         self._policy = policy
         self.scanner = policy.scanner()
-        self._reader = StartReader(client, self.scanner, budget)
+        self._reader = StartReader(client, self.scanner, budget, limited_as)
         self._answer = FirstEventReader(
             connected.leg, connected.scanner, phase=Phase.SESSION_START, awaited_type=SESSION_STARTED
         )
@@ -116,6 +124,9 @@ class LiveStart:
             self._policy.check(self.requested)
             with self._policy.permit(self.requested.model or ""):
                 await self._send(message)
+        except Failure:
+            self._reader.answer_close()
+            raise
         finally:
             self._reader.give_back()
             for future in (self._reader.start, self._answer.items):
@@ -168,11 +179,14 @@ class LiveStart:
         self.start_seconds = loop.time() - sent_at
 
     async def abandon(self, seconds: float) -> None:
-        """After a failure: close the session upstream if it may exist, and the connection. Raises nothing."""
-        with suppress(Exception):
-            if self._is_sent and self.refusal is None:
-                await settle(self._connected, asyncio.get_running_loop().time() + seconds)
-            await self._connected.close()
+        """After a failure: close the session upstream if it may exist, and the connection. If cancelled, abort it."""
+        try:
+            with suppress(Exception):
+                if self._is_sent and self.refusal is None:
+                    await settle(self._connected, asyncio.get_running_loop().time() + seconds)
+                await self._connected.close()
+        finally:
+            self._connected.abort()
 
 
 def _at_start(problem: BaseException | None) -> Failure:

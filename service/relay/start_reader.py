@@ -1,6 +1,7 @@
 """Reads a client's first message in GPT-Live, `session.start`, and keeps what is behind it."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +19,9 @@ from service.wire.turns import feed_some
 MAX_EARLY_BYTES: Final = 262_144
 """Of what a client sends before `session.started`: four seconds of audio. Beyond it the client is not read."""
 MAX_WAITING_BYTES: Final = 32 << 20
-"""Of the messages of all clients that are to begin a session and are not complete."""
+"""Of the messages of all clients whose sessions have not started."""
+_ITEM_BYTES: Final = 128
+"""What an item costs beside its bytes: a flood of the smallest frames must not exceed the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +33,42 @@ class ClientStream:
 
 
 class ByteBudget:
-    """A limit on the bytes that all starting sessions keep."""
+    """A limit on the bytes that all starting sessions keep. One client may take half: others can start as well."""
 
     def __init__(self, limit: int = MAX_WAITING_BYTES) -> None:
         self._left = limit
+        self._limit_of_client = limit // 2
+        self._taken: Counter[str] = Counter()
 
-    def take(self, size: int) -> None:
-        """Take a number of bytes; raises Failure with relay_full if there are fewer."""
-        if size > self._left:
-            raise Failure("relay_full", Phase.SESSION_START, detail="session.start messages of all clients")
+    def take(self, client: str, size: int) -> None:
+        """Take a number of bytes for a client; raises Failure with relay_full if there are fewer."""
+        if size > self._left or self._taken[client] + size > self._limit_of_client:
+            whose = "all clients" if size > self._left else "one client"
+            raise Failure("relay_full", Phase.SESSION_START, detail=f"messages of {whose} before their sessions")
         self._left -= size
+        self._taken[client] += size
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, client: str, size: int) -> None:
         """Give back what was taken."""
         self._left += size
+        self._taken[client] -= size
+        if not self._taken[client]:
+            del self._taken[client]
 
 
 class StartReader:
     """The receiver of a client's leg until its session starts.
 
     `start` resolves with the message `session.start`, or fails with the Failure of a client that sends anything else, breaks
-    the protocol or leaves. `left` resolves if the client leaves, also later. `items` is what it sent behind its start.
+    the protocol or leaves. `left` resolves if the client leaves, also later. `items` is what it sent behind its start, its
+    close frame included, which is for the session to answer, or for `answer_close`.
     """
 
-    def __init__(self, leg: Leg, scanner: Scanner, budget: ByteBudget) -> None:
+    def __init__(self, leg: Leg, scanner: Scanner, budget: ByteBudget, client: str) -> None:
         self._leg = leg
         self._scanner = scanner
         self._budget = budget
+        self._client = client
         self._taken = 0
         self._early_bytes = 0
         self.items: list[Item] = []
@@ -64,23 +76,25 @@ class StartReader:
         self.start: asyncio.Future[Message] = loop.create_future()
         self.left: asyncio.Future[Failure] = loop.create_future()
 
+    @property
+    def _has_failed(self) -> bool:
+        return self.start.done() and (self.start.cancelled() or self.start.exception() is not None)
+
     def receive(self, data: bytes) -> None:
         """Process the next bytes; called by the leg."""
-        if self.left.done() or (self.start.done() and self.start.exception() is not None):
+        if self.left.done() or self._has_failed:
             return
-        if not self.start.done():
-            try:
-                self._budget.take(len(data))
-            except Failure as failure:
-                self.start.set_exception(failure)
-                return
-            self._taken += len(data)
-        for item in feed_some(self._leg, self._scanner, data):
+        is_behind_start = self.start.done()
+        if not is_behind_start and (failure := self._take(len(data))) is not None:
+            self.start.set_exception(failure)
+            return
+        items = feed_some(self._leg, self._scanner, data)
+        for item in items:
             self._process(item)
         if self.start.done():
-            self.give_back()
-            self._early_bytes += len(data)
-            if self._early_bytes > MAX_EARLY_BYTES:
+            size = _ITEM_BYTES * len(items) + len(data)
+            self._early_bytes += size
+            if self._early_bytes > MAX_EARLY_BYTES or (is_behind_start and self._take(size) is not None):
                 self._leg.hold("first_event")
 
     def peer_lost(self) -> None:
@@ -88,15 +102,33 @@ class StartReader:
         self._leave(Failure("client_left", Phase.SESSION_START))
 
     def give_back(self) -> None:
-        """Give back the budget of an incomplete message."""
-        self._budget.give_back(self._taken)
+        """Give back the budget, at the end of the start."""
+        self._budget.give_back(self._client, self._taken)
         self._taken = 0
 
+    def answer_close(self) -> None:
+        """Complete the closing handshake of a client that gets no session."""
+        if self.items and isinstance(close := self.items[-1], ControlFrame):
+            handle_control(self._leg, close)
+            self._leg.close()
+
+    def _take(self, size: int) -> Failure | None:
+        try:
+            self._budget.take(self._client, size)
+        except Failure as failure:
+            return failure
+        self._taken += size
+        return None
+
     def _process(self, item: Item) -> None:
-        if isinstance(item, ControlFrame | Violation):
-            if handle_control(self._leg, item) is not None:
-                is_violation = isinstance(item, Violation)
-                self._leave(_violation(item) if is_violation else Failure("client_left", Phase.SESSION_START))
+        is_close = isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE
+        if is_close or isinstance(item, Violation):
+            self.items.append(item)
+            self._leave(
+                _violation(item) if isinstance(item, Violation) else Failure("client_left", Phase.SESSION_START)
+            )
+        elif isinstance(item, ControlFrame):
+            handle_control(self._leg, item)
         elif self.start.done():
             self.items.append(item)
         elif isinstance(item, Message) and item.type == SESSION_START:
@@ -114,8 +146,7 @@ class StartReader:
             self.start.set_exception(failure)
 
 
-def _violation(item: Item) -> Failure:
-    assert isinstance(item, Violation)  # noqa: S101 - the caller has checked it
+def _violation(item: Violation) -> Failure:
     is_size = item.close_code in {CloseCode.MESSAGE_TOO_BIG, CloseCode.POLICY_VIOLATION}
     reason = "message_too_big" if is_size else "client_protocol_error"
     hint = f"{item.detail[0].upper()}{item.detail[1:]}. {CATALOGUE[reason].remedy}" if is_size else None

@@ -12,7 +12,7 @@ What one client meets refuses that client only. Rules of this file:
 * The trial of everybody's circuit is the monitor's dial, which `on_trial_due` requests; if it does not end within
   `MONITOR_TRIAL_SECONDS`, a client's dial is the trial. The trial of the other circuits is the next client's dial.
 * A failure that affects one request only, such as an unknown model, proves that the provider answers. It closes the circuits.
-* A refusal of a query or path counts neither way.
+* A refusal of a query or path counts neither way, and neither does a mistake of the client during a GPT-Live start.
 
 Memory is bounded by `MAX_ENDPOINTS` and `MAX_CLIENTS`; what failed longest ago is forgotten. Nothing here waits or reads a
 clock of its own.
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from service.failures import Failure, Phase
+from service.failures import DIAL_FAILURES, Failure, Phase
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS, Circuit, Witness
 
 MAX_ENDPOINTS: Final = 64
@@ -193,7 +193,7 @@ class CircuitBreaker:
             if failure.reason != "client_left":
                 self.succeeded(witness)
             return True
-        return failure.reason in _UNCOUNTED
+        return failure.reason in _UNCOUNTED or failure.reason not in DIAL_FAILURES
 
     def _remember(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,9 @@ from service.wire.leg import Leg
 
 PATHS: Final = ("/v1/live/sessions", "/live/sessions", "/openai/v1/live/sessions")
 ATTACH_PATHS: Final = tuple(f"{path}/{{session}}/attach" for path in PATHS)
+
+_DRAIN_SETTLE_SECONDS: Final = 0.5
+"""How long a start that the end of a drain ends waits for the provider's last event."""
 
 NewSession = Callable[..., Session]
 """Creates the session of an attempt; see `RealtimeHandler`."""
@@ -96,18 +100,26 @@ class LiveSessions:
         self, client: Leg, connected: UpstreamConnection, attempt: ConnectionAttempt
     ) -> LiveStart | Failure:
         permit = partial(self._connector.permit_live_start, attempt.limited_as)
-        start = LiveStart(client, connected, dataclasses.replace(self._policy, permit=permit), self._budget)
+        policy = dataclasses.replace(self._policy, permit=permit)
+        start = LiveStart(client, connected, policy, self._budget, limited_as=attempt.limited_as)
         try:
             await self._dials.run(start.run())
         except Failure as failure:
             attempt.model = start.requested.model
             self._reporter.start_failed(failure, attempt)
-            seconds = 0.5 if failure.reason == "relay_draining" else SETTLE_SECONDS
-            await asyncio.gather(self._refuse(client, start, failure, attempt), start.abandon(seconds))
+            await asyncio.gather(self._refuse(client, start, failure, attempt), self._abandon(start, failure))
             return failure
         attempt.model = start.requested.model
         self._reporter.live_started(start.start_seconds)
         return start
+
+    async def _abandon(self, start: LiveStart, failure: Failure) -> None:
+        """Close upstream. The end of a drain ends the wait for the provider's last event."""
+        if failure.reason == "relay_draining":
+            await start.abandon(_DRAIN_SETTLE_SECONDS)
+        else:
+            with suppress(Failure):
+                await self._dials.run(start.abandon(SETTLE_SECONDS))
 
     async def _refuse(self, client: Leg, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
         events = [refusals.error_event(failure, attempt.session_id)]

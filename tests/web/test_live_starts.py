@@ -301,7 +301,7 @@ async def test_waiting_starts_share_a_bound_on_memory(monkeypatch: pytest.Monkey
     """Beyond it a start is refused as by a full relay; what was taken is given back."""
     monkeypatch.setattr(start_reader.ByteBudget.__init__, "__defaults__", (100_000,))
     async with live_connection() as live:
-        live.client.writer.write(bytes((0x81, 0xFF)) + (2_000_000).to_bytes(8, "big") + bytes(4))
+        live.client.writer.write(bytes((0x81, 0xFF)) + (1_000_000).to_bytes(8, "big") + bytes(4))
         live.client.writer.write(b'{"type":"session.start","session":{"instructions":"' + b"a" * 150_000)
         assert "relay_full" == (await live.client.next_event())["error"]["code"]
         await live.failed()

@@ -1,0 +1,159 @@
+"""Clients of GPT-Live that misbehave or leave before `session.started`: nothing of them is left, and no other is refused."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from service.failures import Failure, Phase
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.scanner import Scanner
+from service.relay.start_reader import ByteBudget, StartReader
+from service.web import live as live_pages
+from service.web import refusals
+from service.wire.leg import Leg
+from tests.support.harness import RawClient, eventually, open_raw, within
+from tests.support.live_upstream import PATH, START, STARTED, LiveUpstream, live_connection
+from tests.support.recording_transport import RecordingTransport
+
+AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
+UNKNOWN_OPCODE = b"\x8f\x80abcd"
+TOKENS = {name: name * 32 for name in "abc"}
+ACCESS = {
+    "RELAY_ACCESS": "tokens",
+    "RELAY_CLIENT_TOKENS": ",".join(f"{name}:{token}" for name, token in TOKENS.items()),
+}
+
+
+def bearer(name: str) -> dict[str, str]:
+    """The credential of a client."""
+    return {"Authorization": f"Bearer {TOKENS[name]}"}
+
+
+def incomplete_start(client: RawClient, size: int) -> None:
+    """Send the beginning of a `session.start` of a megabyte."""
+    client.writer.write(bytes((0x81, 0xFF)) + (1_000_000).to_bytes(8, "big") + bytes(4))
+    client.writer.write(b'{"type":"session.start","session":{"instructions":"' + b"a" * size)
+
+
+async def test_mistakes_of_two_clients_refuse_no_other() -> None:
+    """What a client sends behind its start is no answer of the provider, so the breaker does not remember it."""
+    upstream = LiveUpstream(on_start=None)
+    async with live_connection(upstream, headers=bearer("a"), **ACCESS) as live:
+        second = await open_raw(live.relay.app.public_port, PATH, bearer("b"))
+        for client in (live.client, second):
+            client.writer.write(build_frame(Opcode.TEXT, json.dumps(START).encode(), b"abcd") + UNKNOWN_OPCODE)
+            assert "client_protocol_error" == (await client.next_event())["error"]["code"]
+        upstream.on_start = dict(STARTED)
+        third = await open_raw(live.relay.app.public_port, PATH, bearer("c"))
+        third.send_event(**START)
+
+        assert STARTED == await third.next_event()
+        for client in (second, third):
+            await client.close()
+
+
+async def test_close_frame_that_meets_the_start_ends_the_session_at_once() -> None:
+    """Both arrive within one turn of the event loop; the session is closed upstream and counted once."""
+    upstream = LiveUpstream(on_start=None)
+    async with live_connection(upstream) as live:
+        live.client.send_event(**START)
+        await eventually(lambda: bool(upstream.received))
+        live.client.send_frame(Opcode.CLOSE, close_payload(1000))
+        upstream.send(STARTED)
+        time.sleep(0.05)  # noqa: ASYNC251 - the relay's loop does not run until both have arrived
+        line = await live.ended()
+
+        assert ("client_closed", True) == (line["reason"], line["usage_confirmed"])
+        assert (["session.start", "session.close"], {}) == (upstream.types, live.failures())
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_close_frame_before_the_session_is_answered_and_the_socket_closed(
+    has_started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client waits for the relay to close the connection (RFC 6455 section 7.1.1)."""
+    monkeypatch.setattr(refusals, "_CLOSE_SECONDS", 60.0)
+    async with live_connection(LiveUpstream(on_start=None)) as live:
+        if has_started:
+            live.client.send_event(**START)
+            await eventually(lambda: bool(live.upstream.received))
+        live.client.send_frame(Opcode.CLOSE, close_payload(1000, "bye"))
+        assert (1000, "") == await live.client.until_close()
+        assert b"" == await within(live.client.reader.read(), 5)
+        assert {("session_start", "client_left", "none"): 1} == live.failures()
+
+
+@pytest.mark.parametrize("is_hurried", [False, True])
+async def test_end_of_a_drain_ends_the_wait_for_the_last_event(
+    is_hurried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a start whose client has left: upstream has `session.close`, and answers nothing."""
+    monkeypatch.setattr(live_pages, "SETTLE_SECONDS", 60.0)
+    upstream = LiveUpstream(on_start=None, on_close=None)
+    async with live_connection(upstream) as live:
+        live.client.send_event(**START)
+        await eventually(lambda: bool(upstream.received))
+        live.client.reset()
+        await live.failed()
+        await eventually(lambda: upstream.types == ["session.start", "session.close"])
+        if is_hurried:
+            live.relay.app._signals.drain_signals.close_now.set()
+        await within(live.relay.app.drain(), 5)
+        await eventually(upstream.has_ended.is_set)
+
+
+async def test_one_client_leaves_half_of_the_memory_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own next start is refused, that of another client passes."""
+    monkeypatch.setattr(ByteBudget.__init__, "__defaults__", (200_000,))
+    async with live_connection(None, path=PATH, headers=bearer("a"), **ACCESS) as live:
+        incomplete_start(live.client, 90_000)
+        await live.client.writer.drain()
+        greedy = await open_raw(live.relay.app.public_port, PATH, bearer("a"))
+        incomplete_start(greedy, 90_000)
+        assert "relay_full" == (await greedy.next_event())["error"]["code"]
+        other = await open_raw(live.relay.app.public_port, PATH, bearer("b"))
+        other.send_event(**START)
+        assert STARTED == await other.next_event()
+        for client in (greedy, other):
+            await client.close()
+
+
+async def test_early_audio_counts_towards_the_memory_and_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for it a client is not read until its session has started."""
+    monkeypatch.setattr(ByteBudget.__init__, "__defaults__", (20_000,))
+    upstream = LiveUpstream(on_start=None)
+    async with live_connection(upstream) as live:
+        live.client.send_event(**START)
+        for number in range(400):
+            live.client.send_event(**AUDIO, event_id=str(number))
+        await eventually(lambda: len(upstream.received) == 1)
+        upstream.send(STARTED)
+        assert STARTED == await live.client.next_event()
+        await eventually(lambda: len(upstream.received) == 401)
+        assert [str(number) for number in range(400)] == [event["event_id"] for event in upstream.received[1:]]
+
+
+async def test_bytes_behind_a_start_that_has_ended_are_ignored() -> None:
+    """They may be delivered between the failure and the next receiver of the leg."""
+    leg = Leg(RecordingTransport(), asyncio.Protocol(), b"", masks=False)
+    reader = StartReader(leg, Scanner(masked=True, max_message_bytes=1 << 20), ByteBudget(), "a")
+    reader.start.cancel()
+    reader.receive(b"\x81\x80abcd")
+    assert [] == reader.items
+
+
+def test_budget_is_given_back() -> None:
+    """Whole, to all and to the client."""
+    budget = ByteBudget(100)
+    budget.take("a", 50)
+    with pytest.raises(Failure) as refused:
+        budget.take("a", 1)
+    assert ("relay_full", Phase.SESSION_START) == (refused.value.reason, refused.value.phase)
+    budget.take("b", 50)
+    with pytest.raises(Failure):
+        budget.take("c", 1)
+    budget.give_back("a", 50)
+    budget.take("c", 50)
