@@ -26,7 +26,6 @@ _BLOCK: Final = 65_536
 _PULSE_FRAMES_PER_SECOND: Final = 4_800  # below the relay's limit of 5,000
 _HELD_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 0.2
-_ROUND_TRIPS_OF_A_STALL: Final = 0.2
 _FILL_BYTES: Final = 9_000_000
 _RESET: Final = struct.pack("ii", 1, 0)
 _SEGMENT_BYTES: Final = 536
@@ -52,7 +51,6 @@ class Connection:
     number: int
     connections: int
     port: int
-    internal_port: int
     tally: Counter[str]
 
     @property
@@ -201,7 +199,7 @@ async def _large_then_small(connection: Connection) -> None:
             writer.write(connection.attack.first)
             connection.tally["bytes"] += len(connection.attack.first)
             try:
-                await asyncio.wait_for(writer.drain(), _ROUND_TRIPS_OF_A_STALL)
+                await asyncio.wait_for(writer.drain(), _RETRY_SECONDS)
             except TimeoutError:
                 break
         _, following = connection.blocks()
@@ -328,9 +326,9 @@ async def _main(port: int, internal_port: int, words: list[str]) -> None:
         name, _, count = word.partition("=")
         attack = ATTACKS[name]
         connections = int(count or attack.connections)
-        target = internal_port if attack.program == "silent_internal" else port
+        used = internal_port if attack.program == "silent_internal" else port
         tasks += [
-            asyncio.ensure_future(_repeat(Connection(attack, number, connections, target, internal_port, tally)))
+            asyncio.ensure_future(_repeat(Connection(attack, number, connections, used, tally)))
             for number in range(connections)
         ]
     sys.stdout.write("ready\n")

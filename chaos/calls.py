@@ -148,7 +148,7 @@ class CallClock:
     def _tick(self) -> None:
         self._own_wait.sample()
         now = self._loop.time()
-        while self._due <= now:
+        while self._due <= now and self._clients:  # none once the calls are closed
             self._clients[self._next].send()
             self._next = (self._next + 1) % len(self._clients)
             self._due += self._step

@@ -18,7 +18,7 @@ from chaos.attacks import ADMITTED, WITHOUT_TOKEN
 from chaos.calls import CallClock, EchoUpstream, Observer, call_group
 from chaos.measure import attackers, drain, result
 from chaos.relay import MemoryCgroup, Relay, start_relay
-from chaos.verdict import Measurement, broken_bounds
+from chaos.verdict import P99_MS, Measurement, broken_bounds
 
 _CONNECTIONS_WITHOUT_TOKEN: Final = 100
 _CALLS_AT_ONCE: Final = 20
@@ -112,6 +112,10 @@ async def _run(
         clock.start()
         control = await _control(observer, group)
         report(f"control: p99 {control.p99_ms:.1f} ms, /livez {control.livez_ms:.1f} ms, RSS {relay.rss_mb():.1f} MB")
+        if control.p99_ms > P99_MS:
+            report(
+                "the calls are slower than the bound without an attack: lower --rate or --calls, or use an idle machine"
+            )
         words = attack_words(plan.admitted)
         report(f"attacks: {' '.join(words)}")
         round_trips = Histogram()
