@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -74,12 +75,14 @@ def main() -> int:
     options = _parse(sys.argv[1:])
     plan = _matrix(options)
     machine.prepare()
+    load = os.getloadavg()[0]
     results = importlib.import_module("uvloop").run(matrix.run(plan, _print))
     now = datetime.now(UTC)
     data: dict[str, Any] = {
         "date": now.strftime("%Y-%m-%d"),
         "command": "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""),
         "machine": machine.describe(),
+        "load": [load, os.getloadavg()[0]],
         "versions": versions(list(plan.contenders)),
         "seconds": plan.seconds,
         "rows": results.rows,

@@ -22,7 +22,8 @@ from tools.ports import free_port
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"
-PATH: Final = "/v1/realtime?model=gpt-realtime"
+STRICT: Final = "relay-strict"
+"""The relay with an allow-list of models. It then scans every byte that the client of GPT-Live sends."""
 _LITELLM: Final = REPOSITORY / ".venv" / "bench-litellm" / "bin" / "litellm"
 
 
@@ -46,11 +47,10 @@ class UpstreamSite:
 
 @dataclass(frozen=True, slots=True)
 class ClientTarget:
-    """Address, path, headers and TLS context for clients."""
+    """Address, headers and TLS context for clients."""
 
     port: int
     host: str = "127.0.0.1"
-    path: str = PATH
     headers: dict[str, str] = field(default_factory=dict)
     context: ssl.SSLContext | None = None
 
@@ -73,7 +73,7 @@ def _direct(site: UpstreamSite) -> Contender:
     )
 
 
-def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY) -> Contender:
+def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY, allowed_models: str = "") -> Contender:
     port, internal = free_port(), free_port()
     scheme, host = ("https", "localhost") if site.is_tls else ("http", "127.0.0.1")
     environment = {
@@ -86,6 +86,7 @@ def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY) 
         "RELAY_INTERNAL_PORT": str(internal),
         "RELAY_MAX_SESSIONS": "20000",
         "RELAY_MAX_RECONNECTS_PER_MINUTE": "100000",
+        "RELAY_ALLOWED_MODELS": allowed_models,
     }
     if site.bundle:
         environment["SSL_CERT_FILE"] = str(site.bundle)
@@ -94,6 +95,10 @@ def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY) 
         [python_of(tree), "-m", "service", "serve"], site.folder / f"relay-{port}.log", environment, site.folder
     )
     return Contender(name, ClientTarget(port), process, scrape_port=internal)
+
+
+def _relay_strict(site: UpstreamSite) -> Contender:
+    return _relay(site, name=STRICT, allowed_models="gpt-realtime,gpt-live-1")
 
 
 def python_of(tree: Path) -> str:
@@ -157,6 +162,7 @@ def _litellm(site: UpstreamSite) -> Contender:
 STARTERS: Final[dict[str, Callable[[UpstreamSite], Contender]]] = {
     "direct": _direct,
     "relay": _relay,
+    STRICT: _relay_strict,
     "haproxy": _haproxy,
     "nginx": _nginx,
     "websockets": _websockets,

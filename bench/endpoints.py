@@ -1,13 +1,13 @@
 """Both endpoints of a session, as asyncio protocols: the client of a contender, and the contender's upstream.
 
-They are in one process so that one clock measures both. Upstream begins a session with `session.created`; the client then
-sends its first stamped message, from which upstream learns the number of the session; upstream replies with its first.
+They are in one process so that one clock measures both. Upstream sends the first event of a session, after the start that the
+client sends in GPT-Live; the client then sends its first stamped message, from which upstream learns the number of the
+session; upstream replies with its first.
 """
 
 import asyncio
 import base64
 import hashlib
-import json
 import os
 import ssl
 import time
@@ -15,36 +15,14 @@ from array import array
 from collections.abc import Callable
 from typing import Final, cast
 
-from bench.messages import DOWN, UP, Incoming, Outgoing, Template
-from bench.wire import CLOSE, PING, PONG, FrameReader, build_frame
+from bench.apis import REALTIME, Api
+from bench.messages import Incoming, Outgoing, Template
+from bench.wire import CLOSE, PING, PONG, TEXT, FrameReader, build_frame
 
 PING_SECONDS: Final = 20  # as the provider does
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CHUNK: Final = 65_536
 _MODELS_REPLY: Final = b'{"id":"gpt-realtime","object":"model"}'
-
-SESSION_CREATED: Final = json.dumps(
-    {
-        "type": "session.created",
-        "event_id": "event_CaYr0aBcDeFgHiJkLmNoP",
-        "session": {
-            "type": "realtime",
-            "object": "realtime.session",
-            "id": "sess_CaYr0aBcDeFgHiJkLmNoQ",
-            "model": "gpt-realtime",
-            "output_modalities": ["audio"],
-            "instructions": "Be brief and friendly. " * 26,
-            "tools": [],
-            "tool_choice": "auto",
-            "max_output_tokens": "inf",
-            "audio": {
-                "input": {"format": {"type": "audio/pcm", "rate": 24000}, "turn_detection": {"type": "server_vad"}},
-                "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "marin", "speed": 1.0},
-            },
-        },
-    },
-    separators=(",", ":"),
-).encode()
 
 
 class Refused(Exception):
@@ -155,7 +133,7 @@ class ClientEndpoint(Endpoint):
     """A client: `opened` is done at the first event, `greeted` at the first stamped message of upstream."""
 
     def __init__(
-        self, session: int, request: bytes, latencies: "array[int]", *, forwards_verbatim: bool, sends: Template = UP
+        self, session: int, request: bytes, latencies: "array[int]", *, forwards_verbatim: bool, api: Api = REALTIME
     ) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
@@ -163,8 +141,9 @@ class ClientEndpoint(Endpoint):
         self.greeted: asyncio.Future[None] = loop.create_future()
         self._key = os.urandom(3) + b"\x5a"  # never all zero, so that unmasking costs what it should
         self._request = request
-        self.outgoing = Outgoing(sends, session, key=self._key, forwards_verbatim=forwards_verbatim)
-        self.incoming = Incoming(DOWN, latencies, forwards_verbatim=forwards_verbatim)
+        self._start = api.start
+        self.outgoing = Outgoing(api.up, session, key=self._key, forwards_verbatim=forwards_verbatim)
+        self.incoming = Incoming(api.down, latencies, forwards_verbatim=forwards_verbatim)
         self.incoming.session = session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,7 +163,10 @@ class ClientEndpoint(Endpoint):
     def handshake_received(self, head: bytes) -> None:
         """The response to the upgrade request arrived."""
         status = head.split(b"\r\n", 1)[0].decode("latin-1")
-        if " 101" not in status and not self.opened.done():
+        if " 101" in status:
+            if self._start:
+                self.write(build_frame(TEXT, self._start, self._key))
+        elif not self.opened.done():
             self.opened.set_exception(Refused(status))
             if self.transport is not None:
                 self.transport.abort()
@@ -209,12 +191,14 @@ class UpstreamEndpoint(Endpoint):
         latencies: "array[int]",
         *,
         forwards_verbatim: bool,
-        receives: Template = UP,
+        api: Api = REALTIME,
     ) -> None:
         super().__init__()
         self._on_first_message = on_first_message
         self._forwards_verbatim = forwards_verbatim
-        self.incoming = Incoming(receives, latencies, forwards_verbatim=forwards_verbatim)
+        self._api = api
+        self.incoming = Incoming(api.up, latencies, forwards_verbatim=forwards_verbatim)
+        self._further = 0
         self._pings: asyncio.TimerHandle | None = None
 
     def handshake_received(self, head: bytes) -> None:
@@ -236,17 +220,39 @@ class UpstreamEndpoint(Endpoint):
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
             + accept_key(key)
             + b"\r\n\r\n"
-            + build_frame(0x1, SESSION_CREATED)
+            + (b"" if self._api.start else build_frame(TEXT, self._api.first_event))
         )
         self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
 
     def message(self, payload: bytes) -> None:
         """A message arrived; the first stamped one carries the number of the session."""
         assert self.incoming is not None  # noqa: S101 - set in __init__
-        if self.incoming.receive(payload, self._now) and self.outgoing is None:
-            self.outgoing = Outgoing(DOWN, self.incoming.session, key=b"", forwards_verbatim=self._forwards_verbatim)
+        if not self.incoming.receive(payload, self._now):
+            self._handle_unstamped(payload)
+        elif self.outgoing is None:
+            self.outgoing = Outgoing(
+                self._api.down, self.incoming.session, key=b"", forwards_verbatim=self._forwards_verbatim
+            )
             self._on_first_message(self)
             self.send()
+
+    def _handle_unstamped(self, payload: bytes) -> None:
+        if not self._api.start:
+            return
+        if payload == self._api.start:
+            self.write(build_frame(TEXT, self._api.first_event))
+        elif payload == self._api.close:
+            self.write(build_frame(TEXT, self._api.closed))
+            self.send_close()
+
+    def send_further(self) -> None:
+        """Send the next event that is no audio."""
+        if self.outgoing is not None:
+            further = self._api.further
+            self.outgoing.use(further[(self.outgoing.session + self._further) % len(further)])
+            self._further += 1
+            self.send()
+            self.outgoing.use(self._api.down)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport."""

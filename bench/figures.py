@@ -129,7 +129,7 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-_ORDER: Final = ("direct", "relay", "haproxy", "nginx", "websockets", "litellm")
+_ORDER: Final = ("direct", "relay", "relay-strict", "haproxy", "nginx", "websockets", "litellm")
 
 
 def _kind_order(row: Row) -> int:

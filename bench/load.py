@@ -4,13 +4,14 @@ import asyncio
 import ssl
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final
 
+from bench.apis import REALTIME, Api
 from bench.contenders import Contender
 from bench.endpoints import ClientEndpoint, Endpoint, UpstreamEndpoint, upgrade_request
-from bench.messages import UP, Template
 from bench.network import WHOLE, PacedWriter, Shape
 
 _TICK_SECONDS: Final = 0.001  # the resolution of the event loop's timers
@@ -37,13 +38,13 @@ class Verdict:
 
 
 class Upstream:
-    """The upstream of every contender: a server on a free port of loopback."""
+    """The upstream of every contender: a server of one API on a free port of loopback."""
 
-    def __init__(self) -> None:
+    def __init__(self, api: Api = REALTIME) -> None:
+        self.api = api
         self.latencies = array("q")
         self.forwards_verbatim = True
         self.sessions: dict[int, UpstreamEndpoint] = {}
-        self.receives: Template = UP
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -59,9 +60,7 @@ class Upstream:
             self._server.close()
 
     def _create_endpoint(self) -> UpstreamEndpoint:
-        return UpstreamEndpoint(
-            self._register, self.latencies, forwards_verbatim=self.forwards_verbatim, receives=self.receives
-        )
+        return UpstreamEndpoint(self._register, self.latencies, forwards_verbatim=self.forwards_verbatim, api=self.api)
 
     def _register(self, end: UpstreamEndpoint) -> None:
         assert end.incoming is not None  # noqa: S101 - set before the first message
@@ -98,13 +97,13 @@ class SessionGroup:
                 group.create_task(worker())
 
     async def _open_one(self, number: int) -> None:
-        target = self._contender.target
-        request = upgrade_request(target.path, f"{target.host}:{target.port}", target.headers)
+        target, api = self._contender.target, self._upstream.api
+        request = upgrade_request(api.path, f"{target.host}:{target.port}", target.headers)
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         _, client = await loop.create_connection(
             lambda: ClientEndpoint(
-                number, request, self.down_latencies, forwards_verbatim=self._contender.forwards_verbatim
+                number, request, self.down_latencies, forwards_verbatim=self._contender.forwards_verbatim, api=api
             ),
             target.host,
             target.port,
@@ -172,26 +171,40 @@ class SessionGroup:
 
 
 class SendClock:
-    """Sends for all sessions in both directions, with evenly spread phases, on a schedule: delays do not add up."""
+    """Calls `sends` in turn, with evenly spread phases, on a schedule: delays do not add up.
 
-    def __init__(
-        self,
+    `of_sessions` has all sessions send in both directions; `of_upstream` sends the events that are no audio.
+    """
+
+    def __init__(self, sends: list[Callable[[], None]], calls_per_second: float, *, messages: int = 1) -> None:
+        self._sends = sends
+        self.rate = calls_per_second * messages * len(sends)
+        self._step = 1e9 / (calls_per_second * len(sends))
+        self._next_sender = 0
+        self._due = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle | None = None
+
+    @classmethod
+    def of_sessions(
+        cls,
         group: SessionGroup,
         messages_per_second: float,
         *,
         leaving_out: frozenset[int] = frozenset(),
         shape: Shape = WHOLE,
-    ) -> None:
+    ) -> "SendClock":
+        """Messages of every session, in both directions, written in a shape."""
         pairs = [pair for at, pair in enumerate(group.pairs()) if at not in leaving_out]
         ends = [end for pair in pairs for end in pair if end is not None]
         writer = PacedWriter(shape)
-        self._sends = [end.send if shape is WHOLE else partial(writer.send, end) for end in ends]
-        self.rate = messages_per_second * len(ends)
-        self._step = 1e9 / self.rate * shape.messages
-        self._next_sender = 0
-        self._due = 0.0
-        self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.Handle | None = None
+        sends = [partial(writer.send, end) if shape.is_paced else end.send for end in ends]
+        return cls(sends, messages_per_second / shape.messages, messages=shape.messages)
+
+    @classmethod
+    def of_upstream(cls, group: SessionGroup, events_per_second: float) -> "SendClock":
+        """The events of every session that are no audio."""
+        return cls([end.send_further for _, end in group.pairs() if end is not None], events_per_second)
 
     def start(self) -> None:
         """Start sending."""

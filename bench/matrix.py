@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.contenders import Contender, ContenderUnavailable, UpstreamSite, start_process
+from bench.apis import APIS, REALTIME, Api
+from bench.contenders import STRICT, Contender, ContenderUnavailable, UpstreamSite, start_process
 from bench.load import Upstream
 from bench.measure import Plan, measure, measure_stall, wait_until_ready
 from bench.network import SHAPES
@@ -20,7 +21,7 @@ from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable
 
 LITELLM_SESSIONS: Final = (1, 50)
-_NETWORK_CONTENDERS: Final = ("relay", "haproxy")
+_SHAPE_CONTENDERS: Final = {"realtime": ("relay", "haproxy"), "live": ("relay", STRICT, "haproxy")}
 _REST_SECONDS: Final = 0.3  # between two contenders, so that the previous one becomes idle
 
 Row = dict[str, Any]
@@ -61,14 +62,15 @@ async def run(matrix: Matrix, report_progress: ReportProgress) -> Results:
             await _measure_size(matrix, kind, sessions, results, report_progress)
         if matrix.stalls:
             await _measure_stalls(matrix, kind, results, report_progress)
-        await _measure_shapes(matrix, kind, results, report_progress)
+        for api in APIS:
+            await _measure_shapes(matrix, kind, api, results, report_progress)
     return results
 
 
 async def _measure_size(
     matrix: Matrix, kind: str, sessions: int, results: Results, report_progress: ReportProgress
 ) -> None:
-    names = [n for n in matrix.contenders if n != "litellm" or sessions in LITELLM_SESSIONS]
+    names = [n for n in matrix.contenders if n != STRICT and (n != "litellm" or sessions in LITELLM_SESSIONS)]
 
     async def measurement(contender: Contender, upstream: Upstream) -> Row:
         return await measure(contender, upstream, Plan(sessions, matrix.seconds))
@@ -85,7 +87,8 @@ async def _measure_size(
 
 
 async def _measure_stalls(matrix: Matrix, kind: str, results: Results, report_progress: ReportProgress) -> None:
-    names = [n for n in matrix.contenders if n != "litellm"]  # it rewrites messages, so that pieces cannot be compared
+    # LiteLLM rewrites messages, so that pieces cannot be compared.
+    names = [n for n in matrix.contenders if n not in ("litellm", STRICT)]
     async with _running(names, kind, 0, results, report_progress) as (contenders, upstream):
         for number in range(matrix.stalls):
             for contender in _rotate(contenders, number):
@@ -97,18 +100,26 @@ async def _measure_stalls(matrix: Matrix, kind: str, results: Results, report_pr
                 )
 
 
-async def _measure_shapes(matrix: Matrix, kind: str, results: Results, report_progress: ReportProgress) -> None:
-    """The relay, and the relay of another tree, beside HAProxy."""
-    names = [n for n in matrix.contenders if n.partition("=")[0] in _NETWORK_CONTENDERS]
+async def _measure_shapes(
+    matrix: Matrix, kind: str, api: str, results: Results, report_progress: ReportProgress
+) -> None:
+    """The relay, and the relay of another tree, beside HAProxy. Memory is that of the first measurement of a process."""
+    names = [n for n in matrix.contenders if n.partition("=")[0] in _SHAPE_CONTENDERS[api]]
     sessions = matrix.shape_sessions
-    shapes = {name: shape for name, shape in SHAPES.items() if name in matrix.shapes and kind in shape.upstreams}
+    shapes = {
+        name: shape
+        for name, shape in SHAPES.items()
+        if name in matrix.shapes and kind in shape.upstreams and shape.api == api
+    }
     if not shapes or not names:
         return
-    async with _running(names, kind, sessions, results, report_progress) as (contenders, upstream):
+    async with _running(names, kind, sessions, results, report_progress, api=APIS[api]) as (contenders, upstream):
         for number, (name, shape) in itertools.product(range(matrix.rounds(sessions)), shapes.items()):
             measurement = partial(measure, plan=Plan(sessions, matrix.shape_seconds, shape=shape))
             for contender in _rotate(contenders, number):
                 row = await _attempt(measurement, contender, upstream)
+                if name != next(iter(shapes)):
+                    row.pop("memory_kb", None)
                 label = {"contender": contender.name, "upstream": kind, "sessions": sessions, "round": number}
                 results.network.append(label | {"shape": name} | row)
                 report_progress(f"{kind:5} {name:8}, round {number + 1}: {contender.name:10} {_summary(row)}")
@@ -150,13 +161,19 @@ def _summary(row: Row) -> str:
 
 @asynccontextmanager
 async def _running(
-    names: list[str], kind: str, sessions: int, results: Results, report_progress: ReportProgress
+    names: list[str],
+    kind: str,
+    sessions: int,
+    results: Results,
+    report_progress: ReportProgress,
+    *,
+    api: Api = REALTIME,
 ) -> AsyncIterator[tuple[list[Contender], Upstream]]:
     """New processes of all contenders, with a new upstream."""
     with tempfile.TemporaryDirectory(prefix="realtime-relay-bench-") as scratch:
         folder = Path(scratch)
         context, bundle = certificate(folder) if kind == "tls" else (None, None)
-        upstream = Upstream()
+        upstream = Upstream(api)
         await upstream.start(context)
         contenders: list[Contender] = []
         try:

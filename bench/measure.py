@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from bench.apis import REALTIME
 from bench.contenders import Contender, ContenderUnavailable
 from bench.endpoints import Refused
 from bench.load import SendClock, SessionGroup, Upstream
@@ -15,7 +16,7 @@ from bench.messages import DOWN, UP, large_templates
 from bench.network import WHOLE, Shape
 from bench.process import CONTENDER_CORE, core_seconds
 
-MESSAGES_PER_SECOND: Final = 25
+MESSAGES_PER_SECOND: Final = REALTIME.messages_per_second
 BYSTANDERS: Final = 20
 _LONGEST_WARM_UP_SECONDS: Final = 1.0
 _STALL_WARM_UP_SECONDS: Final = 0.5
@@ -25,11 +26,10 @@ _MICROSECONDS: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sessions, duration and rate of one measurement."""
+    """Sessions, duration and shape of one measurement."""
 
     sessions: int
     seconds: float
-    messages_per_second: float = MESSAGES_PER_SECOND
     shape: Shape = WHOLE
 
 
@@ -64,24 +64,27 @@ async def wait_until_ready(contender: Contender, upstream: Upstream, *, seconds:
 
 async def measure(contender: Contender, upstream: Upstream, plan: Plan) -> dict[str, Any]:
     """Open the sessions, measure them idle, then under load, and compare both endpoints."""
-    process = contender.process
+    process, api = contender.process, upstream.api
     before = process.memory() if process else None
     group = SessionGroup(contender, upstream)
     try:
         await group.open(plan.sessions)
         await asyncio.sleep(0.5)
         idle = process.memory() if process else None
-        clock = SendClock(group, plan.messages_per_second, shape=plan.shape)
-        clock.start()
+        clocks = [SendClock.of_sessions(group, api.messages_per_second, shape=plan.shape)]
+        clocks += [SendClock.of_upstream(group, api.further_per_second)] if api.further else []
+        for clock in clocks:
+            clock.start()
         await asyncio.sleep(min(_LONGEST_WARM_UP_SECONDS, plan.seconds / 2))
         row = await _window(contender, group, plan.seconds)
         busy = process.memory() if process else None
-        clock.stop()
+        for clock in clocks:
+            clock.stop()
         await group.drain(_DRAIN_SECONDS)
         row["verdict"] = group.verdict().as_dict()
     finally:
         await group.close()
-    row["intended_per_second"] = clock.rate
+    row["intended_per_second"] = sum(clock.rate for clock in clocks)
     row["connect"] = percentiles([round(s * 1e9) for s in group.connect_seconds])
     if before and idle and busy:
         row["memory_kb"] = {"before": asdict(before), "idle": asdict(idle), "busy": asdict(busy)}
@@ -141,7 +144,7 @@ async def measure_stall(contender: Contender, upstream: Upstream) -> dict[str, A
         for end in (its_upstream, its_client):
             if end is not None and end.incoming is not None:
                 end.incoming.latencies = large
-        clock = SendClock(group, MESSAGES_PER_SECOND, leaving_out=frozenset({0, 1}))
+        clock = SendClock.of_sessions(group, MESSAGES_PER_SECOND, leaving_out=frozenset({0, 1}))
         clock.start()
         await asyncio.sleep(_STALL_WARM_UP_SECONDS)
         usual = percentiles([*group.up_latencies, *group.down_latencies])

@@ -1,4 +1,4 @@
-"""Reads as a network makes them: messages in pieces with pauses, in TLS records, and several at once.
+"""Reads as a network makes them: messages in pieces with pauses, in TLS records, and several at once; and those of GPT-Live.
 
 On loopback each write of the generator is one read of the contender, so that every read would be a whole message.
 """
@@ -25,6 +25,12 @@ class Shape:
     messages: int = 1
     sizes: tuple[int, int] | None = None
     upstreams: tuple[str, ...] = ("plain", "tls")
+    api: str = "realtime"
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether a write differs from a message."""
+        return self.messages > 1 or self.sizes is not None
 
 
 WHOLE: Final = Shape("one message in each write")
@@ -37,8 +43,13 @@ SHAPES: Final = {
         upstreams=("tls",),
     ),
     "bursts": Shape("five messages in one write", messages=5, upstreams=("plain",)),
+    "live": Shape(
+        "GPT-Live: each 100 ms a message of 6,400 characters of audio in both directions; from upstream 5 transcripts each\n"
+        "  second and the usage each 15 s; one message in each write",
+        api="live",
+    ),
 }
-"""Beside `WHOLE`. The number of messages per second is the same in all."""
+"""Beside `WHOLE`. Shapes of an API have the same number of messages per second."""
 
 
 class PacedWriter:

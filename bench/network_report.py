@@ -7,7 +7,7 @@ from bench.network import SHAPES
 
 HEAD: Final = (
     "reads", "upstream", "sessions", "contender", "CPU us/message", "relay / contender", "up p50/p99 us", "down p50/p99 us",
-    "notes",
+    "kB idle session", "notes",
 )  # fmt: skip
 _INTRODUCTION: Final = """\
 ## Reads as on a network
@@ -15,7 +15,7 @@ _INTRODUCTION: Final = """\
 Above, each read is one whole message, because loopback keeps writes apart. A network cuts and joins them, and a relay that
 falls behind reads several at once. Both ends write the same number of messages per second in other shapes; the pauses between
 two pieces are part of the latencies. `relay / contender`: the CPU per message of the relay, divided by that of the other
-contender, in the same round.
+contender, in the same round. `kB idle session`: what a session without audio adds to the RSS of a newly started process.
 """
 
 
@@ -45,7 +45,13 @@ def _cells(figures: Figures, upstream: str, sessions: int, name: str) -> list[st
     notes = ["saturated"] if figures.is_saturated(*key) else []
     notes += ["generator late"] if figures.generator_was_late(*key) else []
     notes += [f"{row['verdict']}" for row in figures.at(*key) if any(row["verdict"].values())]
-    return [_text(figures.cpu(*key), 1), _text(ratio, 2), *latencies, ", ".join(notes)]
+    return [
+        _text(figures.cpu(*key), 1),
+        _text(ratio, 2),
+        *latencies,
+        _median(figures.memory(*key, "idle"), 1),
+        ", ".join(notes),
+    ]
 
 
 def introduction() -> str:
@@ -57,5 +63,5 @@ def _text(value: Spread | None, digits: int) -> str:
     return value.text(digits) if value is not None else "-"
 
 
-def _median(value: Spread | None) -> str:
-    return f"{value.median:.0f}" if value is not None else "-"
+def _median(value: Spread | None, digits: int = 0) -> str:
+    return f"{value.median:.{digits}f}" if value is not None else "-"

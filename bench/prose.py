@@ -41,6 +41,7 @@ LIMITS: Final = """\
 
 CONTENDERS: Final = {
     "relay": "as an operator runs it",
+    "relay-strict": "with `RELAY_ALLOWED_MODELS`",
     "haproxy": "one thread",
     "nginx": "one worker, 16 kB buffers",
     "websockets": "no compression, no limit, two tasks per session",

@@ -102,7 +102,7 @@ def _disturbances(figures: Figures) -> list[str]:
     """The share of the contenders' core that others used; a large share makes the figures unreliable."""
     lines = []
     for what, user in (("others_share", "other programs"), ("stolen_share", "the hypervisor")):
-        shares = sorted(row[what] for row in figures.rows if what in row)
+        shares = sorted(row[what] for row in figures.rows + figures.network if what in row)
         if shares:
             median, maximum = shares[len(shares) // 2], shares[-1]
             lines.append(

@@ -66,7 +66,7 @@ async def run_load(contender: Contender, process: Process, upstream: Upstream, o
     try:
         await group.open(options.sessions, concurrency=_CONCURRENCY)
         _print(f"{options.sessions} sessions are open; {_per_session(process, before.rss, options.sessions)}")
-        clock = SendClock(group, MESSAGES_PER_SECOND * options.cadence)
+        clock = SendClock.of_sessions(group, MESSAGES_PER_SECOND * options.cadence)
         _print(f"{clock.rate:.0f} messages/s for {options.minutes:g} minutes")
         clock.start()
         samples = await _sample(process, group, options.minutes * 60)
