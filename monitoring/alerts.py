@@ -119,8 +119,8 @@ CALLERS_ALERTS: Final = (
         summary="Health check <check> fails on <instance>: <reason>.",
         description=(
             "Health check <check> on <instance> of <job> has failed with <reason> for five minutes. If it fails on "
-            "every instance, a critical alert fires too. Apply the remedy; check whether a new key or a rollout "
-            "started it."
+            "every instance, a critical alert fires too, except for the check live. Apply the remedy; check whether a new "
+            "key or a rollout started it."
         ),
         rationale="one instance: usually a rollout with a bad key, or a node without network",
         reasons=tuple(DIAL_FAILURES),

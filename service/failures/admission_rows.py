@@ -45,7 +45,8 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "client that requests it."),
     Row("model_missing", "model", _CLIENT, 400, 4000, _NEVER, _INFO,
         "The request names no model.",
-        "Add ?model=<name> to the URL, for example ?model=gpt-realtime.",
+        "Add ?model=<name> to the URL, for example ?model=gpt-realtime. A client of GPT-Live connects to /v1/live/sessions "
+        "and names the model in session.start.",
         "Find the client by the log fields client and address, and add ?model=<name> to its URL. If every client fails, "
         "correct the proxy in front of the relay that drops the query."),
     Row("live_disabled", "clients", _CLIENT, 404, None, _NEVER, _INFO,
