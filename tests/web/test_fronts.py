@@ -28,14 +28,18 @@ ACCESS: Final = {
 }
 CONNECTIONS: Final = 12  # of each kind of attack
 SHORT: Final = {
-    "haproxy": {"timeout http-request 10s": "timeout http-request 1s", "timeout client 10s": "timeout client 1s"},
+    "haproxy": {
+        "timeout http-request 10s": "timeout http-request 1s",
+        "timeout client 10s": "timeout client 1s",
+        "sc0_get_gpc0 gt 100": "sc0_get_gpc0 gt 0",
+    },
     "nginx": {
         "client_header_timeout 10s": "client_header_timeout 1s",
         "client_body_timeout 10s": "client_body_timeout 1s",
         "keepalive_timeout 10s": "keepalive_timeout 1s",
     },
 }
-"""The shipped durations of ten seconds, shortened."""
+"""The shipped durations of ten seconds, shortened, and no body for an address in place of a hundred."""
 
 
 @asynccontextmanager
