@@ -95,7 +95,8 @@ class _Stream:
             for message, _payload in messages:
                 require("nothing follows an error", holds=self.error_reason is None)
                 self._take(message)
-            if upgraded or self.error_reason is not None:
+            # Behind an upgrade that it does not know, aiohttp's parser drops the rest of the piece.
+            if upgraded or self.error_reason is not None or any(getattr(m, "upgrade", False) for m, _ in messages):
                 break
 
     def _take(self, message: Any) -> None:  # noqa: ANN401 - a request, or aiohttp's item for an error

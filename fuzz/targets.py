@@ -16,7 +16,7 @@ from service.realtime.closing import (
     is_sendable_close_code,
     parse_close,
 )
-from service.realtime.events import ERROR_CODES, HEAD_BYTES, PARSED_EVENT_TYPES, event_type, parse_error
+from service.realtime.events import ERROR_CODES, HEAD_BYTES, PARSED_EVENT_TYPES, event_type, parse_error, type_in_head
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame, Violation
@@ -107,12 +107,14 @@ def _check_received_close(payload: bytes) -> None:
 
 
 def events(data: bytes) -> None:
-    """A type that is found is the event's own and does not depend on later bytes. Parsing never raises."""
+    """A type that is found is the event's own, or that of the head of an incomplete one. Parsing never raises."""
     found = event_type(data)
-    for length in (len(data) // 2, len(data) - 1, HEAD_BYTES):
-        part = event_type(data[: max(0, length)])
-        require("more bytes do not change the type", holds=part in {None, found})
     pairs = _pairs(data)
+    for length in (len(data) // 2, len(data) - 1, HEAD_BYTES):
+        part = data[: max(0, length)]
+        if _pairs(part) is None:
+            shown = type_in_head(part[:HEAD_BYTES])
+            require("an incomplete event has the type of its head", holds=event_type(part) in {None, shown})
     if pairs is not None and found is not None and len(dict(pairs)) == len(pairs):
         require("the type is that of the JSON object", holds=dict(pairs).get("type") == found)
     if pairs and pairs[0] == ("type", "error") and b"\\" not in data:
