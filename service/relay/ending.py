@@ -63,15 +63,20 @@ _EXPLAINED: Final = frozenset({"no_input_audio", "content_filtered", "upstream_l
 
 
 def session_closed(end: Ending, closed_reason: str, *, had_audio: bool) -> Ending:
-    """The ending of a GPT-Live session that upstream closed after `session.closed` with this reason."""
+    """The ending of a GPT-Live session that a peer closed after `session.closed` with this reason."""
     reason = ENDING_BY_CLOSED_REASON.get(closed_reason, "upstream_closed")
     if reason == "session_expired" and not had_audio:
         reason = "no_input_audio"
     client = (
         CloseInstruction(int(CloseCode.NORMAL)) if end.upstream.abort else end.client
     )  # upstream sent no close frame
+    is_open = not (client.abort or client.close_received)
     return replace(
-        end, reason=reason, client=client, send_error=reason in _EXPLAINED, detail=f"session.closed: {closed_reason}"
+        end,
+        reason=reason,
+        client=client,
+        send_error=is_open and reason in _EXPLAINED,
+        detail=f"session.closed: {closed_reason}",
     )
 
 

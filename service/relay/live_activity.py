@@ -11,11 +11,12 @@ _WATCHED_CLIENT_TYPES: Final = live.CLIENT_EVENT_TYPES - {live.INPUT_AUDIO}
 class LiveActivity:
     """Counts the events that are neither audio nor usage. See `ResponseTimer`."""
 
-    __slots__ = ("client_types", "events", "had_audio", "watched_types")
+    __slots__ = ("client_types", "close_requested", "events", "had_audio", "watched_types")
 
     def __init__(self) -> None:
         self.events = 0
         self.had_audio = False
+        self.close_requested = False  # the client has sent `session.close`
         self.watched_types: frozenset[str] = _WATCHED_SERVER_TYPES
         self.client_types: frozenset[str] = live.CLIENT_EVENT_TYPES  # audio only until the first of it
 
@@ -26,3 +27,4 @@ class LiveActivity:
             self.client_types = _WATCHED_CLIENT_TYPES
         else:
             self.events += 1
+            self.close_requested = self.close_requested or event_type == live.SESSION_CLOSE

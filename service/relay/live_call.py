@@ -120,8 +120,8 @@ class LiveCall:
         return self.timer.events
 
     def ending(self, end: Ending) -> Ending:
-        """What `session.closed` said, if upstream then closed."""
-        if self._closed_reason is None or end.reason not in _ENDED_BY_UPSTREAM:
+        """What `session.closed` said, if a peer then closed: clients close as soon as they have read it."""
+        if self._closed_reason is None or end.reason not in _ENDED_BY_PEER:
             return end
         return ending.session_closed(end, self._closed_reason, had_audio=self.timer.had_audio or self._is_sideband)
 
@@ -135,7 +135,12 @@ class LiveCall:
     async def settle(self, connected: UpstreamConnection, deadline: float) -> None:
         """Send `session.close` and wait for the final usage."""
         if self._closed_reason is None:
-            await settle(connected, deadline, lambda message: self.event_discarded(message.type, message.payload))
+            await settle(
+                connected,
+                deadline,
+                lambda message: self.event_discarded(message.type, message.payload),
+                is_requested=self.timer.close_requested,
+            )
 
     def summary(self) -> Mapping[str, object]:
         """What the session cost, and whether the provider confirmed it."""
@@ -152,7 +157,9 @@ class LiveCall:
         }
 
 
-_ENDED_BY_UPSTREAM: Final = frozenset({"upstream_closed", "upstream_lost", "session_expired"})
+_ENDED_BY_PEER: Final = frozenset(
+    {"upstream_closed", "upstream_lost", "session_expired", "client_closed", "client_lost"}
+)
 
 
 class SettlementReceiver:
@@ -192,16 +199,22 @@ class SettlementReceiver:
 
 
 async def settle(
-    connected: UpstreamConnection, deadline: float, on_event: Callable[[Message], object] = lambda _: None
+    connected: UpstreamConnection,
+    deadline: float,
+    on_event: Callable[[Message], object],
+    *,
+    is_requested: bool = False,
 ) -> bool:
     """Send `session.close` and read until `session.closed` arrives; returns whether it did before `deadline` (loop time).
 
-    The caller guarantees a message boundary. The connection stays open: the caller closes it.
+    `is_requested`: the client has sent it already. The caller guarantees a message boundary. The connection stays open: the
+    caller closes it.
     """
     leg = connected.leg
     if not leg.can_send:
         return False
-    leg.send_event(SESSION_CLOSE)
+    if not is_requested:
+        leg.send_event(SESSION_CLOSE)
     receiver = SettlementReceiver(leg, connected.scanner, on_event)
     for item in connected.items:
         receiver._process(item)  # noqa: SLF001 - received with the start, and not processed yet

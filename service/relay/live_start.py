@@ -178,12 +178,15 @@ class LiveStart:
         self._connected.items = self._answer.items.result()
         self.start_seconds = loop.time() - sent_at
 
-    async def abandon(self, seconds: float) -> None:
-        """After a failure: close the session upstream if it may exist, and the connection. If cancelled, abort it."""
+    async def abandon(self, seconds: float, on_event: Callable[[Message], object]) -> None:
+        """After a failure: close the session upstream if it may exist, and the connection. If cancelled, abort it.
+
+        `on_event` is called with what the provider still reports.
+        """
         try:
             with suppress(Exception):
                 if self._is_sent and self.refusal is None:
-                    await settle(self._connected, asyncio.get_running_loop().time() + seconds)
+                    await settle(self._connected, asyncio.get_running_loop().time() + seconds, on_event)
                 await self._connected.close()
         finally:
             self._connected.abort()

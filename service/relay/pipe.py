@@ -85,6 +85,8 @@ class Pipe:
         self._owner = owner
         self.discards_data = False
         self._dropped_last = False  # the end of that message is not counted
+        self.dropped_messages = 0
+        self.dropped_bytes = 0
         self.messages = 0
         self.control_frames = 0
         self.bytes = 0
@@ -103,7 +105,7 @@ class Pipe:
     @property
     def frames(self) -> int:
         """All frames of the source so far."""
-        return self.messages + self.control_frames + self._scanner.fragments
+        return self.messages + self.dropped_messages + self.control_frames + self._scanner.fragments
 
     def receive(self, data: bytes) -> None:
         """Forward the next bytes of the source."""
@@ -230,6 +232,8 @@ class Pipe:
             self._sink.send_event(redacted)
         elif verdict is Verdict.DROP:
             self._dropped_last = True
+            self.dropped_messages += 1
+            self.dropped_bytes += len(raw)
         else:
             self._forward(raw)
 

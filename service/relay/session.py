@@ -37,6 +37,8 @@ CLIENT_CLOSE_SECONDS: Final = 5.0
 LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
 """Upper bound on noticing that a deadline has passed and ending the session of a lost client, which gets no handshake."""
 
+MAX_WAITING_ERRORS: Final = 16  # error events of the relay's own, which wait for a message boundary
+
 ErrorEvent = Callable[[str, str | None], bytes]
 """Builds the payload of an `error` event for a reason and a remedy; None is the catalogue's remedy. Passed in, since `web`
 knows what a client's errors look like."""
@@ -143,8 +145,9 @@ class Session:
             self._to_client.process(self._connected.items)
         except Exception:  # noqa: BLE001 - a bug of the relay; the client gets an error event as for any other failure
             self.fail()
-        self._connected.items = []
         self._to_upstream.process(self._client_stream.items)
+        self._connected.items.clear()  # instructions and audio, which others refer to as well
+        self._client_stream.items.clear()
         self._upstream.start(self._to_client)
         self._client.start(self._to_upstream)
         for leg in (self._upstream, self._client):
@@ -205,10 +208,9 @@ class Session:
         self.client_informed = self.client_informed and is_informed
 
     async def _close_upstream(self, close: CloseInstruction) -> None:
-        seconds = self.settle_seconds
         is_alive = not (close.abort or close.close_received or close.unreadable)
-        if seconds and is_alive and self._to_upstream.at_message_boundary:
-            await self._call.settle(self._connected, self._loop.time() + seconds)
+        if self.settle_seconds and is_alive and self._to_upstream.at_message_boundary:
+            await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
         await self._close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
     async def _close_side(self, leg: Leg, close: CloseInstruction, deadline: float) -> bool:
@@ -228,9 +230,8 @@ class Session:
         """End the session, or complete the closing handshake that the relay started."""
         if self._ended.done():
             leg = self._leg_of(direction)
-            leg.send_close(
-                code if code is None else close_code_to_forward(code), ""
-            )  # unless one has been sent already
+            # Unless one has been sent already.
+            leg.send_close(code if code is None else close_code_to_forward(code), "")
             leg.close()
             return
         side = _side(direction)
@@ -255,9 +256,10 @@ class Session:
         return self._call.event_read(direction, event_type, payload, self._to_client.messages)
 
     def _send_error(self, reason: str, hint: str | None) -> None:
-        """Send the client an error event within the session, at the next message boundary."""
-        self._errors.append(self._error_event(reason, hint))
-        self._send_own_events()
+        """Send the client an error event at the next message boundary; none to a client that does not read them."""
+        if self._client.full_since is None and len(self._errors) < MAX_WAITING_ERRORS:
+            self._errors.append(self._error_event(reason, hint))
+            self._send_own_events()
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count what upstream reports after the end."""
@@ -322,7 +324,7 @@ class Session:
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
         pipe = self._to_upstream
-        end = end or self._rates.due_ending(now, pipe.frames, pipe.bytes, self._to_client.frames)
+        end = end or self._rates.due_ending(now, pipe.frames, pipe.bytes + pipe.dropped_bytes, self._to_client.frames)
         return end or self._call.due_ending()
 
     def _send_own_events(self) -> None:

@@ -8,7 +8,11 @@ from functools import partial
 from typing import Final
 
 from service.failures import Failure
+from service.realtime.live_events import parse_live_event
+from service.realtime.live_usage import LiveMeter
+from service.realtime.pricing import live_model_label
 from service.realtime.redaction import redact_json
+from service.realtime.scanner_items import Message
 from service.relay.drain import Drainer
 from service.relay.live_call import SETTLE_SECONDS, LiveCall
 from service.relay.live_start import LiveStart, StartPolicy
@@ -94,6 +98,7 @@ class LiveSessions:
             client.abort()
             connected.abort()
             raise
+        del start  # it holds the client's first message
         return await session
 
     async def _start(
@@ -114,12 +119,19 @@ class LiveSessions:
         return start
 
     async def _abandon(self, start: LiveStart, failure: Failure) -> None:
-        """Close upstream. The end of a drain ends the wait for the provider's last event."""
+        """Close upstream, and count what it bills. The end of a drain ends the wait for the provider's last event."""
+        model, meter = live_model_label(start.requested.model), LiveMeter()
+
+        def count(message: Message) -> None:
+            if message.type is not None:
+                charge = meter.add(parse_live_event(message.type, message.payload))
+                self._telemetry.metrics.live.count_charge(model, charge)
+
         if failure.reason == "relay_draining":
-            await start.abandon(_DRAIN_SETTLE_SECONDS)
+            await start.abandon(_DRAIN_SETTLE_SECONDS, count)
         else:
             with suppress(Failure):
-                await self._dials.run(start.abandon(SETTLE_SECONDS))
+                await self._dials.run(start.abandon(SETTLE_SECONDS, count))
 
     async def _refuse(self, client: Leg, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
         events = [refusals.error_event(failure, attempt.session_id)]
