@@ -5,6 +5,7 @@ import asyncio
 import gc
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
@@ -126,9 +127,16 @@ def _save(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     print_line(f"saved in {file.relative_to(REPOSITORY)}")
 
 
+async def _until_sigterm(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coroutine returns
+    """An exception of a signal handler, raised within a callback of the loop, would only be logged."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coroutine returns
     try:
-        return importlib.import_module("uvloop").run(work)
+        return importlib.import_module("uvloop").run(_until_sigterm(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 

@@ -177,11 +177,14 @@ class Observer:
         self.livez = NetTimes(self._wait, own_wait)
         self.new_calls = NetTimes(self._wait, own_wait)
         self.own_delays: list[float] = []
+        self._started, self._waited_before = time.perf_counter(), 0.0
         self.refused: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start asking."""
+        self.own_wait.sample()
+        self._started, self._waited_before = time.perf_counter(), self.own_wait.total()
         self._tasks = [
             asyncio.ensure_future(self._every(_PROBE_SECONDS, self._ask_livez)),
             asyncio.ensure_future(self._every(_NEW_CALL_SECONDS, self._call)),
@@ -199,6 +202,12 @@ class Observer:
     def close(self) -> None:
         """Release what it holds."""
         self._wait.close()
+
+    def own_wait_share(self) -> float:
+        """In which share of the time since the start this process was ready to run and had no core."""
+        self.own_wait.sample()
+        waited_ms = self.own_wait.total() - self._waited_before
+        return waited_ms / 1000 / max(0.001, time.perf_counter() - self._started)
 
     def clear(self) -> None:
         """Forget all that was measured."""

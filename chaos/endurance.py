@@ -18,7 +18,7 @@ from chaos.attacks import ADMITTED, WITHOUT_TOKEN
 from chaos.calls import CallClock, EchoUpstream, Observer, call_group
 from chaos.measure import attackers, drain, result
 from chaos.relay import MemoryCgroup, Relay, start_relay
-from chaos.verdict import P99_MS, Measurement, broken_bounds
+from chaos.verdict import P99_MS, Measurement, broken_bounds, judges_times
 
 _CONNECTIONS_WITHOUT_TOKEN: Final = 100
 _CALLS_AT_ONCE: Final = 20
@@ -194,6 +194,8 @@ def _report_end(
     report: Callable[[str], None],
 ) -> None:
     rss = [megabytes for _, megabytes in memory] or [0.0]
+    if not judges_times(measured):
+        report(f"no times are judged: this process waited for a core for {measured.own_wait_share:.0%} of the time")
     report(f"attackers: {measured.attackers}")
     report(
         f"RSS {rss[0]:.1f} MB at first, {rss[-1]:.1f} at the end, {max(rss):.1f} at most; "

@@ -172,6 +172,7 @@ def result(
         new_calls=len(observer.new_calls.net),
         new_call_ms=percentile(observer.new_calls.net, 1),
         refused=tuple(observer.refused),
+        own_wait_share=observer.own_wait_share(),
         own_p99_ms=percentile(observer.own_delays, 0.99),
         own_worst_ms=percentile(observer.own_delays, 1),
         measured_p99_ms=percentile(observer.round_trips.measured, 0.99),

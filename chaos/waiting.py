@@ -51,6 +51,10 @@ class CoreWait:
         if len(self._times) > _MAX_SAMPLES:
             del self._times[: _MAX_SAMPLES // 2], self._waited[: _MAX_SAMPLES // 2]
 
+    def total(self) -> float:
+        """Milliseconds of waiting up to the last sample; only differences count."""
+        return self._waited[-1]
+
     def latest(self) -> float:
         """Milliseconds of waiting before the last sample: what a process waited, after it was woken, for what it does now."""
         return max(0.0, self._waited[-1] - self._waited[-2]) if len(self._waited) > 1 else 0.0

@@ -48,6 +48,13 @@ def test_delay_of_the_measuring_process_is_allowed() -> None:
     assert broken(p99_ms=81, own_p99_ms=20)
 
 
+def test_measuring_process_without_a_core_judges_no_times() -> None:
+    """But everything else."""
+    assert not broken(p99_ms=900, livez_ms=900, own_wait_share=0.3)
+    assert ["1 messages lost, reordered or changed"] == broken(p99_ms=900, lost=1, own_wait_share=0.3)
+    assert row("a", "b", replace(CONTROL, own_wait_share=0.3), []).endswith("| holds; too busy for times |")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [({"p99_ms": 900.0}, True), ({"lost": 1}, False), ({"growth_mb": 21.0}, False), ({"refused": ("x",)}, False)],
