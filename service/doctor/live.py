@@ -5,6 +5,7 @@ until when the provider bills.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -150,7 +151,7 @@ def _shown_reason(body: Mapping[str, object]) -> str:
 def _judge_end(body: Mapping[str, object], model: str) -> Finding:
     shown, usage = _shown_reason(body), body.get("usage")
     seconds = usage.get("seconds") if isinstance(usage, Mapping) else None
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
         return Finding(f"session.closed: {shown}; the provider reported no usage", status="warn")
     cost = live_cost_usd(live_model_label(model), seconds, 0.0)
     price = "the price of this model is unknown" if cost is None else f"about {cost:.4f} USD"

@@ -204,14 +204,15 @@ async def test_session_without_an_orderly_end_fails_live_close(
     assert part in report.text("live_close")
 
 
-async def test_session_without_usage_warns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [None, True, -1.0, float("inf"), float("nan"), "12"])
+async def test_session_without_usage_warns(tmp_path: Path, seconds: float | None) -> None:
     """What the provider does not report is not made up."""
 
     async def end(connection: LiveConnection) -> None:
         await connection.read_until("session.start")
         connection.send(STARTED)
         await connection.read_until("session.close")
-        connection.send(closed("CANARY", None))
+        connection.send(closed("CANARY", seconds))
 
     report = await check_provider(tmp_path, LiveProvider(end))
 
