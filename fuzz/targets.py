@@ -16,7 +16,15 @@ from service.realtime.closing import (
     is_sendable_close_code,
     parse_close,
 )
-from service.realtime.events import ERROR_CODES, HEAD_BYTES, PARSED_EVENT_TYPES, event_type, parse_error, type_in_head
+from service.realtime.events import (
+    ERROR_CODES,
+    HEAD_BYTES,
+    PARSED_EVENT_TYPES,
+    event_type,
+    parse_error,
+    parse_object,
+    type_in_head,
+)
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame, Violation
@@ -112,7 +120,7 @@ def events(data: bytes) -> None:
     pairs = _pairs(data)
     for length in (len(data) // 2, len(data) - 1, HEAD_BYTES):
         part = data[: max(0, length)]
-        if _pairs(part) is None:
+        if not parse_object(part):
             shown = type_in_head(part[:HEAD_BYTES])
             require("an incomplete event has the type of its head", holds=event_type(part) in {None, shown})
     if pairs is not None and found is not None and len(dict(pairs)) == len(pairs):
