@@ -17,7 +17,7 @@ ENDED: Final[dict[str, Any]] = {
     "client": "node", "reason": "client_closed", "closed_reason": "close_requested", "usage_confirmed": True,
     "usage_seconds": 7.2, "duration_seconds": 7.3,
 }  # fmt: skip
-GROWN: Final = {
+COUNTS: Final = {
     "realtime_relay_sessions_ended_total live client_closed": 1.0,
     "realtime_relay_live_final_usage_total confirmed": 1.0,
     "realtime_relay_admissions_total admitted": 1.0,
@@ -50,7 +50,7 @@ def test_other_voice_or_no_transcript_fails(received: bytes, output: str) -> Non
 
 def test_one_session_with_confirmed_usage_passes() -> None:
     """The counts of one conversation."""
-    checks.check_counts({}, GROWN)
+    checks.check_counts(COUNTS)
     assert "7.2 s billed" in checks.check_end(ENDED, "node")
 
 
@@ -67,7 +67,7 @@ def test_one_session_with_confirmed_usage_passes() -> None:
 def test_any_other_count_fails(change: dict[str, float]) -> None:
     """A second count, another ending, an unconfirmed usage, a failure."""
     with pytest.raises(ClientFailed):
-        checks.check_counts({}, GROWN | change)
+        checks.check_counts(COUNTS | change)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,28 @@ def test_any_other_end_fails(change: dict[str, Any]) -> None:
     """Each field of the log line that is checked."""
     with pytest.raises(ClientFailed):
         checks.check_end(ENDED | change, "node")
+
+
+def test_refused_start_is_one_failure_at_its_start() -> None:
+    """Its log line and its count; a second count fails."""
+    event = {"client": "node", "reason": "quota_exhausted", "phase": "session_start"}
+    event["upstream_code"] = "credit_balance_exhausted"
+    counted = {"realtime_relay_connection_failures_total session_start quota_exhausted": 1.0}
+
+    checks.check_refusal(event, "node", counted)
+    for wrong in (event | {"phase": "breaker"}, event | {"client": "other"}):
+        with pytest.raises(ClientFailed):
+            checks.check_refusal(wrong, "node", counted)
+    with pytest.raises(ClientFailed):
+        checks.check_refusal(event, "node", dict.fromkeys(counted, 2.0))
+
+
+def test_refused_client_shows_the_reason() -> None:
+    """And brings back no voice."""
+    assert "quota_exhausted" in Outcome(SENT, b"", "quota_exhausted", 1).check_refusal("quota_exhausted")
+    for outcome in (Outcome(SENT, b"", "Error 1008"), Outcome(SENT, VOICE, "quota_exhausted")):
+        with pytest.raises(ClientFailed):
+            outcome.check_refusal("quota_exhausted")
 
 
 def test_secret_in_output_is_named() -> None:

@@ -3,8 +3,8 @@
     python -m tests.e2e.live_clients [--only NAME ...]
 
 The programs are the examples of docs/clients.md. Each says a recorded sentence; the simulator repeats it, and every sample
-must come back. Exit codes: 0 passed, 1 failed, 3 some clients did not run, since this machine or its registries lack
-what they need.
+must come back. Each is also refused once, for lack of credit, and must show why. Exit codes: 0 passed, 1 failed, 3 some
+clients did not run, since this machine or its registries lack what they need.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from typing import Any, Final
 from tests.e2e.live_clients import checks
 from tests.e2e.live_clients.clients import CLIENTS, Client
 from tests.e2e.live_clients.environments import EnvironmentUnavailable, WrongPackage
-from tests.e2e.live_clients.outcome import ClientFailed
+from tests.e2e.live_clients.outcome import ClientFailed, Outcome
 from tests.support.relay_process import Process, serving
 from tools.voice import VoiceUnavailable, load_phrase
 
@@ -32,7 +33,7 @@ PHRASE: Final = "Front_Center"
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The relay that all clients use, and the token of one."""
+    """A relay, and the token of its client."""
 
     process: Process
     port: int
@@ -66,61 +67,80 @@ def _options() -> argparse.Namespace:
 
 async def _run_all(clients: Sequence[Client], speech: bytes) -> int:
     started = time.monotonic()
-    tokens = {client.name: f"CANARY1token-{client.name}-abcdefghijkl" for client in clients}
-    settings = {
-        "RELAY_UPSTREAM": "simulator",
-        "RELAY_ACCESS": "tokens",
-        "RELAY_CLIENT_TOKENS": ",".join(f"{name}:{token}" for name, token in tokens.items()),
-        "RELAY_LOG_LEVEL": "debug",
-        "OPENAI_API_KEY": checks.KEY_CANARY,
-    }
     failed, not_run = 0, 0
-    async with serving(**settings) as (process, port, internal_url):
-        for client in clients:
-            begun = time.monotonic()
-            try:
-                environment = await asyncio.to_thread(client.install)
-                installed = time.monotonic()
-                relay = Relay(process, port, internal_url, tokens[client.name])
-                summary = await _run(client, environment, speech, relay)
-            except EnvironmentUnavailable as exc:
-                _print(f"NOT RUN: {client.name}: {exc}")
-                not_run += 1
-            except (ClientFailed, LookupError, WrongPackage) as exc:
-                _print(f"FAILED: {client.name}: {exc}")
-                failed += 1
-            else:
-                times = f"installed in {installed - begun:.0f} s, ran {time.monotonic() - installed:.0f} s"
-                _print(f"{client.name}: {summary} ({times})")
+    for client in clients:
+        begun = time.monotonic()
+        try:
+            environment = await asyncio.to_thread(client.install)
+            installed = time.monotonic()
+            summary = [await run(client, environment, speech) for run in (_converse, _be_refused)]
+        except EnvironmentUnavailable as exc:
+            _print(f"NOT RUN: {client.name}: {exc}")
+            not_run += 1
+        except (ClientFailed, LookupError, WrongPackage) as exc:
+            _print(f"FAILED: {client.name}: {exc}")
+            failed += 1
+        else:
+            times = f"installed in {installed - begun:.0f} s, ran {time.monotonic() - installed:.0f} s"
+            _print(f"{client.name}: {'; '.join(summary)} ({times})")
     _print(f"{'FAILED' if failed else 'passed'} in {time.monotonic() - started:.0f} s")
     return 1 if failed else NOT_RUN if not_run else 0
 
 
-async def _run(client: Client, environment: Path, speech: bytes, relay: Relay) -> str:
+@asynccontextmanager
+async def _relay_for(client: Client, key: str) -> AsyncIterator[Relay]:
+    """A relay on the built-in simulator, which behaves as the key says, and whose only client has the name of `client`."""
+    token = f"CANARY1token-{client.name}-abcdefghijkl"
+    settings = {
+        "RELAY_UPSTREAM": "simulator",
+        "RELAY_ACCESS": "tokens",
+        "RELAY_CLIENT_TOKENS": f"{client.name}:{token}",
+        "RELAY_LOG_LEVEL": "debug",
+        "OPENAI_API_KEY": key,
+    }
+    async with serving(**settings) as (process, port, internal_url):
+        yield Relay(process, port, internal_url, token)
+
+
+async def _converse(client: Client, environment: Path, speech: bytes) -> str:
     """One conversation and what the relay recorded of it; returns a summary. Raises ClientFailed."""
-    _, before = await asyncio.to_thread(checks.counts, relay.internal_url)
-    first_line = len(relay.process.lines)
-    with tempfile.TemporaryDirectory(prefix=f"realtime-relay-{client.name}-") as folder:
-        outcome = await client.talk(environment, Path(folder), speech, port=relay.port, token=relay.token)
-    summary = outcome.check()
-    ended = await _ended(relay.process, client.name)
-    billed = checks.check_end(ended, client.name)
-    metrics, after = await asyncio.to_thread(checks.counts, relay.internal_url)
-    checks.check_counts(before, after)
-    log = "\n".join(map(json.dumps, relay.process.lines[first_line:]))
-    checks.check_secrets({"log": log, "metrics": metrics}, checks.relay_secrets(relay.token))
-    checks.check_secrets({"client's output": outcome.output}, (checks.KEY_CANARY,))
+    async with _relay_for(client, checks.KEY_CANARY) as relay:
+        outcome = await _talk(client, environment, speech, relay)
+        summary = outcome.check()
+        billed = checks.check_end(await _logged(relay.process, "session.ended"), client.name)
+        checks.check_counts(await _check_secrets(relay, outcome))
     return f"{summary}; {billed}"
 
 
-async def _ended(process: Process, name: str) -> Any:
-    """The end of the next session of a client; a client that failed before may have left another."""
+async def _be_refused(client: Client, environment: Path, speech: bytes) -> str:
+    """A start that the provider refuses, and what client and relay show of it; returns a summary. Raises ClientFailed."""
+    async with _relay_for(client, checks.REFUSED_KEY) as relay:
+        outcome = await _talk(client, environment, speech, relay)
+        event = await _logged(relay.process, "upstream.connect_failed")
+        checks.check_refusal(event, client.name, await _check_secrets(relay, outcome))
+    return outcome.check_refusal(*client.shows)
+
+
+async def _talk(client: Client, environment: Path, speech: bytes, relay: Relay) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix=f"realtime-relay-{client.name}-", ignore_cleanup_errors=True) as folder:
+        return await client.talk(environment, Path(folder), speech, port=relay.port, token=relay.token)
+
+
+async def _check_secrets(relay: Relay, outcome: Outcome) -> dict[str, float]:
+    """Search log, metrics and the client's output; returns the metrics. Raises ClientFailed."""
+    metrics, values = await asyncio.to_thread(checks.counts, relay.internal_url)
+    log = "\n".join(map(json.dumps, relay.process.lines))
+    checks.check_secrets({"log": log, "metrics": metrics}, checks.relay_secrets(relay.token))
+    checks.check_secrets({"client's output": outcome.output}, (checks.KEY_CANARY, checks.REFUSED_KEY))
+    return values
+
+
+async def _logged(process: Process, name: str) -> Any:
+    """The next log line with this event."""
     try:
-        while (event := await process.event("session.ended"))["client"] != name:
-            pass
+        return await process.event(name)
     except (TimeoutError, AssertionError) as exc:
-        raise ClientFailed(f"the relay logged no session.ended: {exc}") from None
-    return event
+        raise ClientFailed(f"the relay logged no {name}: {exc}") from None
 
 
 def _print(text: str) -> None:

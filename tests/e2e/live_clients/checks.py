@@ -9,6 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.live_clients.outcome import WORDS, ClientFailed
 
 KEY_CANARY: Final = "sk-sim-good-CANARY0key1234567890"
+REFUSED_KEY: Final = "sk-sim-quota-exhausted-CANARY1key4567890"
+REFUSAL: Final = "quota_exhausted"
+REFUSAL_CODE: Final = "credit_balance_exhausted"  # the provider's
 _ENDED: Final = "realtime_relay_sessions_ended_total"
 _FINAL_USAGE: Final = "realtime_relay_live_final_usage_total"
 _COUNTS: Final = {
@@ -17,7 +20,7 @@ _COUNTS: Final = {
     "realtime_relay_admissions_total admitted": 1.0,
     "realtime_relay_live_start_seconds_count": 1.0,
 }
-_MAY_NOT_GROW: Final = ("connection_failures_total", "live_events_refused_total", "incidents_total")
+_MUST_BE_ZERO: Final = ("connection_failures_total", "live_events_refused_total", "incidents_total")
 
 
 def counts(internal_url: str) -> tuple[str, dict[str, float]]:
@@ -32,14 +35,14 @@ def counts(internal_url: str) -> tuple[str, dict[str, float]]:
     return text, values
 
 
-def check_counts(before: dict[str, float], after: dict[str, float]) -> None:
+def check_counts(values: dict[str, float]) -> None:
     """Raises ClientFailed unless exactly one session was counted, as ended by its client with confirmed usage."""
-    grown = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     for name, expected in _COUNTS.items():
-        if grown.get(name) != expected:
-            raise ClientFailed(f"{name} grew by {grown.get(name, 0)}, not by {expected}")
-    others = [name for name in grown if name.startswith((_ENDED, _FINAL_USAGE)) and name not in _COUNTS]
-    others += [name for name in grown if any(word in name for word in _MAY_NOT_GROW)]
+        if values.get(name) != expected:
+            raise ClientFailed(f"{name} is {values.get(name, 0)}, not {expected}")
+    counted = [name for name, value in values.items() if value]
+    others = [name for name in counted if name.startswith((_ENDED, _FINAL_USAGE)) and name not in _COUNTS]
+    others += [name for name in counted if any(word in name for word in _MUST_BE_ZERO)]
     if others:
         raise ClientFailed(f"the relay also counted {', '.join(others)}")
 
@@ -60,6 +63,22 @@ def check_end(event: dict[str, Any], name: str) -> str:
     return f"{event['usage_seconds']:.1f} s billed and confirmed"
 
 
+def check_refusal(event: dict[str, Any], name: str, values: dict[str, float]) -> None:
+    """Raises ClientFailed unless the log line `upstream.connect_failed` and the counts are those of one refused start."""
+    expected = {
+        "client": name,
+        "reason": REFUSAL,
+        "phase": "session_start",
+        "upstream_code": "credit_balance_exhausted",
+    }
+    for key, value in expected.items():
+        if event.get(key) != value:
+            raise ClientFailed(f"upstream.connect_failed has {key} {event.get(key)!r}, not {value!r}")
+    failures = {name: value for name, value in values.items() if "connection_failures_total" in name and value}
+    if sum(failures.values()) != 1 or not all(REFUSAL in name for name in failures):
+        raise ClientFailed(f"the relay counted {failures}")
+
+
 def check_secrets(texts: dict[str, str], secrets: Iterable[str]) -> None:
     """Raises ClientFailed if a text contains a secret or the transcript."""
     for source, text in texts.items():
@@ -70,4 +89,4 @@ def check_secrets(texts: dict[str, str], secrets: Iterable[str]) -> None:
 
 def relay_secrets(token: str) -> tuple[str, ...]:
     """What no output of the relay may contain."""
-    return (KEY_CANARY, token, WORDS)
+    return (KEY_CANARY, REFUSED_KEY, token, WORDS)

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from service.failures import CATALOGUE
 from tests.e2e.live_clients import browser
+from tests.e2e.live_clients.checks import REFUSAL, REFUSAL_CODE
 from tests.e2e.live_clients.environments import chromium, node_modules, python_with
 from tests.e2e.live_clients.examples import connected, example
 from tests.e2e.live_clients.outcome import ClientFailed, Outcome
@@ -28,6 +30,7 @@ class Client:
     heading: str  # of its section in docs/clients.md
     install: Callable[[], Path]
     run: Run
+    shows: tuple[str, ...] = (REFUSAL, CATALOGUE[REFUSAL].remedy[:20])  # of a start that is refused
 
     async def talk(self, environment: Path, folder: Path, speech: bytes, *, port: int, token: str) -> Outcome:
         """Run its example against a relay. Raises ClientFailed, LookupError."""
@@ -49,26 +52,25 @@ async def _run_node(modules: Path, text: str, folder: Path, speech: bytes) -> Ou
 async def _run(command: Sequence[str], folder: Path, speech: bytes) -> Outcome:
     """Run a program that reads speech.pcm and writes answer.pcm."""
     (folder / "speech.pcm").write_bytes(speech)
-    child = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+    log, answer = folder / "output.log", folder / "answer.pcm"
+    with log.open("wb") as output:
+        child = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=output, stderr=output)
     try:
-        output, _ = await asyncio.wait_for(child.communicate(), _CLIENT_SECONDS)
+        code = await asyncio.wait_for(child.wait(), _CLIENT_SECONDS)
     except TimeoutError:
         child.kill()
         await child.wait()
-        raise ClientFailed(f"it did not end within {_CLIENT_SECONDS} s") from None
-    text = output.decode(errors="replace")
-    answer = folder / "answer.pcm"
-    if child.returncode or not answer.exists():
-        raise ClientFailed(f"exit code {child.returncode}:\n{text[-3000:]}")
-    return Outcome(sent=speech, received=answer.read_bytes(), output=text)
+        raise ClientFailed(f"it did not end within {_CLIENT_SECONDS} s:\n{log.read_text()[-3000:]}") from None
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return Outcome(speech, answer.read_bytes() if answer.exists() else b"", text, code)
 
 
 CLIENTS: Final = (
     Client("openai-python", "GPT-Live with openai-python", partial(python_with, "openai"), run_python),
     Client("openai-node", "GPT-Live with openai-node", node_modules, _run_node),
-    Client("livekit", "GPT-Live with livekit-agents", partial(python_with, "livekit"), run_python),
-    Client("pipecat", "GPT-Live with pipecat", partial(python_with, "pipecat"), run_python),
+    Client(
+        "livekit", "GPT-Live with livekit-agents", partial(python_with, "livekit"), run_python, shows=(REFUSAL_CODE,)
+    ),
+    Client("pipecat", "GPT-Live with pipecat", partial(python_with, "pipecat"), run_python, shows=(REFUSAL,)),
     Client("browser", "GPT-Live in a browser", chromium, browser.run),
 )

@@ -22,9 +22,12 @@ class Outcome:
     sent: bytes
     received: bytes
     output: str
+    exit_code: int = 0
 
     def check(self) -> str:
         """Compare sample for sample, and read the transcript; returns a summary. Raises ClientFailed."""
+        if self.exit_code:
+            raise ClientFailed(f"exit code {self.exit_code}:\n{self.output[-3000:]}")
         voice = without_zeros(self.received)
         if len(voice) < _MIN_BYTES:
             raise ClientFailed(f"{len(voice)} bytes of voice came back:\n{self.output[-3000:]}")
@@ -37,6 +40,13 @@ class Outcome:
         if WORDS not in self.output:
             raise ClientFailed(f"the transcript is missing:\n{self.output[-3000:]}")
         return f"{len(voice) / 48_000:.2f} s of voice came back, equal in each of its {len(voice) // 2} samples"
+
+    def check_refusal(self, *words: str) -> str:
+        """Check that the client showed why its session did not start; returns a summary. Raises ClientFailed."""
+        missing = [word for word in words if word not in self.output]
+        if missing or without_zeros(self.received):
+            raise ClientFailed(f"it did not show {', '.join(missing)}:\n{self.output[-3000:]}")
+        return f"shows {' and '.join(map(repr, words))}"
 
 
 def without_zeros(audio: bytes) -> bytes:
