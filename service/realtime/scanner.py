@@ -7,7 +7,8 @@ Rules of this file:
   Only control frames and messages of the requested types are unmasked.
 * Most reads hold whole events, or end inside one. `scanner_runs.py` processes them without the rest of this file.
 * A type that was not found may matter: where types are requested, a message whose first bytes do not show its type is read
-  whole before any of it is yielded. If it is too large for that, it is a violation and never a `Chunk`.
+  whole before any of it is yielded. If it is too large for that, it is a violation and never a `Chunk`; an event of a
+  requested type that reports no failure passes unread.
 * Memory is bounded: at most one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, and
   `MAX_EVENT_BYTES` of a message that has to be read whole.
 * Text is not checked for UTF-8. The receiving endpoint checks it, and its 1007 is forwarded.
@@ -27,7 +28,7 @@ from service.realtime.scanner_types import payload_of, too_large_to_read, type_r
 MAX_HELD_BYTES: Final = 65_536
 """Maximum bytes of fragments held until their message is complete, unless the message has to be read whole."""
 MAX_EVENT_BYTES: Final = 1_048_576
-"""Maximum bytes of a message that is read whole, because its type is requested or unknown. The provider's are far smaller."""
+"""Maximum bytes of a message that is read whole, because its type is requested or unknown."""
 
 
 class Scanner(EventRuns):
@@ -49,8 +50,9 @@ class Scanner(EventRuns):
     * `MessageEnd`: a message ended. It follows the `Chunk` or `Message` that holds the end; that `Chunk` may continue with
       frames of the next message;
     * `ControlFrame`: a ping, pong or close frame. It is never part of a `Chunk`, even where it was sent between fragments;
-    * `Violation`: the peer broke the protocol, exceeded `max_message_bytes`, or sent a message of a requested or unknown type
-      that exceeds `max_event_bytes`.
+    * `Violation`: the peer broke the protocol, exceeded `max_message_bytes`, or sent a message of an unknown type or one that
+      must be read (an `error`, a `session.start`) that exceeds `max_event_bytes`. Larger ones of other requested types pass
+      unread, as `Chunk`s.
 
     Together, `Chunk.raw` and `Message.raw` are the data frames of the stream, byte for byte.
 
@@ -272,7 +274,8 @@ class Scanner(EventRuns):
         self._message_type = self._rules.type_in_head(self._head)
         if self._rules.must_read_whole(self._head):
             if self._held_size > self._max_event_bytes:
-                raise too_large_to_read(self._max_event_bytes)
+                self._refuse_unless_unread(self._head)
+                self._forward_held(next_offset, builder)
         elif self._held_size > MAX_HELD_BYTES or self._rules.may_forward(self._head):
             self._forward_held(next_offset, builder)
 
@@ -282,11 +285,17 @@ class Scanner(EventRuns):
             return False
         if not self._message_open:
             self._rules = self._rules_of[header.opcode]
-        if not self._rules.must_read_whole(self._head_with(header, data, offset)):
+        head = self._head_with(header, data, offset)
+        if not self._rules.must_read_whole(head):
             return False
         if self._held_size + header.size + header.length > self._max_event_bytes:
-            raise too_large_to_read(self._max_event_bytes)
+            self._refuse_unless_unread(head)
+            return False
         return True
+
+    def _refuse_unless_unread(self, head: bytes) -> None:
+        if not self._rules.may_pass_unread(head):
+            raise too_large_to_read(self._max_event_bytes, masked=self._masked)
 
     def _head_with(self, header: Header, data: bytes, offset: int) -> bytes:
         start = offset + header.size

@@ -13,7 +13,7 @@ _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 _QUOTES_OF_TWO_STRINGS: Final = 8
 
-MAX_STRICT_EVENT_BYTES: Final = 2 << 20
+MAX_CLIENT_EVENT_BYTES: Final = 2 << 20
 """Maximum bytes of an event of a client that is read whole. The largest of GPT-Live, thirty seconds of audio, has 1.9 MB."""
 
 
@@ -31,7 +31,7 @@ class StrictScanner(Scanner):
             max_message_bytes=max_message_bytes,
             parsed_types=parsed_types,
             is_strict=True,
-            max_event_bytes=MAX_STRICT_EVENT_BYTES,
+            max_event_bytes=MAX_CLIENT_EVENT_BYTES,
         )
 
     def _masked_type(self, data: bytes, start: int, end: int) -> str | None:

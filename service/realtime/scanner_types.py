@@ -14,6 +14,12 @@ UNREADABLE_EVENT: Final = (
 )
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
 
+LARGE_CLIENT_EVENT: Final = "a message over {} MiB is a session.start, or its first 512 bytes show no type"
+"""Detail of the violation by such a message of a client."""
+
+_READ_OR_REFUSED: Final = frozenset({"error", live.SESSION_START, live.SESSION_UPDATE})
+"""The requested types that never pass unread: the first may contain the key, the others request models."""
+
 _KNOWN_TYPES: Final = CLIENT_EVENT_TYPES | SERVER_EVENT_TYPES | live.CLIENT_EVENT_TYPES | live.SERVER_EVENT_TYPES
 
 
@@ -29,8 +35,10 @@ def type_start(head: bytes) -> int:
     return 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else len(head)
 
 
-def too_large_to_read(max_event_bytes: int) -> ProtocolError:
-    """The violation by a message that is too large to be read whole."""
+def too_large_to_read(max_event_bytes: int, *, masked: bool) -> ProtocolError:
+    """The violation by a message that is too large to be read whole; `masked`: it is a client's."""
+    if masked:
+        return ProtocolError(CloseCode.MESSAGE_TOO_BIG, LARGE_CLIENT_EVENT.format(max_event_bytes >> 20))
     return ProtocolError(CloseCode.POLICY_VIOLATION, UNREADABLE_EVENT.format(max_event_bytes >> 20))
 
 
@@ -81,6 +89,10 @@ class TypeRules:
         if found is not None:
             return found in self.parsed_types
         return bool(self.parsed_types) and may_be_object(head)  # an error is an object
+
+    def may_pass_unread(self, head: bytes) -> bool:
+        """Whether an event of a requested type that is too large to be read may pass, unless `is_strict`."""
+        return not self._is_strict and type_in_head(head) in self.parsed_types - _READ_OR_REFUSED
 
     def may_forward(self, head: bytes) -> bool:
         """Whether the first fragments may be yielded before the others: a later fragment can hold another type."""

@@ -20,7 +20,7 @@ from service.realtime.live import SESSION_START, SESSION_STARTED, SESSION_UPDATE
 from service.realtime.live_start import InvalidStart, RequestedModels, parse_start
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
-from service.realtime.scanner_strict import StrictScanner
+from service.realtime.scanner_strict import MAX_CLIENT_EVENT_BYTES, StrictScanner
 from service.relay.live_call import settle
 from service.relay.start_reader import ByteBudget, StartReader, invalid_start
 from service.upstream.dial import UpstreamConnection
@@ -54,6 +54,7 @@ class StartPolicy:
             masked=True,
             max_message_bytes=self.max_message_bytes,
             parsed_types=frozenset({SESSION_START}),
+            max_event_bytes=MAX_CLIENT_EVENT_BYTES,
         )
 
     def check(self, requested: RequestedModels) -> None:

@@ -147,7 +147,7 @@ class StartReader:
 
 
 def _violation(item: Violation) -> Failure:
-    is_size = item.close_code in {CloseCode.MESSAGE_TOO_BIG, CloseCode.POLICY_VIOLATION}
+    is_size = item.close_code == CloseCode.MESSAGE_TOO_BIG
     reason = "message_too_big" if is_size else "client_protocol_error"
     hint = f"{item.detail[0].upper()}{item.detail[1:]}. {CATALOGUE[reason].remedy}" if is_size else None
     return Failure(reason, Phase.SESSION_START, detail=item.detail, hint=hint)

@@ -247,6 +247,23 @@ def test_message_that_must_be_read_and_exceeds_the_limit_is_a_violation(kind: st
     assert subject.at_message_boundary
 
 
+@pytest.mark.parametrize("is_fragmented", [True, False])
+def test_requested_event_that_is_too_large_to_be_read_passes_unread(is_fragmented: bool) -> None:
+    """Unless it must be read, as an `error`; the type that its first bytes show is counted."""
+    payload = b'{"type":"response.done","x":"'.ljust(MAX_EVENT_BYTES, b"x")
+    stream = build_frame(Opcode.TEXT, payload)
+    if is_fragmented:
+        parts = [payload[start : start + 60_000] for start in range(0, len(payload), 60_000)]
+        stream = fragment(Opcode.TEXT, parts[0], fin=False)
+        stream += b"".join(fragment(Opcode.CONTINUATION, part, fin=False) for part in parts[1:])
+        stream += fragment(Opcode.CONTINUATION, b"", fin=True)
+    subject = scanner(limit=1 << 24)
+    items = [item for start in range(0, len(stream), 50_000) for item in subject.feed(stream[start : start + 50_000])]
+
+    assert stream == b"".join(item.raw for item in items if isinstance(item, Chunk))
+    assert [MessageEnd("response.done", len(payload))] == [item for item in items if not isinstance(item, Chunk)]
+
+
 def test_large_frame_is_forwarded_as_it_arrives() -> None:
     """A frame above 64 KiB is forwarded before it is complete, and `mid_frame` is true meanwhile."""
     frame = build_frame(Opcode.TEXT, event("session.updated", MAX_BUFFERED_FRAME_BYTES))

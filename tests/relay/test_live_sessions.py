@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner_items import Chunk, Message
@@ -40,6 +41,8 @@ async def test_refused_events_count_towards_the_rate_of_the_client() -> None:
     """A flood of them ends the session like any other."""
     async with live_session(RELAY_MAX_MESSAGES_PER_SECOND="100") as live:
         live.client.writer.write(build_frame(Opcode.TEXT, json.dumps(START).encode(), b"abcd") * 2000)
+        assert (1008, CATALOGUE["rate_exceeded"].close_text) == await live.client.until_close()
+        live.client.reset()
         assert "rate_exceeded" == (await live.ended())["reason"]
 
 
@@ -120,3 +123,39 @@ async def test_usage_of_a_session_that_its_client_did_not_wait_for_is_counted() 
         assert 13.0 == live.relay.metric("realtime_relay_billed_seconds_total", model=MODEL, kind="active")
         assert 0 == live.relay.metric("realtime_relay_live_final_usage_total")
         assert {("session_start", "client_left", "none"): 1} == live.failures()
+
+
+@pytest.mark.parametrize("kind", ["session.output_audio.delta", "a.new.event", "response.event", "session.updated"])
+async def test_large_event_of_the_provider_passes(kind: str) -> None:
+    """A picture that a delegated tool makes is nested in `response.event`, which the relay reads where it is small."""
+    async with live_session() as live:
+        nested = {"type": "response.image_generation_call.partial_image", "partial_image_b64": "A" * (4 << 20)}
+        for event in ({"type": kind, "event": nested}, closed()):
+            live.upstream.send(event)
+            assert event == await live.client.next_event()
+
+
+async def test_large_start_and_its_echo_pass() -> None:
+    """Instructions, history and tools come in one frame, and come back in another."""
+    session = {"model": MODEL, "instructions": "I" * 1_500_000}
+    started = {"type": "session.started", "session": {"id": "live_u2_A"} | session}
+    async with live_connection(LiveUpstream(on_start=started)) as live:
+        live.client.send_event(type="session.start", session=session)
+        assert started == await live.client.next_event()
+        live.client.send_event(audio="A" * 1_920_000, type="session.output_audio.fixture.play")
+        await eventually(lambda: len(live.upstream.received) == 2)
+        live.client.send_frame(Opcode.CLOSE, close_payload(1000))
+        assert "client_closed" == (await live.ended())["reason"]
+
+
+@pytest.mark.parametrize("allowed", ["", MODEL])
+async def test_event_that_is_too_large_to_be_read_is_explained(allowed: str) -> None:
+    """With the limit, and where to put the type; nothing of it reaches upstream."""
+    async with live_session(RELAY_ALLOWED_MODELS=allowed) as live:
+        live.client.send_event(audio="A" * (2 << 20), type="session.update")
+        remedy = (await live.client.next_event())["error"]["remedy"]
+        assert (1009, CATALOGUE["message_too_big"].close_text) == await live.client.until_close()
+        await live.ended()
+
+        assert remedy.startswith("A message over 2 MiB is a session.start, or its first 512 bytes show no type")
+        assert ["session.start", "session.close"] == live.upstream.types

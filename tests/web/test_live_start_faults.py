@@ -127,9 +127,10 @@ async def test_early_audio_counts_towards_the_memory_and_is_not_lost(monkeypatch
     upstream = LiveUpstream(on_start=None)
     async with live_connection(upstream) as live:
         live.client.send_event(**START)
+        await eventually(lambda: len(upstream.received) == 1)
         for number in range(400):
             live.client.send_event(**AUDIO, event_id=str(number))
-        await eventually(lambda: len(upstream.received) == 1)
+        await live.client.writer.drain()
         upstream.send(STARTED)
         assert STARTED == await live.client.next_event()
         await eventually(lambda: len(upstream.received) == 401)
