@@ -127,7 +127,7 @@ class Scanner(EventRuns):
 
     def copy(self) -> "Scanner":
         """Return an independent scanner in the same state, to parse ahead of this one."""
-        shared = (self._forwarded_types, self._rules_of, self._rules)
+        shared = (self._forwarded_types, self._requested_types, self._rules_of, self._rules)
         return deepcopy(self, {id(table): table for table in shared})
 
     def feed(self, data: bytes, max_frames: int = sys.maxsize) -> list[Item]:

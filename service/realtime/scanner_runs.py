@@ -2,15 +2,17 @@
 
 On a network a read is seldom one whole event. It ends inside a frame, holds the end of one and the start of the next, or
 several. These cases cost little here as well: a part of a frame is kept as it is, without a copy and without parsing it
-again; whole events behind one another are recognised one by one and forwarded as one run of bytes. Everything else is left to
-`scanner.py`: fragments, control frames, short, long and binary messages, and messages of a requested or unknown type.
+again; whole events behind one another are recognised one by one and forwarded as one run of bytes. An event of a requested
+type that ends a read is recognised as well: transcripts of GPT-Live are a third of its events. Everything else is left to
+`scanner.py`: fragments, control frames, short, long and binary messages, and messages of an unknown type.
 """
 
 from struct import Struct
 from typing import Final
 
 from service.realtime.events import may_repeat_type
-from service.realtime.scanner_types import forwarded_types, type_start
+from service.realtime.scanner_items import Message
+from service.realtime.scanner_types import forwarded_types, requested_types, type_start
 
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
@@ -20,14 +22,16 @@ MIN_PART_BYTES: Final = 1024
 _unpack_start = Struct(">I").unpack_from
 _HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest known type
 _MIN_PAYLOAD_BYTES: Final = 126  # of a frame with a two-byte length
+_SHORT_HEADER_BYTES: Final = 2  # of a frame with a shorter payload, without a mask
+_TEXT: Final = 0x81  # the first byte of a text message in one frame
 _MASK_REPEATER: Final = int.from_bytes(b"\x01\0\0\0" * (_HEAD_BYTES // 4), "little")  # times a mask repeats it
 
 
 class EventRuns:
     """Recognises whole text messages of known types outside `parsed_types`, which are only forwarded and counted.
 
-    `complete`, `whole_event_type` and `feed_events`, in this order, are what `Scanner.feed` would have done with the same
-    bytes, for most reads at a fraction of the cost; `feed` gets what they leave.
+    `complete`, `whole_event_type`, `feed_events` and `whole_message`, in this order, are what `Scanner.feed` would have done
+    with the same bytes, for most reads at a fraction of the cost; `feed` gets what they leave.
     """
 
     __slots__ = (
@@ -44,6 +48,7 @@ class EventRuns:
         "_masked",
         "_message_open",
         "_parts",
+        "_requested_types",
         "_start_without_size",
         "event_types",
         "missing_bytes",
@@ -58,6 +63,7 @@ class EventRuns:
         # is the size of the frame.
         self._start_without_size = (0x81FE0000 if masked else 0x817E0000) - self._header_bytes
         self._forwarded_types = forwarded_types(parsed_types)
+        self._requested_types = requested_types(parsed_types)
         self._fast_path_blocked = False  # within a frame or a message, or after the end
         self._message_open = False  # a message has begun and not ended
         self._parts: list[bytes | bytearray] = []  # the incomplete frame at the end of the last read
@@ -154,6 +160,26 @@ class EventRuns:
             types.append(found)
             offset = next_offset
         return offset
+
+    def whole_message(self, data: bytes) -> Message | None:
+        """Return the event if `data` is exactly one whole message of upstream, and of a type in `parsed_types`.
+
+        It then counts as fed: `feed` would have returned this `Message` and one `MessageEnd`. On None nothing was consumed.
+        """
+        size = len(data)
+        if self._fast_path_blocked or self._masked or not _SHORT_HEADER_BYTES < size <= self._fast_path_max_bytes:
+            return None
+        if size >= self._fast_path_min_bytes:
+            if _unpack_start(data)[0] != self._start_without_size + size:
+                return None
+            payload = data[self._header_bytes :]
+        elif data[0] == _TEXT and data[1] == size - _SHORT_HEADER_BYTES < _MIN_PAYLOAD_BYTES:
+            payload = data[_SHORT_HEADER_BYTES:]
+        else:
+            return None
+        end = payload.find(b'"', 10)
+        found = self._requested_types.get(payload[type_start(payload) : end])
+        return None if found is None or may_repeat_type(payload, end + 1) else Message(found, payload, data)
 
     def _plain_type(self, data: bytes, start: int, end: int) -> str | None:
         """Return the type of the event in the frame from `start` to `end` if it is known and outside `parsed_types`."""

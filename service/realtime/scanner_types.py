@@ -29,6 +29,12 @@ def forwarded_types(parsed_types: frozenset[str]) -> dict[bytes, str]:
     return {name.encode(): name for name in _KNOWN_TYPES - parsed_types}
 
 
+@cache
+def requested_types(parsed_types: frozenset[str]) -> dict[bytes, str]:
+    """Return `parsed_types` by their bytes in a message."""
+    return {name.encode(): name for name in parsed_types}
+
+
 def type_start(head: bytes) -> int:
     """Return the offset of the type if it is the first value; else an offset behind the head, where no type is."""
     # Servers and JavaScript write no space after the colon, Python writes one.

@@ -105,6 +105,7 @@ class LiveCall:
     def _take(self, event: LiveEvent) -> None:
         if event.transcript is not None:
             self._observe_answer(self._speech.add(event.transcript))
+            return  # nothing else is in it
         self._session_id = self._session_id or event.session_id
         if event.closed_reason is not None and self._closed_reason is None:
             self._closed_reason, self._closed_at = event.closed_reason, time.monotonic()

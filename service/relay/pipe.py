@@ -148,7 +148,12 @@ class Pipe:
                 if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
                     latency.event_passed(event_type)
         if size < len(data) and not scanner.missing_bytes:
-            self.process(feed_some(self._source, scanner, data[size:] if size else data))
+            rest = data[size:] if size else data
+            message = None if self.discards_data else scanner.whole_message(rest)
+            if message is None:
+                self.process(feed_some(self._source, scanner, rest))
+            else:
+                self._process_message(message)
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
@@ -173,16 +178,27 @@ class Pipe:
         if self.on_processed is not None:
             self.on_processed()
 
+    def _process_message(self, message: Message) -> None:
+        """Process a whole message and its end, like `process`."""
+        self._forward_parsed(message.type, message.payload, message.raw)
+        if not self.discards_data:
+            self._end_message(message.type)
+        if self.on_processed is not None:
+            self.on_processed()
+
     def _process_data(self, item: Item) -> None:
         match item:
             case Chunk(raw, mid_frame):
                 self._forward(raw, mid_frame=mid_frame)
             case MessageEnd(event_type, _):
-                if not self._dropped_last:
-                    self._count(event_type)
-                self._dropped_last = False
+                self._end_message(event_type)
             case Message(event_type, payload, raw):
                 self._forward_parsed(event_type, payload, raw)
+
+    def _end_message(self, event_type: str | None) -> None:
+        if not self._dropped_last:
+            self._count(event_type)
+        self._dropped_last = False
 
     def _answer(self, pings: list[bytes]) -> None:
         if len(pings) > MAX_PONGS:  # only the last one needs an answer (RFC 6455 section 5.5.3)

@@ -1,6 +1,7 @@
 """service/realtime/live_usage.py."""
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -90,7 +91,7 @@ def test_response_ids_are_bounded() -> None:
 
 seconds = st.none() | st.floats(0, 86_400)
 events = st.builds(
-    LiveEvent,
+    partial(LiveEvent, incident=None, session_id=None, model=None, decision=None, transcript=None),
     usage=st.none() | st.builds(SessionUsage, st.floats(0, 86_400), seconds, seconds),
     closed_reason=st.none() | st.just("expired"),
     usage_ratio=st.none() | st.floats(0, 1),

@@ -49,6 +49,7 @@ def event_streams(draw: st.DrawFn, *, masked: bool) -> bytes:
     other = st.sampled_from(
         [
             frame("error", masked=masked),
+            frame("error", 20, masked=masked),
             frame("x", masked=masked),
             frame("response.created", 0, masked=masked),
             frame("response.created", 70_000, masked=masked),
@@ -94,6 +95,62 @@ def test_events_behind_one_another_are_one_run(masked: bool) -> None:
     assert len(frames[0]) - 100 == subject.missing_bytes
     assert frames[0] == subject.complete(frames[0][100:])
     assert TYPES[0] == subject.whole_event_type(frames[0])
+
+
+@pytest.mark.parametrize("payload_bytes", [42, 125, 126, 127, 3000, 65_535])
+def test_requested_event_behind_a_run_is_recognised(payload_bytes: int) -> None:
+    """Like `feed`, with every length of a header but the longest; then the next event begins."""
+    event, error = frame(TYPES[0]), frame("error", payload_bytes - len(b'{"type":"error","event_id":"e","delta":""}'))
+    subject = scanner()
+    size = subject.feed_events(event + error)
+    message = subject.whole_message(error)
+
+    assert len(event) == size
+    assert message == Message("error", error[-payload_bytes:], error)
+    assert TYPES[0] == subject.whole_event_type(event)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(frame("error")[:-1], id="incomplete"),
+        pytest.param(frame("error", 20)[:-1], id="incomplete short"),
+        pytest.param(frame("error", 20) + b"\x81", id="start of another"),
+        pytest.param(frame("error") + frame("error"), id="two"),
+        pytest.param(frame("error", 66_000), id="longer length"),
+        pytest.param(frame("unknown.type"), id="unknown"),
+        pytest.param(frame("error", masked=True), id="masked"),
+        pytest.param(b"\x01" + frame("error")[1:], id="fragment"),
+        pytest.param(b"\xc1" + frame("error")[1:], id="reserved bit"),
+        pytest.param(b"\x82" + frame("error")[1:], id="binary"),
+        pytest.param(b"\x81\x7e\x00\x7d" + frame("error", 83)[2:], id="length not minimal"),
+        pytest.param(b"\x81\x7e" + frame("error", 84)[4:], id="length of a short header"),
+        pytest.param(b"\x81\x7f" + frame("error", 85)[4:], id="length of a long header"),
+        pytest.param(build_frame(Opcode.TEXT, b'{"type":"error","type":"response.created"}'), id="two types"),
+        pytest.param(build_frame(Opcode.TEXT, b'{"type":"error","t\\u0079pe":"response.created"}'), id="escaped type"),
+        pytest.param(build_frame(Opcode.TEXT, b'{"event_id":"e","type":"error"}'), id="type behind another key"),
+    ],
+)
+def test_whole_message_leaves_everything_else_to_feed(other: bytes) -> None:
+    """Nothing is consumed."""
+    subject = scanner()
+    expected = subject.copy().feed(other)
+
+    assert subject.whole_message(other) is None
+    assert expected == subject.feed(other)
+
+
+def test_whole_message_needs_a_message_boundary() -> None:
+    """Within a message, behind a close frame and in the bytes of a client nothing is recognised."""
+    within, ended = scanner(), scanner()
+    within.feed(b"\x01" + frame(TYPES[0])[1:])
+    ended.feed(build_frame(Opcode.CLOSE, b""))
+
+    assert within.whole_message(frame("error")) is None
+    assert ended.whole_message(frame("error")) is None
+    assert scanner(masked=True).whole_message(frame("error", masked=True)) is None
+    assert Scanner(masked=False, max_message_bytes=100, parsed_types=PARSED).whole_message(frame("error")) is None
 
 
 @pytest.mark.parametrize(

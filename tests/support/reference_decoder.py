@@ -282,7 +282,12 @@ class CheckedScanner:
             items.append(MessageEnd(kind, length))
             at += length + (8 if piece[at + 1] & 0x80 else 4)
         assert at == size, "the types are not those of the consumed frames"
-        return items if scanner.missing_bytes else items + scanner.feed(piece[size:])
+        if scanner.missing_bytes:
+            return items
+        message = scanner.whole_message(piece[size:])
+        if message is not None:
+            return [*items, message, MessageEnd(message.type, len(message.payload))]
+        return items + scanner.feed(piece[size:])
 
     def _payload_size(self, frame: bytes) -> int:
         return int.from_bytes(frame[2:4], "big")
