@@ -184,7 +184,10 @@ class Simulator:
         ws.headers.update(edge_headers())
         if upgrade.scenario is Scenario.WRONG_ACCEPT:
             request[_ACCEPT] = _WRONG_ACCEPT
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionResetError:
+            return web.Response()  # not sent: the client has disconnected
         record.status = ws.status
         connection = Connection(ws, transport, record, self.options)
         self._open_connections.add(connection)

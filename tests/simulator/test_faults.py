@@ -5,6 +5,7 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
@@ -210,3 +211,21 @@ async def _raw_upgrade(
         async with taking_less_than(5):
             assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
     return reader, writer
+
+
+async def test_client_that_leaves_before_the_upgrade_is_no_error(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The simulator prints no traceback, which a reader would take for a failure."""
+
+    async def leave(request: web.Request, transport: asyncio.Transport, upgrade: object) -> None:
+        transport.abort()
+
+    monkeypatch.setattr(sim, "_response_without_upgrade", leave)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        async with connect(sim, read_created=False):
+            pass
+    await within(sim.connections[0].wait_closed(), 10)
+    await asyncio.sleep(0)  # aiohttp reports an error of the handler in the same turn
+
+    assert [] == caplog.records
