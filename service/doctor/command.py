@@ -107,7 +107,8 @@ def _check_provider(arguments: argparse.Namespace, environ: Mapping[str, str]) -
 
 
 def _check_relay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from service.doctor.relay import RelayChain, RelayOptions  # noqa: PLC0415 - see above
+    from service.doctor.relay import RelayChain  # noqa: PLC0415 - see above
+    from service.doctor.relay_request import RelayOptions  # noqa: PLC0415 - see above
 
     token = _read_token(arguments, environ)
     url = _parse_relay(arguments.relay)

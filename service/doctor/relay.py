@@ -1,33 +1,22 @@
 """The chain from a client's place to a running relay, through every proxy and ingress between them."""
 
-import asyncio
-import base64
-import os
 import statistics
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from typing import Final
-
-import aiohttp
-from yarl import URL
 
 from service.doctor import live, network, reply, response_check, tls
 from service.doctor.live import LiveSession
 from service.doctor.network import Route
+from service.doctor.relay_request import RelayOptions, RelayRequest, step_failed
 from service.doctor.relay_url import websocket_url
 from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
 from service.doctor.steps import Finding, StepFailed, StepRunner
 from service.failures import Failure, Phase
-from service.realtime.keys import Secret
 from service.realtime.names import is_loopback
-from service.realtime.scanner import Scanner
-from service.settings import Settings
-from service.upstream import translate
-from service.upstream.dial import DialProgress, UpstreamConnection, open_session, read_body
+from service.upstream.dial import open_session
 from service.upstream.proxy import PROXY_VARIABLES
 from service.upstream.stream import EventStream, StreamClosed
-from service.wire.seam import sec_websocket_accept, take_upstream
 
 _PINGS: Final = 3
 _PONG_SECONDS: Final = 5.0
@@ -36,19 +25,6 @@ _LIVE_START_SECONDS: Final = 35.0
 """The relay waits 30 s for the provider's answer, and then explains."""
 _LIVE_ERROR_SECONDS: Final = 0.25
 """For the error event that a browser gets directly behind its 101; GPT-Live itself sends nothing before `session.start`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelayOptions:
-    """How to connect to a relay. With `origin`, the doctor connects as a browser: the token is sent as a subprotocol."""
-
-    url: URL
-    model: str
-    token: Secret | None = None
-    origin: str | None = None
-    timeout_seconds: float = 10.0  # the open timeout of the official clients
-    with_turn: bool = False
-    with_live: bool = False
 
 
 class RelayChain:
@@ -62,6 +38,7 @@ class RelayChain:
         self._environ = environ
         self._url = websocket_url(options.url, options.model, with_live=options.with_live)
         self._route = Route(self._url, options.timeout_seconds, explanations=RELAY_EXPLANATIONS)
+        self._request = RelayRequest(options, self._route)
         self._addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._reply = Reply(0, {})
@@ -148,7 +125,7 @@ class RelayChain:
         # Never a failed step: an ingress may forward only the path of the WebSocket.
         url = self._url.with_path("/healthz").with_query(None)
         async with open_session() as session:
-            response = await self._get(session, url, {"Accept": "application/json"})
+            response = await self._request.fetch(session, url)
         status = response.headers.get("X-Health-Status")
         if status in {"pass", "warn", "fail"}:
             notes = (
@@ -166,8 +143,7 @@ class RelayChain:
 
     async def _upgrade(self) -> Finding:
         session = await self._stack.enter_async_context(open_session())
-        key = base64.b64encode(os.urandom(16)).decode("ascii")
-        self._reply = await self._get(session, self._url, self._upgrade_headers(key), key)
+        self._reply, self._stream = await self._request.upgrade(session, self._url)
         error = self._reply.relay_error
         if self._reply.status == UPGRADED:
             return Finding("101 Switching Protocols")
@@ -214,11 +190,11 @@ class RelayChain:
         try:
             event = await self._stream.first_event(self._options.timeout_seconds)
         except TimeoutError:
-            raise self._step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT)) from None
+            raise step_failed(Failure("first_event_timeout", Phase.FIRST_EVENT)) from None
         except StreamClosed as closed:
             code = f"with code {closed.code}" if closed.code is not None else "without a close code"
             failure = Failure("dropped_early", Phase.FIRST_EVENT)
-            raise self._step_failed(failure, f"The WebSocket was closed {code}.") from None
+            raise step_failed(failure, f"The WebSocket was closed {code}.") from None
         if event.type == "error":
             error = reply.relay_error_in(event.body)
             if error is not None:
@@ -272,7 +248,7 @@ class RelayChain:
 
     def _start_failed(self, failure: Failure) -> StepFailed:
         if failure.reason != "first_event_timeout":
-            return self._step_failed(failure)
+            return step_failed(failure)
         return StepFailed(
             "The relay answered session.start neither with session.started nor with an error.",
             reason=failure.reason,
@@ -282,70 +258,6 @@ class RelayChain:
     async def _end_live(self) -> Finding:
         assert self._live_session is not None  # noqa: S101 - set by the step 'live_start'
         return await self._live_session.end()
-
-    # -- the request --------------------------------------------------------------------------------------------------
-
-    def _upgrade_headers(self, key: str) -> dict[str, str]:
-        headers = {
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": key,
-        }
-        token = self._options.token.reveal() if self._options.token is not None else None
-        if self._options.origin is not None:
-            subprotocols = ["realtime", *([f"openai-insecure-api-key.{token}"] if token else [])]
-            headers |= {"Origin": self._options.origin, "Sec-WebSocket-Protocol": ", ".join(subprotocols)}
-        elif token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
-
-    async def _get(
-        self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], key: str | None = None
-    ) -> Reply:
-        """GET a URL; with a `key`, a 101 opens the event stream. Raises StepFailed."""
-        try:
-            async with asyncio.timeout(self._options.timeout_seconds):
-                response = await session.get(url, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise await self._request_failed(exc) from None
-        if response.status == UPGRADED and key is not None:
-            self._open_stream(response, key)
-            return Reply(UPGRADED, response.headers)
-        try:
-            return Reply(response.status, response.headers, await read_body(response))
-        finally:
-            response.close()
-
-    async def _request_failed(self, exc: Exception) -> StepFailed:
-        failure = translate.from_exception(exc, Phase.UPGRADE, tls=self._route.is_tls)
-        notes = []
-        if not self._route.is_tls and await tls.speaks_tls(self._route.host, self._route.port):
-            notes.append("This port speaks TLS: use https:// or wss:// in the URL.")
-        return self._step_failed(failure, *notes)
-
-    def _open_stream(self, response: aiohttp.ClientResponse, key: str) -> None:
-        problem = self._check_upgrade(response, key)
-        if problem is not None:
-            response.close()
-            raise self._step_failed(Failure("bad_reply", Phase.UPGRADE, http_status=UPGRADED, detail=problem))
-        try:
-            leg = take_upstream(response)
-        except ConnectionResetError:
-            response.close()
-            raise self._step_failed(Failure("dropped_early", Phase.UPGRADE)) from None
-        scanner = Scanner(masked=False, max_message_bytes=Settings().max_message_bytes)
-        self._stream = EventStream(UpstreamConnection(leg, scanner, [], DialProgress()))
-
-    def _check_upgrade(self, response: aiohttp.ClientResponse, key: str) -> str | None:
-        if response.headers.get("Sec-WebSocket-Accept", "").strip() != sec_websocket_accept(key):
-            return "Sec-WebSocket-Accept is wrong: a proxy on the route answers upgrades itself"
-        if self._options.origin is not None and response.headers.get("Sec-WebSocket-Protocol") != "realtime":
-            return "the response lacks the subprotocol 'realtime', without which browsers close the WebSocket"
-        return None
-
-    def _step_failed(self, failure: Failure, *notes: str) -> StepFailed:
-        return StepFailed.from_failure(failure, *notes, explanations=RELAY_EXPLANATIONS)
 
 
 def _route_notes(reason: str) -> list[str]:

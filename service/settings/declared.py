@@ -1,176 +1,33 @@
 """Every setting, declared once: variable, parser with bounds, written default, unit, secrecy, example, one sentence.
 
 The loader, the rules between settings, `python -m service settings`, `docs/settings.md`, `.env.example` and the Kubernetes
-ConfigMap are all made from this declaration. No default is written anywhere else.
+ConfigMap are all made from this declaration, which begins in `declared_access.py`. No default is written anywhere else.
 """
 
 # ruff: noqa: RUF009 - setting() returns an immutable field, as dataclasses.field() does
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
 from service.access.reconnects import SHORT_ATTEMPT_SECONDS
-from service.access.tokens import ClientToken
 from service.realtime.keys import Secret
-from service.realtime.names import is_loopback
 from service.settings import parsers as parse
+from service.settings.declared_access import AccessSettings
 from service.settings.parsers import integer, number, one_of
 from service.settings.setting import Setting, declared_by, setting, written
 from service.settings.warnings import SettingWarning
 from service.upstream.proxy import HttpProxy
 
-Upstream = Literal["openai", "simulator", "auto"]
-Access = Literal["open", "tokens"]
-LiveMode = Literal["on", "off"]
 FirstEvent = Literal["required", "optional"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(AccessSettings):
     """All settings, parsed. `load_settings` makes one; `Settings()` holds the defaults."""
-
-    # -- the provider -------------------------------------------------------------------------------------------------
-
-    openai_api_key: Secret | None = setting(
-        "OPENAI_API_KEY",
-        parse.secret,
-        secret=True,
-        example="sk-proj-...",
-        sentence="The provider's API key; clients never see it.",
-    )
-    openai_base_url: str = setting(
-        "OPENAI_BASE_URL",
-        parse.base_url,
-        default="https://api.openai.com/v1",
-        sentence="Base URL of the provider's API, in the form that the OpenAI SDKs use.",
-    )
-    openai_org_id: str | None = setting(
-        "OPENAI_ORG_ID",
-        parse.header_value,
-        example="org-abc123",
-        sentence="Organization ID, sent to the provider in the header OpenAI-Organization.",
-    )
-    openai_project_id: str | None = setting(
-        "OPENAI_PROJECT_ID",
-        parse.header_value,
-        example="proj_abc123",
-        sentence="Project ID, sent to the provider in the header OpenAI-Project.",
-    )
-    upstream: Upstream = setting(
-        "RELAY_UPSTREAM",
-        one_of(Upstream),
-        default="openai",
-        sentence="Upstream: openai is the provider at OPENAI_BASE_URL, simulator the built-in simulator; auto is openai if a "
-        "key is found, else simulator.",
-    )
-    upstream_proxy: Secret | None = setting(
-        "RELAY_UPSTREAM_PROXY",
-        parse.upstream_proxy,
-        default="off",
-        secret=True,
-        example="http://proxy.example.com:3128",
-        sentence="HTTP proxy for connections to the provider; auto reads HTTPS_PROXY and NO_PROXY.",
-    )
-    model: str = setting(
-        "RELAY_MODEL",
-        parse.model,
-        default="gpt-realtime",
-        sentence="Model that the health checks request; clients name their own in ?model=.",
-    )
-
-    # -- listeners ----------------------------------------------------------------------------------------------------
-
-    host: str = setting(
-        "RELAY_HOST",
-        parse.host,
-        default="127.0.0.1",
-        example="192.0.2.10",
-        sentence="Address on which the relay listens for clients.",
-    )
-    port: int = setting(
-        "RELAY_PORT",
-        parse.port,
-        default="8080",
-        sentence="Port on which the relay listens for clients.",
-    )
-    internal_host: str = setting(
-        "RELAY_INTERNAL_HOST",
-        parse.host,
-        default="127.0.0.1",
-        example="192.0.2.10",
-        sentence="Address on which metrics and detailed health are served; keep it private.",
-    )
-    internal_port: int = setting(
-        "RELAY_INTERNAL_PORT",
-        parse.port,
-        default="9464",
-        sentence="Port on which metrics and detailed health are served.",
-    )
-
-    # -- access -------------------------------------------------------------------------------------------------------
-
-    configured_access: Access | None = setting(
-        "RELAY_ACCESS",
-        one_of(Access),
-        example="tokens",
-        sentence="Whether clients need a token (tokens) or not (open); by default open on loopback and tokens elsewhere.",
-    )
-    open_anywhere: bool = setting(
-        "RELAY_OPEN_ANYWHERE",
-        parse.boolean,
-        default="false",
-        example="true",
-        sentence="Allows RELAY_ACCESS=open beyond loopback; any client that reaches the port can then spend your credit.",
-    )
-    client_tokens: tuple[ClientToken, ...] = setting(
-        "RELAY_CLIENT_TOKENS",
-        parse.client_tokens,
-        default="",
-        secret=True,
-        example="web:3f9c1e6b7a2d4c58",
-        sentence="Tokens with which clients authenticate; the name of a token appears in logs.",
-    )
-    allowed_origins: tuple[str, ...] = setting(
-        "RELAY_ALLOWED_ORIGINS",
-        parse.origins,
-        default="",
-        example="https://app.example.com",
-        sentence="Origins of web pages and app shells that can connect; if empty, only pages served from loopback can.",
-    )
-    allowed_hosts: tuple[str, ...] = setting(
-        "RELAY_ALLOWED_HOSTS",
-        parse.hosts,
-        default="",
-        example="relay.example.com,*.example.net",
-        sentence="Further host names to which requests to a port on loopback can be addressed; see docs/deployment.md.",
-    )
-    allowed_models: tuple[str, ...] = setting(
-        "RELAY_ALLOWED_MODELS",
-        parse.names,
-        default="",
-        example="gpt-realtime,gpt-realtime-mini",
-        sentence="Models that clients can request in ?model=; if empty, any model.",
-    )
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
-        "RELAY_TRUSTED_PROXIES",
-        parse.networks,
-        default="",
-        example="10.0.0.0/8",
-        sentence="Proxies whose X-Forwarded-For header is trusted for the client's address in logs and limits.",
-    )
-
-    live: LiveMode = setting(
-        "RELAY_LIVE",
-        one_of(LiveMode),
-        default="on",
-        example="off",
-        sentence="Whether the relay serves GPT-Live at /v1/live/sessions; a minute of Realtime speech costs more.",
-    )
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
@@ -337,13 +194,6 @@ class Settings:
     warnings: tuple[SettingWarning, ...] = ()
     misplaced_secrets: tuple[Secret, ...] = ()
     """What looks like a key or token in a setting that is no secret; no message repeats it."""
-
-    @property
-    def access(self) -> Access:
-        """RELAY_ACCESS; if that is unset, open on loopback and tokens elsewhere."""
-        if self.configured_access is not None:
-            return self.configured_access
-        return "open" if is_loopback(self.host) else "tokens"
 
     def summary(self) -> dict[str, object]:
         """The values that are set and not secret, by variable, for the log line of the start."""

@@ -13,7 +13,7 @@ from service.settings import SETTINGS, Setting, Settings, load_settings
 from service.settings.reference import render_env_example, render_markdown, render_text
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-DECLARATION: Final = ROOT / "service" / "settings" / "declared.py"
+DECLARATIONS: Final = tuple((ROOT / "service/settings").glob("declared*.py"))
 READ_BY_SETTINGS: Final = {
     "configured_access": "by the property `access`",
     "environment": "by the reader of .env files",
@@ -74,7 +74,7 @@ def test_no_default_is_written_twice() -> None:
         for folder in ("service", "tools", "tests/support")
         for path in (ROOT / folder).rglob("*.py")
         # The simulator and the price list know the models of the provider, whichever one is the default here.
-        if path != DECLARATION and "simulator" not in path.parts and path.name != "pricing.py"
+        if path not in DECLARATIONS and "simulator" not in path.parts and path.name != "pricing.py"
     ]
 
     assert [] == [(path.name, value) for path in others for value in literals(path) if value in defaults]
@@ -108,7 +108,7 @@ def reads_of_settings(path: Path) -> Iterator[str]:
 
 def test_every_setting_is_used() -> None:
     """Code outside service/settings reads each field, so that no setting is declared without an effect."""
-    files = [path for path in (ROOT / "service").rglob("*.py") if DECLARATION.parent not in path.parents]
+    files = [path for path in (ROOT / "service").rglob("*.py") if path.parent != ROOT / "service/settings"]
     used = {name for path in files for name in reads_of_settings(path)}
 
     assert {setting.field for setting in SETTINGS} - used == READ_BY_SETTINGS.keys()

@@ -13,7 +13,8 @@ from yarl import URL
 from service.doctor.local import LocalConfiguration
 from service.doctor.output import NullReporter, Redaction, json_document
 from service.doctor.provider import ProviderChain
-from service.doctor.relay import RelayChain, RelayOptions
+from service.doctor.relay import RelayChain
+from service.doctor.relay_request import RelayOptions
 from service.doctor.steps import StepResult, StepRunner
 from service.realtime.keys import Secret
 from service.realtime.live import DEFAULT_MODEL
