@@ -23,6 +23,9 @@ CHEAP_SECONDS: Final = 0.0005
 """A delivery that takes less is not charged to its leg: an ordinary message takes a twentieth."""
 HEAVY_SECONDS: Final = 0.005
 """A leg that was charged more within about a second is heavy: its bytes are delivered in small slices."""
+MAX_CHARGE_SECONDS: Final = 0.004
+"""What one delivery counts for at most. It cannot take longer by itself: the process had no core meanwhile, or was throttled,
+which is not the fault of the leg. So one delivery makes no leg heavy."""
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
@@ -123,7 +126,7 @@ class TurnScheduler:
     def charge(self, leg: Waiting, seconds: float) -> None:
         """Count what is uncharged towards this turn, and the last delivery against its leg if it was costly."""
         if seconds > CHEAP_SECONDS:
-            leg.debt.add(seconds)
+            leg.debt.add(min(seconds, MAX_CHARGE_SECONDS))
         self._spent_seconds += self.uncharged_seconds
         self.uncharged_seconds = 0.0
         self.is_spent = self._spent_seconds >= READ_SECONDS
@@ -148,7 +151,7 @@ class TurnScheduler:
             started = time.perf_counter()
             has_more = leg.deliver(HEAVY_SLICE_BYTES if leg.debt.is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
-            leg.debt.add(now - started)
+            leg.debt.add(min(now - started, MAX_CHARGE_SECONDS))
             if has_more:
                 self.add(leg)
         if self._waiting:
