@@ -83,7 +83,8 @@ async def _run_all(clients: Sequence[Client], speech: bytes) -> int:
         else:
             times = f"installed in {installed - begun:.0f} s, ran {time.monotonic() - installed:.0f} s"
             _print(f"{client.name}: {'; '.join(summary)} ({times})")
-    _print(f"{'FAILED' if failed else 'passed'} in {time.monotonic() - started:.0f} s")
+    counts = f"{len(clients) - failed - not_run} passed, {failed} failed, {not_run} not run"
+    _print(f"{counts}, in {time.monotonic() - started:.0f} s")
     return 1 if failed else NOT_RUN if not_run else 0
 
 

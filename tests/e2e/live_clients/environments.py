@@ -89,5 +89,6 @@ def _run(command: Sequence[str], folder: Path) -> None:
         raise EnvironmentUnavailable(f"{command[0]}: {type(exc).__name__}") from None
     if done.returncode:
         output = done.stdout + done.stderr
-        problem = f"{Path(command[0]).name} exited with {done.returncode}: {' | '.join(output.splitlines()[-5:])}"
+        errors = [line for line in output.splitlines() if "error" in line.lower() and "WARNING" not in line]
+        problem = f"{Path(command[0]).name} exited with {done.returncode}: {' | '.join(errors[:3] or [output[-300:]])}"
         raise (WrongPackage if any(text in output for text in _WRONG_CONTENT) else EnvironmentUnavailable)(problem)
