@@ -115,14 +115,17 @@ def _models_of(session: Mapping[str, Any]) -> RequestedModels:
     delegation = session.get("delegation")
     configurations = [delegation, *_list(session.get("triggers"))]
     backends = [
-        backend["model"]
+        backend
         for configuration in configurations
         if isinstance(configuration, Mapping)
         for name in ("responses", "decisions")
-        if isinstance(backend := configuration.get(name), Mapping) and isinstance(backend.get("model"), str)
+        if isinstance(backend := configuration.get(name), Mapping)
     ]
+    # A tool may have a model of its own, as that for pictures has.
+    named = [user for backend in backends for user in (backend, *_list(backend.get("tools")))]
+    models = [user["model"] for user in named if isinstance(user, Mapping) and isinstance(user.get("model"), str)]
     model = session.get("model")
-    return RequestedModels(model if isinstance(model, str) and model else None, tuple(backends))
+    return RequestedModels(model if isinstance(model, str) and model else None, tuple(models))
 
 
 def _list(value: object) -> list[Any]:

@@ -73,7 +73,7 @@ class TypeRules:
 
     def may_be_event(self, head: bytes) -> bool:
         """Whether a message that begins with these bytes may be an event."""
-        return not self._is_binary or may_be_object(head)
+        return self._is_strict or not self._is_binary or may_be_object(head)  # strictly, it may be UTF-16
 
     def type_of(self, payload: bytes) -> str | None:
         """Return the type of a whole message, None if it is unknown."""
@@ -94,7 +94,7 @@ class TypeRules:
         found = None if self._is_strict else type_in_head(head)  # a later type would count
         if found is not None:
             return found in self.parsed_types
-        return bool(self.parsed_types) and may_be_object(head)  # an error is an object
+        return bool(self.parsed_types) and (self._is_strict or may_be_object(head))  # an error is an object
 
     def may_pass_unread(self, head: bytes) -> bool:
         """Whether an event of a requested type that is too large to be read may pass, unless `is_strict`."""

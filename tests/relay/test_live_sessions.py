@@ -159,3 +159,16 @@ async def test_event_that_is_too_large_to_be_read_is_explained(allowed: str) -> 
 
         assert remedy.startswith("A message over 2 MiB is a session.start, or its first 512 bytes show no type")
         assert ["session.start", "session.close"] == live.upstream.types
+
+
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("size", [0, 100_000])
+async def test_other_encoding_hides_no_model(opcode: Opcode, encoding: str, size: int) -> None:
+    """JSON parsers detect it; as text it is valid UTF-8 with NULs between the letters."""
+    update = {"type": "session.update", "session": {"delegation": {"responses": {"model": "gpt-x"}}}, "x": "A" * size}
+    async with live_session(RELAY_ALLOWED_MODELS=MODEL) as live:
+        live.client.send_frame(opcode, json.dumps(update).encode(encoding))
+        assert "start_invalid" == (await live.client.next_event())["error"]["code"]
+        live.client.send_event(**AUDIO)
+        await eventually(lambda: live.upstream.types == ["session.start", AUDIO["type"]])

@@ -125,6 +125,11 @@ async def test_invalid_start_is_refused_and_nothing_is_sent(payload: bytes, opco
             "model_refused",
         ),
         (
+            {"model": MODEL, "delegation": {"responses": {"tools": [{"type": "image_generation", "model": "gpt-x"}]}}},
+            MODEL,
+            "model_refused",
+        ),
+        (
             {"model": MODEL, "triggers": [{"type": "decisions", "decisions": {"model": "gpt-x"}}]},
             MODEL,
             "model_refused",
