@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from service.realtime.names import reached_locally
 from service.realtime.redaction import redact
 from service.settings import Settings, SettingsRejected, load_settings, reference
 from service.upstream.secret_file import problem_of_certificate_file
@@ -26,7 +27,6 @@ ABORTED_SESSIONS: Final = 3
 _PROBE_SECONDS: Final = 3.0
 _MAX_PROBE_BYTES: Final = 65_536
 _PROBE_PAUSE_SECONDS: Final = 0.5
-_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +156,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _query_probe(settings: Settings, path: str) -> tuple[bool, str]:
     """Whether the relay answers a probe with 200, and its answer."""
-    host = _LOOPBACK_OF.get(settings.internal_host, settings.internal_host)
+    host = reached_locally(settings.internal_host)
     connection = http.client.HTTPConnection(host, settings.internal_port, timeout=_PROBE_SECONDS)
     try:
         connection.request("GET", f"/{path}?verbose")

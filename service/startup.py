@@ -4,19 +4,17 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
 from service import machine
 from service.loop import NAME
+from service.realtime.names import reached_locally, url_host
 from service.settings import Settings
 from service.upstream import key_lint
 from service.upstream.key_lint import KeyRefusal
 from service.upstream.target import Target
 from service.version import __version__
-
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 def explain_listen_error(exc: OSError, variable: str, host: str, port: int) -> str:
@@ -106,13 +104,13 @@ def report_settings(settings: Settings) -> None:
 
 def report_start(settings: Settings, target: Target, *, public_port: int, internal_port: int) -> None:
     """Log where the relay listens and which upstream it uses."""
-    host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
+    host, internal_host = (url_host(reached_locally(host)) for host in (settings.host, settings.internal_host))
     structlog.get_logger().info(
         "service.started",
         version=__version__,
         loop=NAME,
-        url=f"ws://{f'[{host}]' if ':' in host else host}:{public_port}/v1/realtime?model={settings.model}",
-        health=f"http://127.0.0.1:{internal_port}/healthz?verbose",
+        url=f"ws://{host}:{public_port}/v1/realtime?model={settings.model}",
+        health=f"http://{internal_host}:{internal_port}/healthz?verbose",
         upstream=target.label,
         access=settings.access,
         settings=settings.summary(),

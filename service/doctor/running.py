@@ -16,6 +16,7 @@ from typing import Final
 import aiohttp
 
 from service.doctor.steps import Finding
+from service.realtime.names import reached_locally, url_host
 from service.settings import Settings
 from service.startup import listen_problem
 
@@ -23,7 +24,6 @@ _TIMEOUT_SECONDS: Final = 2.0
 _START_TIME_ERROR_SECONDS: Final = 2.0
 """The start time of a process is derived from that of the machine, which is known to the second."""
 _MAX_BYTES: Final = 1 << 20
-_LOOPBACK_OF_WILDCARD: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 _START_TIME: Final = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 _REASON: Final = re.compile(r"[a-z_]{1,40}")
 
@@ -40,8 +40,7 @@ class RunningRelay:
 
 async def query_relay(settings: Settings) -> RunningRelay | None:
     """Query the internal port of the settings; None if no relay answers there."""
-    host = _LOOPBACK_OF_WILDCARD.get(settings.internal_host, settings.internal_host)
-    base = f"http://{f'[{host}]' if ':' in host else host}:{settings.internal_port}"
+    base = f"http://{url_host(reached_locally(settings.internal_host))}:{settings.internal_port}"
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
     with suppress(aiohttp.ClientError, OSError, ValueError, TimeoutError):
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:

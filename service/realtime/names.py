@@ -28,6 +28,20 @@ def split_authority(authority: str) -> tuple[str, str] | None:
     return ((found["literal"] or found["name"]), found["port"] or "") if found else None
 
 
+def reached_locally(host: str) -> str:
+    """The host at which this machine reaches a listener on `host`: loopback if that is an unspecified address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if not address.is_unspecified else "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 - IPv4
+
+
+def url_host(host: str) -> str:
+    """A host as it is written in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is a loopback address or `localhost`. Other names are not resolved."""
     if host.lower().rstrip(".") == "localhost":

@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is also sent as a subprotocol
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_MAX_LABEL: Final = 63
 
 
 class NotAccepted(ValueError):
@@ -167,6 +168,13 @@ def host(text: str) -> str:
     """An address to listen on."""
     value = text.strip().removeprefix("[").removesuffix("]")
     if not _HOST.fullmatch(value):
+        raise NotAccepted
+    if ":" in value:
+        try:
+            ipaddress.IPv6Address(value)
+        except ValueError:
+            raise NotAccepted("the port is a setting of its own") from None
+    elif not all(0 < len(label) <= _MAX_LABEL for label in value.removesuffix(".").split(".")):
         raise NotAccepted
     return value
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.realtime.keys import family_of
+from service.realtime.names import reached_locally
 from service.settings.env_names import printable_name
 from service.settings.envfiles import Layers
 
@@ -110,7 +111,8 @@ def _has_opaque_origin(layers: Layers) -> bool:
 
 def _is_unspecified_ipv6(layers: Layers, name: str) -> bool:
     found = layers.find(name)
-    return found is not None and found[0].strip() == "::"
+    host = found[0].strip(" []") if found is not None else ""
+    return ":" in host and reached_locally(host) != host
 
 
 def ships_to_browsers(name: str) -> bool:

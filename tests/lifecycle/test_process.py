@@ -52,6 +52,21 @@ def test_port_in_use_exits_with_1_and_names_the_setting() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "reached"), [("[::0]", "[::1]"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")]
+)
+async def test_start_names_addresses_at_which_the_relay_answers(host: str, reached: str) -> None:
+    """Both URLs of the first log line lead to a listener from this machine, whatever it is bound to."""
+    async with serving(
+        RELAY_HOST=host, RELAY_INTERNAL_HOST=host, RELAY_CLIENT_TOKENS="a:0123456789abcdef0123"
+    ) as relay:  # fmt: skip
+        started = relay[0].lines[-1]
+        assert started["url"].startswith(f"ws://{reached}:")
+        assert started["health"].startswith(f"http://{reached}:")
+        assert await get(started["health"]) == 200
+        assert await get(started["url"].replace("ws://", "http://")) == 426
+
+
+@pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
         ("RELAY_HOST", "192.0.2.1", "Set RELAY_HOST to an address that 'ip addr' lists"),

@@ -101,6 +101,21 @@ def test_rule_is_skipped_if_one_of_its_settings_is_not_accepted() -> None:
     assert {"RELAY_HOST"} == set(problems(RELAY_HOST="not a host"))
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0:8080", "localhost:80", "1:2", "a..b", ".", "a" * 64 + ".example"])
+def test_host_is_an_address_or_a_name_without_a_port(host: str) -> None:
+    """What no resolver looks up is rejected with the setting's name, before anything is started."""
+    assert {"RELAY_HOST", "RELAY_INTERNAL_HOST"} == set(problems(RELAY_HOST=host, RELAY_INTERNAL_HOST=host))
+
+
+def test_every_form_of_the_unspecified_ipv6_address_is_a_warning() -> None:
+    """A listener on it accepts no IPv4, whichever way it is written; other addresses are no warning."""
+    access = {"RELAY_CLIENT_TOKENS": "a:0123456789abcdef0123"}
+    for host in ("::", "[::]", "0:0:0:0:0:0:0:0", "::0", " :: "):
+        assert "IPv6 connections only" in warnings({"RELAY_HOST": host} | access)["RELAY_HOST"]
+    for host in ("::1", "0.0.0.0", "localhost"):
+        assert "RELAY_HOST" not in warnings({"RELAY_HOST": host} | access)
+
+
 @pytest.mark.parametrize("key", ["", "'quoted'", "Bearer x", "sk-...", "sk-admin-x", "\tx y"])
 def test_malformed_key_does_not_stop_the_start(key: str) -> None:
     """The settings load whatever the key is; the lint of the key reports it."""
