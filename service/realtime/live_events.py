@@ -4,7 +4,7 @@ Every result is a number within bounds, an identifier of a bounded shape, or a m
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -25,6 +25,9 @@ RESPONSE_ENDS: Final = ("response.completed", "response.incomplete", RESPONSE_FA
 """The nested events that end a response of a backend model."""
 
 _END_NAMES: Final = tuple(f'"{name}"'.encode() for name in RESPONSE_ENDS)
+# Where the provider writes the times of a transcript: the last members of an object are those that a JSON parser returns.
+_LAST_TIMES: Final = re.compile(rb',\s?"start_ms":\s?([0-9]{1,9}),\s?"end_ms":\s?([0-9]{1,9})\}\Z')
+_LAST_TIMES_BYTES: Final = 48
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 Speaker = Literal["user", "assistant"]
@@ -90,9 +93,9 @@ def parse_live_event(kind: str, payload: bytes) -> LiveEvent:
     """
     if kind == live.RESPONSE_EVENT and not any(name in payload for name in _END_NAMES):
         return NOTHING
+    if kind in _SPEAKERS:  # most events that are parsed
+        return _transcript_event(_SPEAKERS[kind], payload)
     body = parse_object(payload)
-    if kind in _SPEAKERS:  # first: most events that are parsed
-        return _transcript_event(_SPEAKERS[kind], body)
     match kind:
         case "error":
             return LiveEvent(find_incident(ERROR, body))
@@ -148,9 +151,12 @@ def _decision_event(event: Mapping[str, Any]) -> LiveEvent:
     return LiveEvent(decision=Decision(_model(decision), _tokens(child(decision, "usage"))))
 
 
-def _transcript_event(speaker: Speaker, body: Mapping[str, Any]) -> LiveEvent:
-    start = bounded_number(body.get("start_ms"), MAX_SECONDS * 1000)
-    end = bounded_number(body.get("end_ms"), MAX_SECONDS * 1000)
+def _transcript_event(speaker: Speaker, payload: bytes) -> LiveEvent:
+    found = _LAST_TIMES.search(payload, max(0, len(payload) - _LAST_TIMES_BYTES))
+    times: Iterable[object] = (
+        map(int, found.groups()) if found else map(parse_object(payload).get, ("start_ms", "end_ms"))
+    )
+    start, end = (bounded_number(time, MAX_SECONDS * 1000) for time in times)
     if start is None or end is None or end < start:
         return NOTHING
     return LiveEvent(transcript=Transcript(speaker, start, end))

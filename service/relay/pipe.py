@@ -23,7 +23,8 @@ from service.wire.turns import feed_some
 LOOKAHEAD_FRAMES: Final = 256
 """How many of the frames that a held source has not read are searched for its close frame: 16 seconds of speech."""
 
-
+SHORT_READ_BYTES: Final = 1024
+"""A shorter read is more often one event that is read whole, such as a transcript, than several that are only forwarded."""
 MAX_PONGS: Final = 16
 """Pings of one delivery that are each answered; of more, only the last."""
 
@@ -138,7 +139,11 @@ class Pipe:
 
     def _receive_events(self, data: bytes) -> None:
         """Forward the events at the start of `data` in one run; process the rest item by item."""
-        scanner, size = self._scanner, 0 if self.discards_data else self._scanner.feed_events(data)
+        scanner, size = self._scanner, 0
+        if not self.discards_data:
+            if len(data) < SHORT_READ_BYTES and self._receive_message(data):
+                return
+            size = scanner.feed_events(data)
         if size:
             self._forward(data if size == len(data) else data[:size])
             event_types, counts, latency = scanner.event_types, self._traffic.types, self._latency
@@ -149,11 +154,8 @@ class Pipe:
                     latency.event_passed(event_type)
         if size < len(data) and not scanner.missing_bytes:
             rest = data[size:] if size else data
-            message = None if self.discards_data else scanner.whole_message(rest)
-            if message is None:
+            if self.discards_data or not self._receive_message(rest):
                 self.process(feed_some(self._source, scanner, rest))
-            else:
-                self._process_message(message)
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
@@ -178,13 +180,17 @@ class Pipe:
         if self.on_processed is not None:
             self.on_processed()
 
-    def _process_message(self, message: Message) -> None:
-        """Process a whole message and its end, like `process`."""
-        self._forward_parsed(message.type, message.payload, message.raw)
+    def _receive_message(self, data: bytes) -> bool:
+        """Process `data` if it is a whole message of a requested type, as `process` would; returns whether it is."""
+        message = self._scanner.whole_message(data)
+        if message is None:
+            return False
+        self._forward_parsed(message.type, message.payload, data)
         if not self.discards_data:
             self._end_message(message.type)
         if self.on_processed is not None:
             self.on_processed()
+        return True
 
     def _process_data(self, item: Item) -> None:
         match item:

@@ -194,6 +194,28 @@ def test_transcript_has_speaker_and_times() -> None:
         assert NOTHING == event(live.INPUT_TRANSCRIPT, **(times | odd))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"delta":"a","start_ms":200,"end_ms":400}',
+        '{"delta": "a", "start_ms": 200, "end_ms": 400}',
+        '{"delta":"a","end_ms":400,"start_ms":200}',
+        '{"start_ms":200,"end_ms":400,"delta":"a"}',
+        '{"delta":"a","start_ms":200.0,"end_ms":4e2}',
+        '{"delta":"a","start_ms":200,"end_ms":400}\n',
+        '{"start_ms":1,"end_ms":2,"delta":"a","start_ms":200,"end_ms":400}',
+        r'{"start_ms":200,"end_ms":400,"delta":",\"start_ms\":1,\"end_ms\":2}"}',
+        '{"start_ms":200,"end_ms":400,"nested":{"delta":"a","start_ms":1,"end_ms":2}}',
+    ],
+)
+def test_times_of_transcript_are_those_of_a_json_parser(payload: str) -> None:
+    """Wherever and however they are written."""
+    body = json.loads(payload)
+
+    assert (200, 400) == (body["start_ms"], body["end_ms"])
+    assert Transcript("user", 200, 400) == parse_live_event(live.INPUT_TRANSCRIPT, payload.encode()).transcript
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(NESTED),
     lambda inner: (
