@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
@@ -328,11 +328,19 @@ class HeadLimiter:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
             raise BadHttpMessage(type(exc).__name__) from None
-        if any(message.version < HttpVersion10 for message, _ in parsed):
-            raise BadHttpMessage("HTTP/0.9")
+        for message, _ in parsed:
+            if message.version not in {HttpVersion10, HttpVersion11}:  # aiohttp's parser accepts 0.9 and 2.0
+                raise UnsupportedVersion(message.version.major)
         messages += parsed
         self.head_complete = self.head_complete or bool(parsed)
         return upgraded, tail
+
+
+class UnsupportedVersion(BadHttpMessage):
+    """A request line that names another version than 1.0 and 1.1, in which it would be answered."""
+
+    def __init__(self, major: int) -> None:
+        super().__init__(f"HTTP/{major} in the request line")
 
 
 class PayloadTooLarge(BadHttpMessage):

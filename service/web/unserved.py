@@ -93,6 +93,8 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
         return failure
     if isinstance(exc, LineTooLong):
         return Failure("headers_too_large", detail="over 64 kB")
+    if isinstance(exc, HttpProcessingError) and exc.message.startswith("HTTP/2"):
+        return Failure("http_version_refused", detail=exc.message)
     if isinstance(exc, HttpProcessingError) and exc.message == "incomplete head":
         hint = "Send the whole head at once. If a proxy or load balancer sent it, check the client in front of it."
         return Failure("bad_request", detail="the head is incomplete after 15 s", hint=hint)

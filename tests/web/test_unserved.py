@@ -47,6 +47,8 @@ OTHER_PROTOCOLS = {
     # ahmetb/cloud-run-faq#93
     "http2-preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", "http_version_refused"),
     "http2-preface-first-half": (b"PRI * HTTP/2.0\r\n\r\n", "http_version_refused"),
+    "http2-in-the-request-line": (upgrade().replace(b"HTTP/1.1", b"HTTP/2.0"), "http_version_refused"),
+    "http2-without-upgrade": (b"GET /livez HTTP/2.0\r\nHost: localhost\r\n\r\n", "http_version_refused"),
     # home-assistant/core#108533, aio-libs/aiohttp#8065, Chia-Network/pool-reference#186
     "tls-1.3": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, "tls_refused"),
     "tls-in-ssl-2.0-form": (b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10", "tls_refused"),  # aio-libs/aiohttp#7817
