@@ -25,6 +25,9 @@ _YOUNG_OBJECTS: Final = 10_000
 """Allocations before the youngest generation is collected; Python's default is 700, and a session is about 150 objects."""
 
 
+_LOST_CONNECTION: Final = "the handler is closed"
+"""How uvloop reports that it was about to write to a TLS connection that had just been lost. asyncio reports no such loss."""
+
 _Result = TypeVar("_Result")
 
 
@@ -57,6 +60,8 @@ def log_unhandled_exceptions() -> None:
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     exc = context.get("exception")
+    if isinstance(exc, RuntimeError) and str(exc).endswith(_LOST_CONNECTION):
+        return
     # For a network error the traceback adds nothing to the type.
     has_traceback = isinstance(exc, BaseException) and not isinstance(exc, OSError)
     with suppress(Exception):
