@@ -70,6 +70,7 @@ class StartReader:
         self._budget = budget
         self._client = client
         self._taken = 0
+        self._has_given_back = False
         self._early_bytes = 0
         self.items: list[Item] = []
         loop = asyncio.get_running_loop()
@@ -102,9 +103,9 @@ class StartReader:
         self._leave(Failure("client_left", Phase.SESSION_START))
 
     def give_back(self) -> None:
-        """Give back the budget, at the end of the start."""
+        """Give back the budget, at the end of the start. What the leg still delivers before its next receiver takes none."""
         self._budget.give_back(self._client, self._taken)
-        self._taken = 0
+        self._taken, self._has_given_back = 0, True
 
     def answer_close(self) -> None:
         """Complete the closing handshake of a client that gets no session."""
@@ -113,6 +114,8 @@ class StartReader:
             self._leg.close()
 
     def _take(self, size: int) -> Failure | None:
+        if self._has_given_back:
+            return None
         try:
             self._budget.take(self._client, size)
         except Failure as failure:

@@ -146,6 +146,22 @@ async def test_bytes_behind_a_start_that_has_ended_are_ignored() -> None:
     assert [] == reader.items
 
 
+async def test_bytes_between_a_start_and_the_session_take_no_budget() -> None:
+    """Nothing would give it back, and in time no session could start. The session still gets these bytes."""
+    budget = ByteBudget(1000)
+    leg = Leg(RecordingTransport(), asyncio.Protocol(), b"", masks=False)
+    scanner = Scanner(masked=True, max_message_bytes=1 << 20, parsed_types=frozenset({"session.start"}))
+    reader = StartReader(leg, scanner, budget, "a")
+    reader.receive(build_frame(Opcode.TEXT, json.dumps(START).encode(), b"abcd"))
+    assert reader.start.done()
+    reader.give_back()
+    reader.receive(build_frame(Opcode.TEXT, b'{"type":"session.update"}', b"abcd"))
+
+    assert reader.items
+    for client in ("a", "b"):
+        budget.take(client, 500)
+
+
 def test_budget_is_given_back() -> None:
     """Whole, to all and to the client."""
     budget = ByteBudget(100)
