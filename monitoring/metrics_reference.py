@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
+from service.health.checks import CHECKS, LIVE, TURN
 from service.telemetry.metrics import PREFIX, Metrics
 
 QUESTIONS: Final = {
@@ -64,7 +65,7 @@ def render_markdown() -> str:
 
 def _families() -> Iterable[Metric]:
     metrics = Metrics("openai")
-    for check in ("key", "handshake"):
+    for check in (*CHECKS, TURN, LIVE):
         metrics.set_check_status(check, "unknown")
         metrics.health_success.labels(check)
     return metrics.registry.collect()

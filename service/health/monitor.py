@@ -24,7 +24,7 @@ from service.health.response_check import ResponseCheckBudget, request_response
 from service.health.schedule import RefreshIntervals, RefreshSchedule
 from service.telemetry.metrics import Metrics
 from service.upstream.breaker import MONITOR
-from service.upstream.connector import UpstreamConnector, witness_of
+from service.upstream.connector import UpstreamConnector
 from service.upstream.rest import fetch_model
 from service.upstream.target import DialRequest
 
@@ -54,7 +54,7 @@ class HealthMonitor:
         self._metrics = metrics
         self._model = model
         self._request = DialRequest(query=(("model", model),))
-        self._witness = witness_of(MONITOR, self._request)
+        self._witness = connector.witness(MONITOR, self._request)
         connector.breaker.on_trial_due = self._request_trial
         self._intervals = intervals or RefreshIntervals()
         self._schedule = RefreshSchedule(self._intervals)

@@ -142,7 +142,7 @@ class AccessSettings:
         parse.names,
         default="",
         example="gpt-realtime,gpt-realtime-mini",
-        sentence="Models that clients can request in ?model=; if empty, any model.",
+        sentence="Models that clients can request, in ?model= and in the events of GPT-Live; if empty, any model.",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
         "RELAY_TRUSTED_PROXIES",
@@ -157,7 +157,7 @@ class AccessSettings:
         one_of(LiveMode),
         default="on",
         example="off",
-        sentence="Whether the relay serves GPT-Live at /v1/live/sessions; a minute of Realtime speech costs more.",
+        sentence="Whether the relay serves GPT-Live at /v1/live/sessions.",
     )
 
     @property

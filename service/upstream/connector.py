@@ -54,6 +54,12 @@ class UpstreamConnector:
         """Whether a dial waits for a first event. Without one it proves only a 101, and a rejected key gets one."""
         return request.promises_first_event and self.dialler.first_event == "required"
 
+    def witness(self, client: str, request: DialRequest) -> Witness:
+        """What the breaker knows of a dial. On the simulator each scenario of `?simulate=` is a provider of its own."""
+        scenario = next((value for name, value in request.query if name == "simulate"), "")
+        suffix = f"?simulate={scenario}" if scenario and self.dialler.target.simulated else ""
+        return Witness(client, request.route, request.model + suffix)
+
     async def dial(self, request: DialRequest, progress: DialProgress, client: str) -> UpstreamConnection:
         """Dial for `client`, the name under which it is limited, and retry once if the failure is temporary.
 
@@ -63,7 +69,7 @@ class UpstreamConnector:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.dialler.timeout_seconds
-        with self.breaker.permit(witness_of(client, request)) as permit:
+        with self.breaker.permit(self.witness(client, request)) as permit:
             self._retry_budget.record_dial()
             try:
                 connected = await self.dialler.dial(request, progress)
@@ -117,8 +123,3 @@ class UpstreamConnector:
         except Failure as failure:
             self.breaker.failed(failure, permit)
             raise
-
-
-def witness_of(client: str, request: DialRequest) -> Witness:
-    """What the breaker knows of a dial."""
-    return Witness(client, request.route, request.model)

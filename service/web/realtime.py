@@ -22,7 +22,7 @@ from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
 from service.relay.start_reader import ClientStream
 from service.relay.watchdog import SessionLimits
-from service.upstream.connector import UpstreamConnector, witness_of
+from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import DialRequest, Endpoint
@@ -194,7 +194,9 @@ class RealtimeHandler:
                 self._reporter.refused(failure, attempt)
             else:
                 self._reporter.dial_failed(failure, attempt, progress)
-                if self._connector.breaker.is_provoked(failure, witness_of(attempt.limited_as, dial_request)):
+                if self._connector.breaker.is_provoked(
+                    failure, self._connector.witness(attempt.limited_as, dial_request)
+                ):
                     attempt.counts_as_reconnect = True
             raise
         except asyncio.CancelledError:

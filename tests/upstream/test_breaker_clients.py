@@ -18,7 +18,7 @@ from service.upstream.circuit import (
     WITNESS_SECONDS,
     Witness,
 )
-from tests.support.harness import Relay, eventually, open_raw
+from tests.support.harness import DEFAULT_PATH, Relay, eventually, open_raw, running_relay
 from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 from tests.upstream.test_breaker import Clock
@@ -304,3 +304,16 @@ async def test_monitor_ends_the_refusal_of_everybody(monkeypatch: pytest.MonkeyP
         await eventually(lambda: not breaker.refuses_everybody)
 
         assert (101, None) == await connect(relay, "bob", "good")
+
+
+async def test_scenarios_of_the_simulator_do_not_refuse_each_other() -> None:
+    """Each is remembered for itself, as the documents ask a newcomer to try one after the other."""
+    async with running_relay(RELAY_UPSTREAM="simulator", OPENAI_API_KEY="") as relay:
+        statuses = []
+        for query in ("&simulate=key-rejected", "&simulate=http-503", "", "&simulate=key-rejected"):
+            client = await open_raw(relay.app.public_port, DEFAULT_PATH + query)
+            await client.close()
+            statuses.append(client.answer.status)
+
+        assert [424, 503, 101, 424] == statuses
+        assert 1 == relay.metric("realtime_relay_connection_failures_total", phase="breaker", reason="key_rejected")
