@@ -29,7 +29,7 @@ from service.upstream.target import Endpoint
 from service.web import unserved
 from service.web.admission import AdmissionControl
 from service.web.attempts import ConnectionAttempt
-from service.web.protocol import MAX_BEHIND_HEAD_BYTES, HeadLimiter
+from service.web.head_limiter import MAX_BEHIND_HEAD_BYTES, HeadLimiter
 from service.web.refusals import error_object
 from service.web.request import parse_handshake, wants_error_event
 

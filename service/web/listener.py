@@ -12,8 +12,9 @@ from service.access.forwarded import parse_address
 from service.upstream.resolver import look_up
 from service.web.admission import NOTICE
 from service.web.connection_limit import ConnectionLimit
+from service.web.head_limiter import MAX_HEAD_BYTES
 from service.web.host_check import HostCheck
-from service.web.protocol import HEAD_SECONDS, MAX_HEAD_BYTES
+from service.web.protocol import HEAD_SECONDS
 
 RESOLVE_SECONDS: Final = 10.0
 _BACKLOG: Final = 256

@@ -16,25 +16,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, web
-from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
 from service.access.forwarded import address_block
 from service.failures import Failure
 from service.web import unserved
 from service.web.address_shares import AddressShare, AddressShares
+from service.web.head_limiter import HeadLimiter, IncompleteHead
 from service.web.unserved_requests import UnservedRequests
 from service.wire import tcp
 from service.wire.losses import losses_of
 
-MAX_HEAD_BYTES: Final = 65_536
-"""Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
-MAX_BEHIND_HEAD_BYTES: Final = 4096
-"""What is read behind the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
-arrives with the head. No route has a body, and a byte of a chunked one can cost sixty. An upgrade is not limited."""
 MAX_DISCARDED_BYTES: Final = 1_048_576
 """What a peer may send on a connection that is not read any more, before it is aborted."""
 UNSENT_SECONDS: Final = 15.0
@@ -251,107 +245,3 @@ class PublicProtocol(web.RequestHandler):
             self.transport.resume_reading()
         await asyncio.sleep(LINGER_SECONDS)
         self.force_close()  # else aiohttp would wait ten seconds more for the rest of a body
-
-
-class HeadLimiter:
-    """Takes the place of aiohttp's request parser: limits what it parses, and keeps the first bytes of the connection.
-
-    `feed_data` raises nothing. aiohttp would keep an exception, whose frames hold the received data, in a reference cycle: a
-    quarter of a megabyte for each read until the garbage collector runs. So an error is returned as aiohttp queues it.
-    """
-
-    def __init__(self, parser: Any) -> None:  # noqa: ANN401 - aiohttp's parser is a C extension without types
-        self._parser = parser
-        self._head_bytes = 0
-        self._behind_bytes = 0
-        self.head_complete = False  # a request waits for its answer
-        self.first_bytes = b""
-        self.failed = False
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the other methods of aiohttp's parser
-        return getattr(self._parser, name)
-
-    def request_answered(self) -> None:
-        """Begin to count the bytes of the next request."""
-        self._head_bytes = self._behind_bytes = 0
-        self.head_complete = False
-
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether a head has begun and not ended."""
-        return bool(self._head_bytes) and not self.head_complete and not self.failed
-
-    def fail(self, exc: HttpProcessingError) -> tuple[_ErrInfo, StreamReader]:
-        """Parse nothing from now on; return the error as aiohttp queues it, without a traceback, which refers to frames."""
-        self.failed = True
-        exc.__traceback__ = exc.__context__ = None
-        return _ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD
-
-    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
-        """Parse received bytes; returns what aiohttp's parser returns: messages, whether one upgrades, and unparsed bytes."""
-        if self.failed:
-            return [], False, b""
-        messages: list[Any] = []
-        try:
-            upgraded, tail = self._feed_limited(data, messages)
-        except HttpProcessingError as exc:
-            return [*messages, self.fail(exc)], False, b""
-        return messages, upgraded, tail
-
-    def _feed_limited(self, data: bytes, messages: list[Any]) -> tuple[bool, bytes]:
-        if len(self.first_bytes) < unserved.FIRST_BYTES:
-            self.first_bytes += bytes(data[: unserved.FIRST_BYTES - len(self.first_bytes)])
-            if unserved.foreign_protocol(self.first_bytes) is not None:
-                raise BadHttpMessage("another protocol")
-        for start in range(0, max(len(data), 1), MAX_BEHIND_HEAD_BYTES):
-            part = data[start : start + MAX_BEHIND_HEAD_BYTES]
-            upgraded, tail = self._feed(part, messages)
-            if upgraded:
-                return True, tail + data[start + len(part) :]
-            self._count(len(part))
-        return False, tail
-
-    def _count(self, size: int) -> None:
-        if self.head_complete:
-            self._behind_bytes += size
-            if self._behind_bytes > 2 * MAX_BEHIND_HEAD_BYTES:
-                raise PayloadTooLarge
-        else:
-            self._head_bytes += size
-            if self._head_bytes >= MAX_HEAD_BYTES:
-                raise LineTooLong(b"", MAX_HEAD_BYTES)
-
-    def _feed(self, data: bytes, messages: list[Any]) -> tuple[bool, bytes]:
-        try:
-            parsed, upgraded, tail = self._parser.feed_data(data)
-        except HttpProcessingError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
-            raise BadHttpMessage(type(exc).__name__) from None
-        for message, _ in parsed:
-            if message.version not in {HttpVersion10, HttpVersion11}:  # aiohttp's parser accepts 0.9 and 2.0
-                raise UnsupportedVersion(message.version.major)
-        messages += parsed
-        self.head_complete = self.head_complete or bool(parsed)
-        return upgraded, tail
-
-
-class UnsupportedVersion(BadHttpMessage):
-    """A request line that names another version than 1.0 and 1.1, in which it would be answered."""
-
-    def __init__(self, major: int) -> None:
-        super().__init__(f"HTTP/{major} in the request line")
-
-
-class PayloadTooLarge(BadHttpMessage):
-    """More bytes behind a request than are read before its answer."""
-
-    def __init__(self) -> None:
-        super().__init__("too many bytes behind a request")
-
-
-class IncompleteHead(BadHttpMessage):
-    """A request whose head was not complete in time."""
-
-    def __init__(self) -> None:
-        super().__init__("incomplete head")

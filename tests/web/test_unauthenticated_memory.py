@@ -15,8 +15,9 @@ import pytest
 from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
-from service.web import protocol
-from service.web.protocol import HeadLimiter, PublicProtocol
+from service.web import head_limiter, protocol
+from service.web.head_limiter import HeadLimiter
+from service.web.protocol import PublicProtocol
 from tests.support.harness import eventually, simulated_relay, within
 from tests.support.relay_process import serving
 from tests.web.test_invalid_requests import upgrade
@@ -114,10 +115,10 @@ class CountingParser:
 @pytest.mark.parametrize(
     ("pieces", "bound"),
     [
-        pytest.param([b"a" * 262_144] * 4, protocol.MAX_HEAD_BYTES, id="head in large reads"),
-        pytest.param([b"a"] * 100_000, protocol.MAX_HEAD_BYTES, id="head in bytes"),
+        pytest.param([b"a" * 262_144] * 4, head_limiter.MAX_HEAD_BYTES, id="head in large reads"),
+        pytest.param([b"a"] * 100_000, head_limiter.MAX_HEAD_BYTES, id="head in bytes"),
         pytest.param([b"a" * 60_000, b".", *[b"a" * 262_144] * 4], 80_000, id="behind a head"),
-        pytest.param([b"." + b"a" * 262_144] * 4, 4 * protocol.MAX_BEHIND_HEAD_BYTES, id="with a head"),
+        pytest.param([b"." + b"a" * 262_144] * 4, 4 * head_limiter.MAX_BEHIND_HEAD_BYTES, id="with a head"),
         pytest.param([b"ab!", *[b"a" * 262_144] * 4], 3, id="after an error"),
     ],
 )
