@@ -179,6 +179,11 @@ class LiveStart:
         self._connected.items = self._answer.items.result()
         self.start_seconds = loop.time() - sent_at
 
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether a session may exist upstream: the start was sent, and not refused."""
+        return self._is_sent and self.refusal is None
+
     async def abandon(self, seconds: float, on_event: Callable[[Message], object]) -> None:
         """After a failure: close the session upstream if it may exist, and the connection. If cancelled, abort it.
 
@@ -186,7 +191,7 @@ class LiveStart:
         """
         try:
             with suppress(Exception):
-                if self._is_sent and self.refusal is None:
+                if self.may_be_billed:
                     await settle(self._connected, asyncio.get_running_loop().time() + seconds, on_event)
                 await self._connected.close()
         finally:

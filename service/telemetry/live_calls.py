@@ -123,7 +123,7 @@ class LiveMetrics:
             self._tokens.labels(kind).inc(tokens.total)
 
     def count_end(self, meter: LiveMeter) -> None:
-        """Count the end of a session that had started."""
+        """Count the end of a session that had started, or may have."""
         self._final_usage.labels(_RESULTS[not meter.is_confirmed]).inc()
         if meter.usage_ratio is not None:
             self._context_ratio.observe(meter.usage_ratio)

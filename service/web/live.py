@@ -132,6 +132,8 @@ class LiveSessions:
         else:
             with suppress(Failure):
                 await self._dials.run(start.abandon(SETTLE_SECONDS, count))
+        if start.may_be_billed and failure.close_code is None:
+            self._telemetry.metrics.live.count_end(meter)
 
     async def _refuse(self, client: Leg, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
         events = [refusals.error_event(failure, attempt.session_id)]

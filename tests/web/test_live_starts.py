@@ -218,11 +218,14 @@ async def test_silent_client_is_closed() -> None:
 async def test_silent_provider_is_a_timeout_and_the_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have started and bill."""
     monkeypatch.setattr(live_start, "REPLY_SECONDS", 0.1)
-    async with live_connection(LiveUpstream(on_start=None)) as live:
+    monkeypatch.setattr("service.web.live.SETTLE_SECONDS", 0.1)
+    async with live_connection(LiveUpstream(on_start=None, on_close=None)) as live:
         live.client.send_event(**START)
         assert "first_event_timeout" == (await live.client.next_event())["error"]["code"]
         await live.failed()
         await eventually(lambda: live.upstream.types == ["session.start", "session.close"])
+        unconfirmed = "realtime_relay_live_final_usage_total"
+        await eventually(lambda: live.relay.metric(unconfirmed, result="unconfirmed") == 1)
 
 
 @pytest.mark.parametrize("is_started", [False, True])
@@ -239,6 +242,9 @@ async def test_client_that_leaves_before_the_session(is_started: bool) -> None:
         assert ("client_left", "info") == (line["reason"], line["log_level"])
         assert {("session_start", "client_left", "none"): 1} == live.failures()
         assert (["session.start", "session.close"] if is_started else []) == live.upstream.types
+        await eventually(lambda: not len(live.relay.app.dials))
+        assert is_started == live.relay.metric("realtime_relay_live_final_usage_total", result="confirmed")
+        assert 0 == live.relay.metric("realtime_relay_live_final_usage_total", result="unconfirmed")
 
 
 async def test_upstream_that_closes_before_the_start_is_reported_at_once() -> None:
