@@ -10,14 +10,17 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from monitoring.live_alerts import LIVE_ALERTS
 from tests.observability.clients import (
+    LIVE_PATH,
     client_load,
     connect_once,
+    converse_live,
     idle_connections,
     open_sessions,
     path,
     request_response,
+    start_and_close_live,
+    start_refused_live,
     wait_until_closed,
 )
 from tests.observability.faulty_relay import BROKEN_MODEL
@@ -36,7 +39,19 @@ def add_deployments(testbed: Testbed) -> None:
     key_file, pipe = testbed.folder / "key", testbed.folder / "log-pipe"
     os.mkfifo(pipe)
     key_file.write_text(_FIRST_KEY, encoding="utf-8")
-    for job in ("steady", "burning", "quota", "handshake", "slow", "absent", "ended", "failing", "lagging"):
+    for job in (
+        "steady",
+        "burning",
+        "quota",
+        "handshake",
+        "slow",
+        "absent",
+        "ended",
+        "failing",
+        "lagging",
+        "live",
+        "unbilled",
+    ):
         testbed.add(job)
     testbed.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
     testbed.add("pair", instances=2)
@@ -53,8 +68,6 @@ def add_deployments(testbed: Testbed) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
 
 
-WITHOUT_SCENARIO: Final = frozenset(alert.name for alert in LIVE_ALERTS)
-"""Alerts that no scenario causes: no client of these tests speaks GPT-Live. promtool tests them."""
 LATE_PROVIDERS: Final = frozenset({"handshake"})
 LATE_RELAYS: Final = frozenset({"handshake-0", "log-0"})
 """Started by their scenarios, not at the beginning."""
@@ -176,6 +189,33 @@ async def failing_responses(testbed: Testbed) -> None:
     await testbed.expect_resolved("RelayResponsesFailing", "failing", recovered)
 
 
+async def live_starts_failing(testbed: Testbed) -> None:
+    """The provider refuses to start sessions of GPT-Live; those of the Realtime API hide it in the ratio of all."""
+    port = testbed.deployments["live"].port
+    since = time.monotonic()
+    async with (
+        client_load(port, path(), per_second=34),
+        client_load(port, LIVE_PATH, start_refused_live, per_second=1.7),
+    ):
+        await testbed.expect_firing("RelayLiveStartsFailing", "live", since)
+    recovered = time.monotonic()
+    async with client_load(port, LIVE_PATH, converse_live, per_second=2):
+        await testbed.expect_resolved("RelayLiveStartsFailing", "live", recovered)
+
+
+async def live_usage_unconfirmed(testbed: Testbed) -> None:
+    """The provider closes the connections of GPT-Live without the final usage."""
+    deployment = testbed.deployments["unbilled"]
+    since = time.monotonic()
+    await deployment.provider.restart("live-close-silent")
+    async with client_load(deployment.port, LIVE_PATH, start_and_close_live, per_second=2):
+        await testbed.expect_firing("RelayLiveUsageUnconfirmed", "unbilled", since)
+    recovered = time.monotonic()
+    await deployment.provider.restart()
+    async with client_load(deployment.port, LIVE_PATH, start_and_close_live, per_second=2):
+        await testbed.expect_resolved("RelayLiveUsageUnconfirmed", "unbilled", recovered)
+
+
 async def event_loop_lag(testbed: Testbed) -> None:
     """The process is stopped periodically, as by a CPU quota."""
     relay = testbed.deployments["lagging"].relays[0]
@@ -267,7 +307,8 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
 
 SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
     handshake, one_of_two_instances, burn_rate, key, quota, slow_connections, only_instance_down,
-    sessions_ended_by_provider, failing_responses, event_loop_lag, capacity, internal_error_and_drain, dropped_log_lines,
+    sessions_ended_by_provider, failing_responses, live_starts_failing, live_usage_unconfirmed, event_loop_lag, capacity,
+    internal_error_and_drain, dropped_log_lines,
 )  # fmt: skip
 
 

@@ -6,12 +6,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from service.simulator.audio import PCM16, tone
 from tests.support.harness import RawClient, open_raw
 
 Conversation = Callable[[RawClient], Awaitable[None]]
 _SESSION_SECONDS: Final = 60.0
 # 200 ms of silence: 16-bit PCM at 24 kHz.
 _SPEECH: Final = base64.b64encode(bytes(9600)).decode()
+LIVE_PATH: Final = "/v1/live/sessions"
+_LIVE_SESSION: Final = {
+    "model": "gpt-live-1",
+    "delegation": {"type": "responses", "responses": {"model": "gpt-5-mini"}},
+}
+_LIVE_SPEECH: Final = base64.b64encode((tone(PCM16) * 1000)[: PCM16.bytes_for(600)]).decode()
+_LIVE_SILENCE: Final = base64.b64encode(PCM16.silence(PCM16.bytes_for(2_400))).decode()
 _MANUAL_TURNS: Final = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 
 
@@ -60,6 +68,35 @@ async def converse(client: RawClient) -> None:
     await _read_until(client, "response.done")
     client.send_event(type="response.cancel")
     await _read_until(client, "error")
+
+
+async def start_refused_live(client: RawClient) -> None:
+    """Start a session of GPT-Live with a field that the provider refuses. The breaker does not count this reason."""
+    client.send_event(type="session.start", session={**_LIVE_SESSION, "voice": "marin"})
+    await client.until_close()
+
+
+async def start_and_close_live(client: RawClient) -> None:
+    """Start a session of GPT-Live and close it."""
+    client.send_event(type="session.start", session=_LIVE_SESSION)
+    await _read_until(client, "session.started")
+    client.send_event(type="session.close")
+    await client.until_close()
+
+
+async def converse_live(client: RawClient) -> None:
+    """Start a session of GPT-Live, say something, hear the answer of a backend model, and close it."""
+    client.send_event(type="session.start", session=_LIVE_SESSION)
+    await _read_until(client, "session.started")
+    for audio in (_LIVE_SPEECH, _LIVE_SILENCE):
+        client.send_event(type="session.input_audio.append", audio=audio)
+    while (event := await client.next_event()) is not None:
+        if event["type"] == "response.event" and event["event"]["type"] == "response.completed":
+            break
+    client.send_event(type="session.input_audio.append", audio=_LIVE_SILENCE)
+    await _read_until(client, "session.output_transcript.delta")
+    client.send_event(type="session.close")
+    await client.until_close()
 
 
 async def connect_once(port: int, url_path: str, conversation: Conversation = disconnect) -> int:

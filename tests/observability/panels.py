@@ -15,9 +15,6 @@ from tests.observability.notifications import ExpectationFailed
 from tests.observability.testbed import Testbed
 
 _STEP_SECONDS: Final = 2
-_WITHOUT_DATA: Final = frozenset(
-    {"live"}
-)  # dashboards of sessions that no scenario has; Prometheus only has to accept their queries
 
 
 def _queries_without_data() -> dict[str, str]:
@@ -47,8 +44,7 @@ async def check_dashboards(testbed: Testbed, started: float) -> tuple[int, list[
                 if any(target["expr"].startswith(prefix) for prefix in _queries_without_data()):
                     continue
                 result = await testbed.query(query, start=started, end=end, step=_STEP_SECONDS)
-                if dashboard not in _WITHOUT_DATA:
-                    errors += [f"{name}: {error}" for error in _find_errors(result, target["legendFormat"])]
+                errors += [f"{name}: {error}" for error in _find_errors(result, target["legendFormat"])]
     return count, errors
 
 

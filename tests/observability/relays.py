@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from service.simulator import Simulator, SimulatorOptions
+from service.simulator.live.options import LiveOptions
 from tests.observability.programs import terminate, wait_until_ready
 from tests.support.relay_process import environment
 from tools.ports import free_port
@@ -96,7 +97,11 @@ class Provider:
         """Start or restart with a scenario; without one the provider works normally."""
         await self.stop()
         options = SimulatorOptions(
-            scenario=scenario, pace=0, slow_first_event_seconds=slow_first_event_seconds, rate_limits_delay_seconds=0.0
+            scenario=scenario,
+            pace=0,
+            slow_first_event_seconds=slow_first_event_seconds,
+            rate_limits_delay_seconds=0.0,
+            live=LiveOptions(usage_interval_seconds=0.2),
         )
         self._simulator = Simulator(options)
         await self._simulator.start("127.0.0.1", self.port)
