@@ -121,6 +121,11 @@ class Scanner(EventRuns):
         return not (self._message_open and self._partly_forwarded)
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of incomplete frames and messages that the scanner keeps."""
+        return self._held_size + sum(map(len, self._parts))
+
+    @property
     def open_type(self) -> str | None:
         """The type of the message of which a part was yielded, None if it is unknown."""
         return self._message_type

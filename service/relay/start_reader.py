@@ -41,7 +41,7 @@ class ByteBudget:
         self._taken: Counter[str] = Counter()
 
     def take(self, client: str, size: int) -> None:
-        """Take a number of bytes for a client; raises Failure with relay_full if there are fewer."""
+        """Take bytes for a client, or give them back below 0; raises Failure with relay_full if there are fewer."""
         if size > self._left or self._taken[client] + size > self._limit_of_client:
             whose = "all clients" if size > self._left else "one client"
             raise Failure("relay_full", Phase.SESSION_START, detail=f"messages of {whose} before their sessions")
@@ -71,7 +71,8 @@ class StartReader:
         self._client = client
         self._taken = 0
         self._has_given_back = False
-        self._early_bytes = 0
+        self._item_bytes = 0  # of the start and what is behind it
+        self._early_bytes = 0  # of what is behind it
         self.items: list[Item] = []
         loop = asyncio.get_running_loop()
         self.start: asyncio.Future[Message] = loop.create_future()
@@ -85,18 +86,14 @@ class StartReader:
         """Process the next bytes; called by the leg."""
         if self.left.done() or self._has_failed:
             return
-        is_behind_start = self.start.done()
-        if not is_behind_start and (failure := self._take(len(data))) is not None:
-            self.start.set_exception(failure)
-            return
-        items = feed_some(self._leg, self._scanner, data)
-        for item in items:
+        for item in feed_some(self._leg, self._scanner, data):
             self._process(item)
-        if self.start.done():
-            size = _ITEM_BYTES * len(items) + len(data)
-            self._early_bytes += size
-            if self._early_bytes > MAX_EARLY_BYTES or (is_behind_start and self._take(size) is not None):
-                self._leg.hold("first_event")
+        failure = self._charge()
+        if not self.start.done():
+            if failure is not None:
+                self.start.set_exception(failure)
+        elif failure is not None or self._early_bytes + self._scanner.kept_bytes > MAX_EARLY_BYTES:
+            self._leg.hold("first_event")
 
     def peer_lost(self) -> None:
         """Called by the leg: the client disconnected."""
@@ -113,15 +110,24 @@ class StartReader:
             handle_control(self._leg, close)
             self._leg.close()
 
-    def _take(self, size: int) -> Failure | None:
+    def _charge(self) -> Failure | None:
+        """Make what is taken from the budget what is kept now: pings and bytes that the leg took back are not."""
         if self._has_given_back:
             return None
+        growth = self._scanner.kept_bytes + self._item_bytes - self._taken
         try:
-            self._budget.take(self._client, size)
+            self._budget.take(self._client, growth)
         except Failure as failure:
             return failure
-        self._taken += size
+        self._taken += growth
         return None
+
+    def _keep(self, item: Item) -> None:
+        size = _ITEM_BYTES + (len(item.raw) if isinstance(item, Message | Chunk) else 0)
+        self._item_bytes += size
+        if self.start.done():
+            self._early_bytes += size
+            self.items.append(item)
 
     def _process(self, item: Item) -> None:
         is_close = isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE
@@ -133,8 +139,9 @@ class StartReader:
         elif isinstance(item, ControlFrame):
             handle_control(self._leg, item)
         elif self.start.done():
-            self.items.append(item)
+            self._keep(item)
         elif isinstance(item, Message) and item.type == SESSION_START:
+            self._keep(item)
             self.start.set_result(item)
         else:
             self._fail(_no_start(item))

@@ -19,7 +19,7 @@ AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
 
 
 async def has_read(session: Session, frames: int) -> None:
-    """Wait until a session has read so many of its client's frames."""
+    """Wait until a session has read this number of its client's frames."""
     await eventually(lambda: session._to_upstream.frames >= frames, 20)
 
 
@@ -121,7 +121,9 @@ async def test_usage_of_a_session_that_its_client_did_not_wait_for_is_counted() 
         await eventually(upstream.has_ended.is_set)
 
         assert 13.0 == live.relay.metric("realtime_relay_billed_seconds_total", model=MODEL, kind="active")
-        assert 0 == live.relay.metric("realtime_relay_live_final_usage_total")
+        await eventually(lambda: not len(live.relay.app.dials))
+        assert 1 == live.relay.metric("realtime_relay_live_final_usage_total", result="confirmed")
+        assert 0 == live.relay.metric("realtime_relay_live_final_usage_total", result="unconfirmed")
         assert {("session_start", "client_left", "none"): 1} == live.failures()
 
 

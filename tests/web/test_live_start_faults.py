@@ -174,3 +174,18 @@ def test_budget_is_given_back() -> None:
         budget.take("c", 1)
     budget.give_back("a", 50)
     budget.take("c", 50)
+
+
+async def test_pings_before_a_start_take_no_budget() -> None:
+    """They are answered and not kept, nor are bytes that the leg takes back."""
+    leg = Leg(RecordingTransport(), asyncio.Protocol(), b"", masks=False)
+    budget = ByteBudget(10_000)
+    reader = StartReader(leg, Scanner(masked=True, max_message_bytes=1 << 20), budget, "a")
+    leg.start(reader)
+    for _ in range(20):
+        leg.data_received(build_frame(Opcode.PING, b"x" * 100, b"abcd") * 300)
+    await eventually(lambda: leg.held_since is None)
+
+    assert not reader.start.done()
+    budget.take("a", 5000)
+    reader.give_back()
