@@ -104,7 +104,8 @@ class Circuit:
     def open(self, failure: Failure, seconds: float) -> None:
         """Open it, or open it again."""
         self._opened_at = self._clock()
-        self.failure, self.open_until = failure, self._opened_at + seconds
+        # A copy: the traceback of the exception would keep the client's request, its handler and its sockets in memory.
+        self.failure, self.open_until = dataclasses.replace(failure), self._opened_at + seconds
         self._retry_after_until = self._opened_at + (failure.retry_after_seconds or 0)
         self._times_opened += 1
         self._first = None

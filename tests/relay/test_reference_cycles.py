@@ -111,3 +111,22 @@ async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) ->
 
         assert {} == objects_in_cycles()
         assert SESSIONS <= len(relay.events("upstream.connect_failed"))
+
+
+async def test_failure_that_the_breaker_remembers_keeps_no_request() -> None:
+    """Up to 320 of them are remembered; the traceback of each would hold a request with its handler and sockets."""
+    gc.collect()
+    earlier = {id(found) for found in gc.get_objects() if isinstance(found, RELAY_TYPES)}
+    async with raw_upstream(reject_key) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+        client = await open_raw(relay.app.public_port, PATH)
+        await client.close()
+        await wait_until_idle(relay, upstream)
+        assert 424 == client.answer.status
+        assert relay.app.connector.breaker.is_open
+        await eventually(lambda: not kept_requests(earlier))
+
+
+def kept_requests(earlier: set[int]) -> list[object]:
+    """Requests and connections that are not freed, except for earlier ones."""
+    gc.collect()
+    return [found for found in gc.get_objects() if isinstance(found, RELAY_TYPES) and id(found) not in earlier]
