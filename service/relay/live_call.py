@@ -33,8 +33,6 @@ from service.wire.turns import feed_some
 SETTLE_SECONDS: Final = 15.0
 """How long a session waits for `session.closed` after `session.close`. The provider's documents name the same time."""
 SESSION_CLOSE: Final = b'{"type":"session.close"}'
-
-
 CLOSED_SECONDS: Final = 2.0
 """How long the provider may keep the socket open after `session.closed`, before the relay closes it."""
 

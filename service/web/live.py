@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -68,10 +68,11 @@ class LiveSessions:
         self, client: Leg, connected: UpstreamConnection, attempt: ConnectionAttempt, new_session: NewSession
     ) -> asyncio.Task[str]:
         """Run a session in a task of its own; returns the task, whose result is the reason of the end."""
-        tracked = self._dials.track()
-        tracked.__enter__()  # before the caller's own dial ends: a drain must not overlook the session between both
+        tracked = ExitStack()
+        # Before the caller's own dial ends: a drain must not overlook the session between both.
+        tracked.enter_context(self._dials.track())
         task = asyncio.get_running_loop().create_task(
-            self._run(client, connected, attempt, new_session, lambda: tracked.__exit__(None, None, None)),
+            self._run(client, connected, attempt, new_session, tracked),
             name=f"live {attempt.session_id}",
         )
         self._tasks.add(task)
@@ -84,7 +85,7 @@ class LiveSessions:
         connected: UpstreamConnection,
         attempt: ConnectionAttempt,
         new_session: NewSession,
-        on_start_ended: Callable[[], object],
+        tracked: ExitStack,
     ) -> str:
         try:
             try:
@@ -93,7 +94,7 @@ class LiveSessions:
                     return start.reason
                 session = self._drainer.sessions.start(self._session(start, attempt, new_session))
             finally:
-                on_start_ended()
+                tracked.close()
         except BaseException:
             client.abort()
             connected.abort()
