@@ -11,6 +11,7 @@ RUN ["python", "-m", "venv", "--without-pip", "/venv"]
 COPY requirements/runtime.txt /tmp/runtime.txt
 RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--no-compile", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/tmp/runtime.txt"]
 COPY service /app/service
+COPY docs/runbooks /app/service/runbooks
 COPY tools/install_command.py /tmp/install_command.py
 RUN ["/venv/bin/python", "/tmp/install_command.py", "/app"]
 # Unchecked hash-based bytecode: it holds no timestamp, and Python does not compare it with the source, which never changes here.

@@ -1,9 +1,11 @@
 """The composition root: builds every package's objects, starts, drains and stops them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -25,6 +27,9 @@ from service.upstream.key_lint import KeyRefusal
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
 from service.web.connection_limit import ConnectionLimit, internal_connections
+from service.web.console import ConsoleHandler, ConsoleSources
+from service.web.console_files import talk_routes
+from service.web.doctor_process import DoctorProcess
 from service.web.internal import InternalHandler
 from service.web.listener import listen
 from service.web.probes import ProbeHandler
@@ -43,11 +48,17 @@ class App:
     monitor: HealthMonitor  # from `start` on
 
     def __init__(
-        self, settings: Settings, *, intervals: RefreshIntervals | None = None, unread_keys: Sequence[str] = ()
+        self,
+        settings: Settings,
+        *,
+        intervals: RefreshIntervals | None = None,
+        unread_keys: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._unread_keys = unread_keys  # see `startup.report_simulator`
         self._intervals = intervals
+        self._environ = os.environ if environ is None else environ  # of the doctor that the operator's page runs
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
         self.dials = DialsInFlight()
@@ -78,7 +89,7 @@ class App:
         self._build_key_file_watcher(target)
         await self._listen()
         self._supervisor.start("health", self.monitor.run)
-        self._supervisor.start("loop lag", partial(measure_lag, self.metrics.loop_lag))
+        self._supervisor.start("loop lag", partial(measure_lag, self.metrics.observe_lag))
         if self._key_file is not None:
             self._supervisor.start("key file", self._key_file.watch)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
@@ -106,9 +117,10 @@ class App:
 
     async def _listen(self) -> None:
         settings, metrics = self._settings, self.metrics
+        max_sessions = startup.sessions_that_fit(settings.max_sessions)
         metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
         handler = RealtimeHandler(
-            configuration.access_policy(settings, startup.sessions_that_fit(settings.max_sessions)),
+            configuration.access_policy(settings, max_sessions),
             self.connector,
             self.drainer,
             self.dials,
@@ -119,13 +131,15 @@ class App:
             on_live_started=self.monitor.live_started,
         )
         notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
+        console = self._build_console(handler, max_sessions)
+        talk = talk_routes() if settings.console == "on" else []
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
         unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
         self.public_port = await self._listen_on(
             "RELAY_PORT",
             settings.host,
             settings.port,
-            [*handler.routes(), *probes.routes(detailed=False)],
+            [*handler.routes(), *probes.routes(detailed=False), *talk],
             lambda server: ConnectionLimit(
                 server, unserved, self._upstream_sockets, machine.max_client_descriptors(), metrics.turned_away
             ),
@@ -134,9 +148,27 @@ class App:
             "RELAY_INTERNAL_PORT",
             settings.internal_host,
             settings.internal_port,
-            [*InternalHandler(metrics).routes(), *probes.routes(detailed=True)],
+            [*InternalHandler(metrics).routes(), *probes.routes(detailed=True), *console.routes()],
             lambda server: internal_connections(server, UnservedRequests(metrics, handler.addresses), metrics),
+            on_bound=console.access.bound,
         )
+
+    def _build_console(self, handler: RealtimeHandler, max_sessions: int) -> ConsoleHandler:
+        settings, connector = self._settings, self.connector
+        sources = ConsoleSources(
+            self.monitor,
+            self.drainer,
+            self.metrics,
+            self.redactor,
+            DoctorProcess(self._environ, Path.cwd()),
+            max_sessions=max_sessions,
+            max_dials=settings.max_dials,
+            dials=lambda: handler.dial_limit.active,
+            memory=lambda: (machine.memory_used_bytes(), machine.memory_limit_bytes()),
+            is_breaker_open=lambda: connector.breaker.is_open,
+            settings=lambda: configuration.settings_report(settings, connector.dialler.target.key),
+        )
+        return ConsoleHandler(sources, settings.operator_token)
 
     def _upstream_sockets(self) -> int:
         return len(self.sessions) + len(self.dials)
@@ -148,10 +180,14 @@ class App:
         port: int,
         routes: Iterable[web.RouteDef],
         limit: Callable[[web.Server], ConnectionLimit],
+        *,
+        on_bound: Callable[[Sequence[str]], object] = lambda _: None,
     ) -> int:
         try:
             hosts = configuration.allowed_hosts(self._settings)
-            return await listen(self._stack, host, port, routes, connection_limit=limit, allowed_hosts=hosts)
+            return await listen(
+                self._stack, host, port, routes, connection_limit=limit, allowed_hosts=hosts, on_bound=on_bound
+            )
         except OSError as exc:
             raise CannotListen(self.redactor.redact(startup.explain_listen_error(exc, variable, host, port))) from None
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Final, TypedDict
 
 from service.access.policy import AccessPolicy
-from service.realtime.keys import Secret
+from service.realtime.keys import Secret, fingerprint
 from service.relay.drain import DrainTiming
 from service.relay.watchdog import SessionLimits
-from service.settings import Settings
+from service.settings import SETTINGS, Setting, Settings
 from service.settings.declared import FirstEvent
+from service.settings.setting import written
 from service.upstream.target import Label, Target, provider_of
 
 SIMULATED_KEY: Final = "sk-sim-good"
@@ -127,4 +128,35 @@ def secrets(settings: Settings) -> Iterator[Secret]:
     if settings.proxy is not None and settings.proxy.password is not None:
         yield settings.proxy.password
     yield from (token.secret for token in settings.client_tokens)
+    if settings.operator_token is not None:
+        yield settings.operator_token
     yield from settings.misplaced_secrets
+
+
+def settings_report(settings: Settings, key: Secret | None) -> list[dict[str, object]]:
+    """Every setting with its value and where it was read, for the operator; secrets as fingerprints. `key` is that in use."""
+    secrets_in_use = {
+        "OPENAI_API_KEY": [] if key is None else [fingerprint(key.reveal())],
+        "RELAY_CLIENT_TOKENS": [
+            f"{token.name}: {fingerprint(token.secret.reveal())}" for token in settings.client_tokens
+        ],
+    }
+    return [_setting_report(settings, setting, secrets_in_use) for setting in SETTINGS]
+
+
+def _setting_report(settings: Settings, setting: Setting, secrets_in_use: dict[str, list[str]]) -> dict[str, object]:
+    # What holds, also where the default of a setting follows from others.
+    value = getattr(settings, setting.field.removeprefix("configured_"))
+    fingerprints = secrets_in_use.get(setting.name, [])
+    if setting.secret and setting.name not in secrets_in_use and value is not None:
+        fingerprints = [fingerprint(value.reveal())]
+    return {
+        "name": setting.name,
+        "value": None if setting.secret or value is None else written(value),
+        "fingerprints": fingerprints,
+        "default": setting.default,
+        "source": settings.origins.get(setting.name, "default"),
+        "secret": setting.secret,
+        "accepts": setting.accepts,
+        "description": setting.sentence,
+    }

@@ -92,6 +92,13 @@ def max_sessions_by_memory(files: Iterable[Path] = _MEMORY_LIMIT_FILES) -> int |
     return None if limit is None else max(1, (limit - PROCESS_BYTES) // SESSION_BYTES)
 
 
+def memory_used_bytes() -> int | None:
+    """Return the resident memory of this process; None where the kernel does not report it."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return None
+
+
 def memory_limit_bytes(files: Iterable[Path] = _MEMORY_LIMIT_FILES) -> int | None:
     """Return the container's memory limit, from the first cgroup file that holds a number; None for no limit."""
     for file in files:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 RESTART_SECONDS: Final = 1.0
 """The pause before a task that has ended is started again."""
@@ -55,13 +55,13 @@ class Supervisor:
             await asyncio.sleep(RESTART_SECONDS)
 
 
-async def measure_lag(lag: Histogram) -> None:
-    """Record how late the event loop runs a timer, in seconds, every LAG_SECONDS until cancelled."""
+async def measure_lag(observe: Callable[[float], object]) -> None:
+    """Pass on how late the event loop runs a timer, in seconds, every LAG_SECONDS until cancelled."""
     while True:
         due = time.perf_counter() + LAG_SECONDS  # not loop.time(): uvloop updates that once per event loop iteration
         await asyncio.sleep(LAG_SECONDS)
         late = max(0.0, time.perf_counter() - due)
-        lag.observe(late)
+        observe(late)
         if late > STALL_SECONDS:
             structlog.get_logger().warning(
                 "process.stalled",

@@ -62,6 +62,8 @@ class LocalConfiguration:
         if settings.proxy is not None and settings.proxy.password is not None:
             yield settings.proxy.password.reveal()
         yield from (token.secret.reveal() for token in settings.client_tokens)
+        if settings.operator_token is not None:
+            yield settings.operator_token.reveal()
 
     # -- files --------------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ class Drainer:
         self._must_settle = False
         self._result = DrainResult()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds until open sessions are closed; None while the relay does not drain."""
+        return max(0.0, self._deadline - asyncio.get_running_loop().time()) if self.is_draining else None
+
     async def drain(self, timing: DrainTiming, signals: DrainSignals) -> DrainResult:
         """Refuse new clients, let sessions finish until the deadline, end the rest; returns once no session is open."""
         log, loop = structlog.get_logger(), asyncio.get_running_loop()

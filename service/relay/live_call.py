@@ -12,10 +12,10 @@ from typing import Final
 from service.failures import Failure
 from service.realtime import live
 from service.realtime.events import Direction
-from service.realtime.live_events import LiveEvent, parse_live_event
+from service.realtime.live_events import RESPONSE_FAILED, BackendResponse, LiveEvent, parse_live_event
 from service.realtime.live_start import InvalidStart, RequestedModels, parse_update
-from service.realtime.live_usage import LiveMeter, SpeechTimer
-from service.realtime.pricing import live_model_label
+from service.realtime.live_usage import Charge, LiveMeter, SpeechTimer
+from service.realtime.pricing import live_cost_usd, live_model_label
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
 from service.relay import ending
@@ -108,7 +108,20 @@ class LiveCall:
         if event.closed_reason is not None and self._closed_reason is None:
             self._closed_reason, self._closed_at = event.closed_reason, time.monotonic()
         if not self._is_sideband:
-            self._metrics.live.count_charge(self._model, self._meter.add(event))
+            charge = self._meter.add(event)
+            self._metrics.live.count_charge(self._model, charge)
+            self._spend(charge)
+
+    def _spend(self, charge: Charge) -> None:
+        spending, active, paused = self._reporter.spending, charge.active_seconds, charge.paused_seconds
+        if active or paused:
+            spending.add(live_cost_usd(self._model, active, paused), seconds=active + paused)
+        ended = charge.backend
+        if ended is None or (
+            ended.usage is None and isinstance(ended, BackendResponse) and ended.event == RESPONSE_FAILED
+        ):
+            return
+        spending.add(None, tokens=ended.usage.total if ended.usage is not None else 0)  # backend models have no price
 
     def _observe_answer(self, seconds: float | None) -> None:
         if seconds is not None:

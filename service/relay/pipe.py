@@ -108,6 +108,15 @@ class Pipe:
         """All frames of the source so far."""
         return self.messages + self.dropped_messages + self.control_frames + self._scanner.fragments
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the source is held now."""
+        return self._held_back_at is not None
+
+    def held_back_so_far(self) -> float:
+        """The seconds of all holds, the current one included."""
+        return self.held_back_seconds + (perf_counter() - self._held_back_at if self._held_back_at is not None else 0.0)
+
     def receive(self, data: bytes) -> None:
         """Forward the next bytes of the source."""
         try:

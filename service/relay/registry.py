@@ -52,6 +52,10 @@ class SessionRegistry:
         lapses = [session.probe_client() for session in self._by_client.get(client, ())]
         return min((seconds for seconds in lapses if seconds is not None), default=None)
 
+    def find(self, session_id: str) -> Session | None:
+        """The open session with this id."""
+        return next((session for session in self if session.info.session_id == session_id), None)
+
     async def wait_empty(self) -> None:
         """Wait until no session is open."""
         await self._empty.wait()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.failures import CATALOGUE
+from service.failures import CATALOGUE, Level
 from service.realtime.events import Api, Direction
 from service.realtime.incidents import ERROR, Incident
 from service.realtime.pricing import model_label
@@ -39,6 +39,23 @@ class SessionInfo:
     api: Api = Api.REALTIME
 
 
+@dataclass(slots=True)
+class Spending:
+    """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher."""
+
+    tokens: int = 0
+    cost_usd: float = 0.0
+    billed_seconds: float = 0.0  # of GPT-Live, which costs by the minute
+    is_priced: bool = True
+
+    def add(self, cost_usd: float | None, *, tokens: int = 0, seconds: float = 0.0) -> None:
+        """Add what an event reports; without a price `cost_usd` is None."""
+        self.tokens += tokens
+        self.billed_seconds += seconds
+        self.cost_usd += cost_usd or 0.0
+        self.is_priced = self.is_priced and cost_usd is not None
+
+
 class SessionReporter:
     """Counts and logs one session. Each ending is counted once and has one canonical log line, `session.ended`.
 
@@ -50,6 +67,7 @@ class SessionReporter:
         self._metrics = telemetry.metrics
         self._log = structlog.get_logger().bind(session_id=info.session_id)
         self._model = model_label(info.model)
+        self.spending = Spending()
         self._error_code: str | None = None
         self._error_position = 0  # how many messages upstream had sent before its last error
         self._incidents: set[Incident] = set()  # of a closed set: it stays small
@@ -77,7 +95,8 @@ class SessionReporter:
         conversations = self._metrics.conversations
         self.incident_seen(event.incident, position)
         if event.response is not None:
-            conversations.count_response(self._model, event.response)
+            cost, usage = conversations.count_response(self._model, event.response), event.response.usage
+            self.spending.add(cost, tokens=usage.total if usage is not None else 0)
         for limit, ratio in event.remaining_ratios:
             conversations.set_remaining_ratio(limit, ratio)
 
@@ -118,6 +137,15 @@ class SessionReporter:
         error_was_last = to_client.messages - self._error_position <= 1
         self._metrics.sessions_ended.labels(info.api, end.reason).inc()
         self._metrics.session_duration.labels(info.api).observe(duration_seconds)
+        if row.level > Level.INFO:
+            self._metrics.recent.failures.session_ended(
+                end.reason,
+                session_id=info.session_id,
+                client=info.client,
+                address=info.address,
+                model=info.model,
+                detail=end.detail,
+            )
         self._log.log(
             row.level,
             "session.ended",

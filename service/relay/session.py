@@ -16,6 +16,7 @@ from service.relay.pipe import Pipe, Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.start_reader import ClientStream
 from service.relay.ticker import TICK_SECONDS
+from service.relay.view import SessionView
 from service.relay.watchdog import (
     PING_ANSWER_SECONDS,
     Probe,
@@ -82,6 +83,7 @@ class Session:
         self._error_event = error_event
         self._drain_event = drain_event  # None for a client that has not asked for it
         self._drains_at: float | None = None  # set while the client has yet to be sent the event
+        self._is_closed = False
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
         self._call = call(self._reporter, self._send_error)
@@ -136,6 +138,7 @@ class Session:
             duration_seconds = self._loop.time() - self._started_at
             self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, self._call.summary())
         finally:
+            self._is_closed = True
             del self._to_upstream, self._to_client  # a reference cycle would wait for the garbage collector
         return end.reason
 
@@ -181,6 +184,15 @@ class Session:
     def _end_if_probe_failed(self, now: float) -> None:
         if self._probe is not None and self._probe.has_failed(now, self._client, self._limits):
             self._end(ending.peer_lost("client"))
+
+    def view(self) -> SessionView | None:
+        """What the session has done so far, read from its pipes; None once both sides are closed."""
+        if self._is_closed:
+            return None
+        now = self._loop.time()
+        ending_as = self._ended.result().reason if self._ended.done() else None
+        times = (now - self._started_at, now - self._active_at)
+        return SessionView(self.info, *times, ending_as, self._to_upstream, self._to_client, self._reporter.spending)
 
     def announce_drain(self, seconds: float) -> None:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""

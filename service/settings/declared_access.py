@@ -15,7 +15,7 @@ from service.settings.setting import setting
 
 Upstream = Literal["openai", "simulator", "auto"]
 Access = Literal["open", "tokens"]
-LiveMode = Literal["on", "off"]
+OnOff = Literal["on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +152,27 @@ class AccessSettings:
         sentence="Proxies whose X-Forwarded-For header is trusted for the client's address in logs and limits.",
     )
 
-    live: LiveMode = setting(
+    live: OnOff = setting(
         "RELAY_LIVE",
-        one_of(LiveMode),
+        one_of(OnOff),
         default="on",
         example="off",
         sentence="Whether the relay serves GPT-Live at /v1/live/sessions.",
+    )
+    configured_console: OnOff | None = setting(
+        "RELAY_CONSOLE",
+        one_of(OnOff),
+        example="on",
+        sentence="Whether the public port serves the talk page at /; by default on with open access on loopback and without "
+        "trusted proxies, else off.",
+    )
+    operator_token: Secret | None = setting(
+        "RELAY_OPERATOR_TOKEN",
+        parse.operator_token,
+        secret=True,
+        example="5b1d0f6e8c3a4972",
+        sentence="Token of the operator's page and of /api on the internal port; if that port is not on loopback, both are "
+        "refused without it.",
     )
 
     @property
@@ -166,3 +181,11 @@ class AccessSettings:
         if self.configured_access is not None:
             return self.configured_access
         return "open" if is_loopback(self.host) else "tokens"
+
+    @property
+    def console(self) -> OnOff:
+        """RELAY_CONSOLE; if that is unset, on where only this machine can connect, without a token."""
+        if self.configured_console is not None:
+            return self.configured_console
+        is_own_machine = self.access == "open" and is_loopback(self.host) and not self.trusted_proxies
+        return "on" if is_own_machine else "off"

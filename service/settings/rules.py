@@ -36,6 +36,13 @@ def _token_access_needs_tokens(settings: Settings) -> Problem | None:
     return Problem("RELAY_CLIENT_TOKENS", "(unset)", accepts, declaration_of("RELAY_CLIENT_TOKENS").example)
 
 
+def _operator_token_is_no_clients(settings: Settings) -> Problem | None:
+    if settings.operator_token not in {token.secret for token in settings.client_tokens}:
+        return None
+    accepts = "a token that RELAY_CLIENT_TOKENS does not list: its client could end every session"
+    return Problem("RELAY_OPERATOR_TOKEN", HIDDEN, accepts, declaration_of("RELAY_OPERATOR_TOKEN").example)
+
+
 def _ports_differ(settings: Settings) -> Problem | None:
     if settings.port != settings.internal_port or settings.port == 0:
         return None
@@ -46,6 +53,7 @@ def _ports_differ(settings: Settings) -> Problem | None:
 _RULES: Final[tuple[tuple[AbstractSet[str], Rule], ...]] = (
     ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_OPEN_ANYWHERE"}, _open_access_needs_consent),
     ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENT_TOKENS"}, _token_access_needs_tokens),
+    ({"RELAY_OPERATOR_TOKEN", "RELAY_CLIENT_TOKENS"}, _operator_token_is_no_clients),
     ({"RELAY_PORT", "RELAY_INTERNAL_PORT"}, _ports_differ),
 )
 

@@ -86,16 +86,20 @@ class ConversationMetrics:
             if model != OTHER:
                 self.cost.labels(model)
 
-    def count_response(self, model: str, result: ResponseResult) -> None:
-        """Count an ended response with its tokens and cost; `model` is one of `MODELS`."""
+    def count_response(self, model: str, result: ResponseResult) -> float | None:
+        """Count an ended response with its tokens and cost; `model` is one of `MODELS`.
+
+        Returns the cost in USD; None if it is unknown.
+        """
         self._responses.labels(result.status).inc()
         if result.interruption is not None:
             self._interruptions.labels(result.interruption).inc()
         usage = result.usage
         if usage is None:
-            if result.status != "failed":  # a failed response costs nothing
-                self.unpriced.inc()
-            return
+            if result.status == "failed":
+                return 0.0  # it costs nothing
+            self.unpriced.inc()
+            return None
         for kind, tokens in zip(_KINDS, (uncached(usage), usage.cached, usage.output), strict=True):
             self._count(model, kind, tokens)
         cost = cost_usd(model, usage)
@@ -103,6 +107,7 @@ class ConversationMetrics:
             self.unpriced.inc()
         else:
             self.cost.labels(model).inc(cost)
+        return cost
 
     def _count(self, model: str, kind: str, tokens: Tokens) -> None:
         for modality in _MODALITIES:

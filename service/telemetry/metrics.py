@@ -7,6 +7,7 @@ Rules of this file:
 * Attempts and failures are counted when they end. Counters that every message increments are in `traffic.py`.
 """
 
+import time
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -19,6 +20,7 @@ from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDA
 from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
+from service.telemetry.recent import Recent
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -54,12 +56,16 @@ _EVENT_TYPES: Final = {
 
 
 class Metrics:
-    """The metrics of one relay, on a registry of their own. `upstream` is the value of the `upstream` label."""
+    """The metrics of one relay, on a registry of their own. `upstream` is the value of the `upstream` label.
+
+    `recent` holds the same events for the operator's page.
+    """
 
     def __init__(self, upstream: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped. `_created` series would double their number and are not used
         self.registry = CollectorRegistry()
         self.upstream = upstream
+        self.recent = Recent(time.monotonic, time.time)
         ProcessCollector(registry=self.registry)
         self._info = Info(f"{PREFIX}_build", "Version of the relay.", registry=self.registry)
         self._info.info({"version": __version__})
@@ -237,6 +243,7 @@ class Metrics:
 
     def count_admission_failure(self, failure: Failure) -> None:
         """Count a request that the relay refuses; the status label is the relay's own answer."""
+        self.recent.outcomes.failed(failure.reason)
         self.admissions.labels(failure.reason).inc()
         self.connection_failures.labels(
             self.upstream, Phase.ACCESS, _relay_status(failure.reason), failure.reason
@@ -244,14 +251,26 @@ class Metrics:
 
     def count_start_refusal(self, failure: Failure) -> None:
         """Count a GPT-Live session that the relay does not start; the status label is the close code of its answer."""
+        self.recent.outcomes.failed(failure.reason)
         status = status_label(None, failure.row.event_close_code)
         self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
 
     def count_dial_failure(self, failure: Failure) -> None:
         """Count a failed dial for a client; the status label is the provider's answer."""
+        self.recent.outcomes.failed(failure.reason)
         self.upstream_connects.labels(self.upstream, failure.reason).inc()
         status = status_label(failure.http_status, failure.close_code)
         self.connection_failures.labels(self.upstream, failure.phase, status, failure.reason).inc()
+
+    def count_connected(self) -> None:
+        """Count a dial that succeeded for a client; one of GPT-Live once its session has started."""
+        self.recent.outcomes.succeeded()
+        self.upstream_connects.labels(self.upstream, "ok").inc()
+
+    def observe_lag(self, seconds: float) -> None:
+        """Record how late the event loop ran a timer."""
+        self.recent.lag.observe(seconds)
+        self.loop_lag.observe(seconds)
 
     def observe_dial(self, seconds: dict[Phase, float]) -> None:
         """Record the duration of the phases that a dial completed, in seconds."""

@@ -44,7 +44,7 @@ class Redactor:
         """Return the text without secrets."""
         return self._known.redact(value)
 
-    def _redact_cached(self, value: str) -> str:
+    def redact_cached(self, value: str) -> str:
         """Redact a value of an event. Most are sentences and names of the relay's own, which repeat."""
         if len(value) > _MAX_CACHED_CHARACTERS:
             return self.redact(value)
@@ -59,7 +59,7 @@ class Redactor:
     def _clean(self, value: Any) -> Any:  # noqa: ANN401 - log events hold anything
         match value:
             case str():
-                return self._redact_cached(value)
+                return self.redact_cached(value)
             case bytes():
                 return self.redact(value.decode("utf-8", "replace"))
             case bool() | int() | float() | None:

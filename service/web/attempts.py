@@ -9,6 +9,7 @@ import structlog
 from service.access.limits import limited_client
 from service.failures import DIAL_FAILURES, Blame, Failure, Phase
 from service.telemetry.metrics import Metrics
+from service.telemetry.recent import Kind
 from service.upstream.dial import DialProgress
 
 
@@ -58,6 +59,7 @@ class AttemptReporter:
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
         if is_counted:
             self._metrics.count_admission_failure(failure)
+            self._keep("refused", failure, attempt)
         self._log_failure("admission.refused", failure, attempt)
 
     def dial_failed(self, failure: Failure, attempt: ConnectionAttempt, progress: DialProgress) -> None:
@@ -66,6 +68,7 @@ class AttemptReporter:
         self._metrics.observe_dial(progress.seconds)
         self._metrics.count_dial_failure(failure)
         self._on_dial_result(failure)
+        self._keep("connect_failed", failure, attempt)
         self._log_failure("upstream.connect_failed", failure, attempt)
 
     def dial_succeeded(self, attempt: ConnectionAttempt, progress: DialProgress, *, awaited_first_event: bool) -> None:
@@ -73,7 +76,7 @@ class AttemptReporter:
         self._metrics.observe_dial(progress.seconds)
         seconds = time.perf_counter() - attempt.started_at
         self._metrics.time_to_first_event.labels(self._metrics.upstream).observe(seconds)
-        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
+        self._metrics.count_connected()
         if awaited_first_event:
             self._on_dial_result(None)
 
@@ -83,13 +86,14 @@ class AttemptReporter:
 
     def live_started(self, start_seconds: float) -> None:
         """Count a GPT-Live session that the provider started."""
-        self._metrics.upstream_connects.labels(self._metrics.upstream, "ok").inc()
+        self._metrics.count_connected()
         self._metrics.live.start_seconds.observe(start_seconds)
         self._on_live_started()
 
     def start_failed(self, failure: Failure, attempt: ConnectionAttempt) -> None:
         """Log and count a GPT-Live session that did not start."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
+        self._keep("connect_failed" if failure.reason in DIAL_FAILURES else "refused", failure, attempt)
         if failure.reason in DIAL_FAILURES:
             self._metrics.count_dial_failure(failure)
             if failure.phase is not Phase.BREAKER:
@@ -106,6 +110,16 @@ class AttemptReporter:
     def failed(self, attempt: ConnectionAttempt) -> None:
         """Log the unexpected exception that is being handled, with its traceback."""
         self._log.exception("request.failed", session_id=attempt.session_id)
+
+    def _keep(self, kind: Kind, failure: Failure, attempt: ConnectionAttempt) -> None:
+        self._metrics.recent.failures.connection_failed(
+            kind,
+            failure,
+            session_id=attempt.session_id,
+            client=attempt.client,
+            address=attempt.address,
+            model=attempt.model,
+        )
 
     def _log_failure(self, event: str, failure: Failure, attempt: ConnectionAttempt) -> None:
         row = failure.row

@@ -29,10 +29,12 @@ async def listen(
     *,
     connection_limit: Callable[[web.Server], ConnectionLimit],
     allowed_hosts: Sequence[str] | None,
+    on_bound: Callable[[Sequence[str]], object] = lambda _: None,
 ) -> int:
     """Serve routes until `stack` is closed; return the port. Raises OSError if the address cannot be listened on.
 
     `connection_limit` makes the protocol factory for aiohttp's server; `allowed_hosts` is described at `HostCheck`.
+    `on_bound` receives the addresses that the listener is bound to, before the first request is handled.
     """
     host_check = HostCheck(allowed_hosts)
     app = web.Application(client_max_size=1024, middlewares=[host_check.middleware()])
@@ -65,7 +67,9 @@ async def listen(
     assert server is not None  # noqa: S101 - set by setup
     listener = await asyncio.get_running_loop().create_server(connection_limit(server), host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
-    host_check.bound(host, [str(bound.getsockname()[0]) for bound in listener.sockets])
+    addresses = [str(bound.getsockname()[0]) for bound in listener.sockets]
+    host_check.bound(host, addresses)
+    on_bound(addresses)
     return int(listener.sockets[0].getsockname()[1])
 
 

@@ -78,7 +78,7 @@ class RealtimeHandler:
         self._admission = AdmissionControl(
             policy, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
         )
-        self._dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
+        self.dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         # Half: whatever one client dials, others can dial as well.
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
@@ -91,7 +91,7 @@ class RealtimeHandler:
         )
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
-        self._metrics.dials_active.set_function(lambda: self._dial_limit.active)
+        self._metrics.dials_active.set_function(lambda: self.dial_limit.active)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the public WebSocket routes."""
@@ -154,7 +154,7 @@ class RealtimeHandler:
                 try:
                     handshake = parse_handshake(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
-                    dial_slot.enter_context(self._dial_limit.acquire())
+                    dial_slot.enter_context(self.dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
                     dial_slot.enter_context(self._dials_in_flight.track())
                 except Failure as failure:

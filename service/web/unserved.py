@@ -31,6 +31,7 @@ WEBSOCKET_PATHS: Final = (
 _SHORT_ALIASES: Final = {"/realtime": "/v1/realtime", "/live/sessions": "/v1/live/sessions"}
 _PROBE_PATHS: Final = ("/healthz", "/livez", "/readyz")
 _INTERNAL_PATHS: Final = frozenset({"/metrics", "/version"})
+_OPERATOR_PATHS: Final = frozenset({"/", "/api/overview"})
 _MAX_PATH: Final = 256  # that is compared with the relay's paths
 _NOT_RELAYED: Final = re.compile(
     r"/(chat|completions|responses|models|audio|embeddings|files|images|assistants|threads|moderations|batches|organization)"
@@ -156,7 +157,7 @@ def method_not_allowed(method: str) -> Failure:
 
 def internal_path_not_found() -> Failure:
     """The failure for a path that the internal port does not serve."""
-    listed = ", ".join(sorted({*_PROBE_PATHS, *_INTERNAL_PATHS}))
+    listed = ", ".join(sorted({*_PROBE_PATHS, *_INTERNAL_PATHS, *_OPERATOR_PATHS}))
     return Failure(
         "path_not_found",
         detail="no path of the internal port",
@@ -174,7 +175,7 @@ def path_not_found(method: str, path: str) -> Failure:
             "Connect a WebSocket to /v1/realtime of the relay.",
         )
     path = _normalize(path)
-    if path in _INTERNAL_PATHS:
+    if path in _INTERNAL_PATHS or f"{path}/".startswith("/api/"):
         return Failure(
             "path_not_found",
             detail="a path of the internal port",

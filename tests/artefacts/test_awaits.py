@@ -86,6 +86,8 @@ EXCEPTIONS: Final = {
         "answer_with_error_event",
         "asyncio.shield(...)",
     ): "of `close_with_events`, which is judged",
+    ("service/web/console.py", "ConsoleHandler._guarded.check_access", "handler(...)"): "a handler of the console",
+    ("service/web/console.py", "ConsoleHandler.doctor", "self._sources.doctor.run()"): "has DOCTOR_SECONDS",
     ("service/web/host_check.py", "HostCheck.middleware.check_host", "handler(...)"): AIOHTTP,
     (
         "service/web/internal.py",

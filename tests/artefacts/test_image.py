@@ -72,6 +72,7 @@ def test_build_context_contains_package_and_lock_only() -> None:
 
     assert {line for line in lines if line.startswith("!")} == {
         "!service",
+        "!docs/runbooks",
         "!requirements/runtime.txt",
         "!tools/install_command.py",
     }

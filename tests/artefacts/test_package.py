@@ -21,6 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "service", source / "service", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs" / "runbooks", source / "docs" / "runbooks")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run(
@@ -33,11 +34,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
-    """The wheel contains the package and nothing else."""
+    """The wheel contains the package, the files of the console, the runbooks, and nothing else."""
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "service" / "console").rglob("*.*") if path.is_file()}
+    runbooks = {f"service/runbooks/{path.name}" for path in (ROOT / "docs" / "runbooks").glob("*.md")}
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
-    assert modules | {"service/py.typed"} == names
+    assert runbooks
+    assert modules | pages | runbooks | {"service/py.typed"} == names
+
+
+def test_installed_wheel_serves_its_runbooks(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """From the package, where there are no documents beside it."""
+    wheel.extractall(tmp_path)
+    program = "from service.web import console_files as c; print(c.RUNBOOKS[0].is_dir(), sorted(c.runbooks()))"
+    shown = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True, timeout=60)
+
+    assert f"True {sorted(path.stem for path in (ROOT / 'docs' / 'runbooks').glob('*.md'))}\n" == shown
 
 
 def test_wheel_installs_command(wheel: zipfile.ZipFile) -> None:

@@ -42,7 +42,7 @@ async def test_blocked_event_loop_shows_in_the_lag(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(supervisor, "STALL_SECONDS", 0.08)
     lag = Histogram("lag", "Lag.", registry=CollectorRegistry())
     with structlog.testing.capture_logs() as logs:
-        measuring = asyncio.ensure_future(measure_lag(lag))
+        measuring = asyncio.ensure_future(measure_lag(lag.observe))
         await asyncio.sleep(0)
         time.sleep(0.1)  # noqa: ASYNC251 - blocking the loop is the case
         await eventually(lambda: lag._sum.get() > 0.05)

@@ -16,6 +16,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 DECLARATIONS: Final = tuple((ROOT / "service/settings").glob("declared*.py"))
 READ_BY_SETTINGS: Final = {
     "configured_access": "by the property `access`",
+    "configured_console": "by the property `console`",
     "environment": "by the reader of .env files",
 }
 """The fields that no other package reads, with the reason."""

@@ -73,6 +73,20 @@ def test_access_is_open_on_loopback_only() -> None:
     assert set(problems(RELAY_PORT="9464")) == {"RELAY_INTERNAL_PORT"}
 
 
+def test_operator_token_is_one_word_and_no_clients() -> None:
+    """The line break at the end of a file is no part of it; no message repeats it."""
+    loaded = load_settings({"RELAY_OPERATOR_TOKEN": f"{TOKEN}\n"}).operator_token
+    assert loaded is not None
+    assert TOKEN == loaded.reveal()
+    for wrong in (f"{TOKEN} {TOKEN}", f"{TOKEN}\xe9"):
+        found = problems(RELAY_OPERATOR_TOKEN=wrong)
+        assert {"RELAY_OPERATOR_TOKEN"} == set(found)
+        assert TOKEN not in str(found)
+    found = problems(RELAY_OPERATOR_TOKEN=TOKEN, RELAY_CLIENT_TOKENS=f"a:other-{TOKEN},b:{TOKEN}")
+    assert {"RELAY_OPERATOR_TOKEN"} == set(found)
+    assert TOKEN not in str(found)
+
+
 def test_client_tokens_are_named_or_numbered() -> None:
     """Equal names or tokens, an empty list, spaces and quotes are refused."""
     tokens = load_settings({"RELAY_CLIENT_TOKENS": f"web:{TOKEN}, other-{TOKEN}"}).client_tokens
@@ -134,6 +148,7 @@ def test_unknown_name_is_a_warning() -> None:
             "OPENAI_KEY": KEY,
             "SSLKEYLOGFILE": "keys.log",
             "RELAY_CLIENT_TOKENS": "short",
+            "RELAY_OPERATOR_TOKEN": "also:short",
         }
     )
 
@@ -142,6 +157,7 @@ def test_unknown_name_is_a_warning() -> None:
         assert "enableServiceLinks" in found[name]
     assert "OPENAI_API_KEY" in found["OPENAI_KEY"]
     assert "shorter than 16" in found["RELAY_CLIENT_TOKENS"]
+    assert "shorter than 16" in found["RELAY_OPERATOR_TOKEN"]
     assert load_settings({"RELAY_PORT": "tcp://10.0.0.1:80"}).port == 8080
 
 

@@ -89,10 +89,11 @@ async def running_relay(
     """Run a relay with a simulator, or OPENAI_BASE_URL, as its upstream. `adjust` changes settings that no variable can."""
     if simulator is not None:
         overrides.setdefault("OPENAI_BASE_URL", simulator.url)
-    settings = load_settings(environment(**overrides))
+    environ = environment(**overrides)
+    settings = load_settings(environ)
     settings = adjust(settings) if adjust is not None else settings
     with structlog.testing.capture_logs() as logs:
-        app = App(settings, intervals=intervals or QUIET_INTERVALS)
+        app = App(settings, intervals=intervals or QUIET_INTERVALS, environ=environ)
         await app.start()
         try:
             yield Relay(app, logs, simulator)

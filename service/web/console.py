@@ -1,0 +1,240 @@
+"""The operator's page and the JSON behind it, which only the internal listener serves. docs/api.md has the shapes."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service.health.monitor import HealthMonitor
+from service.realtime.keys import Secret
+from service.relay.drain import Drainer
+from service.telemetry.metrics import Metrics
+from service.telemetry.recent import MAX_FAILURES
+from service.telemetry.redact import Redactor
+from service.version import __version__
+from service.web import console_report
+from service.web.console_access import HEADERS, ConsoleAccess, ConsoleProblem
+from service.web.console_files import PAGES, Handler, runbooks, static_files
+from service.web.doctor_process import DoctorFailed, DoctorProcess
+
+MAX_LISTED: Final = 200
+"""Sessions of one answer."""
+DEFAULT_LISTED: Final = 50
+MAX_SEARCH_CHARACTERS: Final = 100
+
+_MARKUP: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
+"""A document is ASCII, and holds no markup even for a reader that ignores its type."""
+
+_NO_PAGE: Final = ConsoleProblem(
+    404,
+    "page_not_installed",
+    "This installation has no operator's page.",
+    "Install the relay with its data files, or read /api/overview.",
+)
+_NO_SESSION: Final = ConsoleProblem(
+    404, "session_not_found", "No session with this id is open.", "List the open sessions with /api/sessions."
+)
+_NO_RUNBOOK: Final = ConsoleProblem(
+    404, "runbook_not_found", "There is no runbook with this name.", "Use the name in 'runbook' of /api/catalogue."
+)
+_BUSY: Final = ConsoleProblem(
+    409, "doctor_busy", "The doctor is running already.", "Wait for its result; a run takes 60 seconds at most."
+)
+_TIMEOUT: Final = ConsoleProblem(
+    504,
+    "doctor_timeout",
+    "The doctor did not finish in time.",
+    "Run 'python -m service doctor' where the relay runs, and see at which step it waits.",
+)
+_FAILED: Final = ConsoleProblem(
+    500,
+    "doctor_failed",
+    "The doctor printed no result.",
+    "Run 'python -m service doctor' where the relay runs, and read its output.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSources:
+    """What the console reads. `memory` returns the used bytes and the limit, `dials` the dials in progress.
+
+    `settings` returns the entries of `/api/settings`.
+    """
+
+    monitor: HealthMonitor
+    drainer: Drainer
+    metrics: Metrics
+    redactor: Redactor
+    doctor: DoctorProcess
+    max_sessions: int
+    max_dials: int
+    dials: Callable[[], int]
+    memory: Callable[[], tuple[int | None, int | None]]
+    is_breaker_open: Callable[[], bool]
+    settings: Callable[[], list[dict[str, object]]]
+
+
+class ConsoleHandler:
+    """Handles `/` and `/api` of the internal port; `access` decides on every request first.
+
+    An answer is made from what the relay keeps anyway. Only the doctor takes time: one runs at a time, in its own process.
+    """
+
+    def __init__(self, sources: ConsoleSources, operator_token: Secret | None) -> None:
+        self.access = ConsoleAccess(operator_token)
+        self._sources = sources
+        self._sessions = sources.drainer.sessions
+        self._files = static_files(PAGES / "operator")
+        self._runbooks = runbooks()
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._is_doctor_running = False
+        self._log = structlog.get_logger()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the internal listener."""
+        read, change = partial(self._guarded, changes=False), partial(self._guarded, changes=True)
+        return [
+            web.get("/", read(self.page)),
+            *(web.get(path, read(file.answer)) for path, file in self._files.items() if path != "/"),
+            web.get("/api/overview", read(self.overview)),
+            web.get("/api/sessions", read(self.sessions)),
+            web.delete("/api/sessions/{id}", change(self.end_session)),
+            web.get("/api/failures/recent", read(self.failures)),
+            web.get("/api/catalogue", read(self.catalogue)),
+            web.get("/api/runbooks/{name}", read(self.runbook)),
+            web.get("/api/settings", read(self.settings)),
+            web.post("/api/doctor", change(self.doctor)),
+        ]
+
+    def _guarded(self, handler: Handler, *, changes: bool) -> Handler:
+        async def check_access(request: web.Request) -> web.StreamResponse:
+            refusal = self.access.refusal(request, changes=changes)
+            return refusal if refusal is not None else await handler(request)
+
+        return check_access
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """Respond with the operator's page."""
+        index = self._files.get("/")
+        return _NO_PAGE.response() if index is None else await index.answer(request)
+
+    async def overview(self, _request: web.Request) -> web.Response:
+        """Respond with health, rates, capacity and drain."""
+        sources, recent = self._sources, self._sources.metrics.recent
+        used_bytes, limit_bytes = sources.memory()
+        seconds_left = sources.drainer.seconds_left
+        body = {
+            "service": "realtime-relay",
+            "time": round(time.time(), 3),
+            "version": __version__,
+            "upstream": sources.metrics.upstream,
+            "uptime_seconds": round(self._loop.time() - self._started_at, 1),
+            "health": console_report.health(sources.monitor),
+            "breaker_open": sources.is_breaker_open(),
+            "connections": console_report.outcomes(recent.outcomes),
+            "sessions": {
+                "open": len(self._sessions),
+                "limit": sources.max_sessions,
+                "by_api": console_report.open_sessions(self._sessions),
+            },
+            "dials": {"active": sources.dials(), "limit": sources.max_dials},
+            "memory": {"used_bytes": used_bytes, "limit_bytes": limit_bytes},
+            "event_loop_lag": console_report.lag(recent.lag),
+            "drain": {"draining": seconds_left is not None, "seconds_left": seconds_left and round(seconds_left, 1)},
+            "failures_total": recent.failures.total,
+            "doctor_running": self._is_doctor_running,
+        }
+        return _json(body)
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        """Respond with the newest sessions that match the search."""
+        limit, search = _limit(request, DEFAULT_LISTED, MAX_LISTED), request.query.get("search", "")
+        if limit is None:
+            return _bad_limit(MAX_LISTED)
+        search = search.strip()[:MAX_SEARCH_CHARACTERS]
+        return _json(console_report.session_list(self._sessions, limit, search, self._sources.redactor.redact_cached))
+
+    async def failures(self, request: web.Request) -> web.Response:
+        """Respond with the last failures."""
+        limit = _limit(request, MAX_FAILURES, MAX_FAILURES)
+        if limit is None:
+            return _bad_limit(MAX_FAILURES)
+        recent = self._sources.metrics.recent.failures
+        return _json(console_report.failure_list(recent, limit, self._sources.redactor.redact))
+
+    async def catalogue(self, _request: web.Request) -> web.Response:
+        """Respond with every reason."""
+        return _json(console_report.catalogue())
+
+    async def runbook(self, request: web.Request) -> web.Response:
+        """Respond with a runbook, as Markdown."""
+        text = self._runbooks.get(request.match_info["name"])
+        if text is None:
+            return _NO_RUNBOOK.response()
+        headers = {**HEADERS, "Cache-Control": "no-store", "Content-Type": "text/markdown; charset=utf-8"}
+        return web.Response(body=text, headers=headers)
+
+    async def settings(self, _request: web.Request) -> web.Response:
+        """Respond with every setting, its value and its source; secrets as fingerprints."""
+        return _json({"settings": self._sources.redactor(None, "", {"settings": self._sources.settings()})["settings"]})
+
+    async def end_session(self, request: web.Request) -> web.Response:
+        """End a session. It is closed in the background, one of GPT-Live after its final usage."""
+        session = self._sessions.find(request.match_info["id"])
+        if session is None:
+            return _NO_SESSION.response()
+        session.end("ended_by_operator")
+        self._log.info(
+            "console.session_ended",
+            session_id=session.info.session_id,
+            client=session.info.client,
+            asked_by=request.remote,
+        )
+        view = session.view()
+        ending_as = view.ending_as if view is not None else None
+        return _json({"id": session.info.session_id, "state": "ending", "ending_as": ending_as}, status=202)
+
+    async def doctor(self, request: web.Request) -> web.Response:
+        """Run the doctor, and respond with its steps."""
+        if self._is_doctor_running:
+            return _BUSY.response()
+        self._log.info("console.doctor_started", asked_by=request.remote)
+        self._is_doctor_running = True
+        try:
+            document = await self._sources.doctor.run()
+        except TimeoutError:
+            return _TIMEOUT.response()
+        except (DoctorFailed, OSError):
+            return _FAILED.response()
+        finally:
+            self._is_doctor_running = False
+        return _json(self._sources.redactor(None, "", document))
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    text = json.dumps(body, separators=(",", ":")).translate(_MARKUP)
+    headers = {**HEADERS, "Cache-Control": "no-store"}
+    return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+
+
+def _limit(request: web.Request, default: int, maximum: int) -> int | None:
+    """The value of `limit`; None if it is not between 1 and `maximum`."""
+    text = request.query.get("limit", "")
+    if not text:
+        return default
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))
+    return int(text) if is_number and 1 <= int(text) <= maximum else None
+
+
+def _bad_limit(maximum: int) -> web.Response:
+    problem = ConsoleProblem(
+        400, "limit_invalid", "The parameter limit is not accepted.", f"Send a number from 1 to {maximum}."
+    )
+    return problem.response()

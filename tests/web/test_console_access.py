@@ -1,0 +1,218 @@
+"""Who may use the operator's page and /api: a matrix of bindings, tokens, credentials and paths."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import load_settings
+from service.web import console_files
+from tests.support.console import BASIC, BEARER, OPERATOR, OPERATOR_CANARY, ask
+from tests.support.harness import KEY_CANARY, TOKEN_CANARY, open_raw, simulated_relay
+
+READS = (
+    "/",
+    "/api/overview",
+    "/api/sessions",
+    "/api/failures/recent",
+    "/api/catalogue",
+    "/api/runbooks/key",
+    "/api/settings",
+)
+END = ("DELETE", "/api/sessions/0123456789abcdef")
+DOCTOR = ("POST", "/api/doctor")
+OPEN_PATHS = ("/metrics", "/livez", "/version", "/readyz?verbose", "/healthz?verbose")
+ANYWHERE = {"RELAY_INTERNAL_HOST": "0.0.0.0"}
+TOKEN = {"RELAY_OPERATOR_TOKEN": OPERATOR_CANARY}
+WRONG = [
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": f"Bearer {OPERATOR_CANARY}x"},
+    {"Authorization": f"Bearer {TOKEN_CANARY}"},
+    {"Authorization": f"Bearer {KEY_CANARY}"},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Basic ***"},
+    {"Authorization": "Basic bWU6d3Jvbmc="},
+    {"Authorization": "Bearer \xe9"},
+]
+NONE: list[dict[str, str]] = [{}, {"Authorization": OPERATOR_CANARY}, {"api-key": OPERATOR_CANARY}]
+
+
+@pytest.fixture(autouse=True)
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pages of both consoles, in place of the installed ones."""
+    for name in ("operator", "talk"):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "index.html").write_text(f"<!doctype html><title>{name}</title>", encoding="utf-8")
+        (tmp_path / name / "parts" / f"{name}.js").write_text("export {};\n", encoding="utf-8")
+        (tmp_path / name / f"{name}.css").write_text("body {}\n", encoding="utf-8")
+        for unserved in ("notes.txt", ".hidden.js", "parts/.env"):
+            (tmp_path / name / unserved).write_text("CANARY\n", encoding="utf-8")
+        (tmp_path / name / "api").mkdir()
+        (tmp_path / name / "api" / "overview.js").write_text("export {};\n", encoding="utf-8")
+    monkeypatch.setattr(console_files, "PAGES", tmp_path)
+    monkeypatch.setattr("service.web.console.PAGES", tmp_path)
+    return tmp_path
+
+
+async def test_loopback_reads_need_no_token() -> None:
+    """Also where one is set; metrics, probes and version are as before."""
+    for settings in ({}, TOKEN):
+        async with simulated_relay(None, **settings) as relay:
+            for path in (*READS, *OPEN_PATHS):
+                assert 200 == (await ask(relay.internal_url + path)).status, path
+
+
+async def test_loopback_changes_need_the_header_and_the_token_that_is_set() -> None:
+    """A page of another origin cannot send the header; HTTP Basic, which browsers add by themselves, changes nothing."""
+    for method, path in (END, DOCTOR):
+        async with simulated_relay() as relay:
+            for headers in ({}, {"Relay-Operator": "0"}, {"Relay-Operator": ""}, BEARER):
+                answer = await ask(relay.internal_url + path, method, headers)
+                assert (403, "operator_header_missing") == (answer.status, answer.code)
+        async with simulated_relay(None, **TOKEN) as relay:
+            for headers in (*NONE, BASIC):
+                answer = await ask(relay.internal_url + path, method, OPERATOR | headers)
+                assert (401, "operator_token_missing") == (answer.status, answer.code)
+            for headers in WRONG[:5]:
+                answer = await ask(relay.internal_url + path, method, OPERATOR | headers)
+                assert (401, "operator_token_invalid") == (answer.status, answer.code)
+            answer = await ask(relay.internal_url + path, method, BEARER)
+            assert (403, "operator_header_missing") == (answer.status, answer.code)
+    async with simulated_relay() as relay:
+        assert "session_not_found" == (await ask(relay.internal_url + END[1], END[0], OPERATOR)).code
+
+
+async def test_beyond_loopback_nothing_is_shown_without_a_token_that_is_set() -> None:
+    """As in the image: 403 with the remedy, whatever the request carries. Scrapes and probes go on."""
+    async with simulated_relay(None, **ANYWHERE) as relay:
+        requests = [*(("GET", path) for path in (*READS, "/operator.css", "/parts/operator.js")), END, DOCTOR]
+        for method, path in requests:
+            for headers in (OPERATOR, OPERATOR | BEARER, BASIC):
+                answer = await ask(relay.internal_url + path, method, headers)
+                assert (403, "operator_token_unset") == (answer.status, answer.code), path
+                assert "RELAY_OPERATOR_TOKEN" in answer.json["error"]["remedy"]
+        for path in OPEN_PATHS:
+            assert 200 == (await ask(relay.internal_url + path)).status, path
+
+
+async def test_beyond_loopback_the_token_is_wanted_for_reads() -> None:
+    """As Bearer, or for a browser as the password of HTTP Basic; the page challenges for both, /api for Bearer only."""
+    async with simulated_relay(None, **ANYWHERE | TOKEN) as relay:
+        for path in READS:
+            for headers in NONE:
+                answer = await ask(relay.internal_url + path, "GET", headers)
+                assert (401, "operator_token_missing") == (answer.status, answer.code), path
+                challenges = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
+                assert (["Bearer", "Basic"] if path == "/" else ["Bearer"]) == challenges
+            for headers in WRONG:
+                answer = await ask(relay.internal_url + path, "GET", headers)
+                assert (401, "operator_token_invalid") == (answer.status, answer.code), path
+            for headers in (BEARER, BASIC):
+                assert 200 == (await ask(relay.internal_url + path, "GET", headers)).status, path
+        answer = await ask(relay.internal_url + END[1], END[0], BASIC | OPERATOR)
+        assert (401, "operator_token_missing") == (answer.status, answer.code)
+        answer = await ask(relay.internal_url + END[1], END[0], BEARER | OPERATOR)
+        assert (404, "session_not_found") == (answer.status, answer.code)
+        for path in OPEN_PATHS:
+            assert 200 == (await ask(relay.internal_url + path)).status, path
+        assert OPERATOR_CANARY not in str(relay.logs)
+
+
+async def test_api_does_not_exist_on_the_public_port() -> None:
+    """Whatever is sent, and whether the talk page is served or not."""
+    for console in ("on", "off"):
+        async with simulated_relay(None, RELAY_CONSOLE=console, **TOKEN) as relay:
+            for method, path in (*(("GET", path) for path in READS[1:]), END, DOCTOR):
+                answer = await ask(relay.url + path, method, BEARER | OPERATOR)
+                assert (404, "path_not_found") == (answer.status, answer.code), path
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_on"),
+    [
+        ({}, True),
+        ({"RELAY_HOST": "::1"}, True),
+        ({"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": TOKEN_CANARY}, False),
+        ({"RELAY_TRUSTED_PROXIES": "127.0.0.1"}, False),
+        ({"RELAY_HOST": "0.0.0.0", "RELAY_ACCESS": "open", "RELAY_OPEN_ANYWHERE": "true"}, False),
+        ({"RELAY_HOST": "0.0.0.0", "RELAY_CLIENT_TOKENS": TOKEN_CANARY}, False),
+        ({"RELAY_TRUSTED_PROXIES": "127.0.0.1", "RELAY_CONSOLE": "on"}, True),
+        ({"RELAY_CONSOLE": "off"}, False),
+    ],
+)
+def test_talk_page_is_on_by_default_where_only_this_machine_connects(settings: dict[str, str], is_on: bool) -> None:
+    """With open access on loopback and no trusted proxies."""
+    assert is_on == (load_settings(settings).console == "on")
+
+
+@pytest.mark.parametrize(("console", "status"), [("on", 200), ("off", 404)])
+async def test_public_port_serves_the_talk_page_only_where_it_is_on(console: str, status: int) -> None:
+    """The operator's page is on the internal port in both cases."""
+    async with simulated_relay(None, RELAY_CONSOLE=console) as relay:
+        for path in ("/", "/talk.css", "/parts/talk.js"):
+            answer = await ask(relay.url + path)
+            assert (status, status == 200) == (answer.status, answer.code != "path_not_found"), path
+        assert (await ask(relay.url + "/operator.css")).status == 404
+        assert b"operator" in (await ask(relay.internal_url + "/")).body
+
+
+@pytest.mark.parametrize("port", ["public", "internal"])
+async def test_pages_have_a_strict_policy_and_a_validator(port: str) -> None:
+    """No inline script, no frame, no cookie; a browser asks again with the validator."""
+    async with simulated_relay() as relay:
+        base, name = (relay.url, "talk") if port == "public" else (relay.internal_url, "operator")
+        types = {"/": "text/html", f"/{name}.css": "text/css", f"/parts/{name}.js": "text/javascript"}
+        for path, content_type in types.items():
+            answer = await ask(base + path)
+            assert f"{content_type}; charset=utf-8" == answer.headers["Content-Type"]
+            assert_locked_down(answer.headers)
+            again = await ask(base + path, "GET", {"If-None-Match": answer.headers["ETag"]})
+            assert (304, b"") == (again.status, again.body)
+            assert 200 == (await ask(base + path, "GET", {"If-None-Match": '"other"'})).status
+        for path in ("/notes.txt", "/.hidden.js", "/parts/.env", "/api/overview.js", "/../index.html", "/%2e%2e/x.js"):
+            assert b"CANARY" not in (await ask(base + path)).body
+            assert 404 == (await ask(base + path)).status
+
+
+async def test_every_answer_of_the_console_is_locked_down() -> None:
+    """Refusals and runbooks included; documents are never cached."""
+    async with simulated_relay(None, **ANYWHERE | TOKEN) as relay:
+        for path in (*READS[1:], "/api/runbooks/none", "/api/sessions?limit=x"):
+            for headers in ({}, BEARER):
+                answer = await ask(relay.internal_url + path, "GET", headers)
+                assert_locked_down(answer.headers)
+                assert "no-store" == answer.headers["Cache-Control"]
+
+
+def assert_locked_down(headers: Any) -> None:
+    """No script but the relay's own files, no frame, no sniffed type, no cookie."""
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "DENY" == headers["X-Frame-Options"]
+    assert "nosniff" == headers["X-Content-Type-Options"]
+    assert "Set-Cookie" not in headers
+    assert "Access-Control-Allow-Origin" not in headers
+    assert "Server" not in headers
+
+
+async def test_missing_pages_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay starts, and its documents are served."""
+    monkeypatch.setattr(console_files, "PAGES", tmp_path / "none")
+    monkeypatch.setattr("service.web.console.PAGES", tmp_path / "none")
+    async with simulated_relay() as relay:
+        assert 404 == (await ask(relay.url + "/")).status
+        assert "page_not_installed" == (await ask(relay.internal_url + "/")).code
+        assert 200 == (await ask(relay.internal_url + "/api/overview")).status
+
+
+async def test_foreign_host_is_refused_before_the_token() -> None:
+    """DNS rebinding: a page with its own name reaches nothing, with every header that it can set."""
+    async with simulated_relay() as relay:
+        for method, path in (*(("GET", path) for path in READS), END, DOCTOR):
+            answer = await ask(relay.internal_url + path, method, {"Host": "rebinding.example"} | OPERATOR | BEARER)
+            assert (421, "host_refused") == (answer.status, answer.code), path
+        client = await open_raw(relay.app.public_port)
+        assert 101 == client.answer.status
+        await client.close()
