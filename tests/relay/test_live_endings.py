@@ -44,7 +44,7 @@ async def drain(live: LiveConnection) -> None:
 
 async def operator(live: LiveConnection) -> None:
     """The relay ends the session."""
-    next(iter(live.relay.app.sessions)).end("max_duration")
+    next(iter(live.relay.app.sessions)).end("ended_by_operator")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ async def operator(live: LiveConnection) -> None:
         (fin, "client_lost"),
         (reset, "client_lost"),
         (drain, "relay_draining"),
-        (operator, "max_duration"),
+        (operator, "ended_by_operator"),
     ],
 )
 async def test_end_closes_the_session_upstream_and_reads_its_usage(cause: Cause, reason: str) -> None:

@@ -177,6 +177,7 @@ def test_session_expired_is_recognised_by_close_reason_or_event() -> None:
         (ending.relay_ended("client_too_slow"), "abort", 1001, False),
         (ending.relay_ended("upstream_too_slow"), 1011, "abort", True),
         (ending.relay_ended("relay_draining"), 1001, 1001, True),
+        (ending.relay_ended("ended_by_operator"), 1001, 1001, True),
         (ending.relay_ended("internal_error"), 1011, 1001, True),
     ],
 )
