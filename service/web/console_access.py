@@ -2,9 +2,9 @@
 
 * On loopback everybody on the machine may read. Elsewhere nothing is shown before RELAY_OPERATOR_TOKEN is set and sent.
 * What changes something needs the header `Relay-Operator: 1`, which a page of another origin cannot send without a CORS
-  preflight, and the token as Bearer where one is set.
-* A browser cannot send Bearer with the address of a page. For reading, the token is accepted as the password of HTTP Basic as
-  well, under any user name.
+  preflight, and, where a token is set, that in the header Authorization (RFC 6750).
+* A browser that opens a page can send a password only. For reading, the token is accepted as that, under any user name
+  (RFC 7617).
 """
 
 import base64
