@@ -36,8 +36,8 @@ class LiveMeter:
         self._seconds = 0.0
         self._active_seconds = 0.0
         self._paused_seconds = 0.0
+        self._charged = 0.0
         self._charged_active = 0.0
-        self._charged_paused = 0.0
         self._response_ids: dict[str, None] = {}
         self.usage_ratio: float | None = None
         """The greatest used share of the context window; it decreases after a compaction."""
@@ -53,13 +53,17 @@ class LiveMeter:
             self._active_seconds = max(self._active_seconds, event.usage.active_seconds or 0.0)
             self._paused_seconds = max(self._paused_seconds, event.usage.paused_seconds or 0.0)
             self.is_confirmed = self.is_confirmed or event.closed_reason is not None
+        active, paused = self._new_seconds()
+        return Charge(active, paused, self._new_backend(event))
+
+    def _new_seconds(self) -> tuple[float, float]:
+        """What is to be charged. Seconds that were charged as active, and later are called paused, are not charged twice."""
         active, paused = self.billable_seconds()
-        charge = Charge(
-            max(0.0, active - self._charged_active), max(0.0, paused - self._charged_paused), self._new_backend(event)
-        )
-        self._charged_active = max(self._charged_active, active)
-        self._charged_paused = max(self._charged_paused, paused)
-        return charge
+        new = max(0.0, active + paused - self._charged)
+        new_active = min(new, max(0.0, active - self._charged_active))
+        self._charged = max(self._charged, active + paused)
+        self._charged_active += new_active
+        return new_active, new - new_active
 
     def billable_seconds(self) -> tuple[float, float]:
         """The active and the paused seconds so far. Seconds that no report calls paused are active."""
