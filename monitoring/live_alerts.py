@@ -5,12 +5,11 @@ from typing import Final
 from monitoring.conditions import MIN_FAILURES, share
 from monitoring.promql import CAUSED_BY_CLIENT, DEPLOYMENT, increase, one_of
 from monitoring.rule import Alert
-from service.failures import Phase
 
 LIVE: Final = "live"
 
-FAILED_STARTS: Final = f'phase="{Phase.SESSION_START}", reason!~"{one_of(CAUSED_BY_CLIENT)}"'
-_FAILED: Final = increase("connection_failures_total", "10m", FAILED_STARTS)
+FAILED_STARTS: Final = f'reason!~"{one_of(CAUSED_BY_CLIENT)}"'
+_FAILED: Final = increase("live_start_failures_total", "10m", FAILED_STARTS)
 _STARTED: Final = increase("live_start_seconds_count", "10m")
 
 LIVE_ALERTS: Final = (
@@ -22,11 +21,11 @@ LIVE_ALERTS: Final = (
         operator=">",
         threshold=0.2,
         for_duration="5m",
-        summary="The provider refuses to start sessions of GPT-Live for <job>.",
+        summary="Sessions of GPT-Live of <job> do not start.",
         description=(
             "<percent> of the sessions of GPT-Live that were requested in the last ten minutes did not start. Below 1 % is "
-            "normal. The provider accepts the connection and refuses session.start. Find the reason with the query in the "
-            "runbook."
+            "normal. Dials fail, or the provider accepts the connection and refuses session.start. Find the reason with the "
+            "query in the runbook."
         ),
         rationale=(
             "20 %: access to GPT-Live and its limit on concurrent sessions are apart from the Realtime API, whose sessions "

@@ -26,7 +26,8 @@ QUESTIONS: Final = {
         "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events",
     ),
     "How do sessions of GPT-Live run, and what do they cost?": (
-        "live_start_seconds", "live_speech_to_speech_seconds", "billed_seconds", "live_final_usage", "live_context_ratio",
+        "live_start_seconds", "live_start_failures", "live_speech_to_speech_seconds",
+        "billed_seconds", "live_final_usage", "live_context_ratio",
         "live_backend_responses", "live_backend_tokens", "live_events_refused",
     ),
     "What is the state of the process?": (

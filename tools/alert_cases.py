@@ -45,6 +45,10 @@ def _failures(reason: str, values: str, phase: str = "upgrade", status: str = "5
     return {f'connection_failures_total{{phase="{phase}",status="{status}",reason="{reason}",instance="a"}}': values}
 
 
+def _live_failures(reason: str, values: str) -> dict[str, str]:
+    return {f'live_start_failures_total{{reason="{reason}",instance="a"}}': values}
+
+
 def _connects(values: str) -> dict[str, str]:
     return {'upstream_connects_total{result="ok",instance="a"}': values}
 
@@ -135,7 +139,10 @@ CASES: Final = (
          {'responses_total{status="completed",instance="a"}': "0+4x90",
           'responses_total{status="failed",instance="a"}': "0x29 0+4x20 80x60"}, 38, 58, {}, "44.44%", "23.08%"),
     Case("RelayLiveStartsFailing", "half of the starts fail, and far more sessions of the Realtime API start",
-         _failures("key_forbidden", "0x29 0+2x20 40x60", "session_start", "4000") | _connects("0+1000x120")
+         _live_failures("key_forbidden", "0x29 0+2x20 40x60") | _connects("0+1000x120")
+         | {'live_start_seconds_count{instance="a"}': "0+2x120"}, 40, 56, {}, "50%", "33.33%"),
+    Case("RelayLiveStartsFailing", "half of the dials for GPT-Live fail, the breaker refuses, and clients leave",
+         _live_failures("key_rejected", "0x29 0+2x20 40x60") | _live_failures("client_left", "0+100x120")
          | {'live_start_seconds_count{instance="a"}': "0+2x120"}, 40, 56, {}, "50%", "33.33%"),
     Case("RelayLiveUsageUnconfirmed", "half of the sessions end without final usage",
          {'live_final_usage_total{result="confirmed",instance="a"}': "0+2x180",
@@ -201,7 +208,8 @@ SILENT_CASES: Final[Mapping[str, Mapping[str, str]]] = {
         'health_check_reason{check="handshake",reason="connect_timeout",instance="a"}': "0x29 1 0x60",
     },
     "one client starts GPT-Live with an unknown voice": _connects("0+1x90")
-    | _failures("key_forbidden", "0x29 1x60", "session_start", "none"),
+    | _failures("key_forbidden", "0x29 1x60", "session_start", "none")
+    | _live_failures("key_forbidden", "0x29 1x60"),
     "a scrape fails": {'up{instance="a"}': "1x29 0 1x60", _BUILD_INFO: "1x29 stale 1x60"},
     "nothing fails": _connects("0+60x90") | _failures("upstream_error", "0x90"),
 }

@@ -19,12 +19,10 @@ from monitoring.dashboards.panels import (
     stat_panel,
 )
 from monitoring.live_alerts import FAILED_STARTS
-from service.failures import Phase
 from service.realtime.events import Api
 from service.realtime.pricing import LIVE_PRICES
 
 _IS_LIVE = equals("api", Api.LIVE)
-_AT_START = equals("phase", Phase.SESSION_START)
 _PRICED = f'model=~"{"|".join(LIVE_PRICES)}"'
 
 
@@ -40,14 +38,14 @@ def render(docs_url: str) -> str:
 
 
 def _starts() -> tuple[PanelBuilder, ...]:
-    attempts = f"(sum({rate('connection_failures_total', _AT_START)}) + sum({rate('live_start_seconds_count')}) > 0)"
-    failed = f"sum(increase({series('connection_failures_total', FAILED_STARTS)}[$__range]))"
+    attempts = f"(sum({rate('live_start_failures_total')}) + sum({rate('live_start_seconds_count')}) > 0)"
+    failed = f"sum(increase({series('live_start_failures_total', FAILED_STARTS)}[$__range]))"
     return (
         stat_panel(
             "Failed starts",
             (
-                "Sessions that the provider did not start after session.start in the selected time range, without failures "
-                "that the client caused."
+                "Sessions of admitted clients that did not start in the selected time range, without failures that the "
+                "client caused."
             ),
             "none, or a few per thousand.",
             COUNT,
@@ -68,7 +66,7 @@ def _starts() -> tuple[PanelBuilder, ...]:
             "0; one reason at 100 % is the account: its access to GPT-Live, its credit or its model.",
             RATIO,
             Query(
-                f"{rate_by('reason', 'connection_failures_total', _AT_START)} / ignoring (reason) group_left () {attempts}",
+                f"{rate_by('reason', 'live_start_failures_total')} / ignoring (reason) group_left () {attempts}",
                 "{{reason}}",
             ),
             stacked=True,

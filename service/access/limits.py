@@ -20,16 +20,25 @@ def limited_client(client: str, address: str) -> str:
     return client if client != OPEN_ACCESS_CLIENT else address_block(address)
 
 
-def explain_lapse(refusal: Failure, seconds: float) -> None:
-    """State in a refusal that an older connection may be dead, and when its session is over at the latest."""
-    whole_seconds = math.ceil(seconds)
-    refusal.hint = (
-        f"Retry in {whole_seconds} seconds. An older connection of this client may be dead: its session is closed within "
-        f"{whole_seconds} seconds unless the client answers a ping. If it is alive, close it. Operator: the limit is "
-        "RELAY_MAX_SESSIONS_PER_CLIENT."
-    )
+def explain_lapse(refusal: Failure, seconds: float, *, is_ending: bool) -> None:
+    """State in a refusal that an older session is ending, or that its client may be dead, and when it is over."""
+    whole_seconds = max(1, math.ceil(seconds))
+    if is_ending:
+        cause, detail = (
+            f"An older session of this client is ending: it is over within {whole_seconds} seconds.",
+            ("an older session is ending"),
+        )
+    else:
+        cause, detail = (
+            (
+                "An older connection of this client may be dead: its session is closed within "
+                f"{whole_seconds} seconds unless the client answers a ping. If it is alive, close it."
+            ),
+            "an older connection has not answered a ping",
+        )
+    refusal.hint = f"Retry in {whole_seconds} seconds. {cause} Operator: the limit is RELAY_MAX_SESSIONS_PER_CLIENT."
     refusal.retry_after_seconds = whole_seconds
-    refusal.detail = "an older connection has not answered a ping"
+    refusal.detail = detail
     refusal.evidence = {"lapses_within": f"{whole_seconds} s"}
 
 

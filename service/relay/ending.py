@@ -26,6 +26,11 @@ class CloseInstruction:
     close_received: bool = False  # its own close frame has arrived: answer it, and wait for no other
     unreadable: bool = False  # its bytes can no longer be parsed; its close frame would not be recognised
 
+    @property
+    def is_final(self) -> bool:
+        """Whether no more events of this side can be read."""
+        return self.abort or self.close_received or self.unreadable
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:

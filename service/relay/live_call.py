@@ -102,7 +102,8 @@ class LiveCall:
 
     def _take(self, event: LiveEvent) -> None:
         if event.transcript is not None:
-            self._observe_answer(self._speech.add(event.transcript))
+            if not self._is_sideband:  # each of them hears the same speech
+                self._observe_answer(self._speech.add(event.transcript))
             return  # nothing else is in it
         self._session_id = self._session_id or event.session_id
         if event.closed_reason is not None and self._closed_reason is None:

@@ -9,8 +9,8 @@ once `session.started` has arrived; until then everything that goes wrong is a f
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +21,9 @@ from service.realtime.live_start import InvalidStart, RequestedModels, parse_sta
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
 from service.realtime.scanner_strict import MAX_CLIENT_EVENT_BYTES, StrictScanner
-from service.relay.live_call import settle
+from service.relay.live_call import SETTLE_SECONDS, settle
 from service.relay.start_reader import ByteBudget, StartReader, invalid_start
+from service.relay.watchdog import ClientProber, Lapse, SessionLimits
 from service.upstream.dial import UpstreamConnection
 from service.upstream.first_event import FirstEventReader
 from service.wire.leg import Leg
@@ -33,6 +34,8 @@ _PING_SECONDS: Final = 20.0
 """Load balancers close a connection that is idle for 60 s."""
 _POLL_SECONDS: Final = 0.5
 """A client that is not read is asked at this interval whether it is connected."""
+_CLOSE_SECONDS: Final = 2.0
+"""Upper bound on closing both sides of a session that has not started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +43,18 @@ class StartPolicy:
     """What a start may ask for. `allowed_models` is empty if every model is allowed. `permit` is entered with the model."""
 
     allowed_models: frozenset[str]
-    start_seconds: float
-    max_message_bytes: int
+    limits: SessionLimits
     permit: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     def scanner(self) -> Scanner:
         """A scanner of the client's bytes: with a list of models no event may hide its type."""
         if self.allowed_models:
             return StrictScanner(
-                max_message_bytes=self.max_message_bytes, parsed_types=frozenset({SESSION_START, SESSION_UPDATE})
+                max_message_bytes=self.limits.max_message_bytes, parsed_types=frozenset({SESSION_START, SESSION_UPDATE})
             )
         return Scanner(
             masked=True,
-            max_message_bytes=self.max_message_bytes,
+            max_message_bytes=self.limits.max_message_bytes,
             parsed_types=frozenset({SESSION_START}),
             max_event_bytes=MAX_CLIENT_EVENT_BYTES,
         )
@@ -102,6 +104,9 @@ class LiveStart:
             connected.leg, connected.scanner, phase=Phase.SESSION_START, awaited_type=SESSION_STARTED
         )
         self._is_sent = False
+        self._prober = ClientProber(client)
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._over_by: float | None = None  # after a failure
         self.requested = RequestedModels(None)
         self.start_seconds = 0.0
 
@@ -121,23 +126,56 @@ class LiveStart:
         self._connected.leg.release("first_event")
         self._client.start(self._reader)
         try:
-            message = await self._read_start()
+            async with self._refusal_first():
+                message = await self._read_start()
             self._policy.check(self.requested)
             with self._policy.permit(self.requested.model or ""):
-                await self._send(message)
+                async with self._refusal_first():
+                    await self._send(message)
         except Failure:
             self._reader.answer_close()
             raise
         finally:
+            if self._probe_timer is not None:
+                self._probe_timer.cancel()
             self._reader.give_back()
             for future in (self._reader.start, self._answer.items):
                 if not future.cancel():
                     future.exception()  # retrieved, so that asyncio does not report it
 
+    def probe_client(self) -> Lapse | None:
+        """See `Session.probe_client`. A client that does not answer the ping has left."""
+        loop = asyncio.get_running_loop()
+        now, limits = loop.time(), self._policy.limits
+        if self._over_by is not None:
+            return Lapse(max(0.0, self._over_by - now), is_ending=True)
+        seconds = self._prober.probe(now, limits)
+        if seconds is None:
+            return None
+        if self._probe_timer is None or self._probe_timer.when() <= now:
+            self._probe_timer = loop.call_later(limits.probe_seconds, self._end_if_probe_failed)
+        return Lapse(seconds + (SETTLE_SECONDS if self.may_be_billed else 0.0) + _CLOSE_SECONDS)
+
+    def _end_if_probe_failed(self) -> None:
+        if self._prober.has_failed(asyncio.get_running_loop().time(), self._policy.limits):
+            self._client.abort()
+            self._reader.peer_lost()
+
+    @asynccontextmanager
+    async def _refusal_first(self) -> AsyncIterator[None]:
+        """What a client does between the provider's `error` and its close frame is not why its session does not start."""
+        try:
+            yield
+        except Failure:
+            if self._answer.refusal is None:
+                raise
+            await asyncio.wait((self._answer.items,))
+            raise _at_start(self._answer.items.exception()) from None
+
     async def _read_start(self) -> Message:
         answer, start = self._answer.items, self._reader.start
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._policy.start_seconds
+        deadline = loop.time() + self._policy.limits.live_start_seconds
         while not start.done():
             seconds = min(_PING_SECONDS, deadline - loop.time())
             if seconds <= 0:
@@ -189,10 +227,12 @@ class LiveStart:
 
         `on_event` is called with what the provider still reports.
         """
+        now = asyncio.get_running_loop().time()
+        self._over_by = now + (seconds if self.may_be_billed else 0.0) + _CLOSE_SECONDS
         try:
             with suppress(Exception):
                 if self.may_be_billed:
-                    await settle(self._connected, asyncio.get_running_loop().time() + seconds, on_event)
+                    await settle(self._connected, now + seconds, on_event)
                 await self._connected.close()
         finally:
             self._connected.abort()

@@ -2,9 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from service.relay.session import Session
 from service.relay.ticker import Ticker
+from service.relay.watchdog import Lapse
+
+
+class Probed(Protocol):
+    """A session of a client: open, ending, or about to start."""
+
+    def probe_client(self) -> Lapse | None:
+        """See `Session.probe_client`."""
 
 
 class SessionRegistry:
@@ -21,7 +31,7 @@ class SessionRegistry:
         self._on_start = on_start
         self._on_end = on_end
         self._sessions: dict[asyncio.Task[str], Session] = {}
-        self._by_client: dict[str, set[Session]] = {}
+        self._by_client: dict[str, set[Probed]] = {}
         self._ticker = Ticker()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -44,13 +54,22 @@ class SessionRegistry:
         """Iterate over a snapshot, oldest first: sessions may start and end meanwhile."""
         return iter(tuple(self._sessions.values()))
 
-    def probe_client(self, client: str) -> float | None:
+    @contextmanager
+    def starting(self, client: str, start: Probed) -> Iterator[None]:
+        """Probe the client also where its session is about to start, while the block runs."""
+        self._by_client.setdefault(client, set()).add(start)
+        try:
+            yield
+        finally:
+            self._forget(client, start)
+
+    def probe_client(self, client: str) -> Lapse | None:
         """Ping the client on each of its sessions; see `Session.probe_client`.
 
-        Returns the seconds within which the first session of a dead connection is over; None if all connections are alive.
+        Returns when the first session that is ending, or of a dead connection, is over; None if all connections are alive.
         """
         lapses = [session.probe_client() for session in self._by_client.get(client, ())]
-        return min((seconds for seconds in lapses if seconds is not None), default=None)
+        return min((lapse for lapse in lapses if lapse is not None), default=None)
 
     def find(self, session_id: str) -> Session | None:
         """The open session with this id."""
@@ -63,10 +82,13 @@ class SessionRegistry:
     def _remove(self, task: asyncio.Task[str]) -> None:
         session = self._sessions.pop(task)
         self._ticker.remove(session)
-        of_client = self._by_client[session.info.limited_as]
-        of_client.discard(session)
-        if not of_client:
-            del self._by_client[session.info.limited_as]
+        self._forget(session.info.limited_as, session)
         self._on_end(session, task)
         if not self._sessions:
             self._empty.set()
+
+    def _forget(self, client: str, session: Probed) -> None:
+        of_client = self._by_client[client]
+        of_client.discard(session)
+        if not of_client:
+            del self._by_client[client]

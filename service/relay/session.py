@@ -19,11 +19,11 @@ from service.relay.ticker import TICK_SECONDS
 from service.relay.view import SessionView
 from service.relay.watchdog import (
     PING_ANSWER_SECONDS,
-    Probe,
+    ClientProber,
+    Lapse,
     SessionLimits,
     SessionRates,
     due_ending,
-    seconds_until_lost,
 )
 from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
@@ -91,7 +91,8 @@ class Session:
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
         self._pinged_at = self._started_at
-        self._probe: Probe | None = None  # the last one
+        self._prober = ClientProber(client)
+        self._over_by = 0.0  # once the session is ending
         self._active_at = self._started_at
         self._activity_at_tick = 0
         self._rates = SessionRates(limits, self._started_at)
@@ -166,23 +167,20 @@ class Session:
         self._client.abort()
         self._connected.abort()
 
-    def probe_client(self) -> float | None:
+    def probe_client(self) -> Lapse | None:
         """Ping the client, unless it was pinged so within `probe_seconds`; end the session if it has not answered that ping.
 
-        Returns the seconds within which a session of a dead client is over; None if this client is alive.
+        Returns when a session that is ending, or whose client is dead, is over; None if this client is alive.
         """
         now = self._loop.time()
         self._end_if_probe_failed(now)
         if self._ended.done():
-            is_lost = self._ended.result().client.abort
-            return self.settle_seconds + (LOST_CLIENT_CLOSE_SECONDS if is_lost else CLIENT_CLOSE_SECONDS)
-        if self._probe is None or now - self._probe.sent_at >= self._limits.probe_seconds:
-            self._probe = Probe(self._client.send_probe(), self._client.acknowledged_bytes)
-        seconds = seconds_until_lost(now, self._client, self._probe, self._limits)
-        return None if seconds is None else seconds + LOST_CLIENT_CLOSE_SECONDS
+            return Lapse(max(0.0, self._over_by - now), is_ending=True)
+        seconds = self._prober.probe(now, self._limits)
+        return None if seconds is None else Lapse(seconds + self.settle_seconds + LOST_CLIENT_CLOSE_SECONDS)
 
     def _end_if_probe_failed(self, now: float) -> None:
-        if self._probe is not None and self._probe.has_failed(now, self._client, self._limits):
+        if self._prober.has_failed(now, self._limits):
             self._end(ending.peer_lost("client"))
 
     def view(self) -> SessionView | None:
@@ -202,7 +200,10 @@ class Session:
 
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
-            self._ended.set_result(self._call.ending(end))
+            self._ended.set_result(end := self._call.ending(end))
+            client_seconds = LOST_CLIENT_CLOSE_SECONDS if end.client.abort else CLIENT_CLOSE_SECONDS
+            settle_seconds = 0.0 if end.upstream.is_final else self.settle_seconds
+            self._over_by = self._loop.time() + max(client_seconds, settle_seconds + UPSTREAM_CLOSE_SECONDS)
             # From here on upstream's data is discarded, and its scanner no longer shows what the client has received.
             self._client_at_boundary = self._to_client.at_message_boundary
             for pipe in (self._to_upstream, self._to_client):
@@ -220,8 +221,7 @@ class Session:
         self.client_informed = self.client_informed and is_informed
 
     async def _close_upstream(self, close: CloseInstruction) -> None:
-        is_alive = not (close.abort or close.close_received or close.unreadable)
-        if self.settle_seconds and is_alive and self._to_upstream.at_message_boundary:
+        if self.settle_seconds and not close.is_final and self._to_upstream.at_message_boundary:
             await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
         await self._close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
@@ -302,7 +302,7 @@ class Session:
             leg.credit_stall(seconds, alive_until=now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS))
         self._rates.credit_stall(now, seconds)
         self._active_at = min(now, self._active_at + seconds)
-        self._probe = None  # the answer may have arrived unread
+        self._prober.last = None  # the answer may have arrived unread
         self._pinged_at = now
         self._send_pings()
 

@@ -1,7 +1,7 @@
 """The limits of a session and which of them it has exceeded: too slow, silent, idle, or open too long. Changes nothing."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from service.relay import ending
 from service.relay.ending import Ending, Side
@@ -41,6 +41,13 @@ class SessionLimits:
     live_start_seconds: float = 60.0
 
 
+class Lapse(NamedTuple):
+    """When a client's session is over at the latest: one that is ending, or one whose client may be dead."""
+
+    seconds: float
+    is_ending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A ping sent to a client because another of its connections was refused, and what it had acknowledged by then."""
@@ -75,6 +82,26 @@ def seconds_until_lost(now: float, client: Leg, probe: Probe, limits: SessionLim
     if not client.can_send:  # the ping waits for the end of a frame
         return max(0.0, client.last_alive_at + limits.silent_seconds - now)
     return max(0.0, probe.sent_at + limits.probe_seconds - now)
+
+
+class ClientProber:
+    """Pings a client of which another connection was refused."""
+
+    __slots__ = ("_client", "last")
+
+    def __init__(self, client: Leg) -> None:
+        self._client = client
+        self.last: Probe | None = None
+
+    def has_failed(self, now: float, limits: SessionLimits) -> bool:
+        """Whether the client is lost: it has not answered the last ping."""
+        return self.last is not None and self.last.has_failed(now, self._client, limits)
+
+    def probe(self, now: float, limits: SessionLimits) -> float | None:
+        """Ping, unless it was done within `probe_seconds`; see `seconds_until_lost`."""
+        if self.last is None or now - self.last.sent_at >= limits.probe_seconds:
+            self.last = Probe(self._client.send_probe(), self._client.acknowledged_bytes)
+        return seconds_until_lost(now, self._client, self.last, limits)
 
 
 class RateMeter:

@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from service.failures import DIAL_FAILURES, START_FAILURES
 from service.realtime.live_events import RESPONSE_ENDS, RESPONSE_FAILED, BackendResponse, Decision
 from service.realtime.live_usage import Charge, LiveMeter
 from service.realtime.pricing import LIVE_MODELS, OTHER, live_cost_usd, uncached
@@ -34,6 +35,13 @@ class LiveMetrics:
             f"{prefix}_live_start_seconds",
             "GPT-Live: time from session.start to session.started, for sessions that started.",
             buckets=_START_BUCKETS,
+            registry=registry,
+        )
+        self.start_failures = Counter(
+            f"{prefix}_live_start_failures_total",
+            "GPT-Live: sessions of admitted clients that did not start, by reason: those that the dial or the breaker "
+            "refused, and those that session.start did not start.",
+            ("reason",),
             registry=registry,
         )
         self.speech_to_speech = Histogram(
@@ -87,6 +95,8 @@ class LiveMetrics:
                 self._seconds.labels(model, kind)
             if model != OTHER:
                 self._cost.labels(model)
+        for reason in (*DIAL_FAILURES, *START_FAILURES):  # what the clients cause, alerts and dashboards leave out
+            self.start_failures.labels(reason)
         for reason in _REFUSED_EVENTS:
             self.refused_events.labels(reason)
         for result in _RESULTS:

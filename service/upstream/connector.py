@@ -12,7 +12,7 @@ from typing import Final
 
 from service.failures import Failure
 from service.upstream import hints
-from service.upstream.breaker import BreakerPermit, CircuitBreaker, RetryBudget
+from service.upstream.breaker import CircuitBreaker, RetryBudget
 from service.upstream.circuit import Witness
 from service.upstream.dial import Dialler, DialProgress, UpstreamConnection
 from service.upstream.key_lint import KeyRefusal
@@ -64,23 +64,21 @@ class UpstreamConnector:
         """Dial for `client`, the name under which it is limited, and retry once if the failure is temporary.
 
         Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
-        or from the last attempt. Cancellation aborts the attempt's socket and leaves the breaker as it is. The caller owns
-        the connection that is returned; see `UpstreamConnection`.
+        or from the last attempt. Cancellation aborts the attempt's socket; the breaker remembers a refusal that the provider
+        had begun to send (`DialProgress.refusal`). The caller owns the connection that is returned; see `UpstreamConnection`.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.dialler.timeout_seconds
+        deadline = asyncio.get_running_loop().time() + self.dialler.timeout_seconds
         with self.breaker.permit(self.witness(client, request)) as permit:
             self._retry_budget.record_dial()
             try:
-                connected = await self.dialler.dial(request, progress)
+                connected = await self._dial(request, progress, deadline, may_retry=not permit.is_trial)
             except Failure as failure:
-                pause = random.uniform(*RETRY_PAUSE_SECONDS)  # noqa: S311 - jitter
-                remaining_seconds = deadline - loop.time() - pause
-                # A trial is not retried: all other clients wait for its outcome.
-                if permit.is_trial or remaining_seconds < MIN_RETRY_SECONDS or not self._may_retry(failure):
-                    self.breaker.failed(failure, permit)
-                    raise
-                connected = await self._retry(request, progress, permit, pause, remaining_seconds)
+                self.breaker.failed(failure, permit)
+                raise
+            except asyncio.CancelledError:
+                if progress.refusal is not None:
+                    self.breaker.failed(progress.refusal, permit)
+                raise
         self.breaker.succeeded(permit.witness, proves_key=self.awaits_first_event(request))
         return connected
 
@@ -107,19 +105,18 @@ class UpstreamConnector:
             and self._retry_budget.try_acquire()
         )
 
-    async def _retry(
-        self,
-        request: DialRequest,
-        progress: DialProgress,
-        permit: BreakerPermit,
-        pause: float,
-        timeout_seconds: float,
+    async def _dial(
+        self, request: DialRequest, progress: DialProgress, deadline: float, *, may_retry: bool
     ) -> UpstreamConnection:
+        """Dial once, or twice before `deadline` (loop time). A trial is not retried: all others wait for its outcome."""
+        try:
+            return await self.dialler.dial(request, progress)
+        except Failure as failure:
+            pause = random.uniform(*RETRY_PAUSE_SECONDS)  # noqa: S311 - jitter
+            remaining_seconds = deadline - asyncio.get_running_loop().time() - pause
+            if not may_retry or remaining_seconds < MIN_RETRY_SECONDS or not self._may_retry(failure):
+                raise
         if self._on_retry is not None:
             self._on_retry()
         await asyncio.sleep(pause)
-        try:
-            return await self.dialler.dial(request, progress, timeout_seconds=timeout_seconds)
-        except Failure as failure:
-            self.breaker.failed(failure, permit)
-            raise
+        return await self.dialler.dial(request, progress, timeout_seconds=remaining_seconds)

@@ -54,6 +54,7 @@ class DialProgress:
 
     phase: Phase = Phase.CONNECT
     seconds: dict[Phase, float] = field(default_factory=dict)
+    refusal: Failure | None = None  # that the provider has begun to send, if the dial was cancelled or timed out then
     _since: float = 0.0
 
     def enter(self, phase: Phase) -> None:
@@ -144,12 +145,17 @@ class Dialler:
         `UpstreamConnection`.
         """
         progress = progress or DialProgress()
+        progress.refusal = None  # of an earlier attempt
         target = target or self.target
         progress.enter(Phase.CONNECT)
         try:
             return await self._dial_within(timeout_seconds or self.timeout_seconds, target, request, progress)
         except Failure as failure:
             hints.add_hint(failure, target, request=request)
+            raise
+        except asyncio.CancelledError:
+            if progress.refusal is not None:
+                hints.add_hint(progress.refusal, target, request=request)
             raise
         finally:
             progress.finish()
@@ -161,7 +167,7 @@ class Dialler:
             async with asyncio.timeout(timeout_seconds):
                 return await self._dial(target, request, progress)
         except TimeoutError:
-            raise translate.from_timeout(progress.phase) from None
+            raise progress.refusal or translate.from_timeout(progress.phase) from None
 
     async def _dial(self, target: Target, request: DialRequest, progress: DialProgress) -> UpstreamConnection:
         response = await self._upgrade(target, request, progress)
@@ -182,6 +188,7 @@ class Dialler:
         try:
             connected.items = await reader.items
         except BaseException:
+            progress.refusal = reader.known_failure()
             del (
                 reader
             )  # it refers to the exception, and that to this frame: only the garbage collector would free the cycle
@@ -211,15 +218,17 @@ class Dialler:
         try:
             if problem is not None:
                 raise Failure("bad_reply", Phase.UPGRADE, http_status=101, detail=problem)
-            raise translate.from_status(
+            refusal = partial(
+                translate.from_status,
                 response.status,
                 None,
                 response.headers,
                 is_call=request.names_a_call,
                 is_live=request.api is Api.LIVE,
-                body=await read_body(response),
                 facts=hints.facts_of(target, url.path),
             )
+            progress.refusal = refusal(body=b"")
+            raise refusal(body=await read_body(response))
         finally:
             response.close()
 

@@ -69,10 +69,11 @@ class FirstEventReader:
 
     def peer_lost(self) -> None:
         """Fail the dial: upstream disconnected; called by the leg."""
-        if self._error is not None:
-            self._fail(translate.from_events(self._error, None, "", phase=self._phase))
-        else:
-            self._fail(Failure("dropped_early", self._phase))
+        self._fail(self.known_failure() or Failure("dropped_early", self._phase))
+
+    def known_failure(self) -> Failure | None:
+        """The failure that the `error` event alone decides, if there was one."""
+        return None if self._error is None else translate.from_events(self._error, None, "", phase=self._phase)
 
     def _process(self, item: Item) -> None:
         if isinstance(item, ControlFrame | Violation):

@@ -16,6 +16,7 @@ from service.access.reconnects import ReconnectLimiter
 from service.access.tokens import OPEN_ACCESS_CLIENT, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import host_of, is_loopback
+from service.relay.watchdog import Lapse
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
@@ -49,7 +50,7 @@ class AdmissionControl:
         metrics: Metrics,
         *,
         refusal: Callable[[], Failure | None],
-        probe_client: Callable[[str], float | None],
+        probe_client: Callable[[str], Lapse | None],
     ) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
@@ -94,9 +95,9 @@ class AdmissionControl:
         try:
             slot.enter_context(self._client_session_limit.acquire(client))
         except Failure as refusal:
-            lapse_seconds = self._probe_client(client)
-            if lapse_seconds is not None:
-                explain_lapse(refusal, lapse_seconds)
+            lapse = self._probe_client(client)
+            if lapse is not None:
+                explain_lapse(refusal, lapse.seconds, is_ending=lapse.is_ending)
             raise
 
     def _warn_of_proxy(self, request: web.Request, attempt: ConnectionAttempt) -> None:

@@ -24,6 +24,7 @@ class ConnectionAttempt:
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
+    is_live_start: bool = False
 
     @property
     def limited_as(self) -> str:
@@ -67,6 +68,8 @@ class AttemptReporter:
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
         self._metrics.observe_dial(progress.seconds)
         self._metrics.count_dial_failure(failure)
+        if attempt.is_live_start:
+            self._metrics.live.start_failures.labels(failure.reason).inc()
         self._on_dial_result(failure)
         self._keep("connect_failed", failure, attempt)
         self._log_failure("upstream.connect_failed", failure, attempt)
@@ -93,6 +96,7 @@ class AttemptReporter:
     def start_failed(self, failure: Failure, attempt: ConnectionAttempt) -> None:
         """Log and count a GPT-Live session that did not start."""
         attempt.counts_as_reconnect = failure.row.blame is Blame.CLIENT
+        self._metrics.live.start_failures.labels(failure.reason).inc()
         self._keep("connect_failed" if failure.reason in DIAL_FAILURES else "refused", failure, attempt)
         if failure.reason in DIAL_FAILURES:
             self._metrics.count_dial_failure(failure)

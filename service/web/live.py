@@ -108,13 +108,14 @@ class LiveSessions:
         permit = partial(self._connector.permit_live_start, attempt.limited_as)
         policy = dataclasses.replace(self._policy, permit=permit)
         start = LiveStart(client, connected, policy, self._budget, limited_as=attempt.limited_as)
-        try:
-            await self._dials.run(start.run())
-        except Failure as failure:
-            attempt.model = start.requested.model
-            self._reporter.start_failed(failure, attempt)
-            await asyncio.gather(self._refuse(client, start, failure, attempt), self._abandon(start, failure))
-            return failure
+        with self._drainer.sessions.starting(attempt.limited_as, start):
+            try:
+                await self._dials.run(start.run())
+            except Failure as failure:
+                attempt.model = start.requested.model
+                self._reporter.start_failed(failure, attempt)
+                await asyncio.gather(self._refuse(client, start, failure, attempt), self._abandon(start, failure))
+                return failure
         attempt.model = start.requested.model
         self._reporter.live_started(start.start_seconds)
         return start

@@ -45,8 +45,8 @@ class RealtimeHandler:
     * Ordering: handshake, admission, limit on dials, dial, 101, session. The dial precedes the 101, because no HTTP status
       can be sent after it. A client that gets a 101 has an upstream that has sent its first event, where one is required.
     * Cancellation: aiohttp cancels a handler when its client disconnects. A dial is cancelled with it and counted as
-      `client_left`; an upstream that has just connected is aborted, and logged as `session.abandoned`. The session's task
-      is shielded, because it still has to close upstream.
+      `client_left`, or as the refusal that the provider has begun to send. An upstream that has just connected is aborted,
+      and logged as `session.abandoned`. The session's task is shielded, because it still has to close upstream.
     * Errors: an unexpected exception before the 101 is answered with `internal_error` (500). After the 101 it is raised, and
       aiohttp closes the socket. Both are logged as `request.failed`.
     * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
@@ -83,9 +83,7 @@ class RealtimeHandler:
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
-        start_policy = StartPolicy(
-            frozenset(policy.allowed_models), session_limits.live_start_seconds, session_limits.max_message_bytes
-        )
+        start_policy = StartPolicy(frozenset(policy.allowed_models), session_limits)
         self._live = live.LiveSessions(
             connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
         )
@@ -120,7 +118,9 @@ class RealtimeHandler:
 
     async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         """Report an unexpected exception like any other failure; its traceback goes to the log, never to the client."""
-        attempt = ConnectionAttempt(secrets.token_hex(8), self.addresses.read(request))
+        attempt = ConnectionAttempt(
+            secrets.token_hex(8), self.addresses.read(request), is_live_start=endpoint == "live"
+        )
         try:
             return await self._run_session(request, attempt, endpoint)
         except Exception:
@@ -200,7 +200,8 @@ class RealtimeHandler:
                     attempt.counts_as_reconnect = True
             raise
         except asyncio.CancelledError:
-            self._reporter.dial_failed(Failure("client_left", _phase_left_in(progress)), attempt, progress)
+            left = progress.refusal or Failure("client_left", _phase_left_in(progress))
+            self._reporter.dial_failed(left, attempt, progress)
             raise
         if dial_request.endpoint == "live":
             self._reporter.connected_to_live(progress)

@@ -10,12 +10,15 @@ from service.failures import Failure, Phase
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
+from service.relay.live_start import LiveStart
 from service.relay.start_reader import ByteBudget, StartReader
+from service.relay.watchdog import Probe
 from service.web import live as live_pages
 from service.web import refusals
 from service.wire.leg import Leg
+from tests.support.faulty_tcp_proxy import tcp_proxy
 from tests.support.harness import RawClient, eventually, open_raw, within
-from tests.support.live_upstream import PATH, START, STARTED, LiveUpstream, live_connection
+from tests.support.live_upstream import PATH, START, STARTED, LiveUpstream, closed, live_connection
 from tests.support.recording_transport import RecordingTransport
 
 AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
@@ -189,3 +192,84 @@ async def test_pings_before_a_start_take_no_budget() -> None:
     assert not reader.start.done()
     budget.take("a", 5000)
     reader.give_back()
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+async def test_dead_client_of_a_start_gives_way_to_a_reconnect(is_sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is pinged when the reconnect is refused; without an answer it has left, and the refusal says when."""
+    upstream = LiveUpstream(on_start=None)
+    settings = {**ACCESS, "RELAY_MAX_SESSIONS_PER_CLIENT": "1"}
+    async with live_connection(upstream, headers=bearer("b"), **settings) as live:
+        port = live.relay.app.public_port
+        async with tcp_proxy(port) as proxy:
+            ghost = await open_raw(proxy.port, PATH, bearer("a"))
+            if is_sent:
+                ghost.send_event(**START)
+                await eventually(lambda: bool(upstream.received))
+            proxy.stall()
+            refused = await open_raw(port, PATH, bearer("a"))
+            await refused.close()
+            error, seconds = refused.answer.error, refused.answer.headers["Retry-After"]
+            assert (429, "too_many_sessions", "27" if is_sent else "12") == (
+                refused.answer.status,
+                error["code"],
+                seconds,
+            )
+            assert f"within {seconds} seconds unless the client answers a ping" in error["remedy"]
+
+            ((start,),) = [found for name, found in live.relay.app.sessions._by_client.items() if name == "a"]
+            assert isinstance(start, LiveStart)
+            monkeypatch.setattr(Probe, "has_failed", lambda *_: True)
+            start._end_if_probe_failed()
+            await eventually(lambda: "a" not in live.relay.app.sessions._by_client)
+            assert "client_left" in [line["reason"] for line in live.relay.events("upstream.connect_failed")]
+            again = await open_raw(port, PATH, bearer("a"))
+            assert 101 == again.answer.status
+            await again.close()
+            proxy.resume()
+            await ghost.close()
+
+
+async def test_live_client_of_a_start_keeps_its_place() -> None:
+    """It answers the ping."""
+    async with live_connection(
+        LiveUpstream(), **ACCESS, RELAY_MAX_SESSIONS_PER_CLIENT="1", headers=bearer("a")
+    ) as live:
+        port = live.relay.app.public_port
+        await (await open_raw(port, PATH, bearer("a"))).close()
+        assert Opcode.PING is (await live.client.next_item()).opcode
+        live.client.send_frame(Opcode.PONG, b"")
+        ((start,),) = live.relay.app.sessions._by_client.values()
+        assert isinstance(start, LiveStart)
+        await eventually(lambda: start.probe_client() is None)
+        start._end_if_probe_failed()
+        live.client.send_event(**START)
+        assert STARTED == await live.client.next_event()
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_client_at_its_limit_learns_when_its_last_session_is_over(has_started: bool) -> None:
+    """A session whose client has left holds its place until its final usage has arrived."""
+    upstream = LiveUpstream(on_start=dict(STARTED) if has_started else None, on_close=None)
+    settings = {**ACCESS, "RELAY_MAX_SESSIONS_PER_CLIENT": "1"}
+    async with live_connection(upstream, headers=bearer("a"), **settings) as live:
+        live.client.send_event(**START)
+        if has_started:
+            await live.client.next_event()
+        await eventually(lambda: bool(upstream.received))
+        live.client.reset()
+        await eventually(lambda: upstream.types == ["session.start", "session.close"])
+        refused = await open_raw(live.relay.app.public_port, PATH, bearer("a"))
+        await refused.close()
+        seconds = refused.answer.headers["Retry-After"]
+        assert (429, "too_many_sessions") == (refused.answer.status, refused.answer.error["code"])
+        assert 1 <= int(seconds) <= 17
+        assert f"it is over within {seconds} seconds" in refused.answer.error["remedy"]
+        (line,) = [line for line in live.relay.events("admission.refused") if line["reason"] == "too_many_sessions"]
+        assert ("an older session is ending", f"{seconds} s") == (line["detail"], line["lapses_within"])
+
+        upstream.send(closed())
+        await eventually(lambda: not live.relay.app.sessions._by_client)
+        again = await open_raw(live.relay.app.public_port, PATH, bearer("a"))
+        assert 101 == again.answer.status
+        await again.close()

@@ -364,9 +364,15 @@ async def test_attached_client_needs_no_start_and_never_closes_the_session(path:
         await eventually(lambda: upstream.connection is not None)
         upstream.send(STARTED)
         assert STARTED == await live.client.next_event()
+        for side, at in (("input", 0), ("output", 600), ("input", 9_000)):  # measured where the session is
+            upstream.send(
+                {"type": f"session.{side}_transcript.delta", "delta": "x", "start_ms": at, "end_ms": at + 200}
+            )
+            await live.client.next_event()
         live.client.reset()
         await live.ended()
 
+        assert 0 == live.relay.metric("realtime_relay_live_speech_to_speech_seconds_count")
         assert "GET /v1/live/sessions/live_u2_ABC/attach?graceful_close=true HTTP/1.1" == upstream.head.split("\r\n")[0]
         assert [] == upstream.received
         assert 0 == live.relay.metric("realtime_relay_live_final_usage_total", result="unconfirmed")
