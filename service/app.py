@@ -132,7 +132,7 @@ class App:
         )
         notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
         console = self._build_console(handler, max_sessions)
-        talk = talk_routes() if settings.console == "on" else []
+        talk = talk_routes(configuration.talk_page(settings)) if settings.console == "on" else []
         probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
         unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
         self.public_port = await self._listen_on(

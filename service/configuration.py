@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final, TypedDict
 
 from service.access.policy import AccessPolicy
+from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint
 from service.relay.drain import DrainTiming
 from service.relay.watchdog import SessionLimits
@@ -97,6 +98,22 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
         max_reconnects_per_minute=settings.max_reconnects_per_minute,
         draining_event=settings.draining_event,
     )
+
+
+def talk_page(settings: Settings) -> dict[str, object]:
+    """What the talk page asks about the relay: nothing that its caller could not learn by connecting without a token.
+
+    `models` is empty for any model; it is None, as `upstream` and `model`, where a token is needed to learn them.
+    """
+    is_open, models = settings.access == "open", list(settings.allowed_models)
+    return {
+        "service": "realtime-relay",
+        "access": settings.access,
+        "apis": [api for api in Api if api is not Api.LIVE or settings.live == "on"],
+        "upstream": upstream_label(settings) if is_open else None,
+        "model": (models[0] if models and settings.model not in models else settings.model) if is_open else None,
+        "models": models if is_open else None,
+    }
 
 
 def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:

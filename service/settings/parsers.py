@@ -19,7 +19,7 @@ from service.upstream import proxy
 _T = TypeVar("_T")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is also sent as a subprotocol
-_OPERATOR_TOKEN: Final = re.compile(r"[!-~]+")
+_OPERATOR_TOKEN: Final = re.compile(r"[!-~]{16,200}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 _MAX_LABEL: Final = 63
@@ -161,12 +161,12 @@ def client_tokens(text: str) -> tuple[ClientToken, ...]:
     return tuple(tokens)
 
 
-@accepting("a token of printable ASCII characters without spaces")
+@accepting("a token of 16 to 200 printable ASCII characters without spaces")
 def operator_token(text: str) -> Secret:
-    """A token that fits into the header Authorization, without the line break at the end of a file."""
+    """A token that fits into the header Authorization and cannot be guessed, without the line break at the end of a file."""
     token = text.strip()
     if not _OPERATOR_TOKEN.fullmatch(token):
-        raise NotAccepted("it has a character that cannot be sent in a header")
+        raise NotAccepted("it can be guessed, or has a character that cannot be sent in a header")
     return Secret(token)
 
 

@@ -80,7 +80,7 @@ def find_warnings(
             yield SettingWarning(
                 name, "allows null, which every web page can send from a sandboxed frame; keep RELAY_ACCESS=tokens"
             )
-        elif name in {"RELAY_CLIENT_TOKENS", "RELAY_OPERATOR_TOKEN"} and _has_weak_token(layers, name):
+        elif name == "RELAY_CLIENT_TOKENS" and _has_weak_token(layers):
             yield SettingWarning(
                 name, f"holds a token shorter than {_MIN_TOKEN_CHARACTERS} characters, which can be guessed"
             )
@@ -127,8 +127,7 @@ def _holds_key(layers: Layers, name: str) -> bool:
     return is_key or (bool(_KEY_NAME.search(name)) and len(value) > _MIN_KEY_CHARACTERS)
 
 
-def _has_weak_token(layers: Layers, name: str) -> bool:
-    found = layers.find(name)
-    text = found[0] if found is not None else ""
-    entries = [text] if name == "RELAY_OPERATOR_TOKEN" else [entry.rpartition(":")[2] for entry in text.split(",")]
-    return any(len(entry.strip()) < _MIN_TOKEN_CHARACTERS for entry in entries if entry.strip())
+def _has_weak_token(layers: Layers) -> bool:
+    found = layers.find("RELAY_CLIENT_TOKENS")
+    entries = found[0].split(",") if found is not None else []
+    return any(len(entry.rpartition(":")[2].strip()) < _MIN_TOKEN_CHARACTERS for entry in entries if entry.strip())

@@ -197,6 +197,12 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
+        self.operator_refusals = Counter(
+            f"{PREFIX}_operator_requests_refused_total",
+            "Refused requests to the operator's page and API on the internal port, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
         self.task_crashes = Counter(
             f"{PREFIX}_background_task_crashes_total",
             "Background tasks that failed and were restarted. Any value above 0 is a bug in the relay.",

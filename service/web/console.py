@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 
 from service.health.monitor import HealthMonitor
 from service.realtime.keys import Secret
@@ -20,7 +21,7 @@ from service.telemetry.redact import Redactor
 from service.version import __version__
 from service.web import console_report
 from service.web.console_access import HEADERS, ConsoleAccess, ConsoleProblem
-from service.web.console_files import PAGES, Handler, runbooks, static_files
+from service.web.console_files import Handler, Runbooks, page_files
 from service.web.doctor_process import DoctorFailed, DoctorProcess
 
 MAX_LISTED: Final = 200
@@ -40,8 +41,11 @@ _NO_PAGE: Final = ConsoleProblem(
 _NO_SESSION: Final = ConsoleProblem(
     404, "session_not_found", "No session with this id is open.", "List the open sessions with /api/sessions."
 )
-_NO_RUNBOOK: Final = ConsoleProblem(
-    404, "runbook_not_found", "There is no runbook with this name.", "Use the name in 'runbook' of /api/catalogue."
+_NO_PATH: Final = ConsoleProblem(
+    404,
+    "path_not_found",
+    "The operator's API serves nothing at this path.",
+    "Read docs/api.md, or start at /api/overview.",
 )
 _BUSY: Final = ConsoleProblem(
     409, "doctor_busy", "The doctor is running already.", "Wait for its result; a run takes 60 seconds at most."
@@ -87,11 +91,11 @@ class ConsoleHandler:
     """
 
     def __init__(self, sources: ConsoleSources, operator_token: Secret | None) -> None:
-        self.access = ConsoleAccess(operator_token)
+        self.access = ConsoleAccess(operator_token, sources.metrics.operator_refusals)
         self._sources = sources
         self._sessions = sources.drainer.sessions
-        self._files = static_files(PAGES / "operator")
-        self._runbooks = runbooks()
+        self._files = page_files("operator")
+        self._runbooks = Runbooks()
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._is_doctor_running = False
@@ -100,18 +104,24 @@ class ConsoleHandler:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
         read, change = partial(self._guarded, changes=False), partial(self._guarded, changes=True)
-        return [
-            web.get("/", read(self.page)),
-            *(web.get(path, read(file.answer)) for path, file in self._files.items() if path != "/"),
-            web.get("/api/overview", read(self.overview)),
-            web.get("/api/sessions", read(self.sessions)),
+        reads = {
+            "/": self.page,
+            **{path: file.answer for path, file in self._files.items() if path != "/"},
+            "/api/overview": self.overview,
+            "/api/sessions": self.sessions,
+            "/api/failures/recent": self.failures,
+            "/api/catalogue": self.catalogue,
+            "/api/runbooks/{name}": self._runbooks.answer,
+            "/api/settings": self.settings,
+        }
+        routes = [
+            *(web.get(path, read(handler)) for path, handler in reads.items()),
             web.delete("/api/sessions/{id}", change(self.end_session)),
-            web.get("/api/failures/recent", read(self.failures)),
-            web.get("/api/catalogue", read(self.catalogue)),
-            web.get("/api/runbooks/{name}", read(self.runbook)),
-            web.get("/api/settings", read(self.settings)),
             web.post("/api/doctor", change(self.doctor)),
         ]
+        # What else is requested is refused behind the access, too, and in the form of the API.
+        wrong = [web.route("*", route.path, read(_wrong_method(route.method))) for route in routes]
+        return [*routes, *wrong, *(web.route("*", path, read(_no_path)) for path in ("/api", "/api/{path:.*}"))]
 
     def _guarded(self, handler: Handler, *, changes: bool) -> Handler:
         async def check_access(request: web.Request) -> web.StreamResponse:
@@ -123,7 +133,7 @@ class ConsoleHandler:
     async def page(self, request: web.Request) -> web.StreamResponse:
         """Respond with the operator's page."""
         index = self._files.get("/")
-        return _NO_PAGE.response() if index is None else await index.answer(request)
+        return _NO_PAGE.response() if index is None else index.response(request)
 
     async def overview(self, _request: web.Request) -> web.Response:
         """Respond with health, rates, capacity and drain."""
@@ -173,14 +183,6 @@ class ConsoleHandler:
         """Respond with every reason."""
         return _json(console_report.catalogue())
 
-    async def runbook(self, request: web.Request) -> web.Response:
-        """Respond with a runbook, as Markdown."""
-        text = self._runbooks.get(request.match_info["name"])
-        if text is None:
-            return _NO_RUNBOOK.response()
-        headers = {**HEADERS, "Cache-Control": "no-store", "Content-Type": "text/markdown; charset=utf-8"}
-        return web.Response(body=text, headers=headers)
-
     async def settings(self, _request: web.Request) -> web.Response:
         """Respond with every setting, its value and its source; secrets as fingerprints."""
         return _json({"settings": self._sources.redactor(None, "", {"settings": self._sources.settings()})["settings"]})
@@ -191,14 +193,15 @@ class ConsoleHandler:
         if session is None:
             return _NO_SESSION.response()
         session.end("ended_by_operator")
+        view = session.view()
+        ending_as = view.ending_as if view is not None else None
         self._log.info(
             "console.session_ended",
             session_id=session.info.session_id,
             client=session.info.client,
+            ending_as=ending_as,
             asked_by=request.remote,
         )
-        view = session.view()
-        ending_as = view.ending_as if view is not None else None
         return _json({"id": session.info.session_id, "state": "ending", "ending_as": ending_as}, status=202)
 
     async def doctor(self, request: web.Request) -> web.Response:
@@ -216,6 +219,22 @@ class ConsoleHandler:
         finally:
             self._is_doctor_running = False
         return _json(self._sources.redactor(None, "", document))
+
+
+def _wrong_method(allowed: str) -> Handler:
+    methods = "GET, HEAD" if allowed == "GET" else allowed
+    problem = ConsoleProblem(
+        405, "method_not_allowed", "This path does not accept the method of the request.", f"Send {methods}."
+    )
+
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        return problem.response(CIMultiDict(Allow=methods))
+
+    return refuse
+
+
+async def _no_path(_request: web.Request) -> web.StreamResponse:
+    return _NO_PATH.response()
 
 
 def _json(body: object, status: int = 200) -> web.Response:

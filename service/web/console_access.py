@@ -15,17 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from aiohttp import web
 from multidict import CIMultiDict
+from prometheus_client import Counter
 
 from service.access.hosts import all_on_loopback
 from service.realtime.keys import Secret
+from service.telemetry.log_limit import LogLimit
 
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; media-src 'self' "
-        "blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=(), display-capture=()",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -34,6 +38,7 @@ HEADERS: Final = {
 }
 """Of every response of a console, refusals included."""
 OPERATOR_HEADER: Final = "Relay-Operator"
+_UNAUTHORIZED: Final = 401
 _REALM: Final = 'realm="realtime-relay operator"'
 
 
@@ -85,11 +90,19 @@ _HEADER_MISSING: Final = ConsoleProblem(
 
 
 class ConsoleAccess:
-    """Decides on each request. Everything is refused until `bound` has been called with the listener's addresses."""
+    """Decides on each request, and counts refusals. Everything is refused until `bound` names the listener's addresses.
 
-    def __init__(self, token: Secret | None) -> None:
+    A wrong token is not slowed down: one of 16 characters or more cannot be guessed, and a limit for each address would
+    lock operators out behind a proxy, or behind an open page with an older token.
+    """
+
+    def __init__(self, token: Secret | None, refused: Counter) -> None:
         self._digest = None if token is None else _digest(token.reveal())
         self._is_on_loopback = False
+        self._refused = refused
+        for problem in (_TOKEN_UNSET, _TOKEN_MISSING, _TOKEN_INVALID, _HEADER_MISSING):
+            refused.labels(problem.code)
+        self._log_limit = LogLimit()
 
     def bound(self, addresses: Sequence[str]) -> None:
         """The internal listener is bound to these addresses."""
@@ -97,24 +110,37 @@ class ConsoleAccess:
 
     def refusal(self, request: web.Request, *, changes: bool) -> web.Response | None:
         """The response to a request that is refused; None for one that is allowed. `changes`: it changes something."""
+        problem = self._problem(request, changes=changes)
+        if problem is None:
+            return None
+        self._refused.labels(problem.code).inc()
+        if problem is _TOKEN_INVALID and (omitted := self._log_limit.omitted_before(problem.code)) is not None:
+            structlog.get_logger().warning(
+                "console.refused",
+                reason=problem.code,
+                message=problem.message,
+                address=request.remote,
+                omitted_lines=omitted,
+            )
+        return problem.response(_challenges(request) if problem.status == _UNAUTHORIZED else None)
+
+    def _problem(self, request: web.Request, *, changes: bool) -> ConsoleProblem | None:
         if self._digest is None and not self._is_on_loopback:
-            return _TOKEN_UNSET.response()
+            return _TOKEN_UNSET
         if self._digest is not None and (changes or not self._is_on_loopback):
             token = _token_of(request, accepts_basic=not changes)
             if token is None or not hmac.compare_digest(_digest(token), self._digest):
-                return _unauthenticated(request, _TOKEN_MISSING if token is None else _TOKEN_INVALID)
+                return _TOKEN_MISSING if token is None else _TOKEN_INVALID
         if changes and request.headers.getall(OPERATOR_HEADER, []) != ["1"]:
-            return _HEADER_MISSING.response()
+            return _HEADER_MISSING
         return None
 
 
-def _unauthenticated(request: web.Request, problem: ConsoleProblem) -> web.Response:
+def _challenges(request: web.Request) -> CIMultiDict[str]:
     challenges = CIMultiDict([("WWW-Authenticate", f"Bearer {_REALM}")])
-    if not request.path.startswith(
-        "/api/"
-    ):  # for the page only: a browser would open a dialogue for each of its requests
+    if not request.path.startswith("/api"):  # a browser would open a dialogue for each request of the page
         challenges.add("WWW-Authenticate", f'Basic {_REALM}, charset="UTF-8"')
-    return problem.response(challenges)
+    return challenges
 
 
 def _token_of(request: web.Request, *, accepts_basic: bool) -> str | None:

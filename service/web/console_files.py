@@ -1,14 +1,15 @@
 """The files of the console: its pages, and the runbooks. Read once, at the start; only what was found then is served."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
-from service.web.console_access import HEADERS
+from service.web.console_access import HEADERS, ConsoleProblem
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = _PACKAGE / "console"
@@ -24,6 +25,7 @@ _TYPES: Final = {
     ".png": "image/png",
     ".wav": "audio/wav",
 }
+_MARKDOWN: Final = "text/markdown; charset=utf-8"
 _TEXTS: Final = frozenset({".html", ".css", ".js", ".json", ".svg"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,8 +39,17 @@ class StaticFile:
     content_type: str
     etag: str
 
+    @classmethod
+    def of(cls, body: bytes, content_type: str) -> "StaticFile":
+        """The file with this content."""
+        return cls(body, content_type, hashlib.sha256(body).hexdigest()[:32])
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Respond with the file, or with 304 to a browser that has it."""
+        """Handle a request."""
+        return self.response(request)
+
+    def response(self, request: web.Request) -> web.Response:
+        """The file, or 304 for a browser that has it."""
         headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": f'"{self.etag}"'}
         if any(tag.value in {self.etag, "*"} for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
@@ -57,16 +68,45 @@ def static_files(folder: Path) -> dict[str, StaticFile]:
         if path.suffix in _TYPES and not is_hidden and path.is_file():
             body = path.read_bytes()
             kind = _TYPES[path.suffix] + ("; charset=utf-8" if path.suffix in _TEXTS else "")
-            files["/" if name == _INDEX else f"/{name}"] = StaticFile(body, kind, hashlib.sha256(body).hexdigest()[:32])
+            files["/" if name == _INDEX else f"/{name}"] = StaticFile.of(body, kind)
     return files
 
 
-def talk_routes() -> list[web.RouteDef]:
-    """The routes of the public talk page. It needs no token: it holds nothing, and what it connects to is protected."""
-    return [web.get(path, file.answer) for path, file in static_files(PAGES / "talk").items()]
+def page_files(name: str) -> dict[str, StaticFile]:
+    """The files of a page, and under `/shared` those of both pages."""
+    shared = static_files(PAGES / "shared").items()
+    return static_files(PAGES / name) | {f"/shared{path}": file for path, file in shared if path != "/"}
 
 
-def runbooks() -> dict[str, bytes]:
+class Runbooks:
     """The runbooks by name, without `.md`; none if they are not installed."""
-    folder = next((folder for folder in RUNBOOKS if folder.is_dir()), None)
-    return {} if folder is None else {path.stem: path.read_bytes() for path in sorted(folder.glob("*.md"))}
+
+    def __init__(self) -> None:
+        folder = next((folder for folder in RUNBOOKS if folder.is_dir()), None)
+        paths = sorted(folder.glob("*.md")) if folder is not None else []
+        self.files = {path.stem: StaticFile.of(path.read_bytes(), _MARKDOWN) for path in paths}
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Respond with the runbook that the path names, as Markdown."""
+        file = self.files.get(request.match_info["name"])
+        return file.response(request) if file is not None else self._not_found()
+
+    def _not_found(self) -> web.Response:
+        remedy = (
+            f"Use one of the names {', '.join(self.files)}." if self.files else "Read docs/runbooks of the sources."
+        )
+        return ConsoleProblem(404, "runbook_not_found", "There is no runbook with this name.", remedy).response()
+
+
+def talk_routes(about: Mapping[str, object]) -> list[web.RouteDef]:
+    """The routes of the public talk page; none if it is not installed. `about` is what its `/console.json` answers.
+
+    They need no token: they hold what is public, and what the page connects to is protected.
+    """
+    files = page_files("talk")
+    if "/" not in files:
+        return []
+    document = StaticFile.of(json.dumps(about).encode(), _TYPES[".json"] + "; charset=utf-8")
+    answers = {path: file.answer for path, file in files.items()}
+    answers |= {"/console.json": document.answer, "/runbooks/{name}": Runbooks().answer}
+    return [web.get(path, answer) for path, answer in answers.items()]

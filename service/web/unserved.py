@@ -144,7 +144,7 @@ def address_has_its_share(maximum: int) -> Failure:
     )
 
 
-def method_not_allowed(method: str) -> Failure:
+def method_not_allowed(method: str, *, is_internal: bool = False) -> Failure:
     """The failure for a path of the relay that is requested with a method other than GET."""
     hints = {
         "OPTIONS": "Open a WebSocket in the page instead of a request by fetch. A WebSocket needs no CORS preflight.",
@@ -152,7 +152,8 @@ def method_not_allowed(method: str) -> Failure:
         "those to the provider.",
     }
     known = method if method in {"CONNECT", "DELETE", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"} else "other"
-    return Failure("method_not_allowed", detail=f"method {known}", hint=hints.get(method))
+    hint = "Send GET: the internal port serves probes, metrics and documents." if is_internal else hints.get(method)
+    return Failure("method_not_allowed", detail=f"method {known}", hint=hint)
 
 
 def internal_path_not_found() -> Failure:

@@ -1,9 +1,7 @@
 """Requests that no route serves: counted, logged and answered with a reason of the catalogue."""
 
 import secrets
-import time
 from contextlib import ExitStack
-from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractMatchInfo
@@ -13,6 +11,7 @@ from multidict import CIMultiDictProxy
 from service.access.forwarded import address_block
 from service.access.limits import RefusalEventLimit
 from service.failures import Failure
+from service.telemetry.log_limit import LogLimit
 from service.telemetry.metrics import Metrics
 from service.web import unserved
 from service.web.attempts import AttemptReporter, ConnectionAttempt
@@ -21,9 +20,6 @@ from service.web.host_check import HostRefused
 from service.web.refusals import answer_with_error_event, http_response
 from service.web.request import asks_for_error_event, parse_handshake
 from service.wire.seam import UPGRADE_RESPONSE
-
-_LOGGED_PER_INTERVAL: Final = 5
-_LOG_INTERVAL_SECONDS: Final = 60.0
 
 
 class UnservedRequests:
@@ -43,8 +39,7 @@ class UnservedRequests:
         self._addresses = addresses
         self._refusal_events = refusal_events
         self._reporter = AttemptReporter(metrics, lambda _failure: None)
-        self._windows: dict[str, tuple[float, int]] = {}  # start of the interval, and lines in it, for each reason
-        self._unlogged: dict[str, int] = {}
+        self._log_limit = LogLimit()
 
     def is_trusted_proxy(self, address: str) -> bool:
         """Whether connections from an address carry the requests of others."""
@@ -71,9 +66,10 @@ class UnservedRequests:
         match_info: AbstractMatchInfo | None = request.match_info if isinstance(request, web.Request) else None
         if match_info is None or match_info.http_exception is None:
             return None
-        if isinstance(refusal, web.HTTPMethodNotAllowed):
-            return unserved.method_not_allowed(request.method)
-        if self._refusal_events is None:
+        is_internal, is_method = self._refusal_events is None, isinstance(refusal, web.HTTPMethodNotAllowed)
+        if is_method:
+            return unserved.method_not_allowed(request.method, is_internal=is_internal)
+        if is_internal:
             return unserved.internal_path_not_found()
         return unserved.path_not_found(request.method, request.path)
 
@@ -98,24 +94,14 @@ class UnservedRequests:
         is_parsed = isinstance(request.headers, CIMultiDictProxy)
         address = self._addresses.read(request) if is_parsed else request.remote
         attempt = ConnectionAttempt(secrets.token_hex(8), address or "unknown")
-        if self._may_log(failure.reason):
-            omitted = self._unlogged.pop(failure.reason, 0)
+        omitted = self._log_limit.omitted_before(failure.reason)
+        if omitted is not None:
             if omitted:
                 failure.detail = f"{failure.detail}; {omitted} more since the last line"
             self._reporter.refused(failure, attempt, is_counted=self._refusal_events is not None)
-        else:
-            self._unlogged[failure.reason] = self._unlogged.get(failure.reason, 0) + 1
-            if self._refusal_events is not None:
-                self._metrics.count_admission_failure(failure)
+        elif self._refusal_events is not None:
+            self._metrics.count_admission_failure(failure)
         return attempt
-
-    def _may_log(self, reason: str) -> bool:
-        now = time.monotonic()
-        since, lines = self._windows.get(reason, (now, 0))
-        if now - since >= _LOG_INTERVAL_SECONDS:
-            since, lines = now, 0
-        self._windows[reason] = (since, min(lines + 1, _LOGGED_PER_INTERVAL + 1))
-        return lines < _LOGGED_PER_INTERVAL
 
 
 class _Response(web.Response):

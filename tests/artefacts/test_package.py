@@ -47,7 +47,7 @@ def test_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
 def test_installed_wheel_serves_its_runbooks(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """From the package, where there are no documents beside it."""
     wheel.extractall(tmp_path)
-    program = "from service.web import console_files as c; print(c.RUNBOOKS[0].is_dir(), sorted(c.runbooks()))"
+    program = "from service.web import console_files as c; print(c.RUNBOOKS[0].is_dir(), sorted(c.Runbooks().files))"
     shown = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True, timeout=60)
 
     assert f"True {sorted(path.stem for path in (ROOT / 'docs' / 'runbooks').glob('*.md'))}\n" == shown

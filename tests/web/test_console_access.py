@@ -40,6 +40,8 @@ NONE: list[dict[str, str]] = [{}, {"Authorization": OPERATOR_CANARY}, {"api-key"
 @pytest.fixture(autouse=True)
 def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pages of both consoles, in place of the installed ones."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "base.css").write_text("body {}\n", encoding="utf-8")
     for name in ("operator", "talk"):
         (tmp_path / name / "parts").mkdir(parents=True)
         (tmp_path / name / "index.html").write_text(f"<!doctype html><title>{name}</title>", encoding="utf-8")
@@ -50,7 +52,6 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name / "api").mkdir()
         (tmp_path / name / "api" / "overview.js").write_text("export {};\n", encoding="utf-8")
     monkeypatch.setattr(console_files, "PAGES", tmp_path)
-    monkeypatch.setattr("service.web.console.PAGES", tmp_path)
     return tmp_path
 
 
@@ -149,9 +150,11 @@ def test_talk_page_is_on_by_default_where_only_this_machine_connects(settings: d
 async def test_public_port_serves_the_talk_page_only_where_it_is_on(console: str, status: int) -> None:
     """The operator's page is on the internal port in both cases."""
     async with simulated_relay(None, RELAY_CONSOLE=console) as relay:
-        for path in ("/", "/talk.css", "/parts/talk.js"):
+        for path in ("/", "/talk.css", "/parts/talk.js", "/shared/base.css", "/console.json", "/runbooks/key"):
             answer = await ask(relay.url + path)
             assert (status, status == 200) == (answer.status, answer.code != "path_not_found"), path
+            if status == 200:
+                assert_locked_down(answer.headers)
         assert (await ask(relay.url + "/operator.css")).status == 404
         assert b"operator" in (await ask(relay.internal_url + "/")).body
 
@@ -181,15 +184,19 @@ async def test_every_answer_of_the_console_is_locked_down() -> None:
             for headers in ({}, BEARER):
                 answer = await ask(relay.internal_url + path, "GET", headers)
                 assert_locked_down(answer.headers)
-                assert "no-store" == answer.headers["Cache-Control"]
+                is_runbook = path == "/api/runbooks/key" and answer.status == 200
+                assert ("no-cache" if is_runbook else "no-store") == answer.headers["Cache-Control"]
 
 
 def assert_locked_down(headers: Any) -> None:
     """No script but the relay's own files, no frame, no sniffed type, no cookie."""
     policy = headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "frame-ancestors 'none'" in policy
-    assert "unsafe" not in policy
+    directives = {name: sources for name, _, sources in (part.strip().partition(" ") for part in policy.split(";"))}
+    assert {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"} | {
+        f"{kind}-src": "'self'" for kind in ("script", "worker", "style", "img", "media", "connect")
+    } == directives
+    assert headers["Permissions-Policy"].startswith("microphone=(self),")
+    assert "no-referrer" == headers["Referrer-Policy"]
     assert "DENY" == headers["X-Frame-Options"]
     assert "nosniff" == headers["X-Content-Type-Options"]
     assert "Set-Cookie" not in headers
@@ -197,10 +204,94 @@ def assert_locked_down(headers: Any) -> None:
     assert "Server" not in headers
 
 
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        (
+            {},
+            {
+                "access": "open",
+                "apis": ["realtime", "live"],
+                "upstream": "compatible",
+                "model": "gpt-realtime",
+                "models": [],
+            },
+        ),
+        (
+            {"RELAY_LIVE": "off", "RELAY_ALLOWED_MODELS": "a,b"},
+            {"access": "open", "apis": ["realtime"], "upstream": "compatible", "model": "a", "models": ["a", "b"]},
+        ),
+        (
+            {"RELAY_CLIENT_TOKENS": TOKEN_CANARY, "RELAY_ACCESS": "tokens", "RELAY_ALLOWED_MODELS": "secret-model"},
+            {"access": "tokens", "apis": ["realtime", "live"], "upstream": None, "model": None, "models": None},
+        ),
+    ],
+)
+async def test_talk_page_learns_what_a_caller_without_token_can(
+    settings: dict[str, str], shown: dict[str, Any]
+) -> None:
+    """Models and upstream only where no token is needed to learn them; the public port has nothing else of the relay."""
+    async with simulated_relay(None, RELAY_CONSOLE="on", **settings) as relay:
+        answer = await ask(relay.url + "/console.json")
+        assert {"service": "realtime-relay"} | shown == answer.json
+        assert 304 == (await ask(relay.url + "/console.json", "GET", {"If-None-Match": answer.headers["ETag"]})).status
+        for name in ("none", "..%2f..%2fREADME", "key.md", "%00"):
+            assert (404, "runbook_not_found") == ((gone := await ask(f"{relay.url}/runbooks/{name}")).status, gone.code)
+
+
+METHODS = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+ALLOWED = {"/": "GET, HEAD", "/api/overview": "GET, HEAD", "/api/doctor": "POST", "/api/sessions/x": "DELETE"}
+
+
+async def test_other_methods_and_paths_are_refused_behind_the_access() -> None:
+    """Without a token nothing distinguishes them; with it they are named. No preflight of another origin succeeds."""
+    async with simulated_relay(None, **ANYWHERE | TOKEN) as relay:
+        for method in METHODS:
+            for path in (*ALLOWED, "/api", "/api/", "/api/none", "/%61pi/none", "/api/overview/", "/api/sessions/x/y"):
+                answer = await ask(relay.internal_url + path, method, {"Origin": "https://evil.example"})
+                assert 401 == answer.status, (method, path)
+                assert not {name for name in answer.headers if name.startswith("Access-Control")}
+                allowed = ALLOWED.get(path)
+                if allowed is not None and method in allowed.split(", "):
+                    continue
+                answer = await ask(relay.internal_url + path, method, BEARER | OPERATOR)
+                assert (405 if allowed else 404) == answer.status, (method, path)
+                assert allowed == answer.headers.get("Allow")
+                assert not {name for name in answer.headers if name.startswith("Access-Control")}
+        answer = await ask(relay.internal_url + "/metrics", "POST")
+        assert (405, "Send GET: the internal port serves probes, metrics and documents.") == (
+            answer.status,
+            answer.json["error"]["remedy"],
+        )
+
+
+async def test_refused_requests_are_counted_and_guesses_logged_without_the_token() -> None:
+    """By reason; of wrong tokens five lines in a minute name the address."""
+    async with simulated_relay(None, **ANYWHERE | TOKEN) as relay:
+        counter = relay.app.metrics.operator_refusals
+        for number in range(20):
+            guess = {"Authorization": f"Bearer {TOKEN_CANARY}{number}"}
+            assert "operator_token_invalid" == (await ask(relay.internal_url + "/api/sessions", "GET", guess)).code
+        await ask(relay.internal_url + "/api/sessions")
+        await ask(relay.internal_url + END[1], END[0], BEARER)
+        counts = {
+            sample.labels["reason"]: sample.value for [family] in [counter.collect()] for sample in family.samples
+        }
+        assert {
+            "operator_token_unset": 0,
+            "operator_token_missing": 1,
+            "operator_token_invalid": 20,
+            "operator_header_missing": 1,
+        } == counts
+        lines = relay.events("console.refused")
+        assert [("127.0.0.1", "operator_token_invalid")] * 5 == [(line["address"], line["reason"]) for line in lines]
+        assert "CANARY" not in str(relay.logs)
+        assert 200 == (await ask(relay.internal_url + "/api/sessions", "GET", BEARER)).status
+
+
 async def test_missing_pages_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay starts, and its documents are served."""
     monkeypatch.setattr(console_files, "PAGES", tmp_path / "none")
-    monkeypatch.setattr("service.web.console.PAGES", tmp_path / "none")
     async with simulated_relay() as relay:
         assert 404 == (await ask(relay.url + "/")).status
         assert "page_not_installed" == (await ask(relay.internal_url + "/")).code
