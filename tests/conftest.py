@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 
+from aiohttp import web_app
 from hypothesis import HealthCheck, settings
 
 from service import loop
@@ -30,3 +31,8 @@ def pytest_collection_finish() -> None:
     """Tests that look for leaks collect garbage first, without a search of modules and test items, which live to the end."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    """Free the relay and the servers of the test, which aiohttp's cache of handlers keeps: they slow down each collection."""
+    web_app._cached_build_middleware.cache_clear()
