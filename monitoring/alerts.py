@@ -286,6 +286,22 @@ OPERATION_ALERTS: Final = (
         ),
     ),
     Alert(
+        name="RelayStoreFailing",
+        severity="warning",
+        area=OPERATION,
+        query=f'min by ({INSTANCE}) ({metric("store_up")})',
+        operator="<",
+        threshold=1,
+        for_duration="1m",
+        summary="<instance> does not reach the store of RELAY_STORE_URL.",
+        description=(
+            "The store has failed for <instance> of <job> for a minute. With RELAY_STORE_FAILURE=open, limits hold for each "
+            "instance alone and budgets count later; with closed, new sessions are refused. Run 'python -m service doctor' "
+            "where the relay runs: its step store names the cause."
+        ),
+        rationale="one minute: longer than a restart of the server or a failover takes; refused sessions page by themselves",
+    ),
+    Alert(
         name="RelayInternalErrors",
         severity="warning",
         area=OPERATION,

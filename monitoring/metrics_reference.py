@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
-from service.health.checks import CHECKS, LIVE, TURN
+from service.health.checks import CHECKS, LIVE, STORE, TURN
 from service.telemetry.metrics import PREFIX, Metrics
 
 QUESTIONS: Final = {
@@ -29,6 +29,10 @@ QUESTIONS: Final = {
         "live_start_seconds", "live_start_failures", "live_speech_to_speech_seconds",
         "billed_seconds", "live_final_usage", "live_context_ratio",
         "live_backend_responses", "live_backend_tokens", "live_events_refused",
+    ),
+    "Does the store that instances share answer?": (
+        "store_up", "store_calls", "store_call_duration_seconds", "store_journal_records", "store_losses",
+        "store_sessions_over_limit",
     ),
     "What is the state of the process?": (
         "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",
@@ -67,7 +71,7 @@ def render_markdown() -> str:
 
 def _families() -> Iterable[Metric]:
     metrics = Metrics("openai")
-    for check in (*CHECKS, TURN, LIVE):
+    for check in (*CHECKS, TURN, LIVE, STORE):
         metrics.set_check_status(check, "unknown")
         metrics.health_success.labels(check)
     return metrics.registry.collect()

@@ -12,11 +12,14 @@ from aiohttp import web
 from service import configuration, machine, startup
 from service.health.monitor import HealthMonitor
 from service.health.schedule import RefreshIntervals
+from service.health.store_check import StoreCheck
 from service.relay.drain import Drainer, DrainResult
 from service.relay.reporter import SharedTelemetry
 from service.settings import Settings
 from service.signals import Signals
 from service.simulator import Simulator, SimulatorOptions
+from service.store.factory import make_backend
+from service.store.shared import SharedStore
 from service.supervisor import Supervisor, measure_lag
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
@@ -69,6 +72,16 @@ class App:
         self._supervisor = Supervisor(self.metrics.task_crashes)
         self._signals = Signals(settings.drain_seconds, self.sessions.__len__, self._check_key_file)
         self.simulator: Simulator | None = None
+        store = settings.store_url
+        self._store_check = (
+            None if store is None else StoreCheck(self.metrics, is_required=settings.store_failure == "closed")
+        )
+        self.store = SharedStore(
+            make_backend(store),
+            self.metrics.store,
+            mode=settings.store_failure,
+            on_checked=self._store_check.checked if self._store_check is not None else lambda _failure, _seconds: None,
+        )
         self.public_port = 0
         self.internal_port = 0
 
@@ -84,10 +97,14 @@ class App:
 
     async def _start(self) -> None:
         startup.report_settings(self._settings)
+        self._stack.push_async_callback(self.store.close)  # runs last: sessions free their places as they end
         target = await self._choose_target()
         self._build_upstream(target, startup.check_key(target, self._settings))
         self._build_key_file_watcher(target)
+        await self.store.join()
         await self._listen()
+        self._supervisor.start("store", self.store.keep_leases)
+        self._supervisor.start("spending", self.store.keep_sending)
         self._supervisor.start("health", self.monitor.run)
         self._supervisor.start("loop lag", partial(measure_lag, self.metrics.observe_lag))
         if self._key_file is not None:
@@ -112,7 +129,11 @@ class App:
         self.connector = connector = UpstreamConnector(dialler, key_problem, on_retry=on_retry)
         metrics.breaker_open.labels(target.label).set_function(lambda: float(connector.breaker.is_open))
         self.monitor = HealthMonitor(
-            connector, metrics, **configuration.monitor_options(self._settings), intervals=self._intervals
+            connector,
+            metrics,
+            **configuration.monitor_options(self._settings),
+            intervals=self._intervals,
+            store=self._store_check.state if self._store_check is not None else None,
         )
 
     async def _listen(self) -> None:
@@ -129,11 +150,19 @@ class App:
             max_dials=settings.max_dials,
             on_dial_result=self.monitor.dial_finished,
             on_live_started=self.monitor.live_started,
+            store_refusal=self.store.refusal,
         )
         notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
         console = self._build_console(handler, max_sessions)
         talk = talk_routes(configuration.talk_page(settings)) if settings.console == "on" else []
-        probes = ProbeHandler(self.monitor, self.drainer, metrics, self._supervisor.is_alive, notes=notes)
+        probes = ProbeHandler(
+            self.monitor,
+            self.drainer,
+            metrics,
+            self._supervisor.is_alive,
+            notes=notes,
+            store_refusal=self.store.refusal,
+        )
         unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
         self.public_port = await self._listen_on(
             "RELAY_PORT",

@@ -144,6 +144,8 @@ def secrets(settings: Settings) -> Iterator[Secret]:
         yield settings.openai_api_key
     if settings.proxy is not None and settings.proxy.password is not None:
         yield settings.proxy.password
+    if settings.store_url is not None and settings.store_url.password is not None:
+        yield settings.store_url.password
     yield from (token.secret for token in settings.client_tokens)
     if settings.operator_token is not None:
         yield settings.operator_token

@@ -30,7 +30,7 @@ class Program:
 
 
 def program(name: str) -> Program:
-    """A program of /usr/sbin from the package of the same name: installed, or unpacked with the packages that it depends on.
+    """A program from the package of the same name: installed, or unpacked with the packages that it depends on.
 
     Raises PackageUnavailable.
     """
@@ -38,8 +38,8 @@ def program(name: str) -> Program:
     if installed:
         return Program(Path(installed))
     folder = Path(tempfile.gettempdir()) / f"realtime-relay-{name}-with-libraries"
-    path = folder / "usr" / "sbin" / name
-    if not path.exists():
+    path = _find(folder, name)
+    if path is None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             # A simulated installation lists the dependencies that this machine lacks.
@@ -49,8 +49,13 @@ def program(name: str) -> Program:
             raise PackageUnavailable(
                 f"{name} is not installed and cannot be downloaded ({type(exc).__name__})"
             ) from None
+        path = _find(folder, name) or folder
     libraries = {file.parent for file in folder.glob("**/*.so*") if "modules" not in file.parts}
     return Program(path, tuple(sorted(libraries)))
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for place in ("sbin", "bin") if (path := folder / "usr" / place / name).exists()), None)
 
 
 def unpack(package: str, wanted: str, suite: str | None = None) -> Path:

@@ -106,6 +106,11 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "Retry in a few seconds. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS.",
         "Add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS and restart the relay. If the dials are at their "
         "limit, check first whether the provider is slow."),
+    Row("store_unavailable", "relay", Blame.OPERATOR, 503, 1013, Retry.NOW, Level.ERROR,
+        "The store that the relay shares with other instances does not answer.",
+        "Connect again. Operator: run 'python -m service doctor' where the relay runs.",
+        "Run 'python -m service doctor' where the relay runs: its step 'store' names the cause. With "
+        "RELAY_STORE_FAILURE=open the relay accepts sessions without the store; limits hold for each instance alone."),
     Row("relay_draining", "relay", _RELAY, 503, 1001, _LATER, _INFO,
         "This relay instance is shutting down.",
         "Connect again. Another instance, or this one after its restart, accepts the connection.",

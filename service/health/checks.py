@@ -20,6 +20,8 @@ TURN: Final = "turn"
 """The check that requests a response; it exists only if RELAY_HEALTH_TURNS_PER_DAY is above 0."""
 LIVE: Final = "live"
 """The check of the key for GPT-Live; it exists only with RELAY_HEALTH_LIVE."""
+STORE: Final = "store"
+"""The check of the shared store; it exists only if RELAY_STORE_URL names a server."""
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class HealthCheck:
     """One check and its last results. Times are wall clock, for display only; nothing is computed from them."""
 
     name: str
+    component: str = "upstream"
     is_required: bool = True  # whether its failure closes /readyz and fails /healthz
     caveat: str | None = None  # what a pass without evidence from traffic leaves open
     status: Status = "unknown"

@@ -48,6 +48,7 @@ class HealthMonitor:
         turns_per_day: int = 0,
         with_live: bool = False,
         intervals: RefreshIntervals | None = None,
+        store: HealthCheck | None = None,
     ) -> None:
         self._connector = connector
         self._dialler = connector.dialler
@@ -61,6 +62,7 @@ class HealthMonitor:
         self.key, self.handshake = HealthCheck(CHECKS[0]), HealthCheck(CHECKS[1])
         self.turn = HealthCheck(TURN) if turns_per_day else None
         self._live = LiveKeyCheck(self._dialler) if with_live else None
+        self._store = store
         self._response_budget = ResponseCheckBudget(turns_per_day)
         self._first_refresh_done = asyncio.Event()
         self._refresh_requested = asyncio.Event()
@@ -76,7 +78,12 @@ class HealthMonitor:
 
     @property
     def checks(self) -> tuple[HealthCheck, ...]:
-        """The enabled checks, ordered from the key to a complete response, then that of GPT-Live."""
+        """The enabled checks: those of the upstream, then that of the store."""
+        return (*self._upstream_checks, *(() if self._store is None else (self._store,)))
+
+    @property
+    def _upstream_checks(self) -> tuple[HealthCheck, ...]:
+        """From the key to a complete response, then that of GPT-Live."""
         turn = () if self.turn is None else (self.turn,)
         live = () if self._live is None else (self._live.state,)
         return (self.key, self.handshake, *turn, *live)
@@ -119,7 +126,7 @@ class HealthMonitor:
 
     def key_changed(self) -> None:
         """Reset the checks that have a definite failure, since it concerned the previous key, and request a refresh."""
-        for check in self.checks:
+        for check in self._upstream_checks:
             if check.is_definite:
                 check.reset()
         self._publish()
@@ -165,11 +172,11 @@ class HealthMonitor:
 
     async def refresh(self) -> None:
         """Run every check once, publish the results, and log a change of status."""
-        before = [check.status for check in self.checks]
+        before = [check.status for check in self._upstream_checks]
         loop = asyncio.get_running_loop()
         self._schedule.refresh_started(loop.time())
         if self._connector.key_problem is not None:
-            for check in self.checks:
+            for check in self._upstream_checks:
                 check.failed(self._connector.key_problem.failure(), time.time(), None)
         else:
             live = () if self._live is None else (self._live.refresh(),)
@@ -180,7 +187,7 @@ class HealthMonitor:
         self._first_refresh_done.set()
         self._publish()
         self._report_recovered_key()
-        if before != [check.status for check in self.checks]:
+        if before != [check.status for check in self._upstream_checks]:
             self._log_change()
 
     async def _request_model(self) -> Failure | None:
@@ -268,17 +275,17 @@ class HealthMonitor:
         return [] if self._recovery is None else [self._recovery]
 
     def _log_change(self) -> None:
-        failing = next((check for check in self.checks if check.reason is not None), None)
+        failing = next((check for check in self._upstream_checks if check.reason is not None), None)
         good = {"message": "All health checks pass."} if failing is None else {}
         (self._log.info if failing is None else self._log.warning)(
             "health.changed",
             **good,
-            **{check.name: check.status for check in self.checks},
+            **{check.name: check.status for check in self._upstream_checks},
             reason=failing.reason if failing else None,
             output=failing.output() if failing else None,
         )
 
     def _publish(self) -> None:
-        for check in self.checks:
+        for check in self._upstream_checks:
             self._metrics.set_check_status(check.name, check.status, check.reason)
             self._metrics.health_success.labels(check.name).set(check.passed_at or 0)

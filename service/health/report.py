@@ -46,13 +46,13 @@ def detailed_body(
         "releaseId": __version__,
         "serviceId": "realtime-relay",
         "checks": {
-            **{f"upstream:{check.name}": [_entry(check)] for check in checks},
+            **{f"{check.component}:{check.name}": [_entry(check)] for check in checks},
             "relay:sessions": [{"status": "pass", "observedValue": sessions, "observedUnit": "count"}],
         },
     }
     lines = [f"upstream: {upstream}", *notes]
     lines += [
-        f"upstream:{check.name}: {check.caveat}"
+        f"{check.component}:{check.name}: {check.caveat}"
         for check in checks
         if check.caveat and check.status == "pass" and check.source == "active"
     ]

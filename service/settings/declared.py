@@ -18,6 +18,8 @@ from service.settings.declared_access import AccessSettings
 from service.settings.parsers import integer, number, one_of
 from service.settings.setting import Setting, declared_by, setting, written
 from service.settings.warnings import SettingWarning
+from service.store.interface import FailureMode
+from service.store.url import StoreUrl
 from service.upstream.proxy import HttpProxy
 
 FirstEvent = Literal["required", "optional"]
@@ -118,6 +120,26 @@ class Settings(AccessSettings):
         default="3900",
         unit="seconds",
         sentence="Maximum duration of a session; the provider's limit of 60 minutes is below the default and applies first.",
+    )
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    store_url: StoreUrl | None = setting(
+        "RELAY_STORE_URL",
+        parse.store_url,
+        default="memory:",
+        secret=True,
+        example="redis://valkey.example.com:6379/0",
+        sentence="Store of limits, spending and client secrets: memory: in this process, or a Redis or Valkey server that "
+        "all instances share.",
+    )
+    store_failure: FailureMode = setting(
+        "RELAY_STORE_FAILURE",
+        one_of(FailureMode),
+        default="open",
+        example="closed",
+        sentence="What happens while that server fails: with open, limits hold for each instance alone; with closed, new "
+        "sessions are refused.",
     )
 
     # -- drain, health, logs ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from service.access.tokens import OPEN_ACCESS_CLIENT, ClientToken
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME, is_loopback
 from service.settings.envfiles import PROFILE
+from service.store.url import InvalidStoreUrl, StoreUrl, parse_store_url
 from service.upstream import proxy
 
 _T = TypeVar("_T")
@@ -219,6 +220,15 @@ def upstream_proxy(text: str) -> Secret | None:
     except proxy.InvalidProxy as exc:
         raise NotAccepted(exc.cause) from None
     return Secret(value)
+
+
+@accepting("memory:, or a URL redis[s]://[user:password@]host[:port][/database]")
+def store_url(text: str) -> StoreUrl | None:
+    """None for a store in memory, or the server, with a password if the URL has one."""
+    try:
+        return parse_store_url(text)
+    except InvalidStoreUrl as exc:
+        raise NotAccepted(str(exc)) from None
 
 
 @accepting("comma-separated origins (scheme://host[:port], file://, null), or *")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -50,11 +51,21 @@ def _ports_differ(settings: Settings) -> Problem | None:
     return Problem("RELAY_INTERNAL_PORT", repr(str(settings.internal_port)), "a port other than RELAY_PORT", example)
 
 
+def _store_has_its_library(settings: Settings) -> Problem | None:
+    if settings.store_url is None or find_spec("redis") is not None:
+        return None
+    accepts = (
+        "memory:, because the package redis is not installed; install it with: pip install 'realtime-relay[redis]'"
+    )
+    return Problem("RELAY_STORE_URL", HIDDEN, accepts, declaration_of("RELAY_STORE_URL").default or "")
+
+
 _RULES: Final[tuple[tuple[AbstractSet[str], Rule], ...]] = (
     ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_OPEN_ANYWHERE"}, _open_access_needs_consent),
     ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENT_TOKENS"}, _token_access_needs_tokens),
     ({"RELAY_OPERATOR_TOKEN", "RELAY_CLIENT_TOKENS"}, _operator_token_is_no_clients),
     ({"RELAY_PORT", "RELAY_INTERNAL_PORT"}, _ports_differ),
+    ({"RELAY_STORE_URL"}, _store_has_its_library),
 )
 
 

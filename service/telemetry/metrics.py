@@ -21,6 +21,7 @@ from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
 from service.telemetry.recent import Recent
+from service.telemetry.shared_store import StoreMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -161,6 +162,7 @@ class Metrics:
         self.registry.register(TrafficCollector(PREFIX, self.traffic))
         self.conversations = ConversationMetrics(PREFIX, self.registry)
         self.live = LiveMetrics(PREFIX, self.registry, self.conversations)
+        self.store = StoreMetrics(PREFIX, self.registry)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total",
             "Error events from the provider in open sessions, by code.",

@@ -8,8 +8,9 @@ from typing import Final
 
 from aiohttp import web
 
+from service.failures import Failure
 from service.health import report
-from service.health.checks import HealthCheck
+from service.health.checks import STORE, HealthCheck
 from service.health.monitor import HealthMonitor
 from service.relay.drain import Drainer
 from service.telemetry.metrics import Metrics
@@ -21,7 +22,8 @@ _HEALTH_TYPE: Final = "application/health+json"
 class ProbeHandler:
     """Handles the probes.
 
-    `is_alive` returns whether all background tasks are running, `notes` further lines for the detailed health report.
+    `is_alive` returns whether all background tasks are running, `notes` further lines for the detailed health report,
+    `store_refusal` the failure with which every client is refused while the store fails, or None.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class ProbeHandler:
         is_alive: Callable[[], bool],
         *,
         notes: Callable[[], list[str]],
+        store_refusal: Callable[[], Failure | None] = lambda: None,
     ) -> None:
         self._monitor = monitor
         self._drainer = drainer
         self._metrics = metrics
         self._is_alive = is_alive
         self._notes = notes
+        self._store_refusal = store_refusal
 
     def routes(self, *, detailed: bool) -> list[web.RouteDef]:
         """Return the routes for the public listener, or `detailed` for the internal one."""
@@ -59,14 +63,19 @@ class ProbeHandler:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Respond 200 while this instance accepts new sessions, else 503 without the cause, which is not public."""
-        return _plain(ok=self._monitor.ready and not self._drainer.is_draining, failure="not ready")
+        is_ready = self._monitor.ready and not self._drainer.is_draining and self._store_refusal() is None
+        return _plain(ok=is_ready, failure="not ready")
 
     async def readyz_detailed(self, request: web.Request) -> web.Response:
         """Respond as `readyz`, with the cause, and with `?verbose` list the checks, each with reason and remedy."""
         results = {"drain": "draining" if self._drainer.is_draining else None}
         is_open = self._monitor.ready
+        refusal = self._store_refusal()
         for check in self._monitor.checks:
             if not check.is_required:
+                continue
+            if check.name == STORE:
+                results[STORE] = None if refusal is None else refusal.reason
                 continue
             reason = check.output() if "verbose" in request.query else check.reason
             missing = reason or "not checked yet"

@@ -52,7 +52,8 @@ class RealtimeHandler:
     * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
       held from admission to the 101, a session's slot until its task ends.
 
-    `on_dial_result` and `on_live_started` are described at `AttemptReporter`.
+    `on_dial_result` and `on_live_started` are described at `AttemptReporter`. `store_refusal` returns the failure with which
+    every client is refused while the store fails, or None.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class RealtimeHandler:
         max_dials: int,
         on_dial_result: Callable[[Failure | None], None],
         on_live_started: Callable[[], object] = lambda: None,
+        store_refusal: Callable[[], Failure | None] = lambda: None,
     ) -> None:
         self.addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
         self._drainer = drainer
         self._dials_in_flight = dials
+        self._store_refusal = store_refusal
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
@@ -180,7 +183,7 @@ class RealtimeHandler:
         if self._drainer.is_draining:
             return Failure("relay_draining")
         problem = self._connector.key_problem
-        return problem.failure() if problem is not None else None
+        return problem.failure() if problem is not None else self._store_refusal()
 
     async def _dial(self, dial_request: DialRequest, attempt: ConnectionAttempt) -> UpstreamConnection:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""

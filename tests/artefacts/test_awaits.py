@@ -20,6 +20,7 @@ DIAL: Final = "a dial, which has a budget of its own"
 TOTAL: Final = "ClientTimeout.total of the HTTP session is the deadline"
 NO_WAIT: Final = "waits for nothing: entering it creates an object"
 SIMULATOR: Final = "starts the simulator on a port of loopback"
+STORE_CALL: Final = "`StoreCalls.try_call` bounds every call of a backend"
 SHUTDOWN: Final = "`Drainer.end_all` waits END_SECONDS for it at most"
 
 EXCEPTIONS: Final = {
@@ -71,6 +72,11 @@ EXCEPTIONS: Final = {
         "Session.run",
         "asyncio.shield(...)",
     ): "lasts as long as the session: the watchdog ends one whose peers are gone, idle or too slow",
+    ("service/store/calls.py", "StoreCalls.call", "self._slots"): "the calls that hold the slots have deadlines",
+    ("service/store/redis_backend.py", "RedisBackend._run", "self._client.eval(...)"): STORE_CALL,
+    ("service/store/redis_backend.py", "RedisBackend._run", "self._client.evalsha(...)"): STORE_CALL,
+    ("service/store/redis_backend.py", "RedisBackend.close", "self._client.aclose()"): "`SharedStore.close` bounds it",
+    ("service/store/spending.py", "SpendingReporter.keep_sending", "self._wake.wait()"): SERVES,
     ("service/supervisor.py", "Supervisor._keep_running", "work()"): SERVES,
     (
         "service/upstream/dials.py",

@@ -21,15 +21,16 @@ ALLOWED = {
     "telemetry": BASE | {"telemetry"},
     "wire": BASE | {"telemetry", "wire"},
     "upstream": BASE | {"telemetry", "wire", "upstream"},
+    "store": BASE | {"telemetry", "store"},
     "access": BASE | {"telemetry", "access"},
     "relay": BASE | {"telemetry", "wire", "upstream", "relay"},
     "health": BASE | {"telemetry", "wire", "upstream", "health"},
     "supervisor": BASE | {"telemetry"},
 }
-ALLOWED["settings"] = {"settings", "realtime", "access", "upstream"}
+ALLOWED["settings"] = {"settings", "realtime", "access", "upstream", "store"}
 ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"web"}
 ALLOWED["signals"] = {"signals", "relay"}
-ALLOWED["configuration"] = ALLOWED["relay"] | ALLOWED["access"] | {"settings", "configuration"}
+ALLOWED["configuration"] = ALLOWED["relay"] | ALLOWED["access"] | ALLOWED["store"] | {"settings", "configuration"}
 ALLOWED["startup"] = ALLOWED["configuration"] | {"loop", "machine", "startup"}
 ALLOWED["app"] = ALLOWED["web"] | ALLOWED["startup"] | {"app", "simulator", "signals", "supervisor"}
 ALLOWED["process"] = ALLOWED["app"] | {"process"}

@@ -25,7 +25,7 @@ def test_labels_and_buckets_are_listed() -> None:
     """The page has the values of labels and the bounds of buckets."""
     text = render_markdown()
 
-    assert "`check`: key, handshake, turn, live<br>`status`: pass, warn, fail, unknown" in text
+    assert "`check`: key, handshake, turn, live, store<br>`status`: pass, warn, fail, unknown" in text
     assert "Buckets: 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10." in text
     assert "`limit`: tokens, requests, other" in text
 

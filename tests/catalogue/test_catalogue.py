@@ -22,7 +22,7 @@ PUBLISHED_CODES = {
     "headers_too_large": (431, None),
     "proxy_protocol http_version_refused tls_refused": (400, None),
     "too_many_sessions too_many_connects": (429, None),
-    "relay_full": (503, 1013),
+    "relay_full store_unavailable": (503, 1013),
     "relay_draining": (503, 1001),
     "key_missing key_malformed key_rejected key_forbidden": (424, 3000),
     "region_blocked quota_exhausted beta_shape": (424, 1008),
@@ -44,7 +44,8 @@ PUBLISHED_CODES = {
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
-    relay_full key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
+    relay_full store_unavailable
+    key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
     account_refused wrong_host network_not_allowed dns_filtered proxy_auth_failed blocked_before_api wrong_base_url

@@ -240,6 +240,9 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "too_many_sessions": lambda: relay_at_limit(RELAY_MAX_SESSIONS_PER_CLIENT="1"),
     "too_many_connects": client_in_reconnect_loop,
     "relay_full": lambda: relay_at_limit(RELAY_MAX_SESSIONS="1"),
+    "store_unavailable": refused_request(
+        RELAY_STORE_URL=f"redis://:CANARY2store@127.0.0.1:{free_port()}", RELAY_STORE_FAILURE="closed"
+    ),
     "relay_draining": draining_relay,
     "key_missing": refused_request(OPENAI_API_KEY=""),
     "key_malformed": refused_request(OPENAI_API_KEY='"sk-sim-good-CANARY0key123456"'),

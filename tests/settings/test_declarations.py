@@ -68,7 +68,7 @@ def test_no_default_is_written_twice() -> None:
     texts = {setting.default for setting in SETTINGS if setting.default is not None}
     numbers = {text for text in texts if text.isdigit() and int(text) > 100 and int(text) % 100}
     distinctive = numbers | {text for text in texts if re.search(r"[-:]", text)}
-    assert {"8080", "9464", "16777216", "gpt-realtime", "https://api.openai.com/v1"} == distinctive
+    assert {"8080", "9464", "16777216", "gpt-realtime", "https://api.openai.com/v1", "memory:"} == distinctive
     defaults: set[object] = {*distinctive, *(int(text) for text in numbers)}
     others = [
         path

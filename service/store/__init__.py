@@ -1,0 +1,1 @@
+"""State that several pods share: leases of sessions, spending, single-use secrets."""

@@ -1,0 +1,204 @@
+"""The store in Redis or Valkey, by one script for each operation. Needs the extra `redis`."""
+
+import hashlib
+import secrets
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+
+from service.store import periods
+from service.store.calls import MAX_CONCURRENT
+from service.store.interface import (
+    LEASE_SECONDS,
+    SECRET_MEMORY_SECONDS,
+    Amounts,
+    Ceiling,
+    Held,
+    Limits,
+    Member,
+    Refused,
+    Registration,
+    Scope,
+    SecretState,
+    Spending,
+    StoreError,
+    Totals,
+)
+from service.store.scripts import NOW, scripts
+from service.store.state import FINAL_RECORD_MS, LIMIT_NAMES, OPEN_RECORD_MS, SPENT_MS
+from service.store.url import StoreUrl
+
+_CONNECTIONS: Final = MAX_CONCURRENT + 2  # a heartbeat and a trial do not wait
+_SOCKET_SECONDS: Final = 5.0
+"""Above the limit of a call, which decides."""
+_NONE: Final = -1
+_SECRET_MEMORY_MS: Final = SECRET_MEMORY_SECONDS * 1000
+
+
+def connect(url: StoreUrl) -> Redis:
+    """A client that connects at its first command. It never repeats a command by itself: not all may run twice."""
+    tls: dict[str, Any] = {"ssl_min_version": ssl.TLSVersion.TLSv1_2} if url.is_tls else {}
+    pool = BlockingConnectionPool(
+        _CONNECTIONS,
+        _SOCKET_SECONDS,
+        connection_class=SSLConnection if url.is_tls else Connection,
+        host=url.host,
+        port=url.port,
+        db=url.database,
+        username=url.user,
+        password=None if url.password is None else url.password.reveal(),
+        protocol=2,  # RESP3 would subscribe to notifications of a commercial product
+        driver_info=None,  # it would be read from the package's files, on the event loop
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=_SOCKET_SECONDS,
+        socket_connect_timeout=_SOCKET_SECONDS,
+        **tls,
+    )
+    return Redis.from_pool(pool)
+
+
+class RedisBackend:
+    """Implements `StoreBackend`. `now` is the line of the scripts that reads the clock."""
+
+    def __init__(self, client: Redis, *, lease_seconds: float = LEASE_SECONDS, now: str = NOW) -> None:
+        self._client = client
+        self._lease_ms = round(lease_seconds * 1000)
+        self._scripts = {
+            name: (hashlib.sha1(text.encode()).hexdigest(), text)  # noqa: S324 - Redis names scripts by it
+            for name, text in scripts(now).items()
+        }
+
+    async def close(self) -> None:
+        """See `StoreBackend`."""
+        await self._client.aclose()
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    async def register(self, pod: str) -> Registration:
+        """See `StoreBackend`."""
+        fence, epoch = await self._run("register", self._lease_ms, pod, secrets.token_hex(8))
+        return Registration(Member(f"{pod}#{fence.decode()}", int(fence)), epoch.decode())
+
+    async def hold(self, member: Member, held: Sequence[Held]) -> tuple[str, ...] | None:
+        """See `StoreBackend`."""
+        arguments: list[str | int] = []
+        for lease, places in held:
+            arguments += [lease, len(places)]
+            for scope, maximum in places:
+                arguments += [scope.key, _NONE if maximum is None else maximum]
+        over = await self._run("hold", self._lease_ms, member.name, *arguments)
+        return None if over is None else tuple(lease.decode() for lease in over)
+
+    async def heartbeat(self, member: Member, released: Sequence[str]) -> str | None:
+        """See `StoreBackend`."""
+        epoch = await self._run("heartbeat", self._lease_ms, member.name, *released)
+        return None if epoch is None else epoch.decode()
+
+    async def acquire(self, member: Member, lease: str, limits: Sequence[Limits]) -> Refused | bool:
+        """See `StoreBackend`."""
+        arguments = [argument for limit in limits for argument in _arguments_of(limit)]
+        result, *details = await self._run("acquire", self._lease_ms, member.name, lease, *arguments)
+        if result != b"refused":
+            return bool(result == b"held")
+        scope, limit, used, maximum, time = details
+        return Refused(limits[scope - 1].scope, LIMIT_NAMES[limit - 1], used, maximum, _retry_after(limit, time))
+
+    async def leave(self, member: Member) -> None:
+        """See `StoreBackend`."""
+        await self._run("leave", member.name)
+
+    # -- spending -----------------------------------------------------------------------------------------------------
+
+    async def spend(self, reports: Sequence[Spending]) -> Mapping[Scope, Totals]:
+        """See `StoreBackend`."""
+        scopes = list(dict.fromkeys(scope for report in reports for scope in report.scopes))
+        arguments: list[str | int] = []
+        for record, own, amounts, is_final in reports:
+            arguments += [record, int(is_final), *amounts, len(own), *(scope.key for scope in own)]
+        return await self._spend(scopes, len(reports), *arguments)
+
+    async def totals(self, scopes: Sequence[Scope]) -> Mapping[Scope, Totals]:
+        """See `StoreBackend`."""
+        return await self._spend(scopes, 0)
+
+    async def _spend(self, scopes: Sequence[Scope], *arguments: str | int) -> Mapping[Scope, Totals]:
+        keys = [scope.key for scope in scopes]
+        answer = await self._run("spend", FINAL_RECORD_MS, OPEN_RECORD_MS, SPENT_MS, *arguments, *keys)
+        return {
+            scope: Totals(Amounts(*sums[:3]), Amounts(*sums[3:])) for scope, sums in zip(scopes, answer, strict=True)
+        }
+
+    # -- secrets ------------------------------------------------------------------------------------------------------
+
+    async def put_secret(self, digest: str, payload: bytes, ttl_seconds: int) -> bool:
+        """See `StoreBackend`."""
+        return bool(await self._run("put_secret", digest, payload, ttl_seconds * 1000, _SECRET_MEMORY_MS))
+
+    async def take_secret(self, digest: str) -> SecretState | bytes:
+        """See `StoreBackend`."""
+        state, *payload = await self._run("take_secret", digest, _SECRET_MEMORY_MS)
+        if payload:
+            return bytes(payload[0])
+        result: SecretState = state.decode()
+        return result
+
+    async def _run(self, name: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - what Redis answers
+        try:
+            sha, text = self._scripts[name]
+            try:
+                return await self._client.evalsha(sha, 0, *arguments)
+            except NoScriptError:  # the first call, and a server that has restarted
+                return await self._client.eval(text, 0, *arguments)
+        except (RedisError, OSError, ssl.SSLError) as exc:
+            raise StoreError(_explain(exc)) from None
+
+
+def _explain(exc: Exception) -> str:
+    """What went wrong, from known parts only: the text of an exception may hold a URL or an argument."""
+    if isinstance(exc, AuthenticationError):
+        return "the server refuses user or password"
+    if isinstance(exc, NoPermissionError):
+        return "the user lacks a permission: allow it the commands of a client and the keys rr:*"
+    if isinstance(exc, ResponseError):
+        word = str(exc).split(" ", 1)[0]
+        return f"the server answers with an error{f' ({word})' if word.isalpha() and word.isupper() else ''}"
+    cause = exc.__cause__ or exc.__context__ or exc
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate of the server is not accepted ({cause.verify_message})"
+    if isinstance(exc, RedisConnectionError | OSError):
+        return f"no connection ({type(cause).__name__})"
+    return f"no valid answer ({type(exc).__name__})"
+
+
+def _arguments_of(limits: Limits) -> Iterator[str | int]:
+    yield limits.scope.key
+    for limit in (limits.sessions, limits.starts_per_minute, *_values(limits.month), *_values(limits.day)):
+        yield _NONE if limit is None else limit
+
+
+def _values(ceiling: Ceiling) -> tuple[int | None, ...]:
+    return ceiling.microusd, ceiling.tokens, ceiling.milliseconds
+
+
+def _retry_after(limit: int, time: int) -> float | None:
+    """`time` is the store's clock for a period, and a duration for starts, both in milliseconds."""
+    name = LIMIT_NAMES[limit - 1]
+    if name == "max_sessions":
+        return None
+    if name == "starts_per_minute":
+        return time / 1000
+    return periods.seconds_to_next_month(time) if name.endswith("month") else periods.seconds_to_next_day(time)
