@@ -7,6 +7,7 @@ counts change once per connection, never per message.
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from heapq import merge
 from itertools import islice
 from typing import Final, Literal
 
@@ -142,11 +143,15 @@ class RecentFailure:
 
 
 class RecentFailures:
-    """The last MAX_FAILURES failures. `total` counts all of them."""
+    """The last MAX_FAILURES failures. `total` counts all of them.
+
+    Those that clients cause have half of the places at most: a flood of them leaves the others listed.
+    """
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
-        self._ring: deque[RecentFailure] = deque(maxlen=MAX_FAILURES)
+        self._of_clients: deque[tuple[int, RecentFailure]] = deque(maxlen=MAX_FAILURES // 2)  # with its number
+        self._others: deque[tuple[int, RecentFailure]] = deque(maxlen=MAX_FAILURES)
         self.total = 0
 
     def connection_failed(
@@ -176,10 +181,12 @@ class RecentFailures:
 
     def newest(self, limit: int) -> list[RecentFailure]:
         """At most `limit` of them, newest first."""
-        return list(islice(reversed(self._ring), limit))
+        newest = merge(reversed(self._of_clients), reversed(self._others), key=lambda item: item[0], reverse=True)
+        return [failure for _, failure in islice(newest, min(limit, MAX_FAILURES))]
 
     def _add(self, failure: RecentFailure) -> None:
-        self._ring.append(failure)
+        ring = self._of_clients if CATALOGUE[failure.reason].blame is Blame.CLIENT else self._others
+        ring.append((self.total, failure))
         self.total += 1
 
 

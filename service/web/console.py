@@ -22,7 +22,7 @@ from service.version import __version__
 from service.web import console_report
 from service.web.console_access import HEADERS, ConsoleAccess, ConsoleProblem
 from service.web.console_files import Handler, Runbooks, page_files
-from service.web.doctor_process import DoctorFailed, DoctorProcess
+from service.web.doctor_process import DOCTOR_BYTES, DoctorFailed, DoctorProcess
 
 MAX_LISTED: Final = 200
 """Sessions of one answer."""
@@ -46,6 +46,12 @@ _NO_PATH: Final = ConsoleProblem(
     "path_not_found",
     "The operator's API serves nothing at this path.",
     "Read docs/api.md, or start at /api/overview.",
+)
+_NO_MEMORY: Final = ConsoleProblem(
+    503,
+    "doctor_needs_memory",
+    "The doctor needs 64 MiB below the container's memory limit, which the relay does not leave.",
+    "Run 'python -m service doctor' elsewhere with the same settings, or raise the memory limit.",
 )
 _BUSY: Final = ConsoleProblem(
     409, "doctor_busy", "The doctor is running already.", "Wait for its result; a run takes 60 seconds at most."
@@ -208,6 +214,9 @@ class ConsoleHandler:
         """Run the doctor, and respond with its steps."""
         if self._is_doctor_running:
             return _BUSY.response()
+        used_bytes, limit_bytes = self._sources.memory()
+        if limit_bytes is not None and limit_bytes - (used_bytes or 0) < DOCTOR_BYTES:
+            return _NO_MEMORY.response()
         self._log.info("console.doctor_started", asked_by=request.remote)
         self._is_doctor_running = True
         try:

@@ -15,8 +15,25 @@ DOCTOR_SECONDS: Final = 60.0
 """Upper bound on a run. Each step has a bound of its own; together they take a second where all is well."""
 KILL_SECONDS: Final = 5.0
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
-# -P: a folder named `service` in the current folder must not replace the program.
-_PROGRAM: Final = "import sys; sys.path.insert(0, sys.argv.pop(1)); from service.cli import main; sys.exit(main())"
+DOCTOR_BYTES: Final = 64 << 20
+"""What a run needs below the container's memory limit: it peaks at 46 MB."""
+_PROGRAM: Final = """
+import os, sys, threading
+from pathlib import Path
+
+def end_with_the_relay():
+    os.read(0, 1)  # the relay writes nothing: this returns when it has ended, even by SIGKILL
+    os._exit(1)
+
+threading.Thread(target=end_with_the_relay, daemon=True).start()
+try:  # where memory runs out, the kernel ends this process and not the relay
+    Path("/proc/self/oom_score_adj").write_text("1000")
+except OSError:
+    pass
+sys.path.insert(0, sys.argv.pop(1))
+from service.cli import main
+sys.exit(main())
+"""
 
 
 class DoctorFailed(Exception):
@@ -34,8 +51,9 @@ class DoctorProcess:
         """The JSON document of `doctor --json`. Raises TimeoutError or DoctorFailed; the process has ended in any case."""
         async with asyncio.timeout(DOCTOR_SECONDS):
             process = await asyncio.create_subprocess_exec(
+                # -P: a folder named `service` in the current folder must not replace the program.
                 *(sys.executable, "-P", "-c", _PROGRAM, _ROOT, "doctor", "--json"),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 env=self._environ,
@@ -43,7 +61,9 @@ class DoctorProcess:
                 start_new_session=True,  # Ctrl-C in the relay's terminal is for the relay
             )
             try:
-                output, _ = await process.communicate()
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                output = await process.stdout.read()  # not communicate(), which closes the input at once
+                await process.wait()
             finally:
                 await _end(process)
         try:

@@ -92,7 +92,27 @@ def test_failures_are_bounded_and_newest_first() -> None:
     assert [str(MAX_FAILURES + 49), "50"] == [listed[0].session_id, listed[-1].session_id]
     shown = json.dumps([failure.shown(lambda text: text) for failure in listed], ensure_ascii=False)
     assert len(shown) < MAX_FAILURES * (6 * MAX_CHARACTERS + 2000)
-    assert sys.getsizeof(failures._ring) < 10_000
+    assert sys.getsizeof(failures._of_clients) + sys.getsizeof(failures._others) < 20_000
+
+
+def test_flood_of_clients_leaves_other_failures_listed() -> None:
+    """In the order of time: what clients cause has half of the places, and all of them if nothing else happens."""
+    failures = RecentFailures(Clock())
+
+    def fail(reason: str, number: int) -> None:
+        where = {"session_id": str(number), "client": "c", "address": "a"}
+        failures.connection_failed("refused", Failure(reason), model=None, **where)
+
+    for number in range(150):
+        fail("upstream_error", number)
+    for number in range(150, 1000):
+        fail("token_missing", number)
+    fail("key_rejected", 1000)
+    listed = [int(failure.session_id) for failure in failures.newest(MAX_FAILURES)]
+
+    assert [1000, *range(999, 899, -1), *range(149, 50, -1)] == listed
+    assert [1000, 999] == [int(failure.session_id) for failure in failures.newest(2)]
+    assert 1001 == failures.total
 
 
 @given(st.text(max_size=300), st.text(max_size=300), st.text(max_size=300))

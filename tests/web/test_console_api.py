@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import AsyncMock
 
+import aiohttp
 import pytest
 
 from service.failures import CATALOGUE, RUNBOOK_PAGES
@@ -27,6 +31,7 @@ from tests.support.harness import (
     simulated_relay,
     within,
 )
+from tests.support.relay_process import serving
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -335,6 +340,53 @@ async def test_doctor_ends_with_the_connection_that_asked_for_it(processes: list
         await eventually(lambda: len(processes) == 2, 20)
     await eventually(lambda: processes[1].returncode is not None, 20)
     await asyncio.wait([again], timeout=20)
+
+
+async def test_doctor_needs_memory_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the relay in its container it could have the kernel end the relay."""
+    monkeypatch.setattr("service.machine.memory_used_bytes", lambda: 100 << 20)
+    async with simulated_relay() as relay:
+        monkeypatch.setattr("service.machine.memory_limit_bytes", lambda: 150 << 20)
+        answer = await ask(relay.internal_url + "/api/doctor", "POST", OPERATOR)
+        assert (503, "doctor_needs_memory") == (answer.status, answer.code)
+        monkeypatch.setattr(DoctorProcess, "run", AsyncMock(return_value={"ok": True}))
+        for limit in (None, 200 << 20):
+            monkeypatch.setattr("service.machine.memory_limit_bytes", lambda limit=limit: limit)
+            assert 200 == (await ask(relay.internal_url + "/api/doctor", "POST", OPERATOR)).status
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+async def test_doctor_never_outlives_the_relay(end: signal.Signals) -> None:
+    """A provider that answers nothing holds it for seconds; the process that asks reads no answer."""
+    silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/v1"
+    async with (
+        silent,
+        serving(RELAY_UPSTREAM="openai", OPENAI_BASE_URL=url, RELAY_DRAIN_SECONDS="0") as (relay, _, internal),
+    ):
+        request = asyncio.ensure_future(ask(internal + "/api/doctor", "POST", OPERATOR))
+        await eventually(lambda: len(doctors_of(relay.process.pid)) == 1, 30)
+        [doctor] = doctors_of(relay.process.pid)
+        await eventually(lambda: "1000" == (doctor / "oom_score_adj").read_text().strip(), 30)
+        relay.process.send_signal(end)
+        await within(relay.rest(), 60)
+        await eventually(lambda: not is_running(doctor), 30)
+        with suppress(aiohttp.ClientError):
+            await within(request, 30)
+
+
+def doctors_of(pid: int) -> list[Path]:
+    """The doctors among the children of a process, by their folder in /proc."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    folders = [Path(f"/proc/{child}") for child in children]
+    return [folder for folder in folders if b"doctor" in (folder / "cmdline").read_bytes()]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether the process exists and is no zombie."""
+    with suppress(OSError):
+        return ") Z " not in (folder / "stat").read_text(encoding="utf-8")
+    return False
 
 
 async def test_doctor_without_a_document_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
