@@ -307,3 +307,16 @@ async def test_foreign_host_is_refused_before_the_token() -> None:
         client = await open_raw(relay.app.public_port)
         assert 101 == client.answer.status
         await client.close()
+
+
+async def test_pod_address_and_front_reach_the_console() -> None:
+    """Beyond loopback, and behind trusted proxies, `Host` is whatever the way to the port makes of it."""
+    for settings, needs_token in ((ANYWHERE | TOKEN, True), ({"RELAY_TRUSTED_PROXIES": "127.0.0.1"}, False)):
+        async with simulated_relay(None, **settings) as relay:
+            for host in ("10.1.2.3:9464", "relay.internal", "ops.example.com"):
+                for path in OPEN_PATHS:
+                    assert 200 == (await ask(relay.internal_url + path, "GET", {"Host": host})).status, path
+                for path in READS:
+                    answer = await ask(relay.internal_url + path, "GET", {"Host": host})
+                    assert (401 if needs_token else 200) == answer.status, path
+                    assert 200 == (await ask(relay.internal_url + path, "GET", BEARER | {"Host": host})).status

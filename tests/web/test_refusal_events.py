@@ -10,6 +10,8 @@ from service.failures import CATALOGUE
 from tests.support.harness import TOKEN_CANARY, Relay, eventually, open_raw, running_relay, simulated_relay
 
 MODEL = "/v1/realtime?model=gpt-realtime"
+LIVE = "/v1/live/sessions?x=1"
+ATTACH = "/v1/live/sessions/abc/attach?x=1"
 EVENT = "&on_failure=event"
 PAGE = {"Origin": "http://localhost:3000"}
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": TOKEN_CANARY}
@@ -23,6 +25,13 @@ ANSWERS = [
     pytest.param("/v1/realtime?x=1", PAGE, {}, "model_missing", 4000, id="no-model"),
     pytest.param(f"{MODEL}&model=twice", {}, {}, "bad_request", 4000, id="two-models"),
     pytest.param(MODEL, {}, {"RELAY_ALLOWED_MODELS": "another"}, "model_refused", 4000, id="model"),
+    pytest.param(LIVE, PAGE, TOKENS, "token_missing", 3000, id="live-no-token"),
+    pytest.param(LIVE, {"api-key": "wrong"}, TOKENS, "token_invalid", 3000, id="live-wrong-token"),
+    pytest.param(LIVE, {"Origin": "https://evil.example"}, {}, "origin_refused", 3003, id="live-origin"),
+    pytest.param(f"{LIVE}&draining_event=maybe", PAGE, {}, "bad_request", 4000, id="live-query"),
+    pytest.param(LIVE, PAGE, {"RELAY_LIVE": "off"}, "live_disabled", 4004, id="live-disabled"),
+    pytest.param(ATTACH, PAGE, TOKENS, "token_missing", 3000, id="attach-no-token"),
+    pytest.param(ATTACH, {"Origin": "https://evil.example"}, {}, "origin_refused", 3003, id="attach-origin"),
 ]  # fmt: skip
 
 
@@ -69,13 +78,14 @@ async def test_refusal_is_an_http_status_without_the_request(query: str, headers
     assert (401, "token_missing") == (client.answer.status, client.answer.error["code"])
 
 
-async def test_limits_of_clients_are_events_on_request() -> None:
+@pytest.mark.parametrize("path", [MODEL, LIVE])
+async def test_limits_of_clients_are_events_on_request(path: str) -> None:
     """Sessions, and short sessions per minute: close code 1013, which clients retry later."""
     limits = {"RELAY_MAX_SESSIONS_PER_CLIENT": "1", "RELAY_MAX_RECONNECTS_PER_MINUTE": "1"}
     async with simulated_relay(None, **limits) as relay:
         session = await open_raw(relay.app.public_port)
-        second = await open_raw(relay.app.public_port, MODEL + EVENT, PAGE)
-        third = await open_raw(relay.app.public_port, MODEL + EVENT, PAGE)
+        second = await open_raw(relay.app.public_port, path + EVENT, PAGE)
+        third = await open_raw(relay.app.public_port, path + EVENT, PAGE)
         closes = [await second.until_close(), await third.until_close()]
         for client in (session, second, third):
             await client.close()
