@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2: it is also sent as a subprotocol
 _OPERATOR_TOKEN: Final = re.compile(r"[!-~]{16,200}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}|[0-9A-Fa-f:.]{2,45}%[A-Za-z0-9_.-]{1,32}")
 _MAX_LABEL: Final = 63
 
 
@@ -181,13 +181,24 @@ def host(text: str) -> str:
     if not _HOST.fullmatch(value):
         raise NotAccepted
     if ":" in value:
-        try:
-            ipaddress.IPv6Address(value)
-        except ValueError:
-            raise NotAccepted("the port is a setting of its own") from None
+        _check_ipv6(value)
     elif not all(0 < len(label) <= _MAX_LABEL for label in value.removesuffix(".").split(".")):
         raise NotAccepted
     return value
+
+
+def _check_ipv6(value: str) -> None:
+    try:
+        address = ipaddress.IPv6Address(value)
+    except ValueError:
+        raise NotAccepted("the port is a setting of its own") from None
+    if address.is_link_local or address.scope_id is not None:
+        raise NotAccepted(
+            "a link-local address belongs to one network interface, and the relay takes no interface: set another address of "
+            "that interface, as 'ip addr' lists them, or :: for all"
+        )
+    if address.is_multicast:
+        raise NotAccepted("a multicast address accepts no connections")
 
 
 @accepting("an https:// URL without a query; http:// only to loopback")

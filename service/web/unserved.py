@@ -58,7 +58,10 @@ _SHORT_SIGNATURES: Final = (
     (b"*", "bad_request", "the client speaks Redis's protocol"),
 )
 _MIN_PREFIX: Final = 5
+_MIN_LETTERS: Final = 3
 _SSL2_BYTES: Final = 4
+_SSL2_FIRST: Final = b"\x80"  # of a message below 256 bytes
+_INCOMPLETE: Final = "incomplete head"
 # The starts of aiohttp's messages (_http_parser.pyx in 3.14.5), whose ends repeat the request.
 _PARSER_MESSAGES: Final = {
     "Duplicate '": "Host, User-Agent, Content-Length or another header that may occur once is repeated",
@@ -76,11 +79,24 @@ def foreign_protocol(first: bytes) -> Failure | None:
         if first.startswith(signature[:FIRST_BYTES]) or (len(first) >= _MIN_PREFIX and signature.startswith(first)):
             return _not_http(reason, detail)
     for signature, reason, detail in _SHORT_SIGNATURES:
-        if first.startswith(signature):
+        if first.startswith(signature) or (first and signature.startswith(first)):  # no request begins with their bytes
             return _not_http(reason, detail)
-    if len(first) >= _SSL2_BYTES and first[0] & 0x80 and first[2:4] == b"\x01\x03":
-        return _not_http("tls_refused", "TLS ClientHello in the form of SSL 2.0")
+    if first[:1] == _SSL2_FIRST or (len(first) >= _SSL2_BYTES and first[0] & 0x80):
+        is_hello = b"\x01\x03".startswith(first[2:4])
+        return _not_http("tls_refused", "TLS ClientHello in the form of SSL 2.0") if is_hello else None
     return None
+
+
+def _begun_protocol(first: bytes, exc: BaseException | None) -> Failure | None:
+    """The failure for a connection whose few bytes begin a protocol's signature, and are no beginning of a request.
+
+    They have not been parsed as a method, or are all that has arrived. Two letters can still begin a method.
+    """
+    is_all = isinstance(exc, HttpProcessingError) and exc.message == _INCOMPLETE
+    if not first.strip(b"\r\n") or (is_all and len(first) < _MIN_LETTERS):
+        return None
+    begun = (known for known in _PROTOCOLS if known[0].startswith(first))
+    return next((_not_http(reason, detail) for _, reason, detail in begun), None)
 
 
 def _not_http(reason: str, detail: str) -> Failure:
@@ -89,14 +105,14 @@ def _not_http(reason: str, detail: str) -> Failure:
 
 def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
     """The failure for a request that cannot be parsed. `first` are the first bytes of its connection."""
-    failure = foreign_protocol(first)
+    failure = foreign_protocol(first) or _begun_protocol(first, exc)
     if failure is not None:
         return failure
     if isinstance(exc, LineTooLong):
         return Failure("headers_too_large", detail="over 64 kB")
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("HTTP/2"):
         return Failure("http_version_refused", detail=exc.message)
-    if isinstance(exc, HttpProcessingError) and exc.message == "incomplete head":
+    if isinstance(exc, HttpProcessingError) and exc.message == _INCOMPLETE:
         hint = "Send the whole head at once. If a proxy or load balancer sent it, check the client in front of it."
         return Failure("bad_request", detail="the head is incomplete after 15 s", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("too many bytes"):

@@ -113,6 +113,10 @@ def test_rule_is_skipped_if_one_of_its_settings_is_not_accepted() -> None:
         problems(RELAY_ACCESS="open", RELAY_HOST="0.0.0.0", RELAY_OPEN_ANYWHERE="certainly")
     )
     assert {"RELAY_HOST"} == set(problems(RELAY_HOST="not a host"))
+    for local in ("fe80::1", "[fe80::1]", "fe80::1%eth0", "::1%lo", "FE80:0:0:0:1:2:3:4"):
+        for name in ("RELAY_HOST", "RELAY_INTERNAL_HOST"):
+            assert "set another address of that interface" in problems(**{name: local})[name]
+    assert "multicast" in problems(RELAY_HOST="ff02::1")["RELAY_HOST"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0:8080", "localhost:80", "1:2", "a..b", ".", "a" * 64 + ".example"])

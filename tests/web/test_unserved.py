@@ -5,14 +5,16 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp.http_exceptions import BadHttpMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
+from service.web.head_limiter import IncompleteHead
 from service.web.live import PATHS as LIVE_PATHS
 from service.web.realtime import PATHS, TRANSLATION_PATHS
 from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
-from tests.support.harness import Relay, open_raw, simulated_relay, within
+from tests.support.harness import Relay, eventually, open_raw, simulated_relay, within
 from tests.web.test_invalid_requests import upgrade
 
 CANARY = "CANARY7input"
@@ -124,14 +126,55 @@ def check_refusal(relay: Relay, reason: str, status: int, error: dict[str, Any],
     assert CANARY not in received.decode("latin-1") + str(relay.logs)
 
 
-@pytest.mark.parametrize("split", [1, 5, 6, 11, 13])
-@pytest.mark.parametrize("head", [V2, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n"], ids=["v2", "v1"])
-async def test_proxy_protocol_in_pieces_is_named(head: bytes, split: int) -> None:
-    """The first piece may hold less than the signature. One byte is not enough: then the answer is bad_request."""
-    async with simulated_relay() as relay:
-        _, error, _ = await send(relay, head[:split], head[split:] + upgrade())
+IN_PIECES = {
+    "proxy-v1": "proxy_protocol", "proxy-v1-unknown": "proxy_protocol", "proxy-v2": "proxy_protocol",
+    "http2-preface": "http_version_refused", "tls-1.3": "tls_refused", "tls-in-ssl-2.0-form": "tls_refused",
+    "ssh": "the client speaks SSH", "socks4": "the client speaks SOCKS 4; the relay is no proxy",
+}  # fmt: skip
 
-        assert error["code"] in ({"proxy_protocol", "bad_request"} if split < 5 else {"proxy_protocol"})
+
+@pytest.mark.parametrize("split", [1, 2, 3, 4, 5, 6, 11])
+@pytest.mark.parametrize("name", IN_PIECES)
+async def test_other_protocol_in_pieces_is_named(name: str, split: int) -> None:
+    """The first piece may hold less than the signature, and be refused alone."""
+    head = OTHER_PROTOCOLS[name][0]
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(head[:split])
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(head[split:] + upgrade())
+        await within(reader.read(), 10)
+        writer.close()
+
+        await eventually(lambda: bool(relay.events("admission.refused")))
+        [line] = relay.events("admission.refused")
+        assert IN_PIECES[name] in {line["reason"], line["detail"]}
+
+
+@pytest.mark.parametrize(
+    ("first", "exc", "reason"),
+    [
+        (b"\x16", BadHttpMessage("x"), "tls_refused"),
+        (b"\x80", BadHttpMessage("x"), "tls_refused"),
+        (b"\x80\x2e\x01", BadHttpMessage("x"), "tls_refused"),
+        (b"\x80\x2e\x02", BadHttpMessage("x"), "bad_request"),
+        (b"\xc3", BadHttpMessage("x"), "bad_request"),
+        (b"PROX", BadHttpMessage("x"), "proxy_protocol"),
+        (b"PROX", IncompleteHead(), "proxy_protocol"),
+        (b"PRI", IncompleteHead(), "http_version_refused"),
+        (b"P", IncompleteHead(), "bad_request"),
+        (b"PO", IncompleteHead(), "bad_request"),
+        (b"GET /", IncompleteHead(), "bad_request"),
+        (b"\r\n\r\n", IncompleteHead(), "bad_request"),
+        (b"", None, "bad_request"),
+    ],
+)
+def test_cut_signature_is_named_unless_it_can_begin_a_request(
+    first: bytes, exc: BaseException | None, reason: str
+) -> None:
+    """A connection may end, or its time, within the first bytes."""
+    assert reason == unparsed_request(first, exc).reason
 
 
 @pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n"])
