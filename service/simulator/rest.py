@@ -18,6 +18,8 @@ from service.simulator.events import JSON, ApiError, JSONObject, encode, invalid
 from service.simulator.faults import error_body, hang_until_disconnect, json_response, scenario_http_response
 from service.simulator.handshake import edge_headers, is_malformed_key, key_from_headers
 from service.simulator.ids import new_client_secret, new_request_id
+from service.simulator.live.refusals import check_start
+from service.simulator.live.webrtc import WebRtcSessions
 from service.simulator.options import DEFAULT_MODEL, SimulatorOptions
 from service.simulator.refusals import invalid_key_error, missing_scopes_error, model_not_found_error
 from service.simulator.scenarios import Scenario, scenario_for_key
@@ -28,6 +30,8 @@ _CREATED = 1_756_271_701  # 2025-08-27, for every model
 _UNAUTHORIZED = HTTPStatus.UNAUTHORIZED.value
 _NOT_FOUND = HTTPStatus.NOT_FOUND.value
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST.value
+_FORBIDDEN = HTTPStatus.FORBIDDEN.value
+_CREATED_STATUS = HTTPStatus.CREATED.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class RestApi:
     options: SimulatorOptions
     default_scenario: Scenario
     client_secrets: dict[str, ClientSecret] = field(default_factory=dict)
+    live_sessions: WebRtcSessions = field(default_factory=WebRtcSessions)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Return the response to a request, with the provider's headers."""
@@ -86,6 +91,8 @@ class RestApi:
             return self._model_response(path.removeprefix("/models/"), scenario)
         if request.method == "POST" and path == "/realtime/client_secrets":
             return await self._create_client_secret(request)
+        if request.method == "POST" and path == "/live/sessions":
+            return await self._create_live_session(request, scenario)
         if request.method == "GET" and path in ("/realtime", "/realtime/translations", "/live/sessions"):
             message = "This address speaks WebSocket; the request did not ask to upgrade."
             return _error_response(_BAD_REQUEST, ApiError(None, message))
@@ -112,6 +119,20 @@ class RestApi:
         self._evict_oldest_secrets()
         self.client_secrets[value] = ClientSecret(expires_at, session)
         return json_response(200, {"value": value, "expires_at": expires_at, "session": {**session, "expires_at": 0}})
+
+    async def _create_live_session(self, request: web.Request, scenario: Scenario) -> web.Response:
+        key, live = key_from_headers(request.headers.copy()) or "", self.options.live
+        try:
+            body = _parse_body(await request.text())
+            answer = self.live_sessions.create(
+                body,
+                key,
+                live.session_seconds,
+                lambda model: check_start(scenario, key, model, live, is_azure=False),
+            )
+        except ApiError as error:
+            return _error_response(_FORBIDDEN if error.code == "forbidden" else _BAD_REQUEST, error)
+        return json_response(_CREATED_STATUS, answer)
 
     def _evict_oldest_secrets(self) -> None:
         # Expired secrets are kept while there is room: a deleted secret would be accepted like any other key.

@@ -166,7 +166,8 @@ class Simulator:
         if response is not None:
             return response
         if upgrade.live is not None:
-            return refuse_live_upgrade(upgrade.live, request, upgrade.key, upgrade.scenario)
+            sessions = self._rest_api.live_sessions
+            return refuse_live_upgrade(upgrade.live, request, upgrade.key, upgrade.scenario, sessions)
         if request.path not in _SOCKET_PATHS:
             return web.Response(status=_FORBIDDEN)
         if upgrade.call_id is not None and upgrade.call_id not in self.options.call_ids:
@@ -200,6 +201,11 @@ class Simulator:
         return ws
 
     async def _run_session(self, connection: Connection, upgrade: UpgradeRequest) -> None:
+        if upgrade.live is not None and upgrade.live.session_id is not None:
+            sessions = self._rest_api.live_sessions
+            if (attached := sessions.find(upgrade.live.session_id, upgrade.key)) is not None:
+                await sessions.attach(attached, connection, upgrade.scenario)
+            return
         if upgrade.live is not None:
             await LiveSession(connection, upgrade.scenario, upgrade.key or "", is_azure=upgrade.live.is_azure).run()
             return

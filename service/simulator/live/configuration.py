@@ -104,6 +104,17 @@ class LiveConfiguration:
         return _object(_object(self._session.get("delegation")).get("responses"))
 
     @property
+    def decisions(self) -> JSONObject:
+        """The settings of decisions delegation; empty under another one."""
+        return _object(_object(self._session.get("delegation")).get("decisions"))
+
+    @property
+    def triggers(self) -> list[JSONObject]:
+        """What asks for a decision on a transcript."""
+        triggers = self._session.get("triggers")
+        return [trigger for trigger in triggers if isinstance(trigger, dict)] if isinstance(triggers, list) else []
+
+    @property
     def tokens(self) -> int:
         """The tokens of instructions and history."""
         return live_tokens(str(self._session["instructions"])) + live_tokens(str(self._session["input"]))

@@ -10,6 +10,7 @@ from service.simulator.conversation import decode_audio
 from service.simulator.events import JSON, ApiError, JSONObject, require_object, require_string, server_event
 from service.simulator.ids import new_id
 from service.simulator.live.configuration import LiveConfiguration, live_tokens
+from service.simulator.live.decisions import Decisions
 from service.simulator.live.delegation import Backend
 from service.simulator.live.events import invalid_event, live_error
 from service.simulator.live.voice import GRID_MS, Frame, ParrotVoice, Speech, Word
@@ -34,6 +35,7 @@ class LiveConversation:
         self._is_azure = is_azure
         self._voice = ParrotVoice(configuration.audio_format)
         self._backend = Backend(connection, configuration, scenario, self._backend_answered)
+        self._decisions = Decisions(connection, configuration)
         self._appends: list[JSONObject] = []  # not acknowledged yet
         self._held: deque[Speech] = deque()  # the user's, until the backend has answered
         self._delegations: set[str] = set()  # of client delegation
@@ -49,6 +51,9 @@ class LiveConversation:
             "session.commentary.append": self._append_context,
             "response.item.create": self._create_item,
             "response.create": self._create_response,
+            "decision.create": self._create_decision,
+            "decision.item.create": self._create_decision_item,
+            "decision.item.delete": self._delete_decision_item,
         }
 
     @property
@@ -132,6 +137,18 @@ class LiveConversation:
     async def _create_response(self, _event: JSONObject) -> None:
         self._backend.create()
 
+    async def _create_decision(self, event: JSONObject) -> None:
+        self._decisions.create(event)
+
+    async def _create_decision_item(self, event: JSONObject) -> None:
+        item = self._decisions.create_item(require_object(event, "item"))
+        await self.send("decision.item.created", event, item=item)
+
+    async def _delete_decision_item(self, event: JSONObject) -> None:
+        item_id = require_string(event, "item_id")
+        self._decisions.delete_item(item_id)
+        await self.send("decision.item.deleted", event, item_id=item_id)
+
     async def _send_frame(self, frame: Frame) -> None:
         await self._connection.send_audio({"type": "session.output_audio.delta"}, frame.audio)
         for word in frame.heard:
@@ -149,6 +166,7 @@ class LiveConversation:
     async def _send_word(self, event_type: str, word: Word) -> None:
         event = server_event(event_type, delta=word.delta, start_ms=word.start_ms, end_ms=word.end_ms)
         await self._connection.send(event)
+        self._decisions.transcript_sent(event)
 
     async def _acknowledge(self, append: JSONObject) -> None:
         start_ms = self._voice.next_cell_ms
@@ -164,7 +182,9 @@ class LiveConversation:
             if not self._backend.is_busy:
                 await self._backend.delegate(self._voice.next_cell_ms)
             return
-        if self._scenario is Scenario.LIVE_DELEGATE:
+        if self.configuration.delegation == "decisions":
+            await self._decisions.delegate(self._voice.next_cell_ms)
+        elif self._scenario is Scenario.LIVE_DELEGATE:
             delegation_id = new_id("item")
             self._delegations.add(delegation_id)
             delegation: JSONObject = {"id": delegation_id, "type": "delegation", "target": "client"}

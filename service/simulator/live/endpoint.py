@@ -2,7 +2,7 @@
 
 Unlike the Realtime API, a missing or wrong key is an HTTP 401, and a credential in a subprotocol is ignored (seen on the wire
 in 2026-09). Azure's endpoint is recognised by its path: it takes `api-key` or an Entra token, and redirects an API key that
-is sent as a bearer token to a URL that contains the key. A WebSocket session cannot be attached to or forked.
+is sent as a bearer token to a URL that contains the key. A WebSocket session cannot be attached to, and none can be forked.
 """
 
 import re
@@ -16,10 +16,11 @@ from multidict import CIMultiDict
 
 from service.simulator.events import ApiError
 from service.simulator.faults import error_body, json_response
+from service.simulator.live.webrtc import WebRtcSessions
 from service.simulator.refusals import invalid_key_error
 from service.simulator.scenarios import Scenario
 
-_PATH = re.compile(r"(?P<azure>/openai)?/v1/live/sessions(?:/(?P<session_id>[^/]+)/(?:attach|fork))?")
+_PATH = re.compile(r"(?P<azure>/openai)?/v1/live/sessions(?:/(?P<session_id>[^/]+)/(?P<use>attach|fork))?")
 _AZURE_PREFIX = "/openai/"
 _TOKEN_PREFIX = "eyJ"  # noqa: S105 - how an access token (a JSON Web Token) begins
 _CLIENT_SECRET_PREFIX = "ek_"  # noqa: S105 - of the Realtime API; GPT-Live has no client secrets
@@ -37,13 +38,14 @@ class LiveEndpoint:
     is_azure: bool
     exists: bool = True
     session_id: str | None = None  # of a session to attach to or to fork
+    is_fork: bool = False
 
     @classmethod
     def parse(cls, path: str) -> Self | None:
         """Return the endpoint at a path; None if GPT-Live has none there."""
         found = _PATH.fullmatch(path)
         if found is not None:
-            return cls(found["azure"] is not None, session_id=found["session_id"])
+            return cls(found["azure"] is not None, session_id=found["session_id"], is_fork=found["use"] == "fork")
         return cls(is_azure=True, exists=False) if path.startswith(_AZURE_PREFIX) and "/live" in path else None
 
     def key(self, headers: CIMultiDict[str], query: Mapping[str, str]) -> str | None:
@@ -56,7 +58,7 @@ class LiveEndpoint:
 
 
 def refuse_live_upgrade(
-    endpoint: LiveEndpoint, request: web.Request, key: str | None, scenario: Scenario
+    endpoint: LiveEndpoint, request: web.Request, key: str | None, scenario: Scenario, sessions: WebRtcSessions
 ) -> web.Response | None:
     """Return the response to an upgrade request that is refused; None if it is accepted."""
     if not endpoint.exists:
@@ -68,7 +70,7 @@ def refuse_live_upgrade(
         return _unauthorized(endpoint, invalid_key_error(key))
     if endpoint.is_azure and _is_redirected(request, key):
         return web.Response(status=_REDIRECT, headers={"Location": f"{request.path}?api-key={quote(key, safe='')}"})
-    if endpoint.session_id is not None:
+    if endpoint.session_id is not None and (endpoint.is_fork or sessions.find(endpoint.session_id, key) is None):
         message = f"Session with ID '{endpoint.session_id}' not found."
         return _json_error(_NOT_FOUND, ApiError("session_id_not_found", message, param="session_id"))
     return None

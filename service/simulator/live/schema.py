@@ -119,6 +119,16 @@ def _history(param: str, value: JSON) -> None:
         )
 
 
+def _trigger(param: str, value: JSON) -> None:
+    if not isinstance(value, dict):
+        raise invalid_type(param, "an object", value)
+    one_of("decisions")(f"{param}.type", value.get("type"))
+    one_of(*_TRANSCRIPTS)(f"{param}.event_type", value.get("event_type"))
+    settings = value.get("decisions")
+    if not isinstance(settings, dict) or not isinstance(settings.get("questions"), list):
+        raise missing_parameter(f"{param}.decisions.questions")
+
+
 def _message(param: str, value: JSON) -> None:
     if not isinstance(value, dict):
         raise invalid_type(param, "an object", value)
@@ -131,6 +141,7 @@ def _message(param: str, value: JSON) -> None:
     require_string(content[0], "text", path=f"{param}.content[0].")
 
 
+_TRANSCRIPTS = ("session.input_transcript.delta", "session.output_transcript.delta")
 _MAX_MESSAGES = 128
 _DELEGATION: Schema = {
     "type": one_of(*_DELEGATIONS),
@@ -154,9 +165,9 @@ _SESSION: Schema = {
     "input": _history,
     "audio": {"format": _audio_format, "output": {"voice": string_or_object}},
     "delegation": _DELEGATION,
-    "triggers": list_of(json_object),
+    "triggers": list_of(_trigger),
     "client": {"data_channel": any_value},
     "safety_identifier": string,
     "store": boolean,
 }
-_UPDATE: Schema = {"delegation": _DELEGATION, "triggers": list_of(json_object)}
+_UPDATE: Schema = {"delegation": _DELEGATION, "triggers": list_of(_trigger)}

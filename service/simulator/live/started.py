@@ -20,6 +20,7 @@ _CONTEXT_TOKENS = 128_000
 _MAX_CONTEXT_RATIO = 0.9  # then the provider compacts
 _TOKENS_PER_SECOND = 20  # an assumption, for the ratio of the context window
 _GOING_AWAY = 1001
+_WEBRTC_SECONDS = 15.0  # are billed at once
 _END_REASONS = {
     Scenario.LIVE_CONNECTION_LOST: "connection_lost",
     Scenario.LIVE_CONTENT: "content",
@@ -44,7 +45,13 @@ class StartedSession:
     """One session that has started."""
 
     def __init__(
-        self, connection: Connection, configuration: LiveConfiguration, scenario: Scenario, *, is_azure: bool
+        self,
+        connection: Connection,
+        configuration: LiveConfiguration,
+        scenario: Scenario,
+        *,
+        is_azure: bool,
+        webrtc_started_at: float | None = None,
     ) -> None:
         self._connection = connection
         self._options = connection.options.live
@@ -53,15 +60,18 @@ class StartedSession:
         self._is_azure = is_azure
         self._conversation = LiveConversation(connection, configuration, scenario, is_azure=is_azure)
         self._phase = _Phase.OPEN
-        self._started_at = time.monotonic()
+        self._is_webrtc = webrtc_started_at is not None  # the connection is attached to a session with other media
+        self._started_at = time.monotonic() if webrtc_started_at is None else webrtc_started_at
+        self.end_reason: str | None = None
         self.send_error = self._conversation.send_error
 
     async def start(self, event: JSONObject) -> None:
         """Send ``session.started`` and start the timers."""
         self._connection.record.session_id = self._configuration.session_id
         await self._conversation.send("session.started", event, session=self._configuration.session)
-        for timer in (self._expire_at_limit(), self._expire_without_audio(), self._report_usage()):
-            self._connection.spawn(timer)
+        for timer in (self._expire_at_limit, self._expire_without_audio, self._report_usage):
+            if timer != self._expire_without_audio or not self._is_webrtc:
+                self._connection.spawn(timer())
 
     async def handle(self, event: JSONObject) -> None:
         """Handle a client event. Raises ApiError."""
@@ -76,7 +86,9 @@ class StartedSession:
             raise invalid_event("The session has already been started.")
         if event_type == "session.close":
             await self._close(event)
-        elif event_type in self._conversation.handlers:
+        elif event_type in self._conversation.handlers and not (
+            self._is_webrtc and event_type == "session.input_audio.append"
+        ):
             await self._conversation.handlers[event_type](event)
         else:
             raise invalid_event(f"This session does not accept '{event_type}'.")
@@ -85,7 +97,7 @@ class StartedSession:
         """End the session as its scenario requires, after the client's first events."""
         reason = _END_REASONS.get(self._scenario)
         if self._connection.record.messages_received >= self._connection.options.fault_after_messages and reason:
-            await self._end(reason)
+            await self.end(reason)
 
     async def _close(self, event: JSONObject) -> None:
         self._phase = _Phase.CLOSING
@@ -100,20 +112,21 @@ class StartedSession:
             self._phase = _Phase.ENDED
             await self._connection.close(self._options.closed_close_code)
         else:
-            await self._end("close_requested", event)
+            await self.end("close_requested", event)
 
     async def _expire_at_limit(self) -> None:
-        await asyncio.sleep(lifetime_seconds(self._connection, self._scenario))
+        age = time.monotonic() - self._started_at
+        await asyncio.sleep(max(0.0, lifetime_seconds(self._connection, self._scenario) - age))
         if self._scenario is Scenario.EXPIRE_SILENT:
             self._phase = _Phase.ENDED
             await self._connection.close(_GOING_AWAY)
         else:
-            await self._end("expired")
+            await self.end("expired")
 
     async def _expire_without_audio(self) -> None:
         await asyncio.sleep(self._options.no_audio_seconds)
         if not self._conversation.audio_received:
-            await self._end("expired")
+            await self.end("expired")
 
     async def _report_usage(self) -> None:
         options = self._options
@@ -127,11 +140,11 @@ class StartedSession:
             context: JSONObject = {"usage_ratio": round(min(tokens / _CONTEXT_TOKENS, _MAX_CONTEXT_RATIO), 4)}
             await self._conversation.send("session.usage.updated", None, usage=usage, context_window=context)
 
-    async def _end(self, reason: str, event: JSONObject | None = None) -> None:
+    async def end(self, reason: str, event: JSONObject | None = None) -> None:
         """Send the last audio and ``session.closed``, and close the connection; do nothing the second time."""
         if self._phase is _Phase.ENDED:
             return
-        self._phase = _Phase.ENDED
+        self._phase, self.end_reason = _Phase.ENDED, reason
         await self._conversation.cancel_pending_work()
         await self._conversation.flush_audio()
         session: JSONObject = {"session": self._configuration.session} if self._options.closed_contains_session else {}
@@ -140,6 +153,6 @@ class StartedSession:
         await self._connection.close(self._options.closed_close_code)
 
     def _usage(self) -> JSONObject:
-        seconds = round(time.monotonic() - self._started_at, 3)
+        seconds = round(max(time.monotonic() - self._started_at, _WEBRTC_SECONDS if self._is_webrtc else 0.0), 3)
         self._connection.record.usage_seconds = seconds
         return {"seconds": seconds}
