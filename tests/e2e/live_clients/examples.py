@@ -9,14 +9,14 @@ TOKEN: Final = "<client token>"
 ADDRESS: Final = "127.0.0.1:8080"
 
 
-def example(heading: str) -> str:
-    """The first fenced block of the section with this heading; raises LookupError."""
+def example(heading: str, block: int = 0) -> str:
+    """A fenced block of the section with this heading, the first by default; raises LookupError."""
     text = CLIENTS.read_text(encoding="utf-8")
     section = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
-    block = section and re.search(r"^```\w+\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
-    if not block:
+    blocks: list[str] = re.findall(r"^```\w+\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL) if section else []
+    if len(blocks) <= block:
         raise LookupError(f"docs/clients.md has no example in the section {heading}")
-    return block[1]
+    return blocks[block]
 
 
 def connected(text: str, port: int, token: str) -> str:

@@ -1,8 +1,10 @@
 """What a client's conversation brought back, and whether the voice that came back is the voice that was sent."""
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from service.simulator.audio import PCM16, tone
 
 QUIET: Final = 330
 """The loudest sample outside the voice; the simulator hears a voice above this mean amplitude."""
@@ -40,6 +42,11 @@ class Outcome:
         if WORDS not in self.output:
             raise ClientFailed(f"the transcript is missing:\n{self.output[-3000:]}")
         return f"{len(voice) / 48_000:.2f} s of voice came back, equal in each of its {len(voice) // 2} samples"
+
+    def without_tone(self) -> "Outcome":
+        """The same without the tone in which the simulator says what is not the user's speech."""
+        at = self.received.find(tone(PCM16))
+        return self if at < 0 else replace(self, received=self.received[:at])
 
     def check_refusal(self, *words: str) -> str:
         """Check that the client showed why its session did not start; returns a summary. Raises ClientFailed."""
