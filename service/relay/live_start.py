@@ -169,7 +169,9 @@ class LiveStart:
         except Failure:
             if self._answer.refusal is None:
                 raise
-            await asyncio.wait((self._answer.items,))
+            await asyncio.wait((self._answer.items,), timeout=REPLY_SECONDS)  # in fact CLOSE_AFTER_ERROR_SECONDS
+            if not self._answer.items.done():
+                raise
             raise _at_start(self._answer.items.exception()) from None
 
     async def _read_start(self) -> Message:

@@ -47,6 +47,7 @@ class PublicProtocol(web.RequestHandler):
         "_discarded",
         "_from_proxy",
         "_lingers",
+        "_losses",
         "_peer_finished",
         "_share",
         "_shares",
@@ -64,6 +65,7 @@ class PublicProtocol(web.RequestHandler):
         self._parser = cast("Any", HeadLimiter(self._parser))
         self._discarded = 0
         self._lingers = False
+        self._losses = losses_of(self._loop)  # here, and not 5,000 times in the turn in which a network fails
         self._peer_finished = False
         self._unsent_timer: asyncio.TimerHandle | None = None
 
@@ -129,7 +131,7 @@ class PublicProtocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release what belongs to the connection, and cancel its handler: see `service.wire.losses`."""
-        losses_of(self._loop).report(partial(self._report_loss, exc))
+        self._losses.report(partial(self._report_loss, exc))
 
     def _report_loss(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
