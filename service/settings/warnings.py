@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.realtime.keys import family_of
-from service.realtime.names import reached_locally
+from service.realtime.names import is_loopback, reached_locally
 from service.settings.env_names import printable_name
 from service.settings.envfiles import Layers
 
@@ -80,6 +80,12 @@ def find_warnings(
             yield SettingWarning(
                 name, "allows null, which every web page can send from a sandboxed frame; keep RELAY_ACCESS=tokens"
             )
+        elif name == "RELAY_CONSOLE" and _is_talk_page_of_no_origin(layers):
+            yield SettingWarning(
+                name,
+                "serves the talk page beyond loopback while RELAY_ALLOWED_ORIGINS is empty: unless opened at localhost, its "
+                "calls are refused with origin_refused; add its origin, such as https://relay.example.com",
+            )
         elif name == "RELAY_CLIENT_TOKENS" and _has_weak_token(layers):
             yield SettingWarning(
                 name, f"holds a token shorter than {_MIN_TOKEN_CHARACTERS} characters, which can be guessed"
@@ -107,6 +113,15 @@ def _hint(name: str, known: frozenset[str], missing: set[str], *, is_thorough: b
 def _has_opaque_origin(layers: Layers) -> bool:
     found = layers.find("RELAY_ALLOWED_ORIGINS")
     return found is not None and "null" in {entry.strip() for entry in found[0].split(",")}
+
+
+def _is_talk_page_of_no_origin(layers: Layers) -> bool:
+    console, host, origins, proxies = (
+        (layers.find(name) or ("", ""))[0].strip()
+        for name in ("RELAY_CONSOLE", "RELAY_HOST", "RELAY_ALLOWED_ORIGINS", "RELAY_TRUSTED_PROXIES")
+    )
+    is_local = is_loopback(host.strip("[]") or "127.0.0.1") and not proxies
+    return console == "on" and not origins and not is_local
 
 
 def _is_unspecified_ipv6(layers: Layers, name: str) -> bool:

@@ -16,17 +16,15 @@ PAGES: Final = _PACKAGE / "console"
 RUNBOOKS: Final = (_PACKAGE / "runbooks", _PACKAGE.parent / "docs" / "runbooks")
 """In the wheel and in the image they are in the package; in a checkout they are documents."""
 _INDEX: Final = "index.html"
-_TYPES: Final = {
+_TYPES: Final = {  # as in [tool.setuptools.package-data]
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
-    ".json": "application/json",
     ".svg": "image/svg+xml",
-    ".png": "image/png",
     ".wav": "audio/wav",
 }
 _MARKDOWN: Final = "text/markdown; charset=utf-8"
-_TEXTS: Final = frozenset({".html", ".css", ".js", ".json", ".svg"})
+_TEXTS: Final = frozenset({".html", ".css", ".js", ".svg"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -106,7 +104,7 @@ def talk_routes(about: Mapping[str, object]) -> list[web.RouteDef]:
     files = page_files("talk")
     if "/" not in files:
         return []
-    document = StaticFile.of(json.dumps(about).encode(), _TYPES[".json"] + "; charset=utf-8")
+    document = StaticFile.of(json.dumps(about).encode(), "application/json; charset=utf-8")
     answers = {path: file.answer for path, file in files.items()}
     answers |= {"/console.json": document.answer, "/runbooks/{name}": Runbooks().answer}
     return [web.get(path, answer) for path, answer in answers.items()]

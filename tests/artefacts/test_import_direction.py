@@ -1,6 +1,7 @@
 """Packages of the service import only the packages below them."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,12 @@ def test_file_imports_lower_packages_only(path: Path) -> None:
 def test_realtime_package_imports_no_io(path: Path) -> None:
     """The protocol package uses no event loop, socket, clock or operating system."""
     assert set() == {name.split(".")[0] for name in imports(path)} & PURE_FORBIDDEN
+
+
+def test_every_package_is_shipped() -> None:
+    """The list in pyproject.toml is written by hand, because the runbooks are in it."""
+    listed = tomllib.loads((SERVICE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "packages"
+    ]
+    packages = {".".join(path.parent.relative_to(SERVICE.parent).parts) for path in SERVICE.rglob("__init__.py")}
+    assert packages | {"service.runbooks"} == set(listed)

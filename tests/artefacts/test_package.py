@@ -18,14 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from a copy of the sources."""
+    """The wheel, built from the source distribution of a copy of the sources: it holds what neither may miss."""
     source = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "service", source / "service", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "docs" / "runbooks", source / "docs" / "runbooks")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    program = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
+    subprocess.run([sys.executable, "-c", program], cwd=source, check=True, timeout=100, stdout=subprocess.DEVNULL)
+    [sdist] = (source / "dist").iterdir()
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", sdist],
         cwd=source,
         check=True,
         timeout=170,

@@ -125,6 +125,24 @@ def test_host_is_an_address_or_a_name_without_a_port(host: str) -> None:
     assert {"RELAY_HOST", "RELAY_INTERNAL_HOST"} == set(problems(RELAY_HOST=host, RELAY_INTERNAL_HOST=host))
 
 
+@pytest.mark.parametrize(
+    ("environ", "warned"),
+    [
+        ({}, False),
+        ({"RELAY_CONSOLE": "on"}, False),
+        ({"RELAY_CONSOLE": "on", "RELAY_HOST": "[::1]"}, False),
+        ({"RELAY_CONSOLE": "on", "RELAY_HOST": "0.0.0.0"}, True),
+        ({"RELAY_CONSOLE": "off", "RELAY_HOST": "0.0.0.0"}, False),
+        ({"RELAY_CONSOLE": "on", "RELAY_TRUSTED_PROXIES": "127.0.0.1"}, True),
+        ({"RELAY_CONSOLE": "on", "RELAY_HOST": "0.0.0.0", "RELAY_ALLOWED_ORIGINS": "https://a.example"}, False),
+    ],
+)
+def test_talk_page_whose_origin_is_refused_is_a_warning(environ: dict[str, str], *, warned: bool) -> None:
+    """Its calls would fail where a browser opens it, with the relay's own page to blame."""
+    found = load_settings({"RELAY_CLIENT_TOKENS": TOKEN} | environ).warnings
+    assert warned == any("RELAY_CONSOLE" == warning.variable for warning in found)
+
+
 def test_every_form_of_the_unspecified_ipv6_address_is_a_warning() -> None:
     """A listener on it accepts no IPv4, whichever way it is written; other addresses are no warning."""
     access = {"RELAY_CLIENT_TOKENS": "a:0123456789abcdef0123"}
