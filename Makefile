@@ -37,10 +37,10 @@ run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key, on the built-in s
 doctor: $(RUN)/.stamp  ## check a connection step by step and explain the first failure; ARGS="--turn" and others are passed on
 	@$(AUTO); exec $(RUN)/bin/python -m service doctor $(ARGS)
 
-# Three processes, since the tests wait for timers a third of the time. A file stays in one process. The variable, which
+# Four processes, since the tests wait for timers half of the time. A file stays in one process. The variable, which
 # some containers set, would make each process compile all tests in every run.
 test: $(DEV)/.stamp  ## run the tests
-	@PYTHONDONTWRITEBYTECODE= $(DEV)/bin/python -m pytest --numprocesses 3 --dist loadfile
+	@PYTHONDONTWRITEBYTECODE= $(DEV)/bin/python -m pytest --numprocesses 4 --dist loadfile
 
 # In namespaces of their own, so that no firewall rule or mount touches the machine. The tests use asyncio's loop, the relays uvloop.
 test-faults: $(DEV)/.stamp  ## run the tests with network faults; needs root

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
+import conversations
 from caller import client, expected, listing
 from calls import RelayClient
-from conversations import repeat_conversations
 from failure_cases import CLIENT_CASES, FAILURE_CASES, NO_FAILURE, PROVIDER_CASES, run_case, wait_until_connectable
 from service.failures import CATALOGUE, ENDINGS
 from service.simulator import SimulatorOptions
@@ -59,8 +59,9 @@ async def test_case_has_expected_outcome(name: str) -> None:
         await eventually(lambda: case.reason == NO_FAILURE or counted(relay, case.reason), 5)
 
 
-async def test_conversations_succeed() -> None:
+async def test_conversations_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of conversation gets responses, one line for each turn, and no error except for the invalid event."""
+    monkeypatch.setattr(conversations, "_PAUSE_SECONDS", (0.1, 0.4))
     output: list[str] = []
     answered = 0
 
@@ -70,14 +71,14 @@ async def test_conversations_succeed() -> None:
 
     async with simulated_relay(SimulatorOptions(pace=0), **DEMO) as relay, client() as http:
         relay_client = RelayClient(http, relay.url)
-        conversations = [
-            asyncio.create_task(repeat_conversations(relay_client, number, count_success, output.append))
+        calls = [
+            asyncio.create_task(conversations.repeat_conversations(relay_client, number, count_success, output.append))
             for number in range(6)
         ]
         await eventually(lambda: answered >= 12 and missing_types(relay.metrics_text()) == set(), 40)
-        for conversation in conversations:
-            conversation.cancel()
-        await asyncio.wait(conversations)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
 
     turns = [line for line in output if re.fullmatch(r"caller \d: turn \d+: .+\n", line)]
     assert set("012345") == {line.split()[1].rstrip(":") for line in turns}

@@ -39,7 +39,7 @@ async def reset(live: LiveConnection) -> None:
 
 async def drain(live: LiveConnection) -> None:
     """The relay stops."""
-    await live.relay.app.drain()
+    await asyncio.gather(live.relay.app.drain(), live.client.answer_close())
 
 
 async def operator(live: LiveConnection) -> None:
@@ -129,10 +129,10 @@ async def test_reason_of_session_closed_becomes_the_ending(
             live.upstream.connection.send_close(1000)
         else:
             live.upstream.connection.writer.close()
+        line = await live.ended()
         assert event == await live.client.next_event()
         explanation = await live.client.next_event()
         code = await live.client.until_close()
-        line = await live.ended()
 
         assert is_explained == (explanation is not None)
         if is_explained:
@@ -150,9 +150,9 @@ async def test_socket_that_stays_open_after_session_closed_is_closed(monkeypatch
     monkeypatch.setattr(live_call, "CLOSED_SECONDS", 0.1)
     async with live_session() as live:
         live.upstream.send(closed())
+        assert "client_closed" == (await live.ended())["reason"]
         assert "session.closed" == (await live.client.next_event())["type"]
         assert (1000, "") == await live.client.until_close()
-        assert "client_closed" == (await live.ended())["reason"]
 
 
 async def test_client_that_is_cut_inside_a_frame_ends_without_session_close() -> None:

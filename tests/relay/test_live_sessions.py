@@ -155,9 +155,9 @@ async def test_event_that_is_too_large_to_be_read_is_explained(allowed: str) -> 
     """With the limit, and where to put the type; nothing of it reaches upstream."""
     async with live_session(RELAY_ALLOWED_MODELS=allowed) as live:
         live.client.send_event(audio="A" * (2 << 20), type="session.update")
+        await live.ended()
         remedy = (await live.client.next_event())["error"]["remedy"]
         assert (1009, CATALOGUE["message_too_big"].close_text) == await live.client.until_close()
-        await live.ended()
 
         assert remedy.startswith("A message over 2 MiB is a session.start, or its first 512 bytes show no type")
         assert ["session.start", "session.close"] == live.upstream.types

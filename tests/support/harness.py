@@ -178,6 +178,18 @@ class RawClient:
                 return parse_close(item.payload)
         return None
 
+    async def answer_close(self) -> None:
+        """Answer the close frame, as a client must, else the relay waits five seconds; what was read can be read again."""
+        read = []
+        try:
+            while (item := await self.next_item()) is not None:
+                read.append(item)
+                if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
+                    self.send_frame(Opcode.CLOSE, item.payload)
+                    break
+        finally:
+            self._items[:0] = read
+
     def reset(self) -> None:
         """Abort the connection with RST."""
         self.writer.transport.abort()

@@ -88,8 +88,11 @@ class LiveConnection:
     upstream: LiveUpstream
 
     async def ended(self, seconds: float = 5.0) -> Any:
-        """Wait for the only log line of a session that ended; returns it."""
+        """Wait for the only log line of a session that ended; returns it. The client answers the close frame."""
+        answer = asyncio.ensure_future(self.client.answer_close())
         await eventually(lambda: bool(self.relay.events("session.ended")), seconds)
+        answer.cancel()
+        await asyncio.wait([answer])
         (line,) = self.relay.events("session.ended")
         return line
 
