@@ -1,0 +1,1 @@
+"""The console's pages in Chromium: `python -m tests.browser`."""
