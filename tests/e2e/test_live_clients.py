@@ -5,7 +5,9 @@ from typing import Any, Final
 
 import pytest
 
+from service.simulator.audio import PCM16, tone
 from tests.e2e.live_clients import checks
+from tests.e2e.live_clients.clients import CLIENTS
 from tests.e2e.live_clients.environments import EnvironmentUnavailable, WrongPackage, _run
 from tests.e2e.live_clients.examples import connected, example
 from tests.e2e.live_clients.outcome import ClientFailed, Outcome
@@ -52,6 +54,35 @@ def test_one_session_with_confirmed_usage_passes() -> None:
     """The counts of one conversation."""
     checks.check_counts(COUNTS)
     assert "7.2 s billed" in checks.check_end(ENDED, "node")
+
+
+def test_other_ending_and_events_are_expected_of_some() -> None:
+    """A client that was killed, and one to which the model delegates."""
+    commentary = "realtime_relay_events_total live client_to_upstream session.commentary.append"
+    lost = {name.replace("client_closed", "client_lost"): value for name, value in COUNTS.items()}
+    checks.check_counts(lost, "client_lost")
+    checks.check_counts(COUNTS | {commentary: 1.0}, events=["session.commentary.append"])
+    assert "billed" in checks.check_end(ENDED | {"reason": "client_lost"}, "node", "client_lost")
+    for counts, reason, events in (
+        (COUNTS, "client_lost", []),
+        (COUNTS, "client_closed", ["session.commentary.append"]),
+    ):
+        with pytest.raises(ClientFailed):
+            checks.check_counts(counts, reason, events)
+
+
+def test_voice_ends_where_the_tone_of_the_simulator_begins() -> None:
+    """What the model says of delegated work is no part of what was sent."""
+    assert "24000 samples" in Outcome(SENT, VOICE + bytes(960) + tone(PCM16) * 2, WORDS).without_tone().check()
+
+
+def test_client_delegation_is_the_example_with_both_blocks() -> None:
+    """The program compiles."""
+    (client,) = [client for client in CLIENTS if client.name == "livekit-delegation"]
+    text = client.edit(connected(example(client.heading), 1, "token"))
+    compile(text, "example.py", "exec")
+    assert 'delegation="client"' in text
+    assert "append_commentary" in text
 
 
 @pytest.mark.parametrize(
