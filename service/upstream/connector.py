@@ -116,6 +116,7 @@ class UpstreamConnector:
             remaining_seconds = deadline - asyncio.get_running_loop().time() - pause
             if not may_retry or remaining_seconds < MIN_RETRY_SECONDS or not self._may_retry(failure):
                 raise
+            progress.refusal = failure  # if the client leaves during the pause
         if self._on_retry is not None:
             self._on_retry()
         await asyncio.sleep(pause)

@@ -7,7 +7,7 @@ import pytest
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.relay.live_start import LiveStart
-from service.upstream import dial, first_event
+from service.upstream import connector, dial, first_event
 from tests.support.harness import eventually, open_raw
 from tests.support.live_upstream import START, LiveConnection, LiveUpstream, live_connection
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
@@ -131,6 +131,23 @@ async def test_refusal_whose_body_is_incomplete_when_the_client_leaves(monkeypat
         (line,) = relay.events("upstream.connect_failed")
         assert "client_left" != line["reason"]
         assert (401, "upgrade") == (line["upstream_status"], line["phase"])
+
+
+async def test_refusal_whose_retry_is_due_when_the_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has been answered 503, and leaves before the second attempt."""
+    monkeypatch.setattr(connector, "RETRY_PAUSE_SECONDS", (20.0, 20.0))
+
+    async def refuse(exchange: Exchange) -> None:
+        exchange.answer("503 Service Unavailable", b"{}", Content_Type="application/json")
+
+    async with raw_http_relay(refuse, RELAY_DIAL_TIMEOUT_SECONDS="30") as (relay, _):
+        leaving = asyncio.ensure_future(open_raw(relay.app.public_port, PATH))
+        await eventually(lambda: relay.metric("realtime_relay_upstream_retries_total") == 1)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await eventually(lambda: bool(relay.events("upstream.connect_failed")))
+        (line,) = relay.events("upstream.connect_failed")
+        assert ("upstream_overloaded", 503) == (line["reason"], line["upstream_status"])
 
 
 async def test_failures_of_starts_count_dials_and_the_breaker() -> None:
