@@ -192,7 +192,9 @@ def _control(mode: Mode) -> AdmissionControl:
     policy = access_policy(load_settings({"OPENAI_API_KEY": _TOKEN, **variables}), 10)
 
     async def make() -> AdmissionControl:
-        return AdmissionControl(policy, Metrics("simulator"), refusal=lambda: None, probe_client=lambda _: None)
+        return AdmissionControl(
+            policy, policy.directory(), Metrics("simulator"), refusal=lambda: None, probe_client=lambda _: None
+        )
 
     return _loop().run_until_complete(make())
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from aiohttp import web
 
 from service import configuration, machine, startup
+from service.clients_file.load import ClientsFileReader, LoadedClients
+from service.clients_file.watcher import ClientsFileWatcher
 from service.health.monitor import HealthMonitor
 from service.health.schedule import RefreshIntervals
 from service.health.store_check import StoreCheck
@@ -64,13 +66,14 @@ class App:
         self._environ = os.environ if environ is None else environ  # of the doctor that the operator's page runs
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
+        self._clients_file: ClientsFileWatcher | None = None
         self.dials = DialsInFlight()
         self.drainer = Drainer(self.dials)
         self.sessions = self.drainer.sessions
         self.redactor = Redactor(configuration.secrets(settings))
         self.metrics = Metrics(configuration.upstream_label(settings))
         self._supervisor = Supervisor(self.metrics.task_crashes)
-        self._signals = Signals(settings.drain_seconds, self.sessions.__len__, self._check_key_file)
+        self._signals = Signals(settings.drain_seconds, self.sessions.__len__, self._check_files)
         self.simulator: Simulator | None = None
         store = settings.store_url
         self._store_check = (
@@ -88,7 +91,7 @@ class App:
     # -- start --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen and begin the health checks; raises CannotListen, with nothing left running."""
+        """Listen and begin the health checks; raises CannotListen or ClientsRejected, with nothing left running."""
         try:
             await self._start()
         except BaseException:
@@ -98,17 +101,23 @@ class App:
     async def _start(self) -> None:
         startup.report_settings(self._settings)
         self._stack.push_async_callback(self.store.close)  # runs last: sessions free their places as they end
+        clients_file = configuration.clients_file(self._settings)
+        clients = clients_file.load() if clients_file is not None else None
+        if clients is not None:
+            self.redactor.replace(clients.secrets)
         target = await self._choose_target()
         self._build_upstream(target, startup.check_key(target, self._settings))
         self._build_key_file_watcher(target)
         await self.store.join()
-        await self._listen()
+        await self._listen(clients_file, clients)
         self._supervisor.start("store", self.store.keep_leases)
         self._supervisor.start("spending", self.store.keep_sending)
         self._supervisor.start("health", self.monitor.run)
         self._supervisor.start("loop lag", partial(measure_lag, self.metrics.observe_lag))
         if self._key_file is not None:
             self._supervisor.start("key file", self._key_file.watch)
+        if self._clients_file is not None:
+            self._supervisor.start("clients file", self._clients_file.watch)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
 
     async def _choose_target(self) -> Target:
@@ -136,23 +145,33 @@ class App:
             store=self._store_check.state if self._store_check is not None else None,
         )
 
-    async def _listen(self) -> None:
+    async def _listen(self, clients_file: ClientsFileReader | None, clients: LoadedClients | None) -> None:
         settings, metrics = self._settings, self.metrics
         max_sessions = startup.sessions_that_fit(settings.max_sessions)
         metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
+        policy = configuration.access_policy(settings, max_sessions)
+        directory = policy.directory(clients.clients if clients is not None else None)
         handler = RealtimeHandler(
-            configuration.access_policy(settings, max_sessions),
+            policy,
             self.connector,
             self.drainer,
             self.dials,
             telemetry=SharedTelemetry(metrics, self.redactor),
             session_limits=configuration.session_limits(settings),
             max_dials=settings.max_dials,
+            clients=directory,
             on_dial_result=self.monitor.dial_finished,
             on_live_started=self.monitor.live_started,
             store_refusal=self.store.refusal,
         )
-        notes = self._key_file.notes if self._key_file is not None else partial(list[str], self._unread_keys)
+        if clients_file is not None:
+            self._clients_file = ClientsFileWatcher(
+                clients_file,
+                directory,
+                metrics,
+                on_secrets=self.redactor.replace,
+                end_withdrawn=handler.end_withdrawn,
+            )
         console = self._build_console(handler, max_sessions)
         talk = talk_routes(configuration.talk_page(settings)) if settings.console == "on" else []
         probes = ProbeHandler(
@@ -160,7 +179,7 @@ class App:
             self.drainer,
             metrics,
             self._supervisor.is_alive,
-            notes=notes,
+            notes=self._notes,
             store_refusal=self.store.refusal,
         )
         unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
@@ -241,11 +260,21 @@ class App:
         """Let signals stop the relay; see `signals.py`. Call it before `start`; until then a signal kills the process."""
         self._signals.handle(on_terminal=on_terminal)
 
-    def _check_key_file(self) -> bool:
-        """Have the key file read now; False if none is watched."""
+    def _check_files(self) -> dict[str, str]:
+        """Have the watched files read now; what each is, and the log event with the result."""
+        reading = {}
         if self._key_file is not None:
             self._key_file.check_now()
-        return self._key_file is not None
+            reading["the key file"] = "key.file_checked"
+        if self._clients_file is not None:
+            self._clients_file.check_now()
+            reading["the clients file"] = "clients.loaded, clients.unchanged or clients.file_rejected"
+        return reading
+
+    def _notes(self) -> list[str]:
+        """Further lines of detailed health."""
+        notes = self._key_file.notes() if self._key_file is not None else list(self._unread_keys)
+        return notes + (self._clients_file.notes() if self._clients_file is not None else [])
 
     async def run(self) -> DrainResult:
         """Serve until a signal, drain, and stop; returns how the open sessions ended."""

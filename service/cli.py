@@ -1,4 +1,4 @@
-"""`python -m service serve | doctor | simulate | settings | probe`.
+"""`python -m service serve | doctor | simulate | settings | probe | token | clients`.
 
 Exit codes: 0 success, 1 failure, 2 wrong usage or settings that cannot be used. `serve` exits with 3 if sessions were
 aborted without a close frame, and with 0 if every session ended by itself or was closed with 1001.
@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="find out why the relay does not connect, step by step")
     simulator = commands.add_parser("simulate", help="run a local stand-in for OpenAI's Realtime and GPT-Live APIs")
     commands.add_parser("settings", help="print every setting").set_defaults(run=_print_settings)
+    token = commands.add_parser("token", help="make a client token, and print it with its hash for the clients file")
+    clients = commands.add_parser("clients", help="check a clients file, and print its clients without secrets")
     probe = commands.add_parser("probe", help="query a running relay on this machine; exit with 0 if it answers 200")
     probe.add_argument("path", choices=("livez", "readyz", "healthz"))
     probe.add_argument(
@@ -69,6 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         simulate.add_arguments(simulator)
         simulator.set_defaults(run=simulate.run)
+    if {"token", "clients"} & {*command_line}:
+        from service import clients_command  # noqa: PLC0415 - see above
+
+        token.set_defaults(run=clients_command.print_token)
+        clients.add_argument("file", nargs="?", metavar="FILE", help="the file; without it that of RELAY_CLIENTS_FILE")
+        clients.set_defaults(run=partial(clients_command.check, _settings))
     arguments = parser.parse_args(command_line)
     arguments.environ = environ
     result: int = arguments.run(arguments)
@@ -106,6 +115,7 @@ def _settings(environ: Mapping[str, str]) -> Settings | None:
 def _serve(arguments: argparse.Namespace) -> int:
     from service import loop  # noqa: PLC0415 - see main
     from service.app import CannotListen  # noqa: PLC0415 - see main
+    from service.clients_file.mistakes import ClientsRejected  # noqa: PLC0415 - see main
     from service.process import serve  # noqa: PLC0415 - see main
 
     settings = _settings(arguments.environ)
@@ -116,6 +126,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     except CannotListen as exc:
         _print_error(str(exc))
         return FAILED
+    except ClientsRejected as rejected:
+        _print_error("RELAY_CLIENTS_FILE cannot be used; nothing was started:")
+        for mistake in rejected.mistakes:
+            _print_error(f"  {mistake}")
+        return USAGE
     except KeyboardInterrupt:  # before the signal handlers are installed
         return OK
     return ABORTED_SESSIONS if result.aborted else OK

@@ -6,7 +6,10 @@ The composition root, the commands and the doctor call these functions; no other
 from collections.abc import Iterator
 from typing import Final, TypedDict
 
+from service.access.clients import Client, ClientLimits, digest_of
 from service.access.policy import AccessPolicy
+from service.clients_file.load import ClientsFileReader, name_for_messages
+from service.clients_file.parse import Surroundings
 from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint
 from service.relay.drain import DrainTiming
@@ -114,6 +117,31 @@ def talk_page(settings: Settings) -> dict[str, object]:
         "model": (models[0] if models and settings.model not in models else settings.model) if is_open else None,
         "models": models if is_open else None,
     }
+
+
+def clients_file(settings: Settings) -> ClientsFileReader | None:
+    """The clients file, with what the settings say where it says nothing; None if there is none."""
+    if settings.clients_file is None:
+        return None
+    base = Client(
+        name="",
+        models=settings.allowed_models,
+        origins=settings.allowed_origins,
+        limits=ClientLimits(
+            max_sessions=settings.max_sessions_per_client or None,
+            max_session_seconds=settings.max_session_seconds or None,
+        ),
+    )
+    owned = {digest_of(token.secret.reveal()): "RELAY_CLIENT_TOKENS" for token in settings.client_tokens}
+    if settings.operator_token is not None:
+        owned[digest_of(settings.operator_token.reveal())] = "RELAY_OPERATOR_TOKEN"
+    surroundings = Surroundings(
+        file=name_for_messages(settings.clients_file),
+        base=base,
+        names=frozenset(token.name for token in settings.client_tokens),
+        owned=owned,
+    )
+    return ClientsFileReader(settings.clients_file, surroundings)
 
 
 def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 * SIGTERM and SIGINT (Ctrl-C): refuse new sessions and let open ones finish. A second one closes the open sessions now; a
   third one does not wait for their closing handshakes.
 * SIGQUIT: close all sessions without waiting for their closing handshakes.
-* SIGHUP: read the key file again; no session ends. From a terminal it means that the terminal was closed, and stops the
+* SIGHUP: read the key file and the clients file again. From a terminal it means that the terminal was closed, and stops the
   relay as SIGTERM does.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -49,18 +49,18 @@ def ignore() -> None:
 class Signals:
     """What signals have asked for so far: `stop` to drain and stop, `drain_signals` to shorten the drain.
 
-    `open_sessions` returns the number of open sessions. `check_key_file` is called on SIGHUP and returns whether a key file
-    is watched.
+    `open_sessions` returns the number of open sessions. `check_files` is called on SIGHUP: it has the watched files read, and
+    returns for each what it is and the log event with the result.
     """
 
     def __init__(
-        self, drain_seconds: float, open_sessions: Callable[[], int], check_key_file: Callable[[], bool]
+        self, drain_seconds: float, open_sessions: Callable[[], int], check_files: Callable[[], Mapping[str, str]]
     ) -> None:
         self.stop = asyncio.Event()
         self.drain_signals = DrainSignals()
         self._drain_seconds = drain_seconds
         self._open_sessions = open_sessions
-        self._check_key_file = check_key_file
+        self._check_files = check_files
         self._log = structlog.get_logger()
 
     def handle(self, *, on_terminal: bool) -> None:
@@ -106,12 +106,13 @@ class Signals:
         self._report(signal.SIGQUIT, "Closing all sessions now, without waiting for their closing handshakes.")
 
     def _on_reload(self) -> None:
-        is_watched = self._check_key_file()
+        reading = [f"Reading {file} again; {event} has the result." for file, event in self._check_files().items()]
         self._report(
             signal.SIGHUP,
-            "Reading the key file again; key.file_checked has the result. Restart the relay to apply other settings."
-            if is_watched
-            else "Nothing was reloaded: only OPENAI_API_KEY_FILE is read again. Restart the relay to apply settings.",
+            f"{' '.join(reading)} Restart the relay to apply other settings."
+            if reading
+            else "Nothing was reloaded: only OPENAI_API_KEY_FILE and RELAY_CLIENTS_FILE are read again. Restart the relay to "
+            "apply settings.",
         )
 
     def _report(self, number: signal.Signals, message: str) -> None:

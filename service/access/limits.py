@@ -1,18 +1,19 @@
 """Limits on how many sessions and dials are open concurrently. A slot is a context manager, so a count cannot drift."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from service.access.clients import OPEN_ACCESS_CLIENT
 from service.access.forwarded import address_block
-from service.access.tokens import OPEN_ACCESS_CLIENT
 from service.failures import Failure
 
 MAX_REFUSAL_EVENTS: Final = 64
 """Refused clients whose closing handshake is open concurrently, and refusals by event per second, of the whole relay."""
 MAX_REFUSAL_EVENTS_PER_ADDRESS: Final = 8
+START_WINDOW_SECONDS: Final = 60.0
 
 
 def limited_client(client: str, address: str) -> str:
@@ -20,8 +21,11 @@ def limited_client(client: str, address: str) -> str:
     return client if client != OPEN_ACCESS_CLIENT else address_block(address)
 
 
-def explain_lapse(refusal: Failure, seconds: float, *, is_ending: bool) -> None:
-    """State in a refusal that an older session is ending, or that its client may be dead, and when it is over."""
+def explain_lapse(refusal: Failure, seconds: float, setting: str, *, is_ending: bool) -> None:
+    """State in a refusal that an older session is ending, or that its client may be dead, and when it is over.
+
+    `setting` is where the operator sets the limit.
+    """
     whole_seconds = max(1, math.ceil(seconds))
     if is_ending:
         cause, detail = (
@@ -36,7 +40,7 @@ def explain_lapse(refusal: Failure, seconds: float, *, is_ending: bool) -> None:
             ),
             "an older connection has not answered a ping",
         )
-    refusal.hint = f"Retry in {whole_seconds} seconds. {cause} Operator: the limit is RELAY_MAX_SESSIONS_PER_CLIENT."
+    refusal.hint = f"Retry in {whole_seconds} seconds. {cause} Operator: the limit is {setting}."
     refusal.retry_after_seconds = whole_seconds
     refusal.detail = detail
     refusal.evidence = {"lapses_within": f"{whole_seconds} s"}
@@ -64,7 +68,10 @@ class ConcurrencyLimit:
 
 
 class PerClientConcurrencyLimit:
-    """A counting limit for each client; a maximum of 0 is no limit. A client that holds no slot uses no memory."""
+    """A counting limit for each client; a maximum of 0 is no limit. A client that holds no slot uses no memory.
+
+    `acquire` can be given another maximum, for a client that has one of its own.
+    """
 
     def __init__(self, maximum: int, reason: str, unit: str | None = None) -> None:
         self._maximum = maximum
@@ -73,12 +80,11 @@ class PerClientConcurrencyLimit:
         self._active: Counter[str] = Counter()
 
     @contextmanager
-    def acquire(self, client: str) -> Iterator[None]:
+    def acquire(self, client: str, maximum: int | None = None) -> Iterator[None]:
         """Hold one of the client's slots until the context ends; raises Failure when it holds all of them."""
-        if self._maximum and self._active[client] >= self._maximum:
-            detail = (
-                None if self._unit is None else f"{self._maximum} of {self._maximum} {self._unit} of one client in use"
-            )
+        maximum = self._maximum if maximum is None else maximum
+        if maximum and self._active[client] >= maximum:
+            detail = None if self._unit is None else f"{maximum} of {maximum} {self._unit} of one client in use"
             raise Failure(self._reason, detail=detail)
         self._active[client] += 1
         try:
@@ -87,6 +93,35 @@ class PerClientConcurrencyLimit:
             self._active[client] -= 1
             if not self._active[client]:
                 del self._active[client]
+
+
+class StartRateLimit:
+    """Bounds the starts of each client: never more than its maximum in any 60 seconds. The clock is in seconds.
+
+    A start counts once it is granted. Names are those of configured clients, so their number is bounded.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._starts: dict[str, deque[float]] = {}
+
+    def admit(self, client: str, maximum: int, setting: str) -> None:
+        """Count a start; raises Failure with too_many_connects if the client has used up the minute.
+
+        `setting` is where the operator sets the limit.
+        """
+        starts, now = self._starts.setdefault(client, deque()), self._clock()
+        while starts and now - starts[0] >= START_WINDOW_SECONDS:
+            starts.popleft()
+        if len(starts) >= maximum:
+            wait = starts[-maximum] + START_WINDOW_SECONDS - now
+            raise Failure(
+                "too_many_connects",
+                retry_after_seconds=max(1, math.ceil(wait)),
+                detail=f"{maximum} starts in {START_WINDOW_SECONDS:.0f} s",
+                hint=f"Open at most {maximum} sessions a minute. Operator: the limit is {setting}.",
+            )
+        starts.append(now)
 
 
 class RefusalEventLimit:

@@ -16,6 +16,8 @@ from service.realtime.names import is_loopback
 
 _OPAQUE: Final = "null"
 """The origin of a sandboxed frame, a `data:` URL or a file. Any page can make a frame of it (RFC 6454 section 7)."""
+LOOPBACK: Final = "loopback"
+"""In a list of allowed origins: every page served from loopback."""
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,63})://(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{0,253})"
@@ -46,10 +48,14 @@ def parse_origin(text: str) -> str | None:
 
 
 class OriginPolicy:
-    """Allows the listed origins, or every origin with `*`. An empty list allows only pages served from loopback."""
+    """Allows the listed origins, or every origin with `*`. An empty list allows only pages served from loopback.
 
-    def __init__(self, allowed: Iterable[str]) -> None:
+    `place` completes the sentence "Add the origin to ...": where the operator allows one.
+    """
+
+    def __init__(self, allowed: Iterable[str], place: str = "RELAY_ALLOWED_ORIGINS and restart the relay") -> None:
         self._allowed = frozenset(allowed)
+        self._place = place
 
     def check(self, origins: list[str]) -> None:
         """Check the values of all Origin headers of a request; raises Failure with origin_refused, which names the origin."""
@@ -68,8 +74,10 @@ class OriginPolicy:
             )
 
     def _is_allowed(self, origin: str) -> bool:
-        if self._allowed:
-            return origin in self._allowed
+        if origin in self._allowed:
+            return True
+        if self._allowed and LOOPBACK not in self._allowed:
+            return False
         found = _ORIGIN.fullmatch(origin)
         return found is not None and found["scheme"] in _DEFAULT_PORTS and is_loopback(found["host"])
 
@@ -77,11 +85,14 @@ class OriginPolicy:
         """What makes this origin allowed. It holds the origin in the form that the setting accepts."""
         if origin is None:
             return f"Send an origin of the form scheme://host[:port]; the request has '{escaped(sent)}'.{_NOT_A_PAGE}"
-        default = "" if self._allowed else " The list replaces the default, which allows pages served from loopback."
+        default = (
+            ""
+            if self._allowed - {LOOPBACK}
+            else " The list replaces the default, which allows pages served from loopback."
+        )
         if origin == _OPAQUE:
             return (
                 "Serve the page from an http or https address. If it must stay a file or a sandboxed frame, add null to "
-                "RELAY_ALLOWED_ORIGINS and restart the relay; every web page can send this origin, so keep "
-                f"RELAY_ACCESS=tokens.{default}{_NOT_A_PAGE}"
+                f"{self._place}; every web page can send this origin, so keep RELAY_ACCESS=tokens.{default}{_NOT_A_PAGE}"
             )
-        return f"Add {origin} to RELAY_ALLOWED_ORIGINS and restart the relay.{default}{_NOT_A_PAGE}"
+        return f"Add {origin} to {self._place}.{default}{_NOT_A_PAGE}"

@@ -1,9 +1,10 @@
 """The configuration of admission."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory, ClientLimits, ClientSet, digest_of
 from service.access.tokens import ClientToken
 
 
@@ -27,3 +28,19 @@ class AccessPolicy:
     max_sessions_per_client: int
     max_reconnects_per_minute: int
     draining_event: bool  # whether clients get `relay.draining` unless their query says otherwise
+
+    def directory(self, file: ClientSet | None = None) -> ClientDirectory:
+        """The clients of these settings, and those of the clients file."""
+        base = Client(
+            name=OPEN_ACCESS_CLIENT,
+            models=self.allowed_models,
+            origins=self.allowed_origins,
+            limits=ClientLimits(max_sessions=self.max_sessions_per_client or None),
+        )
+        if self.mode == "open":
+            return ClientDirectory(open_client=base)
+        fixed = (
+            replace(base, name=token.name, credentials=frozenset({digest_of(token.secret.reveal())}))
+            for token in self.client_tokens
+        )
+        return ClientDirectory(fixed, file)

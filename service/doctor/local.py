@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from service import configuration
+from service.clients_file.mistakes import ClientsRejected
 from service.doctor import sources
 from service.doctor.env_files import EnvFiles, find_env_files
 from service.doctor.env_text import KEY, Remark
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure
-from service.realtime.keys import family_of, fingerprint, lint
+from service.realtime.keys import Secret, family_of, fingerprint, lint
 from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, SETTINGS, Settings, SettingsRejected, load_settings
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.secrecy import Secrecy
 from service.settings.warnings import find_warnings, ships_to_browsers
 from service.upstream import key_lint
+from service.upstream.file_reader import FileReader
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
+from service.upstream.secret_file import SecretFileError
 from service.upstream.target import Target
 
 # Not 'sk-proj': the redaction of the output would remove it.
@@ -25,6 +29,9 @@ OUTDATED_KEY_ADVICE: Final = (
     "Ignore outdated advice: a key need not have 51 characters, and one that begins with 'sk' and 'proj' is valid. Project "
     "keys have 132 or 164 characters, service account keys 135 or 167; all of them open Realtime sessions."
 )
+
+
+_MAX_NAMES: Final = 10
 
 
 class LocalConfiguration:
@@ -39,6 +46,7 @@ class LocalConfiguration:
         self.layers: Layers = read_layers(environ, directory, SETTING_NAMES)
         self.env_files: EnvFiles = find_env_files(directory, environ)
         self.settings = Settings()
+        self._client_secrets: tuple[Secret, ...] = ()
 
     @property
     def has_key(self) -> bool:
@@ -64,6 +72,7 @@ class LocalConfiguration:
         yield from (token.secret.reveal() for token in settings.client_tokens)
         if settings.operator_token is not None:
             yield settings.operator_token.reveal()
+        yield from (secret.reveal() for secret in self._client_secrets)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -117,6 +126,30 @@ class LocalConfiguration:
     def _describe_origins(self) -> str:
         origins = [f"{name} ({origin})" for name, origin in sorted(self.settings.origins.items())]
         return f"set: {', '.join(origins)}" if origins else "all settings have their defaults"
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    async def check_clients_file(self) -> Finding:
+        """Report the clients of the file; mistakes in it fail this step, all together."""
+        reader = configuration.clients_file(self.settings)
+        if reader is None:
+            return Finding("RELAY_CLIENTS_FILE is not set", status="skipped")
+        try:
+            loaded = await FileReader().read_in_thread(reader.load)
+        except ClientsRejected as rejected:
+            raise StepFailed(
+                f"RELAY_CLIENTS_FILE has {len(rejected.mistakes)} mistake(s): the relay would not start.",
+                remedy="Correct them; 'python -m service clients' checks the file alone.",
+                notes=[str(mistake) for mistake in rejected.mistakes],
+            ) from None
+        except SecretFileError as error:
+            raise StepFailed(f"RELAY_CLIENTS_FILE {error.cause}", remedy=f"{error.remedy}.") from None
+        self._client_secrets = loaded.secrets
+        clients = loaded.clients.clients
+        names = ", ".join(client.name for client in clients[:_MAX_NAMES])
+        more = f" and {len(clients) - _MAX_NAMES} more" if len(clients) > _MAX_NAMES else ""
+        notes = [f"The client {client.name} has enabled = false." for client in clients if not client.is_enabled]
+        return Finding(f"{len(clients)} client(s): {names}{more}", notes)
 
     # -- key ----------------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,8 @@ class ProviderChain:
         async with self._stack:
             await runner.run_step("files", self._local.check_files)
             await runner.run_step("settings", self._read_settings)
+            if self._local.settings.clients_file is not None:
+                await runner.run_step("clients_file", self._local.check_clients_file)
             await runner.run_step("running", self._query_running_relay)
             await runner.run_step("key", self._check_key)
             await runner.run_step("proxy", self._check_proxy)

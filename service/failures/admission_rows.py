@@ -14,13 +14,25 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "The request carries no client token.",
         "Send one of the relay's client tokens as 'Authorization: Bearer <token>', as 'api-key: <token>', or as the "
         "subprotocol 'openai-insecure-api-key.<token>'. The relay rejects a token in the URL because URLs are logged.",
-        "Find the caller by the log field address. If it is your client, give it a token that RELAY_CLIENT_TOKENS lists. "
+        "Find the caller by the log field address. If it is your client, give it a token that RELAY_CLIENT_TOKENS or "
+        "RELAY_CLIENTS_FILE lists. "
         "The relay refuses other callers, such as scanners, as intended."),
     Row("token_invalid", "clients", _CLIENT, 401, None, _NEVER, _INFO,
         "The relay does not know this client token.",
-        "Use a token that RELAY_CLIENT_TOKENS of the relay lists. Do not send the provider's key; only the relay holds it.",
+        "Use a token that RELAY_CLIENT_TOKENS or RELAY_CLIENTS_FILE of the relay lists. Do not send the provider's key; only "
+        "the relay holds it.",
         "Find the caller by the log field address. If it is your client, compare its token with RELAY_CLIENT_TOKENS, and "
-        "restart the relay after a change. The relay refuses other callers, such as scanners, as intended."),
+        "restart the relay after a change; or its hash with RELAY_CLIENTS_FILE, which needs no restart. The relay refuses "
+        "other callers, such as scanners, as intended."),
+    Row("client_disabled", "clients", _CLIENT, 401, 1008, _NEVER, _INFO,
+        "The operator has disabled this client.",
+        "Ask the operator of the relay to enable this client, or for a new token.",
+        "No action is needed if this is intended. Otherwise set enabled = true for the client that the log field client "
+        "names in RELAY_CLIENTS_FILE, or add its token there again; the relay reads the file by itself."),
+    Row("api_refused", "clients", _CLIENT, 403, None, _NEVER, _INFO,
+        "The relay does not allow this API for this client.",
+        "Use an API that the operator of the relay allows for this client.",
+        "Add the API that the log field detail names to apis of the client in RELAY_CLIENTS_FILE, or correct the client."),
     Row("origin_refused", "clients", _CLIENT, 403, None, _NEVER, _INFO,
         "The relay does not allow pages of this origin.",
         "Add the page's exact origin (scheme, host and port, for example https://app.example.com) to RELAY_ALLOWED_ORIGINS "

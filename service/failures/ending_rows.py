@@ -60,7 +60,8 @@ ENDINGS: Final = catalogue_of(
     Row("max_duration", "relay", _OPERATOR, None, 1001, _NOW, _INFO,
         "The session reached the relay's maximum duration.",
         "Connect again, or raise RELAY_MAX_SESSION_SECONDS.",
-        "Raise RELAY_MAX_SESSION_SECONDS and restart the relay if sessions have to last longer."),
+        "If sessions have to last longer, raise RELAY_MAX_SESSION_SECONDS and restart the relay, or raise "
+        "max_session_seconds of the client in RELAY_CLIENTS_FILE."),
     Row("ended_by_operator", "relay", _OPERATOR, None, 1001, _NEVER, _INFO,
         "The operator of the relay ended the session.",
         "Ask the operator of the relay before you connect again.",

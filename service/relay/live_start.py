@@ -45,6 +45,7 @@ class StartPolicy:
     allowed_models: frozenset[str]
     limits: SessionLimits
     permit: Callable[[str], AbstractContextManager[object]] = nullcontext
+    model_hint: str | None = None  # the remedy for a model that is not allowed, in place of the catalogue's
 
     def scanner(self) -> Scanner:
         """A scanner of the client's bytes: with a list of models no event may hide its type."""
@@ -68,7 +69,7 @@ class StartPolicy:
                 "model_refused",
                 Phase.SESSION_START,
                 detail=f"the model of {'session.delegation or session.triggers' if is_backend else 'session.model'}",
-                hint=_BACKEND_HINT if is_backend else None,
+                hint=self.model_hint or (_BACKEND_HINT if is_backend else None),
             )
 
 

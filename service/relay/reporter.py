@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -37,6 +37,7 @@ class SessionInfo:
     model: str | None
     limited_as: str = ""  # the client as the limit on its sessions counts it
     api: Api = Api.REALTIME
+    credential: str = field(default="", repr=False)  # the hash of the client's token
 
 
 @dataclass(slots=True)

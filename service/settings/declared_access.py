@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Literal
 
 from service.access.tokens import ClientToken
@@ -106,7 +107,8 @@ class AccessSettings:
         "RELAY_ACCESS",
         one_of(Access),
         example="tokens",
-        sentence="Whether clients need a token (tokens) or not (open); by default open on loopback and tokens elsewhere.",
+        sentence="Whether clients need a token (tokens) or not (open); by default open on loopback and tokens elsewhere "
+        "and with RELAY_CLIENTS_FILE.",
     )
     open_anywhere: bool = setting(
         "RELAY_OPEN_ANYWHERE",
@@ -122,6 +124,12 @@ class AccessSettings:
         secret=True,
         example="web:3f9c1e6b7a2d4c58",
         sentence="Tokens with which clients authenticate; the name of a token appears in logs.",
+    )
+    clients_file: Path | None = setting(
+        "RELAY_CLIENTS_FILE",
+        parse.path,
+        example="/etc/realtime-relay/clients.toml",
+        sentence="TOML file of clients with tokens and limits, read again when it changes; see docs/clients-and-limits.md.",
     )
     allowed_origins: tuple[str, ...] = setting(
         "RELAY_ALLOWED_ORIGINS",
@@ -177,9 +185,11 @@ class AccessSettings:
 
     @property
     def access(self) -> Access:
-        """RELAY_ACCESS; if that is unset, open on loopback and tokens elsewhere."""
+        """RELAY_ACCESS; if that is unset, tokens with a clients file, else open on loopback and tokens elsewhere."""
         if self.configured_access is not None:
             return self.configured_access
+        if self.clients_file is not None:
+            return "tokens"
         return "open" if is_loopback(self.host) else "tokens"
 
     @property

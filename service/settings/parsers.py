@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from service.access.clients import OPEN_ACCESS_CLIENT
 from service.access.hosts import parse_allowed_host
 from service.access.origins import parse_origin
-from service.access.tokens import OPEN_ACCESS_CLIENT, ClientToken
+from service.access.tokens import ClientToken
 from service.realtime.keys import Secret
 from service.realtime.names import MODEL_NAME, is_loopback
 from service.settings.envfiles import PROFILE
@@ -127,6 +129,15 @@ def profile(text: str) -> str:
     if not PROFILE.fullmatch(value):
         raise NotAccepted
     return value
+
+
+@accepting("the path of a file")
+def path(text: str) -> Path:
+    """A path, which need not exist."""
+    value = text.strip()
+    if not value or "\0" in value:
+        raise NotAccepted
+    return Path(value)
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

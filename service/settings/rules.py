@@ -24,16 +24,21 @@ def broken_rules(settings: Settings, rejected: AbstractSet[str]) -> Iterator[Pro
 
 
 def _open_access_needs_consent(settings: Settings) -> Problem | None:
-    if settings.access != "open" or is_loopback(settings.host) or settings.open_anywhere:
+    if (
+        settings.access != "open"
+        or settings.clients_file is not None
+        or is_loopback(settings.host)
+        or settings.open_anywhere
+    ):
         return None
     accepts = f"tokens while RELAY_HOST is {printable_value(settings.host)}, or RELAY_OPEN_ANYWHERE=true"
     return Problem("RELAY_ACCESS", "'open'", accepts, declaration_of("RELAY_ACCESS").example)
 
 
 def _token_access_needs_tokens(settings: Settings) -> Problem | None:
-    if settings.access != "tokens" or settings.client_tokens:
+    if settings.access != "tokens" or settings.client_tokens or settings.clients_file is not None:
         return None
-    accepts = "at least one token, because RELAY_ACCESS is tokens (the default off loopback)"
+    accepts = "at least one token, because RELAY_ACCESS is tokens (the default off loopback), or RELAY_CLIENTS_FILE"
     return Problem("RELAY_CLIENT_TOKENS", "(unset)", accepts, declaration_of("RELAY_CLIENT_TOKENS").example)
 
 
@@ -42,6 +47,15 @@ def _operator_token_is_no_clients(settings: Settings) -> Problem | None:
         return None
     accepts = "a token that RELAY_CLIENT_TOKENS does not list: its client could end every session"
     return Problem("RELAY_OPERATOR_TOKEN", HIDDEN, accepts, declaration_of("RELAY_OPERATOR_TOKEN").example)
+
+
+def _clients_file_needs_tokens(settings: Settings) -> Problem | None:
+    if settings.access != "open" or settings.clients_file is None:
+        return None
+    accepts = (
+        "tokens or no value while RELAY_CLIENTS_FILE is set: with open access its clients and limits have no effect"
+    )
+    return Problem("RELAY_ACCESS", "'open'", accepts, declaration_of("RELAY_ACCESS").example)
 
 
 def _ports_differ(settings: Settings) -> Problem | None:
@@ -62,8 +76,9 @@ def _store_has_its_library(settings: Settings) -> Problem | None:
 
 _RULES: Final[tuple[tuple[AbstractSet[str], Rule], ...]] = (
     ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_OPEN_ANYWHERE"}, _open_access_needs_consent),
-    ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENT_TOKENS"}, _token_access_needs_tokens),
+    ({"RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENT_TOKENS", "RELAY_CLIENTS_FILE"}, _token_access_needs_tokens),
     ({"RELAY_OPERATOR_TOKEN", "RELAY_CLIENT_TOKENS"}, _operator_token_is_no_clients),
+    ({"RELAY_ACCESS", "RELAY_CLIENTS_FILE"}, _clients_file_needs_tokens),
     ({"RELAY_PORT", "RELAY_INTERNAL_PORT"}, _ports_differ),
     ({"RELAY_STORE_URL"}, _store_has_its_library),
 )

@@ -135,6 +135,22 @@ class Metrics:
             "1 while OPENAI_API_KEY_FILE cannot be read or holds a key that was refused; the previous key stays in use.",
             registry=self.registry,
         )
+        self.clients_file_loads = Counter(
+            f"{PREFIX}_clients_file_loads_total",
+            "Reads of a new RELAY_CLIENTS_FILE by result: loaded (in use), rejected (it has mistakes) or unreadable.",
+            ("result",),
+            registry=self.registry,
+        )
+        self.clients_file_refused = Gauge(
+            f"{PREFIX}_clients_file_refused",
+            "1 while RELAY_CLIENTS_FILE cannot be read or has mistakes; the last good one stays in use.",
+            registry=self.registry,
+        )
+        self.clients_file_loaded = Gauge(
+            f"{PREFIX}_clients_file_loaded_timestamp_seconds",
+            "Time at which the RELAY_CLIENTS_FILE in use was loaded; 0 without one.",
+            registry=self.registry,
+        )
         self.sessions_active = Gauge(f"{PREFIX}_sessions_active", "Open sessions.", ("api",), registry=self.registry)
         self.sessions_limit = Gauge(
             f"{PREFIX}_sessions_limit", "Maximum number of open sessions.", registry=self.registry
@@ -232,7 +248,7 @@ class Metrics:
         for api in Api:
             self.sessions_active.labels(api)
             self.session_duration.labels(api)
-            for reason in ("relay_draining", *ENDINGS):
+            for reason in ("relay_draining", "client_disabled", *ENDINGS):
                 self.sessions_ended.labels(api, reason)
         self.upstream_retries.labels(self.upstream)
         self.breaker_open.labels(self.upstream)
@@ -241,6 +257,8 @@ class Metrics:
             self.connect_duration.labels(self.upstream, phase)
         for result in ("taken", "refused"):
             self.key_rotations.labels(result)
+        for result in ("loaded", "rejected", "unreadable"):
+            self.clients_file_loads.labels(result)
         for code in (*ERROR_CODES, OTHER):
             self.upstream_errors.labels(code)
             self.incidents.labels(RESPONSE_DONE, code)

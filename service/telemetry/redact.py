@@ -24,6 +24,10 @@ class Redactor:
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
         self._own = tuple(secret.reveal() for secret in secrets if secret is not None)
         self._added: tuple[str, ...] = ()
+        self._replaceable: tuple[frozenset[str], frozenset[str]] = (
+            frozenset(),
+            frozenset(),
+        )  # in use, and those before
         self._known = KnownSecrets(self._own)
         self._cached: dict[str, str] = {}  # texts that many events repeat
 
@@ -31,8 +35,16 @@ class Redactor:
         """Redact one more secret from now on, such as a rotated key."""
         if secret.reveal() not in (*self._own, *self._added):
             self._added = (*self._added, secret.reveal())[-_MAX_ADDED:]
-            self._known = KnownSecrets((*self._own, *self._added))
-            self._cached = {}
+            self._rebuild()
+
+    def replace(self, secrets: Iterable[Secret]) -> None:
+        """Redact these secrets of the clients file as well, and still those that they replace."""
+        self._replaceable = (frozenset(secret.reveal() for secret in secrets), self._replaceable[0])
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._known = KnownSecrets((*self._own, *self._added, *frozenset().union(*self._replaceable)))
+        self._cached = {}
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Redact all values of an event, in place."""

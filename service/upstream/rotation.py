@@ -11,10 +11,8 @@ Docker and Kubernetes replace the file of a mounted secret while the process run
   be replaced in two steps, or at once if a signal asked for the check.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,7 +22,7 @@ from service.failures import Failure
 from service.realtime.keys import Secret, fingerprint
 from service.telemetry.metrics import Metrics
 from service.upstream.connector import UpstreamConnector
-from service.upstream.file_reader import FileReader
+from service.upstream.file_reader import FileReader, PollTimer
 from service.upstream.key_lint import fatal_problem, refusal_for, unreadable
 from service.upstream.secret_file import HIDDEN_PATH, MAX_KEY_FILE_BYTES, SecretFileError, printable_path, read_secret
 from service.upstream.target import DialRequest
@@ -93,7 +91,7 @@ class KeyFileWatcher:
         self._failed_reads = 0  # in a row
         self._read_problem: str | None = None
         self._set_read_problem(start_problem)
-        self._check_requested = asyncio.Event()
+        self._timer = PollTimer()
         self._reader = FileReader()
         self._log = structlog.get_logger()
 
@@ -109,11 +107,7 @@ class KeyFileWatcher:
         """Check the file every `POLL_SECONDS`, until cancelled. A key that may work later is retried with backoff."""
         pause = POLL_SECONDS
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._check_requested.wait()
-            is_requested = self._check_requested.is_set()
-            self._check_requested.clear()  # before the check: a request during it causes one more
+            is_requested = await self._timer.next_poll(pause)
             outcome = await self.check(is_requested=is_requested)
             if is_requested:
                 self._log_outcome(outcome)
@@ -121,12 +115,12 @@ class KeyFileWatcher:
 
     def check_now(self) -> None:
         """Let `watch` check the file without waiting for the next poll, and log the result."""
-        self._check_requested.set()
+        self._timer.request()
 
     async def check(self, *, is_requested: bool = False) -> RotationOutcome:
         """Read the file once, and use its key if it is a new one that works."""
         try:
-            text = await self._reader.read(self._read)
+            text = await self._reader.read_in_thread(self._read)
         except SecretFileError as error:
             return self._report_unreadable(error, is_requested=is_requested)
         was_unreadable = self._read_problem is not None

@@ -8,18 +8,19 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory
 from service.access.forwarded import address_block
-from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, StartRateLimit, explain_lapse
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
-from service.access.tokens import OPEN_ACCESS_CLIENT, TokenAuthenticator
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import host_of, is_loopback
 from service.relay.watchdog import Lapse
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
+from service.web.client_rules import check_api, key_of, limit_setting, model_hint, origin_place, session_limit_hint
 from service.web.request import header_token, parse_dial_request, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
@@ -35,11 +36,11 @@ class AdmissionControl:
     1. The origin, unless the next check finds a valid token in a header, which proves that the client is no web page.
     2. The client token, and the number of invalid tokens from the address.
     3. The client's rate of reconnects.
-    4. The query, and the model in it.
+    4. The API, the query, and the model in it.
     5. The state of the relay: `refusal` returns the failure with which it refuses every client at present, or None.
-    6. The limit on the client's sessions, then the limit on all sessions. At the first, `probe_client` pings the client on
-       its sessions and returns the seconds within which one of them ends if it is dead. At the second it does not: one
-       client's request must not shorten the sessions of others.
+    6. The limit on the client's sessions, then the limit on all sessions, then the client's starts per minute. At the first,
+       `probe_client` pings the client on its sessions and returns the seconds within which one of them ends if it is dead.
+       At the second it does not: one client's request must not shorten the sessions of others.
 
     `RealtimeHandler` checks the opening handshake before this, and the limit on dials after it.
     """
@@ -47,6 +48,7 @@ class AdmissionControl:
     def __init__(
         self,
         policy: AccessPolicy,
+        clients: ClientDirectory,
         metrics: Metrics,
         *,
         refusal: Callable[[], Failure | None],
@@ -58,10 +60,10 @@ class AdmissionControl:
         self._metrics = metrics
         self._refusal = refusal
         self._probe_client = probe_client
-        self._tokens = TokenAuthenticator(policy.mode, policy.client_tokens)
-        self._origins = OriginPolicy(policy.allowed_origins)
+        self._clients = clients
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
         self._client_session_limit = PerClientConcurrencyLimit(policy.max_sessions_per_client, "too_many_sessions")
+        self._starts = StartRateLimit(clock)
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
         self._proxy_reported = False
@@ -74,30 +76,40 @@ class AdmissionControl:
 
         Fills in `attempt` as far as the checks get. `slot` holds the client's places in all limits until it is closed.
         """
-        if self._policy.mode == "open" or header_token(request) is None:
-            self._origins.check(request.headers.getall("Origin", []))
-        self._authenticate(request, attempt)
+        origins = request.headers.getall("Origin", [])
+        is_page = self._clients.is_open or header_token(request) is None
+        if is_page:  # before the token: a page that no client allows learns nothing about tokens
+            OriginPolicy(self._clients.origins, origin_place(self._clients)).check(origins)
+        client = self._authenticate(request, attempt)
+        if is_page and client.is_from_file:
+            OriginPolicy(client.origins, key_of(client, "origins")).check(origins)
         self._warn_of_proxy(request, attempt)
         slot.enter_context(self._track_reconnects(request, attempt))
         if endpoint in {"live", "attach"} and not self._policy.live:
             raise Failure("live_disabled")
-        dial_request = parse_dial_request(request, endpoint, allowed_models=self._policy.allowed_models)
+        check_api(client, endpoint)
+        dial_request = parse_dial_request(
+            request, endpoint, allowed_models=client.models, model_hint=model_hint(client)
+        )
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-        self._acquire_client_slot(attempt.limited_as, slot)
+        self._acquire_client_slot(attempt.limited_as, client, slot)
         slot.enter_context(self._session_limit.acquire())
+        if client.limits.starts_per_minute is not None:
+            self._starts.admit(client.name, client.limits.starts_per_minute, key_of(client, "starts_per_minute"))
         return dial_request
 
-    def _acquire_client_slot(self, client: str, slot: ExitStack) -> None:
+    def _acquire_client_slot(self, limited_as: str, client: Client, slot: ExitStack) -> None:
         try:
-            slot.enter_context(self._client_session_limit.acquire(client))
+            slot.enter_context(self._client_session_limit.acquire(limited_as, client.limits.max_sessions or 0))
         except Failure as refusal:
-            lapse = self._probe_client(client)
+            refusal.hint = session_limit_hint(client)
+            lapse = self._probe_client(limited_as)
             if lapse is not None:
-                explain_lapse(refusal, lapse.seconds, is_ending=lapse.is_ending)
+                explain_lapse(refusal, lapse.seconds, limit_setting(client), is_ending=lapse.is_ending)
             raise
 
     def _warn_of_proxy(self, request: web.Request, attempt: ConnectionAttempt) -> None:
@@ -116,14 +128,16 @@ class AdmissionControl:
                 remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS, and list the proxy in RELAY_TRUSTED_PROXIES.",
             )
 
-    def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> None:
+    def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> Client:
         token = parse_token(request)
         try:
-            attempt.client = self._tokens.authenticate(token)
+            identity = self._clients.authenticate(token)
         except Failure as failure:
             if failure.reason == "token_invalid":  # a missing token is no guess and is not limited
                 self._limit_invalid_tokens(attempt)
             raise
+        attempt.identity = identity
+        return identity.client
 
     def _limit_invalid_tokens(self, attempt: ConnectionAttempt) -> None:
         """Raise Failure with too_many_connects for an address that is guessing tokens."""

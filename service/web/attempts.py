@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from service.access.clients import UNIDENTIFIED, Identity
 from service.access.limits import limited_client
 from service.failures import DIAL_FAILURES, Blame, Failure, Phase
 from service.telemetry.metrics import Metrics
@@ -19,12 +20,17 @@ class ConnectionAttempt:
 
     session_id: str
     address: str
-    client: str = "unknown"
+    identity: Identity = UNIDENTIFIED
     model: str | None = None
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
+
+    @property
+    def client(self) -> str:
+        """The name of the client in log lines."""
+        return self.identity.client.name
 
     @property
     def limited_as(self) -> str:

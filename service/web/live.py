@@ -24,6 +24,7 @@ from service.upstream.dial import UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.web import refusals
 from service.web.attempts import AttemptReporter, ConnectionAttempt
+from service.web.client_rules import model_hint
 from service.wire.leg import Leg
 
 PATHS: Final = ("/v1/live/sessions", "/live/sessions", "/openai/v1/live/sessions")
@@ -105,8 +106,7 @@ class LiveSessions:
     async def _start(
         self, client: Leg, connected: UpstreamConnection, attempt: ConnectionAttempt
     ) -> LiveStart | Failure:
-        permit = partial(self._connector.permit_live_start, attempt.limited_as)
-        policy = dataclasses.replace(self._policy, permit=permit)
+        policy = self._policy_for(attempt)
         start = LiveStart(client, connected, policy, self._budget, limited_as=attempt.limited_as)
         with self._drainer.sessions.starting(attempt.limited_as, start):
             try:
@@ -119,6 +119,15 @@ class LiveSessions:
         attempt.model = start.requested.model
         self._reporter.live_started(start.start_seconds)
         return start
+
+    def _policy_for(self, attempt: ConnectionAttempt) -> StartPolicy:
+        client = attempt.identity.client
+        return dataclasses.replace(
+            self._policy,
+            allowed_models=frozenset(client.models),
+            model_hint=model_hint(client),
+            permit=partial(self._connector.permit_live_start, attempt.limited_as),
+        )
 
     async def _abandon(self, start: LiveStart, failure: Failure) -> None:
         """Close upstream, and count what it bills. The end of a drain ends the wait for the provider's last event."""
@@ -146,15 +155,18 @@ class LiveSessions:
     def _session(self, start: LiveStart, attempt: ConnectionAttempt, new_session: NewSession) -> Session:
         return new_session(
             call=partial(
-                LiveCall, metrics=self._telemetry.metrics, model=attempt.model, check_models=self._policy.check
+                LiveCall,
+                metrics=self._telemetry.metrics,
+                model=attempt.model,
+                check_models=self._policy_for(attempt).check,
             ),
             client_stream=ClientStream(start.scanner, start.client_items),
         )
 
-    def sideband(self, new_session: NewSession) -> Session:
+    def sideband(self, attempt: ConnectionAttempt, new_session: NewSession) -> Session:
         """The session of a client that attaches to a session: the provider speaks first, and the bill is another's."""
-        allows_all = not self._policy.allowed_models
+        policy = self._policy_for(attempt)
         return new_session(
-            call=partial(LiveCall, metrics=self._telemetry.metrics, check_models=self._policy.check, is_sideband=True),
-            client_stream=None if allows_all else ClientStream(self._policy.scanner()),
+            call=partial(LiveCall, metrics=self._telemetry.metrics, check_models=policy.check, is_sideband=True),
+            client_stream=ClientStream(policy.scanner()) if policy.allowed_models else None,
         )

@@ -1,6 +1,7 @@
 """GET /v1/realtime and its aliases: admit, dial, answer 101, start the session."""
 
 import asyncio
+import dataclasses
 import math
 import secrets
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from service.access.clients import Client, ClientDirectory
 from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
@@ -66,6 +68,7 @@ class RealtimeHandler:
         telemetry: SharedTelemetry,
         session_limits: SessionLimits,
         max_dials: int,
+        clients: ClientDirectory | None = None,
         on_dial_result: Callable[[Failure | None], None],
         on_live_started: Callable[[], object] = lambda: None,
         store_refusal: Callable[[], Failure | None] = lambda: None,
@@ -78,15 +81,16 @@ class RealtimeHandler:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
+        self._clients = clients or policy.directory()
         self._admission = AdmissionControl(
-            policy, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
+            policy, self._clients, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
         )
         self.dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         # Half: whatever one client dials, others can dial as well.
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
-        start_policy = StartPolicy(frozenset(policy.allowed_models), session_limits)
+        start_policy = StartPolicy(frozenset(), session_limits)
         self._live = live.LiveSessions(
             connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
         )
@@ -237,7 +241,7 @@ class RealtimeHandler:
             case "live":
                 return self._live.start(client, connected, attempt, new_session)
             case "attach":
-                return self._drainer.sessions.start(self._live.sideband(new_session))
+                return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
                 call = partial(RealtimeCall, metrics=self._metrics.conversations)
                 return self._drainer.sessions.start(new_session(call=call))
@@ -252,19 +256,43 @@ class RealtimeHandler:
         call: NewCall,
         client_stream: ClientStream | None = None,
     ) -> Session:
-        info = SessionInfo(attempt.session_id, attempt.client, attempt.address, attempt.model, attempt.limited_as, api)
+        identity = attempt.identity
+        info = SessionInfo(
+            attempt.session_id,
+            attempt.client,
+            attempt.address,
+            attempt.model,
+            attempt.limited_as,
+            api,
+            credential=identity.credential,
+        )
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
-        return Session(
+        session = Session(
             info,
             client,
             connected,
-            limits=self._session_limits,
+            limits=self._limits_of(identity.client),
             telemetry=self._telemetry,
             call=call,
             error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
             drain_event=draining_event if attempt.wants_draining_event else None,
             client_stream=client_stream,
         )
+        if self._clients.must_end(info.credential):  # withdrawn during the dial
+            session.end("client_disabled")
+        return session
+
+    def _limits_of(self, client: Client) -> SessionLimits:
+        if not client.is_from_file:
+            return self._session_limits
+        return dataclasses.replace(self._session_limits, max_session_seconds=client.limits.max_session_seconds or 0)
+
+    def end_withdrawn(self) -> int:
+        """End the open sessions whose credential has been withdrawn, if the client asks for that; returns their number."""
+        ended = [session for session in self._drainer.sessions if self._clients.must_end(session.info.credential)]
+        for session in ended:
+            session.end("client_disabled")
+        return len(ended)
 
     async def _send_refusal(
         self, request: web.Request, handshake: OpeningHandshake | None, failure: Failure, attempt: ConnectionAttempt

@@ -103,8 +103,10 @@ def parse_token(request: web.Request) -> str | None:
     return None
 
 
-def parse_dial_request(request: web.Request, endpoint: Endpoint, *, allowed_models: Sequence[str]) -> DialRequest:
-    """Return what to dial; raises Failure with bad_request, model_missing or model_refused."""
+def parse_dial_request(
+    request: web.Request, endpoint: Endpoint, *, allowed_models: Sequence[str], model_hint: str | None = None
+) -> DialRequest:
+    """Return what to dial; raises Failure with bad_request, model_missing or model_refused, whose remedy is `model_hint`."""
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise _bad_request("query over 2 kB", "Shorten the query to at most 2 kB.")
     pairs = tuple((name, value) for name, value in _query(request) if name not in _OWN_PARAMETERS)
@@ -128,7 +130,7 @@ def parse_dial_request(request: web.Request, endpoint: Endpoint, *, allowed_mode
     for name in ("intent", "call_id"):
         if name in query and not _IDENTIFIER.fullmatch(query[name]):
             raise _bad_request(f"{name} is not an identifier", f"Send {name} as 1 to 256 letters, digits and . _ : -")
-    _check_model(query, allowed_models, is_required=endpoint in {"realtime", "translation"})
+    _check_model(query, allowed_models, model_hint, is_required=endpoint in {"realtime", "translation"})
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
         query=pairs,
@@ -147,7 +149,7 @@ def _live_session(request: web.Request) -> str:
     return session
 
 
-def _check_model(query: dict[str, str], allowed: Sequence[str], *, is_required: bool) -> None:
+def _check_model(query: dict[str, str], allowed: Sequence[str], hint: str | None, *, is_required: bool) -> None:
     needs_model = is_required and "call_id" not in query and query.get("intent") != "transcription"
     for name in ("model", "deployment"):
         if name not in query:
@@ -159,7 +161,7 @@ def _check_model(query: dict[str, str], allowed: Sequence[str], *, is_required: 
                 f"{name} is not a model name", f"Send {name} as up to 128 letters, digits and . _ : / @ + -"
             )
         if allowed and query[name] not in allowed:
-            raise Failure("model_refused")
+            raise Failure("model_refused", hint=hint)
         needs_model = False
     if needs_model:
         raise Failure("model_missing")

@@ -29,14 +29,18 @@ ALLOWED = {
     "supervisor": BASE | {"telemetry"},
 }
 ALLOWED["settings"] = {"settings", "realtime", "access", "upstream", "store"}
+ALLOWED["clients_file"] = {"clients_file", "settings", "realtime", "access", "upstream", "telemetry"}
 ALLOWED["web"] = ALLOWED["relay"] | ALLOWED["health"] | ALLOWED["access"] | {"web"}
 ALLOWED["signals"] = {"signals", "relay"}
-ALLOWED["configuration"] = ALLOWED["relay"] | ALLOWED["access"] | ALLOWED["store"] | {"settings", "configuration"}
+ALLOWED["configuration"] = (
+    ALLOWED["relay"] | ALLOWED["access"] | ALLOWED["store"] | {"settings", "clients_file", "configuration"}
+)
 ALLOWED["startup"] = ALLOWED["configuration"] | {"loop", "machine", "startup"}
 ALLOWED["app"] = ALLOWED["web"] | ALLOWED["startup"] | {"app", "simulator", "signals", "supervisor"}
 ALLOWED["process"] = ALLOWED["app"] | {"process"}
 ALLOWED["doctor"] = ALLOWED["app"] | {"doctor"}
-ALLOWED["cli"] = ALLOWED["process"] | {"doctor", "cli"}
+ALLOWED["clients_command"] = ALLOWED["configuration"] | {"clients_command"}
+ALLOWED["cli"] = ALLOWED["process"] | {"doctor", "clients_command", "cli"}
 ALLOWED["__main__"] = ALLOWED["cli"]
 PURE_FORBIDDEN = {"asyncio", "aiohttp", "os", "socket", "time", "random", "secrets", "ssl", "logging", "structlog"}
 

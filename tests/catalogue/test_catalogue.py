@@ -13,7 +13,8 @@ from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 # The published HTTP status and close code of each reason. A change breaks clients and alerts.
 PUBLISHED_CODES = {
     "token_missing token_invalid": (401, None),
-    "origin_refused": (403, None),
+    "client_disabled": (401, 1008),
+    "origin_refused api_refused": (403, None),
     "host_refused": (421, None),
     "bad_request model_refused model_missing": (400, 4000),
     "not_a_websocket": (426, None),
@@ -56,6 +57,7 @@ CAUSED_BY_CLIENT = """
     token_missing token_invalid origin_refused host_refused bad_request model_refused model_missing not_a_websocket
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
+    client_disabled api_refused
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

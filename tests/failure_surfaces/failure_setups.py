@@ -4,12 +4,14 @@ import asyncio
 import json
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from unittest.mock import patch
 
+from service.access.clients import digest_of
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
@@ -212,10 +214,30 @@ def changed_on_route(change: Callable[[bytes], bytes]) -> FailureSetup:
     return set_up
 
 
+def client_of_file(lines: str, remedy: str | None = None) -> FailureSetup:
+    """A client with these lines in its table of the clients file."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(f'[clients.kiosk]\ntoken_sha256 = ["{digest_of(TOKEN)}"]\n{lines}\n')
+            file.flush()
+            async with simulated_relay(None, RELAY_CLIENTS_FILE=file.name) as relay:
+                yield FailingRelay(relay, headers=BEARER, remedy=remedy)
+
+    return set_up
+
+
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
     "token_invalid": refused_request(PATH, {"api-key": "wrong"}, RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
+    "client_disabled": client_of_file("enabled = false"),
+    "api_refused": client_of_file(
+        'apis = ["live"]',
+        "Use an API that the operator allows for this client: live. Operator: to allow this one, add realtime to apis of "
+        "[clients.kiosk] in RELAY_CLIENTS_FILE.",
+    ),
     "origin_refused": refused_request(
         PATH,
         {"Origin": "https://evil.example"},

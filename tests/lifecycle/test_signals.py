@@ -322,7 +322,7 @@ async def test_sigquit_ends_a_process_whose_stop_is_blocked(monkeypatch: pytest.
     monkeypatch.setattr(signals, "QUIT_SECONDS", 0.05)
     exits: list[int] = []
     monkeypatch.setattr(os, "_exit", exits.append)
-    handler = signals.Signals(30, lambda: 0, lambda: False)
+    handler = signals.Signals(30, lambda: 0, dict)
     handler._on_quit()
 
     assert handler.stop.is_set()

@@ -21,7 +21,10 @@ async def test_next_read_does_not_wait_for_the_end_of_the_last_thread(monkeypatc
     monkeypatch.setattr(threading, "Thread", LingeringThread)
     reader = FileReader()
     try:
-        assert ["first", "second"] == [await reader.read(lambda: "first"), await reader.read(lambda: "second")]
+        assert ["first", "second"] == [
+            await reader.read_in_thread(lambda: "first"),
+            await reader.read_in_thread(lambda: "second"),
+        ]
     finally:
         may_end.set()
 
@@ -41,7 +44,7 @@ async def test_no_read_starts_while_one_is_blocked(monkeypatch: pytest.MonkeyPat
     try:
         for _ in range(3):
             with pytest.raises(SecretFileError, match="did not return"):
-                await reader.read(blocked)
+                await reader.read_in_thread(blocked)
         assert 1 == len(reads)
     finally:
         may_return.set()

@@ -86,7 +86,7 @@ async def test_running_relay_reports_an_unreadable_key_file_once(key_file: Path,
     async with relay_with(key_file) as (relay, _):
         spoil(key_file)
         await eventually(lambda: relay.events("key.file_unreadable"))
-        relay.app._check_key_file()  # further checks do not repeat the report
+        relay.app._check_files()  # further checks do not repeat the report
         await eventually(lambda: relay.events("key.file_checked"))
         (line,) = relay.events("key.file_unreadable")
         client = await open_raw(relay.app.public_port)
@@ -121,7 +121,7 @@ async def test_key_in_the_variable_for_its_file_is_shown_nowhere(monkeypatch: py
     monkeypatch.setattr(rotation, "POLL_SECONDS", 0.02)
     async with running_relay(OPENAI_API_KEY="", OPENAI_API_KEY_FILE="CANARY0tokenWithoutAnyShape") as relay:
         texts = await surfaces(relay, 424, "key_missing")
-        relay.app._check_key_file()
+        relay.app._check_files()
         await eventually(lambda: relay.events("key.file_checked"))
         texts["notes"] = str(await notes(relay))
 
@@ -158,7 +158,7 @@ async def test_sighup_answers_with_the_result(
     monkeypatch.setattr(rotation, "POLL_SECONDS", 600.0)
     async with relay_with(key_file) as (relay, _):
         change(key_file)
-        assert relay.app._check_key_file()
+        assert relay.app._check_files()
         await eventually(lambda: relay.events("key.file_checked"))
         (line,) = relay.events("key.file_checked")
 

@@ -136,7 +136,7 @@ async def test_sighup_checks_the_file_without_waiting_for_the_poll(
     monkeypatch.setattr(rotation, "POLL_SECONDS", 600.0)
     async with relay_with(key_file) as (relay, _):
         put(key_file, NEW)
-        assert relay.app._check_key_file()
+        assert relay.app._check_files()
         await eventually(lambda: rotations(relay, "taken") == 1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.access.tokens import TokenAuthenticator
+from service.access.clients import ClientDirectory
 from service.failures import CATALOGUE
 from service.simulator import SimulatorOptions
 from tests.support.harness import KEY_CANARY, TOKEN_CANARY, Relay, eventually, open_raw, simulated_relay
@@ -278,7 +278,7 @@ async def test_unexpected_exception_is_answered_with_internal_error(monkeypatch:
         raise RuntimeError("CANARY")
 
     async with simulated_relay() as relay:
-        monkeypatch.setattr(TokenAuthenticator, "authenticate", broken)
+        monkeypatch.setattr(ClientDirectory, "authenticate", broken)
         client = await open_raw(relay.app.public_port)
         await client.close()
         (line,) = relay.events("request.failed")

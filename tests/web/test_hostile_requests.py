@@ -162,7 +162,9 @@ def admit(request: Any, mode: Any) -> str:
         policy = type(POLICY)(
             **{name: getattr(POLICY, name) for name in POLICY.__slots__} | {"mode": mode, "client_tokens": tokens}
         )
-        control = AdmissionControl(policy, Metrics("simulator"), refusal=lambda: None, probe_client=lambda _: None)
+        control = AdmissionControl(
+            policy, policy.directory(), Metrics("simulator"), refusal=lambda: None, probe_client=lambda _: None
+        )
         with ExitStack() as slot:
             with suppress(Failure):
                 parse_handshake(request)

@@ -1,0 +1,57 @@
+"""What one client may do, and the remedies that name its table in the clients file. Pure.
+
+A remedy of the catalogue names a setting of the relay, which applies to a client without a table of its own.
+"""
+
+from typing import Final
+
+from service.access.clients import Client, ClientDirectory
+from service.failures import Failure
+from service.upstream.target import Endpoint
+
+_FILE: Final = "RELAY_CLIENTS_FILE"
+
+
+def key_of(client: Client, key: str) -> str:
+    """Where a value of a client is set, as the end of "add it to"."""
+    return f"{key} of [clients.{client.name}] in {_FILE}"
+
+
+def limit_setting(client: Client) -> str:
+    """Where the limit on a client's sessions is set."""
+    return key_of(client, "max_sessions") if client.is_from_file else "RELAY_MAX_SESSIONS_PER_CLIENT"
+
+
+def origin_place(clients: ClientDirectory) -> str:
+    """Where an origin is set that no client allows, as the end of "add it to"."""
+    settings = "RELAY_ALLOWED_ORIGINS and restart the relay"
+    return f"origins of a client in {_FILE}, or to {settings}" if clients.file.clients else settings
+
+
+def check_api(client: Client, endpoint: Endpoint) -> None:
+    """Raise Failure with api_refused for an API that the client may not use."""
+    api = "live" if endpoint == "attach" else endpoint
+    if api in client.apis:
+        return
+    raise Failure(
+        "api_refused",
+        detail=f"API: {api}",
+        hint=f"Use an API that the operator allows for this client: {', '.join(sorted(client.apis))}. Operator: to allow "
+        f"this one, add {api} to {key_of(client, 'apis')}.",
+    )
+
+
+def model_hint(client: Client) -> str | None:
+    """The remedy for a model that the client may not use; None for the catalogue's."""
+    if not client.is_from_file:
+        return None
+    place = key_of(client, "models")
+    return f"Request a model that the operator allows for this client. Operator: add it to {place}."
+
+
+def session_limit_hint(client: Client) -> str | None:
+    """The remedy for a client at its limit of sessions; None for the catalogue's."""
+    if not client.is_from_file:
+        return None
+    place = limit_setting(client)
+    return f"Close a session, or wait for one to end, before you open another. Operator: the limit is {place}."
