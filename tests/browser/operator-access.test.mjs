@@ -8,7 +8,16 @@ import { Bench, done, shows, until } from "./operator-page.mjs";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const MAX_FIRST_LOAD_BYTES = 100_000;
-const HASHES = ["#overview", "#sessions", "#failures", "#doctor", "#settings", "#catalogue", "#catalogue/relay_full", "#runbook/README"];
+const HASHES = [
+  "#overview",
+  "#sessions",
+  "#failures",
+  "#doctor",
+  "#settings",
+  "#catalogue",
+  "#catalogue/relay_full",
+  "#runbook/README",
+];
 let bench;
 
 before(async () => {
@@ -25,8 +34,18 @@ after(() => bench.close());
 async function ready(page, hash) {
   await page.evaluate((each) => (location.hash = each), hash);
   await shows(page, "#freshness", "live");
-  const wanted = { sessions: "tbody tr", failures: ".failure", settings: "tbody tr", catalogue: ".catalogue-list li", runbook: ".runbook.whole", overview: ".latest" };
-  await page.locator(wanted[hash.slice(1).split("/")[0]] ?? "h1").first().waitFor({ state: "attached" });
+  const wanted = {
+    sessions: "tbody tr",
+    failures: ".failure",
+    settings: "tbody tr",
+    catalogue: ".catalogue-list li",
+    runbook: ".runbook.whole",
+    overview: ".latest",
+  };
+  await page
+    .locator(wanted[hash.slice(1).split("/")[0]] ?? "h1")
+    .first()
+    .waitFor({ state: "attached" });
   if (hash.includes("/")) await page.locator(".catalogue-detail h2").waitFor();
 }
 
@@ -34,7 +53,13 @@ async function violations(page) {
   // Evaluated, since the page's policy allows no script of others.
   const found = await page.evaluate(async () => {
     const { violations: all } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
-    return all.map(({ id, nodes }) => `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).slice(0, 3).join(" | ")}`);
+    return all.map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes
+          .map(({ target, failureSummary }) => `${target} ${failureSummary}`)
+          .slice(0, 3)
+          .join(" | ")}`,
+    );
   });
   return found;
 }
@@ -92,14 +117,21 @@ test("first load is below 100 kB, and nothing comes from elsewhere", async () =>
   const page = await bench.open("");
   const sizes = new Map();
   await shows(page, ".verdict", "Callers");
-  const first = await page.evaluate(() => performance.getEntriesByType("resource").filter(({ initiatorType }) => initiatorType !== "fetch").map(({ name, startTime }) => ({ name, startTime })));
+  const first = await page.evaluate(() =>
+    performance
+      .getEntriesByType("resource")
+      .filter(({ initiatorType }) => initiatorType !== "fetch")
+      .map(({ name, startTime }) => ({ name, startTime })),
+  );
   for (const { name } of [{ name: `${bench.internal}/` }, ...first]) {
     assert.ok(name.startsWith(bench.internal), name);
     sizes.set(name, (await (await fetch(name)).arrayBuffer()).byteLength);
   }
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0);
   console.log(`# first load: ${sizes.size} files, ${total} bytes`);
-  const needed = [...sizes].filter(([name]) => !/\/(sessions|failures|doctor|settings|catalogue|runbook|markdown)\.js$/.test(name)).reduce((sum, [, size]) => sum + size, 0);
+  const needed = [...sizes]
+    .filter(([name]) => !/\/(sessions|failures|doctor|settings|catalogue|runbook|markdown)\.js$/.test(name))
+    .reduce((sum, [, size]) => sum + size, 0);
   console.log(`# of these before the first paint: ${needed} bytes`);
   assert.ok(needed < MAX_FIRST_LOAD_BYTES, `${needed} bytes`);
   await done(page);

@@ -59,7 +59,8 @@ test("verdict is some where one provider error is recent, and failures are liste
   await page.click(".failure summary >> text=upstream_overloaded");
   await shows(page, ".failure details[open] .remedy", /Remedy\s+\S+/);
   const facts = await page.locator(".failure details[open] .facts").textContent();
-  for (const part of ["Clientkiosk", "Phaseupgrade", "Provider's status503", "Caused byprovider"]) assert.ok(facts.includes(part), facts);
+  for (const part of ["Clientkiosk", "Phaseupgrade", "Provider's status503", "Caused byprovider"])
+    assert.ok(facts.includes(part), facts);
   await page.click(".chips >> text=token_missing");
   await until(page, () => document.querySelectorAll(".failure").length === 2 && location.hash === "#failures/token_missing");
   await page.fill("input[type=search]", "no such text");
@@ -90,7 +91,9 @@ test("page asks for one overview and one list at a time, and not while it is hid
   page.requested.length = 0;
   await until(page, () => performance.getEntriesByName(`${location.origin}/api/overview`).length > 3);
   const asked = page.requested.filter((each) => each.startsWith("GET /api/"));
-  const [overviews, lists] = ["GET /api/overview", "GET /api/sessions"].map((path) => asked.filter((each) => each === path).length);
+  const [overviews, lists] = ["GET /api/overview", "GET /api/sessions"].map(
+    (path) => asked.filter((each) => each === path).length,
+  );
   assert.ok(overviews >= 2 && Math.abs(overviews - lists) <= 1, String(asked));
   assert.equal(asked.length, overviews + lists);
   await page.evaluate(() => {

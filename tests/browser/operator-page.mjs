@@ -28,12 +28,19 @@ export class Bench {
    * Opens a page of the running relay. `errors` collects what the page reports; those that match `expected` are left out.
    */
   async open(hash = "", { expected = /^$/, mock = null, ...options } = {}) {
-    const context = await this.browser.newContext({ viewport: { width: 1440, height: 900 }, reducedMotion: "reduce", ...options });
+    const context = await this.browser.newContext({
+      viewport: { width: 1440, height: 900 },
+      reducedMotion: "reduce",
+      ...options,
+    });
     context.setDefaultTimeout(PATIENCE_MS);
     const page = await context.newPage();
     page.errors = [];
     page.requested = [];
-    page.on("console", (message) => message.type() === "error" && !expected.test(message.text()) && page.errors.push(message.text()));
+    page.on(
+      "console",
+      (message) => message.type() === "error" && !expected.test(message.text()) && page.errors.push(message.text()),
+    );
     page.on("pageerror", (error) => page.errors.push(String(error)));
     page.on("request", (request) => page.requested.push(`${request.method()} ${new URL(request.url()).pathname}`));
     if (mock) await page.route("**/api/**", (route) => answer(route, mock));
@@ -65,10 +72,13 @@ async function answer(route, mock) {
 /** Waits until the text of the first element contains `text`, or matches it. */
 export async function shows(page, selector, text) {
   const wanted = page.locator(selector).filter({ hasText: text });
-  await wanted.first().waitFor({ timeout: PATIENCE_MS }).catch(async (error) => {
-    const found = await page.locator(selector).allTextContents();
-    throw new Error(`${selector} does not show ${text}, but ${JSON.stringify(found).slice(0, 500)}`, { cause: error });
-  });
+  await wanted
+    .first()
+    .waitFor({ timeout: PATIENCE_MS })
+    .catch(async (error) => {
+      const found = await page.locator(selector).allTextContents();
+      throw new Error(`${selector} does not show ${text}, but ${JSON.stringify(found).slice(0, 500)}`, { cause: error });
+    });
 }
 
 /** Waits until a function of the page returns something true. */

@@ -16,7 +16,8 @@ before(async () => {
 });
 after(() => bench.close());
 
-const connect = (name, options = {}) => bench.stage.ask("open", { token: `token-${name}-abcdefghijklmnopqrstuvwxyz`, ...options });
+const connect = (name, options = {}) =>
+  bench.stage.ask("open", { token: `token-${name}-abcdefghijklmnopqrstuvwxyz`, ...options });
 
 test("session appears with its numbers, and is ended after a confirmation", async () => {
   await bench.relay(TOKENS);
@@ -25,11 +26,19 @@ test("session appears with its numbers, and is ended after a confirmation", asyn
   await connect("kiosk");
   await bench.stage.ask("speak");
   await shows(page, "tbody tr", /open\s*kiosk\s*127\.0\.0\.1\s*gpt-realtime\s*realtime/);
-  await until(page, () => /\$0\.\d+/.test(document.querySelector("td.cost")?.textContent ?? "") && Number(document.querySelector("td.tokens").textContent) > 0);
+  await until(
+    page,
+    () =>
+      /\$0\.\d+/.test(document.querySelector("td.cost")?.textContent ?? "") &&
+      Number(document.querySelector("td.tokens").textContent) > 0,
+  );
   await page.click("tbody button");
   await shows(page, "dialog", /End this session\?.*kiosk.*ended_by_operator/);
   await page.click("dialog >> text=Cancel");
-  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), "End the session of kiosk, 127.0.0.1");
+  assert.equal(
+    await page.evaluate(() => document.activeElement.getAttribute("aria-label")),
+    "End the session of kiosk, 127.0.0.1",
+  );
   assert.equal(page.requested.filter((each) => each.startsWith("DELETE")).length, 0);
   await page.click("tbody button");
   await page.click("dialog >> text=End session");
@@ -95,7 +104,12 @@ test("change wants the operator token, which is kept in memory only", async () =
   await page.click("tbody button");
   await page.click("dialog >> text=End session");
   assert.deepEqual(await bench.stage.ask("ends"), { reason: "ended_by_operator", close: 1001 });
-  const kept = await page.evaluate(async () => [localStorage.length, sessionStorage.length, document.cookie, (await indexedDB.databases()).length]);
+  const kept = await page.evaluate(async () => [
+    localStorage.length,
+    sessionStorage.length,
+    document.cookie,
+    (await indexedDB.databases()).length,
+  ]);
   assert.deepEqual(kept, [0, 0, "", 0]);
   assert.ok(!(await page.content()).includes(TOKEN));
   await page.reload();
@@ -114,7 +128,11 @@ test("reads want the token beyond loopback, and go on after it has changed", asy
   const other = `${TOKEN}-changed`;
   await bench.relay({ ...settings, RELAY_OPERATOR_TOKEN: other });
   await shows(page, "#notice", "The operator token is wrong.");
-  await shows(page, ".verdict[data-level=unknown] h1", /^Whether callers get through is not known: The (operator token is wrong|request carries no operator token)\./);
+  await shows(
+    page,
+    ".verdict[data-level=unknown] h1",
+    /^Whether callers get through is not known: The (operator token is wrong|request carries no operator token)\./,
+  );
   await page.click("#notice >> text=Enter operator token");
   await page.fill("#operator-token", other);
   await page.click("dialog >> text=Use token");
@@ -183,7 +201,8 @@ test("every runbook is rendered, and every link of it leads to something", async
   for (const name of [...names, "alerts", "README"]) {
     await page.evaluate((hash) => (location.hash = hash), `#runbook/${name}`);
     await page.locator(`.runbook.whole[aria-label="Runbook ${name}"]`).waitFor();
-    for (const link of await page.locator(".runbook a").evaluateAll((nodes) => nodes.map((each) => each.getAttribute("href")))) links.add(link);
+    for (const link of await page.locator(".runbook a").evaluateAll((nodes) => nodes.map((each) => each.getAttribute("href"))))
+      links.add(link);
     const unread = page.locator(".runbook :is(p, li, td, th, h2, h3, h4)").filter({ hasText: /```|\]\(|\*\*|^#+ |^[|-] / });
     assert.deepEqual(await unread.allTextContents(), [], name);
   }

@@ -22,13 +22,28 @@ export function cataloguePage(context) {
   const list = el("ul", { class: "catalogue-list" });
   const detail = el("article", { class: "catalogue-detail", "aria-label": "Reason" });
   const element = el("div", { class: "page catalogue" });
-  const field = searchField("Search", "part of reason, message or remedy, or a code such as 1013", (text) => filter(text.trim().toLowerCase()));
+  const field = searchField("Search", "part of reason, message or remedy, or a code such as 1013", (text) =>
+    filter(text.trim().toLowerCase()),
+  );
   element.append(
     pageHeading("Catalogue"),
     el(
       "div",
       { class: "catalogue-frame" },
-      el("div", { class: "catalogue-side" }, field.element, totals, list, el("p", { class: "hint" }, el("a", { href: "#runbook/README/by-symptom" }, "Runbooks by symptom"), " · ", el("a", { href: "#runbook/alerts" }, "Runbook of the alerts"))),
+      el(
+        "div",
+        { class: "catalogue-side" },
+        field.element,
+        totals,
+        list,
+        el(
+          "p",
+          { class: "hint" },
+          el("a", { href: "#runbook/README/by-symptom" }, "Runbooks by symptom"),
+          " · ",
+          el("a", { href: "#runbook/alerts" }, "Runbook of the alerts"),
+        ),
+      ),
       detail,
     ),
   );
@@ -49,7 +64,8 @@ export function cataloguePage(context) {
     reasons = read;
     forgetRunbooks();
     items.clear();
-    for (const row of [...reasons.values()].sort((one, other) => one.reason.localeCompare(other.reason))) items.set(row.reason, itemOf(row));
+    for (const row of [...reasons.values()].sort((one, other) => one.reason.localeCompare(other.reason)))
+      items.set(row.reason, itemOf(row));
     list.replaceChildren(...items.values());
     filter(field.input.value.trim().toLowerCase());
   };
@@ -71,7 +87,7 @@ export function cataloguePage(context) {
     for (const [name, item] of items) mark(item, page === "catalogue" && name === parameter);
     detail.replaceChildren(...nodes);
     element.classList.toggle("has-detail", parameter !== "");
-    reveal(detail, page === "runbook" ? parameter.split("/")[1] ?? "" : "", parameter !== "");
+    reveal(detail, page === "runbook" ? (parameter.split("/")[1] ?? "") : "", parameter !== "");
   };
 
   return {
@@ -109,7 +125,16 @@ function itemOf({ reason, message }) {
 }
 
 /** What a search looks at. @param {Reason} row */
-function textOf({ reason, message, remedy, operator_action: action, http_status: status, close_code: close, event_close_code: event, blame }) {
+function textOf({
+  reason,
+  message,
+  remedy,
+  operator_action: action,
+  http_status: status,
+  close_code: close,
+  event_close_code: event,
+  blame,
+}) {
   return [reason, message, remedy, action, status, close, event, blame].join("\n").toLowerCase();
 }
 
@@ -117,7 +142,11 @@ function textOf({ reason, message, remedy, operator_action: action, http_status:
 async function detailOf(reason, reasons) {
   const row = reasons.get(reason);
   if (!reason) return [el("p", { class: "empty" }, "Select a reason to read what it means and what to do.")];
-  if (!row) return [el("h2", { tabindex: "-1" }, "Unknown reason"), el("p", null, "The catalogue of this relay has no reason ", el("code", null, reason), ".")];
+  if (!row)
+    return [
+      el("h2", { tabindex: "-1" }, "Unknown reason"),
+      el("p", null, "The catalogue of this relay has no reason ", el("code", null, reason), "."),
+    ];
   const { runbook } = row;
   const blocks = await readRunbook(runbook.name);
   const resolve = resolver(runbook.name, new Set(reasons.keys()));
@@ -132,7 +161,12 @@ async function detailOf(reason, reasons) {
     el("p", { class: "remedy" }, row.operator_action),
     row.remedy === row.operator_action ? null : el("h3", null, "What clients receive as remedy"),
     row.remedy === row.operator_action ? null : el("p", null, row.remedy),
-    el("section", { class: "runbook", "aria-label": "Runbook" }, ...render(about, 1, resolve), el("p", { class: "hint" }, "From the runbook ", el("a", { href: address }, `${runbook.name}: the whole page`), ".")),
+    el(
+      "section",
+      { class: "runbook", "aria-label": "Runbook" },
+      ...render(about, 1, resolve),
+      el("p", { class: "hint" }, "From the runbook ", el("a", { href: address }, `${runbook.name}: the whole page`), "."),
+    ),
   ].filter((node) => node !== null);
 }
 
@@ -153,5 +187,8 @@ async function wholePage(parameter, reasons) {
   const name = parameter.split("/")[0] || "README";
   const blocks = await readRunbook(name);
   const nodes = render(blocks, 1, resolver(name, new Set(reasons.keys())));
-  return [el("p", { class: "back" }, el("a", { href: "#catalogue" }, "All reasons")), el("section", { class: "runbook whole", "aria-label": `Runbook ${name}` }, ...nodes)];
+  return [
+    el("p", { class: "back" }, el("a", { href: "#catalogue" }, "All reasons")),
+    el("section", { class: "runbook whole", "aria-label": `Runbook ${name}` }, ...nodes),
+  ];
 }

@@ -33,7 +33,13 @@ export function outcomeChart(window) {
   const line = svg("line", { class: "axis", x1: 0, x2: width, y1: UP + 0.5, y2: UP + 0.5 });
   return svg(
     "svg",
-    { class: "chart", viewBox: `0 0 ${width} ${UP + DOWN + 1}`, preserveAspectRatio: "none", role: "img", "aria-label": summary(window) },
+    {
+      class: "chart",
+      viewBox: `0 0 ${width} ${UP + DOWN + 1}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": summary(window),
+    },
     ...columns,
     line,
   );
@@ -115,7 +121,13 @@ export function reasonBars(failures, message) {
     return el(
       "li",
       { class: counted ? "reason" : "reason uncounted" },
-      el("div", { class: "reason-head" }, name, aside, el("span", { class: "reason-count", title: plural(number, "failure") }, number)),
+      el(
+        "div",
+        { class: "reason-head" },
+        name,
+        aside,
+        el("span", { class: "reason-count", title: plural(number, "failure") }, number),
+      ),
       el("div", { class: "bar-track", "aria-hidden": "true" }, fill),
       words,
     );

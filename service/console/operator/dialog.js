@@ -49,12 +49,28 @@ export function ask(title, content, action, other = null) {
  * @returns {Promise<string | null>}
  */
 export function askToken(problem, hasToken, forget) {
-  const input = el("input", { type: "password", id: "operator-token", autocomplete: "off", spellcheck: "false", required: true, autofocus: true });
+  const input = el("input", {
+    type: "password",
+    id: "operator-token",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    autofocus: true,
+  });
   const why = problem && el("p", { class: "problem" }, el("strong", null, problem.message), " ", problem.remedy);
   const note = "The page keeps it in memory only, and sends it to this relay. A reload forgets it.";
   return ask(
     "Operator token",
-    [why, el("label", { class: "field", for: "operator-token" }, el("span", { class: "field-name" }, "Value of RELAY_OPERATOR_TOKEN")), input, el("p", { class: "hint" }, note)],
+    [
+      why,
+      el(
+        "label",
+        { class: "field", for: "operator-token" },
+        el("span", { class: "field-name" }, "Value of RELAY_OPERATOR_TOKEN"),
+      ),
+      input,
+      el("p", { class: "hint" }, note),
+    ],
     { name: "Use token", result: () => input.value.trim() || null },
     hasToken ? { name: "Forget token", run: forget } : null,
   );

@@ -1,9 +1,9 @@
 // The page "Doctor": runs it at the press of a button, and shows its steps.
 
-import { Problem, change } from "./api.js";
+import { Problem } from "./api.js";
 import { el, setText } from "./shared/dom.js";
 import { clock, duration, plural } from "./format.js";
-import { pageHeading, reasonLink, statusMark } from "./words.js";
+import { pageHeading, remedyBlock, statusMark } from "./words.js";
 
 /** @typedef {import("./types.js").DoctorDocument} DoctorDocument */
 /** @typedef {import("./types.js").Rung} Rung */
@@ -28,9 +28,12 @@ export function doctorPage(context) {
     setText(state, "The doctor runs.");
     const timer = setInterval(show, 1000);
     try {
-      const document = await ofRelay(context);
+      const document = /** @type {DoctorDocument} */ (await context.change("POST", "/api/doctor", PATIENCE_SECONDS));
       result.replaceChildren(...report(document));
-      setText(state, `${conclusion(document)} Run at ${clock(Date.now() / 1000)}, in ${duration((performance.now() - began) / 1000)}.`);
+      setText(
+        state,
+        `${conclusion(document)} Run at ${clock(Date.now() / 1000)}, in ${duration((performance.now() - began) / 1000)}.`,
+      );
     } catch (raised) {
       if (!(raised instanceof Problem)) throw raised;
       setText(state, `${raised.message} ${raised.remedy}`);
@@ -48,7 +51,11 @@ export function doctorPage(context) {
       "div",
       { class: "page narrow" },
       pageHeading("Doctor"),
-      el("p", { class: "lead" }, "Checks a connection to the provider step by step, from the relay, and explains the first failure. It dials once and costs no tokens."),
+      el(
+        "p",
+        { class: "lead" },
+        "Checks a connection to the provider step by step, from the relay, and explains the first failure. It dials once and costs no tokens.",
+      ),
       el("div", { class: "controls" }, button),
       state,
       result,
@@ -57,19 +64,10 @@ export function doctorPage(context) {
     list: () => null,
     apply: () => undefined,
     update(overview) {
-      if (!isRunning && !result.childElementCount) setText(state, overview.doctor_running ? "The doctor runs already, at the request of another operator." : "");
+      if (!isRunning && !result.childElementCount)
+        setText(state, overview.doctor_running ? "The doctor runs already, at the request of another operator." : "");
     },
   };
-}
-
-/** @param {import("./types.js").Context} context @returns {Promise<DoctorDocument>} */
-async function ofRelay(context) {
-  try {
-    return await change("POST", "/api/doctor", PATIENCE_SECONDS);
-  } catch (raised) {
-    if (!(raised instanceof Problem && raised.wantsToken && (await context.askToken(raised)))) throw raised;
-    return change("POST", "/api/doctor", PATIENCE_SECONDS);
-  }
 }
 
 /** @param {DoctorDocument} document */
@@ -77,12 +75,18 @@ function conclusion({ ok, rungs }) {
   const failed = rungs.find(({ status }) => status === "fail");
   if (failed) return `Failed at ${failed.name}.`;
   const warnings = rungs.filter(({ status }) => status === "warn").length;
-  return ok ? (warnings ? `No step failed; ${plural(warnings, "step")} with a warning.` : "Every step passed.") : "The doctor reports a failure.";
+  return ok
+    ? warnings
+      ? `No step failed; ${plural(warnings, "step")} with a warning.`
+      : "Every step passed."
+    : "The doctor reports a failure.";
 }
 
 /** @param {DoctorDocument} document */
 function report({ ok, rungs, target }) {
-  const shown = Object.values(target).filter((value) => typeof value === "string" && value).join(" · ");
+  const shown = Object.values(target)
+    .filter((value) => typeof value === "string" && value)
+    .join(" · ");
   return [
     el("p", { class: "target" }, "Target: ", el("code", null, shown)),
     el("ol", { class: ok ? "rungs" : "rungs failed" }, ...rungs.map(rung)),
@@ -95,11 +99,18 @@ function rung({ name, status, seconds, finding, notes, reason, remedy }) {
     "li",
     { class: "rung", "data-status": status },
     statusMark(status),
-    el("div", { class: "rung-head" }, el("strong", null, name), status !== "skipped" && el("span", { class: "rung-time" }, duration(seconds))),
-    el("div", { class: "rung-body" },
+    el(
+      "div",
+      { class: "rung-head" },
+      el("strong", null, name),
+      status !== "skipped" && el("span", { class: "rung-time" }, duration(seconds)),
+    ),
+    el(
+      "div",
+      { class: "rung-body" },
       el("p", null, finding),
       notes.length ? el("ul", null, ...notes.map((note) => el("li", null, note))) : null,
-      remedy && el("p", { class: "remedy" }, el("strong", null, "Remedy"), " ", remedy, " ", reason && reasonLink(reason, `Runbook: ${reason}`)),
+      remedy && remedyBlock(remedy, reason),
     ),
   );
 }

@@ -38,13 +38,27 @@ export function failuresPage() {
       kept.set(key, entries.get(key) ?? entry(failure));
     }
     entries = kept;
-    arrange(list, found.length ? [...kept.values()] : [el("li", null, emptyNote(failures.length ? "No failure matches." : "No failure since the start."))]);
-    for (const node of list.querySelectorAll("[data-time]")) setText(node, `${age(time - Number(node.getAttribute("data-time")))} ago`);
+    arrange(
+      list,
+      found.length
+        ? [...kept.values()]
+        : [el("li", null, emptyNote(failures.length ? "No failure matches." : "No failure since the start."))],
+    );
+    for (const node of list.querySelectorAll("[data-time]"))
+      setText(node, `${age(time - Number(node.getAttribute("data-time")))} ago`);
   };
 
   return {
     title: "Failures",
-    element: el("div", { class: "page" }, pageHeading("Failures"), el("div", { class: "controls" }, field.element), chips, totals, list),
+    element: el(
+      "div",
+      { class: "page" },
+      pageHeading("Failures"),
+      el("div", { class: "controls" }, field.element),
+      chips,
+      totals,
+      list,
+    ),
     show(parameter) {
       reason = parameter;
       draw();
@@ -69,7 +83,9 @@ function unused(taken, key) {
 function totalsOf(found, kept, total) {
   if (!total) return "";
   const since = total > kept ? `the last ${count(kept)} of ${count(total)} since the start` : `${count(total)} since the start`;
-  return found === kept ? `${since[0]?.toUpperCase()}${since.slice(1)}, the newest first.` : `${count(found)} shown, of ${since}.`;
+  return found === kept
+    ? `${since[0]?.toUpperCase()}${since.slice(1)}, the newest first.`
+    : `${count(found)} shown, of ${since}.`;
 }
 
 /** @param {Failure[]} failures @param {string} chosen @param {Element} parent */
@@ -97,7 +113,11 @@ function chipsOf(failures, chosen, parent) {
 
 /** @param {string} reason */
 function chip(reason) {
-  return el("li", { "data-reason": reason }, el("a", { class: "chip" }, reason ? el("code", null, reason) : "all", " ", el("span", { class: "count" })));
+  return el(
+    "li",
+    { "data-reason": reason },
+    el("a", { class: "chip" }, reason ? el("code", null, reason) : "all", " ", el("span", { class: "count" })),
+  );
 }
 
 /** What a search looks at. @param {Failure} failure */
@@ -132,5 +152,9 @@ function entry(failure) {
     ["Detail", failure.detail],
     ...Object.entries(evidence).map(([name, value]) => /** @type {[string, string]} */ ([name, value])),
   ]);
-  return el("li", { class: "failure", "data-blame": failure.blame }, el("details", null, summary, el("div", { class: "failure-body" }, remedyBlock(failure.remedy, reason), shown)));
+  return el(
+    "li",
+    { class: "failure", "data-blame": failure.blame },
+    el("details", null, summary, el("div", { class: "failure-body" }, remedyBlock(failure.remedy, reason), shown)),
+  );
 }

@@ -1,6 +1,6 @@
 // Starts the page: which part is shown, what is asked for every two seconds, and what the top of the page says.
 
-import { Problem, hasToken, readJson, setToken } from "./api.js";
+import { Problem, change, hasToken, readJson, setToken } from "./api.js";
 import { askToken } from "./dialog.js";
 import { el, setAttribute, setText } from "./shared/dom.js";
 import { count } from "./format.js";
@@ -33,7 +33,7 @@ const context = {
   announce: (/** @type {string} */ text) => setText(byId("announcer"), text),
   refresh: () => poll.now(),
   catalogue: readCatalogue,
-  askToken: requestToken,
+  change: changeAsOperator,
 };
 
 const PAGES = ["overview", "sessions", "failures", "doctor", "settings", "catalogue"];
@@ -53,7 +53,12 @@ const poll = new Poll(read, (raised) => {
   head.problem = raised;
   head.draw();
 });
-const head = new Top(poll, context.announce, () => void requestToken(null), (problem) => last && view?.update(last, problem));
+const head = new Top(
+  poll,
+  context.announce,
+  () => void requestToken(null),
+  (problem) => last && view?.update(last, problem),
+);
 
 async function read() {
   const shown = view;
@@ -125,6 +130,16 @@ async function requestToken(problem) {
   showToken();
   poll.now();
   return true;
+}
+
+/** @type {import("./types.js").Context["change"]} */
+async function changeAsOperator(method, path, seconds) {
+  try {
+    return await change(method, path, seconds);
+  } catch (raised) {
+    if (!(raised instanceof Problem && raised.wantsToken && (await requestToken(raised)))) throw raised;
+    return change(method, path, seconds);
+  }
 }
 
 function showToken() {

@@ -61,7 +61,11 @@ export function overviewPage(context, catalogue) {
 function panel(name) {
   const head = el("div", { class: "panel-head" }, el("h2", null, name));
   const body = el("div", { class: "panel-body" });
-  return { head, element: el("section", { class: "panel" }, head, body), set: (/** @type {Element} */ content) => exchange(body, content) };
+  return {
+    head,
+    element: el("section", { class: "panel" }, head, body),
+    set: (/** @type {Element} */ content) => exchange(body, content),
+  };
 }
 
 /** Replaces the content, unless it is the same: a focused link keeps its focus. @param {Element} body @param {Element} content */
@@ -100,7 +104,9 @@ function evidenceOf({ connections, sessions, drain }) {
   const parts = [];
   if (drain.draining) parts.push(`The drain ends in ${age(drain.seconds_left ?? 0)}.`);
   if (last && last.succeeded + last.failed > 0) {
-    parts.push(`${count(last.succeeded)} of ${plural(last.succeeded + last.failed, "connection")} succeeded in the last 5 minutes.`);
+    parts.push(
+      `${count(last.succeeded)} of ${plural(last.succeeded + last.failed, "connection")} succeeded in the last 5 minutes.`,
+    );
   } else parts.push("No connection in the last 5 minutes counts.");
   parts.push(`${plural(sessions.open, "session")} open.`);
   return parts.join(" ");
@@ -120,7 +126,12 @@ function checkList({ health, breaker_open: isBreakerOpen, drain }) {
       ? stateRow("warn", "yes", "Drain", `${age(drain.seconds_left ?? 0)} left for the open sessions.`)
       : stateRow("skipped", "no", "Drain", "The relay accepts new sessions."),
   ];
-  return el("div", null, el("ul", { class: "checks" }, ...rows, ...notes), ...health.notes.map((note) => el("p", { class: "note" }, note)));
+  return el(
+    "div",
+    null,
+    el("ul", { class: "checks" }, ...rows, ...notes),
+    ...health.notes.map((note) => el("p", { class: "note" }, note)),
+  );
 }
 
 /** @param {Check} check */
@@ -146,7 +157,13 @@ function checkRow(check) {
 
 /** @param {string} status @param {string} word @param {string} name @param {string} words */
 function stateRow(status, word, name, words) {
-  return el("li", { class: "check" }, statusMark(status, word), el("strong", { class: "check-name" }, name), el("span", { class: "check-times" }, words));
+  return el(
+    "li",
+    { class: "check" },
+    statusMark(status, word),
+    el("strong", { class: "check-name" }, name),
+    el("span", { class: "check-times" }, words),
+  );
 }
 
 /** @param {string} name @param {ReadonlyMap<string, import("./types.js").Reason>} catalogue */
@@ -163,9 +180,21 @@ function windowPanel(name, catalogue) {
         el(
           "div",
           null,
-          el("div", { class: "figures" }, figure(percent(window.success_ratio), "success"), figure(count(window.succeeded), "succeeded", "good"), figure(count(window.failed), "failed", "bad")),
+          el(
+            "div",
+            { class: "figures" },
+            figure(percent(window.success_ratio), "success"),
+            figure(count(window.succeeded), "succeeded", "good"),
+            figure(count(window.failed), "failed", "bad"),
+          ),
           outcomeChart(window),
-          el("p", { class: "chart-ends", "aria-hidden": "true" }, el("span", null, `${age(window.seconds)} ago`), el("span", null, `at most ${mostOf(window)} in ${age(window.point_seconds)}`), el("span", null, "now")),
+          el(
+            "p",
+            { class: "chart-ends", "aria-hidden": "true" },
+            el("span", null, `${age(window.seconds)} ago`),
+            el("span", null, `at most ${mostOf(window)} in ${age(window.point_seconds)}`),
+            el("span", null, "now"),
+          ),
           counted.length || others.length ? reasonBars([...counted, ...others], words) : emptyNote("No connection has failed."),
         ),
       );
@@ -202,7 +231,12 @@ function capacityPanel() {
       const limit = used.limit_bytes === null ? "No limit is known." : `Limit ${bytes(used.limit_bytes)}.`;
       memory.set(used.used_bytes, used.limit_bytes, bytes(used.used_bytes), limit);
       const { last_seconds: last, greatest_seconds: greatest } = loop;
-      lag.set(greatest, LAG_LIMIT_SECONDS, duration(greatest), `Greatest of the last minute; last ${duration(last)}. An alert fires at 100 ms.`);
+      lag.set(
+        greatest,
+        LAG_LIMIT_SECONDS,
+        duration(greatest),
+        `Greatest of the last minute; last ${duration(last)}. An alert fires at 100 ms.`,
+      );
     },
   };
 }
@@ -217,15 +251,17 @@ function latestFailures(failures, time) {
     const kind = kinds.get(key) ?? { failure, times: 0 };
     kinds.set(key, { ...kind, times: kind.times + 1 });
   }
-  const rows = [...kinds.values()].slice(0, LATEST_SHOWN).map(({ failure, times }) =>
-    el(
-      "li",
-      { class: "latest" },
-      el("span", { class: "latest-time", title: `${age(time - failure.time)} ago` }, clock(failure.time)),
-      el("a", { href: place("failures", failure.reason) }, el("code", null, failure.reason)),
-      el("span", { class: "latest-client" }, failure.client),
-      el("span", { class: "latest-words" }, failure.message, times > 1 && el("span", { class: "badge" }, `${times} times`)),
-    ),
-  );
+  const rows = [...kinds.values()]
+    .slice(0, LATEST_SHOWN)
+    .map(({ failure, times }) =>
+      el(
+        "li",
+        { class: "latest" },
+        el("span", { class: "latest-time", title: `${age(time - failure.time)} ago` }, clock(failure.time)),
+        el("a", { href: place("failures", failure.reason) }, el("code", null, failure.reason)),
+        el("span", { class: "latest-client" }, failure.client),
+        el("span", { class: "latest-words" }, failure.message, times > 1 && el("span", { class: "badge" }, `${times} times`)),
+      ),
+    );
   return el("ul", { class: "latests" }, ...rows);
 }

@@ -16,8 +16,6 @@ export class Poll {
     this.onEnd = onEnd;
     /** When `work` last succeeded, by performance.now(). @type {number | null} */
     this.answeredAt = null;
-    /** When the first of the failures in a row began. @type {number | null} */
-    this.failingSince = null;
     /** When it runs next; null while it runs. @type {number | null} */
     this.nextAt = null;
     this.failures = 0;
@@ -40,17 +38,14 @@ export class Poll {
     this.isRunning = true;
     this.isWanted = false;
     this.nextAt = null;
-    const began = performance.now();
     /** @type {unknown} */
     let raised = null;
     try {
       await this.work();
       this.answeredAt = performance.now();
-      this.failingSince = null;
       this.failures = 0;
     } catch (problem) {
       this.failures += 1;
-      this.failingSince ??= began;
       raised = problem;
     }
     this.isRunning = false;
@@ -61,7 +56,7 @@ export class Poll {
   schedule() {
     if (document.hidden) return;
     const pause = this.failures ? BACKOFF_MS[Math.min(this.failures, BACKOFF_MS.length) - 1] : INTERVAL_MS;
-    const delay = this.isWanted ? 0 : pause ?? INTERVAL_MS;
+    const delay = this.isWanted ? 0 : (pause ?? INTERVAL_MS);
     this.nextAt = performance.now() + delay;
     this.timer = setTimeout(() => this.now(), delay);
   }

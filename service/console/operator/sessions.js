@@ -1,6 +1,6 @@
 // The page "Sessions": who is connected, and the end of one session.
 
-import { Problem, change } from "./api.js";
+import { Problem } from "./api.js";
 import { ask } from "./dialog.js";
 import { arrange, el, setAttribute, setText } from "./shared/dom.js";
 import { age, bytes, count, dollars, duration, shortCount } from "./format.js";
@@ -41,14 +41,18 @@ export function sessionsPage(context) {
     context.refresh();
   };
   const field = searchField("Search", "part of client, address, model, API or id", changed);
-  const select = el("select", { change: () => ((limit = Number(select.value)), context.refresh()) }, ...LIMITS.map((each) => el("option", { value: each }, each)));
+  const select = el(
+    "select",
+    { change: () => ((limit = Number(select.value)), context.refresh()) },
+    ...LIMITS.map((each) => el("option", { value: each }, each)),
+  );
 
   /** @param {Session} session */
   const end = async (session) => {
     problem.hidden = true;
     if (!(await confirmEnd(session))) return;
     try {
-      await endSession(session, context);
+      await context.change("DELETE", `/api/sessions/${encodeURIComponent(session.id.toWellFormed())}`);
       context.announce(`The session of ${session.client} ends.`);
     } catch (raised) {
       if (!(raised instanceof Problem)) throw raised;
@@ -64,7 +68,12 @@ export function sessionsPage(context) {
       "div",
       { class: "page" },
       heading,
-      el("div", { class: "controls" }, field.element, el("label", { class: "field" }, el("span", { class: "field-name" }, "Show"), select)),
+      el(
+        "div",
+        { class: "controls" },
+        field.element,
+        el("label", { class: "field" }, el("span", { class: "field-name" }, "Show"), select),
+      ),
       totals,
       problem,
       el("div", { class: "table-frame" }, table(body)),
@@ -83,7 +92,10 @@ export function sessionsPage(context) {
         row.set(session);
         return row;
       });
-      arrange(body, shown.map(({ element }) => element));
+      arrange(
+        body,
+        shown.map(({ element }) => element),
+      );
       const ids = new Set(document.sessions.map(({ id }) => id));
       for (const id of rows.keys()) if (!ids.has(id)) rows.delete(id);
       if (focused && !body.contains(globalThis.document.activeElement)) heading.focus();
@@ -101,7 +113,9 @@ function totalsOf({ total, matching, sessions }, search) {
 
 /** @param {HTMLElement} body */
 function table(body) {
-  const heads = COLUMNS.map(([name, kind, isNumber]) => el("th", { scope: "col", role: "columnheader", class: isNumber ? `${kind} number` : kind }, name));
+  const heads = COLUMNS.map(([name, kind, isNumber]) =>
+    el("th", { scope: "col", role: "columnheader", class: isNumber ? `${kind} number` : kind }, name),
+  );
   const end = el("th", { scope: "col", role: "columnheader", class: "end" }, el("span", { class: "visually-hidden" }, "Action"));
   return el(
     "table",
@@ -117,9 +131,20 @@ class Row {
   /** @param {Session} session @param {(session: Session) => void} end */
   constructor(session, end) {
     this.session = session;
-    this.cells = COLUMNS.map(([name, kind, isNumber]) => el("td", { role: "cell", class: isNumber ? `${kind} number` : kind, "data-label": name.replace("Messages from", "From").replace("Messages to", "To") }));
+    this.cells = COLUMNS.map(([name, kind, isNumber]) =>
+      el("td", {
+        role: "cell",
+        class: isNumber ? `${kind} number` : kind,
+        "data-label": name.replace("Messages from", "From").replace("Messages to", "To"),
+      }),
+    );
     this.button = el("button", { type: "button", class: "danger small", click: () => end(this.session) }, "End");
-    this.element = el("tr", { role: "row", title: `session ${session.id}` }, ...this.cells, el("td", { role: "cell", class: "end" }, this.button));
+    this.element = el(
+      "tr",
+      { role: "row", title: `session ${session.id}` },
+      ...this.cells,
+      el("td", { role: "cell", class: "end" }, this.button),
+    );
     setAttribute(this.button, "aria-label", `End the session of ${session.client}, ${session.address}`);
   }
 
@@ -170,17 +195,12 @@ async function confirmEnd(session) {
     ["Age", age(session.age_seconds)],
     ["Session", el("code", null, session.id)],
   ]);
-  const words = el("p", null, "The client receives an error event with the reason ", el("code", null, "ended_by_operator"), " and close code 1001.");
+  const words = el(
+    "p",
+    null,
+    "The client receives an error event with the reason ",
+    el("code", null, "ended_by_operator"),
+    " and close code 1001.",
+  );
   return ask("End this session?", [shown, words], { name: "End session", kind: "danger", result: () => true });
-}
-
-/** Ends it, and asks for the operator token where the relay wants one. @param {Session} session @param {import("./types.js").Context} context */
-async function endSession(session, context) {
-  const path = `/api/sessions/${encodeURIComponent(session.id.toWellFormed())}`;
-  try {
-    await change("DELETE", path);
-  } catch (raised) {
-    if (!(raised instanceof Problem && raised.wantsToken && (await context.askToken(raised)))) throw raised;
-    await change("DELETE", path);
-  }
 }

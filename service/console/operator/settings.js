@@ -24,8 +24,13 @@ export function settingsPage(context) {
   });
 
   const draw = () => {
-    const found = rows.filter(({ setting, text }) => text.includes(search) && (!onlyChanged.checked || setting.source !== "default"));
-    arrange(body, found.map(({ row }) => row));
+    const found = rows.filter(
+      ({ setting, text }) => text.includes(search) && (!onlyChanged.checked || setting.source !== "default"),
+    );
+    arrange(
+      body,
+      found.map(({ row }) => row),
+    );
     setText(totals, `${count(found.length)} of ${count(rows.length)} settings.`);
   };
 
@@ -53,7 +58,12 @@ export function settingsPage(context) {
       "div",
       { class: "page" },
       pageHeading("Settings"),
-      el("div", { class: "controls" }, field.element, el("label", { class: "field check-field" }, onlyChanged, " Only those that are set")),
+      el(
+        "div",
+        { class: "controls" },
+        field.element,
+        el("label", { class: "field check-field" }, onlyChanged, " Only those that are set"),
+      ),
       totals,
       el("div", { class: "table-frame" }, table(body)),
     ),
@@ -80,20 +90,37 @@ function table(body) {
 function rowOf(setting) {
   const { name, source, accepts, description } = setting;
   const isDefault = source === "default";
-  const name_ = el("th", { scope: "row", role: "rowheader" }, el("code", null, name), el("span", { class: "setting-words" }, description));
+  const name_ = el(
+    "th",
+    { scope: "row", role: "rowheader" },
+    el("code", null, name),
+    el("span", { class: "setting-words" }, description),
+  );
   const value = el("td", { role: "cell", "data-label": "Value" }, ...valueOf(setting));
   const from = el("td", { role: "cell", "data-label": "Source" }, isDefault ? "default" : el("strong", null, source));
-  return el("tr", { role: "row", "data-set": isDefault ? null : "yes" }, name_, value, from, el("td", { role: "cell", "data-label": "Accepts", class: "accepts" }, accepts));
+  return el(
+    "tr",
+    { role: "row", "data-set": isDefault ? null : "yes" },
+    name_,
+    value,
+    from,
+    el("td", { role: "cell", "data-label": "Accepts", class: "accepts" }, accepts),
+  );
 }
 
 /** @param {Setting} setting @returns {import("./shared/dom.js").Child[]} */
 function valueOf({ secret, fingerprints, value, default: standard, source }) {
   if (secret) {
     if (!fingerprints.length) return [el("span", { class: "unset" }, "not set")];
-    return fingerprints.map((fingerprint) => el("span", { class: "fingerprint" }, el("span", { class: "badge" }, "secret"), " ", fingerprint));
+    return fingerprints.map((fingerprint) =>
+      el("span", { class: "fingerprint" }, el("span", { class: "badge" }, "secret"), " ", fingerprint),
+    );
   }
   const shown = written(value);
-  const other = source !== "default" && written(standard) !== shown ? el("span", { class: "setting-words" }, "default: ", written(standard) || "none") : null;
+  const other =
+    source !== "default" && written(standard) !== shown
+      ? el("span", { class: "setting-words" }, "default: ", written(standard) || "none")
+      : null;
   return [shown ? el("code", { class: "value" }, shown) : el("span", { class: "unset" }, "not set"), other];
 }
 

@@ -48,7 +48,8 @@ export class Top {
       setText(badge, upstream);
     }
     const about = document.getElementById("about");
-    if (about) setText(about, `realtime-relay ${version} · up ${age(uptime)}${this.restart && ` · restarted at ${this.restart}`}`);
+    if (about)
+      setText(about, `realtime-relay ${version} · up ${age(uptime)}${this.restart && ` · restarted at ${this.restart}`}`);
     this.other = version === this.version ? "" : version;
   }
 
@@ -96,11 +97,25 @@ export class Top {
       const button = problem.wantsToken
         ? el("button", { type: "button", class: "primary", click: () => this.requestToken() }, "Enter operator token")
         : el("button", { type: "button", class: "quiet", click: () => this.poll.now() }, "Ask now");
-      nodes.push(el("div", { class: "notice", "data-key": problem.code }, el("p", null, el("strong", null, problem.message), " ", problem.remedy, " ", next), button));
+      nodes.push(
+        el(
+          "div",
+          { class: "notice", "data-key": problem.code },
+          el("p", null, el("strong", null, problem.message), " ", problem.remedy, " ", next),
+          button,
+        ),
+      );
     }
     if (other) {
       const reload = el("button", { type: "button", class: "quiet", click: () => location.reload() }, "Reload");
-      nodes.push(el("div", { class: "notice", "data-key": "version" }, el("p", null, `The relay is now version ${other}. Load the page of that version.`), reload));
+      nodes.push(
+        el(
+          "div",
+          { class: "notice", "data-key": "version" },
+          el("p", null, `The relay is now version ${other}. Load the page of that version.`),
+          reload,
+        ),
+      );
     }
     this.exchange(nodes);
   }
@@ -108,7 +123,9 @@ export class Top {
   /** Keeps a notice that is shown already, so that its button keeps the focus. @param {HTMLElement[]} nodes */
   exchange(nodes) {
     const held = [...this.notice.children];
-    const isSame = held.length === nodes.length && held.every((node, index) => node.getAttribute("data-key") === nodes[index]?.getAttribute("data-key"));
+    const isSame =
+      held.length === nodes.length &&
+      held.every((node, index) => node.getAttribute("data-key") === nodes[index]?.getAttribute("data-key"));
     if (!isSame) return this.notice.replaceChildren(...nodes);
     held.forEach((node, index) => {
       const [shown, next] = [node.querySelector(".next"), nodes[index]?.querySelector(".next")];

@@ -152,6 +152,7 @@
  * @property {(text: string) => void} announce to screen readers
  * @property {() => void} refresh reads overview and list now
  * @property {() => Promise<Map<string, Reason>>} catalogue
- * @property {(problem: import("./api.js").Problem) => Promise<boolean>} askToken true once the operator entered one
+ * @property {(method: "POST" | "DELETE", path: string, seconds?: number) => Promise<any>} change changes something; asks for the operator token where the
+ *   relay wants one, and raises Problem
  */
 export {};

@@ -58,7 +58,13 @@ function ofFailedChecks({ health, connections }, catalogue) {
   if (!required.some((check) => check.status === "unknown")) return null;
   const worst = connections[0] && worstOf(connections[0]);
   if (worst && isFailing(connections[0])) return from("fail", NO, worst, catalogue);
-  return { level: "unknown", answer: `${OPEN}.`, message: "The first health checks have not finished.", remedy: "", reason: null };
+  return {
+    level: "unknown",
+    answer: `${OPEN}.`,
+    message: "The first health checks have not finished.",
+    remedy: "",
+    reason: null,
+  };
 }
 
 /** @param {Overview} overview @param {ReadonlyMap<string, Reason>} catalogue @returns {Verdict | null} */

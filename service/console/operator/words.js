@@ -4,7 +4,7 @@ import { el } from "./shared/dom.js";
 
 /** @typedef {import("./types.js").Reason} Reason */
 
-/** Marks whose shapes differ, since colour alone says nothing to everybody. @type {Record<string, string>} */
+/** Marks whose shapes differ, since some readers do not see the colours. @type {Record<string, string>} */
 const MARKS = { pass: "✓", ok: "✓", warn: "!", fail: "✕", unknown: "?", skipped: "–" };
 
 /**
@@ -63,7 +63,11 @@ export function emptyNote(text) {
  */
 export function facts(entries) {
   const shown = entries.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
-  return el("dl", { class: "facts" }, ...shown.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", null, value))));
+  return el(
+    "dl",
+    { class: "facts" },
+    ...shown.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", null, value))),
+  );
 }
 
 /**
