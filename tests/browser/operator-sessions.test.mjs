@@ -48,6 +48,39 @@ test("session appears with its numbers, and is ended after a confirmation", asyn
   await done(page);
 });
 
+test("session of GPT-Live, one that ends and one that is held back are shown as such", async () => {
+  await bench.relay();
+  const way = { messages: 12_345, bytes: 5_100_233, held_back: false, held_back_seconds: 0 };
+  const session = {
+    ...{
+      id: "1",
+      api: "realtime",
+      client: "kiosk",
+      address: "192.0.2.7",
+      model: "gpt-realtime",
+      age_seconds: 3725,
+      last_event_seconds_ago: 0.4,
+    },
+    ...{ state: "open", ending_as: null, client_to_upstream: way, upstream_to_client: way, tokens: 1510, billed_seconds: 0 },
+    ...{ cost_usd: 0.05321, cost_is_complete: true },
+  };
+  const sessions = [
+    { ...session, id: "2", api: "live", model: null, billed_seconds: 61, cost_is_complete: false },
+    { ...session, id: "3", state: "ending", ending_as: "max_duration" },
+    { ...session, id: "4", upstream_to_client: { ...way, held_back: true, held_back_seconds: 1.25 } },
+  ];
+  const page = await bench.open("#sessions", { mock: { "/api/sessions": { total: 3, matching: 3, limit: 50, sessions } } });
+  await shows(page, "tbody tr", /open.*live\s*1 h 2 min\s*12\.3k\s*12\.3k\s*1 min 1 s billed\s*≥ \$0\.0532/);
+  await shows(page, "tbody tr", /ending: max_duration\s*kiosk/);
+  await shows(page, "tbody tr", /held back\s*kiosk.*client 1\.\d s/);
+  assert.deepEqual(await page.locator("tbody button").evaluateAll((all) => all.map(({ disabled }) => disabled)), [
+    false,
+    true,
+    false,
+  ]);
+  await done(page);
+});
+
 test("escape leaves the session open", async () => {
   await bench.relay(TOKENS);
   await connect("kiosk");

@@ -155,7 +155,7 @@ class Row {
     const isHeldBack = up.held_back || down.held_back;
     const isEnding = session.state !== "open";
     const cost = `${session.cost_is_complete ? "" : "≥ "}${dollars(session.cost_usd)}`;
-    const tokens = session.api === "live" ? `${duration(session.billed_seconds)} billed` : count(session.tokens);
+    const tokens = session.api === "live" ? `${age(session.billed_seconds)} billed` : count(session.tokens);
     const texts = [
       isEnding ? `ending: ${session.ending_as ?? ""}` : isHeldBack ? "held back" : session.state,
       session.client,
