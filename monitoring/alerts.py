@@ -286,6 +286,24 @@ OPERATION_ALERTS: Final = (
         ),
     ),
     Alert(
+        name="RelayClientsFileRefused",
+        severity="warning",
+        area=OPERATION,
+        query=f'max by ({INSTANCE}) ({metric("clients_file_refused")})',
+        operator=">",
+        threshold=0,
+        for_duration="0s",
+        summary="<instance> cannot use its clients file.",
+        description=(
+            "The file that RELAY_CLIENTS_FILE names has mistakes or cannot be read, and <instance> continues with the last "
+            "good one. Correct the file. Until then do not restart the instance, because it would not start. The log event "
+            "clients.file_rejected or clients.file_unreadable names each mistake with its line and the remedy."
+        ),
+        rationale=(
+            "immediate: the operator who just changed the file can still correct it, and withdrawn tokens are still accepted"
+        ),
+    ),
+    Alert(
         name="RelayStoreFailing",
         severity="warning",
         area=OPERATION,

@@ -176,6 +176,8 @@ CASES: Final = (
          15, 31, {"instance": "a", "resource": "dials"}, "90%"),
     Case("RelayKeyRotationRefused", "the file contains a rejected key",
          {'key_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
+    Case("RelayClientsFileRefused", "the file has a mistake",
+         {'clients_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{api="realtime",reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),

@@ -142,7 +142,7 @@ class ClientDirectory:
         self._clients: dict[str, Client] = {}
         self._by_credential: dict[str, Client] = {}
         self._withdrawn: dict[str, Client] = {}
-        self._origins: tuple[str, ...] = ()
+        self._origins: frozenset[str] = frozenset()
         self.replace(file or ClientSet())
 
     @property
@@ -161,7 +161,7 @@ class ClientDirectory:
         return self._clients
 
     @property
-    def origins(self) -> tuple[str, ...]:
+    def origins(self) -> frozenset[str]:
         """The origins that any client allows: all that can be checked before it is known which client it is."""
         return self._origins
 
@@ -191,7 +191,7 @@ class ClientDirectory:
             del withdrawn[credential]
         callers = (self._open_client,) if self._open_client is not None else tuple(clients.values())
         self._file, self._clients, self._by_credential, self._withdrawn = file, clients, by_credential, withdrawn
-        self._origins = tuple(dict.fromkeys(origin for client in callers for origin in client.origins or (LOOPBACK,)))
+        self._origins = frozenset(origin for client in callers for origin in client.origins or (LOOPBACK,))
         return Reload(
             added=tuple(name for name in clients if name not in before),
             removed=tuple(name for name in before if name not in clients),
