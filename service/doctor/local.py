@@ -69,6 +69,8 @@ class LocalConfiguration:
             yield key
         if settings.proxy is not None and settings.proxy.password is not None:
             yield settings.proxy.password.reveal()
+        if settings.store_url is not None and settings.store_url.password is not None:
+            yield settings.store_url.password.reveal()
         yield from (token.secret.reveal() for token in settings.client_tokens)
         if settings.operator_token is not None:
             yield settings.operator_token.reveal()

@@ -90,6 +90,8 @@ class ProviderChain:
             if self._local.settings.clients_file is not None:
                 await runner.run_step("clients_file", self._local.check_clients_file)
             await runner.run_step("running", self._query_running_relay)
+            if self._local.settings.store_url is not None:
+                await runner.run_step("store", self._check_store)
             await runner.run_step("key", self._check_key)
             await runner.run_step("proxy", self._check_proxy)
             await runner.run_step("dns", self._resolve)
@@ -157,6 +159,11 @@ class ProviderChain:
         relay = await running.query_relay(settings)
         files = [file.path for file in self._local.env_files.read]
         return running.compare(relay, settings, self._require_target().label, files)
+
+    async def _check_store(self) -> Finding:
+        from service.doctor.store import check_store  # noqa: PLC0415 - needs the extra `redis`
+
+        return await check_store(self._local.settings)
 
     async def _check_key(self) -> Finding:
         is_fallback = configuration.simulator_replaces_openai(self._local.settings)

@@ -3,8 +3,9 @@
 import hashlib
 import secrets
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -46,7 +47,18 @@ _CONNECTIONS: Final = MAX_CONCURRENT + 2  # a heartbeat and a trial do not wait
 _SOCKET_SECONDS: Final = 5.0
 """Above the limit of a call, which decides."""
 _NONE: Final = -1
+_ERRORS: Final = (RedisError, OSError)
 _SECRET_MEMORY_MS: Final = SECRET_MEMORY_SECONDS * 1000
+
+
+class ServerFacts(NamedTuple):
+    """What a server says about itself; None where the user may not ask. `clock_offset`: its clock minus ours, in seconds."""
+
+    version: str
+    clock_offset: float
+    role: str | None
+    is_durable: bool | None
+    eviction: str | None
 
 
 def connect(url: StoreUrl) -> Redis:
@@ -85,6 +97,24 @@ class RedisBackend:
     async def close(self) -> None:
         """See `StoreBackend`."""
         await self._client.aclose()
+
+    async def inspect(self) -> ServerFacts:
+        """Ask the server about itself; raises StoreError. It changes nothing."""
+        try:
+            seconds, microseconds = await self._client.time()
+            clock_offset = seconds + microseconds / 1e6 - time.time()
+            try:
+                info = await self._client.info()
+            except ResponseError:
+                info = {}
+        except _ERRORS as exc:
+            raise StoreError(_explain(exc)) from None
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
+        is_durable = bool(info["aof_enabled"]) if "aof_enabled" in info else None
+        return ServerFacts(
+            f"{name} {version}", clock_offset, info.get("role"), is_durable, info.get("maxmemory_policy")
+        )
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -163,7 +193,7 @@ class RedisBackend:
                 return await self._client.evalsha(sha, 0, *arguments)
             except NoScriptError:  # the first call, and a server that has restarted
                 return await self._client.eval(text, 0, *arguments)
-        except (RedisError, OSError, ssl.SSLError) as exc:
+        except _ERRORS as exc:
             raise StoreError(_explain(exc)) from None
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.certificates import Authority
 from tools.debian import PackageUnavailable, program
 from tools.ports import free_port
 
@@ -20,16 +21,25 @@ _READY: Final = b"Ready to accept connections"
 class RedisServer:
     """A server that can be stopped, continued, killed and started again, on the same port and with the same data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, with_tls: bool = False) -> None:
         self.folder = folder
         self.port = free_port()
-        self._options = options
+        self.authority = Authority(folder) if with_tls else None
+        self._options = (*options, *self._tls_options())
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _tls_options(self) -> tuple[str, ...]:
+        if self.authority is None:
+            return ()
+        self.authority.write_server_files(self.folder / "server.pem", self.folder / "server.key")
+        files = {"cert-file": "server.pem", "key-file": "server.key", "ca-cert-file": self.authority.bundle.name}
+        named = [word for name, file in files.items() for word in (f"--tls-{name}", str(self.folder / file))]
+        return ("--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", *named)
 
     @property
     def url(self) -> str:
         """Its URL, without credentials."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://127.0.0.1:{self.port}/0" if self.authority is None else f"rediss://localhost:{self.port}/0"
 
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
@@ -72,9 +82,9 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+def running_redis(folder: Path, *options: str, with_tls: bool = False) -> Iterator[RedisServer]:
     """Run a server; skips the test where there is none, or fails it if TEST_REQUIRE_REDIS is set."""
-    server = RedisServer(folder, *options)
+    server = RedisServer(folder, *options, with_tls=with_tls)
     try:
         try:
             server.start()
