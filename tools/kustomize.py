@@ -84,7 +84,9 @@ def find_inconsistencies(rendered: Rendered) -> list[str]:
         *(item["spec"]["selector"]["matchLabels"] for item in rendered.of("PodDisruptionBudget")),
         *(item["spec"]["podSelector"]["matchLabels"] for item in rendered.of("NetworkPolicy")),
     ]
-    if not all(selector.items() <= pod["metadata"]["labels"].items() for selector in selectors):
+    pods = [pod, *(item["spec"]["template"] for item in rendered.of("StatefulSet"))]
+    labels = [each["metadata"]["labels"].items() for each in pods]
+    if not all(any(selector.items() <= own for own in labels) for selector in selectors):
         found.append("a selector does not match the pods")
     services = {
         item["metadata"]["name"]: {port["port"] for port in item["spec"]["ports"]} for item in rendered.of("Service")

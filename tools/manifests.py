@@ -15,11 +15,12 @@ KEDA: Final = "k8s/components/keda"
 ADAPTER: Final = "k8s/components/prometheus-adapter"
 INGRESS: Final = "k8s/components/ingress"
 GATEWAY: Final = "k8s/components/gateway"
+VALKEY: Final = "k8s/components/valkey"
 OLDEST_MINOR: Final = 25
 """The minor version of the oldest Kubernetes that docs/deployment.md names; `tools.validate_k8s` validates it."""
 
 CORE_KINDS: Final = {
-    "apps/v1": {"Deployment"},
+    "apps/v1": {"Deployment", "StatefulSet"},
     "autoscaling/v2": {"HorizontalPodAutoscaler"},
     "networking.k8s.io/v1": {"Ingress", "NetworkPolicy"},
     "policy/v1": {"PodDisruptionBudget"},

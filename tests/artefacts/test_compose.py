@@ -25,6 +25,7 @@ PROFILES: Final = {
     "demo": {"simulator", "caller"},
     "observability": {"prometheus", "alertmanager", "grafana"},
     "tls": {"front"},
+    "valkey": {"valkey"},
 }
 # Variables of the compose file itself. They do not start with RELAY_, because the relay warns of unknown RELAY_* names.
 COMPOSE_VARIABLES: Final = re.compile(

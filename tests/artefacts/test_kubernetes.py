@@ -25,6 +25,7 @@ from tools.manifests import (
     OPERATOR,
     PRODUCTION,
     ROOT,
+    VALKEY,
     documents,
     env_file,
     load,
@@ -38,7 +39,7 @@ POD: Final = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER: Final = POD["containers"][0]
 SETTINGS: Final = env_file(f"{BASE}/settings.env")
 LABELS: Final = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
-FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA, INGRESS, GATEWAY]
+FOLDERS: Final = [BASE, DEV, PRODUCTION, OPERATOR, KEDA, INGRESS, GATEWAY, VALKEY]
 MANIFESTS: Final = sorted(FOLDER.rglob("*.yaml"))
 # Fields that Kubernetes 1.20 does not have, or has behind a feature gate.
 NEWER_FIELDS: Final = {"matchLabelKeys", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "sleep", "grpc", "hostUsers",
