@@ -145,9 +145,9 @@ async def test_session_ends_at_the_duration_of_its_client(path: Path) -> None:
         events = [await asyncio.wait_for(session.next_event(), 60) for _ in range(2)]
 
         assert "max_duration" == events[1]["error"]["code"]
+        await session.close()
         await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 1)
-        for client in (session, other):
-            await client.close()
+        await other.close()
 
 
 async def test_both_sources_of_clients_are_used(path: Path) -> None:

@@ -32,6 +32,7 @@ _IDLE_CONNECTIONS: Final = 890
 _FIRST_KEY: Final = "sk-sim-good-the-first-one-0123456789"
 _NEXT_KEY: Final = "sk-sim-good-the-next-one-0123456789"
 _BAD_KEY: Final = "sk-sim-key-rejected-0123456789abcdef"
+_CLIENTS: Final = f'[clients.kiosk]\ntoken_sha256 = ["{"a" * 64}"]\n'
 
 
 def add_deployments(testbed: Testbed) -> None:
@@ -54,6 +55,9 @@ def add_deployments(testbed: Testbed) -> None:
     ):
         testbed.add(job)
     testbed.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
+    clients_file = testbed.folder / "clients.toml"
+    clients_file.write_text(_CLIENTS, encoding="utf-8")
+    testbed.add("clients", settings={"RELAY_CLIENTS_FILE": str(clients_file)})
     testbed.add("pair", instances=2)
     testbed.deployments["pair"].relays[1].settings = {
         **testbed.deployments["pair"].relays[0].settings,
@@ -101,6 +105,18 @@ async def key(testbed: Testbed) -> None:
     _replace(file, _NEXT_KEY)
     await testbed.expect_resolved("RelayKeyRotationRefused", "key", recovered)
     await _provider_refuses(testbed, deployment, "key-rejected", "RelayKeyRejected", "key_rejected")
+
+
+async def clients_file(testbed: Testbed) -> None:
+    """The clients file gets a mistake, which is then corrected."""
+    deployment = testbed.deployments["clients"]
+    file = testbed.folder / "clients.toml"
+    since = time.monotonic()
+    _replace(file, f"{_CLIENTS}max_sesions = 2\n")
+    await testbed.expect_firing("RelayClientsFileRefused", "clients", since, instance=deployment.relays[0].target)
+    recovered = time.monotonic()
+    _replace(file, _CLIENTS)
+    await testbed.expect_resolved("RelayClientsFileRefused", "clients", recovered)
 
 
 async def quota(testbed: Testbed) -> None:
@@ -306,7 +322,7 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
 
 
 SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
-    handshake, one_of_two_instances, burn_rate, key, quota, slow_connections, only_instance_down,
+    handshake, one_of_two_instances, burn_rate, key, clients_file, quota, slow_connections, only_instance_down,
     sessions_ended_by_provider, failing_responses, live_starts_failing, live_usage_unconfirmed, event_loop_lag, capacity,
     internal_error_and_drain, dropped_log_lines,
 )  # fmt: skip
