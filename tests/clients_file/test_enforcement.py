@@ -145,6 +145,7 @@ async def test_session_ends_at_the_duration_of_its_client(path: Path) -> None:
         events = [await asyncio.wait_for(session.next_event(), 60) for _ in range(2)]
 
         assert "max_duration" == events[1]["error"]["code"]
+        await session.answer_close()
         await session.close()
         await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 1)
         await other.close()
