@@ -1,5 +1,6 @@
 """The files of the console: its pages, and the runbooks. Read once, at the start; only what was found then is served."""
 
+import gzip
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,11 +37,14 @@ class StaticFile:
     body: bytes
     content_type: str
     etag: str
+    gzipped: bytes | None
+    """Of texts: a page is read over slow networks, too."""
 
     @classmethod
     def of(cls, body: bytes, content_type: str) -> "StaticFile":
         """The file with this content."""
-        return cls(body, content_type, hashlib.sha256(body).hexdigest()[:32])
+        gzipped = gzip.compress(body, mtime=0) if "charset" in content_type else None
+        return cls(body, content_type, hashlib.sha256(body).hexdigest()[:32], gzipped)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Handle a request."""
@@ -48,10 +52,14 @@ class StaticFile:
 
     def response(self, request: web.Request) -> web.Response:
         """The file, or 304 for a browser that has it."""
-        headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": f'"{self.etag}"'}
+        # A weak validator: the compressed and the plain file are one document (RFC 9110 section 8.8.1).
+        headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": f'W/"{self.etag}"', "Vary": "Accept-Encoding"}
         if any(tag.value in {self.etag, "*"} for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
-        return web.Response(body=self.body, headers={**headers, "Content-Type": self.content_type})
+        body, headers["Content-Type"] = self.body, self.content_type
+        if self.gzipped is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = self.gzipped, "gzip"
+        return web.Response(body=body, headers=headers)
 
 
 def static_files(folder: Path) -> dict[str, StaticFile]:

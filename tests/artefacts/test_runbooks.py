@@ -19,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
 INDEX = FOLDER / "README.md"
 ALERTS = FOLDER / "alerts.md"  # sections by alert, not by reason
-PAGES = sorted(path for path in FOLDER.glob("*.md") if path not in {INDEX, ALERTS})
-ALL_PAGES = [*PAGES, INDEX, ALERTS]
+BROWSER = FOLDER / "browser.md"  # sections by cause that only the talk page sees, not by reason
+PAGES = sorted(path for path in FOLDER.glob("*.md") if path not in {INDEX, ALERTS, BROWSER})
+ALL_PAGES = [*PAGES, INDEX, ALERTS, BROWSER]
+CAUSES = ROOT / "service" / "console" / "talk" / "causes.js"
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 PROVIDER_PATHS = {"/v1", "/v1/live/sessions"}
 # Added by Prometheus.
@@ -80,6 +82,14 @@ def test_page_has_all_sections(path: Path) -> None:
     assert "docker compose " in commands
     assert "kubectl " in commands
     assert blocks_of(path, "promql")
+
+
+def test_every_cause_of_the_talk_page_has_a_section() -> None:
+    """The causes have sections, in the same order, and none has the name of a reason."""
+    causes = re.findall(r"^  (\w+): \{$", text_of(CAUSES), re.MULTILINE)
+
+    assert causes == re.findall(r"^### (\w+)$", text_of(BROWSER), re.MULTILINE)
+    assert not set(causes) & CATALOGUE.keys()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
