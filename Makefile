@@ -7,7 +7,7 @@ FUZZ   := .venv/fuzz
 SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-faults conformance e2e-observability e2e-container e2e-live check fmt lint fuzz demo bench chaos docs \
+.PHONY: help run doctor test test-browser test-faults conformance e2e-observability e2e-container e2e-live check fmt lint fuzz demo bench chaos docs \
   monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the commands
@@ -41,6 +41,10 @@ doctor: $(RUN)/.stamp  ## check a connection step by step and explain the first 
 # some containers set, would make each process compile all tests in every run.
 test: $(DEV)/.stamp  ## run the tests
 	@PYTHONDONTWRITEBYTECODE= $(DEV)/bin/python -m pytest --numprocesses 4 --dist loadfile
+
+# Chromium and Node are installed when run as root, the packages of npm into tests/browser/node_modules.
+test-browser: $(DEV)/.stamp  ## test the console's pages in Chromium with a fake microphone; ARGS="talk-call" and others are passed on
+	@$(DEV)/bin/python -m tests.browser $(ARGS)
 
 # In namespaces of their own, so that no firewall rule or mount touches the machine. The tests use asyncio's loop, the relays uvloop.
 test-faults: $(DEV)/.stamp  ## run the tests with network faults; needs root
