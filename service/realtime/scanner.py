@@ -70,7 +70,6 @@ class Scanner(EventRuns):
         "_held",
         "_held_size",
         "_max_event_bytes",
-        "_max_message_bytes",
         "_message_size",
         "_message_type",
         "_partly_forwarded",
@@ -92,7 +91,6 @@ class Scanner(EventRuns):
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types)
-        self._max_message_bytes = max_message_bytes
         self._max_event_bytes = max_event_bytes
         self._rules_of = type_rules(parsed_types, is_strict=is_strict)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message

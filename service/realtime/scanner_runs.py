@@ -10,6 +10,7 @@ type that ends a read is recognised as well: transcripts of GPT-Live are a third
 from struct import Struct
 from typing import Final
 
+from service.realtime.audio_run import AudioRun
 from service.realtime.events import may_repeat_type
 from service.realtime.scanner_items import Message
 from service.realtime.scanner_types import forwarded_types, requested_types, type_start
@@ -46,6 +47,7 @@ class EventRuns:
         "_last_mask_repeater",
         "_last_type",
         "_masked",
+        "_max_message_bytes",
         "_message_open",
         "_parts",
         "_requested_types",
@@ -56,6 +58,7 @@ class EventRuns:
 
     def __init__(self, *, masked: bool, max_message_bytes: int, parsed_types: frozenset[str]) -> None:
         self._masked = masked
+        self._max_message_bytes = max_message_bytes
         self._header_bytes = 8 if masked else 4
         self._fast_path_min_bytes = self._header_bytes + _MIN_PAYLOAD_BYTES
         self._fast_path_max_bytes = self._header_bytes + min(max_message_bytes, MAX_BUFFERED_FRAME_BYTES - 1)
@@ -77,6 +80,10 @@ class EventRuns:
         self._last_head_number = -1
         self._last_mask_repeater = 0
         self._last_type: str | None = None
+
+    def new_audio_run(self) -> AudioRun:
+        """Return what recognises events of audio that follow one that `whole_event_type` has recognised."""
+        return AudioRun(masked=self._masked, max_message_bytes=self._max_message_bytes)
 
     def add_part(self, data: bytes) -> None:
         """Keep a read of fewer than `missing_bytes`, the next part of the incomplete frame. It then counts as fed."""

@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+from service.realtime.audio_run import AudioRun
 from service.realtime.events import may_repeat_type
 from service.realtime.frames import unmask
 from service.realtime.scanner import Scanner
@@ -33,6 +34,10 @@ class StrictScanner(Scanner):
             is_strict=True,
             max_event_bytes=MAX_CLIENT_EVENT_BYTES,
         )
+
+    def new_audio_run(self) -> AudioRun:
+        """Return one that recognises nothing: each event is searched."""
+        return AudioRun(masked=True, max_message_bytes=0)
 
     def _masked_type(self, data: bytes, start: int, end: int) -> str | None:
         found = super()._masked_type(data, start, end)

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from time import perf_counter
 from typing import Final, Protocol
 
+from service.realtime.audio_run import AUDIO_TYPES
 from service.realtime.closing import parse_close
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
@@ -70,8 +71,31 @@ class Pipe:
     Order: bytes are forwarded in the order of their arrival, unchanged, before `receive` returns; nothing is queued here.
     Backpressure: the source is held while the sink is full, until `stop_backpressure`.
     Errors: `receive` never raises. What the peer does wrong, and an exception of the relay, goes to the owner, whose methods
-    are called from within `receive` and may set `discards_data`: from then on only control frames are processed.
+    are called from within `receive` and may call `discard_data`: from then on only control frames are processed.
+    Counting: events of audio behind one another are counted at the end of their run, and by `count_audio`.
     """
+
+    __slots__ = (
+        "_audio",
+        "_bytes",
+        "_direction",
+        "_dropped_last",
+        "_from_upstream",
+        "_held_back_at",
+        "_latency",
+        "_messages",
+        "_owner",
+        "_scanner",
+        "_sink",
+        "_source",
+        "_traffic",
+        "control_frames",
+        "discards_data",
+        "dropped_bytes",
+        "dropped_messages",
+        "held_back_seconds",
+        "on_processed",
+    )
 
     def __init__(
         self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: ResponseTimer, owner: PipeOwner
@@ -79,6 +103,7 @@ class Pipe:
         self._source = source
         self._sink = sink
         self._scanner = scanner
+        self._audio = scanner.new_audio_run()
         self._traffic = traffic
         self._latency = latency
         self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
@@ -88,9 +113,9 @@ class Pipe:
         self._dropped_last = False  # the end of that message is not counted
         self.dropped_messages = 0
         self.dropped_bytes = 0
-        self.messages = 0
+        self._messages = 0
         self.control_frames = 0
-        self.bytes = 0
+        self._bytes = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
         # Called after items were processed, so not after a read that was one whole message.
@@ -102,6 +127,23 @@ class Pipe:
     def at_message_boundary(self) -> bool:
         """Whether an event of the relay's own may be written to the sink now."""
         return self._scanner.at_message_boundary and not self._scanner.mid_frame
+
+    @property
+    def messages(self) -> int:
+        """The messages forwarded so far."""
+        self.count_audio()
+        return self._messages
+
+    @property
+    def forwarded_bytes(self) -> int:
+        """The bytes forwarded so far."""
+        self.count_audio()
+        return self._bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """The bytes of messages so far, those that were dropped included."""
+        return self.forwarded_bytes + self.dropped_bytes
 
     @property
     def frames(self) -> int:
@@ -117,10 +159,24 @@ class Pipe:
         """The seconds of all holds, the current one included."""
         return self.held_back_seconds + (perf_counter() - self._held_back_at if self._held_back_at is not None else 0.0)
 
+    def read(self, data: bytes) -> None:
+        """Called by the source's transport. Most messages are events of audio like the one before, and go no other way."""
+        try:
+            if self._audio.goes_on_with(data):
+                write = self._sink.write_frames
+                write(data)
+            else:
+                self._source.receive_read(data)
+        except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
+            self._owner.fail()
+
     def receive(self, data: bytes) -> None:
         """Forward the next bytes of the source."""
         try:
             scanner = self._scanner
+            if self._audio.is_going_on:
+                self.count_audio()
+                self._audio.stop()
             if scanner.missing_bytes:
                 if len(data) < scanner.missing_bytes:
                     scanner.add_part(data)
@@ -135,16 +191,35 @@ class Pipe:
             elif not self.discards_data:  # `_forward` and `_count` without the calls: this is the most frequent case
                 self._sink.write(data)
                 size = len(data)
-                self.bytes += size
+                self._bytes += size
                 traffic = self._traffic
                 traffic.bytes += size
-                self.messages += 1
+                self._messages += 1
                 counts = traffic.types
                 counts[event_type if event_type in counts else OTHER] += 1
                 if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
                     self._latency.event_passed(event_type)
+                if event_type in AUDIO_TYPES:
+                    self._audio.starts_with(data, event_type)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
+
+    def count_audio(self) -> None:
+        """Count the events of audio that `read` has forwarded: at each tick of the session, and before a total is read."""
+        if not self._audio.is_going_on:
+            return
+        messages, size = self._audio.take()
+        if messages:
+            self._messages += messages
+            self._bytes += size
+            self._traffic.add(self._audio.event_type, messages, size)
+            self._source.note_life()
+
+    def discard_data(self) -> None:
+        """Forward and count no data from now on."""
+        self.count_audio()
+        self._audio.stop()
+        self.discards_data = True
 
     def _receive_events(self, data: bytes) -> None:
         """Forward the events at the start of `data` in one run; process the rest item by item."""
@@ -156,7 +231,7 @@ class Pipe:
         if size:
             self._forward(data if size == len(data) else data[:size])
             event_types, counts, latency = scanner.event_types, self._traffic.types, self._latency
-            self.messages += len(event_types)
+            self._messages += len(event_types)
             for event_type in event_types:
                 counts[event_type if event_type in counts else OTHER] += 1
                 if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
@@ -246,11 +321,11 @@ class Pipe:
     def _forward(self, raw: bytes, *, mid_frame: bool = False) -> None:
         self._sink.write(raw, mid_frame=mid_frame)
         size = len(raw)
-        self.bytes += size
+        self._bytes += size
         self._traffic.bytes += size
 
     def _count(self, event_type: str | None) -> None:
-        self.messages += 1
+        self._messages += 1
         self._traffic.count(event_type)
         if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
             self._latency.event_passed(event_type)

@@ -152,9 +152,8 @@ class Session:
         self._to_upstream.process(self._client_stream.items)
         self._connected.items.clear()  # instructions and audio, which others refer to as well
         self._client_stream.items.clear()
-        self._upstream.start(self._to_client)
-        self._client.start(self._to_upstream)
-        for leg in (self._upstream, self._client):
+        for leg, pipe in ((self._upstream, self._to_client), (self._client, self._to_upstream)):
+            leg.start(pipe, pipe.read)
             leg.release("first_event")
 
     def end(self, reason: str) -> None:
@@ -173,6 +172,7 @@ class Session:
         Returns when a session that is ending, or whose client is dead, is over; None if this client is alive.
         """
         now = self._loop.time()
+        self._to_upstream.count_audio()
         self._end_if_probe_failed(now)
         if self._ended.done():
             return Lapse(max(0.0, self._over_by - now), is_ending=True)
@@ -207,7 +207,7 @@ class Session:
             # From here on upstream's data is discarded, and its scanner no longer shows what the client has received.
             self._client_at_boundary = self._to_client.at_message_boundary
             for pipe in (self._to_upstream, self._to_client):
-                pipe.discards_data = True
+                pipe.discard_data()
 
     async def _close(self, end: Ending) -> None:
         now = self._loop.time()
@@ -336,7 +336,7 @@ class Session:
             now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
         )
         pipe = self._to_upstream
-        end = end or self._rates.due_ending(now, pipe.frames, pipe.bytes + pipe.dropped_bytes, self._to_client.frames)
+        end = end or self._rates.due_ending(now, pipe.frames, pipe.received_bytes, self._to_client.frames)
         return end or self._call.due_ending()
 
     def _send_own_events(self) -> None:

@@ -46,7 +46,7 @@ class SessionView:
 def _direction(pipe: Pipe) -> dict[str, object]:
     return {
         "messages": pipe.messages,
-        "bytes": pipe.bytes,
+        "bytes": pipe.forwarded_bytes,
         "held_back": pipe.is_held_back,
         "held_back_seconds": round(pipe.held_back_so_far(), 3),
     }

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from service.relay import ending
 from service.relay.ending import Ending, Side
-from service.wire.leg import MIN_PROGRESS_BYTES, Leg
+from service.wire.leg import Leg
+from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 
 ACK_ONLY_SECONDS: Final = 120.0
 """A peer that acknowledges data but sends nothing for this long is lost: a proxy may be acknowledging for it. A live client

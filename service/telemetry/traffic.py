@@ -37,6 +37,11 @@ class Traffic:
         else:
             types[OTHER] += 1
 
+    def add(self, kind: str, messages: int, size: int) -> None:
+        """Count forwarded messages of one known event type, and their bytes."""
+        self.bytes += size
+        self.types[kind if kind in self.types else OTHER] += messages
+
     def hold(self) -> float:
         """Record that a session holds this direction back from now on; returns the time, for `release`."""
         now = time.perf_counter()

@@ -21,18 +21,13 @@ from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from service.wire import tcp
 from service.wire.losses import losses_of
-from service.wire.receiver import Receiver
+from service.wire.outlet import drop
+from service.wire.receiver import OnRead, Receiver
+from service.wire.signs_of_life import SignsOfLife
 from service.wire.turns import CHEAP_SECONDS, Debt, scheduler_of
 
 WRITE_HIGH_BYTES: Final = 65_536
 """A leg with more unsent data than this is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
-
-MIN_PROGRESS_BYTES: Final = 16_384
-"""A full peer that acknowledges less than this within `SessionLimits.slow_seconds` is stuck: a quarter of a second of
-speech in twenty seconds."""
-ACK_CHECK_SECONDS: Final = 25.0
-"""After this long without data, more than one ping interval, a client's acknowledgements count as a sign of life: its pongs
-may wait behind much other data."""
 
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
@@ -41,7 +36,7 @@ HoldReason = Literal["backlog", "first_event", "sink_full"]
 """Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
 
 
-class Leg(asyncio.Protocol):
+class Leg(SignsOfLife):
     """One WebSocket connection after its upgrade, taken over from aiohttp by `wire.seam`. `masks`: frames sent are masked.
 
     Ownership: one owner at a time starts a receiver, writes, and ends the leg with `close_leg` or `abort`. A leg that is
@@ -63,11 +58,10 @@ class Leg(asyncio.Protocol):
         masks: bool,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self._transport = transport
+        super().__init__(transport, masks=masks)
+        loop = self._loop
+        self.write_frames = transport.write
         self._aiohttp_protocol = aiohttp_protocol
-        self._masks = masks
         self._receiver: Receiver | None = None
         self._early_data = bytearray(early_data)
         self._eof = False  # the peer will send nothing more
@@ -81,11 +75,7 @@ class Leg(asyncio.Protocol):
         self._turns = scheduler_of(loop)
         self._losses = losses_of(loop)
         self.debt = Debt()
-        self.full_since: float | None = None  # moves forward while the peer makes progress
-        self._acknowledged_bytes = 0  # at the last check that found progress
         self.held_since: float | None = None
-        self.last_alive_at: float = loop.time()  # data, or acknowledgements that count as a sign of life
-        self.last_received_at = self.last_alive_at  # data and control frames only
         self.on_full: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
         self._on_lost = on_lost
@@ -95,9 +85,18 @@ class Leg(asyncio.Protocol):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def start(self, receiver: Receiver) -> None:
-        """Deliver all bytes to `receiver`, those that arrived earlier included; another call replaces the receiver."""
+    def start(self, receiver: Receiver, on_read: OnRead | None = None) -> None:
+        """Deliver all bytes to `receiver`, those that arrived earlier included; another call replaces the receiver.
+
+        `on_read` is called by the transport for each read, without a detour. It passes to `receive_read` what it does not
+        process. A held leg has no reads, so that none of them can overtake bytes that wait for their turn.
+        """
         self._receiver = receiver
+        if on_read is not None or "data_received" in self.__dict__:
+            self.__dict__.pop("data_received", None)
+            if on_read is not None:
+                self.__dict__["data_received"] = on_read  # hides the method
+            self._transport.set_protocol(self)  # which looks it up once
         if self._early_data:
             early, self._early_data = bytes(self._early_data), bytearray()
             if len(early) <= SLICE_BYTES and not self._backlog:
@@ -113,10 +112,11 @@ class Leg(asyncio.Protocol):
         if self.closed.done():
             # They refer to the session, which would wait for the garbage collector.
             self._receiver = self.on_full = self.on_writable = None
+            self.__dict__.pop("data_received", None)
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the transport."""
-        self.last_alive_at = self.last_received_at = self._loop.time()
+    def receive_read(self, data: bytes) -> None:
+        """Deliver a read to the receiver, now or in a later turn of the event loop."""
+        self.note_life()
         if self._receiver is None:
             self._early_data += data
         elif self._backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
@@ -128,6 +128,9 @@ class Leg(asyncio.Protocol):
             self._turns.uncharged_seconds += seconds
             if self._turns.uncharged_seconds > CHEAP_SECONDS:
                 self._turns.charge(self, seconds)
+
+    data_received = receive_read
+    """Called by the transport."""
 
     def charge_look(self, seconds: float) -> None:
         """Count a search of the bytes that `peek` returned."""
@@ -161,12 +164,14 @@ class Leg(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Called by the transport. A WebSocket has no half-open state: FIN ends the connection."""
         self._eof = True
+        self.write_frames = drop
         self._losses.report(self._end_of_stream)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
         self._eof = True
+        self.write_frames = drop
         self._losses.report(lambda: self._report_loss(exc))
 
     def _report_loss(self, exc: Exception | None) -> None:
@@ -229,38 +234,9 @@ class Leg(asyncio.Protocol):
         return self._eof
 
     @property
-    def acknowledged_bytes(self) -> int:
-        """The number of bytes that the peer's kernel, or that of a proxy in between, has acknowledged so far."""
-        return tcp.acknowledged_bytes(self._transport)
-
-    @property
     def buffered_bytes(self) -> int:
         """The number of bytes that have been written and not yet passed to the kernel."""
         return self._transport.get_write_buffer_size()
-
-    def check_progress(self) -> None:
-        """Called by the session's ticker: a peer that acknowledges what it is sent is slow, neither stuck nor dead."""
-        now = self._loop.time()
-        if self.full_since is None and now - self.last_alive_at < ACK_CHECK_SECONDS:
-            self._acknowledged_bytes = 0
-            return
-        acknowledged = self.acknowledged_bytes
-        if self._acknowledged_bytes and acknowledged - self._acknowledged_bytes >= MIN_PROGRESS_BYTES:
-            if not self._masks:  # clients may play slowly what arrived fast; a live upstream answers pings
-                self.last_alive_at = now
-            if self.full_since is not None:
-                self.full_since = now
-            self._acknowledged_bytes = acknowledged
-        elif not self._acknowledged_bytes:
-            self._acknowledged_bytes = acknowledged
-
-    def credit_stall(self, seconds: float, *, alive_until: float) -> None:
-        """Exclude a stall of the process from the peer's silence and slowness. It was alive at `alive_until`, or later."""
-        now = self._loop.time()
-        self.last_alive_at = min(now, max(self.last_alive_at + seconds, alive_until))
-        self.last_received_at = min(now, self.last_received_at + seconds)
-        if self.full_since is not None:
-            self.full_since = min(now, self.full_since + seconds)
 
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
         """Send bytes of data frames. `mid_frame`: they end inside a frame, which the next write continues."""
@@ -299,12 +275,14 @@ class Leg(asyncio.Protocol):
             return self._close_sent
         self._transport.write(build_frame(Opcode.CLOSE, close_payload(code, reason), self._mask_key()))
         self._close_sent = True
+        self.write_frames = drop
         self._pending_control.clear()
         self._pending_pong = None
         return True
 
     def close(self) -> None:
         """Close the socket once everything has been sent."""
+        self.write_frames = drop
         self._transport.close()
 
     def write_eof(self) -> None:
@@ -314,11 +292,13 @@ class Leg(asyncio.Protocol):
         """
         with suppress(OSError):  # already disconnected
             if self._transport.can_write_eof() and not self._transport.is_closing():
+                self.write_frames = drop
                 self._transport.write_eof()
 
     def abort(self) -> None:
         """Close the socket immediately and drop what is unsent or undelivered."""
         self._backlog.clear()
+        self.write_frames = drop
         self._transport.abort()
 
     def pause_writing(self) -> None:

@@ -1,6 +1,10 @@
 """What receives the bytes of a leg."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+OnRead = Callable[[bytes], None]
+"""Processes a read of the transport."""
 
 
 class Receiver(Protocol):

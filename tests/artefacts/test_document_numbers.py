@@ -22,7 +22,8 @@ from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import ACK_ONLY_SECONDS, SessionLimits
 from service.settings import SETTINGS
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS
-from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES, WRITE_HIGH_BYTES
+from service.wire.leg import SLICE_BYTES, WRITE_HIGH_BYTES
+from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from service.wire.turns import (
     FRAMES_PER_DELIVERY,
     HEAVY_SECONDS,

@@ -10,7 +10,8 @@ from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from service.relay.session import LOST_CLIENT_CLOSE_SECONDS, Session
 from service.relay.watchdog import ACK_ONLY_SECONDS, Probe, SessionLimits, seconds_until_lost
-from service.wire.leg import MIN_PROGRESS_BYTES, Leg
+from service.wire.leg import Leg
+from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from tests.relay.test_watchdog import LegState
 from tests.support.faulty_tcp_proxy import tcp_proxy
 from tests.support.harness import eventually, open_raw

@@ -64,8 +64,8 @@ def break_log(relay_session: Session, *events: str) -> None:
 
 
 FAULTS: Final[dict[str, Callable[[Session], None]]] = {
-    "client_to_upstream": lambda relay_session: setattr(relay_session._to_upstream, "process", broken),
-    "upstream_to_client": lambda relay_session: setattr(relay_session._to_client, "process", broken),
+    "client_to_upstream": lambda relay_session: setattr(relay_session._to_upstream, "on_processed", broken),
+    "upstream_to_client": lambda relay_session: setattr(relay_session._to_client, "on_processed", broken),
     "writing to upstream": lambda relay_session: setattr(relay_session._upstream, "write", broken),
     "counter of messages": break_counter,
     "metric of an incident": lambda relay_session: break_metric(relay_session, "upstream_errors", "labels"),

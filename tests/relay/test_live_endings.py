@@ -162,7 +162,7 @@ async def test_client_that_is_cut_inside_a_frame_ends_without_session_close() ->
         live.client.writer.write(bytes((0x81, 0xFF)) + (300_000).to_bytes(8, "big") + bytes(4) + fixture)
         await live.client.writer.drain()
         session = next(iter(live.relay.app.sessions))
-        await eventually(lambda: session._to_upstream.bytes > 100_000)
+        await eventually(lambda: session._to_upstream.forwarded_bytes > 100_000)
         live.client.reset()
         line = await live.ended()
 

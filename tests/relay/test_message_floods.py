@@ -246,10 +246,10 @@ async def test_firehose_session_does_not_starve_thirty_others(size: int) -> None
         relay_session = next(iter(relay.app.sessions))
         firehose.send_frame(Opcode.TEXT, b"flood")
         reading = asyncio.ensure_future(read_all())
-        await eventually(lambda: relay_session._to_client.bytes > MIB)
-        bytes_before = relay_session._to_client.bytes
+        await eventually(lambda: relay_session._to_client.forwarded_bytes > MIB)
+        bytes_before = relay_session._to_client.forwarded_bytes
         await asyncio.gather(*(exchange(number) for number in range(others)))
-        flooded = relay_session._to_client.bytes - bytes_before
+        flooded = relay_session._to_client.forwarded_bytes - bytes_before
         firehose.send_frame(Opcode.CLOSE, b"\x03\xe8")
         await reading
 
@@ -300,7 +300,7 @@ async def test_client_disconnect_inside_a_message_forwards_whole_frames_only(
         await eventually(
             lambda: (
                 relay_session._client.last_alive_at > relay_session._started_at
-                and relay_session._to_upstream.bytes == len(expected)
+                and relay_session._to_upstream.forwarded_bytes == len(expected)
             )
         )
         await asyncio.sleep(0.05)  # the rest of it is in the scanner, which offers nothing to wait for

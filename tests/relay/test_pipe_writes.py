@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -23,11 +24,23 @@ class Sink:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.write_frames = self.writes.append
 
     def write(self, raw: bytes, *, mid_frame: bool = False) -> None:
         """Called by the pipe."""
         assert not mid_frame
         self.writes.append(raw)
+
+
+class Source(Sink):
+    """A leg that passes each read on to `receive_read`."""
+
+    receive_read: Callable[[bytes], None]
+    signs_of_life = 0
+
+    def note_life(self) -> None:
+        """Called by the pipe."""
+        self.signs_of_life += 1
 
 
 class Owner:
@@ -45,7 +58,7 @@ def pipe(*, masked: bool) -> tuple[Pipe, Sink, Traffic]:
     traffic = Traffic(Direction.CLIENT_TO_UPSTREAM if masked else Direction.UPSTREAM_TO_CLIENT, types)
     parsed = frozenset[str]() if masked else PARSED_EVENT_TYPES
     subject = Pipe(
-        cast("Leg", Sink()),
+        cast("Leg", Source()),
         cast("Leg", sink),
         Scanner(masked=masked, max_message_bytes=1 << 20, parsed_types=parsed),
         traffic=traffic,
@@ -72,7 +85,7 @@ def test_event_in_parts_is_one_write(masked: bool) -> None:
         subject.receive(event[a:b])
 
     assert [event] == sink.writes
-    assert (1, len(event), len(event)) == (subject.messages, subject.bytes, traffic.bytes)
+    assert (1, len(event), len(event)) == (subject.messages, subject.forwarded_bytes, traffic.bytes)
     assert sum(traffic.types.values()) == 1
 
 
@@ -102,7 +115,7 @@ def test_stream_cut_anywhere_is_forwarded_unchanged() -> None:
             subject.receive(stream[at : at + size])
 
         assert stream == b"".join(sink.writes)
-        assert (8, len(stream)) == (subject.messages, subject.bytes)
+        assert (8, len(stream)) == (subject.messages, subject.forwarded_bytes)
         assert {"response.output_audio.delta": 6, "response.created": 2} == {
             k: n for k, n in traffic.types.items() if n
         }
@@ -111,9 +124,31 @@ def test_stream_cut_anywhere_is_forwarded_unchanged() -> None:
 def test_events_after_the_close_are_discarded_in_any_form() -> None:
     """Whole, in parts and several in a read."""
     subject, sink, _ = pipe(masked=False)
-    subject.discards_data = True
+    subject.discard_data()
     event = audio(masked=False)
     for read in (event, event[:1448], event[1448:], event * 3, event + event[:10]):
         subject.receive(read)
 
-    assert (0, [], 0) == (subject.messages, sink.writes, subject.bytes)
+    assert (0, [], 0) == (subject.messages, sink.writes, subject.forwarded_bytes)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_audio_behind_audio_is_forwarded_and_counted(masked: bool) -> None:
+    """By `read`, which the transport calls, in sizes that vary; other events and parts end the run and keep the order."""
+    subject, sink, traffic = pipe(masked=masked)
+    source = cast("Source", subject._source)
+    source.receive_read = subject.receive
+    other = build_frame(Opcode.TEXT, b'{"type":"response.created","a":"%s"}' % (b"A" * 6000), KEY if masked else b"")
+    event, longer = audio(masked=masked), audio(masked=masked, size=6001)
+    reads = [event, event, longer, event, other, event, event, event[:100], event[100:], event * 2, event]
+    for read in reads:
+        subject.read(read)
+
+    stream = b"".join(reads)
+    assert stream == b"".join(sink.writes)
+    assert (11, len(stream)) == (subject.messages, subject.forwarded_bytes)
+    assert (len(stream), {10, 1}) == (traffic.bytes, set(traffic.types.values()) - {0})
+    assert source.signs_of_life > 0
+    subject.discard_data()
+    subject.read(event)
+    assert stream == b"".join(sink.writes)

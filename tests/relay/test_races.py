@@ -171,7 +171,7 @@ async def test_client_disconnect_inside_a_frame_aborts_upstream() -> None:
     frame = build_frame(Opcode.TEXT, b"x" * 200_000, b"abcd")
     async with session(script) as (relay, client, relay_session, _):
         client.writer.write(frame[:100_000])
-        await eventually(lambda: relay_session._to_upstream.bytes == 100_000)
+        await eventually(lambda: relay_session._to_upstream.forwarded_bytes == 100_000)
         client.writer.write_eof()
         received = await within(received_to_eof, 2)
 

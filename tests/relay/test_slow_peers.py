@@ -17,6 +17,7 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
+from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
@@ -52,13 +53,21 @@ def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def max_buffered(monkeypatch: pytest.MonkeyPatch) -> dict[Leg, int]:
     """The largest number of bytes that each leg has buffered."""
     largest: dict[Leg, int] = {}
-    real = Leg.write
+    real_write, real_read = Leg.write, Pipe.read
+
+    def look(leg: Leg) -> None:
+        largest[leg] = max(largest.get(leg, 0), leg.buffered_bytes)
 
     def write(self: Leg, raw: bytes, *, mid_frame: bool = False) -> None:
-        real(self, raw, mid_frame=mid_frame)
-        largest[self] = max(largest.get(self, 0), self.buffered_bytes)
+        real_write(self, raw, mid_frame=mid_frame)
+        look(self)
+
+    def read(self: Pipe, data: bytes) -> None:
+        real_read(self, data)
+        look(self._sink)
 
     monkeypatch.setattr(Leg, "write", write)
+    monkeypatch.setattr(Pipe, "read", read)
     return largest
 
 
@@ -146,10 +155,10 @@ async def test_client_that_reads_nothing_is_aborted(max_buffered: dict[Leg, int]
         pause_reading(client)
         pipe = relay_session._to_client
         await eventually(lambda: is_held(relay_session._upstream))
-        forwarded = pipe.bytes
+        forwarded = pipe.forwarded_bytes
         await eventually(relay_session._ended.done, 4 * SLOW_SECONDS)
 
-        assert forwarded == pipe.bytes
+        assert forwarded == pipe.forwarded_bytes
         assert WRITE_HIGH_BYTES < max_buffered[relay_session._client] <= BOUND
         assert (1001, "") == await within(upstream_close, 2)
         await eventually(lambda: bool(relay.events("session.ended")))
@@ -182,11 +191,11 @@ async def test_upstream_that_reads_nothing_ends_the_session(max_buffered: dict[L
         client.writer.write(APPEND * 200)
         pipe = relay_session._to_upstream
         await eventually(lambda: is_held(relay_session._client))
-        forwarded = pipe.bytes
+        forwarded = pipe.forwarded_bytes
         assert (await client.next_event())["error"]["code"] == "upstream_too_slow"
         assert (1011, CATALOGUE["upstream_too_slow"].close_text) == await client.until_close()
 
-        assert forwarded == pipe.bytes
+        assert forwarded == pipe.forwarded_bytes
         assert WRITE_HIGH_BYTES < max_buffered[relay_session._upstream] <= BOUND
         done.set()
         await client.close()

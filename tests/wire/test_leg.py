@@ -14,7 +14,8 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from service.wire import tcp
 from service.wire.closing import PeerCloseReceiver, close_leg
-from service.wire.leg import MIN_PROGRESS_BYTES, SLICE_BYTES
+from service.wire.leg import SLICE_BYTES
+from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from service.wire.turns import FRAMES_PER_DELIVERY, HEAVY_SECONDS, LOOK_SECONDS
 from tests.support.harness import eventually
 from tests.support.recording_transport import RecordingReceiver, new_leg
