@@ -25,6 +25,8 @@ from tests.observability.clients import (
 )
 from tests.observability.faulty_relay import BROKEN_MODEL
 from tests.observability.testbed import Deployment, Testbed
+from tests.support.redis_server import RedisServer
+from tools.ports import free_port
 
 _MAX_OPEN_FILES: Final = 1024
 # With the process's own descriptors above 85 % of the limit, and below the number at which the relay closes connections.
@@ -68,12 +70,13 @@ def add_deployments(testbed: Testbed) -> None:
     faulty_relay = ("-m", "tests.observability.faulty_relay")
     testbed.add("faulty", settings={"RELAY_DRAIN_SECONDS": "600"}, program=faulty_relay)
     testbed.add("log", log=pipe)
+    testbed.add("store", settings={"RELAY_STORE_URL": f"redis://127.0.0.1:{free_port()}"})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
 
 
 LATE_PROVIDERS: Final = frozenset({"handshake"})
-LATE_RELAYS: Final = frozenset({"handshake-0", "log-0"})
+LATE_RELAYS: Final = frozenset({"handshake-0", "log-0", "store-0"})
 """Started by their scenarios, not at the beginning."""
 
 
@@ -303,6 +306,22 @@ async def dropped_log_lines(testbed: Testbed) -> None:
             await testbed.expect_resolved("RelayLogLinesDropped", "log", recovered)
 
 
+async def failing_store(testbed: Testbed) -> None:
+    """The store does not run; then it is started."""
+    relay = testbed.deployments["store"].relays[0]
+    store = RedisServer(testbed.folder)
+    store.port = int(relay.settings["RELAY_STORE_URL"].rpartition(":")[2])
+    since = time.monotonic()
+    await relay.start()
+    try:
+        await testbed.expect_firing("RelayStoreFailing", "store", since, instance=relay.target)
+        recovered = time.monotonic()
+        await asyncio.to_thread(store.start)
+        await testbed.expect_resolved("RelayStoreFailing", "store", recovered)
+    finally:
+        store.stop()
+
+
 @asynccontextmanager
 async def reading(pipe: Path) -> AsyncIterator[None]:
     """Read from a named pipe and discard the data."""
@@ -324,7 +343,7 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
 SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
     handshake, one_of_two_instances, burn_rate, key, clients_file, quota, slow_connections, only_instance_down,
     sessions_ended_by_provider, failing_responses, live_starts_failing, live_usage_unconfirmed, event_loop_lag, capacity,
-    internal_error_and_drain, dropped_log_lines,
+    internal_error_and_drain, dropped_log_lines, failing_store,
 )  # fmt: skip
 
 
