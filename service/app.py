@@ -163,6 +163,7 @@ class App:
             on_dial_result=self.monitor.dial_finished,
             on_live_started=self.monitor.live_started,
             store_refusal=self.store.refusal,
+            store=self.store,
         )
         if clients_file is not None:
             self._clients_file = ClientsFileWatcher(

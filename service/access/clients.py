@@ -103,10 +103,14 @@ class ClientSet(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose request it is. `credential` is the SHA-256 of the token in hex; empty with open access."""
+    """Whose request it is. `credential` is the SHA-256 of the token in hex; empty with open access.
+
+    `user` is the `sub` of a JWT.
+    """
 
     client: Client
     credential: str = field(default="", repr=False)
+    user: str | None = None
 
 
 UNIDENTIFIED: Final = Identity(Client(name="unknown"))

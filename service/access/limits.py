@@ -1,7 +1,7 @@
 """Limits on how many sessions and dials are open concurrently. A slot is a context manager, so a count cannot drift."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,7 +13,6 @@ from service.failures import Failure
 MAX_REFUSAL_EVENTS: Final = 64
 """Refused clients whose closing handshake is open concurrently, and refusals by event per second, of the whole relay."""
 MAX_REFUSAL_EVENTS_PER_ADDRESS: Final = 8
-START_WINDOW_SECONDS: Final = 60.0
 
 
 def limited_client(client: str, address: str) -> str:
@@ -93,35 +92,6 @@ class PerClientConcurrencyLimit:
             self._active[client] -= 1
             if not self._active[client]:
                 del self._active[client]
-
-
-class StartRateLimit:
-    """Bounds the starts of each client: never more than its maximum in any 60 seconds. The clock is in seconds.
-
-    A start counts once it is granted. Names are those of configured clients, so their number is bounded.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._starts: dict[str, deque[float]] = {}
-
-    def admit(self, client: str, maximum: int, setting: str) -> None:
-        """Count a start; raises Failure with too_many_connects if the client has used up the minute.
-
-        `setting` is where the operator sets the limit.
-        """
-        starts, now = self._starts.setdefault(client, deque()), self._clock()
-        while starts and now - starts[0] >= START_WINDOW_SECONDS:
-            starts.popleft()
-        if len(starts) >= maximum:
-            wait = starts[-maximum] + START_WINDOW_SECONDS - now
-            raise Failure(
-                "too_many_connects",
-                retry_after_seconds=max(1, math.ceil(wait)),
-                detail=f"{maximum} starts in {START_WINDOW_SECONDS:.0f} s",
-                hint=f"Open at most {maximum} sessions a minute. Operator: the limit is {setting}.",
-            )
-        starts.append(now)
 
 
 class RefusalEventLimit:

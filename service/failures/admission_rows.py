@@ -113,6 +113,12 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "a reconnect loop without a delay. Operator: the limit is RELAY_MAX_RECONNECTS_PER_MINUTE.",
         "Find the client by the log fields client and address, and correct its reconnect loop. If it needs this rate, "
         "raise RELAY_MAX_RECONNECTS_PER_MINUTE and restart the relay."),
+    Row("budget_exhausted", "clients", _CLIENT, 402, 1008, _LATER, _INFO,
+        "This client, or its user, has used up a budget.",
+        "Connect again when the budget begins anew: a day and a month end at midnight UTC. A budget of one session begins "
+        "anew with the next one.",
+        "Find the client by the log field client; detail names the limit and what was used. If it needs more, raise that "
+        "limit of the client in RELAY_CLIENTS_FILE; the relay reads the file by itself."),
     Row("relay_full", "relay", _RELAY, 503, 1013, _LATER, _WARNING,
         "The relay is at its session or dial limit.",
         "Retry in a few seconds. Operator: add a replica, or raise RELAY_MAX_SESSIONS or RELAY_MAX_DIALS.",

@@ -248,7 +248,7 @@ class Metrics:
         for api in Api:
             self.sessions_active.labels(api)
             self.session_duration.labels(api)
-            for reason in ("relay_draining", "client_disabled", *ENDINGS):
+            for reason in ("relay_draining", "client_disabled", "store_unavailable", "budget_exhausted", *ENDINGS):
                 self.sessions_ended.labels(api, reason)
         self.upstream_retries.labels(self.upstream)
         self.breaker_open.labels(self.upstream)

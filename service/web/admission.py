@@ -10,7 +10,7 @@ from aiohttp import web
 
 from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory
 from service.access.forwarded import address_block
-from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, StartRateLimit, explain_lapse
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
@@ -20,7 +20,7 @@ from service.relay.watchdog import Lapse
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
-from service.web.client_rules import check_api, key_of, limit_setting, model_hint, origin_place, session_limit_hint
+from service.web.client_rules import check_api, key_of, limit_setting, model_hint, origin_place
 from service.web.request import header_token, parse_dial_request, parse_token, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
@@ -38,11 +38,12 @@ class AdmissionControl:
     3. The client's rate of reconnects.
     4. The API, the query, and the model in it.
     5. The state of the relay: `refusal` returns the failure with which it refuses every client at present, or None.
-    6. The limit on the client's sessions, then the limit on all sessions, then the client's starts per minute. At the first,
+    6. The limit on the client's sessions, then the limit on all sessions. At the first,
        `probe_client` pings the client on its sessions and returns the seconds within which one of them ends if it is dead.
        At the second it does not: one client's request must not shorten the sessions of others.
 
-    `RealtimeHandler` checks the opening handshake before this, and the limit on dials after it.
+    `RealtimeHandler` checks the opening handshake before this; after it `ClientPlaces`, which has the limits of a client of
+    the clients file in place of the first limit above, then the limit on dials.
     """
 
     def __init__(
@@ -63,7 +64,6 @@ class AdmissionControl:
         self._clients = clients
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
         self._client_session_limit = PerClientConcurrencyLimit(policy.max_sessions_per_client, "too_many_sessions")
-        self._starts = StartRateLimit(clock)
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
         self._proxy_reported = False
@@ -98,15 +98,14 @@ class AdmissionControl:
             raise refusal
         self._acquire_client_slot(attempt.limited_as, client, slot)
         slot.enter_context(self._session_limit.acquire())
-        if client.limits.starts_per_minute is not None:
-            self._starts.admit(client.name, client.limits.starts_per_minute, key_of(client, "starts_per_minute"))
         return dial_request
 
     def _acquire_client_slot(self, limited_as: str, client: Client, slot: ExitStack) -> None:
+        if client.is_from_file:
+            return
         try:
             slot.enter_context(self._client_session_limit.acquire(limited_as, client.limits.max_sessions or 0))
         except Failure as refusal:
-            refusal.hint = session_limit_hint(client)
             lapse = self._probe_client(limited_as)
             if lapse is not None:
                 explain_lapse(refusal, lapse.seconds, limit_setting(client), is_ending=lapse.is_ending)

@@ -26,6 +26,7 @@ class ConnectionAttempt:
     wants_draining_event: bool = False
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
+    lost_place: bool = False  # other instances have taken its place while this one did not reach the store
 
     @property
     def client(self) -> str:

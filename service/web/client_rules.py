@@ -22,6 +22,11 @@ def limit_setting(client: Client) -> str:
     return key_of(client, "max_sessions") if client.is_from_file else "RELAY_MAX_SESSIONS_PER_CLIENT"
 
 
+def limit_key(client: Client, key: str, *, of_user: bool) -> str:
+    """Where a limit of the client, or of each of its users, is set."""
+    return f"{key} of [clients.{client.name}.per_user] in {_FILE}" if of_user else key_of(client, key)
+
+
 def origin_place(clients: ClientDirectory) -> str:
     """Where an origin is set that no client allows, as the end of "add it to"."""
     settings = "RELAY_ALLOWED_ORIGINS and restart the relay"
@@ -49,9 +54,8 @@ def model_hint(client: Client) -> str | None:
     return f"Request a model that the operator allows for this client. Operator: add it to {place}."
 
 
-def session_limit_hint(client: Client) -> str | None:
-    """The remedy for a client at its limit of sessions; None for the catalogue's."""
+def session_limit_hint(client: Client, place: str) -> str | None:
+    """The remedy for a client at its limit of sessions, which `place` sets; None for the catalogue's."""
     if not client.is_from_file:
         return None
-    place = limit_setting(client)
     return f"Close a session, or wait for one to end, before you open another. Operator: the limit is {place}."

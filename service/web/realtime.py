@@ -11,7 +11,8 @@ from typing import Final
 
 from aiohttp import web
 
-from service.access.clients import Client, ClientDirectory
+from service.access.budgets import max_session_seconds
+from service.access.clients import ClientDirectory, Identity
 from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
@@ -24,6 +25,7 @@ from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
 from service.relay.start_reader import ClientStream
 from service.relay.watchdog import SessionLimits
+from service.store.interface import Store
 from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import DialProgress, UpstreamConnection
 from service.upstream.dials import DialsInFlight
@@ -32,6 +34,7 @@ from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.places import ClientPlaces
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.wire.leg import Leg
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
@@ -55,7 +58,7 @@ class RealtimeHandler:
       held from admission to the 101, a session's slot until its task ends.
 
     `on_dial_result` and `on_live_started` are described at `AttemptReporter`. `store_refusal` returns the failure with which
-    every client is refused while the store fails, or None.
+    every client is refused while the store fails, or None; `store` has the limits that instances share.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class RealtimeHandler:
         on_dial_result: Callable[[Failure | None], None],
         on_live_started: Callable[[], object] = lambda: None,
         store_refusal: Callable[[], Failure | None] = lambda: None,
+        store: Store,
     ) -> None:
         self.addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
@@ -84,6 +88,11 @@ class RealtimeHandler:
         self._clients = clients or policy.directory()
         self._admission = AdmissionControl(
             policy, self._clients, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
+        )
+        self._places = ClientPlaces(
+            store,
+            probe_client=drainer.sessions.probe_client,
+            end_session=self._end_session,
         )
         self.dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
         # Half: whatever one client dials, others can dial as well.
@@ -161,6 +170,7 @@ class RealtimeHandler:
                 try:
                     handshake = parse_handshake(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
+                    await self._places.take(attempt, session_slot)
                     dial_slot.enter_context(self.dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
                     dial_slot.enter_context(self._dials_in_flight.track())
@@ -168,6 +178,9 @@ class RealtimeHandler:
                     self._reporter.refused(failure, attempt)
                     session_slot.close()  # a refused client holds no place during its closing handshake
                     return await self._send_refusal(request, handshake, failure, attempt)
+                except asyncio.CancelledError:  # the client left while the store was asked
+                    self._reporter.abandoned(attempt)
+                    raise
                 self._reporter.admitted()
                 try:
                     connected = await self._dial(dial_request, attempt)
@@ -271,7 +284,7 @@ class RealtimeHandler:
             info,
             client,
             connected,
-            limits=self._limits_of(identity.client),
+            limits=self._limits_of(identity),
             telemetry=self._telemetry,
             call=call,
             error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
@@ -280,12 +293,20 @@ class RealtimeHandler:
         )
         if self._clients.must_end(info.credential):  # withdrawn during the dial
             session.end("client_disabled")
+        elif attempt.lost_place:
+            session.end("store_unavailable")
         return session
 
-    def _limits_of(self, client: Client) -> SessionLimits:
-        if not client.is_from_file:
+    def _limits_of(self, identity: Identity) -> SessionLimits:
+        if not identity.client.is_from_file:
             return self._session_limits
-        return dataclasses.replace(self._session_limits, max_session_seconds=client.limits.max_session_seconds or 0)
+        seconds = max_session_seconds(identity.client, identity.user)
+        return dataclasses.replace(self._session_limits, max_session_seconds=seconds)
+
+    def _end_session(self, session_id: str, reason: str) -> None:
+        session = self._drainer.sessions.find(session_id)
+        if session is not None:
+            session.end(reason)
 
     def end_withdrawn(self) -> int:
         """End the open sessions whose credential has been withdrawn, if the client asks for that; returns their number."""

@@ -78,6 +78,8 @@ def http_response(failure: Failure, session_id: str) -> web.Response:
             headers["WWW-Authenticate"] = 'Bearer realm="realtime-relay"'
         case 426:
             headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        case 402 if failure.retry_after_seconds is not None:
+            headers["Retry-After"] = str(failure.retry_after_seconds)
         case 429 | 503:
             # Random, so that clients that were refused together do not retry together.
             headers["Retry-After"] = str(failure.retry_after_seconds or random.randint(1, 5))  # noqa: S311 - no secret

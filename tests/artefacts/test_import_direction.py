@@ -23,8 +23,8 @@ ALLOWED = {
     "wire": BASE | {"telemetry", "wire"},
     "upstream": BASE | {"telemetry", "wire", "upstream"},
     "store": BASE | {"telemetry", "store"},
-    "access": BASE | {"telemetry", "access"},
-    "relay": BASE | {"telemetry", "wire", "upstream", "relay"},
+    "access": BASE | {"telemetry", "store", "access"},
+    "relay": BASE | {"telemetry", "store", "wire", "upstream", "access", "relay"},
     "health": BASE | {"telemetry", "wire", "upstream", "health"},
     "supervisor": BASE | {"telemetry"},
 }

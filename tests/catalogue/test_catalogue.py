@@ -23,6 +23,7 @@ PUBLISHED_CODES = {
     "headers_too_large": (431, None),
     "proxy_protocol http_version_refused tls_refused": (400, None),
     "too_many_sessions too_many_connects": (429, None),
+    "budget_exhausted": (402, 1008),
     "relay_full store_unavailable": (503, 1013),
     "relay_draining": (503, 1001),
     "key_missing key_malformed key_rejected key_forbidden": (424, 3000),
@@ -57,7 +58,7 @@ CAUSED_BY_CLIENT = """
     token_missing token_invalid origin_refused host_refused bad_request model_refused model_missing not_a_websocket
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
-    client_disabled api_refused
+    client_disabled api_refused budget_exhausted
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

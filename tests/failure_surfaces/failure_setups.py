@@ -12,6 +12,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from service.access.clients import digest_of
+from service.clients_file import tables
+from service.store.interface import Amounts, Scope, Spending
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
@@ -228,6 +230,20 @@ def client_of_file(lines: str, remedy: str | None = None) -> FailureSetup:
     return set_up
 
 
+@asynccontextmanager
+async def client_at_budget() -> AsyncIterator[FailingRelay]:
+    """A client of the clients file has used what it may use in a month."""
+    spent = Spending("CANARY8record", (Scope("kiosk"),), Amounts(tokens=1_000))
+    remedy = (
+        "Connect again after the end of the month (UTC). Operator: the limit is tokens_per_month of [clients.kiosk] in "
+        "RELAY_CLIENTS_FILE."
+    )
+    with patch.object(tables, "NOT_SUPPORTED_YET", frozenset()):
+        async with client_of_file("tokens_per_month = 1000", remedy)() as failing:
+            await failing.relay.app.store.spend_and_read(spent)
+            yield failing
+
+
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
@@ -261,6 +277,7 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "tls_refused": changed_on_route(lambda first: b"\x16\x03\x01\x02\x00\x01" + first),
     "too_many_sessions": lambda: relay_at_limit(RELAY_MAX_SESSIONS_PER_CLIENT="1"),
     "too_many_connects": client_in_reconnect_loop,
+    "budget_exhausted": client_at_budget,
     "relay_full": lambda: relay_at_limit(RELAY_MAX_SESSIONS="1"),
     "store_unavailable": refused_request(
         RELAY_STORE_URL=f"redis://:CANARY2store@127.0.0.1:{free_port()}", RELAY_STORE_FAILURE="closed"

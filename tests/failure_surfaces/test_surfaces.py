@@ -55,7 +55,7 @@ async def connect_without_origin(failing: FailingRelay, row: Row) -> dict[str, A
     answer, error = client.answer, dict(client.answer.error)
 
     assert row.http_status == answer.status
-    assert ("Retry-After" in answer.headers) is (row.http_status in {429, 503})
+    assert ("Retry-After" in answer.headers) is (row.http_status in {402, 429, 503})
     check_error(error, row, failing.remedy)
     return error
 

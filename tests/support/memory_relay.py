@@ -14,6 +14,8 @@ from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
+from service.store.factory import make_backend
+from service.store.shared import SharedStore
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 from service.upstream.connector import UpstreamConnector
@@ -275,6 +277,7 @@ class MemoryRelay:
             session_limits=SESSION_LIMITS,
             max_dials=100,
             on_dial_result=lambda _: None,
+            store=SharedStore(make_backend(None), self._telemetry.metrics.store),
         )
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
