@@ -186,7 +186,9 @@ class EventRuns:
             return None
         end = payload.find(b'"', 10)
         found = self._requested_types.get(payload[type_start(payload) : end])
-        return None if found is None or may_repeat_type(payload, end + 1) else Message(found, payload, data)
+        if found is None or end < 0 or may_repeat_type(payload, end + 1):
+            return None
+        return Message(found, payload, data)
 
     def _plain_type(self, data: bytes, start: int, end: int) -> str | None:
         """Return the type of the event in the frame from `start` to `end` if it is known and outside `parsed_types`."""
@@ -218,7 +220,7 @@ class EventRuns:
         """Set `_last_head` and `_last_type` if the first bytes of an event show a known type outside `parsed_types`."""
         end = head.find(b'"', 10)
         found = self._forwarded_types.get(head[type_start(head) : end])
-        if found is None:
+        if found is None or end < 0:  # a slice to -1 may be one
             return False
         self._last_head, self._last_head_end, self._last_type = head[: end + 1], end + 5, found
         return True

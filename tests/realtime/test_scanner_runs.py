@@ -141,6 +141,19 @@ def test_whole_message_leaves_everything_else_to_feed(other: bytes) -> None:
     assert expected == subject.feed(other)
 
 
+def test_type_without_its_quotation_mark_is_none() -> None:
+    """Neither is the rest of the searched bytes one, nor is each later event taken for it."""
+    longest = "conversation.item.input_audio_transcription.completed"
+    for masked in (False, True):
+        subject = scanner(masked=masked)
+        cut = build_frame(Opcode.TEXT, b'{"type": "%sX%s"}' % (longest.encode(), b"A" * 200), KEY if masked else b"")
+        assert subject.whole_event_type(cut) is None
+        assert subject.whole_event_type(frame("unknown.type", masked=masked)) is None
+    subject = scanner()
+    assert subject.whole_message(build_frame(Opcode.TEXT, b'{"type":"error}')) is None
+    assert subject.whole_message(frame(TYPES[0])) is None
+
+
 def test_whole_message_needs_a_message_boundary() -> None:
     """Within a message, behind a close frame and in the bytes of a client nothing is recognised."""
     within, ended = scanner(), scanner()
