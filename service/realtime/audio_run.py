@@ -32,21 +32,20 @@ class AudioRun:
     """Events of one type of audio behind one another, each in a read of its own.
 
     `starts_with` begins a run with an event that `Scanner.whole_event_type` has recognised. `goes_on_with` is then what that
-    method would return for the next read, without it, as long as the scanner is not fed. `stop` ends the run.
+    method would return for a later read, without it, as long as the scanner consumes whole events only. `stop` ends the run.
     """
 
     __slots__ = (
-        "_counted",
         "_event_bytes",
-        "_events",
         "_head_end",
         "_is_masked",
         "_max_bytes",
         "_number",
+        "_other_bytes",
         "_repeater",
         "_start",
-        "_sum",
         "event_type",
+        "events",
     )
 
     def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
@@ -56,9 +55,10 @@ class AudioRun:
         self._start = b""  # how it starts: the header, and the type if it is not masked
         self._head_end = 0  # where its type ends
         self._number = self._repeater = 0
-        self._events = 0  # of that size, not taken yet
-        self._counted = self._sum = 0  # events and bytes of other sizes, not taken yet
+        self._other_bytes = 0  # by how much the events that are not taken yet are longer than as many of that size
         self.event_type = ""
+        self.events = 0
+        """The number of events that are not taken yet."""
 
     def starts_with(self, data: bytes, event_type: str) -> None:
         """Begin a run behind this event, which is not counted."""
@@ -75,7 +75,7 @@ class AudioRun:
             end = data.index(b'"', 14) + 1
             self._start = data[:end]
         self._head_end = end
-        self._event_bytes = len(data)
+        self._set_size(len(data))
         self.event_type = event_type
 
     def goes_on_with(self, data: bytes) -> bool:
@@ -93,39 +93,33 @@ class AudioRun:
             members = data[self._head_end : data.rfind(b'"', self._head_end, -2) + 1]
             if b'"type"' in members or b"\\" in members:
                 return False
-        self._events += 1
+        self.events += 1
         return True
 
     def _is_as_long_as_it_says(self, data: bytes) -> bool:
         """Whether `data` is one frame of another size; the run then goes on with that size."""
         size, header_bytes = len(data), 8 if self._is_masked else 4
-        if self._event_bytes < 0 or not header_bytes + _MIN_PAYLOAD_BYTES <= size <= self._max_bytes:
+        if self._event_bytes < 0 or not data.startswith(self._start[4:], 4):  # a transcript between two events of audio
+            return False
+        if not header_bytes + _MIN_PAYLOAD_BYTES <= size <= self._max_bytes:
             return False
         if _unpack_start(data)[0] != (0x81FE0000 if self._is_masked else 0x817E0000) + size - header_bytes:
             return False
-        self._add_up()
-        self._event_bytes = size
+        self._set_size(size)
         self._start = data[:4] + self._start[4:]
         return True
 
-    def _add_up(self) -> None:
-        self._counted += self._events
-        self._sum += self._events * self._event_bytes
-        self._events = 0
+    def _set_size(self, size: int) -> None:
+        self._other_bytes += self.events * (self._event_bytes - size)
+        self._event_bytes = size
 
     def take(self) -> tuple[int, int]:
         """Return the number and the bytes of the events that were counted since the last call."""
-        self._add_up()
-        taken = self._counted, self._sum
-        self._counted = self._sum = 0
-        return taken
+        events = self.events
+        size = events * self._event_bytes + self._other_bytes
+        self.events = self._other_bytes = 0
+        return events, size
 
     def stop(self) -> None:
         """End the run: no event goes on with it until another one starts. What was counted can still be taken."""
-        self._add_up()
-        self._event_bytes = -1
-
-    @property
-    def is_going_on(self) -> bool:
-        """Whether a run has begun and not ended."""
-        return self._event_bytes >= 0
+        self._set_size(-1)

@@ -3,8 +3,9 @@
 Every result is a number within bounds, an identifier of a bounded shape, or a member of a closed set.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from service.realtime.values import bounded_number, child, finite_number, member
 
 MAX_SECONDS: Final = 86_400.0
 """Twelve times the longest session. A larger duration is ignored."""
+_MAX_MS: Final = MAX_SECONDS * 1000
 MAX_TOKENS: Final = 10_000_000
 """Ten times the largest context of a backend model. A larger usage is ignored."""
 
@@ -91,10 +93,10 @@ def parse_live_event(kind: str, payload: bytes) -> LiveEvent:
 
     Most nested events are deltas of a response. Their JSON is not parsed.
     """
-    if kind == live.RESPONSE_EVENT and not any(name in payload for name in _END_NAMES):
-        return NOTHING
     if kind in _SPEAKERS:  # most events that are parsed
         return _transcript_event(_SPEAKERS[kind], payload)
+    if kind == live.RESPONSE_EVENT and not any(name in payload for name in _END_NAMES):
+        return NOTHING
     body = parse_object(payload)
     match kind:
         case "error":
@@ -153,11 +155,13 @@ def _decision_event(event: Mapping[str, Any]) -> LiveEvent:
 
 def _transcript_event(speaker: Speaker, payload: bytes) -> LiveEvent:
     found = _LAST_TIMES.search(payload, max(0, len(payload) - _LAST_TIMES_BYTES))
-    times: Iterable[object] = (
-        map(int, found.groups()) if found else map(parse_object(payload).get, ("start_ms", "end_ms"))
-    )
-    start, end = (bounded_number(time, MAX_SECONDS * 1000) for time in times)
-    if start is None or end is None or end < start:
+    if found is not None:
+        start, end = float(found[1]), float(found[2])
+    else:
+        body = parse_object(payload)
+        times = [bounded_number(body.get(name), math.inf) for name in ("start_ms", "end_ms")]
+        start, end = (-1.0 if time is None else time for time in times)
+    if not 0 <= start <= end <= _MAX_MS:
         return NOTHING
     return LiveEvent(transcript=Transcript(speaker, start, end))
 

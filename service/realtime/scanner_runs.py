@@ -45,6 +45,8 @@ class EventRuns:
         "_last_head_end",
         "_last_head_number",
         "_last_mask_repeater",
+        "_last_requested_head",
+        "_last_requested_type",
         "_last_type",
         "_masked",
         "_max_message_bytes",
@@ -80,6 +82,8 @@ class EventRuns:
         self._last_head_number = -1
         self._last_mask_repeater = 0
         self._last_type: str | None = None
+        self._last_requested_head = b"\0"
+        self._last_requested_type = ""
 
     def new_audio_run(self) -> AudioRun:
         """Return what recognises events of audio that follow one that `whole_event_type` has recognised."""
@@ -179,16 +183,23 @@ class EventRuns:
         if size >= self._fast_path_min_bytes:
             if _unpack_start(data)[0] != self._start_without_size + size:
                 return None
-            payload = data[self._header_bytes :]
+            payload = data[4:]
         elif data[0] == _TEXT and data[1] == size - _SHORT_HEADER_BYTES < _MIN_PAYLOAD_BYTES:
             payload = data[_SHORT_HEADER_BYTES:]
         else:
             return None
-        end = payload.find(b'"', 10)
-        found = self._requested_types.get(payload[type_start(payload) : end])
-        if found is None or end < 0 or may_repeat_type(payload, end + 1):
+        if not payload.startswith(self._last_requested_head):
+            end = payload.find(b'"', 10)
+            found = self._requested_types.get(payload[type_start(payload) : end])
+            if found is None or end < 0:
+                return None
+            self._last_requested_head, self._last_requested_type = payload[: end + 1], found
+        end = len(self._last_requested_head)
+        last_string = payload.rfind(b'"', end, -2) + 1  # see `_plain_type`
+        is_sure = payload.find(b'"type"', end, last_string) < 0 and payload.find(b"\\", end, last_string) < 0
+        if not is_sure and may_repeat_type(payload, end):
             return None
-        return Message(found, payload, data)
+        return Message(self._last_requested_type, payload, data)
 
     def _plain_type(self, data: bytes, start: int, end: int) -> str | None:
         """Return the type of the event in the frame from `start` to `end` if it is known and outside `parsed_types`."""

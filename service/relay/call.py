@@ -17,6 +17,8 @@ from service.upstream.dial import UpstreamConnection
 _SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
 
 
+Position = Callable[[], int]
+"""Returns the number of upstream's messages before the event that is being read."""
 SendError = Callable[[str, str | None], None]
 """Sends the client an `error` event for a reason and a remedy, within the session."""
 
@@ -31,8 +33,8 @@ class Call(Protocol):
     def has_expired(self) -> bool:
         """Whether the provider has reported that the session reached its maximum duration."""
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: int) -> Verdict:
-        """Process an event that was read whole; `position` is the number of upstream's messages before it."""
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: Position) -> Verdict:
+        """Process an event that was read whole."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Process such an event of upstream that is not forwarded any more."""
@@ -68,13 +70,13 @@ class RealtimeCall:
         self.timer: ResponseTimer = self._timer
         self.has_expired = False
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: int) -> Verdict:  # noqa: ARG002 - of the protocol
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: Position) -> Verdict:  # noqa: ARG002 - of the protocol
         """Count what an upstream event reports."""
         if event_type is None:
             return Verdict.REDACT
         event = parse_server_event(event_type, payload)
         self.has_expired = self.has_expired or event.incident == _SESSION_EXPIRED
-        self._reporter.event_parsed(event, position)
+        self._reporter.event_parsed(event, position())
         if event.response is not None:
             self._timer.response_ended()
         # The text of a response belongs to the conversation, whatever it contains.

@@ -19,7 +19,7 @@ from service.realtime.pricing import live_cost_usd, live_model_label
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
 from service.relay import ending
-from service.relay.call import SendError
+from service.relay.call import Position, SendError
 from service.relay.ending import CloseInstruction, Ending
 from service.relay.live_activity import LiveActivity
 from service.relay.pipe import Verdict
@@ -69,14 +69,15 @@ class LiveCall:
         self._closed_reason: str | None = None
         self._closed_at = 0.0
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: int) -> Verdict:
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: Position) -> Verdict:
         """Count what an upstream event reports; let no client event pass that requests what it may not."""
         if direction == Direction.CLIENT_TO_UPSTREAM:
             return self._review(event_type, payload)
         if event_type is None:
             return Verdict.REDACT
         event = parse_live_event(event_type, payload)
-        self._reporter.incident_seen(event.incident, position)
+        if event.incident is not None:
+            self._reporter.incident_seen(event.incident, position())
         self._take(event)
         return Verdict.FORWARD if event.incident is None else Verdict.REDACT
 

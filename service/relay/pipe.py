@@ -72,7 +72,7 @@ class Pipe:
     Backpressure: the source is held while the sink is full, until `stop_backpressure`.
     Errors: `receive` never raises. What the peer does wrong, and an exception of the relay, goes to the owner, whose methods
     are called from within `receive` and may call `discard_data`: from then on only control frames are processed.
-    Counting: events of audio behind one another are counted at the end of their run, and by `count_audio`.
+    Counting: events of audio that `read` forwards are counted by `count_audio`.
     """
 
     __slots__ = (
@@ -131,8 +131,7 @@ class Pipe:
     @property
     def messages(self) -> int:
         """The messages forwarded so far."""
-        self.count_audio()
-        return self._messages
+        return self.count_audio()
 
     @property
     def forwarded_bytes(self) -> int:
@@ -140,15 +139,11 @@ class Pipe:
         self.count_audio()
         return self._bytes
 
-    @property
-    def received_bytes(self) -> int:
-        """The bytes of messages so far, those that were dropped included."""
-        return self.forwarded_bytes + self.dropped_bytes
-
-    @property
-    def frames(self) -> int:
-        """All frames of the source so far."""
-        return self.messages + self.dropped_messages + self.control_frames + self._scanner.fragments
+    def totals(self) -> tuple[int, int, int]:
+        """The messages forwarded so far, all frames of the source, and the bytes of all its messages, for each tick."""
+        messages = self.count_audio()
+        frames = messages + self.dropped_messages + self.control_frames + self._scanner.fragments
+        return messages, frames, self._bytes + self.dropped_bytes
 
     @property
     def is_held_back(self) -> bool:
@@ -174,9 +169,6 @@ class Pipe:
         """Forward the next bytes of the source."""
         try:
             scanner = self._scanner
-            if self._audio.is_going_on:
-                self.count_audio()
-                self._audio.stop()
             if scanner.missing_bytes:
                 if len(data) < scanner.missing_bytes:
                     scanner.add_part(data)
@@ -185,35 +177,46 @@ class Pipe:
                 else:
                     self._receive_events(scanner.complete(data))
                 return
+            if len(data) < SHORT_READ_BYTES and not self.discards_data and self._receive_message(data):
+                return
             event_type = scanner.whole_event_type(data)
             if event_type is None:
                 self._receive_events(data)
-            elif not self.discards_data:  # `_forward` and `_count` without the calls: this is the most frequent case
-                self._sink.write(data)
-                size = len(data)
-                self._bytes += size
-                traffic = self._traffic
-                traffic.bytes += size
-                self._messages += 1
-                counts = traffic.types
-                counts[event_type if event_type in counts else OTHER] += 1
-                if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
-                    self._latency.event_passed(event_type)
+            elif not self.discards_data:
+                self._forward_event(event_type, data)
                 if event_type in AUDIO_TYPES:
+                    self.count_audio()  # of another type
                     self._audio.starts_with(data, event_type)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
 
-    def count_audio(self) -> None:
-        """Count the events of audio that `read` has forwarded: at each tick of the session, and before a total is read."""
-        if not self._audio.is_going_on:
-            return
-        messages, size = self._audio.take()
-        if messages:
+    def count_audio(self) -> int:
+        """Count the events of audio that `read` has forwarded, at each tick of the session; returns the messages so far."""
+        audio = self._audio
+        if audio.events:
+            messages, size = audio.take()
             self._messages += messages
             self._bytes += size
-            self._traffic.add(self._audio.event_type, messages, size)
+            self._traffic.add(audio.event_type, messages, size)
             self._source.note_life()
+        return self._messages
+
+    def _forward_event(self, event_type: str, data: bytes) -> None:
+        """`_forward` and `_count` without the calls, for an event that is a read. A run of audio may go on behind it."""
+        self._sink.write(data)
+        size = len(data)
+        self._bytes += size
+        traffic = self._traffic
+        traffic.bytes += size
+        self._messages += 1
+        counts = traffic.types
+        counts[event_type if event_type in counts else OTHER] += 1
+        latency, from_upstream = self._latency, self._from_upstream
+        if event_type in (latency.watched_types if from_upstream else latency.client_types):
+            latency.event_passed(event_type)
+            # Only this adds to what is watched: the next audio may be the first of an answer.
+            if self._audio.event_type in (latency.watched_types if from_upstream else latency.client_types):
+                self._audio.stop()
 
     def discard_data(self) -> None:
         """Forward and count no data from now on."""
@@ -224,9 +227,8 @@ class Pipe:
     def _receive_events(self, data: bytes) -> None:
         """Forward the events at the start of `data` in one run; process the rest item by item."""
         scanner, size = self._scanner, 0
+        self._audio.stop()  # an event may be incomplete from now on
         if not self.discards_data:
-            if len(data) < SHORT_READ_BYTES and self._receive_message(data):
-                return
             size = scanner.feed_events(data)
         if size:
             self._forward(data if size == len(data) else data[:size])
@@ -269,9 +271,14 @@ class Pipe:
         message = self._scanner.whole_message(data)
         if message is None:
             return False
-        self._forward_parsed(message.type, message.payload, data)
-        if not self.discards_data:
-            self._end_message(message.type)
+        event_type, payload = message.type, message.payload
+        verdict = self._owner.event_read(self._direction, event_type, payload)
+        if verdict is Verdict.FORWARD and event_type is not None and not self.discards_data:
+            self._forward_event(event_type, data)
+        else:
+            self._forward_as(verdict, payload, data)
+            if not self.discards_data:
+                self._end_message(event_type)
         if self.on_processed is not None:
             self.on_processed()
         return True
@@ -283,7 +290,7 @@ class Pipe:
             case MessageEnd(event_type, _):
                 self._end_message(event_type)
             case Message(event_type, payload, raw):
-                self._forward_parsed(event_type, payload, raw)
+                self._forward_as(self._owner.event_read(self._direction, event_type, payload), payload, raw)
 
     def _end_message(self, event_type: str | None) -> None:
         if not self._dropped_last:
@@ -330,9 +337,8 @@ class Pipe:
         if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
             self._latency.event_passed(event_type)
 
-    def _forward_parsed(self, event_type: str | None, payload: bytes, raw: bytes) -> None:
+    def _forward_as(self, verdict: Verdict, payload: bytes, raw: bytes) -> None:
         """Forward an event unchanged, unless the owner has it dropped, or redacted and it contains a part of a key."""
-        verdict = self._owner.event_read(self._direction, event_type, payload)
         redacted = redact_json(payload, self._owner.redact) if verdict is Verdict.REDACT else None
         if redacted is not None:
             self._sink.send_event(redacted)

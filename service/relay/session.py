@@ -24,6 +24,7 @@ from service.relay.watchdog import (
     SessionLimits,
     SessionRates,
     due_ending,
+    quiet_until,
 )
 from service.upstream.dial import UpstreamConnection
 from service.wire.closing import close_leg
@@ -96,6 +97,7 @@ class Session:
         self._active_at = self._started_at
         self._activity_at_tick = 0
         self._rates = SessionRates(limits, self._started_at)
+        self._quiet_until = 0.0  # before this time a tick need not check the limits
         self._client_at_boundary = True  # when the session ended
         self._client_stream = client_stream or ClientStream(
             Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
@@ -176,6 +178,7 @@ class Session:
         self._end_if_probe_failed(now)
         if self._ended.done():
             return Lapse(max(0.0, self._over_by - now), is_ending=True)
+        self._quiet_until = 0.0
         seconds = self._prober.probe(now, self._limits)
         return None if seconds is None else Lapse(seconds + self.settle_seconds + LOST_CLIENT_CLOSE_SECONDS)
 
@@ -265,7 +268,7 @@ class Session:
 
     def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
         """Count what an upstream event reports; refuse what a client may not request."""
-        return self._call.event_read(direction, event_type, payload, self._to_client.messages)
+        return self._call.event_read(direction, event_type, payload, self._to_client.count_audio)
 
     def _send_error(self, reason: str, hint: str | None) -> None:
         """Send the client an error event at the next message boundary; none to a client that does not read them."""
@@ -304,19 +307,36 @@ class Session:
         self._active_at = min(now, self._active_at + seconds)
         self._prober.last = None  # the answer may have arrived unread
         self._pinged_at = now
+        self._quiet_until = 0.0
         self._send_pings()
 
     def _tick(self) -> None:
         if self._ended.done():
             return
-        now = self._loop.time()
-        activity = self._call.activity(self._to_upstream.messages + self._to_client.messages)
+        now, client = self._loop.time(), self._client
+        messages, frames, size = self._to_upstream.totals()
+        upstream_messages, upstream_frames, _ = self._to_client.totals()
+        activity = self._call.activity(messages + upstream_messages)
         if activity != self._activity_at_tick:
             self._activity_at_tick, self._active_at = activity, now
+        # Nearly every tick ends here.
+        if not (
+            now < self._quiet_until
+            and client.held_since is None
+            and client.full_since is None
+            and self._upstream.full_since is None
+            and self._rates.allow(frames, size, upstream_frames)
+            and self._call.due_ending() is None
+        ):
+            self._check_limits(now, frames, size, upstream_frames)
+
+    def _check_limits(self, now: float, frames: int, size: int, upstream_frames: int) -> None:
         for leg in (self._client, self._upstream):
             leg.check_progress()
         self._end_if_probe_failed(now)
-        end = self._due_ending(now)
+        times = {"started_at": self._started_at, "active_at": self._active_at}
+        end = due_ending(now, self._client, self._upstream, self._limits, **times)
+        end = end or self._rates.due_ending(now, frames, size, upstream_frames) or self._call.due_ending()
         if end is not None:
             self._end(end)
             return
@@ -326,18 +346,15 @@ class Session:
         if now - self._pinged_at >= self._limits.ping_seconds:
             self._pinged_at = now
             self._send_pings()
+        if self._prober.is_waiting or self._to_client.on_processed is not None:
+            self._quiet_until = 0.0
+        else:
+            until = quiet_until(self._client, self._upstream, self._limits, **times)
+            self._quiet_until = min(until, self._rates.window_ends_at, self._pinged_at + self._limits.ping_seconds)
 
     def _send_pings(self) -> None:
         for leg in (self._client, self._upstream):
             leg.send_control(Opcode.PING, b"")
-
-    def _due_ending(self, now: float) -> Ending | None:
-        end = due_ending(
-            now, self._client, self._upstream, self._limits, started_at=self._started_at, active_at=self._active_at
-        )
-        pipe = self._to_upstream
-        end = end or self._rates.due_ending(now, pipe.frames, pipe.received_bytes, self._to_client.frames)
-        return end or self._call.due_ending()
 
     def _send_own_events(self) -> None:
         is_due = bool(self._errors) or self._drains_at is not None
@@ -345,6 +362,7 @@ class Session:
             return
         if not (self._to_client.at_message_boundary and self._client.can_send):
             self._to_client.on_processed = self._send_own_events
+            self._quiet_until = 0.0  # or at the next tick
             return
         for event in self._errors:
             self._client.send_event(event)

@@ -1,12 +1,13 @@
 """The limits of a session and which of them it has exceeded: too slow, silent, idle, or open too long. Changes nothing."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from service.relay import ending
 from service.relay.ending import Ending, Side
 from service.wire.leg import Leg
-from service.wire.signs_of_life import MIN_PROGRESS_BYTES
+from service.wire.signs_of_life import ACK_CHECK_SECONDS, MIN_PROGRESS_BYTES
 
 ACK_ONLY_SECONDS: Final = 120.0
 """A peer that acknowledges data but sends nothing for this long is lost: a proxy may be acknowledging for it. A live client
@@ -94,6 +95,11 @@ class ClientProber:
         self._client = client
         self.last: Probe | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client has yet to answer the last ping."""
+        return self.last is not None and not self.last.is_answered(self._client)
+
     def has_failed(self, now: float, limits: SessionLimits) -> bool:
         """Whether the client is lost: it has not answered the last ping."""
         return self.last is not None and self.last.has_failed(now, self._client, limits)
@@ -108,20 +114,25 @@ class ClientProber:
 class RateMeter:
     """Compares the growth of a total in each `RATE_WINDOW_SECONDS` with a limit: a short burst does not exceed it."""
 
-    __slots__ = ("_credit", "_limit", "_limit_per_second", "_total_at_start", "_window_started_at")
+    __slots__ = ("_limit", "_limit_per_second", "_window_started_at", "maximum")
 
     def __init__(self, limit_per_second: float, *, started_at: float = 0.0) -> None:
         self._limit_per_second = limit_per_second
-        self._limit = limit_per_second * RATE_WINDOW_SECONDS
-        self._credit = 0.0  # of this window
+        self._limit = limit_per_second * RATE_WINDOW_SECONDS or math.inf
         self._window_started_at = started_at
-        self._total_at_start = 0
+        self.maximum = self._limit
+        """The greatest total that does not exceed the limit of this window."""
+
+    @property
+    def window_ends_at(self) -> float:
+        """When the next window begins."""
+        return self._window_started_at + RATE_WINDOW_SECONDS
 
     def is_exceeded(self, now: float, total: int) -> bool:
         """Whether the window at `now` has exceeded the limit so far; never for the limit 0."""
-        is_exceeded = 0 < self._limit < total - self._total_at_start - self._credit
+        is_exceeded = total > self.maximum
         if now - self._window_started_at >= RATE_WINDOW_SECONDS:
-            self._window_started_at, self._total_at_start, self._credit = now, total, 0.0
+            self._window_started_at, self.maximum = now, total + self._limit
         return is_exceeded
 
     def credit_stall(self, now: float, seconds: float) -> None:
@@ -131,7 +142,7 @@ class RateMeter:
         """
         passed = max(seconds, min(now - self._window_started_at, seconds + RATE_WINDOW_SECONDS))
         self._window_started_at = now
-        self._credit += passed * self._limit_per_second
+        self.maximum += passed * self._limit_per_second
 
 
 class SessionRates:
@@ -143,6 +154,19 @@ class SessionRates:
         self._messages = RateMeter(limits.max_messages_per_second, started_at=started_at)
         self._bytes = RateMeter(limits.max_bytes_per_second, started_at=started_at)
         self._upstream = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=started_at)
+
+    @property
+    def window_ends_at(self) -> float:
+        """When the next window begins, of all three."""
+        return self._messages.window_ends_at
+
+    def allow(self, frames: int, size: int, upstream_frames: int) -> bool:
+        """Whether no rate is exceeded, whose window has not ended."""
+        return (
+            frames <= self._messages.maximum
+            and size <= self._bytes.maximum
+            and upstream_frames <= self._upstream.maximum
+        )
 
     def due_ending(self, now: float, frames: int, size: int, upstream_frames: int) -> Ending | None:
         """The ending that a rate requires, from the totals of the client's frames and bytes and of upstream's frames."""
@@ -180,3 +204,18 @@ def due_ending(
     if limits.idle_timeout_seconds and now - active_at > limits.idle_timeout_seconds:
         return ending.relay_ended("idle_timeout")
     return None
+
+
+def quiet_until(client: Leg, upstream: Leg, limits: SessionLimits, *, started_at: float, active_at: float) -> float:
+    """Until when `due_ending` and `Leg.check_progress` need not be called, as long as no leg is full and the client not held.
+
+    What happens meanwhile only postpones it: a leg receives something, or the session is active.
+    """
+    if client.full_since is not None or upstream.full_since is not None:
+        return 0.0  # what it has acknowledged is forgotten once it is not full any more
+    return min(
+        min(client.last_alive_at, upstream.last_alive_at) + min(ACK_CHECK_SECONDS, limits.silent_seconds),
+        min(client.last_received_at, upstream.last_received_at) + ACK_ONLY_SECONDS,
+        started_at + (limits.max_session_seconds or math.inf),
+        active_at + (limits.idle_timeout_seconds or math.inf),
+    )

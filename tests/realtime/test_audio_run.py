@@ -90,13 +90,30 @@ def test_nothing_goes_on_without_a_start(masked: bool) -> None:
     """Nor behind the end of the run; what it counted before can still be taken."""
     run = scanner(masked=masked).new_audio_run()
     event = audio("input_audio_buffer.append", 100, key=KEYS[0] if masked else b"")
-    assert (False, False) == (run.is_going_on, run.goes_on_with(event))
+    assert not run.goes_on_with(event)
     run.starts_with(event, "input_audio_buffer.append")
-    assert (True, True) == (run.is_going_on, run.goes_on_with(event))
+    assert run.goes_on_with(event)
     run.stop()
 
-    assert (False, False) == (run.is_going_on, run.goes_on_with(event))
+    assert not run.goes_on_with(event)
     assert (1, len(event)) == run.take()
+
+
+def test_run_outlasts_other_whole_events() -> None:
+    """Transcripts lie between the events of audio of GPT-Live, of about the size of a short one."""
+    subject = Scanner(masked=False, max_message_bytes=LIMIT, parsed_types=live.PARSED_EVENT_TYPES)
+    run = subject.new_audio_run()
+    event = audio(live.OUTPUT_AUDIO, 100)
+    others = [audio(live.OUTPUT_TRANSCRIPT, size) for size in (10, 90, 100, 200)] + [audio("info", 100)]
+    assert live.OUTPUT_AUDIO == subject.whole_event_type(event)
+    run.starts_with(event, live.OUTPUT_AUDIO)
+    for other in others:
+        assert not run.goes_on_with(other)
+        assert subject.whole_message(other) is not None or subject.whole_event_type(other) == "info"
+        assert live.OUTPUT_AUDIO == subject.copy().whole_event_type(event)
+        assert run.goes_on_with(event)
+
+    assert (len(others), len(others) * len(event)) == run.take()
 
 
 def test_no_run_where_each_event_is_searched() -> None:

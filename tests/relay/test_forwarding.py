@@ -161,6 +161,7 @@ async def test_client_that_reads_nothing_for_too_long_is_aborted() -> None:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         relay_session = next(iter(relay.app.sessions))
         relay_session._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2)
+        relay_session._quiet_until = 0.0
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
         assert relay.events("session.ended")[0]["reason"] == "client_too_slow"
@@ -185,6 +186,7 @@ async def test_pings_are_not_forwarded() -> None:
 
         relay_session = next(iter(relay.app.sessions))
         relay_session._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0)
+        relay_session._quiet_until = 0.0
         ping = await client.next_item()
         assert ping.opcode is Opcode.PING
         # Neither peer answers pings; the first one found is lost. If it is upstream, the client has five seconds to close.

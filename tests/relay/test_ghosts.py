@@ -56,6 +56,7 @@ async def test_dead_connection_gives_way_to_a_reconnect(access: str) -> None:
             assert sent_at == session._prober.last.sent_at
 
             session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+            session._quiet_until = 0.0
             session.tick()
             assert session._ended.done()
             lapse = relay.app.sessions.probe_client(session.info.limited_as)
@@ -88,9 +89,11 @@ async def test_live_connection_keeps_its_session() -> None:
         assert ORDINARY == answer.error["remedy"]
         assert 1 <= int(answer.headers["Retry-After"]) <= 5
         session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+        session._quiet_until = 0.0
         session.tick()
         assert not session._ended.done()
         session._limits = LIMITS
+        session._quiet_until = 0.0
 
 
 def is_answered(session: Session) -> bool:
@@ -136,6 +139,7 @@ async def test_client_that_acknowledges_speech_and_sends_nothing_is_lost(monkeyp
         client, record = await recorded.open()
         session = next(iter(recorded.relay.app.sessions))
         monkeypatch.setattr("service.relay.watchdog.ACK_ONLY_SECONDS", 0.1)
+        session._quiet_until = 0.0
         while not session._ended.done():
             record.connection.send(AUDIO)
             await client.next_item()

@@ -20,7 +20,7 @@ AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
 
 async def has_read(session: Session, frames: int) -> None:
     """Wait until a session has read this number of its client's frames."""
-    await eventually(lambda: session._to_upstream.frames >= frames, 20)
+    await eventually(lambda: session._to_upstream.totals()[1] >= frames, 20)
 
 
 async def test_refused_events_of_a_client_that_reads_nothing_fill_no_memory() -> None:

@@ -11,7 +11,7 @@ from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERV
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.relay.latency import LatencyTimer
-from service.relay.pipe import Pipe, PipeOwner
+from service.relay.pipe import Pipe, PipeOwner, Verdict
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
@@ -35,8 +35,14 @@ class Sink:
 class Source(Sink):
     """A leg that passes each read on to `receive_read`."""
 
-    receive_read: Callable[[bytes], None]
+    receive: Callable[[bytes], None]
     signs_of_life = 0
+    receptions = 0
+
+    def receive_read(self, data: bytes) -> None:
+        """Called by the pipe for what it does not process itself."""
+        self.receptions += 1
+        self.receive(data)
 
     def note_life(self) -> None:
         """Called by the pipe."""
@@ -45,6 +51,10 @@ class Source(Sink):
 
 class Owner:
     """A session in which nothing happens."""
+
+    def event_read(self, *_: object) -> Verdict:
+        """Called by the pipe."""
+        return Verdict.FORWARD
 
     def fail(self) -> None:
         """Called by the pipe within the exception."""
@@ -137,7 +147,7 @@ def test_audio_behind_audio_is_forwarded_and_counted(masked: bool) -> None:
     """By `read`, which the transport calls, in sizes that vary; other events and parts end the run and keep the order."""
     subject, sink, traffic = pipe(masked=masked)
     source = cast("Source", subject._source)
-    source.receive_read = subject.receive
+    source.receive = subject.receive
     other = build_frame(Opcode.TEXT, b'{"type":"response.created","a":"%s"}' % (b"A" * 6000), KEY if masked else b"")
     event, longer = audio(masked=masked), audio(masked=masked, size=6001)
     reads = [event, event, longer, event, other, event, event, event[:100], event[100:], event * 2, event]
@@ -152,3 +162,38 @@ def test_audio_behind_audio_is_forwarded_and_counted(masked: bool) -> None:
     subject.discard_data()
     subject.read(event)
     assert stream == b"".join(sink.writes)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_audio_goes_on_behind_other_events(masked: bool) -> None:
+    """Which are received one by one. Behind a part of an event the next audio is received as well."""
+    subject, sink, traffic = pipe(masked=masked)
+    source = cast("Source", subject._source)
+    source.receive = subject.receive
+    event, key = audio(masked=masked), KEY if masked else b""
+    kinds = [b"conversation.item.create"] if masked else [b"conversation.item.added", b"error"]
+    others = [build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind, b"A" * 200), key) for kind in kinds]
+    for read in [event, *(read for other in others for read in (event, other, event))]:
+        subject.read(read)
+    assert 1 + len(others) == source.receptions
+
+    for read in (event[:2000], event[2000:], event, event):
+        subject.read(read)
+    assert 1 + len(others) + 2 == source.receptions
+    assert (4 + 3 * len(others), sum(map(len, sink.writes))) == (subject.messages, subject.forwarded_bytes)
+    assert traffic.bytes == subject.forwarded_bytes
+
+
+def test_first_audio_of_an_answer_is_timed_behind_other_audio() -> None:
+    """A run of audio ends where audio is watched."""
+    seconds: list[float] = []
+    subject, _, _ = pipe(masked=False)
+    subject._latency = LatencyTimer(itertools.count().__next__, seconds.append, float)
+    cast("Source", subject._source).receive = subject.receive
+    event = audio(masked=False)
+    kinds = (b"input_audio_buffer.speech_stopped", b"response.created")
+    stopped, created = (build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind, b"A" * 200)) for kind in kinds)
+    for read in (event, event, stopped, event, created, event, event, stopped, created, event):
+        subject.read(read)
+
+    assert [1, 1] == seconds

@@ -12,8 +12,9 @@ from service.realtime.closing import CloseCode
 from service.realtime.scanner_items import Violation
 from service.relay import ending
 from service.relay.ending import CloseInstruction, Ending, Side
-from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, due_ending
+from service.relay.watchdog import RATE_WINDOW_SECONDS, RateMeter, SessionLimits, due_ending, quiet_until
 from service.wire.leg import Leg
+from service.wire.signs_of_life import ACK_CHECK_SECONDS
 
 NOW = 1000.0
 LIMITS = SessionLimits(max_message_bytes=1, idle_timeout_seconds=900, max_session_seconds=3900)
@@ -118,6 +119,38 @@ def test_held_client_that_disconnected_ends_the_session() -> None:
     assert reason(client=LegState(held_since=NOW, disconnected=True)) == "client_lost"
     assert reason(upstream=LegState(held_since=NOW, disconnected=True)) is None
     assert reason(client=LegState(disconnected=True)) is None  # the event loop reports it
+
+
+@given(
+    legs=st.tuples(
+        *[
+            st.builds(
+                LegState,
+                held_since=st.none() | st.just(NOW) if is_upstream else st.none(),
+                last_alive_at=st.floats(NOW - 60, NOW),
+                last_received_at=st.floats(NOW - 150, NOW),
+            )
+            for is_upstream in (False, True)
+        ]
+    ),
+    started_at=st.floats(NOW - 4000, NOW),
+    active_at=st.floats(NOW - 1000, NOW),
+    later=st.floats(0, 130),
+)
+def test_nothing_is_due_while_it_is_quiet(
+    legs: tuple[LegState, LegState], started_at: float, active_at: float, later: float
+) -> None:
+    """Nor does an acknowledgement count; and a full leg is never quiet."""
+    client, upstream = (cast("Leg", leg) for leg in legs)
+    until = quiet_until(client, upstream, LIMITS, started_at=started_at, active_at=active_at)
+    now = NOW + later
+    if now < until:
+        assert due_ending(now, client, upstream, LIMITS, started_at=started_at, active_at=active_at) is None
+        assert all(now - leg.last_alive_at < ACK_CHECK_SECONDS for leg in legs)
+    for leg in legs:
+        leg.full_since = NOW
+        assert 0 == quiet_until(client, upstream, LIMITS, started_at=started_at, active_at=active_at)
+        leg.full_since = None
 
 
 @pytest.mark.parametrize(
