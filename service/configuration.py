@@ -10,6 +10,7 @@ from service.access.clients import Client, ClientLimits, digest_of
 from service.access.policy import AccessPolicy
 from service.clients_file.load import ClientsFileReader, name_for_messages
 from service.clients_file.parse import Surroundings
+from service.failures import CATALOGUE, Blame
 from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint
 from service.relay.drain import DrainTiming
@@ -21,6 +22,13 @@ from service.upstream.target import Label, Target, provider_of
 
 SIMULATED_KEY: Final = "sk-sim-good"
 """The provider key of a relay that runs on the built-in simulator and has none of its own."""
+
+_OPERATOR_REASONS: Final = tuple(
+    reason
+    for reason, row in CATALOGUE.items()
+    if row.blame in {Blame.OPERATOR, Blame.NETWORK} and row.for_operator is None
+)
+"""Reasons whose remedy, which clients receive, is for the operator to carry out."""
 
 
 class DialOptions(TypedDict):
@@ -116,6 +124,7 @@ def talk_page(settings: Settings) -> dict[str, object]:
         "upstream": upstream_label(settings) if is_open else None,
         "model": (models[0] if models and settings.model not in models else settings.model) if is_open else None,
         "models": models if is_open else None,
+        "operator_reasons": _OPERATOR_REASONS,
     }
 
 

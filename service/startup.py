@@ -111,6 +111,8 @@ def report_start(settings: Settings, target: Target, *, public_port: int, intern
         loop=NAME,
         url=f"ws://{host}:{public_port}/v1/realtime?model={settings.model}",
         health=f"http://{internal_host}:{internal_port}/healthz?verbose",
+        **({"talk_page": f"http://{host}:{public_port}/"} if settings.console == "on" else {}),
+        operator_page=f"http://{internal_host}:{internal_port}/",
         upstream=target.label,
         access=settings.access,
         settings=settings.summary(),

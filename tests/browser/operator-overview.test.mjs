@@ -40,7 +40,7 @@ test("verdict is no where the key is rejected, in the catalogue's words", async 
   await shows(page, ".check", /fail\s*key.*never passed/);
   await shows(page, ".reason", /key_rejected\s*4/);
   await shows(page, ".latest", row.message);
-  await page.click(".verdict .remedy a");
+  await page.click(".verdict .remedy a >> text=Runbook");
   await shows(page, ".catalogue-detail h2", "key_rejected");
   await done(page);
 });

@@ -91,6 +91,7 @@ for (const [scenario, reason] of Object.entries(IN_CALL)) {
     await bench.relay();
     const shown = await fail(`\`simulate=${scenario}\``, { query: `simulate=${scenario}` });
     if (shown.error) assertCatalogue(shown, reason);
+    else if (scenario === "expire-soon") assert.ok(shown.code === "provider_ended" && shown.evidence["the provider reported"].startsWith(reason));
     else assert.ok(shown.message && shown.remedy && shown.evidence["close code"], JSON.stringify(shown));
   });
 }

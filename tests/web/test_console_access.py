@@ -233,7 +233,11 @@ async def test_talk_page_learns_what_a_caller_without_token_can(
     """Models and upstream only where no token is needed to learn them; the public port has nothing else of the relay."""
     async with simulated_relay(None, RELAY_CONSOLE="on", **settings) as relay:
         answer = await ask(relay.url + "/console.json")
-        assert {"service": "realtime-relay"} | shown == answer.json
+        document = dict(answer.json)
+        reasons = document.pop("operator_reasons")
+        assert {"service": "realtime-relay"} | shown == document
+        assert {"key_rejected", "dns_failed"} <= set(reasons)
+        assert {"token_missing", "upstream_overloaded", "ended_by_operator"}.isdisjoint(reasons)
         assert 304 == (await ask(relay.url + "/console.json", "GET", {"If-None-Match": answer.headers["ETag"]})).status
         for name in ("none", "..%2f..%2fREADME", "key.md", "%00"):
             assert (404, "runbook_not_found") == ((gone := await ask(f"{relay.url}/runbooks/{name}")).status, gone.code)

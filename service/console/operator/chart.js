@@ -10,6 +10,8 @@ const COLUMN = 8;
 const GAP = 2;
 const UP = 44;
 const DOWN = 18;
+/** The share of a limit from which on a meter warns. */
+const NEAR = 0.85;
 
 /**
  * Connections over time: one column for each point, successes above the line and failures below it.
@@ -73,9 +75,9 @@ function title(text) {
  * A value against its limit. `near` is the share from which it warns.
  */
 export class Meter {
-  /** @param {string} name @param {number} [near] */
-  constructor(name, near = 0.85) {
-    this.near = near;
+  /** @param {string} name @param {string} [reached] what it means that the value is at its limit */
+  constructor(name, reached = "Limit reached.") {
+    this.reached = reached;
     this.value = el("span", { class: "meter-value" });
     this.fill = el("div", { class: "meter-fill" });
     this.track = el("div", { class: "meter-track", role: "meter", "aria-label": name, "aria-valuemin": 0 }, this.fill);
@@ -92,8 +94,8 @@ export class Meter {
    */
   set(value, limit, text, note) {
     const share = value === null || !limit ? 0 : Math.min(1, value / limit);
-    const level = share >= 1 ? "full" : share >= this.near ? "near" : "normal";
-    const warning = { full: "Limit reached. ", near: "Near the limit. ", normal: "" }[level];
+    const level = share >= 1 ? "full" : share >= NEAR ? "near" : "normal";
+    const warning = { full: `${this.reached} `, near: "Near the limit. ", normal: "" }[level];
     setText(this.value, text);
     setText(this.note, warning + note);
     setAttribute(this.element, "data-level", level);

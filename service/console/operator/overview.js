@@ -192,7 +192,7 @@ function windowPanel(name, catalogue) {
             "p",
             { class: "chart-ends", "aria-hidden": "true" },
             el("span", null, `${age(window.seconds)} ago`),
-            el("span", null, `at most ${mostOf(window)} in ${age(window.point_seconds)}`),
+            el("span", null, `peak: ${mostOf(window)} in ${age(window.point_seconds)}`),
             el("span", null, "now"),
           ),
           counted.length || others.length ? reasonBars([...counted, ...others], words) : emptyNote("No connection has failed."),
@@ -217,7 +217,7 @@ function capacityPanel() {
   const sessions = new Meter("Sessions");
   const dials = new Meter("Dials in progress");
   const memory = new Meter("Memory");
-  const lag = new Meter("Event loop lag");
+  const lag = new Meter("Event loop lag", "The relay lacks CPU.");
   const { element, set } = panel("Capacity");
   set(el("div", { class: "meters" }, sessions.element, dials.element, memory.element, lag.element));
   return {
@@ -235,7 +235,7 @@ function capacityPanel() {
         greatest,
         LAG_LIMIT_SECONDS,
         duration(greatest),
-        `Greatest of the last minute; last ${duration(last)}. An alert fires at 100 ms.`,
+        `Greatest of the last minute; now ${duration(last)}. An alert fires at 100 ms.`,
       );
     },
   };

@@ -1,6 +1,6 @@
 // Parts that several pages show.
 
-import { el } from "./shared/dom.js";
+import { el, withLinks } from "./shared/dom.js";
 
 /** @typedef {import("./types.js").Reason} Reason */
 
@@ -38,7 +38,7 @@ export function remedyBlock(remedy, reason) {
     { class: "remedy" },
     el("strong", null, "Remedy"),
     " ",
-    remedy,
+    ...withLinks(remedy),
     " ",
     reason && reasonLink(reason, `Runbook: ${reason}`),
   );

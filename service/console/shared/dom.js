@@ -5,6 +5,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const LINK = /^(https?:\/\/|#)/;
+const ADDRESS = /(https:\/\/[a-z0-9.-]+(?:\/[a-z0-9/_-]*)?[a-z0-9/])/i;
 
 /**
  * An element. A property that is a function is a listener; a property that is null, undefined or false is left out.
@@ -45,6 +46,15 @@ export function link(address, properties, ...children) {
   const isElsewhere = !address.startsWith("#");
   const target = isElsewhere ? { target: "_blank", rel: "noopener noreferrer" } : {};
   return el("a", { ...properties, ...target, href: address }, ...children);
+}
+
+/**
+ * A text as nodes: its addresses over https become links.
+ * @param {string} text
+ * @returns {Child[]}
+ */
+export function withLinks(text) {
+  return text.split(ADDRESS).map((part, at) => (at % 2 ? link(part, null, part) : part));
 }
 
 /**

@@ -77,12 +77,20 @@ export const CAUSES = Object.freeze({
     remedy: "Try again. If it stays, look for a proxy that holds back messages of WebSockets, and run 'python -m service doctor' where the relay runs.",
     retry: "now",
   },
+  provider_ended: {
+    message: "The provider ended the session.",
+    remedy: "Start a new call. The provider's own words are below; a session that reached its maximum duration needs nothing else.",
+    retry: "now",
+  },
   closed_without_reason: {
     message: "The connection was closed without an explanation.",
     remedy: "Start a new call. If it stays, look for the close code below in the runbook's index, and in the relay's log.",
     retry: "now",
   },
 });
+
+/** Causes whose remedy only the operator of the relay, or of a proxy in front of it, can carry out. @type {ReadonlySet<string>} */
+export const FOR_OPERATOR = new Set(["mixed_content", "proxy_answered", "closed_without_reason"]);
 
 /** A failure that the page itself has found. */
 export class Problem extends Error {

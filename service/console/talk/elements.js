@@ -1,6 +1,6 @@
 // The elements of index.html.
 
-export { arrange, el, link, setText } from "./shared/dom.js";
+export { arrange, el, link, setText, withLinks } from "./shared/dom.js";
 
 /** An element that the page has. @param {string} id @returns {HTMLElement} */
 export function byId(id) {

@@ -41,7 +41,7 @@ export function fromRelay(error, close, more = []) {
 /** The end of a call without an error event of the relay. @param {Close} close @param {WireError | null} provider @returns {Failure} */
 export function fromClose(close, provider) {
   const reason = REASON.exec(close.reason)?.[1];
-  const failure = fromProblem(new Problem("closed_without_reason"), [["close code", closeText(close)], ...providerEvidence(provider)]);
+  const failure = fromProblem(new Problem(provider ? "provider_ended" : "closed_without_reason"), [["close code", closeText(close)], ...providerEvidence(provider)]);
   return reason && close.reason.includes(":") ? { ...failure, code: reason, message: close.reason } : failure;
 }
 

@@ -10,6 +10,7 @@ const VOICES = Object.freeze({ realtime: SHARED_VOICES, live: [...SHARED_VOICES,
 
 export class Form {
   /** @type {string[]} */ #models = [];
+  /** Reasons whose remedy is the operator's. @type {readonly string[]} */ operatorReasons = [];
 
   constructor() {
     for (const radio of document.querySelectorAll("input[name=api]")) radio.addEventListener("change", () => this.#offer(true));
@@ -39,8 +40,9 @@ export class Form {
     }
   }
 
-  /** @param {{access?: string, apis?: string[], upstream?: string | null, model?: string | null, models?: string[] | null}} relay */
-  #adapt({ access, apis, upstream, model, models }) {
+  /** @param {{access?: string, apis?: string[], upstream?: string | null, model?: string | null, models?: string[] | null, operator_reasons?: string[]}} relay */
+  #adapt({ access, apis, upstream, model, models, operator_reasons: operatorReasons }) {
+    this.operatorReasons = operatorReasons ?? [];
     byId("token-hint").textContent = access === "tokens" ? "required; never the provider's key" : "not needed on this relay";
     if (apis && !apis.includes("live")) /** @type {HTMLInputElement} */ (document.querySelector("input[value=live]")).disabled = true;
     if (models?.length) this.#models = models;

@@ -53,7 +53,7 @@ function start(changes = {}) {
   call = new Call({ ...form.options, ...changes }, {
     state: showState,
     stages: showStages,
-    failure: (failure, isFatal) => showFailure(failure, isFatal, { again: () => start(changes), silent: () => start({ withMicrophone: false }) }),
+    failure: (failure, isFatal) => showFailure(failure, isFatal, { again: () => start(changes), silent: () => start({ withMicrophone: false }) }, form.operatorReasons),
     note: (text) => transcript.note(text),
     log: (direction, event) => log.add(direction, event),
     text: (role, item, text, isWhole) => transcript.add(role, item, text, isWhole),

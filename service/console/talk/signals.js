@@ -41,7 +41,7 @@ export class Figures {
   show(figure, value, median) {
     const text = figure === "gaps" ? String(value) : milliseconds(value);
     const node = this.#values.get(figure);
-    if (node) setText(node, median !== null && Math.round(median) !== Math.round(value) ? `${text} (median ${milliseconds(median)})` : text);
+    if (node) setText(node, median !== null && Math.round(median) !== Math.round(value) ? `${text}, median ${milliseconds(median)}` : text);
   }
 }
 
