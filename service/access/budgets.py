@@ -11,6 +11,13 @@ _UNITS: Final = (("microusd", "usd"), ("tokens", "tokens"), ("milliseconds", "mi
 """The fields of `Amounts` and `Ceiling`, and how the clients file names them."""
 
 
+class Rates(NamedTuple):
+    """What the operator lets something without a known price cost, in USD."""
+
+    per_token: float
+    per_second: float
+
+
 class Use(NamedTuple):
     """How much of one limit is used. `limit` is its key in the clients file, `scope` None for that of a session."""
 
@@ -124,6 +131,12 @@ class Budgets(NamedTuple):
 def budgets_of(client: Client, user: str | None) -> Budgets:
     """The budgets of a session."""
     return Budgets(session_ceiling(client, user), limits_of(client, user))
+
+
+def rates_of(client: Client) -> Rates | None:
+    """What something without a known price costs, in USD; None unless the operator has set it for tokens and for time."""
+    tokens, minute = client.unpriced_microusd_per_million_tokens, client.unpriced_microusd_per_minute
+    return None if tokens is None or minute is None else Rates(tokens / 1e12, minute / 6e7)
 
 
 def shown(use: Use | tuple[str, int, int]) -> str:

@@ -87,6 +87,8 @@ class Client:
     apis: frozenset[ApiName] = frozenset({"realtime", "translation", "live"})
     limits: ClientLimits = ClientLimits()
     per_user: ClientLimits = ClientLimits()
+    unpriced_microusd_per_million_tokens: int | None = None  # what counts for a model without a known price
+    unpriced_microusd_per_minute: int | None = None
     policy: Policy | None = None
     is_enabled: bool = True
     end_sessions: bool = False  # whether open sessions end when their credential is removed or the client disabled

@@ -182,6 +182,8 @@ class _Parser:
         apis = table.take("apis", values.each(values.one_of(get_args(ApiName)), example='["realtime"]'))
         if apis is not None:
             found["apis"] = frozenset(apis)
+        for unit in ("million_tokens", "minute"):
+            table.take_into(found, f"unpriced_usd_per_{unit}", values.usd, f"unpriced_microusd_per_{unit}")
         table.take_into(found, "policy", self._policy, "policy")
         table.take_into(found, "end_sessions", values.boolean, "end_sessions")
         found["limits"] = replace(base.limits, **self._limits(table))

@@ -5,10 +5,6 @@ from typing import Final
 NOT_SUPPORTED_YET: Final = frozenset({
     "jwt",
     "policies", "policy",
-    "per_user",
-    "minutes_per_day", "minutes_per_month",
-    "tokens_per_session", "tokens_per_day", "tokens_per_month",
-    "usd_per_session", "usd_per_day", "usd_per_month",
 })  # fmt: skip
 """Keys of the clients file, at any place. They are checked, and a file that has one is refused: a limit that does not hold
 must not look as if it did. The change that enforces one removes its name here."""

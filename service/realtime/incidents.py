@@ -12,6 +12,7 @@ from service.realtime.events import ERROR_CODES, find_error
 
 ERROR: Final = "error"
 RESPONSE_DONE: Final = "response.done"
+TRANSCRIPTION_COMPLETED: Final = "conversation.item.input_audio_transcription.completed"
 TRANSCRIPTION_FAILED: Final = "conversation.item.input_audio_transcription.failed"
 RATE_LIMITS_UPDATED: Final = "rate_limits.updated"
 INCIDENT_EVENTS: Final = (ERROR, RESPONSE_DONE, TRANSCRIPTION_FAILED, RATE_LIMITS_UPDATED)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from service.realtime.server_events import TranscriptionUsage
 from service.realtime.usage import Tokens, Usage
 
 OTHER: Final = "other"
@@ -41,6 +42,9 @@ PRICES: Final = {
 LIVE_PRICES: Final = {"gpt-live-1": (0.05, 0.02), "gpt-live-1.1": (0.05, 0.02)}
 """USD per minute of a session: active (speech and silence), paused. Launch prices of 2026-09-10 and 2026-11-20; the page of
 2026-11 lists the same. Only gpt-live-1.1 pauses, and only over WebRTC."""
+_TRANSCRIPTION_TOKENS: Final = (2.50, 10.00)  # gpt-4o-transcribe: input, output, per million
+_TRANSCRIPTION_MINUTE: Final = 0.017  # gpt-realtime-whisper
+_TRANSLATION_MINUTE: Final = {"gpt-realtime-translate": 0.034}
 LIVE_MODELS: Final = (*LIVE_PRICES, OTHER)
 """Values of the `model` label for GPT-Live."""
 _MINUTE: Final = 60
@@ -65,6 +69,19 @@ def live_cost_usd(model: str, active_seconds: float, paused_seconds: float) -> f
         return None
     active, paused = LIVE_PRICES[model]
     return (active_seconds * active + paused_seconds * paused) / _MINUTE
+
+
+def transcription_cost_usd(usage: TranscriptionUsage) -> float:
+    """Return the cost of the transcription of an item in USD, at the most that a model costs, since no event names it."""
+    input_price, output_price = _TRANSCRIPTION_TOKENS
+    tokens = (usage.input_tokens * input_price + usage.output_tokens * output_price) / _MILLION
+    return tokens + usage.seconds * _TRANSCRIPTION_MINUTE / _MINUTE
+
+
+def translation_usd_per_second(model: str | None) -> float | None:
+    """Return what a translation session costs, silence included; None if the price is unknown."""
+    price = _TRANSLATION_MINUTE.get(_DATED.sub("", model or ""))
+    return None if price is None else price / _MINUTE
 
 
 def _family(name: str | None, prices: Mapping[str, object]) -> str:

@@ -13,16 +13,18 @@ from service.realtime.incidents import (
     RATE_LIMIT_NAMES,
     RATE_LIMITS_UPDATED,
     RESPONSE_DONE,
+    TRANSCRIPTION_COMPLETED,
     Incident,
     find_incident,
 )
 from service.realtime.usage import Usage, UsageInconsistent, parse_usage
-from service.realtime.values import finite_number, member
+from service.realtime.values import bounded_number, finite_number, member
 
 RESPONSE_STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
 INTERRUPTION_REASONS: Final = ("turn_detected", "client_cancelled", OTHER)
 """Reasons of a cancelled response: the user began to speak, or the client sent `response.cancel`."""
 
+_MAX_SECONDS: Final = 86_400.0
 _MAX_TOKENS: Final = 10_000_000
 """A hundred times the largest context. A usage above it is ignored, because a counter never recovers from a wrong value."""
 
@@ -37,12 +39,27 @@ class ResponseResult:
 
 
 @dataclass(frozen=True, slots=True)
+class TranscriptionUsage:
+    """What the transcription of an item used: tokens, or seconds of audio, by its model."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedEvent:
     """The evaluated parts of one event. A part that the event does not have is None or empty."""
 
     incident: Incident | None = None
     response: ResponseResult | None = None
     remaining_ratios: tuple[tuple[str, float], ...] = ()  # name of a rate limit, and its remaining share from 0 to 1
+    transcription: TranscriptionUsage | None = None
 
 
 def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
@@ -52,7 +69,17 @@ def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
         find_incident(kind, body),
         _response_end(body.get("response")) if kind == RESPONSE_DONE else None,
         _remaining_ratios(body.get("rate_limits")) if kind == RATE_LIMITS_UPDATED else (),
+        _transcription(body.get("usage")) if kind == TRANSCRIPTION_COMPLETED else None,
     )
+
+
+def _transcription(usage: Any) -> TranscriptionUsage | None:  # noqa: ANN401 - JSON from the wire
+    if not isinstance(usage, Mapping):
+        return None
+    tokens, output = (
+        int(bounded_number(usage.get(name), _MAX_TOKENS) or 0) for name in ("input_tokens", "output_tokens")
+    )
+    return TranscriptionUsage(tokens, output, bounded_number(usage.get("seconds"), _MAX_SECONDS) or 0.0)
 
 
 def _response_end(response: Any) -> ResponseResult | None:  # noqa: ANN401 - JSON from the wire

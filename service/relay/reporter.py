@@ -9,10 +9,11 @@ import structlog
 from service.failures import CATALOGUE, Level
 from service.realtime.events import Api, Direction
 from service.realtime.incidents import ERROR, Incident
-from service.realtime.pricing import model_label
+from service.realtime.pricing import model_label, transcription_cost_usd
 from service.realtime.server_events import ParsedEvent
 from service.relay.ending import Ending
 from service.relay.pipe import Pipe
+from service.relay.spent import Spent
 from service.telemetry.metrics import Metrics
 from service.telemetry.redact import Redactor
 
@@ -40,23 +41,6 @@ class SessionInfo:
     credential: str = field(default="", repr=False)  # the hash of the client's token
 
 
-@dataclass(slots=True)
-class Spending:
-    """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher."""
-
-    tokens: int = 0
-    cost_usd: float = 0.0
-    billed_seconds: float = 0.0  # of GPT-Live, which costs by the minute
-    is_priced: bool = True
-
-    def add(self, cost_usd: float | None, *, tokens: int = 0, seconds: float = 0.0) -> None:
-        """Add what an event reports; without a price `cost_usd` is None."""
-        self.tokens += tokens
-        self.billed_seconds += seconds
-        self.cost_usd += cost_usd or 0.0
-        self.is_priced = self.is_priced and cost_usd is not None
-
-
 class SessionReporter:
     """Counts and logs one session. Each ending is counted once and has one canonical log line, `session.ended`.
 
@@ -68,7 +52,7 @@ class SessionReporter:
         self._metrics = telemetry.metrics
         self._log = structlog.get_logger().bind(session_id=info.session_id)
         self._model = model_label(info.model)
-        self.spending = Spending()
+        self.spending = Spent()
         self._error_code: str | None = None
         self._error_position = 0  # how many messages upstream had sent before its last error
         self._incidents: set[Incident] = set()  # of a closed set: it stays small
@@ -97,7 +81,9 @@ class SessionReporter:
         self.incident_seen(event.incident, position)
         if event.response is not None:
             cost, usage = conversations.count_response(self._model, event.response), event.response.usage
-            self.spending.add(cost, tokens=usage.total if usage is not None else 0)
+            self.spending.add(cost, tokens=usage.total if usage is not None else 0, usage=usage)
+        if (transcription := event.transcription) is not None:
+            self.spending.add(transcription_cost_usd(transcription), tokens=transcription.tokens)
         for limit, ratio in event.remaining_ratios:
             conversations.set_remaining_ratio(limit, ratio)
 

@@ -10,6 +10,7 @@ from service.realtime.frames import Opcode
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Violation
 from service.relay import ending
+from service.relay.budget import SessionBudget
 from service.relay.call import NewCall
 from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.pipe import Pipe, Verdict
@@ -39,6 +40,8 @@ CLIENT_CLOSE_SECONDS: Final = 5.0
 LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
 """Upper bound on noticing that a deadline has passed and ending the session of a lost client, which gets no handshake."""
 
+BOUNDARY_SECONDS: Final = 2.0
+"""How long a session that is due to end waits for a message boundary."""
 MAX_WAITING_ERRORS: Final = 16  # error events of the relay's own, which wait for a message boundary
 
 ErrorEvent = Callable[[str, str | None], bytes]
@@ -73,6 +76,7 @@ class Session:
         call: NewCall,
         drain_event: DrainEvent | None = None,
         client_stream: ClientStream | None = None,
+        budget: SessionBudget | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.info = info
@@ -88,6 +92,10 @@ class Session:
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
         self._call = call(self._reporter, self._send_error)
+        self._budget = budget
+        timer = self._call.timer
+        if budget is not None:
+            timer = budget.start(self, self._reporter.spending, timer)
         self.settle_seconds = self._call.settle_seconds  # how long upstream may outlast the end of the session
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._started_at = self._loop.time()
@@ -103,12 +111,13 @@ class Session:
             Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         )
         self._errors: list[bytes] = []  # events that wait for a message boundary
+        self._due_end: tuple[Ending, float] | None = None  # waits for one as well, and since when
         self._to_upstream = Pipe(
             client,
             self._upstream,
             self._client_stream.scanner,
             traffic=telemetry.client_to_upstream[info.api],
-            latency=self._call.timer,
+            latency=timer,
             owner=self,
         )
         self._to_client = Pipe(
@@ -116,7 +125,7 @@ class Session:
             client,
             connected.scanner,
             traffic=telemetry.upstream_to_client[info.api],
-            latency=self._call.timer,
+            latency=timer,
             owner=self,
         )
 
@@ -137,6 +146,8 @@ class Session:
             self._client.abort()
             self._connected.abort()
             active.dec()
+            if self._budget is not None:
+                self._budget.finish()
         try:
             duration_seconds = self._loop.time() - self._started_at
             self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, self._call.summary())
@@ -199,6 +210,18 @@ class Session:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""
         if self._drain_event is not None and not self._ended.done():
             self._drains_at = self._loop.time() + seconds
+            self._send_own_events()
+
+    def end_at_boundary(self, end: Ending) -> None:
+        """End the session at the next message boundary, so that the client gets the error event behind whole events."""
+        if self._due_end is None:
+            self._due_end = end, self._loop.time()
+            self._send_own_events()
+
+    def send_at_boundary(self, event: bytes) -> None:
+        """Send the client an event at the next message boundary; none to a client that does not read them."""
+        if self._client.full_since is None and len(self._errors) < MAX_WAITING_ERRORS:
+            self._errors.append(event)
             self._send_own_events()
 
     def _end(self, end: Ending) -> None:
@@ -272,9 +295,7 @@ class Session:
 
     def _send_error(self, reason: str, hint: str | None) -> None:
         """Send the client an error event at the next message boundary; none to a client that does not read them."""
-        if self._client.full_since is None and len(self._errors) < MAX_WAITING_ERRORS:
-            self._errors.append(self._error_event(reason, hint))
-            self._send_own_events()
+        self.send_at_boundary(self._error_event(reason, hint))
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count what upstream reports after the end."""
@@ -322,6 +343,7 @@ class Session:
         # Nearly every tick ends here.
         if not (
             now < self._quiet_until
+            and self._budget is None
             and client.held_since is None
             and client.full_since is None
             and self._upstream.full_since is None
@@ -334,9 +356,13 @@ class Session:
         for leg in (self._client, self._upstream):
             leg.check_progress()
         self._end_if_probe_failed(now)
+        if self._budget is not None:
+            self._budget.tick()
         times = {"started_at": self._started_at, "active_at": self._active_at}
         end = due_ending(now, self._client, self._upstream, self._limits, **times)
         end = end or self._rates.due_ending(now, frames, size, upstream_frames) or self._call.due_ending()
+        if self._due_end is not None and now - self._due_end[1] >= BOUNDARY_SECONDS:
+            end = end or self._due_end[0]
         if end is not None:
             self._end(end)
             return
@@ -357,7 +383,7 @@ class Session:
             leg.send_control(Opcode.PING, b"")
 
     def _send_own_events(self) -> None:
-        is_due = bool(self._errors) or self._drains_at is not None
+        is_due = bool(self._errors) or self._drains_at is not None or self._due_end is not None
         if not is_due or self._ended.done():
             return
         if not (self._to_client.at_message_boundary and self._client.can_send):
@@ -370,6 +396,8 @@ class Session:
         if self._drain_event is not None and self._drains_at is not None:
             self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
         self._drains_at = self._to_client.on_processed = None
+        if self._due_end is not None:
+            self._end(self._due_end[0])
 
     def _leg_of(self, direction: Direction) -> Leg:
         return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from service.relay.pipe import Pipe
-from service.relay.reporter import SessionInfo, Spending
+from service.relay.reporter import SessionInfo
+from service.relay.spent import Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class SessionView:
     ending_as: str | None
     to_upstream: Pipe
     to_client: Pipe
-    spending: Spending
+    spending: Spent
 
     def as_object(self) -> dict[str, object]:
         """The object of the JSON document."""

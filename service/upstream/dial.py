@@ -176,7 +176,9 @@ class Dialler:
         except ConnectionResetError:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
-        parsed_types = live.PARSED_EVENT_TYPES if request.api is Api.LIVE else PARSED_EVENT_TYPES
+        parsed_types = (
+            live.PARSED_EVENT_TYPES if request.api is Api.LIVE else PARSED_EVENT_TYPES | request.further_types
+        )
         scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=parsed_types)
         connected = UpstreamConnection(leg, scanner, [], progress)
         if not request.promises_first_event or self.first_event == "optional":

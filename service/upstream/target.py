@@ -36,6 +36,9 @@ class DialRequest:
     live_session: str = ""  # the id of the GPT-Live session to attach to
     # The only header of a client that is sent upstream (see `web/request.py`).
     safety_identifier: str | None = None
+    further_types: frozenset[str] = (
+        frozenset()
+    )  # events of upstream that the relay reads beside those that it always does
 
     @property
     def promises_first_event(self) -> bool:

@@ -20,8 +20,8 @@ from service.relay.watchdog import Lapse
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
-from service.web.client_rules import check_api, key_of, limit_setting, model_hint, origin_place
-from service.web.request import header_token, parse_dial_request, parse_token, wants_draining_event
+from service.web.client_rules import check_api, check_price, key_of, limit_setting, model_hint, origin_place
+from service.web.request import header_token, parse_dial_request, parse_token, wants_budget_event, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
 """The value of the response header `Relay-Notice`, which goes with every response to the request, whatever its status."""
@@ -91,8 +91,10 @@ class AdmissionControl:
         dial_request = parse_dial_request(
             request, endpoint, allowed_models=client.models, model_hint=model_hint(client)
         )
+        check_price(attempt.identity, dial_request)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
+        attempt.wants_budget_event = wants_budget_event(request)
         refusal = self._refusal()
         if refusal is not None:
             raise refusal

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from service.access.budgets import Budgets
 from service.access.clients import UNIDENTIFIED, Identity
 from service.access.limits import limited_client
 from service.failures import DIAL_FAILURES, Blame, Failure, Phase
@@ -24,8 +25,10 @@ class ConnectionAttempt:
     model: str | None = None
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
+    wants_budget_event: bool = False
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
+    budgets: Budgets | None = None  # None if nothing bounds what the session uses
     lost_place: bool = False  # other instances have taken its place while this one did not reach the store
 
     @property

@@ -5,9 +5,11 @@ A remedy of the catalogue names a setting of the relay, which applies to a clien
 
 from typing import Final
 
-from service.access.clients import Client, ClientDirectory
+from service.access.budgets import budgets_of, rates_of
+from service.access.clients import Client, ClientDirectory, Identity
 from service.failures import Failure
-from service.upstream.target import Endpoint
+from service.realtime.pricing import OTHER, model_label, translation_usd_per_second
+from service.upstream.target import DialRequest, Endpoint
 
 _FILE: Final = "RELAY_CLIENTS_FILE"
 
@@ -44,6 +46,25 @@ def check_api(client: Client, endpoint: Endpoint) -> None:
         hint=f"Use an API that the operator allows for this client: {', '.join(sorted(client.apis))}. Operator: to allow "
         f"this one, add {api} to {key_of(client, 'apis')}.",
     )
+
+
+def check_price(identity: Identity, request: DialRequest) -> None:
+    """Raise Failure with model_refused for a model without a price, if the client has a budget in USD."""
+    client = identity.client
+    if not client.is_from_file or rates_of(client) is not None or not budgets_of(client, identity.user).count_money:
+        return
+    if request.endpoint == "translation":
+        is_priced = translation_usd_per_second(request.model) is not None
+    else:
+        is_transcription = ("intent", "transcription") in request.query
+        is_priced = request.endpoint != "realtime" or is_transcription or model_label(request.model) != OTHER
+    if not is_priced:
+        place = key_of(client, "unpriced_usd_per_million_tokens and unpriced_usd_per_minute")
+        raise Failure(
+            "model_refused",
+            detail="the price of the model is unknown, and the client has a budget in USD",
+            hint=f"Request a model whose price the relay knows. Operator: to allow others, set {place}.",
+        )
 
 
 def model_hint(client: Client) -> str | None:

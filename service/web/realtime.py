@@ -11,13 +11,15 @@ from typing import Final
 
 from aiohttp import web
 
-from service.access.budgets import max_session_seconds
+from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
 from service.access.clients import ClientDirectory, Identity
 from service.access.forwarded import address_block
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
-from service.realtime.events import Api
+from service.realtime.incidents import TRANSCRIPTION_COMPLETED
+from service.realtime.pricing import translation_usd_per_second
+from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
 from service.relay.drain import Drainer
 from service.relay.live_start import StartPolicy
@@ -34,6 +36,7 @@ from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.client_rules import limit_key
 from service.web.places import ClientPlaces
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.wire.leg import Leg
@@ -42,6 +45,7 @@ from service.wire.seam import UPGRADE_RESPONSE, answer_client
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 _CLIENT_CLOSED_REQUEST: Final = 499
+_BUDGET_TYPES: Final = frozenset({TRANSCRIPTION_COMPLETED})
 
 
 class RealtimeHandler:
@@ -89,6 +93,7 @@ class RealtimeHandler:
         self._admission = AdmissionControl(
             policy, self._clients, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
         )
+        self._store = store
         self._places = ClientPlaces(
             store,
             probe_client=drainer.sessions.probe_client,
@@ -170,6 +175,9 @@ class RealtimeHandler:
                 try:
                     handshake = parse_handshake(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
+                    attempt.budgets = self._budgets_of(attempt.identity)
+                    if attempt.budgets is not None:
+                        dial_request = dataclasses.replace(dial_request, further_types=_BUDGET_TYPES)
                     await self._places.take(attempt, session_slot)
                     dial_slot.enter_context(self.dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
@@ -249,7 +257,7 @@ class RealtimeHandler:
             if isinstance(exc, ConnectionError):
                 return None
             raise
-        new_session = partial(self._new_session, client, connected, attempt, dial_request.api)
+        new_session = partial(self._new_session, client, connected, attempt, dial_request)
         match dial_request.endpoint:
             case "live":
                 return self._live.start(client, connected, attempt, new_session)
@@ -264,7 +272,7 @@ class RealtimeHandler:
         client: Leg,
         connected: UpstreamConnection,
         attempt: ConnectionAttempt,
-        api: Api,
+        dial_request: DialRequest,
         *,
         call: NewCall,
         client_stream: ClientStream | None = None,
@@ -276,7 +284,7 @@ class RealtimeHandler:
             attempt.address,
             attempt.model,
             attempt.limited_as,
-            api,
+            dial_request.api,
             credential=identity.credential,
         )
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
@@ -290,12 +298,41 @@ class RealtimeHandler:
             error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
             drain_event=draining_event if attempt.wants_draining_event else None,
             client_stream=client_stream,
+            budget=self._new_budget(attempt, dial_request),
         )
         if self._clients.must_end(info.credential):  # withdrawn during the dial
             session.end("client_disabled")
         elif attempt.lost_place:
             session.end("store_unavailable")
         return session
+
+    @staticmethod
+    def _budgets_of(identity: Identity) -> Budgets | None:
+        if not identity.client.is_from_file:
+            return None
+        budgets = budgets_of(identity.client, identity.user)
+        return None if budgets.is_empty else budgets
+
+    def _new_budget(self, attempt: ConnectionAttempt, dial_request: DialRequest) -> SessionBudget | None:
+        if attempt.budgets is None:
+            return None
+        client, rates = attempt.identity.client, rates_of(attempt.identity.client)
+        per_second = 0.0
+        if dial_request.endpoint == "translation":
+            per_second = translation_usd_per_second(dial_request.model) or (rates.per_second if rates else 0.0)
+        return SessionBudget(
+            attempt.budgets,
+            self._store,
+            attempt.session_id,
+            place=lambda use: limit_key(
+                client, use.limit, of_user=use.scope is not None and use.scope.user is not None
+            ),
+            warning=partial(refusals.budget_event, session_id=attempt.session_id)
+            if attempt.wants_budget_event
+            else None,
+            rates=rates,
+            usd_per_second=per_second,
+        )
 
     def _limits_of(self, identity: Identity) -> SessionLimits:
         if not identity.client.is_from_file:

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from service.access.budgets import Use
 from service.failures import CATALOGUE, Failure
 from service.realtime.scanner import Scanner
 from service.web.request import OpeningHandshake
@@ -56,6 +57,17 @@ def draining_event(seconds: float, session_id: str) -> bytes:
         closes_in_seconds=round(seconds, 1),
         message=row.sentence,
         remedy=row.remedy,
+        session_id=session_id,
+    )
+
+
+def budget_event(use: Use, session_id: str) -> bytes:
+    """Return the payload of `relay.budget_nearly_used`, which names the limit and its used share."""
+    return _event(
+        "relay.budget_nearly_used",
+        limit=use.limit,
+        used_ratio=round(use.ratio, 3),
+        message="A budget of this client or its user is nearly used up. The session ends once it is.",
         session_id=session_id,
     )
 

@@ -20,7 +20,7 @@ from service.upstream.target import DialRequest, Endpoint
 SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
 """What the relay agrees to; OpenAI's clients offer the first. Never a credential: the answer is no place for one."""
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
-_OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event"})
+_OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event", "budget_event"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _KNOWN_PARAMETERS: Final = _OWN_PARAMETERS | _SINGLE_PARAMETERS | CREDENTIAL_PARAMETERS
 _MAX_OTHER_PARAMETERS: Final = 16
@@ -183,11 +183,18 @@ def asks_for_error_event(request: web.Request) -> bool:
 
 def wants_draining_event(request: web.Request, *, default: bool) -> bool:
     """Return whether the client asks for the event `relay.draining`; raises Failure with bad_request."""
-    preference = _own(request, "draining_event")
+    return _wants(request, "draining_event", default=default)
+
+
+def wants_budget_event(request: web.Request) -> bool:
+    """Return whether the client asks for the event `relay.budget_nearly_used`; raises Failure with bad_request."""
+    return _wants(request, "budget_event", default=False)
+
+
+def _wants(request: web.Request, name: str, *, default: bool) -> bool:
+    preference = _own(request, name)
     if preference not in {None, "true", "false"}:
-        raise _bad_request(
-            "draining_event is neither true nor false", "Send draining_event=true or draining_event=false."
-        )
+        raise _bad_request(f"{name} is neither true nor false", f"Send {name}=true or {name}=false.")
     return default if preference is None else preference == "true"
 
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from service.access.clients import digest_of
-from service.clients_file import tables
 from service.store.interface import Amounts, Scope, Spending
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
@@ -238,10 +237,9 @@ async def client_at_budget() -> AsyncIterator[FailingRelay]:
         "Connect again after the end of the month (UTC). Operator: the limit is tokens_per_month of [clients.kiosk] in "
         "RELAY_CLIENTS_FILE."
     )
-    with patch.object(tables, "NOT_SUPPORTED_YET", frozenset()):
-        async with client_of_file("tokens_per_month = 1000", remedy)() as failing:
-            await failing.relay.app.store.spend_and_read(spent)
-            yield failing
+    async with client_of_file("tokens_per_month = 1000", remedy)() as failing:
+        await failing.relay.app.store.spend_and_read(spent)
+        yield failing
 
 
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"

@@ -1,0 +1,215 @@
+"""The budgets of one session: reports what it uses to the store, warns at 80 %, and ends it once a budget is exhausted.
+
+Nothing here is on the path of a frame. What is spent is noted; a task reports it and reads what others have spent, one call
+at a time, with everything that has been noted meanwhile.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, Protocol
+
+from service.access.budgets import Budgets, Rates, Use, shown
+from service.realtime.incidents import RESPONSE_DONE
+from service.relay import ending
+from service.relay.ending import Ending
+from service.relay.latency import CREATED, ResponseTimer
+from service.relay.spent import Spent
+from service.store.interface import Amounts, Scope, Spending, Store, Totals
+
+REASON: Final = "budget_exhausted"
+WARNING_RATIO: Final = 0.8
+REPORT_SECONDS: Final = 5.0
+"""How often a session with a budget in minutes reports, and how far it can exceed one."""
+PAUSE_SECONDS: Final = 1.0
+"""Between two reports of what costs by the second."""
+LAST_RESPONSE_SECONDS: Final = 60.0
+"""How long the response that runs while a budget is exhausted elsewhere can go on."""
+_MICRO: Final = 1_000_000
+
+
+class BudgetedSession(Protocol):
+    """The session, as its budget sees it."""
+
+    def end_at_boundary(self, end: Ending) -> None:
+        """End it where an event of the relay's own can be sent."""
+
+    def send_at_boundary(self, event: bytes) -> None:
+        """Send the client an event of the relay's own."""
+
+
+class ResponseCounter:
+    """Counts the responses that run, and passes the other events to the timer of the session. A `ResponseTimer`."""
+
+    def __init__(self, timer: ResponseTimer, on_ended: Callable[[], object]) -> None:
+        self._timer = timer
+        self._on_ended = on_ended
+        self.running = 0
+        self.client_types = timer.client_types
+        self.watched_types = timer.watched_types | {CREATED, RESPONSE_DONE}
+
+    def event_passed(self, event_type: str) -> None:
+        """Process an event, after it was forwarded."""
+        if event_type in self._timer.watched_types or event_type in self._timer.client_types:
+            self._timer.event_passed(event_type)
+        if event_type == CREATED:
+            self.running += 1
+        elif event_type == RESPONSE_DONE:
+            self.running = max(0, self.running - 1)
+            self._on_ended()
+        self.watched_types = self._timer.watched_types | {CREATED, RESPONSE_DONE}
+
+
+class SessionBudget:
+    """Watches one session, from `start` to `finish`.
+
+    `place` names where the limit of a `Use` is set; `warning` builds the event for a client that asked for it. `rates` are
+    the operator's for what has no known price. `usd_per_second` is the price of a session that no event reports.
+    """
+
+    def __init__(
+        self,
+        budgets: Budgets,
+        store: Store,
+        record: str,
+        *,
+        place: Callable[[Use], str],
+        warning: Callable[[Use], bytes] | None = None,
+        rates: Rates | None = None,
+        usd_per_second: float = 0.0,
+    ) -> None:
+        self._budgets = budgets
+        self._store = store
+        self._record = record
+        self._place = place
+        self._warning = warning
+        self._rates = rates
+        self._usd_per_second = usd_per_second
+        self._clock = asyncio.get_running_loop().time
+        self._spent = Spent()
+        self._session: BudgetedSession | None = None
+        self._responses: ResponseCounter | None = None
+        self._started_at = self._reported_at = self._counted_until = self._clock()
+        self._is_dirty = False
+        self._task: asyncio.Task[None] | None = None
+        self._exhausted: tuple[Use, float] | None = None  # by others, while a response runs: and since when
+        self._has_ended = False
+
+    def start(self, session: BudgetedSession, spent: Spent, timer: ResponseTimer) -> ResponseTimer:
+        """Begin; returns the timer for the pipes of the session."""
+        self._session, self._spent = session, spent
+        spent.on_change, spent.rates = self.note, self._rates
+        self._responses = ResponseCounter(timer, self._response_ended)
+        self.note()
+        return self._responses
+
+    def note(self) -> None:
+        """Have what was spent reported, soon."""
+        self._is_dirty = True
+        if self._task is None and not self._has_ended:
+            self._task = asyncio.get_running_loop().create_task(self._report())
+            self._task.add_done_callback(self._reported)
+
+    def tick(self) -> None:
+        """Called twice a second."""
+        now = self._clock()
+        if self._usd_per_second and not self._has_ended:
+            self._count_time(now)
+        if self._exhausted is not None and now - self._exhausted[1] >= LAST_RESPONSE_SECONDS:
+            self._end(self._exhausted[0])
+        elif self._budgets.count_time and now - self._reported_at >= REPORT_SECONDS:
+            self.note()
+
+    def finish(self) -> None:
+        """Report the whole use, at the end of the session. Never waits."""
+        self._has_ended = True
+        self._spent.on_change = None
+        if self._usd_per_second:
+            self._count_time(self._clock())
+        self._session = None
+        if self._task is not None:
+            self._task.cancel()
+        if self._budgets.are_shared:
+            self._store.spend(self._spending(self._amounts(), is_final=True))
+
+    def _count_time(self, now: float) -> None:
+        seconds, self._counted_until = now - self._counted_until, now
+        self._spent.add(seconds * self._usd_per_second, seconds=seconds)
+
+    def _response_ended(self) -> None:
+        self.note()
+        if self._exhausted is not None:
+            # Not here: the pipe is in the middle of a delivery.
+            asyncio.get_running_loop().call_soon(self._end, self._exhausted[0])
+
+    async def _report(self) -> None:
+        while self._is_dirty and not self._has_ended:
+            self._is_dirty = False
+            # A response that begins while the store is asked begins after the limit was reached.
+            is_running = self._responses is not None and self._responses.running > 0
+            amounts, totals = self._amounts(), dict[Scope, Totals]()
+            self._reported_at = self._clock()
+            if self._budgets.are_shared:
+                totals |= await self._store.spend_and_read(self._spending(amounts))
+            self._judge(amounts, totals, is_running=is_running)
+            if self._spent.billed_seconds:
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    def _reported(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled():
+            task.result()  # an exception of the relay's own is logged by the loop
+            if self._is_dirty:
+                self.note()
+
+    def _judge(self, amounts: Amounts, totals: Mapping[Scope, Totals], *, is_running: bool) -> None:
+        if self._budgets.count_money and not self._spent.is_priced:
+            self._end(None)
+            return
+        use = self._budgets.most_used(amounts, totals)
+        if use is None or use.ratio < WARNING_RATIO:
+            return
+        if use.ratio < 1:
+            self._warn(use)
+        elif is_running:
+            self._exhausted = self._exhausted or (use, self._clock())
+        else:
+            self._end(use)
+
+    def _warn(self, use: Use) -> None:
+        warning, self._warning = self._warning, None
+        if warning is not None and self._session is not None:
+            self._session.send_at_boundary(warning(use))
+
+    def _end(self, use: Use | None) -> None:
+        if self._session is None or self._has_ended:
+            return
+        self._has_ended = True
+        end = ending.relay_ended(REASON)
+        if use is None:
+            hint = "Use a model whose price the relay knows. Operator: set unpriced_usd_per_million_tokens and "
+            hint += "unpriced_usd_per_minute of the client in RELAY_CLIENTS_FILE."
+            self._session.end_at_boundary(replace(end, hint=hint, detail="a charge without a known price"))
+            return
+        hint = f"{_renewal(use)} Operator: the limit is {self._place(use)}."
+        self._session.end_at_boundary(replace(end, hint=hint, detail=f"{use.limit}: {shown(use)} used"))
+
+    def _amounts(self) -> Amounts:
+        spent = self._spent
+        # Less than a thousandth of a micro-USD is the error of adding floats.
+        microusd = math.ceil(spent.cost_usd * _MICRO - 1e-3)
+        return Amounts(max(0, microusd), spent.tokens, int((self._clock() - self._started_at) * 1000))
+
+    def _spending(self, amounts: Amounts, *, is_final: bool = False) -> Spending:
+        scopes = tuple(limits.scope for limits in self._budgets.scopes)
+        return Spending(self._record, scopes, amounts, is_final=is_final)
+
+
+def _renewal(use: Use) -> str:
+    match use.limit.rpartition("_")[2]:
+        case "session":
+            return "Connect again: the budget is that of one session."
+        case "day":
+            return "Connect again after midnight UTC."
+    return "Connect again after the end of the month (UTC)."

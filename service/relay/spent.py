@@ -1,0 +1,36 @@
+"""What one session has used so far."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.access.budgets import Rates
+from service.realtime.usage import Usage
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher.
+
+    `rates` are those of the operator for what has no known price; `on_change` is called after each change.
+    """
+
+    tokens: int = 0
+    cost_usd: float = 0.0
+    billed_seconds: float = 0.0  # of what costs by the minute
+    is_priced: bool = True
+    usage: Usage = field(default_factory=Usage)  # of responses
+    rates: Rates | None = None
+    on_change: Callable[[], None] | None = None
+
+    def add(self, cost_usd: float | None, *, tokens: int = 0, seconds: float = 0.0, usage: Usage | None = None) -> None:
+        """Add what an event reports; without a price `cost_usd` is None."""
+        if cost_usd is None and self.rates is not None:
+            cost_usd = tokens * self.rates.per_token + seconds * self.rates.per_second
+        self.tokens += tokens
+        self.billed_seconds += seconds
+        self.cost_usd += cost_usd or 0.0
+        self.is_priced = self.is_priced and cost_usd is not None
+        if usage is not None:
+            self.usage += usage
+        if self.on_change is not None:
+            self.on_change()
