@@ -96,7 +96,8 @@ class Leg(SignsOfLife):
             self.__dict__.pop("data_received", None)
             if on_read is not None:
                 self.__dict__["data_received"] = on_read  # hides the method
-            self._transport.set_protocol(self)  # which looks it up once
+            if not self._eof:  # else it has dropped the leg, and would keep it until the garbage is collected
+                self._transport.set_protocol(self)  # which looks it up once
         if self._early_data:
             early, self._early_data = bytes(self._early_data), bytearray()
             if len(early) <= SLICE_BYTES and not self._backlog:
