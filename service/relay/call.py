@@ -9,7 +9,7 @@ from service.realtime.incidents import ERROR, Incident
 from service.realtime.server_events import parse_server_event
 from service.relay.ending import Ending
 from service.relay.latency import LatencyTimer, ResponseTimer
-from service.relay.pipe import Verdict
+from service.relay.pipe_owner import Verdict
 from service.relay.reporter import SessionReporter
 from service.telemetry.conversations import ConversationMetrics
 from service.upstream.dial import UpstreamConnection

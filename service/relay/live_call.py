@@ -22,7 +22,7 @@ from service.relay import ending
 from service.relay.call import Position, SendError
 from service.relay.ending import CloseInstruction, Ending
 from service.relay.live_activity import LiveActivity
-from service.relay.pipe import Verdict
+from service.relay.pipe_owner import Verdict
 from service.relay.reporter import SessionReporter
 from service.telemetry.metrics import Metrics
 from service.upstream.dial import UpstreamConnection

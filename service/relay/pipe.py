@@ -5,9 +5,8 @@ is not read: a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
 from collections.abc import Callable
-from enum import Enum, auto
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 from service.realtime.audio_run import AUDIO_TYPES
 from service.realtime.closing import parse_close
@@ -17,6 +16,7 @@ from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.relay.latency import ResponseTimer
+from service.relay.pipe_owner import PipeOwner, Verdict
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
@@ -28,39 +28,6 @@ SHORT_READ_BYTES: Final = 1024
 """A shorter read is more often one event that is read whole, such as a transcript, than several that are only forwarded."""
 MAX_PONGS: Final = 16
 """Pings of one delivery that are each answered; of more, only the last."""
-
-
-class Verdict(Enum):
-    """What becomes of an event that was read whole."""
-
-    FORWARD = auto()
-    REDACT = auto()  # it reports a failure, or has no type: its text may contain a part of the key
-    DROP = auto()
-
-
-class PipeOwner(Protocol):
-    """The session, as its pipes see it. `direction` names the pipe, and with it the peer at its source."""
-
-    def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
-        """The source sent a close frame."""
-
-    def peer_lost(self, direction: Direction) -> None:
-        """The source disconnected. May be called after `peer_closed`, and more than once."""
-
-    def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
-        """The source violated RFC 6455 or the limit on messages."""
-
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
-        """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
-
-    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
-        """Upstream sent such an event after the end of the session."""
-
-    def redact(self, text: str) -> str:
-        """Replace secrets in a text."""
-
-    def fail(self) -> None:
-        """An unexpected exception was raised; called while it is handled."""
 
 
 class Pipe:
@@ -111,11 +78,9 @@ class Pipe:
         self._owner = owner
         self.discards_data = False
         self._dropped_last = False  # the end of that message is not counted
-        self.dropped_messages = 0
-        self.dropped_bytes = 0
-        self._messages = 0
+        self.dropped_messages = self.dropped_bytes = 0
+        self._messages = self._bytes = 0
         self.control_frames = 0
-        self._bytes = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
         # Called after items were processed, so not after a read that was one whole message.

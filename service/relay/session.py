@@ -13,7 +13,8 @@ from service.relay import ending
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall
 from service.relay.ending import CloseInstruction, Ending, Side
-from service.relay.pipe import Pipe, Verdict
+from service.relay.pipe import Pipe
+from service.relay.pipe_owner import Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.start_reader import ClientStream
 from service.relay.ticker import TICK_SECONDS

@@ -11,7 +11,8 @@ from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERV
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.relay.latency import LatencyTimer
-from service.relay.pipe import Pipe, PipeOwner, Verdict
+from service.relay.pipe import Pipe
+from service.relay.pipe_owner import PipeOwner, Verdict
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 

@@ -1,0 +1,40 @@
+"""What a pipe asks of its session, and reports to it."""
+
+from enum import Enum, auto
+from typing import Protocol
+
+from service.realtime.events import Direction
+from service.realtime.scanner_items import Violation
+
+
+class Verdict(Enum):
+    """What becomes of an event that was read whole."""
+
+    FORWARD = auto()
+    REDACT = auto()  # it reports a failure, or has no type: its text may contain a part of the key
+    DROP = auto()
+
+
+class PipeOwner(Protocol):
+    """The session, as its pipes see it. `direction` names the pipe, and with it the peer at its source."""
+
+    def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
+        """The source sent a close frame."""
+
+    def peer_lost(self, direction: Direction) -> None:
+        """The source disconnected. May be called after `peer_closed`, and more than once."""
+
+    def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
+        """The source violated RFC 6455 or the limit on messages."""
+
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
+        """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
+
+    def event_discarded(self, event_type: str | None, payload: bytes) -> None:
+        """Upstream sent such an event after the end of the session."""
+
+    def redact(self, text: str) -> str:
+        """Replace secrets in a text."""
+
+    def fail(self) -> None:
+        """An unexpected exception was raised; called while it is handled."""
