@@ -22,6 +22,7 @@ _CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding
 _BINARY: Final = b"\x82\x85abcdabcde"
 _CONTINUATION: Final = b"\x00\x80" + _ZERO_KEY
 _TINY: Final = build_frame(TEXT, b"{}", _ZERO_KEY)
+_AUDIO: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 80 + b'"}', _ZERO_KEY)
 _PING: Final = frame_head(0x9, 0, _ZERO_KEY)
 _PONG: Final = frame_head(0xA, 0, _ZERO_KEY)
 _LARGE: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 60_000 + b'"}', _ZERO_KEY)
@@ -129,6 +130,7 @@ _SMALL_FRAMES: Final = (
     *_flood("pings", b"", _PING),
     *_flood("pongs", b"", _PONG),
     *_flood("tiny", b"", _TINY),
+    *_flood("audio", b"", _AUDIO),
     *_flood("continuations", b"\x01\x80" + _ZERO_KEY, _CONTINUATION),
     Attack("large-then-tiny-50", "small frames", "large_then_small", 50, _LARGE, _TINY, model="chaos-deaf", names=50),
     Attack("invalid-frames-50", "small frames", "flood", 50, b"\x81\xfe\xff\xff" + _ZERO_KEY, b"A", names=50),
@@ -144,7 +146,7 @@ def _from_upstream(kind: str, connections: int, *, in_short: bool = False) -> At
 
 _UPSTREAM_FRAMES: Final = tuple(
     _from_upstream(kind, connections, in_short=kind == "tiny" and connections > 1)
-    for kind in ("pings", "pongs", "tiny", "continuations")
+    for kind in ("pings", "pongs", "tiny", "audio", "continuations")
     for connections in (1, 20)
 )
 _REFUSALS: Final = (

@@ -22,6 +22,7 @@ FRAMES: Final = {
     "pings": (b"", frame_head(0x9, 0)),
     "pongs": (b"", frame_head(0xA, 0)),
     "tiny": (b"", build_frame(TEXT, b"{}")),
+    "audio": (b"", build_frame(TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 80 + b'"}')),
     "continuations": (b"\x01\x00", b"\x00\x00"),
     "large": (b"", build_frame(TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 60_000 + b'"}')),
 }
