@@ -37,6 +37,9 @@ class FakeSession:
             self.ended_at = asyncio.get_running_loop().time()
             self.reason.set_result(reason)
 
+    def tick(self) -> None:
+        """Nothing is due; the registry's ticker calls it in a test that lasts."""
+
     def abort(self) -> None:
         """Finish without a closing handshake."""
         self.client_informed = False
