@@ -76,7 +76,9 @@ def connect(url: StoreUrl) -> Redis:
         protocol=2,  # RESP3 would subscribe to notifications of a commercial product
         driver_info=None,  # it would be read from the package's files, on the event loop
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=_SOCKET_SECONDS,
+        # The limit of a call bounds reads and writes. With a limit of its own the library writes by `asyncio.wait_for`, which
+        # until Python 3.12 swallows a cancellation that comes when the write is done: the task then never ends.
+        socket_timeout=None,
         socket_connect_timeout=_SOCKET_SECONDS,
         **tls,
     )
