@@ -45,6 +45,9 @@ for (const colorScheme of ["light", "dark"]) {
     await page.click("#failure .actions a");
     await page.locator("#section-key_rejected").waitFor();
     assert.deepEqual(await violations(page), []);
+    const cut = await page.$$eval("#runbook pre", (blocks) => blocks.filter((block) => block.scrollHeight > block.clientHeight + 20).length);
+    assert.equal(cut, 0, "code blocks whose lines are cut off");
+    assert.ok((await page.$$("#runbook pre")).length > 0);
     await context.close();
   });
 }

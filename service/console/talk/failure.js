@@ -12,6 +12,8 @@ const RETRIES = Object.freeze({
   now: "The same attempt can succeed at once.",
   later: "The same attempt can succeed later.",
 });
+/** Ends of calls that were established: another call gets through. */
+const ENDED = new Set(["ended_by_operator"]);
 const SNIPPET = 200;
 const ASK_SECONDS = 10;
 const REASON = /^([a-z][a-z_]+)(?::|$)/;
@@ -35,7 +37,7 @@ export function fromRelay(error, close, more = []) {
   if (error.upstream_status) evidence.push(["provider's status", String(error.upstream_status)]);
   if (error.upstream_code) evidence.push(["provider's code", error.upstream_code]);
   if (error.session_id) evidence.push(["session in the relay's log", error.session_id]);
-  return { code: error.code ?? "relay_error", message: error.message ?? "The relay reports an error.", remedy: error.remedy ?? "", retry: error.retry ?? "", evidence };
+  return { code: error.code ?? "relay_error", message: error.message ?? "The relay reports an error.", remedy: error.remedy ?? "", retry: ENDED.has(error.code ?? "") ? "" : (error.retry ?? ""), evidence };
 }
 
 /** The end of a call without an error event of the relay. @param {Close} close @param {WireError | null} provider @returns {Failure} */
