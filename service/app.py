@@ -216,6 +216,7 @@ class App:
             memory=lambda: (machine.memory_used_bytes(), machine.memory_limit_bytes()),
             is_breaker_open=lambda: connector.breaker.is_open,
             settings=lambda: configuration.settings_report(settings, connector.dialler.target.key),
+            notes=self._notes,
         )
         return ConsoleHandler(sources, settings.operator_token)
 

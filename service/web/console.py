@@ -74,7 +74,7 @@ _FAILED: Final = ConsoleProblem(
 class ConsoleSources:
     """What the console reads. `memory` returns the used bytes and the limit, `dials` the dials in progress.
 
-    `settings` returns the entries of `/api/settings`.
+    `settings` returns the entries of `/api/settings`, `notes` further lines of the health, as `/healthz?verbose` has them.
     """
 
     monitor: HealthMonitor
@@ -88,6 +88,7 @@ class ConsoleSources:
     memory: Callable[[], tuple[int | None, int | None]]
     is_breaker_open: Callable[[], bool]
     settings: Callable[[], list[dict[str, object]]]
+    notes: Callable[[], list[str]]
 
 
 class ConsoleHandler:
@@ -152,7 +153,7 @@ class ConsoleHandler:
             "version": __version__,
             "upstream": sources.metrics.upstream,
             "uptime_seconds": round(self._loop.time() - self._started_at, 1),
-            "health": console_report.health(sources.monitor),
+            "health": console_report.health(sources.monitor, sources.notes()),
             "breaker_open": sources.is_breaker_open(),
             "connections": console_report.outcomes(recent.outcomes),
             "sessions": {

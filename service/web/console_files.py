@@ -115,4 +115,19 @@ def talk_routes(about: Mapping[str, object]) -> list[web.RouteDef]:
     document = StaticFile.of(json.dumps(about).encode(), "application/json; charset=utf-8")
     answers = {path: file.answer for path, file in files.items()}
     answers |= {"/console.json": document.answer, "/runbooks/{name}": Runbooks().answer}
-    return [web.get(path, answer) for path, answer in answers.items()]
+    return [web.get(path, _unless_upgrade(answer)) for path, answer in answers.items()]
+
+
+class WebSocketAtPage(web.HTTPNotFound):
+    """A WebSocket handshake with the path of a page."""
+
+
+def _unless_upgrade(answer: Handler) -> Handler:
+    """Answers pages only: a WebSocket client with this path has lost its own, and gets the remedy of any wrong path."""
+
+    async def answer_page(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            raise WebSocketAtPage
+        return await answer(request)
+
+    return answer_page

@@ -18,7 +18,7 @@ WINDOWS: Final = ((300, 30), (3600, 60))
 """Seconds and points of the windows of the overview."""
 
 
-def health(monitor: HealthMonitor) -> dict[str, object]:
+def health(monitor: HealthMonitor, notes: Iterable[str]) -> dict[str, object]:
     """The overall health, and each check with the age of its result."""
     is_stale = monitor.age_seconds > monitor.stale_after_seconds
     return {
@@ -26,7 +26,7 @@ def health(monitor: HealthMonitor) -> dict[str, object]:
         "ready": monitor.ready,
         "stale": is_stale,
         "checks": [_check(check) for check in monitor.checks],
-        "notes": monitor.notes(),
+        "notes": [*notes, *monitor.notes()],
     }
 
 

@@ -16,6 +16,7 @@ from service.telemetry.metrics import Metrics
 from service.web import unserved
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.console_files import WebSocketAtPage
 from service.web.host_check import HostRefused
 from service.web.refusals import answer_with_error_event, http_response
 from service.web.request import asks_for_error_event, parse_handshake
@@ -63,6 +64,8 @@ class UnservedRequests:
             return unserved.unsupported_expectation()
         if isinstance(refusal, HostRefused):
             return refusal.failure
+        if isinstance(refusal, WebSocketAtPage):
+            return unserved.path_not_found(request.method, request.path)
         match_info: AbstractMatchInfo | None = request.match_info if isinstance(request, web.Request) else None
         if match_info is None or match_info.http_exception is None:
             return None

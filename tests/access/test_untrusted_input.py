@@ -304,7 +304,7 @@ async def test_client_input_creates_no_series() -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/version", "/", "/v1/models", "/healthz/../metrics", "/.env"])
 async def test_internal_path_is_not_served_publicly(path: str) -> None:
     """404, without a hint of what answers."""
-    async with simulated_relay() as relay:
+    async with simulated_relay(RELAY_CONSOLE="off") as relay:
         answer = await raw_request(
             relay, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         )

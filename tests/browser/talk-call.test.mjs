@@ -81,7 +81,7 @@ test("speech from the microphone is answered, and every sample of the answer is 
   await context.close();
 });
 
-test("speech during an answer stops it at once, and tells the provider what was heard", async () => {
+test("speech during an answer stops it at once, and reports to the provider what was heard", async () => {
   const { page, context } = await call({ turns: "push", microphone: false });
   await page.click("#sample");
   await stage(page, "first audio");

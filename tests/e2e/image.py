@@ -25,6 +25,7 @@ async def builds_are_reproducible(deployment: Deployment) -> str:
     """A checkout with another umask and other timestamps builds the same layers."""
     other = deployment.folder / "checkout"
     shutil.copytree(ROOT / "service", other / "service", copy_function=shutil.copyfile)
+    shutil.copytree(ROOT / "docs/runbooks", other / "docs/runbooks", copy_function=shutil.copyfile)
     shutil.copytree(ROOT / "requirements", other / "requirements", copy_function=shutil.copyfile)
     (other / "tools").mkdir()
     for name in ("Dockerfile", ".dockerignore", "tools/install_command.py"):

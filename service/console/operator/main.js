@@ -12,8 +12,9 @@ import { Top } from "./top.js";
 /** @typedef {import("./types.js").Reason} Reason */
 /** @typedef {import("./types.js").View} View */
 
-/** The uptime is rounded to a tenth of a second. */
+/** The uptime is rounded to a tenth of a second, and two clocks differ by up to 0.1 per cent. */
 const ROUNDING_SECONDS = 0.2;
+const DRIFT = 0.001;
 
 const main = byId("main");
 /** @type {Map<string, Reason>} */
@@ -81,7 +82,7 @@ async function read() {
  * @param {number} asked when it was asked for
  */
 function follow(overview, asked) {
-  const least = last === null ? 0 : last.uptime_seconds + (asked - lastAt) / 1000;
+  const least = last === null ? 0 : last.uptime_seconds + ((asked - lastAt) / 1000) * (1 - DRIFT);
   if (overview.uptime_seconds < least - ROUNDING_SECONDS) {
     context.restarts += 1;
     catalogue = null;

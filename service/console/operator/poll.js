@@ -19,6 +19,8 @@ export class Poll {
     /** When it runs next; null while it runs. @type {number | null} */
     this.nextAt = null;
     this.failures = 0;
+    /** When the run in progress, or the last one, began. */
+    this.startedAt = 0;
     this.isRunning = false;
     this.isWanted = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -36,6 +38,7 @@ export class Poll {
 
   async run() {
     this.isRunning = true;
+    this.startedAt = performance.now();
     this.isWanted = false;
     this.nextAt = null;
     /** @type {unknown} */

@@ -67,7 +67,7 @@ export function settingsPage(context) {
       totals,
       el("div", { class: "table-frame" }, table(body)),
     ),
-    show: () => undefined,
+    show: () => void (process !== null && load()), // a rotated key has another fingerprint
     list: () => null,
     apply: () => undefined,
     update: () => void (process !== context.restarts && load()),

@@ -63,7 +63,9 @@ export class Top {
   draw() {
     const { answeredAt } = this.poll;
     const seconds = answeredAt === null ? null : (performance.now() - answeredAt) / 1000;
-    const isStale = this.poll.failures > 0 && (seconds === null || seconds > STALE_SECONDS);
+    // A page that was hidden has old values until the answer to its first request: only one that waits for long is stale.
+    const waits = this.poll.isRunning && performance.now() - this.poll.startedAt > STALE_SECONDS * 1000;
+    const isStale = (this.poll.failures > 0 || waits) && (seconds === null || seconds > STALE_SECONDS);
     const text = this.words(seconds, isStale);
     const state = this.problem ? "problem" : seconds === null ? "waiting" : "fresh";
     setAttribute(this.freshness, "data-state", isStale ? "stale" : state);

@@ -4,6 +4,7 @@ import { Problem, microphoneProblem } from "./causes.js";
 
 export const RATE = 24_000;
 const STOP_SECONDS = 1;
+const RESUME_SECONDS = 3;
 
 /**
  * @typedef {object} Hooks
@@ -24,6 +25,7 @@ export class CallAudio {
   /** @type {AudioWorkletNode | null} */ #player = null;
   /** @type {MediaStream | null} */ #stream = null;
   /** @type {((stopped: Stopped) => void)[]} */ #stopping = [];
+  #isClosed = false;
   #hooks;
 
   /** @param {Hooks} hooks */
@@ -55,10 +57,12 @@ export class CallAudio {
   /** Connects both with the call, by files of the relay. Raises Problem. @param {Buffering} buffering */
   async connect(buffering) {
     await this.#load();
+    if (this.#isClosed) return;
     await this.#join(buffering);
     const context = this.#context;
-    await context?.resume();
-    if (context && context.state !== "running") throw new Problem("audio_blocked", [["audio context", context.state]]);
+    // Where the browser blocks audio, the promise stays open.
+    await Promise.race([context?.resume(), new Promise((resolve) => setTimeout(resolve, RESUME_SECONDS * 1000))]);
+    if (context && !this.#isClosed && context.state !== "running") throw new Problem("audio_blocked", [["audio context", context.state]]);
   }
 
   async #load() {
@@ -73,7 +77,9 @@ export class CallAudio {
   async #openMicrophone() {
     try {
       const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
-      this.#stream = await navigator.mediaDevices.getUserMedia({ audio });
+      const stream = await navigator.mediaDevices.getUserMedia({ audio });
+      if (this.#isClosed) return stop(stream); // the call was ended while the browser asked
+      this.#stream = stream;
     } catch (error) {
       throw microphoneProblem(error);
     }
@@ -104,6 +110,7 @@ export class CallAudio {
 
   async #reopenAtDeviceRate() {
     await this.#context?.close();
+    if (this.#isClosed) throw new Error("the call is over");
     this.#context = new AudioContext({ latencyHint: "interactive" });
     await this.#load();
   }
@@ -161,11 +168,17 @@ export class CallAudio {
 
   /** Releases microphone and loudspeaker. */
   async close() {
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    this.#isClosed = true;
+    if (this.#stream) stop(this.#stream);
     for (const node of [this.#capture, this.#player]) node?.port.postMessage("close");
     this.#capture = this.#player = this.#stream = null;
     const context = this.#context;
     this.#context = null;
     if (context && context.state !== "closed") await context.close();
   }
+}
+
+/** @param {MediaStream} stream */
+function stop(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }

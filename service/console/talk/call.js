@@ -4,7 +4,7 @@ import { CallAudio } from "./audio.js";
 import { decodePcm, encodePcm } from "./base64.js";
 import { Problem } from "./causes.js";
 import { Connection, address } from "./connection.js";
-import { fromProblem } from "./failure.js";
+import { fromProblem, providerEvidence } from "./failure.js";
 import { LiveApi } from "./live.js";
 import { RealtimeApi } from "./realtime.js";
 import { Stages } from "./stages.js";
@@ -34,6 +34,7 @@ const SAMPLE = "sample.wav";
 const READY_SECONDS = 20;
 const CLOSE_SECONDS = 15;
 const PING_SECONDS = 5;
+const PING_TIMEOUT_SECONDS = 10;
 const SILENCE_SECONDS = 6;
 const SILENT = 0.0004;
 const TAIL_MS = 2_000; // of silence behind the sample sentence, in which the provider finds its end
@@ -45,6 +46,8 @@ export class Call {
   /** @type {State} */ #state = "starting";
   /** @type {number[]} */ #timers = [];
   #isPressed = false;
+  #isUnanswered = false;
+  /** @type {import("./events.js").WireError | null} */ #providerError = null;
   #pressedChunks = 0;
   #tailUntil = 0;
   #gaps = 0;
@@ -98,11 +101,13 @@ export class Call {
     this.#setState("starting");
     try {
       await this.#openAudio();
+      if (this.#state !== "starting") return;
       this.#stages.begin("connecting");
       await this.#ping();
-      await this.#audio.connect(this.#api.buffering);
-      this.#stages.pass("connecting");
       if (this.#state !== "starting") return;
+      await this.#audio.connect(this.#api.buffering);
+      if (this.#state !== "starting") return;
+      this.#stages.pass("connecting");
       this.#stages.begin("upgrade");
       this.#openedAt = performance.now();
       this.#connection.open();
@@ -116,6 +121,7 @@ export class Call {
     const { withMicrophone } = this.#options;
     if (withMicrophone) this.#stages.begin("microphone");
     await this.#audio.open(withMicrophone);
+    if (this.#state !== "starting") return;
     if (!withMicrophone) return this.#stages.skip("microphone");
     this.#stages.pass("microphone");
     this.#view.log("page", { type: "page.microphone", name: this.#audio.microphone });
@@ -125,7 +131,7 @@ export class Call {
   async #ping() {
     const begun = performance.now();
     try {
-      const response = await fetch("livez", { cache: "no-store" });
+      const response = await fetch("livez", { cache: "no-store", signal: AbortSignal.timeout(PING_TIMEOUT_SECONDS * 1000) });
       await response.text();
     } catch (error) {
       throw new Problem("relay_unreachable", [["address", location.origin], ["browser", String(error)]]);
@@ -136,7 +142,7 @@ export class Call {
   #opened() {
     this.#stages.pass("upgrade");
     this.#stages.begin("first event");
-    this.#after(READY_SECONDS, () => this.#stages.list[4]?.state !== "ok" && this.#fail(new Problem("no_response", [["waited", `${READY_SECONDS} s for the session`]])));
+    this.#after(READY_SECONDS, () => this.#stages.list[4]?.state !== "ok" && this.#fail(new Problem("no_response", [["waited", `${READY_SECONDS} s for the session`], ...providerEvidence(this.#providerError)])));
     this.#api.opened();
   }
 
@@ -183,8 +189,14 @@ export class Call {
     if (this.#updateSentAt) this.#view.figure("provider", performance.now() - this.#updateSentAt);
     this.#setState("open");
     this.#stages.begin("speech heard");
-    this.#every(PING_SECONDS, () => void this.#ping().catch(() => undefined));
+    this.#every(PING_SECONDS, () => void this.#ping().then(() => (this.#isUnanswered = false), (problem) => this.#unanswered(problem)));
     if (this.#audio.hasMicrophone) this.#after(SILENCE_SECONDS, () => this.#checkSilence());
+  }
+
+  /** A dead network closes no WebSocket for minutes. @param {Problem} problem */
+  #unanswered(problem) {
+    if (this.#state === "open" && !this.#isUnanswered) this.#view.failure(fromProblem(problem), false);
+    this.#isUnanswered = true;
   }
 
   #checkSilence() {
@@ -198,6 +210,7 @@ export class Call {
       if (this.#stages.list[3]?.state !== "ok") this.#stages.fail(this.#options.api === "live" && error.upstream_code ? "first event" : "upgrade");
       return;
     }
+    this.#providerError = error;
     this.#view.note(`The provider reports an error: ${[error.code, error.message].filter(Boolean).join(": ")}`);
   }
 
@@ -224,7 +237,7 @@ export class Call {
     void this.#interrupt();
   }
 
-  /** Stops the assistant at once, and tells the provider how much was heard. */
+  /** Stops the assistant at once, and reports to the provider how much was heard. */
   async #interrupt() {
     if (!this.#api.canText) return; // GPT-Live falls silent by itself
     const stopped = await this.#audio.stop();

@@ -11,6 +11,7 @@ import { ask, fromClose, fromProblem, fromRelay } from "./failure.js";
 const TOKEN_PREFIX = "openai-insecure-api-key.";
 const UPGRADE_SECONDS = 30;
 const AGAIN_MS = 1_100; // beyond the second for which the relay counts its answers by event
+const MAX_EVENTS_BEHIND = 1; // of the provider's last error and the close, as in the relay's log
 const IN_ORDER = new Set([1000, 1005]);
 
 /**
@@ -33,6 +34,7 @@ export class Connection {
   /** @type {WebSocket | null} */ #socket = null;
   /** @type {WireError | null} */ #relayError = null;
   /** @type {WireError | null} */ #providerError = null;
+  #eventsSinceError = 0;
   #isOpen = false;
   #isEnding = false;
   #isRepeated = false;
@@ -55,7 +57,8 @@ export class Connection {
       this.#socket = new WebSocket(this.#url, protocols);
     } catch (error) {
       const isContent = error instanceof DOMException && error.name === "SecurityError";
-      throw new Problem(isContent ? "mixed_content" : "token_characters", [["browser", String(error)]]);
+      // Not the message: Chromium's repeats the subprotocol, and with it the token.
+      throw new Problem(isContent ? "mixed_content" : "token_characters", [["browser", error instanceof DOMException ? error.name : "error"]]);
     }
     this.#timer = window.setTimeout(() => this.#give_up(), UPGRADE_SECONDS * 1000);
     this.#socket.addEventListener("open", () => this.#opened());
@@ -79,7 +82,8 @@ export class Connection {
   #receive(data) {
     const event = parse(data);
     if (event?.type === "error" && event.error?.type === "relay_error") this.#relayError = event.error;
-    else if (event?.type === "error") this.#providerError = event.error ?? null;
+    else if (event?.type === "error") [this.#providerError, this.#eventsSinceError] = [event.error ?? null, 0];
+    else if ((this.#eventsSinceError += 1) > MAX_EVENTS_BEHIND) this.#providerError = null; // the session went on after it
     this.#hooks.onEvent(event ?? { type: "(no JSON)", size: String(data).length });
   }
 

@@ -7,6 +7,7 @@ import { elide } from "./events.js";
 /** @typedef {{at: number, direction: Direction, type: string, isAudio: boolean, event: any}} Entry */
 
 const MAX = 1_000;
+const MAX_AUDIO = 200; // of them: 50 in a second would push out everything else within half a minute
 const SHOWN = 200;
 const ARROWS = Object.freeze({ sent: "→", received: "←", page: "·" });
 const SPOKEN = Object.freeze({ sent: "sent", received: "received", page: "page" });
@@ -18,6 +19,7 @@ export class EventLog {
   #isPaused = false;
   #isDue = false;
   #total = 0;
+  #audio = 0; // entries
   #list = byId("log");
 
   constructor() {
@@ -35,10 +37,18 @@ export class EventLog {
   /** @param {Direction} direction @param {any} event */
   add(direction, event) {
     const type = String(event?.type ?? "(no type)");
-    this.#entries.push({ at: performance.now() - this.#start, direction, type, isAudio: AUDIO.test(type), event: elide(event) });
+    const isAudio = AUDIO.test(type);
+    this.#entries.push({ at: performance.now() - this.#start, direction, type, isAudio, event: elide(event) });
     this.#total += 1;
-    if (this.#entries.length > MAX) this.#entries.shift();
+    this.#audio += isAudio ? 1 : 0;
+    if (this.#audio > MAX_AUDIO) this.#drop(this.#entries.findIndex((entry) => entry.isAudio));
+    if (this.#entries.length > MAX) this.#drop(0);
     if (!this.#isPaused) this.#schedule();
+  }
+
+  /** @param {number} at */
+  #drop(at) {
+    if (this.#entries.splice(at, 1)[0]?.isAudio) this.#audio -= 1;
   }
 
   /** Draws once per frame, however many events there are. */
@@ -64,7 +74,7 @@ export class EventLog {
   }
 
   #count() {
-    setText(byId("log-count"), this.#total > MAX ? `last ${MAX} of ${this.#total}` : String(this.#total || ""));
+    setText(byId("log-count"), this.#total > this.#entries.length ? `${this.#entries.length} of ${this.#total} kept` : String(this.#total || ""));
   }
 
   #pause() {

@@ -30,7 +30,7 @@ export class Form {
     };
   }
 
-  /** Shows what the relay tells every caller: whether it wants a token, and what it serves. Without an answer nothing changes. */
+  /** Shows what the relay states to every caller: whether it wants a token, and what it serves. Without an answer nothing changes. */
   async describe() {
     try {
       const response = await fetch("console.json", { cache: "no-store" });

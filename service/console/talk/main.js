@@ -108,12 +108,15 @@ byId("push").addEventListener("pointerdown", (event) => {
   push(true);
 });
 for (const name of ["pointerup", "pointercancel", "blur"]) byId("push").addEventListener(name, () => push(false));
+/** By a key: its release may go to another element, or to another window. */
+let isHeld = false;
+window.addEventListener("blur", () => isHeld && push((isHeld = false)));
 for (const name of /** @type {const} */ (["keydown", "keyup"])) {
   document.addEventListener(name, (event) => {
     const isPush = event.code === "Space" || (event.code === "Enter" && event.target === byId("push"));
-    if (!isPush || byId("push").hidden || takesSpace(event.target)) return;
+    if (!isPush || byId("push").hidden || (takesSpace(event.target) && !(name === "keyup" && isHeld))) return;
     event.preventDefault();
-    if (!event.repeat) push(name === "keydown");
+    if (!event.repeat) push((isHeld = name === "keydown"));
   });
 }
 window.addEventListener("pagehide", () => call?.end());

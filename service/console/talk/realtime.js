@@ -17,6 +17,7 @@ export class RealtimeApi {
   #sink;
   #isStarted = false;
   #response = ""; // the id of the response in progress
+  #cancelled = ""; // the id of the last one that was cancelled; what it sent before that is still on its way
   /** @type {Set<string>} */ #stale = new Set();
 
   /** @param {Options} options @param {Sink} sink */
@@ -41,6 +42,7 @@ export class RealtimeApi {
   /** @param {any} event */
   read(event) {
     const sink = this.#sink;
+    if (event.response_id && event.response_id === this.#cancelled && /\.(delta|done)$/.test(event.type)) return undefined;
     switch (event.type) {
       case "session.created":
         sink.onFirstEvent();
@@ -92,8 +94,14 @@ export class RealtimeApi {
     this.#sink.send({ type: "input_audio_buffer.append", audio: base64 });
   }
 
+  #cancel() {
+    if (!this.#response) return;
+    this.#cancelled = this.#response;
+    this.#sink.send({ type: "response.cancel", response_id: this.#response });
+  }
+
   press() {
-    if (this.#response) this.#sink.send({ type: "response.cancel", response_id: this.#response });
+    this.#cancel();
     this.#sink.send({ type: "input_audio_buffer.clear" });
   }
 
@@ -104,7 +112,7 @@ export class RealtimeApi {
 
   /** @param {string} text */
   say(text) {
-    if (this.#response) this.#sink.send({ type: "response.cancel", response_id: this.#response });
+    this.#cancel();
     this.#sink.send({ type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text }] } });
     this.#sink.send({ type: "response.create" });
   }
