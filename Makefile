@@ -119,9 +119,9 @@ scan: $(SUPPLY)/.stamp  ## report known vulnerabilities; fails when the database
 
 lock: $(DEV)/.stamp  ## resolve and hash the lock files again
 	@$(DEV)/bin/python -m pip install -q --disable-pip-version-check uv
-	@for f in runtime:--extra=redis dev:--all-extras; do \
-	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#*:} --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%%:*}.txt; done
+	@for f in "runtime --extra=redis --extra=jwt" "dev --all-extras"; do \
+	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#* } --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%% *}.txt; done
 	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s requirements/supply:supply \
 	  $(foreach n,openai livekit pipecat,tests/e2e/live_clients/$(n):live-$(n)); do \
 	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \

@@ -304,6 +304,22 @@ OPERATION_ALERTS: Final = (
         ),
     ),
     Alert(
+        name="RelayJwksFailing",
+        severity="warning",
+        area=OPERATION,
+        query=f'max by ({INSTANCE}) ({metric("jwks_failing")})',
+        operator=">",
+        threshold=0,
+        for_duration="5m",
+        summary="<instance> cannot fetch the keys of an identity provider.",
+        description=(
+            "<instance> of <job> has not fetched the JWKS of a table jwt.NAME in RELAY_CLIENTS_FILE for five minutes. The "
+            "last keys stay in use; clients whose tokens need newer ones, and all of them after a restart, are refused "
+            "with jwks_unavailable. The log event jwks.fetch_failed states why."
+        ),
+        rationale="five minutes: the last keys stay in use, and providers publish a new key days before they sign with it",
+    ),
+    Alert(
         name="RelayStoreFailing",
         severity="warning",
         area=OPERATION,

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from service import configuration, machine, startup
+from service.access.jwt_verifier import JwtVerifier
 from service.clients_file.load import ClientsFileReader, LoadedClients
 from service.clients_file.watcher import ClientsFileWatcher
 from service.health.monitor import HealthMonitor
@@ -67,6 +68,7 @@ class App:
         self._stack = AsyncExitStack()
         self._key_file: KeyFileWatcher | None = None
         self._clients_file: ClientsFileWatcher | None = None
+        self._jwt: JwtVerifier | None = None
         self.dials = DialsInFlight()
         self.drainer = Drainer(self.dials)
         self.sessions = self.drainer.sessions
@@ -118,6 +120,8 @@ class App:
             self._supervisor.start("key file", self._key_file.watch)
         if self._clients_file is not None:
             self._supervisor.start("clients file", self._clients_file.watch)
+        if self._jwt is not None:
+            self._supervisor.start("JWKS", self._jwt.keep_keys)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
 
     async def _choose_target(self) -> Target:
@@ -151,6 +155,9 @@ class App:
         metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
         policy = configuration.access_policy(settings, max_sessions)
         directory = policy.directory(clients.clients if clients is not None else None)
+        if clients_file is not None:
+            self._jwt = JwtVerifier(directory, metrics.tokens)
+            self._stack.push_async_callback(self._jwt.close)
         handler = RealtimeHandler(
             policy,
             self.connector,
@@ -160,6 +167,7 @@ class App:
             session_limits=configuration.session_limits(settings),
             max_dials=settings.max_dials,
             clients=directory,
+            jwt=self._jwt,
             on_dial_result=self.monitor.dial_finished,
             on_live_started=self.monitor.live_started,
             store_refusal=self.store.refusal,
@@ -276,7 +284,8 @@ class App:
     def _notes(self) -> list[str]:
         """Further lines of detailed health."""
         notes = self._key_file.notes() if self._key_file is not None else list(self._unread_keys)
-        return notes + (self._clients_file.notes() if self._clients_file is not None else [])
+        notes = notes + (self._clients_file.notes() if self._clients_file is not None else [])
+        return notes + (self._jwt.notes() if self._jwt is not None else [])
 
     async def run(self) -> DrainResult:
         """Serve until a signal, drain, and stop; returns how the open sessions ended."""

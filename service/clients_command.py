@@ -48,6 +48,10 @@ def check(load_settings: Callable[[Mapping[str, str]], Settings | None], argumen
         return MISTAKES
     for client in loaded.clients.clients:
         sys.stdout.write("\n".join(describe(client)) + "\n")
+    for issuer in loaded.clients.issuers:
+        sys.stdout.write(
+            f"[jwt.{issuer.name}]: tokens of {issuer.issuer} for {' or '.join(issuer.audiences)} belong to {issuer.client}\n"
+        )
     sys.stdout.write(f"{len(loaded.clients.clients)} client(s); a relay uses this file.\n")
     return OK
 

@@ -181,6 +181,8 @@ CASES: Final = (
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{api="realtime",reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),
+    Case("RelayJwksFailing", "the key set of one instance is not fetched",
+         {'jwks_failing{instance="a"}': "0x9 1x30 0x20"}, 15, 41, {"instance": "a"}),
     Case("RelayStoreFailing", "the store of one instance fails",
          {'store_up{instance="a"}': "1x9 0x20 1x20"}, 11, 31, {"instance": "a"}),
     Case("RelayInternalErrors", "a request fails",

@@ -72,6 +72,11 @@ class JwtIssuer:
     clock_skew_seconds: int = 60
     end_at_expiry: bool = False  # whether a session ends when its token expires
 
+    @property
+    def credential(self) -> str:
+        """What its tokens have in place of a hash. It changes with what makes them belong to the client."""
+        return f"jwt:{self.name} {self.issuer} {self.client}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
@@ -107,12 +112,14 @@ class ClientSet(NamedTuple):
 class Identity:
     """Whose request it is. `credential` is the SHA-256 of the token in hex; empty with open access.
 
-    `user` is the `sub` of a JWT.
+    For a JWT it is that of the issuer, `user` is the `sub` of the token, and `ends_at` the time at which its session ends
+    with it, in seconds since 1970; None if it does not.
     """
 
     client: Client
     credential: str = field(default="", repr=False)
     user: str | None = None
+    ends_at: float | None = None
 
 
 UNIDENTIFIED: Final = Identity(Client(name="unknown"))
@@ -190,6 +197,7 @@ class ClientDirectory:
         before, withdrawn = self._clients, {**self._withdrawn, **self._by_credential}
         clients = {client.name: client for client in (*self._fixed, *file.clients)}
         by_credential = {credential: client for client in clients.values() for credential in client.credentials}
+        by_credential |= {issuer.credential: clients[issuer.client] for issuer in file.issuers}
         for credential, client in by_credential.items():
             if client.is_enabled:
                 withdrawn.pop(credential, None)

@@ -3,6 +3,7 @@
 Values are resolved here: a client has what its table says, else `[defaults]`, else the settings of the relay.
 """
 
+import importlib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -211,6 +212,10 @@ class _Parser:
 
     def _issuers(self, tables: Iterable[tuple[str, Table]], clients: set[str]) -> tuple[JwtIssuer, ...]:
         issued: list[JwtIssuer] = []
+        tables = list(tables)
+        if tables and not _has_jwt_library():
+            install = "Install it with: pip install 'realtime-relay[jwt]'"
+            self._mistakes.add(("jwt",), "needs the package joserfc, which is not installed", install)
         for name, table in tables:
             self._check_name(name, table)
             issuer = read_issuer(name, table)
@@ -228,6 +233,15 @@ class _Parser:
                 )
             issued.append(issuer)
         return tuple(issued)
+
+
+def _has_jwt_library() -> bool:
+    """Import the library: here, in the thread that reads the file, it does not hold up sessions."""
+    try:
+        importlib.import_module("joserfc.jws")
+    except ImportError:
+        return False
+    return True
 
 
 def _tables(table: Table | None) -> Iterable[tuple[str, Table]]:

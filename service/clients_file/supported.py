@@ -3,7 +3,6 @@
 from typing import Final
 
 NOT_SUPPORTED_YET: Final = frozenset({
-    "jwt",
     "policies", "policy",
 })  # fmt: skip
 """Keys of the clients file, at any place. They are checked, and a file that has one is refused: a limit that does not hold

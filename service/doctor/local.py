@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from service import configuration
+from service.access.clients import JwtIssuer
 from service.clients_file.mistakes import ClientsRejected
 from service.doctor import sources
 from service.doctor.env_files import EnvFiles, find_env_files
@@ -47,6 +48,7 @@ class LocalConfiguration:
         self.env_files: EnvFiles = find_env_files(directory, environ)
         self.settings = Settings()
         self._client_secrets: tuple[Secret, ...] = ()
+        self.issuers: tuple[JwtIssuer, ...] = ()  # of the clients file
 
     @property
     def has_key(self) -> bool:
@@ -146,7 +148,7 @@ class LocalConfiguration:
             ) from None
         except SecretFileError as error:
             raise StepFailed(f"RELAY_CLIENTS_FILE {error.cause}", remedy=f"{error.remedy}.") from None
-        self._client_secrets = loaded.secrets
+        self._client_secrets, self.issuers = loaded.secrets, loaded.clients.issuers
         clients = loaded.clients.clients
         names = ", ".join(client.name for client in clients[:_MAX_NAMES])
         more = f" and {len(clients) - _MAX_NAMES} more" if len(clients) > _MAX_NAMES else ""

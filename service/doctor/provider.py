@@ -89,6 +89,8 @@ class ProviderChain:
             await runner.run_step("settings", self._read_settings)
             if self._local.settings.clients_file is not None:
                 await runner.run_step("clients_file", self._local.check_clients_file)
+            if self._local.issuers:
+                await runner.run_step("jwks", self._fetch_key_sets)
             await runner.run_step("running", self._query_running_relay)
             if self._local.settings.store_url is not None:
                 await runner.run_step("store", self._check_store)
@@ -121,6 +123,11 @@ class ProviderChain:
             await runner.run_step("live_close", self._end_live)
 
     # -- this machine -------------------------------------------------------------------------------------------------
+
+    async def _fetch_key_sets(self) -> Finding:
+        from service.doctor.key_sets import fetch_key_sets  # noqa: PLC0415 - needs the extra `jwt`
+
+        return await fetch_key_sets(self._local.issuers)
 
     async def _read_settings(self) -> Finding:
         finding = await self._local.read_settings()

@@ -24,6 +24,22 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "Find the caller by the log field address. If it is your client, compare its token with RELAY_CLIENT_TOKENS, and "
         "restart the relay after a change; or its hash with RELAY_CLIENTS_FILE, which needs no restart. The relay refuses "
         "other callers, such as scanners, as intended."),
+    Row("token_expired", "clients", _CLIENT, 401, 3000, _NEVER, _INFO,
+        "The client token has expired.",
+        "Request a new token from the identity provider of this app, and connect with it.",
+        "No action is needed if the client connects with a new token. If new tokens are refused, compare the clock of this "
+        "machine with that of the identity provider, and its lifetime of tokens with the log field detail."),
+    Row("token_not_yet_valid", "clients", _CLIENT, 401, 3000, _LATER, _WARNING,
+        "The client token is not valid yet.",
+        "Retry within minutes. Operator: the clocks of the relay and of the identity provider differ.",
+        "Correct the clock of this machine or of the identity provider; the log field detail states the difference. "
+        "clock_skew_seconds of the table [jwt.NAME] in RELAY_CLIENTS_FILE allows up to 300 seconds."),
+    Row("jwks_unavailable", "clients", Blame.OPERATOR, 503, 1013, _LATER, Level.ERROR,
+        "The relay cannot fetch the keys with which it checks this client token.",
+        "Retry in a few seconds. Operator: the log field detail states why the JWKS of the identity provider is missing.",
+        "Make the JWKS reachable that jwks_url of the table [jwt.NAME] in RELAY_CLIENTS_FILE names, or correct it; the log "
+        "field detail states what failed, and 'python -m service doctor' fetches it. Tokens that keys in use have signed "
+        "are still accepted."),
     Row("client_disabled", "clients", _CLIENT, 401, 1008, _NEVER, _INFO,
         "The operator has disabled this client.",
         "Ask the operator of the relay to enable this client, or for a new token.",

@@ -45,7 +45,9 @@ _SECRET_SHAPES: Final = re.compile(
     rf"(?!{_NO_CREDENTIAL})[^\s\\\"',;&]+"
     # The key may be masked in the middle, as the provider echoes it: sk-proj-****abcd
     rf"|\b(?:sk-(?!{_FAMILY}{_NO_KEY})|(?:sess|xai)-(?!{_NO_KEY})|(?:ek|gsk|hf)_(?!{_NO_KEY})){_KEY_CHARACTER}{{4,}}"
-    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*",
+    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*"
+    # Of a JWT whose header begins with a brace and white space.
+    r"|\be[wy][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}",
     re.IGNORECASE,
 )
 

@@ -39,6 +39,7 @@ class SessionInfo:
     limited_as: str = ""  # the client as the limit on its sessions counts it
     api: Api = Api.REALTIME
     credential: str = field(default="", repr=False)  # the hash of the client's token
+    user: str | None = None  # of the client, if its token names one; never a metric's label
 
 
 class SessionReporter:
@@ -63,6 +64,7 @@ class SessionReporter:
         self._log.info(
             "session.started",
             client=info.client,
+            user=info.user,
             address=info.address,
             model=info.model,
             upstream=self._metrics.upstream,
@@ -141,6 +143,7 @@ class SessionReporter:
             runbook=row.runbook,
             duration_seconds=round(duration_seconds, 3),
             client=info.client,
+            user=info.user,
             address=info.address,
             model=info.model,
             client_to_upstream_messages=to_upstream.messages,

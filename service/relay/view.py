@@ -29,6 +29,7 @@ class SessionView:
             "id": info.session_id,
             "api": info.api,
             "client": info.client,
+            "user": info.user,
             "address": info.address,
             "model": info.model,
             "age_seconds": round(self.age_seconds, 1),

@@ -27,6 +27,7 @@ class SessionLimits:
     max_message_bytes: int
     idle_timeout_seconds: float = 0.0
     max_session_seconds: float = 0.0
+    token_seconds: float | None = None  # until the client's token expires, if the session ends with it
     # What a client may send, averaged over RATE_WINDOW_SECONDS.
     max_messages_per_second: float = 0.0
     max_bytes_per_second: float = 0.0
@@ -199,6 +200,8 @@ def due_ending(
         is_silent = now - leg.last_alive_at > limits.silent_seconds or now - leg.last_received_at > ACK_ONLY_SECONDS
         if not held and is_silent:
             return ending.peer_lost(side)
+    if limits.token_seconds is not None and now - started_at >= limits.token_seconds:
+        return ending.relay_ended("token_expired")
     if limits.max_session_seconds and now - started_at > limits.max_session_seconds:
         return ending.relay_ended("max_duration")
     if limits.idle_timeout_seconds and now - active_at > limits.idle_timeout_seconds:

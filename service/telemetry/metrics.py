@@ -22,6 +22,7 @@ from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
 from service.telemetry.recent import Recent
 from service.telemetry.shared_store import StoreMetrics
+from service.telemetry.tokens import TokenMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
 from service.version import __version__
 
@@ -179,6 +180,7 @@ class Metrics:
         self.conversations = ConversationMetrics(PREFIX, self.registry)
         self.live = LiveMetrics(PREFIX, self.registry, self.conversations)
         self.store = StoreMetrics(PREFIX, self.registry)
+        self.tokens = TokenMetrics(PREFIX, self.registry)
         self.upstream_errors = Counter(
             f"{PREFIX}_upstream_error_events_total",
             "Error events from the provider in open sessions, by code.",
@@ -248,7 +250,14 @@ class Metrics:
         for api in Api:
             self.sessions_active.labels(api)
             self.session_duration.labels(api)
-            for reason in ("relay_draining", "client_disabled", "store_unavailable", "budget_exhausted", *ENDINGS):
+            for reason in (
+                "relay_draining",
+                "client_disabled",
+                "token_expired",
+                "store_unavailable",
+                "budget_exhausted",
+                *ENDINGS,
+            ):
                 self.sessions_ended.labels(api, reason)
         self.upstream_retries.labels(self.upstream)
         self.breaker_open.labels(self.upstream)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory
 from service.access.forwarded import address_block
+from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
@@ -28,6 +29,8 @@ NOTICE: Final = web.RequestKey("notice", str)
 INVALID_TOKENS_PER_MINUTE: Final = 60
 """Per address. Further invalid tokens are answered 429 instead of 401; a valid token is still accepted."""
 _INVALID_TOKEN: Final = "invalid token"  # noqa: S105 - a key of the limiter, in place of a client's name
+_LIMITED: Final = frozenset({"token_invalid", "token_expired", "token_not_yet_valid"})
+"""Not a missing token, which is no guess."""
 
 
 class AdmissionControl:
@@ -43,7 +46,8 @@ class AdmissionControl:
        At the second it does not: one client's request must not shorten the sessions of others.
 
     `RealtimeHandler` checks the opening handshake before this; after it `ClientPlaces`, which has the limits of a client of
-    the clients file in place of the first limit above, then the limit on dials.
+    the clients file in place of the first limit above, then the limit on dials. `jwt` is None
+    where no clients file can name the issuer of a JWT; otherwise `prepare` precedes `admit`, which waits for nothing.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class AdmissionControl:
         *,
         refusal: Callable[[], Failure | None],
         probe_client: Callable[[str], Lapse | None],
+        jwt: JwtVerifier | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
@@ -62,12 +67,20 @@ class AdmissionControl:
         self._refusal = refusal
         self._probe_client = probe_client
         self._clients = clients
+        self._jwt = jwt
+        self._authenticator = jwt or clients
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
         self._client_session_limit = PerClientConcurrencyLimit(policy.max_sessions_per_client, "too_many_sessions")
         self._reconnects = ReconnectLimiter(policy.max_reconnects_per_minute, clock)
         self._invalid_tokens = ReconnectLimiter(INVALID_TOKENS_PER_MINUTE, clock)
         self._proxy_reported = False
         self._log = structlog.get_logger()
+
+    async def prepare(self, request: web.Request) -> None:
+        """Wait for the keys that the client's JWT needs, if they are missing."""
+        if self._jwt is not None:
+            with suppress(Failure):  # `admit` finds it again, in its order
+                await self._jwt.prepare(parse_token(request))
 
     def admit(
         self, request: web.Request, attempt: ConnectionAttempt, slot: ExitStack, endpoint: Endpoint
@@ -132,9 +145,9 @@ class AdmissionControl:
     def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> Client:
         token = parse_token(request)
         try:
-            identity = self._clients.authenticate(token)
+            identity = self._authenticator.authenticate(token)
         except Failure as failure:
-            if failure.reason == "token_invalid":  # a missing token is no guess and is not limited
+            if failure.reason in _LIMITED:
                 self._limit_invalid_tokens(attempt)
             raise
         attempt.identity = identity

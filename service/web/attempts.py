@@ -152,6 +152,7 @@ class AttemptReporter:
             upstream_code=failure.upstream_code,
             detail=failure.detail,
             client=attempt.client,
+            user=attempt.identity.user,
             address=attempt.address,
             model=attempt.model,
             upstream=self._metrics.upstream,

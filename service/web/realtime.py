@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -14,6 +15,7 @@ from aiohttp import web
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
 from service.access.clients import ClientDirectory, Identity
 from service.access.forwarded import address_block
+from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
@@ -62,7 +64,8 @@ class RealtimeHandler:
       held from admission to the 101, a session's slot until its task ends.
 
     `on_dial_result` and `on_live_started` are described at `AttemptReporter`. `store_refusal` returns the failure with which
-    every client is refused while the store fails, or None; `store` has the limits that instances share.
+    every client is refused while the store fails, or None; `store` has the limits that instances share. `jwt` is
+    None where no clients file can name an issuer.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class RealtimeHandler:
         session_limits: SessionLimits,
         max_dials: int,
         clients: ClientDirectory | None = None,
+        jwt: JwtVerifier | None = None,
         on_dial_result: Callable[[Failure | None], None],
         on_live_started: Callable[[], object] = lambda: None,
         store_refusal: Callable[[], Failure | None] = lambda: None,
@@ -91,7 +95,12 @@ class RealtimeHandler:
         self._session_limits = session_limits
         self._clients = clients or policy.directory()
         self._admission = AdmissionControl(
-            policy, self._clients, self._metrics, refusal=self._refusal, probe_client=drainer.sessions.probe_client
+            policy,
+            self._clients,
+            self._metrics,
+            refusal=self._refusal,
+            probe_client=drainer.sessions.probe_client,
+            jwt=jwt,
         )
         self._store = store
         self._places = ClientPlaces(
@@ -174,6 +183,7 @@ class RealtimeHandler:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
+                    await self._admission.prepare(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
                     attempt.budgets = self._budgets_of(attempt.identity)
                     if attempt.budgets is not None:
@@ -286,6 +296,7 @@ class RealtimeHandler:
             attempt.limited_as,
             dial_request.api,
             credential=identity.credential,
+            user=identity.user,
         )
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
         session = Session(
@@ -337,8 +348,11 @@ class RealtimeHandler:
     def _limits_of(self, identity: Identity) -> SessionLimits:
         if not identity.client.is_from_file:
             return self._session_limits
-        seconds = max_session_seconds(identity.client, identity.user)
-        return dataclasses.replace(self._session_limits, max_session_seconds=seconds)
+        return dataclasses.replace(
+            self._session_limits,
+            max_session_seconds=max_session_seconds(identity.client, identity.user),
+            token_seconds=None if identity.ends_at is None else max(0.0, identity.ends_at - time.time()),
+        )
 
     def _end_session(self, session_id: str, reason: str) -> None:
         session = self._drainer.sessions.find(session_id)

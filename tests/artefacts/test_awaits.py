@@ -15,6 +15,7 @@ CLIENT: Final = (
     "aiohttp's writes wait for the client; `PublicProtocol._check_unsent` aborts a connection whose peer reads nothing"
 )
 AIOHTTP: Final = "calls handlers of the program, whose waits are judged here"
+KEYS: Final = "waits for one fetch of a key set, which has FETCH_SECONDS"
 STEP: Final = "a step of the doctor, whose waits are judged here"
 DIAL: Final = "a dial, which has a budget of its own"
 TOTAL: Final = "ClientTimeout.total of the HTTP session is the deadline"
@@ -24,6 +25,17 @@ STORE_CALL: Final = "`StoreCalls.try_call` bounds every call of a backend"
 SHUTDOWN: Final = "`Drainer.end_all` waits END_SECONDS for it at most"
 
 EXCEPTIONS: Final = {
+    (
+        "service/access/jwks_source.py",
+        "_read",
+        "response.content.iter_any()",
+    ): "within FETCH_SECONDS of `fetch_key_set`",
+    ("service/access/jwks_source.py", "JwksSource.prepare", "asyncio.shield(...)"): "`fetch_key_set` has FETCH_SECONDS",
+    ("service/access/jwt_verifier.py", "JwtVerifier.prepare", "self._source_of(issuer).prepare(...)"): KEYS,
+    ("service/access/jwt_verifier.py", "JwtVerifier.close", "self._session.close()"): "its connections are aborted",
+    ("service/doctor/key_sets.py", "fetch_key_sets", "open_session()"): NO_WAIT,
+    ("service/web/admission.py", "AdmissionControl.prepare", "self._jwt.prepare(...)"): KEYS,
+    ("service/web/realtime.py", "RealtimeHandler._admit_and_dial", "self._admission.prepare(...)"): KEYS,
     ("service/app.py", "App.run", "self._signals.stop.wait()"): SERVES,
     (
         "service/app.py",

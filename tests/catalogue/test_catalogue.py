@@ -13,6 +13,8 @@ from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 # The published HTTP status and close code of each reason. A change breaks clients and alerts.
 PUBLISHED_CODES = {
     "token_missing token_invalid": (401, None),
+    "token_expired token_not_yet_valid": (401, 3000),
+    "jwks_unavailable": (503, 1013),
     "client_disabled": (401, 1008),
     "origin_refused api_refused": (403, None),
     "host_refused": (421, None),
@@ -46,7 +48,7 @@ PUBLISHED_CODES = {
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
-    relay_full store_unavailable
+    relay_full store_unavailable jwks_unavailable
     key_missing key_malformed key_rejected key_forbidden region_blocked quota_exhausted beta_shape rate_limited
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
@@ -58,7 +60,7 @@ CAUSED_BY_CLIENT = """
     token_missing token_invalid origin_refused host_refused bad_request model_refused model_missing not_a_websocket
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
-    client_disabled api_refused budget_exhausted
+    client_disabled api_refused budget_exhausted token_expired token_not_yet_valid
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

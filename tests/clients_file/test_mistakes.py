@@ -1,6 +1,7 @@
 """A clients file that cannot be used: every mistake is named, with its line and the remedy."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -313,3 +314,16 @@ def test_token_file_holds_one_token_a_line(tmp_path: Path) -> None:
 
     assert {*map(digest_of, tokens)} == loaded.clients.clients[0].credentials
     assert {*tokens, *map(digest_of, tokens)} == {secret.reveal() for secret in loaded.secrets}
+
+
+def test_issuer_without_the_library_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it; a start exits with 2, a reload keeps the last good file."""
+    monkeypatch.setitem(sys.modules, "joserfc.jws", None)
+    table = (
+        '[jwt.app]\nissuer = "https://x.example/"\naudience = "r"\njwks_url = "https://x.example/k"\nclient = "kiosk"\n'
+    )
+
+    (mistake,) = mistakes_in(KIOSK + table)
+
+    assert "line 3: jwt needs the package joserfc, which is not installed" in mistake
+    assert "pip install 'realtime-relay[jwt]'" in mistake

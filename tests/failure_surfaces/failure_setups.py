@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from service.store.interface import Amounts, Scope, Spending
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
 from tests.support.harness import Relay, open_raw, running_relay, simulated_relay
+from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
 from tools.ports import free_port
 
 PATH: Final = "/v1/realtime?model=gpt-realtime"
@@ -242,10 +244,29 @@ async def client_at_budget() -> AsyncIterator[FailingRelay]:
         yield failing
 
 
+def user_of_provider(token: Callable[[], str], *, is_down: bool = False) -> FailureSetup:
+    """A user with a token of an identity provider, whose key set can be fetched unless it `is_down`."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            async with running_issuer() as issuer:
+                url = f"http://127.0.0.1:{free_port()}/" if is_down else issuer.url
+                file.write(f"[clients.kiosk]\n{issuer_table(url)}")
+                file.flush()
+                async with simulated_relay(None, RELAY_CLIENTS_FILE=file.name) as relay:
+                    yield FailingRelay(relay, headers={"Authorization": f"Bearer {token()}"})
+
+    return set_up
+
+
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
     "token_invalid": refused_request(PATH, {"api-key": "wrong"}, RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
+    "token_expired": user_of_provider(lambda: sign(claims(exp=1))),
+    "token_not_yet_valid": user_of_provider(lambda: sign(claims(nbf=time.time() + 3600))),
+    "jwks_unavailable": user_of_provider(sign, is_down=True),
     "client_disabled": client_of_file("enabled = false"),
     "api_refused": client_of_file(
         'apis = ["live"]',

@@ -1,6 +1,7 @@
 """service/realtime/redaction.py."""
 
 import ast
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,3 +222,15 @@ def test_cost_hardly_grows_with_the_number_of_secrets() -> None:
     assert [] == list(known._candidates(text))
     assert [secrets[7]] == list(known._candidates(text + "=" + secrets[7]))[:1]
     assert "[redacted]" in known.redact(secrets[1234][:8])
+
+
+@pytest.mark.parametrize("head", ['{"alg"', '{ "alg"', '{\n  "alg"', '{\r\n"alg"', '{\t"alg"'])
+def test_jwt_is_a_shape_however_its_header_is_written(head: str) -> None:
+    """A header can begin with white space; a name of three words is none."""
+    encoded = [base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (
+        f'{head}: "RS256"}}'.encode(), b'{\n"sub": "CANARY"}', b"\x9c" * 64
+    )]  # fmt: skip
+    token = ".".join(encoded)
+
+    assert f"token {REDACTED}, and" == redact(f"token {token}, and")
+    assert "eyes.of-the-world.example.com" == redact("eyes.of-the-world.example.com")

@@ -1,0 +1,38 @@
+"""Metrics of the tokens of OpenID providers."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+CHECKS: Final = (
+    "accepted", "malformed", "algorithm", "issuer", "audience", "user", "signature", "unknown_key", "no_keys", "expired",
+    "not_yet_valid",
+)  # fmt: skip
+FETCHES: Final = ("fetched", "failed")
+
+
+class TokenMetrics:
+    """The metrics; every series starts at 0."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self.checks = Counter(
+            f"{prefix}_jwt_checks_total",
+            "Checks of JWTs of the providers in RELAY_CLIENTS_FILE by result: accepted, or what is wrong with the token.",
+            ("result",),
+            registry=registry,
+        )
+        self.fetches = Counter(
+            f"{prefix}_jwks_fetches_total",
+            "Fetches of the key sets (JWKS) of these providers by result: fetched or failed.",
+            ("result",),
+            registry=registry,
+        )
+        self.failing = Gauge(
+            f"{prefix}_jwks_failing",
+            "Key sets whose last fetch failed; the keys of the last good one stay in use.",
+            registry=registry,
+        )
+        for result in CHECKS:
+            self.checks.labels(result)
+        for result in FETCHES:
+            self.fetches.labels(result)
