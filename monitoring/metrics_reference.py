@@ -24,7 +24,7 @@ QUESTIONS: Final = {
     ),
     "How fast are responses, and what do they cost?": (
         "speech_to_audio_seconds", "response_first_delta_seconds", "responses", "interruptions", "tokens",
-        "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events",
+        "estimated_cost_usd", "unpriced_responses", "rate_limit_remaining_ratio", "events", "policy_events_refused",
     ),
     "How do sessions of GPT-Live run, and what do they cost?": (
         "live_start_seconds", "live_start_failures", "live_speech_to_speech_seconds",

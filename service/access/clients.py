@@ -14,14 +14,13 @@ from typing import Final, Literal, NamedTuple
 
 from service.access.origins import LOOPBACK
 from service.failures import Failure
+from service.realtime.policy import Policy
 
 OPEN_ACCESS_CLIENT: Final = "anybody"
 """The name of every client while access is open, where no credential identifies a client."""
 
 ApiName = Literal["realtime", "translation", "live"]
 """An API as the clients file names it: `live` includes the sideband of a GPT-Live session."""
-PolicyField = Literal["instructions", "voice", "tools", "max_output_tokens", "turn_detection"]
-JsonObject = Mapping[str, object]
 _MAX_WITHDRAWN: Final = 10_000
 """Credentials that are no longer accepted, whose sessions may be open; beyond this the oldest are forgotten."""
 
@@ -41,22 +40,6 @@ class ClientLimits:
     microusd_per_session: int | None = None
     microusd_per_day: int | None = None
     microusd_per_month: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the relay sets in the sessions of a client. None leaves a field to the client and the provider.
-
-    A field in `locked` cannot be changed by the client; one that is locked and None stays what the provider makes it.
-    """
-
-    name: str
-    instructions: str | None = None
-    voice: str | JsonObject | None = None  # a name, or an object with the id of a custom voice
-    tools: tuple[JsonObject, ...] | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
-    turn_detection: JsonObject | Literal["none"] | None = None  # "none" is JSON's null: no turn detection
-    locked: frozenset[PolicyField] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

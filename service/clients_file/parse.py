@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, get_args
 
-from service.access.clients import OPEN_ACCESS_CLIENT, ApiName, Client, ClientSet, JwtIssuer, Policy, digest_of
+from service.access.clients import OPEN_ACCESS_CLIENT, ApiName, Client, ClientSet, JwtIssuer, digest_of
 from service.clients_file import values
 from service.clients_file.lines import KeyLines, Path
 from service.clients_file.mistakes import ClientsRejected, Mistake, NotAccepted, shown
 from service.clients_file.policies import read_issuer, read_policy
 from service.clients_file.tables import Mistakes, Table
+from service.realtime.policy import Policy
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _NAME_REMEDY: Final = "Use up to 40 letters, digits, dots, underscores and hyphens"

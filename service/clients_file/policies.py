@@ -4,10 +4,11 @@ import math
 from decimal import Decimal
 from typing import Any, Final, get_args
 
-from service.access.clients import JsonObject, JwtIssuer, Policy, PolicyField
+from service.access.clients import JwtIssuer
 from service.clients_file import values
 from service.clients_file.mistakes import NotAccepted, described
 from service.clients_file.tables import Table
+from service.realtime.policy import JsonObject, Policy, PolicyField
 
 _MAX_INSTRUCTIONS: Final = 100_000
 _MAX_TOOLS: Final = 128

@@ -6,7 +6,6 @@ from typing import Any, Final, TypeVar
 
 from service.clients_file.lines import KeyLines, Path
 from service.clients_file.mistakes import Mistake, NotAccepted, described, shown
-from service.clients_file.supported import NOT_SUPPORTED_YET
 from service.clients_file.values import ItemsNotAccepted, Parser
 
 _T = TypeVar("_T")
@@ -61,7 +60,6 @@ class Table:
         if key not in self._rest:
             return
         value, path = self._rest.pop(key), (*self.path, key)
-        self.refuse_unsupported(key, path)
         try:
             found[field] = parser(value)
         except ItemsNotAccepted as problem:
@@ -76,18 +74,12 @@ class Table:
         if key not in self._rest:
             return None
         path = (*self.path, key)
-        self.refuse_unsupported(key, path)
         return Table(self._rest.pop(key), path, self.mistakes)
 
     def tables(self) -> "Iterable[tuple[str, Table]]":
         """All values of this table, each a table, by their keys."""
         rest, self._rest = self._rest, {}
         return [(key, Table(value, (*self.path, key), self.mistakes)) for key, value in rest.items()]
-
-    def refuse_unsupported(self, key: str, path: Path) -> None:
-        """Report a key that this version does not enforce."""
-        if key in NOT_SUPPORTED_YET:
-            self.mistakes.add(path, "is not supported yet: the relay would not enforce it", "Remove it")
 
     def require(self, *keys: str, example: Mapping[str, str]) -> None:
         """Report keys that are missing; call it before they are taken."""

@@ -49,6 +49,12 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "The relay does not allow this API for this client.",
         "Use an API that the operator of the relay allows for this client.",
         "Add the API that the log field detail names to apis of the client in RELAY_CLIENTS_FILE, or correct the client."),
+    Row("policy_unsupported", "clients", _CLIENT, 403, None, _NEVER, _INFO,
+        "The relay cannot apply the policy of this client to such a session.",
+        "Connect to /v1/realtime with ?model=<name>. A client with a policy has no transcription session, no translation, no "
+        "sideband of a call, and no GPT-Live.",
+        "If the client that the log field client names needs such a session, set policy = 'none' for it in "
+        "RELAY_CLIENTS_FILE. Otherwise correct that client."),
     Row("origin_refused", "clients", _CLIENT, 403, None, _NEVER, _INFO,
         "The relay does not allow pages of this origin.",
         "Add the page's exact origin (scheme, host and port, for example https://app.example.com) to RELAY_ALLOWED_ORIGINS "

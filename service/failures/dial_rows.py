@@ -68,6 +68,11 @@ DIAL_FAILURES: Final = catalogue_of(
         "Check upstream_code, the query of the client's URL and the path of OPENAI_BASE_URL. If every client fails, "
         "the address "
         "or the API version is wrong; if only one does, its query parameters are."),
+    Row("policy_rejected", "clients", _OPERATOR, 424, 1008, _NEVER, _ERROR,
+        "The provider rejected the policy that the relay sets for this client.",
+        "Ask the operator of the relay to correct the policy of this client.",
+        "Correct the policy that the log field detail names in RELAY_CLIENTS_FILE: the voice, the tools or another value is "
+        "not valid for the model. The relay reads the file by itself."),
     Row("rate_limited", "account", _PROVIDER, 429, 1013, _LATER, _WARNING,
         "The provider account is at its rate limit.",
         "Wait for the seconds in Retry-After, if there is one, then open connections at a lower rate.",

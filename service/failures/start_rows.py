@@ -22,5 +22,15 @@ START_FAILURES: Final = catalogue_of(
         "Send session.start once for each connection. Open another connection for another session; to change this one, send "
         "session.update.",
         "No action is needed: the session goes on. If a client does it often, correct that client."),
+    Row("instructions_locked", "clients", Blame.CLIENT, None, None, Retry.NEVER, Level.INFO,
+        "The operator of the relay has set the instructions; the event was not forwarded.",
+        "Send the event without instructions, without a prompt, and without messages of the roles system and developer.",
+        "No action is needed: the session goes on. To let the client set them, take instructions out of locked of its policy "
+        "in RELAY_CLIENTS_FILE."),
+    Row("field_locked", "clients", Blame.CLIENT, None, None, Retry.NEVER, Level.INFO,
+        "The operator of the relay has set this field; the event was not forwarded.",
+        "Send the event without the field that param names.",
+        "No action is needed: the session goes on. To let the client set the field, take it out of locked of its policy in "
+        "RELAY_CLIENTS_FILE."),
 )
 # fmt: on

@@ -9,7 +9,7 @@ from service.realtime.frames import unmask
 from service.realtime.scanner import Scanner
 
 _HEAD_BYTES: Final = 96
-_TYPE_AND_STRING: Final = re.compile(rb'\{\s*"type"\s*:\s*"[a-z_.]+"\s*,\s*"(?!type")[a-z_]+"\s*:\s*"')
+_TYPE_AND_STRING: Final = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"\s*,\s*"(?!type")[a-z_]+"\s*:\s*"')
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 _QUOTES_OF_TWO_STRINGS: Final = 8
@@ -44,18 +44,19 @@ class StrictScanner(Scanner):
         if found is None:
             return None
         key, payload = data[start + 4 : start + 8], data[start + 8 : end]
-        if _is_type_and_one_string(payload, key):
+        if is_type_and_one_string(payload, key):
             return found
         payload = unmask(payload, key)
         return None if may_repeat_type(payload, payload.index(found.encode()) + len(found) + 1) else found
 
 
-def _is_type_and_one_string(masked: bytes, key: bytes) -> bool:
+def is_type_and_one_string(masked: bytes, key: bytes, event_type: bytes | None = None) -> bool:
     """Whether a payload is an object of a type and one other string without escapes, as events of audio are.
 
     Its eight quotation marks then belong to two keys and two values. To count them needs no unmasking.
     """
-    if not _TYPE_AND_STRING.match(unmask(masked[:_HEAD_BYTES], key)):
+    found = _TYPE_AND_STRING.match(unmask(masked[:_HEAD_BYTES], key))
+    if found is None or (event_type is not None and found.group(1) != event_type):
         return False
     quotes = 0
     for position, mask in enumerate(key):

@@ -7,6 +7,7 @@ from service.realtime import live
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, event_type, may_be_object, type_in_head
 from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
+from service.realtime.policy import SESSION_EVENT_TYPES
 
 UNREADABLE_EVENT: Final = (
     "a message over {} MiB is an error, or shows no type in its first 512 bytes: the relay does not forward it unread, "
@@ -14,7 +15,10 @@ UNREADABLE_EVENT: Final = (
 )
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
 
-LARGE_CLIENT_EVENT: Final = "a message over {} MiB is a session.start, or its first 512 bytes show no type"
+LARGE_CLIENT_EVENT: Final = (
+    "a message over {} MiB is an event that the relay has to read, such as session.start, or its first 512 bytes show no "
+    "type"
+)
 """Detail of the violation by such a message of a client."""
 
 _READ_OR_REFUSED: Final = frozenset({"error", live.SESSION_START, live.SESSION_UPDATE})
@@ -97,7 +101,12 @@ class TypeRules:
         return bool(self.parsed_types) and (self._is_strict or may_be_object(head))  # an error is an object
 
     def may_pass_unread(self, head: bytes) -> bool:
-        """Whether an event of a requested type that is too large to be read may pass, unless `is_strict`."""
+        """Whether an event of a requested type that is too large to be read may pass, unless `is_strict`.
+
+        Not where the events of a session are requested: the relay then hides a part of them.
+        """
+        if self.parsed_types >= SESSION_EVENT_TYPES:
+            return False
         return not self._is_strict and type_in_head(head) in self.parsed_types - _READ_OR_REFUSED
 
     def may_forward(self, head: bytes) -> bool:

@@ -9,7 +9,7 @@ from service.realtime.incidents import ERROR, Incident
 from service.realtime.server_events import parse_server_event
 from service.relay.ending import Ending
 from service.relay.latency import LatencyTimer, ResponseTimer
-from service.relay.pipe_owner import Verdict
+from service.relay.pipe_owner import Rewritten, Verdict
 from service.relay.reporter import SessionReporter
 from service.telemetry.conversations import ConversationMetrics
 from service.upstream.dial import UpstreamConnection
@@ -19,8 +19,13 @@ _SESSION_EXPIRED: Final = Incident(ERROR, "session_expired")
 
 Position = Callable[[], int]
 """Returns the number of upstream's messages before the event that is being read."""
-SendError = Callable[[str, str | None], None]
-"""Sends the client an `error` event for a reason and a remedy, within the session."""
+
+
+class SendError(Protocol):
+    """Sends the client an `error` event within the session."""
+
+    def __call__(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> None:
+        """For a reason and a remedy, and the field and the id of the client's event where they are known."""
 
 
 class Call(Protocol):
@@ -33,7 +38,9 @@ class Call(Protocol):
     def has_expired(self) -> bool:
         """Whether the provider has reported that the session reached its maximum duration."""
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: Position) -> Verdict:
+    def event_read(
+        self, direction: Direction, event_type: str | None, payload: bytes, position: Position
+    ) -> Verdict | Rewritten:
         """Process an event that was read whole."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
@@ -70,7 +77,13 @@ class RealtimeCall:
         self.timer: ResponseTimer = self._timer
         self.has_expired = False
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes, position: Position) -> Verdict:  # noqa: ARG002 - of the protocol
+    def event_read(
+        self,
+        direction: Direction,  # noqa: ARG002 - of the protocol
+        event_type: str | None,
+        payload: bytes,
+        position: Position,
+    ) -> Verdict | Rewritten:
         """Count what an upstream event reports."""
         if event_type is None:
             return Verdict.REDACT

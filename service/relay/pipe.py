@@ -16,7 +16,7 @@ from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.relay.latency import ResponseTimer
-from service.relay.pipe_owner import PipeOwner, Verdict
+from service.relay.pipe_owner import PipeOwner, Rewritten, Verdict
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
@@ -302,8 +302,12 @@ class Pipe:
         if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
             self._latency.event_passed(event_type)
 
-    def _forward_as(self, verdict: Verdict, payload: bytes, raw: bytes) -> None:
-        """Forward an event unchanged, unless the owner has it dropped, or redacted and it contains a part of a key."""
+    def _forward_as(self, verdict: Verdict | Rewritten, payload: bytes, raw: bytes) -> None:
+        """Forward an event unchanged, unless the owner has it dropped, rewritten, or redacted and it holds a key's part."""
+        if isinstance(verdict, Rewritten):
+            payload, is_redacted = verdict
+            self._sink.send_event((redact_json(payload, self._owner.redact) if is_redacted else None) or payload)
+            return
         redacted = redact_json(payload, self._owner.redact) if verdict is Verdict.REDACT else None
         if redacted is not None:
             self._sink.send_event(redacted)

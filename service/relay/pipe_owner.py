@@ -1,7 +1,7 @@
 """What a pipe asks of its session, and reports to it."""
 
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.realtime.events import Direction
 from service.realtime.scanner_items import Violation
@@ -13,6 +13,13 @@ class Verdict(Enum):
     FORWARD = auto()
     REDACT = auto()  # it reports a failure, or has no type: its text may contain a part of the key
     DROP = auto()
+
+
+class Rewritten(NamedTuple):
+    """The payload that is forwarded in place of an event; `is_redacted` as with `Verdict.REDACT`."""
+
+    payload: bytes
+    is_redacted: bool
 
 
 class PipeOwner(Protocol):
@@ -27,7 +34,7 @@ class PipeOwner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The source violated RFC 6455 or the limit on messages."""
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict | Rewritten:
         """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
@@ -14,7 +14,7 @@ from service.relay.budget import SessionBudget
 from service.relay.call import NewCall
 from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.pipe import Pipe
-from service.relay.pipe_owner import Verdict
+from service.relay.pipe_owner import Rewritten, Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
 from service.relay.start_reader import ClientStream
 from service.relay.ticker import TICK_SECONDS
@@ -45,9 +45,14 @@ BOUNDARY_SECONDS: Final = 2.0
 """How long a session that is due to end waits for a message boundary."""
 MAX_WAITING_ERRORS: Final = 16  # error events of the relay's own, which wait for a message boundary
 
-ErrorEvent = Callable[[str, str | None], bytes]
-"""Builds the payload of an `error` event for a reason and a remedy; None is the catalogue's remedy. Passed in, since `web`
-knows what a client's errors look like."""
+
+class ErrorEvent(Protocol):
+    """Builds the payload of an `error` event. Passed in, since `web` knows what a client's errors look like."""
+
+    def __call__(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> bytes:
+        """For a reason and a remedy, None for the catalogue's, and what of the client's event is the cause."""
+
+
 DrainEvent = Callable[[float], bytes]
 """Builds the payload of the event that announces a drain, from the seconds until its deadline."""
 
@@ -290,13 +295,13 @@ class Session:
         self._reporter.protocol_broken(side, violation.detail)
         self._end(ending.peer_broke_protocol(side, violation))
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict:
+    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict | Rewritten:
         """Count what an upstream event reports; refuse what a client may not request."""
         return self._call.event_read(direction, event_type, payload, self._to_client.count_audio)
 
-    def _send_error(self, reason: str, hint: str | None) -> None:
+    def _send_error(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> None:
         """Send the client an error event at the next message boundary; none to a client that does not read them."""
-        self.send_at_boundary(self._error_event(reason, hint))
+        self.send_at_boundary(self._error_event(reason, hint, param, event_id))
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count what upstream reports after the end."""

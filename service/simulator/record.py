@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from multidict import CIMultiDict, MultiDict
 
+from service.simulator.configuration import SessionConfiguration
+
 _MAX_EVENTS = 1000  # bounds the memory of a connection that streams microphone audio for hours
 
 
@@ -34,6 +36,7 @@ class ConnectionRecord:
     client_events: list[str] = field(default_factory=list)  # the types of the first _MAX_EVENTS events
     first_received: dict[str, float] = field(default_factory=dict)  # time.monotonic() of the first event of each type
     session_id: str | None = None
+    configuration: SessionConfiguration | None = None  # of a session of the Realtime API
     closed_reason: str | None = None  # of the `session.closed` that was sent (GPT-Live)
     usage_seconds: float | None = None  # of the newest usage that was sent (GPT-Live)
     _audio_in: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)

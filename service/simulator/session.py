@@ -93,6 +93,7 @@ class Session:
             "response.cancel": self._cancel_response,
         }
         connection.record.session_id = configuration.session_id
+        connection.record.configuration = configuration
         self._configure_buffer()
 
     async def run(self) -> None:

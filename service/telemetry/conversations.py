@@ -19,6 +19,8 @@ _MODALITIES: Final = ("text", "audio", "image")
 _KINDS: Final = ("input", "cached_input", "output")
 _OUTPUT_MODALITIES: Final = ("text", "audio")  # a response contains no images
 
+_REFUSED_EVENTS: Final = ("instructions_locked", "field_locked", "bad_request")
+
 
 class ConversationMetrics:
     """The metrics of conversations, on the registry of the relay."""
@@ -70,9 +72,17 @@ class ConversationMetrics:
             ("limit",),
             registry=registry,
         )
+        self.refused_events = Counter(
+            f"{prefix}_policy_events_refused_total",
+            "Realtime: events of clients with a locked policy that the relay did not forward, by reason.",
+            ("reason",),
+            registry=registry,
+        )
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
+        for reason in _REFUSED_EVENTS:
+            self.refused_events.labels(reason)
         for status in RESPONSE_STATUSES:
             self._responses.labels(status)
         for reason in INTERRUPTION_REASONS:

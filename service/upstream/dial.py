@@ -27,7 +27,8 @@ from service.failures import Failure, Phase
 from service.realtime import live
 from service.realtime.closing import CloseCode
 from service.realtime.events import PARSED_EVENT_TYPES, Api
-from service.realtime.scanner import Scanner
+from service.realtime.policy import MAX_SERVER_EVENT_BYTES, SESSION_EVENT_TYPES
+from service.realtime.scanner import MAX_EVENT_BYTES, Scanner
 from service.realtime.scanner_items import Item
 from service.upstream import hints, translate
 from service.upstream.first_event import FirstEventReader
@@ -176,16 +177,12 @@ class Dialler:
         except ConnectionResetError:
             response.close()
             raise Failure("dropped_early", Phase.UPGRADE) from None
-        parsed_types = (
-            live.PARSED_EVENT_TYPES if request.api is Api.LIVE else PARSED_EVENT_TYPES | request.further_types
-        )
-        scanner = Scanner(masked=False, max_message_bytes=self._max_message_bytes, parsed_types=parsed_types)
-        connected = UpstreamConnection(leg, scanner, [], progress)
+        connected = UpstreamConnection(leg, self._scanner(request), [], progress)
         if not request.promises_first_event or self.first_event == "optional":
             leg.hold("first_event")
             return connected
         progress.enter(Phase.FIRST_EVENT)
-        reader = FirstEventReader(leg, scanner)
+        reader = FirstEventReader(leg, connected.scanner)
         leg.start(reader)
         try:
             connected.items = await reader.items
@@ -197,6 +194,17 @@ class Dialler:
             connected.abort()  # also when cancelled: a session that stays open costs money
             raise
         return connected
+
+    def _scanner(self, request: DialRequest) -> Scanner:
+        parsed_types = (
+            live.PARSED_EVENT_TYPES if request.api is Api.LIVE else PARSED_EVENT_TYPES | request.further_types
+        )
+        return Scanner(
+            masked=False,
+            max_message_bytes=self._max_message_bytes,
+            parsed_types=parsed_types,
+            max_event_bytes=MAX_SERVER_EVENT_BYTES if parsed_types >= SESSION_EVENT_TYPES else MAX_EVENT_BYTES,
+        )
 
     async def _upgrade(self, target: Target, request: DialRequest, progress: DialProgress) -> aiohttp.ClientResponse:
         url = target.socket_url(request)

@@ -67,6 +67,11 @@ class FirstEventReader:
         if self._error is None and self._is_over_limit:  # of a message that has no end yet
             self._decide(self._scanner.open_type)
 
+    def take(self, items: list[Item]) -> None:
+        """Process what another receiver of this leg has received, before the leg starts this one."""
+        for item in items:
+            self._process(item)
+
     def peer_lost(self) -> None:
         """Fail the dial: upstream disconnected; called by the leg."""
         self._fail(self.known_failure() or Failure("dropped_early", self._phase))

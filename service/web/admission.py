@@ -21,7 +21,15 @@ from service.relay.watchdog import Lapse
 from service.telemetry.metrics import Metrics
 from service.upstream.target import DialRequest, Endpoint
 from service.web.attempts import ConnectionAttempt
-from service.web.client_rules import check_api, check_price, key_of, limit_setting, model_hint, origin_place
+from service.web.client_rules import (
+    check_api,
+    check_price,
+    key_of,
+    limit_setting,
+    model_hint,
+    origin_place,
+    with_policy,
+)
 from service.web.request import header_token, parse_dial_request, parse_token, wants_budget_event, wants_draining_event
 
 NOTICE: Final = web.RequestKey("notice", str)
@@ -39,7 +47,7 @@ class AdmissionControl:
     1. The origin, unless the next check finds a valid token in a header, which proves that the client is no web page.
     2. The client token, and the number of invalid tokens from the address.
     3. The client's rate of reconnects.
-    4. The API, the query, and the model in it.
+    4. The API, the query, the model in it, and whether the client's policy applies to such a session.
     5. The state of the relay: `refusal` returns the failure with which it refuses every client at present, or None.
     6. The limit on the client's sessions, then the limit on all sessions. At the first,
        `probe_client` pings the client on its sessions and returns the seconds within which one of them ends if it is dead.
@@ -105,6 +113,7 @@ class AdmissionControl:
             request, endpoint, allowed_models=client.models, model_hint=model_hint(client)
         )
         check_price(attempt.identity, dial_request)
+        dial_request = with_policy(client, dial_request)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
         attempt.wants_budget_event = wants_budget_event(request)

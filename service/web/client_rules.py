@@ -3,11 +3,13 @@
 A remedy of the catalogue names a setting of the relay, which applies to a client without a table of its own.
 """
 
+import dataclasses
 from typing import Final
 
 from service.access.budgets import budgets_of, rates_of
 from service.access.clients import Client, ClientDirectory, Identity
-from service.failures import Failure
+from service.failures import CATALOGUE, Failure
+from service.realtime.policy import SESSION_EVENT_TYPES
 from service.realtime.pricing import OTHER, model_label, translation_usd_per_second
 from service.upstream.target import DialRequest, Endpoint
 
@@ -65,6 +67,21 @@ def check_price(identity: Identity, request: DialRequest) -> None:
             detail="the price of the model is unknown, and the client has a budget in USD",
             hint=f"Request a model whose price the relay knows. Operator: to allow others, set {place}.",
         )
+
+
+def with_policy(client: Client, request: DialRequest) -> DialRequest:
+    """The request for a session with the client's policy; raises Failure with policy_unsupported if it can have none."""
+    if client.policy is None:
+        return request
+    intent = dict(request.query).get("intent", "realtime")
+    if request.endpoint != "realtime" or request.has("call_id") or intent != "realtime":
+        place = key_of(client, "policy")
+        raise Failure(
+            "policy_unsupported",
+            detail=f"policy: {client.policy.name}",
+            hint=f"{CATALOGUE['policy_unsupported'].remedy} Operator: the policy is {place}.",
+        )
+    return dataclasses.replace(request, further_types=request.further_types | SESSION_EVENT_TYPES)
 
 
 def model_hint(client: Client) -> str | None:

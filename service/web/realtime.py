@@ -13,19 +13,22 @@ from typing import Final
 from aiohttp import web
 
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
-from service.access.clients import ClientDirectory, Identity
+from service.access.clients import Client, ClientDirectory, Identity
 from service.access.forwarded import address_block
 from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
+from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import translation_usd_per_second
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
 from service.relay.drain import Drainer
 from service.relay.live_start import StartPolicy
+from service.relay.policy_start import apply_policy
 from service.relay.reporter import SessionInfo, SharedTelemetry
+from service.relay.reviewed_call import ReviewedCall
 from service.relay.session import Session
 from service.relay.start_reader import ClientStream
 from service.relay.watchdog import SessionLimits
@@ -48,6 +51,8 @@ PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/rea
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 _CLIENT_CLOSED_REQUEST: Final = 499
 _BUDGET_TYPES: Final = frozenset({TRANSCRIPTION_COMPLETED})
+_MIN_POLICY_SECONDS: Final = 1.0
+"""The least time for the provider's answer to a policy, if the dial took nearly all of its own."""
 
 
 class RealtimeHandler:
@@ -187,7 +192,8 @@ class RealtimeHandler:
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
                     attempt.budgets = self._budgets_of(attempt.identity)
                     if attempt.budgets is not None:
-                        dial_request = dataclasses.replace(dial_request, further_types=_BUDGET_TYPES)
+                        further = dial_request.further_types | _BUDGET_TYPES
+                        dial_request = dataclasses.replace(dial_request, further_types=further)
                     await self._places.take(attempt, session_slot)
                     dial_slot.enter_context(self.dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
@@ -224,9 +230,7 @@ class RealtimeHandler:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
         progress = DialProgress()
         try:
-            connected = await self._dials_in_flight.run(
-                self._connector.dial(dial_request, progress, attempt.limited_as)
-            )
+            connected = await self._dials_in_flight.run(self._connect(dial_request, progress, attempt))
         except Failure as failure:
             if failure.reason == "relay_draining":
                 self._reporter.refused(failure, attempt)
@@ -246,6 +250,21 @@ class RealtimeHandler:
         else:
             awaited = self._connector.awaits_first_event(dial_request)
             self._reporter.dial_succeeded(attempt, progress, awaited_first_event=awaited)
+        return connected
+
+    async def _connect(
+        self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
+    ) -> UpstreamConnection:
+        connected = await self._connector.dial(dial_request, progress, attempt.limited_as)
+        policy = attempt.identity.client.policy
+        if policy is None:
+            return connected
+        left = self._connector.dialler.timeout_seconds - sum(progress.seconds.values())
+        try:
+            await apply_policy(connected, policy, max(left, _MIN_POLICY_SECONDS))
+        except BaseException:
+            connected.abort()  # also when cancelled: a session that stays open costs money
+            raise
         return connected
 
     async def _start(
@@ -274,8 +293,16 @@ class RealtimeHandler:
             case "attach":
                 return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
-                call = partial(RealtimeCall, metrics=self._metrics.conversations)
-                return self._drainer.sessions.start(new_session(call=call))
+                return self._drainer.sessions.start(self._realtime_session(attempt.identity.client, new_session))
+
+    def _realtime_session(self, client: Client, new_session: Callable[..., Session]) -> Session:
+        metrics, policy = self._metrics.conversations, client.policy
+        if policy is None or not policy.locked:
+            return new_session(call=partial(RealtimeCall, metrics=metrics))
+        scanner = ReviewedScanner(max_message_bytes=self._session_limits.max_message_bytes)
+        return new_session(
+            call=partial(ReviewedCall, metrics=metrics, policy=policy), client_stream=ClientStream(scanner)
+        )
 
     def _new_session(
         self,
@@ -306,7 +333,9 @@ class RealtimeHandler:
             limits=self._limits_of(identity),
             telemetry=self._telemetry,
             call=call,
-            error_event=lambda reason, hint: refusals.error_event(Failure(reason, hint=hint), attempt.session_id),
+            error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(
+                Failure(reason, hint=hint), attempt.session_id, param, event_id
+            ),
             drain_event=draining_event if attempt.wants_draining_event else None,
             client_stream=client_stream,
             budget=self._new_budget(attempt, dial_request),

@@ -27,15 +27,20 @@ _CLOSE_SECONDS: Final = 2.0
 _ANY_SIZE: Final = 1 << 40  # of a message that is discarded
 
 
-def error_object(failure: Failure, session_id: str) -> dict[str, object]:
-    """Return the `error` object: the shape of the provider's own errors, plus the fields of the catalogue."""
+def error_object(
+    failure: Failure, session_id: str, param: str | None = None, event_id: str | None = None
+) -> dict[str, object]:
+    """Return the `error` object: the shape of the provider's own errors, plus the fields of the catalogue.
+
+    `param` and `event_id` name what in a client's event is the cause.
+    """
     row = failure.row
     return {
         "type": "relay_error",
         "code": failure.reason,
         "message": row.sentence,
-        "param": None,
-        "event_id": None,
+        "param": param,
+        "event_id": event_id,
         "remedy": failure.client_remedy,
         "retry": row.retry,
         "upstream_status": failure.wire_status,
@@ -44,9 +49,9 @@ def error_object(failure: Failure, session_id: str) -> dict[str, object]:
     }
 
 
-def error_event(failure: Failure, session_id: str) -> bytes:
+def error_event(failure: Failure, session_id: str, param: str | None = None, event_id: str | None = None) -> bytes:
     """Return the payload of an `error` event."""
-    return _event("error", error=error_object(failure, session_id))
+    return _event("error", error=error_object(failure, session_id, param, event_id))
 
 
 def draining_event(seconds: float, session_id: str) -> bytes:

@@ -16,7 +16,7 @@ PUBLISHED_CODES = {
     "token_expired token_not_yet_valid": (401, 3000),
     "jwks_unavailable": (503, 1013),
     "client_disabled": (401, 1008),
-    "origin_refused api_refused": (403, None),
+    "origin_refused api_refused policy_unsupported": (403, None),
     "host_refused": (421, None),
     "bad_request model_refused model_missing": (400, 4000),
     "not_a_websocket": (426, None),
@@ -30,7 +30,7 @@ PUBLISHED_CODES = {
     "relay_draining": (503, 1001),
     "key_missing key_malformed key_rejected key_forbidden": (424, 3000),
     "region_blocked quota_exhausted beta_shape": (424, 1008),
-    "account_refused wrong_host network_not_allowed": (424, 1008),
+    "account_refused wrong_host network_not_allowed policy_rejected": (424, 1008),
     "dns_filtered proxy_auth_failed blocked_before_api wrong_base_url": (424, 1008),
     "request_rejected": (424, 4000),
     "limited_before_api": (429, 1013),
@@ -44,7 +44,7 @@ PUBLISHED_CODES = {
     "live_disabled": (404, None),
     "start_invalid": (None, 4000),
     "start_timeout": (None, 1008),
-    "start_repeated": (None, None),
+    "start_repeated instructions_locked field_locked": (None, None),
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
@@ -53,7 +53,7 @@ COUNTED = """
     upstream_overloaded upstream_error dns_failed connect_refused network_unreachable proxy_failed bad_reply redirect_refused
     dropped_early tls_failed tls_untrusted connect_timeout reply_timeout first_event_timeout internal_error
     account_refused wrong_host network_not_allowed dns_filtered proxy_auth_failed blocked_before_api wrong_base_url
-    request_rejected limited_before_api
+    request_rejected limited_before_api policy_rejected
 """
 # The failures that fire no alert, because the client caused them. They count as reconnects of the client.
 CAUSED_BY_CLIENT = """
@@ -61,6 +61,7 @@ CAUSED_BY_CLIENT = """
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
     client_disabled api_refused budget_exhausted token_expired token_not_yet_valid
+    policy_unsupported instructions_locked field_locked
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.clients import Client, ClientLimits, ClientSet, digest_of
-from service.clients_file import tables
 from service.clients_file.load import ClientsFileReader
 from service.clients_file.mistakes import ClientsRejected, Mistake
 from service.clients_file.parse import Surroundings, parse_clients
-from service.clients_file.supported import NOT_SUPPORTED_YET
 
 HASH = "a" * 64
 TOKEN = "CANARY-token-0123456789"
@@ -110,10 +108,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_mistake_has_line_sentence_and_remedy(name: str) -> None:
-    """Each broken file, by its first mistake that is not about a feature that is still missing."""
+    """Each broken file, by its first mistake."""
     text, line, sentence, remedy = BROKEN[name]
     place = f"clients.toml, line {line}: " if line is not None else "clients.toml: "
-    found = [mistake for mistake in mistakes_in(text) if "not supported yet" not in mistake]
+    found = mistakes_in(text)
 
     assert [mistake for mistake in found if mistake.startswith(place) and sentence in mistake and remedy in mistake], (
         found
@@ -130,21 +128,6 @@ def test_all_mistakes_are_reported_in_the_order_of_the_file() -> None:
     assert [2, 3, 4, 6, 9] == [int(re.findall(r"line (\d+)", mistake)[0]) for mistake in found]
 
 
-@pytest.mark.parametrize("key", sorted(NOT_SUPPORTED_YET))
-def test_unsupported_key_refuses_the_file(key: str) -> None:
-    """A limit that nothing enforces must not look as if it held."""
-    value = '"p"' if key == "policy" else "1" if "_per_" in key and key != "per_user" else "{}"
-    text = f"{key} = {value}\n{KIOSK}" if key in {"jwt", "policies"} else f"{KIOSK}{key} = {value}\n"
-
-    assert any(f"{key} is not supported yet" in mistake and "Remove it" in mistake for mistake in mistakes_in(text))
-
-
-@pytest.fixture
-def _everything_supported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "NOT_SUPPORTED_YET", frozenset())
-
-
-@pytest.mark.usefixtures("_everything_supported")
 def test_client_has_its_own_values_then_defaults_then_settings() -> None:
     """All of the format, and where each value comes from."""
     kiosk, plain = parse(EVERYTHING).clients
@@ -162,7 +145,6 @@ def test_client_has_its_own_values_then_defaults_then_settings() -> None:
     assert (3900, None) == (plain.limits.max_session_seconds, plain.policy)
 
 
-@pytest.mark.usefixtures("_everything_supported")
 def test_policy_and_issuer_hold_what_the_file_says() -> None:
     """The policy of a client, and the issuer whose tokens are its credentials."""
     parsed = parse(EVERYTHING)

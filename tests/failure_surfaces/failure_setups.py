@@ -217,7 +217,7 @@ def changed_on_route(change: Callable[[bytes], bytes]) -> FailureSetup:
     return set_up
 
 
-def client_of_file(lines: str, remedy: str | None = None) -> FailureSetup:
+def client_of_file(lines: str, remedy: str | None = None, path: str = PATH) -> FailureSetup:
     """A client with these lines in its table of the clients file."""
 
     @asynccontextmanager
@@ -226,7 +226,7 @@ def client_of_file(lines: str, remedy: str | None = None) -> FailureSetup:
             file.write(f'[clients.kiosk]\ntoken_sha256 = ["{digest_of(TOKEN)}"]\n{lines}\n')
             file.flush()
             async with simulated_relay(None, RELAY_CLIENTS_FILE=file.name) as relay:
-                yield FailingRelay(relay, headers=BEARER, remedy=remedy)
+                yield FailingRelay(relay, path, BEARER, remedy=remedy)
 
     return set_up
 
@@ -272,6 +272,15 @@ FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
         'apis = ["live"]',
         "Use an API that the operator allows for this client: live. Operator: to allow this one, add realtime to apis of "
         "[clients.kiosk] in RELAY_CLIENTS_FILE.",
+    ),
+    "policy_unsupported": client_of_file(
+        'policy = "p"\n[policies.p]',
+        "Connect to /v1/realtime with ?model=<name>. A client with a policy has no transcription session, no translation, no "
+        "sideband of a call, and no GPT-Live. Operator: the policy is policy of [clients.kiosk] in RELAY_CLIENTS_FILE.",
+        "/v1/realtime?intent=transcription",
+    ),
+    "policy_rejected": client_of_file(
+        'policy = "p"\n[policies.p]\nturn_detection = { type = "server_vad", threshold = 7 }'
     ),
     "origin_refused": refused_request(
         PATH,

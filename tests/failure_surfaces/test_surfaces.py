@@ -16,7 +16,11 @@ from tests.support.remedies import as_operators_read
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = {"Origin": "http://localhost:3000"}
-NOT_IN_HEALTH = {"call_not_found", "client_left"}  # they concern one client; health checks have no call_id
+NOT_IN_HEALTH = {
+    "call_not_found",
+    "client_left",
+    "policy_rejected",
+}  # of one client; health checks have no call_id or policy
 
 
 def test_every_failure_has_a_setup() -> None:

@@ -1,0 +1,90 @@
+"""A policy: what the relay sets in a session of the Realtime API for its client, and what of it the client sees. Pure.
+
+`policy_review.py` decides which events of the client may pass, `policy_scanner.py` lets none of them pass unread.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from service.realtime.events import parse_object
+
+PolicyField = Literal["instructions", "voice", "tools", "max_output_tokens", "turn_detection"]
+JsonObject = Mapping[str, object]
+
+SESSION_CREATED: Final = "session.created"
+SESSION_UPDATED: Final = "session.updated"
+SESSION_EVENT_TYPES: Final = frozenset({SESSION_CREATED, SESSION_UPDATED, "response.created", "response.done"})
+"""Server events that show the configuration of a session or a response. With a policy they are read whole."""
+MAX_SERVER_EVENT_BYTES: Final = 4 << 20
+"""Maximum bytes of such an event. The largest echoes the tools of a `session.update`, which is read up to 2 MiB."""
+
+_NO_TURN_DETECTION: Final = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the relay sets in the sessions of a client. None leaves a field to the client and the provider.
+
+    A field in `locked` cannot be changed by the client; one that is locked and None stays what the provider makes it.
+    """
+
+    name: str
+    instructions: str | None = None
+    voice: str | JsonObject | None = None  # a name, or an object with the id of a custom voice
+    tools: tuple[JsonObject, ...] | None = None
+    max_output_tokens: int | Literal["inf"] | None = None
+    turn_detection: JsonObject | Literal["none"] | None = None  # "none" is JSON's null: no turn detection
+    locked: frozenset[PolicyField] = frozenset()
+
+    @property
+    def hides_instructions(self) -> bool:
+        """Whether the client does not see the instructions."""
+        return "instructions" in self.locked
+
+
+def update_event(policy: Policy) -> bytes | None:
+    """The `session.update` that applies a policy; None if it sets nothing."""
+    session: dict[str, object] = {}
+    audio: dict[str, object] = {}
+    if policy.instructions is not None:
+        session["instructions"] = policy.instructions
+    if policy.tools is not None:
+        session["tools"] = list(policy.tools)
+    if policy.max_output_tokens is not None:
+        session["max_output_tokens"] = policy.max_output_tokens
+    if policy.turn_detection is not None:
+        detection = None if policy.turn_detection == _NO_TURN_DETECTION else policy.turn_detection
+        audio["input"] = {"turn_detection": detection}
+    if policy.voice is not None:
+        audio["output"] = {"voice": policy.voice}
+    if audio:
+        session["audio"] = audio
+    return _encode({"type": "session.update", "session": {"type": "realtime", **session}}) if session else None
+
+
+def created_as_updated(created: bytes, updated: bytes) -> bytes:
+    """The `session.created` of a session that has its policy: with the session object of `session.updated`."""
+    session = parse_object(updated).get("session")
+    event = parse_object(created)
+    return _encode({**event, "session": session}) if event and isinstance(session, Mapping) else created
+
+
+def without_instructions(payload: bytes) -> bytes | None:
+    """An event of `SESSION_EVENT_TYPES` without the instructions, as it is if it has none; None if it cannot be read."""
+    event = parse_object(payload)
+    if not event:
+        return None
+    shown = {key: _without(value) if key in {"session", "response"} else value for key, value in event.items()}
+    return payload if shown == event else _encode(shown)
+
+
+def _without(configuration: Any) -> Any:  # noqa: ANN401 - JSON from the wire
+    if not isinstance(configuration, Mapping):
+        return configuration
+    return {key: value for key, value in configuration.items() if key != "instructions"}
+
+
+def _encode(event: JsonObject) -> bytes:
+    return json.dumps(event, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,180 @@
+"""Decides whether an event of a client passes the policy of its session. Pure.
+
+Rules of this file:
+
+* What passes is forwarded unchanged, so it must mean the same to every parser. An event is read strictly: repeated keys and
+  what JSON does not allow are refused. Escaped letters in a key are read as the letters that they mean.
+* Servers compare keys in different ways: Go's without case, JSON of protobuf also in camel case. Keys are compared here by
+  their letters and digits only, without case, so a lock refuses each spelling that a server could accept.
+* What is not known is refused: other event types may have fields that set what a policy locks.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from service.realtime.events import CLIENT_EVENT_TYPES
+from service.realtime.policy import Policy, PolicyField
+
+_PATHS: Final[Mapping[PolicyField, tuple[tuple[str, ...], ...]]] = {
+    "instructions": (("instructions",),),
+    "voice": (("audio", "output", "voice"), ("voice",)),
+    "tools": (("tools",),),
+    "max_output_tokens": (("max_output_tokens",), ("max_response_output_tokens",)),
+    "turn_detection": (("audio", "input", "turn_detection"), ("turn_detection",)),
+}
+"""Where `session` and `response` have each field: as the API has it, and as its beta and servers compatible with that."""
+_PROMPT: Final = ("prompt",)
+"""A stored prompt, which can set every field."""
+_ROLES: Final = frozenset({"user", "assistant"})
+"""Roles of items that a client may create while the instructions are locked: others are instructions to the model."""
+_MAX_EVENT_ID: Final = 512
+
+
+class Refusal(NamedTuple):
+    """Why an event does not pass: a reason of the catalogue, the field, a remedy, and the client's id of the event."""
+
+    reason: str
+    param: str | None = None
+    hint: str | None = None
+    event_id: str | None = None
+
+
+class _Unreadable(Exception):
+    """An event that parsers may read differently. The argument is a remedy."""
+
+
+def review(policy: Policy, payload: bytes) -> Refusal | None:
+    """Return why a client's event must not pass; None if it may. Without locked fields every event may pass."""
+    if not policy.locked:
+        return None
+    try:
+        event = _parse(payload)
+    except _Unreadable as unreadable:
+        return Refusal("bad_request", hint=str(unreadable))
+    event_id = event.get("event_id")
+    is_id = isinstance(event_id, str) and len(event_id) <= _MAX_EVENT_ID
+    refusal = _review_event(policy, event)
+    return refusal._replace(event_id=event_id if is_id else None) if refusal is not None else None
+
+
+def locked_field(policy: Policy, configuration: Mapping[str, Any], name: str) -> Refusal | None:
+    """Return the refusal of a session or response that sets a locked field; `name` is its own place, such as `session`."""
+    for field in _PATHS:  # in a fixed order
+        if field in policy.locked:
+            for path in _PATHS[field]:
+                found = _place_of(configuration, path)
+                if found is not None:
+                    return _refusal(field, f"{name}.{found}")
+    if _place_of(configuration, _PROMPT):
+        return _refusal("instructions" if policy.hides_instructions else "prompt", f"{name}.prompt")
+    return None
+
+
+def _review_event(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
+    kind = event.get("type")
+    is_known = isinstance(kind, str) and kind in CLIENT_EVENT_TYPES
+    if not is_known or [key for key in event if _folded(key) == "type"] != ["type"]:
+        return Refusal("bad_request", "type", "Send an event of the Realtime API, with its type as the key type.")
+    match kind:
+        case "session.update":
+            return _review_session(policy, event)
+        case "response.create":
+            return _review_response(policy, event)
+        case "conversation.item.create" if policy.hides_instructions:
+            return _first(_review_item(item, "item") for item in _values(event, "item"))
+    return None
+
+
+def _review_session(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
+    for session in _values(event, "session"):
+        if not isinstance(session, Mapping):
+            return Refusal("bad_request", "session", "Send session as an object.")
+        refusal = locked_field(policy, session, "session")
+        if refusal is not None:
+            return refusal
+        if any(value != "realtime" for value in _values(session, "type")):
+            return _refusal("type", "session.type")
+    return None
+
+
+def _review_response(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
+    for response in _values(event, "response"):
+        if response is None:
+            continue
+        if not isinstance(response, Mapping):
+            return Refusal("bad_request", "response", "Send response as an object.")
+        refusal = locked_field(policy, response, "response")
+        if refusal is None and policy.hides_instructions:
+            refusal = _first(_review_input(items) for items in _values(response, "input"))
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _review_input(items: Any) -> Refusal | None:  # noqa: ANN401 - JSON from the wire
+    if items is None:
+        return None
+    if not isinstance(items, list):
+        return Refusal("bad_request", "response.input", "Send response.input as an array of items.")
+    return _first(_review_item(item, f"response.input[{index}]") for index, item in enumerate(items))
+
+
+def _review_item(item: Any, name: str) -> Refusal | None:  # noqa: ANN401 - JSON from the wire
+    """A message of the system or a developer is an instruction to the model."""
+    if not isinstance(item, Mapping):
+        return Refusal("bad_request", name, f"Send {name} as an object.")
+    if all(isinstance(role, str) and role in _ROLES for role in _values(item, "role")):
+        return None
+    return _refusal("instructions", f"{name}.role")
+
+
+def _refusal(field: str, param: str) -> Refusal:
+    reason = "instructions_locked" if field == "instructions" else "field_locked"
+    return Refusal(reason, param, f"Send the event without {param}: the operator of the relay has set {field}.")
+
+
+def _first(refusals: Iterator[Refusal | None]) -> Refusal | None:
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def _values(container: Mapping[str, Any], name: str) -> Iterator[Any]:
+    """The values of a key in all its spellings."""
+    return (value for key, value in container.items() if _folded(key) == _folded(name))
+
+
+def _place_of(container: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    """Where an object sets a path: the path, or the part of it that is no object, since null would reset what is in it."""
+    name, rest = path[0], path[1:]
+    for value in _values(container, name):
+        if not rest or not isinstance(value, Mapping):
+            return name
+        found = _place_of(value, rest)
+        if found is not None:
+            return f"{name}.{found}"
+    return None
+
+
+def _folded(key: str) -> str:
+    return "".join(filter(str.isalnum, key.casefold()))
+
+
+def _parse(payload: bytes) -> Mapping[str, Any]:
+    try:
+        event = json.loads(payload.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise _Unreadable("Send each event as a JSON object in UTF-8, without a byte order mark.") from None
+    if not isinstance(event, Mapping):
+        raise _Unreadable("Send each event as a JSON object.")
+    return event
+
+
+def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Unreadable("Send each key of an object once.")
+    return found
+
+
+def _refuse_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")

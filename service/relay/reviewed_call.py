@@ -1,0 +1,43 @@
+"""A session of the Realtime API with a locked policy: its client's events are reviewed, and instructions hidden from it."""
+
+from service.realtime.events import Direction
+from service.realtime.policy import SESSION_EVENT_TYPES, Policy, without_instructions
+from service.realtime.policy_review import review
+from service.relay.call import Position, RealtimeCall, SendError
+from service.relay.pipe_owner import Rewritten, Verdict
+from service.relay.reporter import SessionReporter
+from service.telemetry.conversations import ConversationMetrics
+
+
+class ReviewedCall(RealtimeCall):
+    """See `Call`. A refused event is dropped whole, as the provider does with an invalid one, and the session goes on."""
+
+    def __init__(
+        self, reporter: SessionReporter, send_error: SendError, *, metrics: ConversationMetrics, policy: Policy
+    ) -> None:
+        super().__init__(reporter, send_error, metrics=metrics)
+        self._send_error = send_error
+        self._refused = metrics.refused_events
+        self._policy = policy
+
+    def event_read(
+        self, direction: Direction, event_type: str | None, payload: bytes, position: Position
+    ) -> Verdict | Rewritten:
+        """Let no client event pass that the policy locks; count what an upstream event reports."""
+        if direction == Direction.CLIENT_TO_UPSTREAM:
+            return self._review(payload)
+        verdict = super().event_read(direction, event_type, payload, position)
+        if event_type not in SESSION_EVENT_TYPES or not self._policy.hides_instructions:
+            return verdict
+        shown = without_instructions(payload)
+        if shown is None:
+            return Verdict.DROP
+        return verdict if shown is payload else Rewritten(shown, is_redacted=verdict is Verdict.REDACT)
+
+    def _review(self, payload: bytes) -> Verdict:
+        refusal = review(self._policy, payload)
+        if refusal is None:
+            return Verdict.FORWARD
+        self._refused.labels(refusal.reason).inc()
+        self._send_error(refusal.reason, refusal.hint, refusal.param, refusal.event_id)
+        return Verdict.DROP
