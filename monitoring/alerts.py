@@ -320,6 +320,22 @@ OPERATION_ALERTS: Final = (
         rationale="five minutes: the last keys stay in use, and providers publish a new key days before they sign with it",
     ),
     Alert(
+        name="RelayBudgetNearlyUsed",
+        severity="warning",
+        area=OPERATION,
+        query=f'max by ({DEPLOYMENT}, client) ({metric("client_budget_used_ratio")})',
+        operator=">",
+        threshold=0.8,
+        for_duration="0s",
+        summary="A client has used most of a budget.",
+        description=(
+            "A client[, <client>,] has used <percent> of a budget of this day or month (UTC). Once it is used up, its "
+            "sessions end with budget_exhausted, and new ones are refused. Raise the limit in RELAY_CLIENTS_FILE, or find "
+            "out what the client does."
+        ),
+        rationale="immediate: what remains of a budget can last for minutes",
+    ),
+    Alert(
         name="RelayStoreFailing",
         severity="warning",
         area=OPERATION,

@@ -38,7 +38,7 @@ QUESTIONS: Final = {
     "What is the state of the process?": (
         "sessions_limit", "dials_active", "dials_limit", "memory_limit_bytes", "forwarded_messages", "forwarded_bytes",
         "backpressure_seconds", "event_loop_lag_seconds", "background_task_crashes", "log_lines_dropped",
-        "operator_requests_refused", "draining", "build",
+        "records", "client_budget_used_ratio", "operator_requests_refused", "draining", "build",
     ),
 }  # fmt: skip
 _MAX_LISTED_VALUES: Final = 12

@@ -1,15 +1,17 @@
 """The composition root: builds every package's objects, starts, drains and stops them."""
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from service import configuration, machine, startup
+from service.access.budget_gauge import BudgetGauge
 from service.access.jwt_verifier import JwtVerifier
 from service.clients_file.load import ClientsFileReader, LoadedClients
 from service.clients_file.watcher import ClientsFileWatcher
@@ -25,6 +27,7 @@ from service.store.factory import make_backend
 from service.store.shared import SharedStore
 from service.supervisor import Supervisor, measure_lag
 from service.telemetry.metrics import Metrics
+from service.telemetry.records import RecordWriter
 from service.telemetry.redact import Redactor
 from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import Dialler
@@ -69,6 +72,8 @@ class App:
         self._key_file: KeyFileWatcher | None = None
         self._clients_file: ClientsFileWatcher | None = None
         self._jwt: JwtVerifier | None = None
+        self._records: RecordWriter | None = None
+        self._budget_gauge: BudgetGauge | None = None
         self.dials = DialsInFlight()
         self.drainer = Drainer(self.dials)
         self.sessions = self.drainer.sessions
@@ -103,6 +108,7 @@ class App:
     async def _start(self) -> None:
         startup.report_settings(self._settings)
         self._stack.push_async_callback(self.store.close)  # runs last: sessions free their places as they end
+        self._records = self._open_records()  # closed after the last session
         clients_file = configuration.clients_file(self._settings)
         clients = clients_file.load() if clients_file is not None else None
         if clients is not None:
@@ -122,6 +128,8 @@ class App:
             self._supervisor.start("clients file", self._clients_file.watch)
         if self._jwt is not None:
             self._supervisor.start("JWKS", self._jwt.keep_keys)
+        if self._budget_gauge is not None:
+            self._supervisor.start("budgets", self._budget_gauge.keep)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
 
     async def _choose_target(self) -> Target:
@@ -163,7 +171,7 @@ class App:
             self.connector,
             self.drainer,
             self.dials,
-            telemetry=SharedTelemetry(metrics, self.redactor),
+            telemetry=SharedTelemetry(metrics, self.redactor, self._records),
             session_limits=configuration.session_limits(settings),
             max_dials=settings.max_dials,
             clients=directory,
@@ -174,6 +182,7 @@ class App:
             store=self.store,
         )
         if clients_file is not None:
+            self._budget_gauge = BudgetGauge(directory, self.store, metrics.budget_used)
             self._clients_file = ClientsFileWatcher(
                 clients_file,
                 directory,
@@ -209,6 +218,23 @@ class App:
             lambda server: internal_connections(server, UnservedRequests(metrics, handler.addresses), metrics),
             on_bound=console.access.bound,
         )
+
+    def _open_records(self) -> RecordWriter | None:
+        if self._settings.records == "off":
+            return None
+        target, loop = self._settings.records, asyncio.get_running_loop()
+
+        def report(error: str | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(startup.report_records, target, error)
+
+        writer = RecordWriter(
+            target,
+            on_result=lambda written: self.metrics.records.labels("written" if written else "lost").inc(),
+            on_change=report,
+        )
+        self._stack.callback(writer.close)
+        return writer
 
     def _build_console(self, handler: RealtimeHandler, max_sessions: int) -> ConsoleHandler:
         settings, connector = self._settings, self.connector

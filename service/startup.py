@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -116,4 +117,18 @@ def report_start(settings: Settings, target: Target, *, public_port: int, intern
         upstream=target.label,
         access=settings.access,
         settings=settings.summary(),
+    )
+
+
+def report_records(target: str | Path, error: str | None) -> None:
+    """Log that records begin to be lost, or are written again."""
+    log = structlog.get_logger()
+    if error is None:
+        log.info("records.recovered", message="Records of sessions are written again.", path=str(target))
+        return
+    log.error(
+        "records.lost",
+        message=f"Records of sessions cannot be written: {error}. Calls go on; their records are lost.",
+        remedy="Free space on the disk of RELAY_RECORDS, or let the relay write there. No restart is needed.",
+        path=str(target),
     )

@@ -178,6 +178,8 @@ CASES: Final = (
          {'key_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
     Case("RelayClientsFileRefused", "the file has a mistake",
          {'clients_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
+    Case("RelayBudgetNearlyUsed", "a client has used 85 % of its day",
+         {'client_budget_used_ratio{instance="a",client="kiosk"}': "0.5x9 0.85x30 0x20"}, 10, 41, {"client": "kiosk"}, "85%"),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{api="realtime",reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),

@@ -5,7 +5,6 @@ at a time, with everything that has been noted meanwhile.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
@@ -26,7 +25,6 @@ PAUSE_SECONDS: Final = 1.0
 """Between two reports of what costs by the second."""
 LAST_RESPONSE_SECONDS: Final = 60.0
 """How long the response that runs while a budget is exhausted elsewhere can go on."""
-_MICRO: Final = 1_000_000
 
 
 class BudgetedSession(Protocol):
@@ -65,7 +63,8 @@ class SessionBudget:
     """Watches one session, from `start` to `finish`.
 
     `place` names where the limit of a `Use` is set; `warning` builds the event for a client that asked for it. `rates` are
-    the operator's for what has no known price. `usd_per_second` is the price of a session that no event reports.
+    the operator's for what has no known price. `usd_per_second` is the price of a session that no event reports;
+    `live_usd_per_second` that of GPT-Live, whose events report it after 15 seconds and then once or twice a minute.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class SessionBudget:
         warning: Callable[[Use], bytes] | None = None,
         rates: Rates | None = None,
         usd_per_second: float = 0.0,
+        live_usd_per_second: float = 0.0,
     ) -> None:
         self._budgets = budgets
         self._store = store
@@ -86,6 +86,7 @@ class SessionBudget:
         self._warning = warning
         self._rates = rates
         self._usd_per_second = usd_per_second
+        self._live_usd_per_second = live_usd_per_second
         self._clock = asyncio.get_running_loop().time
         self._spent = Spent()
         self._session: BudgetedSession | None = None
@@ -111,6 +112,11 @@ class SessionBudget:
             self._task = asyncio.get_running_loop().create_task(self._report())
             self._task.add_done_callback(self._reported)
 
+    @property
+    def is_response_running(self) -> bool:
+        """Whether a response runs, of which the provider has not reported the tokens yet."""
+        return self._responses is not None and self._responses.running > 0
+
     def tick(self) -> None:
         """Called twice a second."""
         now = self._clock()
@@ -118,7 +124,7 @@ class SessionBudget:
             self._count_time(now)
         if self._exhausted is not None and now - self._exhausted[1] >= LAST_RESPONSE_SECONDS:
             self._end(self._exhausted[0])
-        elif self._budgets.count_time and now - self._reported_at >= REPORT_SECONDS:
+        elif (self._budgets.count_time or self._live_usd_per_second) and now - self._reported_at >= REPORT_SECONDS:
             self.note()
 
     def finish(self) -> None:
@@ -127,15 +133,23 @@ class SessionBudget:
         self._spent.on_change = None
         if self._usd_per_second:
             self._count_time(self._clock())
+        if self._live_usd_per_second and not self._spent.is_confirmed:
+            seconds = self._unreported_seconds()
+            self._spent.add(seconds * self._live_usd_per_second, seconds=seconds)
         self._session = None
         if self._task is not None:
             self._task.cancel()
+        self._responses = None  # it refers to this object: the cycle would wait for the garbage collector
         if self._budgets.are_shared:
             self._store.spend(self._spending(self._amounts(), is_final=True))
 
     def _count_time(self, now: float) -> None:
         seconds, self._counted_until = now - self._counted_until, now
         self._spent.add(seconds * self._usd_per_second, seconds=seconds)
+
+    def _unreported_seconds(self) -> float:
+        """Of GPT-Live, silence included."""
+        return max(0.0, self._clock() - self._started_at - self._spent.billed_seconds)
 
     def _response_ended(self) -> None:
         self.note()
@@ -147,12 +161,13 @@ class SessionBudget:
         while self._is_dirty and not self._has_ended:
             self._is_dirty = False
             # A response that begins while the store is asked begins after the limit was reached.
-            is_running = self._responses is not None and self._responses.running > 0
+            is_running = self.is_response_running
             amounts, totals = self._amounts(), dict[Scope, Totals]()
+            unreported = int(self._unreported_seconds() * self._live_usd_per_second * 1_000_000)
             self._reported_at = self._clock()
             if self._budgets.are_shared:
                 totals |= await self._store.spend_and_read(self._spending(amounts))
-            self._judge(amounts, totals, is_running=is_running)
+            self._judge(*_with(unreported, amounts, totals), is_running=is_running)
             if self._spent.billed_seconds:
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -197,13 +212,22 @@ class SessionBudget:
 
     def _amounts(self) -> Amounts:
         spent = self._spent
-        # Less than a thousandth of a micro-USD is the error of adding floats.
-        microusd = math.ceil(spent.cost_usd * _MICRO - 1e-3)
-        return Amounts(max(0, microusd), spent.tokens, int((self._clock() - self._started_at) * 1000))
+        return Amounts(spent.microusd, spent.tokens, int((self._clock() - self._started_at) * 1000))
 
     def _spending(self, amounts: Amounts, *, is_final: bool = False) -> Spending:
         scopes = tuple(limits.scope for limits in self._budgets.scopes)
         return Spending(self._record, scopes, amounts, is_final=is_final)
+
+
+def _with(microusd: int, amounts: Amounts, totals: Mapping[Scope, Totals]) -> tuple[Amounts, Mapping[Scope, Totals]]:
+    """The same with what the session owes and the provider has not reported."""
+    if not microusd:
+        return amounts, totals
+
+    def more(used: Amounts) -> Amounts:
+        return used._replace(microusd=used.microusd + microusd)
+
+    return more(amounts), {scope: Totals(more(total.day), more(total.month)) for scope, total in totals.items()}
 
 
 def _renewal(use: Use) -> str:

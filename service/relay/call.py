@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from service.realtime.events import Direction
-from service.realtime.incidents import ERROR, Incident
+from service.realtime.incidents import ERROR, RESPONSE_DONE, Incident
 from service.realtime.server_events import parse_server_event
 from service.relay.ending import Ending
 from service.relay.latency import LatencyTimer, ResponseTimer
@@ -96,7 +96,9 @@ class RealtimeCall:
         return Verdict.FORWARD if event.incident is None else Verdict.REDACT
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
-        """Nothing: a response that ends after the session has no listener."""
+        """Count the response that the end of a session with a budget cut off. Another has no listener."""
+        if event_type == RESPONSE_DONE and self._reporter.spending.on_change is not None:
+            self._reporter.event_parsed(parse_server_event(event_type, payload), 0)
 
     def activity(self, messages: int) -> int:
         """Every message."""

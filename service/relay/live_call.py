@@ -111,6 +111,7 @@ class LiveCall:
             self._closed_reason, self._closed_at = event.closed_reason, time.monotonic()
         if not self._is_sideband:
             charge = self._meter.add(event)
+            self._reporter.spending.is_confirmed = self._meter.is_confirmed
             self._metrics.live.count_charge(self._model, charge)
             self._spend(charge)
 
@@ -177,12 +178,13 @@ _ENDED_BY_PEER: Final = frozenset(
 
 
 class SettlementReceiver:
-    """The receiver of an upstream leg that waits for `session.closed`. Everything else is only read.
+    """The receiver of an upstream leg that waits for the event `last_type`. Everything else is only read.
 
     `closed` resolves with whether it arrived; False if upstream closed or lost the connection before.
     """
 
-    def __init__(self, leg: Leg, scanner: Scanner, on_event: Callable[[Message], object]) -> None:
+    def __init__(self, leg: Leg, scanner: Scanner, on_event: Callable[[Message], object], last_type: str) -> None:
+        self._last_type = last_type
         self._leg = leg
         self._scanner = scanner
         self._on_event = on_event
@@ -201,7 +203,7 @@ class SettlementReceiver:
     def _process(self, item: Item) -> None:
         if isinstance(item, Message):
             self._on_event(item)
-            if item.type == live.SESSION_CLOSED:
+            if item.type == self._last_type:
                 self._resolve(closed=True)
         elif handle_control(self._leg, item) is not None:
             self._leg.close()
@@ -218,8 +220,10 @@ async def settle(
     on_event: Callable[[Message], object],
     *,
     is_requested: bool = False,
+    request: bytes = SESSION_CLOSE,
+    last_type: str = live.SESSION_CLOSED,
 ) -> bool:
-    """Send `session.close` and read until `session.closed` arrives; returns whether it did before `deadline` (loop time).
+    """Send `request` and read until the event `last_type` arrives; returns whether it did before `deadline` (loop time).
 
     `is_requested`: the client has sent it already. The caller guarantees a message boundary. The connection stays open: the
     caller closes it.
@@ -228,8 +232,8 @@ async def settle(
     if not leg.can_send:
         return False
     if not is_requested:
-        leg.send_event(SESSION_CLOSE)
-    receiver = SettlementReceiver(leg, connected.scanner, on_event)
+        leg.send_event(request)
+    receiver = SettlementReceiver(leg, connected.scanner, on_event, last_type)
     for item in connected.items:
         receiver._process(item)  # noqa: SLF001 - received with the start, and not processed yet
     connected.items = []

@@ -18,6 +18,7 @@ from service.failures import Failure, Phase
 from service.realtime.frames import Opcode
 from service.realtime.live import SESSION_START, SESSION_STARTED, SESSION_UPDATE
 from service.realtime.live_start import InvalidStart, RequestedModels, parse_start
+from service.realtime.pricing import OTHER, live_model_label
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
 from service.realtime.scanner_strict import MAX_CLIENT_EVENT_BYTES, StrictScanner
@@ -46,6 +47,7 @@ class StartPolicy:
     limits: SessionLimits
     permit: Callable[[str], AbstractContextManager[object]] = nullcontext
     model_hint: str | None = None  # the remedy for a model that is not allowed, in place of the catalogue's
+    unpriced_hint: str | None = None  # the remedy for one without a known price; None if those are allowed
 
     def scanner(self) -> Scanner:
         """A scanner of the client's bytes: with a list of models no event may hide its type."""
@@ -70,6 +72,15 @@ class StartPolicy:
                 Phase.SESSION_START,
                 detail=f"the model of {'session.delegation or session.triggers' if is_backend else 'session.model'}",
                 hint=self.model_hint or (_BACKEND_HINT if is_backend else None),
+            )
+        if self.unpriced_hint is not None and (
+            requested.backends or (requested.model and live_model_label(requested.model) == OTHER)
+        ):
+            raise Failure(
+                "model_refused",
+                Phase.SESSION_START,
+                detail="the price of a model is unknown, and the client has a budget in USD",
+                hint=self.unpriced_hint,
             )
 
 

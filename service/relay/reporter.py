@@ -1,5 +1,6 @@
 """How a session is counted and logged: its start, the failures within it, its end."""
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,15 +14,18 @@ from service.realtime.pricing import model_label, transcription_cost_usd
 from service.realtime.server_events import ParsedEvent
 from service.relay.ending import Ending
 from service.relay.pipe import Pipe
+from service.relay.record import record_of
 from service.relay.spent import Spent
 from service.telemetry.metrics import Metrics
+from service.telemetry.records import RecordWriter
 from service.telemetry.redact import Redactor
 
 
 class SharedTelemetry:
-    """What the sessions of a process share: metrics, traffic counters, redaction."""
+    """What the sessions of a process share: metrics, traffic counters, redaction, and the records if any are kept."""
 
-    def __init__(self, metrics: Metrics, redactor: Redactor) -> None:
+    def __init__(self, metrics: Metrics, redactor: Redactor, records: RecordWriter | None = None) -> None:
+        self.records = records
         self.metrics = metrics
         self.redactor = redactor
         self.client_to_upstream = {api: metrics.traffic[api, Direction.CLIENT_TO_UPSTREAM] for api in Api}
@@ -51,6 +55,7 @@ class SessionReporter:
     def __init__(self, info: SessionInfo, telemetry: SharedTelemetry) -> None:
         self._info = info
         self._metrics = telemetry.metrics
+        self._records = telemetry.records
         self._log = structlog.get_logger().bind(session_id=info.session_id)
         self._model = model_label(info.model)
         self.spending = Spent()
@@ -126,6 +131,18 @@ class SessionReporter:
         error_was_last = to_client.messages - self._error_position <= 1
         self._metrics.sessions_ended.labels(info.api, end.reason).inc()
         self._metrics.session_duration.labels(info.api).observe(duration_seconds)
+        if self._records is not None:
+            self._records.write(
+                record_of(
+                    info,
+                    self.spending,
+                    reason=end.reason,
+                    ended_at=time.time(),
+                    duration_seconds=duration_seconds,
+                    messages=(to_upstream.messages, to_client.messages),
+                    summary=summary,
+                )
+            )
         if row.level > Level.INFO:
             self._metrics.recent.failures.session_ended(
                 end.reason,

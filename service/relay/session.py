@@ -7,12 +7,14 @@ from typing import Final, Protocol
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
+from service.realtime.incidents import RESPONSE_DONE
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Violation
 from service.relay import ending
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall
 from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.live_call import settle
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
@@ -43,6 +45,9 @@ LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
 
 BOUNDARY_SECONDS: Final = 2.0
 """How long a session that is due to end waits for a message boundary."""
+RESPONSE_CANCEL: Final = b'{"type":"response.cancel"}'
+RESPONSE_SETTLE_SECONDS: Final = 1.0
+"""How long a session with a budget waits for the tokens of the response that its end cuts off."""
 MAX_WAITING_ERRORS: Final = 16  # error events of the relay's own, which wait for a message boundary
 
 
@@ -255,7 +260,20 @@ class Session:
     async def _close_upstream(self, close: CloseInstruction) -> None:
         if self.settle_seconds and not close.is_final and self._to_upstream.at_message_boundary:
             await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
+        elif self._budget is not None and self._budget.is_response_running and not close.is_final:
+            await self._settle_response()
         await self._close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
+
+    async def _settle_response(self) -> None:
+        """Cancel the response that runs and read what it cost: a client that leaves before its end must pay for it."""
+        if self._to_upstream.at_message_boundary:
+            await settle(
+                self._connected,
+                self._loop.time() + RESPONSE_SETTLE_SECONDS,
+                lambda message: self.event_discarded(message.type, message.payload),
+                request=RESPONSE_CANCEL,
+                last_type=RESPONSE_DONE,
+            )
 
     async def _close_side(self, leg: Leg, close: CloseInstruction, deadline: float) -> bool:
         if close.abort:

@@ -1,10 +1,14 @@
 """What one session has used so far."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from service.access.budgets import Rates
 from service.realtime.usage import Usage
+
+_MICRO: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -18,9 +22,16 @@ class Spent:
     cost_usd: float = 0.0
     billed_seconds: float = 0.0  # of what costs by the minute
     is_priced: bool = True
+    is_confirmed: bool = False  # of GPT-Live: the provider has reported the final seconds
     usage: Usage = field(default_factory=Usage)  # of responses
     rates: Rates | None = None
     on_change: Callable[[], None] | None = None
+
+    @property
+    def microusd(self) -> int:
+        """The cost in whole micro-USD, rounded up: as the store counts it and the record states it."""
+        # Less than a thousandth of a micro-USD is the error of adding floats.
+        return max(0, math.ceil(self.cost_usd * _MICRO - 1e-3))
 
     def add(self, cost_usd: float | None, *, tokens: int = 0, seconds: float = 0.0, usage: Usage | None = None) -> None:
         """Add what an event reports; without a price `cost_usd` is None."""

@@ -196,6 +196,14 @@ class Settings(AccessSettings):
         default="info",
         sentence="Lowest level that is logged.",
     )
+    records: Literal["off", "stdout"] | Path = setting(
+        "RELAY_RECORDS",
+        parse.records,
+        default="off",
+        example="/var/log/realtime-relay/records.jsonl",
+        sentence="Where each ended session leaves a line of JSON with its client, model, times, tokens and cost: a file, or "
+        "stdout; never what was said.",
+    )
     environment: str | None = setting(
         "RELAY_ENV",
         parse.profile,

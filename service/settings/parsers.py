@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from service.access.clients import OPEN_ACCESS_CLIENT
@@ -138,6 +138,16 @@ def path(text: str) -> Path:
     if not value or "\0" in value:
         raise NotAccepted
     return Path(value)
+
+
+@accepting("off, stdout, or the path of a file")
+def records(text: str) -> Literal["off", "stdout"] | Path:
+    """Where records go."""
+    value = text.strip()
+    match value:
+        case "off" | "stdout":
+            return value
+    return path(text)
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

@@ -233,6 +233,18 @@ class Metrics:
             "Log lines dropped because the reader of the log was too slow.",
             registry=self.registry,
         )
+        self.budget_used = Gauge(
+            f"{PREFIX}_client_budget_used_ratio",
+            "Used share of the budget of which a client of RELAY_CLIENTS_FILE has used most, in this day or month (UTC).",
+            ("client",),  # the operator declares the clients
+            registry=self.registry,
+        )
+        self.records = Counter(
+            f"{PREFIX}_records_total",
+            "Records of ended sessions by result: written, or lost because RELAY_RECORDS could not be written.",
+            ("result",),
+            registry=self.registry,
+        )
         self.draining = Gauge(
             f"{PREFIX}_draining", "1 while the relay drains: it refuses new sessions.", registry=self.registry
         )
@@ -264,10 +276,13 @@ class Metrics:
         self.time_to_first_event.labels(self.upstream)
         for phase in (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT):
             self.connect_duration.labels(self.upstream, phase)
-        for result in ("taken", "refused"):
-            self.key_rotations.labels(result)
-        for result in ("loaded", "rejected", "unreadable"):
-            self.clients_file_loads.labels(result)
+        for counter, results in (
+            (self.records, ("written", "lost")),
+            (self.key_rotations, ("taken", "refused")),
+            (self.clients_file_loads, ("loaded", "rejected", "unreadable")),
+        ):
+            for result in results:
+                counter.labels(result)
         for code in (*ERROR_CODES, OTHER):
             self.upstream_errors.labels(code)
             self.incidents.labels(RESPONSE_DONE, code)

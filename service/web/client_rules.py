@@ -50,10 +50,19 @@ def check_api(client: Client, endpoint: Endpoint) -> None:
     )
 
 
-def check_price(identity: Identity, request: DialRequest) -> None:
-    """Raise Failure with model_refused for a model without a price, if the client has a budget in USD."""
+def unpriced_hint(identity: Identity) -> str | None:
+    """The remedy for a model without a known price, if the client has a budget in USD; None if such a model is allowed."""
     client = identity.client
     if not client.is_from_file or rates_of(client) is not None or not budgets_of(client, identity.user).count_money:
+        return None
+    place = key_of(client, "unpriced_usd_per_million_tokens and unpriced_usd_per_minute")
+    return f"Request a model whose price the relay knows. Operator: to allow others, set {place}."
+
+
+def check_price(identity: Identity, request: DialRequest) -> None:
+    """Raise Failure with model_refused for a model without a price, if the client has a budget in USD."""
+    hint = unpriced_hint(identity)
+    if hint is None:
         return
     if request.endpoint == "translation":
         is_priced = translation_usd_per_second(request.model) is not None
@@ -61,11 +70,10 @@ def check_price(identity: Identity, request: DialRequest) -> None:
         is_transcription = ("intent", "transcription") in request.query
         is_priced = request.endpoint != "realtime" or is_transcription or model_label(request.model) != OTHER
     if not is_priced:
-        place = key_of(client, "unpriced_usd_per_million_tokens and unpriced_usd_per_minute")
         raise Failure(
             "model_refused",
             detail="the price of the model is unknown, and the client has a budget in USD",
-            hint=f"Request a model whose price the relay knows. Operator: to allow others, set {place}.",
+            hint=hint,
         )
 
 

@@ -24,7 +24,7 @@ from service.upstream.dial import UpstreamConnection
 from service.upstream.dials import DialsInFlight
 from service.web import refusals
 from service.web.attempts import AttemptReporter, ConnectionAttempt
-from service.web.client_rules import model_hint
+from service.web.client_rules import model_hint, unpriced_hint
 from service.wire.leg import Leg
 
 PATHS: Final = ("/v1/live/sessions", "/live/sessions", "/openai/v1/live/sessions")
@@ -126,6 +126,7 @@ class LiveSessions:
             self._policy,
             allowed_models=frozenset(client.models),
             model_hint=model_hint(client),
+            unpriced_hint=unpriced_hint(attempt.identity),
             permit=partial(self._connector.permit_live_start, attempt.limited_as),
         )
 

@@ -21,7 +21,7 @@ from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
 from service.realtime.policy_scanner import ReviewedScanner
-from service.realtime.pricing import translation_usd_per_second
+from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
 from service.relay.drain import Drainer
@@ -372,7 +372,15 @@ class RealtimeHandler:
             else None,
             rates=rates,
             usd_per_second=per_second,
+            live_usd_per_second=self._live_price(attempt, dial_request),
         )
+
+    @staticmethod
+    def _live_price(attempt: ConnectionAttempt, dial_request: DialRequest) -> float:
+        if dial_request.endpoint != "live":
+            return 0.0
+        price, rates = live_cost_usd(live_model_label(attempt.model), 1.0, 0.0), rates_of(attempt.identity.client)
+        return price if price is not None else rates.per_second if rates is not None else 0.0
 
     def _limits_of(self, identity: Identity) -> SessionLimits:
         if not identity.client.is_from_file:

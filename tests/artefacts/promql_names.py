@@ -26,6 +26,7 @@ def exposed() -> dict[str, dict[str, frozenset[str]]]:
     for check in (*CHECKS, TURN, LIVE):
         metrics.set_check_status(check, "pass")
         metrics.health_success.labels(check)
+    metrics.budget_used.labels("kiosk")
     names: dict[str, dict[str, frozenset[str]]] = {"up": {}}
     for family in metrics.registry.collect():
         for sample in family.samples:

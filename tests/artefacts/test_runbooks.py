@@ -149,6 +149,7 @@ def test_metrics_and_labels_exist(path: Path) -> None:
     for check in CHECKS:
         metrics.set_check_status(check, "pass")
         metrics.health_success.labels(check)
+    metrics.budget_used.labels("kiosk")
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     queries = "\n".join(blocks_of(path, "promql"))
     labels = {name for sample in samples for name in sample.labels} | SCRAPE_LABELS

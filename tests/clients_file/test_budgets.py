@@ -1,6 +1,8 @@
 """Budgets of a client in the call: what ends a session, what does not, and ways round that do not work. Over sockets."""
 
 import asyncio
+import base64
+import dataclasses
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -8,11 +10,19 @@ from typing import Any
 
 import pytest
 
+from service.access.budgets import budgets_of
+from service.access.clients import Client, ClientDirectory, ClientLimits, ClientSet, Identity
 from service.realtime import pricing
 from service.realtime.frames import Opcode
+from service.relay.budget import SessionBudget
+from service.relay.spent import Spent
+from service.store.factory import make_backend
 from service.store.interface import Amounts, Scope, Spending
+from service.store.shared import SharedStore
+from service.telemetry.metrics import Metrics
 from tests.clients_file.relays import connect, refusal, relay_of, table
 from tests.support.harness import RawClient, Relay, eventually
+from tests.support.simulator_client import silence, speech
 
 REALTIME = "/v1/realtime?model=gpt-realtime"
 
@@ -59,7 +69,6 @@ async def test_session_ends_after_the_response_that_crosses_its_budget(path: Pat
         ended = next(line for line in relay.logs if line["event"] == "session.ended")
         assert ("budget_exhausted", True) == (ended["reason"], "of 1 tokens used" in ended["detail"])
         assert (101, None) == await refusal(relay)  # the budget is that of one session
-        await client.close()
 
 
 async def test_budget_of_a_day_ends_sessions_and_refuses_new_ones(path: Path) -> None:
@@ -166,3 +175,124 @@ async def test_session_without_a_budget_has_the_pipes_and_the_timer_as_before(pa
         await respond(client)
         assert calls == relay.metric("realtime_relay_store_calls_total", operation="spend")
         await client.close()
+
+
+async def test_used_share_of_each_client_with_a_budget_is_a_metric(path: Path) -> None:
+    """Of the limit of which most is used; a client that the file no longer has leaves no series."""
+    text = table("kiosk", "tokens_per_day = 100\nminutes_per_month = 5") + table("web")
+    async with relay_of(path, text) as relay:
+        gauge = relay.app._budget_gauge
+        assert gauge is not None
+        await relay.app.store.spend_and_read(Spending("other", (Scope("kiosk"),), Amounts(tokens=85)))
+        await gauge.read()
+        assert 0.85 == relay.metric("realtime_relay_client_budget_used_ratio", client="kiosk")
+        gauge._clients.replace(ClientSet())
+        await gauge.read()
+        assert not gauge._gauge._metrics
+
+
+@pytest.mark.parametrize("way", ["close", "reset", "cancel"])
+async def test_response_that_its_client_does_not_wait_for_counts(way: str, path: Path) -> None:
+    """A close frame, a connection that vanishes, `response.cancel`: the provider reports the tokens in each case."""
+    async with relay_of(path, table("kiosk", "tokens_per_day = 1")) as relay:
+        client = await connect(relay)
+        client.send_event(type="response.create", response={"output_modalities": ["audio"]})
+        await next_of(client, "response.created")
+        if way == "cancel":
+            client.send_event(type="response.cancel")
+            await next_of(client, "error")
+        elif way == "close":
+            client.send_frame(Opcode.CLOSE, b"\x03\xe8")
+            while await client.next_item() is not None:
+                pass
+        await client.close()
+        await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
+
+        assert (await spent_by(relay)).tokens >= 1
+        assert (402, "budget_exhausted") == await refusal(relay)
+
+
+async def test_turn_detection_does_not_get_round_a_budget(path: Path) -> None:
+    """The provider starts responses by itself, and the client requests none: a third never ends."""
+    async with relay_of(path, table("kiosk", "tokens_per_session = 1")) as relay:
+        client = await connect(relay)
+        done = 0
+        for part in [speech(800), silence(800)] * 8:
+            client.send_event(type="input_audio_buffer.append", audio=base64.b64encode(part).decode())
+        while (event := await next_of(client, "response.done", "error"))["type"] == "response.done":
+            done += 1
+        assert (True, "budget_exhausted") == (done <= 2, event["error"]["code"])
+        await client.close()
+
+
+async def test_budget_of_a_user_concerns_no_other_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users of one client, each with a budget, within that of the client."""
+    user = "alice"
+    authenticate = ClientDirectory.authenticate
+
+    def with_user(directory: ClientDirectory, token: str | None) -> Identity:
+        return dataclasses.replace(authenticate(directory, token), user=user)
+
+    monkeypatch.setattr(ClientDirectory, "authenticate", with_user)
+    limits = "[clients.kiosk.per_user]\ntokens_per_day = 1\nmax_sessions = 1"
+    async with relay_of(path, table("kiosk", limits)) as relay:
+        client = await connect(relay)
+        assert (429, "too_many_sessions") == await refusal(relay)
+        await respond(client)
+        error = (await next_of(client, "error"))["error"]
+        assert "tokens_per_day of [clients.kiosk.per_user] in RELAY_CLIENTS_FILE" in error["remedy"]
+        await client.close()
+        await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
+        assert (402, "budget_exhausted") == await refusal(relay)
+        user = "bob"
+        assert (101, None) == await refusal(relay)
+        assert (await spent_by(relay)).tokens == (await spent_by(relay, user="alice")).tokens > 0
+
+
+async def test_clock_of_the_relay_that_jumps_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days are those of the store's clock, durations those of a clock that does not jump."""
+    async with relay_of(path, table("kiosk", "tokens_per_day = 1")) as relay:
+        client = await connect(relay)
+        await respond(client)
+        await next_of(client, "error")
+        await client.close()
+        monkeypatch.setattr("service.relay.reporter.time.time", lambda: 0.0)
+        assert (402, "budget_exhausted") == await refusal(relay)
+
+
+async def test_gpt_live_without_reports_of_its_usage_counts_by_the_clock() -> None:
+    """The provider reports for the first time after 15 seconds: a session that leaves before, without its answer, counts."""
+    used, reports = Spent(), list[Spending]()
+
+    class Kept(SharedStore):
+        def spend(self, spending: Spending) -> None:
+            reports.append(spending)
+
+    limits = Client(name="kiosk", limits=ClientLimits(microusd_per_day=10**9))
+    store = Kept(make_backend(None), Metrics("openai").store)
+    budget = SessionBudget(budgets_of(limits, None), store, "r", place=str, live_usd_per_second=1.0)
+    budget._spent, budget._started_at = used, budget._started_at - 10
+    used.add(4.0, seconds=4.0)
+    budget.finish()
+
+    assert 10_000_000 == pytest.approx(reports[0].amounts.microusd, rel=0.1)
+    assert used.microusd == reports[0].amounts.microusd
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"model": "gpt-live-9"},
+        {"model": "gpt-live-1", "delegation": {"type": "responses", "responses": {"model": "gpt-5"}}},
+    ],
+)
+async def test_model_of_gpt_live_without_a_price_is_refused(session: dict[str, Any], path: Path) -> None:
+    """The session's own model, and a backend model, whose price is never known."""
+    async with relay_of(path, table("kiosk", "usd_per_day = 1")) as relay:
+        client = await connect(relay, path="/v1/live/sessions")
+        client.send_event(type="session.start", session=session)
+        error = (await next_of(client, "error"))["error"]
+        await client.close()
+
+    assert "model_refused" == error["code"]
+    assert "unpriced_usd_per_minute of [clients.kiosk] in RELAY_CLIENTS_FILE" in error["remedy"]

@@ -1,6 +1,7 @@
 """Limits of a client that hold for several relays on one Redis, over real sockets."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from service.store.shared import SharedStore
+from service.store.interface import Scope
 from tests.clients_file.relays import connect, refusal, relay_of, table
-from tests.support.harness import eventually
+from tests.clients_file.test_budgets import respond
+from tests.support.harness import Relay, eventually
 from tests.support.redis_server import RedisServer, running_redis
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -21,6 +24,11 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of its own, which a test can stop."""
     with running_redis(tmp_path, *DURABLE) as server:
         yield server
+
+
+def text_of(path: Path) -> str:
+    """A file, or nothing."""
+    return path.read_text() if path.exists() else ""
 
 
 async def test_limits_hold_for_three_relays_together(
@@ -67,3 +75,62 @@ async def test_store_that_stops_is_handled_as_set(mode: str, redis: RedisServer,
         assert expected == found
         await first.close()
         await second.close()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_budget_holds_for_three_relays_and_equals_the_records(
+    restarts: bool, redis: RedisServer, tmp_path: Path
+) -> None:
+    """Parallel sessions on all, and reconnects: each session gets at most one response too many.
+
+    While the store is away each relay counts alone. What the store has in the end is the sum of the records, to the
+    micro-USD: nothing counts twice, nothing is lost.
+    """
+    text = table("kiosk", "tokens_per_day = 400\nusd_per_month = 1000")
+    async with AsyncExitStack() as stack:
+        relays = [
+            await stack.enter_async_context(
+                relay_of(
+                    tmp_path / f"clients{number}.toml",
+                    text,
+                    RELAY_STORE_URL=redis.url,
+                    RELAY_RECORDS=str(tmp_path / f"records{number}.jsonl"),
+                )
+            )
+            for number in range(3)
+        ]
+
+        async def talk(relay: Relay) -> list[str]:
+            """Talk until the relay refuses, with a new connection after each third response."""
+            results: list[str] = []
+            for _ in range(100):
+                client = await connect(relay)
+                if client.answer.status != 101:
+                    results.append(str(client.answer.error["code"]))
+                    await client.close()
+                    return results
+                for _ in range(3):
+                    event = await respond(client)
+                    results.append(str(event.get("error", {}).get("code", event["type"])))
+                    if event["type"] == "error":
+                        break
+                await client.close()
+            return results
+
+        talks = [asyncio.create_task(talk(relay)) for relay in (*relays, *relays)]
+        await eventually(lambda: any("tokens" in text_of(tmp_path / f"records{n}.jsonl") for n in range(3)))
+        if restarts:
+            redis.stop(signal.SIGKILL)
+            redis.start()
+        results = await asyncio.gather(*talks)
+        assert {"budget_exhausted"} == {found[-1] for found in results}
+        await eventually(lambda: not sum(relay.metric("realtime_relay_sessions_active") for relay in relays))
+        await eventually(lambda: not sum(relay.metric("realtime_relay_store_journal_records") for relay in relays))
+        scope = Scope("kiosk")
+        spent = (await relays[0].app.store.totals([scope]))[scope].month
+
+    records = [json.loads(line) for n in range(3) for line in text_of(tmp_path / f"records{n}.jsonl").splitlines()]
+    assert spent.tokens == sum(record["tokens"]["total"] for record in records)
+    assert spent.microusd == sum(round(record["usd"] * 1_000_000) for record in records)
+    largest = max(record["tokens"]["total"] for record in records)
+    assert 400 <= spent.tokens <= 400 * (len(relays) if restarts else 1) + 6 * largest

@@ -1,0 +1,160 @@
+"""service/telemetry/records.py and RELAY_RECORDS: what a session leaves behind, and that a full disk harms no call."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.telemetry.records import RecordWriter
+from tests.support.harness import eventually, open_raw, simulated_relay
+
+REALTIME = "/v1/realtime?model=gpt-realtime"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the records are."""
+    return tmp_path / "records.jsonl"
+
+
+def read(path: Path) -> list[Any]:
+    """The records in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def text_of(path: Path) -> str:
+    """The file, or nothing."""
+    return path.read_text() if path.exists() else ""
+
+
+def rename(path: Path) -> None:
+    """As `logrotate` does."""
+    path.rename(path.with_suffix(".1"))
+
+
+def replace(path: Path, kind: str) -> None:
+    """Put something else in the place of the file, or nothing."""
+    if path.is_dir():
+        path.rmdir()
+    elif path.exists() or path.is_symlink():
+        path.unlink()
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "full":
+            path.symlink_to("/dev/full")
+        case "half":
+            path.write_text('{"number": 9')
+
+
+class Written:
+    """A writer, and what it reported."""
+
+    def __init__(self, path: Path, max_queued: int = 100) -> None:
+        self.results: list[bool] = []
+        self.errors: list[str | None] = []
+        self.writer = RecordWriter(
+            path, on_result=self.results.append, on_change=self.errors.append, max_queued=max_queued
+        )
+
+    async def write(self, number: int) -> None:
+        """Write a record, and wait for its result."""
+        self.writer.write({"number": number})
+        await eventually(lambda: len(self.results) > number)
+
+
+@pytest.fixture
+def written(path: Path) -> Iterator[Written]:
+    """A writer to the file."""
+    found = Written(path)
+    yield found
+    found.writer.close()
+
+
+async def test_file_that_is_renamed_or_removed_is_opened_again(path: Path, written: Written) -> None:
+    """`logrotate` renames; nothing is lost and nothing is written to the old file."""
+    await written.write(0)
+    rename(path)
+    await written.write(1)
+    replace(path, "nothing")
+    await written.write(2)
+
+    assert ([{"number": 0}], [{"number": 2}]) == (read(path.with_suffix(".1")), read(path))
+    assert [True] * 3 == written.results
+
+
+async def test_failure_is_reported_once_and_so_is_its_end(path: Path, written: Written) -> None:
+    """A directory, then a pipe in the place of the file."""
+    replace(path, "directory")
+    await written.write(0)
+    replace(path, "pipe")
+    await written.write(1)
+    replace(path, "nothing")
+    await written.write(2)
+
+    assert [False, False, True] == written.results
+    assert (2, None) == (len(written.errors), written.errors[-1])
+    assert [{"number": 2}] == read(path)
+
+
+async def test_half_a_line_of_another_writer_spoils_no_record(path: Path, written: Written) -> None:
+    """The process was killed within a line, or the disk was full."""
+    replace(path, "half")
+    await written.write(0)
+
+    assert '{"number": 9\n{"number":0}\n' == text_of(path)
+
+
+async def test_full_disk_loses_records_and_no_call(path: Path) -> None:
+    """/dev/full is refused as a device, a full file system as such; calls go on, log and metric say so."""
+    replace(path, "full")
+    async with simulated_relay(None, RELAY_RECORDS=str(path)) as relay:
+        client = await open_raw(relay.app.public_port, REALTIME)
+        assert client.answer.status == 101
+        await client.close()
+        await eventually(lambda: relay.metric("realtime_relay_records_total", result="lost") == 1)
+        await eventually(lambda: any(line["event"] == "records.lost" for line in relay.logs))
+
+
+async def test_record_holds_numbers_and_no_words(path: Path) -> None:
+    """Who, when, how much; the same tokens as the provider's event."""
+    async with simulated_relay(None, RELAY_RECORDS=str(path)) as relay:
+        client = await open_raw(relay.app.public_port, REALTIME)
+        client.send_event(
+            type="response.create", response={"instructions": "Say CANARY9words.", "output_modalities": ["audio"]}
+        )
+        while (event := await client.next_event())["type"] != "response.done":
+            pass
+        await client.close()
+        await eventually(lambda: text_of(path).endswith("\n"))
+
+    (record,) = read(path)
+    usage = event["response"]["usage"]
+    assert ("client_lost", "gpt-realtime", "realtime") == (record["reason"], record["model"], record["api"])
+    assert usage["total_tokens"] == record["tokens"]["total"]
+    assert usage["total_tokens"] == sum(
+        sum(kinds.values()) for name, kinds in record["tokens"].items() if name != "total"
+    )
+    assert 0 < record["usd"] < 1
+    assert record["usd_is_complete"] is True
+    assert record["output_audio_seconds"] == pytest.approx(
+        usage["output_token_details"]["audio_tokens"] * 0.05, abs=0.001
+    )
+    assert record["started_at"] < record["ended_at"]
+    assert "CANARY9" not in text_of(path)
+
+
+def test_stdout_is_a_target(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is on standard error."""
+    with path.open("w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        writer = RecordWriter("stdout")
+        writer.write({"number": 0})
+        writer.close()
+
+    assert [{"number": 0}] == read(path)
