@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import math
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -12,25 +11,17 @@ from typing import Final
 
 from aiohttp import web
 
-from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
-from service.access.clients import Client, ClientDirectory, Identity
+from service.access.clients import ClientDirectory
 from service.access.forwarded import address_block
 from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
-from service.realtime.policy_scanner import ReviewedScanner
-from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
-from service.relay.budget import SessionBudget
-from service.relay.call import NewCall, RealtimeCall
 from service.relay.drain import Drainer
 from service.relay.live_start import StartPolicy
 from service.relay.policy_start import apply_policy
-from service.relay.reporter import SessionInfo, SharedTelemetry
-from service.relay.reviewed_call import ReviewedCall
-from service.relay.session import Session
-from service.relay.start_reader import ClientStream
+from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
 from service.store.interface import Store
 from service.upstream.connector import UpstreamConnector
@@ -41,10 +32,9 @@ from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
-from service.web.client_rules import limit_key
 from service.web.places import ClientPlaces
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
-from service.wire.leg import Leg
+from service.web.session_factory import SessionFactory, budgets_for
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
 PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
@@ -107,7 +97,6 @@ class RealtimeHandler:
             probe_client=drainer.sessions.probe_client,
             jwt=jwt,
         )
-        self._store = store
         self._places = ClientPlaces(
             store,
             probe_client=drainer.sessions.probe_client,
@@ -118,6 +107,9 @@ class RealtimeHandler:
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
+        self._factory = SessionFactory(
+            store, telemetry=telemetry, limits=session_limits, must_end=self._clients.must_end
+        )
         start_policy = StartPolicy(frozenset(), session_limits)
         self._live = live.LiveSessions(
             connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
@@ -190,7 +182,7 @@ class RealtimeHandler:
                     handshake = parse_handshake(request)
                     await self._admission.prepare(request)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
-                    attempt.budgets = self._budgets_of(attempt.identity)
+                    attempt.budgets = budgets_for(attempt.identity)
                     if attempt.budgets is not None:
                         further = dial_request.further_types | _BUDGET_TYPES
                         dial_request = dataclasses.replace(dial_request, further_types=further)
@@ -286,110 +278,16 @@ class RealtimeHandler:
             if isinstance(exc, ConnectionError):
                 return None
             raise
-        new_session = partial(self._new_session, client, connected, attempt, dial_request)
+        new_session = partial(self._factory.session, client, connected, attempt, dial_request)
         match dial_request.endpoint:
             case "live":
                 return self._live.start(client, connected, attempt, new_session)
             case "attach":
                 return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
-                return self._drainer.sessions.start(self._realtime_session(attempt.identity.client, new_session))
-
-    def _realtime_session(self, client: Client, new_session: Callable[..., Session]) -> Session:
-        metrics, policy = self._metrics.conversations, client.policy
-        if policy is None or not policy.locked:
-            return new_session(call=partial(RealtimeCall, metrics=metrics))
-        scanner = ReviewedScanner(max_message_bytes=self._session_limits.max_message_bytes)
-        return new_session(
-            call=partial(ReviewedCall, metrics=metrics, policy=policy), client_stream=ClientStream(scanner)
-        )
-
-    def _new_session(
-        self,
-        client: Leg,
-        connected: UpstreamConnection,
-        attempt: ConnectionAttempt,
-        dial_request: DialRequest,
-        *,
-        call: NewCall,
-        client_stream: ClientStream | None = None,
-    ) -> Session:
-        identity = attempt.identity
-        info = SessionInfo(
-            attempt.session_id,
-            attempt.client,
-            attempt.address,
-            attempt.model,
-            attempt.limited_as,
-            dial_request.api,
-            credential=identity.credential,
-            user=identity.user,
-        )
-        draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
-        session = Session(
-            info,
-            client,
-            connected,
-            limits=self._limits_of(identity),
-            telemetry=self._telemetry,
-            call=call,
-            error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(
-                Failure(reason, hint=hint), attempt.session_id, param, event_id
-            ),
-            drain_event=draining_event if attempt.wants_draining_event else None,
-            client_stream=client_stream,
-            budget=self._new_budget(attempt, dial_request),
-        )
-        if self._clients.must_end(info.credential):  # withdrawn during the dial
-            session.end("client_disabled")
-        elif attempt.lost_place:
-            session.end("store_unavailable")
-        return session
-
-    @staticmethod
-    def _budgets_of(identity: Identity) -> Budgets | None:
-        if not identity.client.is_from_file:
-            return None
-        budgets = budgets_of(identity.client, identity.user)
-        return None if budgets.is_empty else budgets
-
-    def _new_budget(self, attempt: ConnectionAttempt, dial_request: DialRequest) -> SessionBudget | None:
-        if attempt.budgets is None:
-            return None
-        client, rates = attempt.identity.client, rates_of(attempt.identity.client)
-        per_second = 0.0
-        if dial_request.endpoint == "translation":
-            per_second = translation_usd_per_second(dial_request.model) or (rates.per_second if rates else 0.0)
-        return SessionBudget(
-            attempt.budgets,
-            self._store,
-            attempt.session_id,
-            place=lambda use: limit_key(
-                client, use.limit, of_user=use.scope is not None and use.scope.user is not None
-            ),
-            warning=partial(refusals.budget_event, session_id=attempt.session_id)
-            if attempt.wants_budget_event
-            else None,
-            rates=rates,
-            usd_per_second=per_second,
-            live_usd_per_second=self._live_price(attempt, dial_request),
-        )
-
-    @staticmethod
-    def _live_price(attempt: ConnectionAttempt, dial_request: DialRequest) -> float:
-        if dial_request.endpoint != "live":
-            return 0.0
-        price, rates = live_cost_usd(live_model_label(attempt.model), 1.0, 0.0), rates_of(attempt.identity.client)
-        return price if price is not None else rates.per_second if rates is not None else 0.0
-
-    def _limits_of(self, identity: Identity) -> SessionLimits:
-        if not identity.client.is_from_file:
-            return self._session_limits
-        return dataclasses.replace(
-            self._session_limits,
-            max_session_seconds=max_session_seconds(identity.client, identity.user),
-            token_seconds=None if identity.ends_at is None else max(0.0, identity.ends_at - time.time()),
-        )
+                return self._drainer.sessions.start(
+                    self._factory.realtime_session(attempt.identity.client, new_session)
+                )
 
     def _end_session(self, session_id: str, reason: str) -> None:
         session = self._drainer.sessions.find(session_id)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.store.shared import SharedStore
 from service.store.interface import Scope
+from service.store.shared import SharedStore
 from tests.clients_file.relays import connect, refusal, relay_of, table
 from tests.clients_file.test_budgets import respond
 from tests.support.harness import Relay, eventually

@@ -1,0 +1,146 @@
+"""What a session is made of: who its client is, the limits and budgets that hold for it, the call of its API."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+
+from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
+from service.access.clients import Client, Identity
+from service.failures import Failure
+from service.realtime.policy_scanner import ReviewedScanner
+from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
+from service.relay.budget import SessionBudget
+from service.relay.call import NewCall, RealtimeCall
+from service.relay.reporter import SessionInfo, SharedTelemetry
+from service.relay.reviewed_call import ReviewedCall
+from service.relay.session import Session
+from service.relay.start_reader import ClientStream
+from service.relay.watchdog import SessionLimits
+from service.store.interface import Store
+from service.upstream.dial import UpstreamConnection
+from service.upstream.target import DialRequest
+from service.web import refusals
+from service.web.attempts import ConnectionAttempt
+from service.web.client_rules import limit_key
+from service.wire.leg import Leg
+
+
+class SessionFactory:
+    """Creates the sessions of admitted clients.
+
+    `limits` are those of the settings; a client of the clients file has its own in their place. `must_end` says whether a
+    credential was withdrawn from a client that ends its open sessions then.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        telemetry: SharedTelemetry,
+        limits: SessionLimits,
+        must_end: Callable[[str], bool],
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._limits = limits
+        self._must_end = must_end
+
+    def realtime_session(self, client: Client, new_session: Callable[..., Session]) -> Session:
+        """The session of a client of the Realtime API, whose events are reviewed if its policy locks fields."""
+        metrics, policy = self._telemetry.metrics.conversations, client.policy
+        if policy is None or not policy.locked:
+            return new_session(call=partial(RealtimeCall, metrics=metrics))
+        scanner = ReviewedScanner(max_message_bytes=self._limits.max_message_bytes)
+        return new_session(
+            call=partial(ReviewedCall, metrics=metrics, policy=policy), client_stream=ClientStream(scanner)
+        )
+
+    def session(
+        self,
+        client: Leg,
+        connected: UpstreamConnection,
+        attempt: ConnectionAttempt,
+        dial_request: DialRequest,
+        *,
+        call: NewCall,
+        client_stream: ClientStream | None = None,
+    ) -> Session:
+        """The session of an attempt; it ends at once if the client's token was withdrawn or its place lost meanwhile."""
+        identity = attempt.identity
+        info = SessionInfo(
+            attempt.session_id,
+            attempt.client,
+            attempt.address,
+            attempt.model,
+            attempt.limited_as,
+            dial_request.api,
+            credential=identity.credential,
+            user=identity.user,
+        )
+        draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
+        session = Session(
+            info,
+            client,
+            connected,
+            limits=self._limits_of(identity),
+            telemetry=self._telemetry,
+            call=call,
+            error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(
+                Failure(reason, hint=hint), attempt.session_id, param, event_id
+            ),
+            drain_event=draining_event if attempt.wants_draining_event else None,
+            client_stream=client_stream,
+            budget=self._new_budget(attempt, dial_request),
+        )
+        if self._must_end(info.credential):  # withdrawn during the dial
+            session.end("client_disabled")
+        elif attempt.lost_place:
+            session.end("store_unavailable")
+        return session
+
+    def _new_budget(self, attempt: ConnectionAttempt, dial_request: DialRequest) -> SessionBudget | None:
+        if attempt.budgets is None:
+            return None
+        client, rates = attempt.identity.client, rates_of(attempt.identity.client)
+        per_second = 0.0
+        if dial_request.endpoint == "translation":
+            per_second = translation_usd_per_second(dial_request.model) or (rates.per_second if rates else 0.0)
+        return SessionBudget(
+            attempt.budgets,
+            self._store,
+            attempt.session_id,
+            place=lambda use: limit_key(
+                client, use.limit, of_user=use.scope is not None and use.scope.user is not None
+            ),
+            warning=partial(refusals.budget_event, session_id=attempt.session_id)
+            if attempt.wants_budget_event
+            else None,
+            rates=rates,
+            usd_per_second=per_second,
+            live_usd_per_second=self._live_price(attempt, dial_request),
+        )
+
+    @staticmethod
+    def _live_price(attempt: ConnectionAttempt, dial_request: DialRequest) -> float:
+        if dial_request.endpoint != "live":
+            return 0.0
+        price, rates = live_cost_usd(live_model_label(attempt.model), 1.0, 0.0), rates_of(attempt.identity.client)
+        return price if price is not None else rates.per_second if rates is not None else 0.0
+
+    def _limits_of(self, identity: Identity) -> SessionLimits:
+        if not identity.client.is_from_file:
+            return self._limits
+        return dataclasses.replace(
+            self._limits,
+            max_session_seconds=max_session_seconds(identity.client, identity.user),
+            token_seconds=None if identity.ends_at is None else max(0.0, identity.ends_at - time.time()),
+        )
+
+
+def budgets_for(identity: Identity) -> Budgets | None:
+    """The budgets of a client of the clients file, or of its user; None if it has none."""
+    if not identity.client.is_from_file:
+        return None
+    budgets = budgets_of(identity.client, identity.user)
+    return None if budgets.is_empty else budgets
