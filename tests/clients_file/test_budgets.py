@@ -65,6 +65,7 @@ async def test_session_ends_after_the_response_that_crosses_its_budget(path: Pat
         assert "tokens_per_session of [clients.kiosk] in RELAY_CLIENTS_FILE" in error["remedy"]
         assert 1008 == int.from_bytes(close.payload[:2], "big")
         client.send_frame(Opcode.CLOSE, close.payload)
+        await client.close()
         await eventually(lambda: relay.metric("realtime_relay_sessions_ended_total", reason="budget_exhausted") == 1)
         ended = next(line for line in relay.logs if line["event"] == "session.ended")
         assert ("budget_exhausted", True) == (ended["reason"], "of 1 tokens used" in ended["detail"])
