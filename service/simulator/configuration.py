@@ -170,8 +170,8 @@ class SessionConfiguration:
             value = value.get(name)
         return value
 
-    def update(self, patch: JSONObject) -> None:
-        """Apply a merge patch. Raises ApiError and then changes nothing."""
+    def update(self, patch: JSONObject, *, is_speaking: bool = False) -> None:
+        """Apply a merge patch; `is_speaking` during a response. Raises ApiError and then changes nothing."""
         if self._session["type"] != "translation" and patch.get("type") is None:
             raise missing_parameter("session.type")
         schema.validate(self._rules, patch, "session")
@@ -184,10 +184,20 @@ class SessionConfiguration:
             else:
                 changed.pop(fixed, None)
         self._normalise(changed, patch)
-        if self.assistant_audio_sent and _voice(changed) != _voice(self._session):
+        self._check_fixed_values(changed, is_speaking=is_speaking)
+        self._session = changed
+
+    def _check_fixed_values(self, changed: JSONObject, *, is_speaking: bool) -> None:
+        if self.assistant_audio_sent and _output(changed, "voice") != _output(self._session, "voice"):
             message = "Cannot update a conversation's voice if assistant audio is present."
             raise ApiError("cannot_update_voice", message, param="session.audio.output.voice")
-        self._session = changed
+        # The API reference states the next two rules without the errors; the codes are those of other invalid values.
+        if self._session.get("tracing") is not None and changed["tracing"] != self._session["tracing"]:
+            message = "Tracing is enabled for this session. Its configuration cannot be modified."
+            raise ApiError("invalid_value", message, param="session.tracing")
+        if is_speaking and _output(changed, "speed") != _output(self._session, "speed"):
+            message = "The speed can only be changed in between model turns, not while a response is in progress."
+            raise ApiError("invalid_value", message, param="session.audio.output.speed")
 
     def _normalise(self, changed: JSONObject, patch: JSONObject) -> None:
         if "instructions" in patch and not patch["instructions"]:
@@ -258,10 +268,10 @@ def _ordered_tool(tool: JSON) -> JSON:
     return leading | tool
 
 
-def _voice(session: JSONObject) -> str:
+def _output(session: JSONObject, name: str) -> str:
     audio = session.get("audio")
     output = audio.get("output") if isinstance(audio, dict) else None
-    return encode(output.get("voice") if isinstance(output, dict) else None)
+    return encode(output.get(name) if isinstance(output, dict) else None)
 
 
 def _number(value: JSON, default: float) -> float:

@@ -101,6 +101,15 @@ def out_of_range(param: str, value: float, *, minimum: float | None = None, maxi
     return ApiError(f"{name}_above_max_value", message, param=param)
 
 
+def too_long(param: str, value: str, maximum: int) -> ApiError:
+    """Return the error for a string with more than `maximum` characters."""
+    message = (
+        f"Invalid '{param}': string too long. Expected a string with maximum length {maximum}, "
+        f"but got a string with length {len(value)} instead."
+    )
+    return ApiError("string_above_max_length", message, param=param)
+
+
 def require_object(owner: JSONObject, name: str, *, path: str = "") -> JSONObject:
     """Return the object at `name`. Raises ApiError if it is absent or has another type."""
     param = f"{path}{name}"

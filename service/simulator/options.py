@@ -49,7 +49,8 @@ class SimulatorOptions:
     pace: float = 4.0  # speed of sent audio relative to real time; 0: no pacing
     models: frozenset[str] = CURRENT_MODELS
     call_ids: frozenset[str] = frozenset()  # calls that accept a sideband connection
-    echo_event_id: bool = False  # Azure sets `error.event_id` to the client's `event_id`, OpenAI does not
+    echo_event_id: bool = True  # set `error.event_id` to the client's `event_id`, as both providers do
+    kept_audio_bytes: int = 512 * 1024  # of one session, for `conversation.item.retrieve`; the oldest is deleted first
     type_last: bool = False  # write `type` as the last key of events, as serialisers that sort keys or maps do
     rate_limits_delay_seconds: float = 0.043  # after response.done, as measured in 2026-09
     slow_first_event_seconds: float = 2.0  # of the scenario slow-first-event

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from service.realtime.usage import Tokens, assistant_audio_tokens
 from service.simulator.audio import AudioFormat, tone
-from service.simulator.conversation import Item, text_tokens
 from service.simulator.events import JSON, JSONObject, encode
+from service.simulator.items import Item, text_tokens
 
 _NO_INPUT = "Nothing was said."
 _PIECE = re.compile(r"\s*\S+|\s+$")

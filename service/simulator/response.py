@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from service.realtime.usage import Counts, Tokens, Usage
 from service.simulator.configuration import audio_format_object
 from service.simulator.connection import Connection
-from service.simulator.conversation import Conversation, Item
+from service.simulator.conversation import Conversation
 from service.simulator.events import JSON, ApiError, JSONObject, server_event, text_delta
 from service.simulator.ids import new_call_id, new_id
+from service.simulator.items import Item
 from service.simulator.reply import Reply, ResponseOptions, output_tokens
 
 _CHUNK_MS = 250  # audio in one delta, as measured on the wire
@@ -139,8 +140,7 @@ class Response:
         if self._reply.function is None:
             await self._send("response.content_part.done", **self._part_ids(), part=self._part())
         if self._options.in_conversation:
-            milliseconds = self._options.audio_format.duration_ms(len(self._sent_audio))
-            self._conversation.replace_item(Item(item, self._output_tokens(), None, milliseconds))
+            self._conversation.finish(self._as_item(item), self._options.audio_format)
             await self._send("conversation.item.done", previous_item_id=None, item=item)
         await self._send("response.output_item.done", **self._response_ids(), item=item)
 
@@ -181,6 +181,10 @@ class Response:
 
     async def _send_audio_delta(self, chunk: bytes) -> None:
         self._sent_audio += chunk
+        if self._options.in_conversation:
+            sent_ms = self._options.audio_format.duration_ms(len(self._sent_audio))
+            item = Item(self._item("in_progress"), Tokens(), audio_ms=sent_ms)  # what was sent can be truncated
+            self._conversation.finish(item, self._options.audio_format)
         if not self._sideband:  # on a sideband the audio goes to the call; the sideband carries the other events
             await self._connection.send_audio(server_event("response.output_audio.delta", **self._part_ids()), chunk)
 
@@ -236,6 +240,10 @@ class Response:
             else {"type": "output_text", "text": self._sent_text}
         )
         return {**item, "type": "message", "status": status, "role": "assistant", "content": [content]}
+
+    def _as_item(self, body: JSONObject) -> Item:
+        audio = bytes(self._sent_audio)
+        return Item(body, self._output_tokens(), audio or None, self._options.audio_format.duration_ms(len(audio)))
 
     def _object(self, status: str, details: JSONObject | None, output: list[JSON], usage: Usage | None) -> JSONObject:
         options = self._options

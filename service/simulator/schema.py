@@ -23,6 +23,7 @@ Schema: TypeAlias = Mapping[str, Union["Schema", Check]]
 
 _MIN_RATE = 24_000
 _MAX_METADATA_KEYS = 16
+_FUNCTION_KEYS = ("type", "name", "description", "parameters")
 
 
 def validate(schema: Schema, value: JSONObject, path: str) -> None:
@@ -104,8 +105,13 @@ def _tool(param: str, value: JSON) -> None:
     if not isinstance(value, dict):
         raise invalid_type(param, "an object", value)
     one_of("function", "mcp")(f"{param}.type", value.get("type"))
-    if value["type"] == "function":
-        require_string(value, "name", path=f"{param}.")
+    if value["type"] == "mcp":
+        require_string(value, "server_label", path=f"{param}.")
+        return
+    require_string(value, "name", path=f"{param}.")
+    for name in value:
+        if name not in _FUNCTION_KEYS:
+            raise unknown_parameter(f"{param}.{name}")
 
 
 def _format(param: str, value: JSON) -> None:

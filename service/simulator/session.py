@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from service.realtime.usage import Tokens
 from service.simulator import schema
-from service.simulator.client_events import appended_audio, echoed_event_id, parse_event
+from service.simulator.client_events import appended_audio, echoed_event_id, parse_event, parse_type
 from service.simulator.configuration import SessionConfiguration, parse_audio_format
 from service.simulator.connection import Connection
-from service.simulator.conversation import Conversation, Item, audio_item, parse_item
+from service.simulator.conversation import Conversation
 from service.simulator.events import (
     JSON,
     ApiError,
@@ -26,6 +26,7 @@ from service.simulator.events import (
 )
 from service.simulator.faults import close_at_expiry, inject_mid_session_fault
 from service.simulator.ids import new_id
+from service.simulator.items import Item, audio_item, parse_item
 from service.simulator.refusals import (
     internal_error,
     model_cannot_transcribe,
@@ -73,7 +74,7 @@ class Session:
         self._configuration = configuration
         self._sideband = sideband
         self._unsupported_model = unsupported_model  # the provider refuses it only at the first session.update
-        self._conversation = Conversation()
+        self._conversation = Conversation(connection.options.kept_audio_bytes)
         self._buffer = InputAudioBuffer()
         self._speech_item_id = new_id("item")
         self._response: Response | None = None
@@ -115,7 +116,7 @@ class Session:
         event: JSONObject | None = None
         try:
             event = parse_event(message)
-            event_type = require_string(event, "type")
+            event_type = parse_type(event)
             self._connection.record.add_client_event(event_type)
             if event_type not in self._handlers:
                 raise invalid_value("type", event_type, _CLIENT_EVENT_TYPES)
@@ -128,7 +129,8 @@ class Session:
         if self._unsupported_model is not None:
             await self._connection.refuse(model_cannot_transcribe(self._unsupported_model))
             return
-        self._configuration.update(require_object(event, "session"))
+        is_speaking = self._response is not None and self._response.active
+        self._configuration.update(require_object(event, "session"), is_speaking=is_speaking)
         self._configure_buffer()
         await self._send("session.updated", session=self._configuration.session)
 
@@ -174,16 +176,16 @@ class Session:
         previous = self._conversation.add(item)
         await self._send("input_audio_buffer.committed", previous_item_id=previous, item_id=item.item_id)
         await self._send_item_events(item, previous)
-        start_transcription(self._connection, item, self._configuration)
+        start_transcription(self._connection, self._conversation, item, self._configuration)
 
     async def _clear(self, _event: JSONObject) -> None:
         self._buffer.clear()
         await self._send("input_audio_buffer.cleared")
 
     async def _create_item(self, event: JSONObject) -> None:
-        after = event.get("previous_item_id")
+        after = require_string(event, "previous_item_id") if event.get("previous_item_id") is not None else None
         item = parse_item(require_object(event, "item"), self._configuration.input_format)
-        previous = self._conversation.add(item, after if isinstance(after, str) else None)
+        previous = self._conversation.add(item, after)
         await self._send_item_events(item, previous)
 
     async def _send_item_events(self, item: Item, previous: str | None) -> None:
@@ -191,7 +193,7 @@ class Session:
             await self._send(event_type, previous_item_id=previous, item=item.body)
 
     async def _truncate_item(self, event: JSONObject) -> None:
-        self._conversation.truncate(event)
+        self._conversation.truncate(event, parse_audio_format(self._configuration.get("audio", "output", "format")))
         fields = {name: event[name] for name in ("item_id", "content_index", "audio_end_ms")}
         await self._send("conversation.item.truncated", **fields)
 
@@ -202,7 +204,7 @@ class Session:
 
     async def _retrieve_item(self, event: JSONObject) -> None:
         item = self._conversation.find(require_string(event, "item_id"), "retrieve")
-        await self._send("conversation.item.retrieved", item=item.body)
+        await self._send("conversation.item.retrieved", item=item.body_with_audio)
 
     async def _create_response(self, event: JSONObject) -> None:
         if self._configuration.is_transcription:

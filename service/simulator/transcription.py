@@ -7,16 +7,17 @@ duration, the others tokens (seen on the wire in 2026-09).
 from service.realtime.usage import user_audio_tokens
 from service.simulator.configuration import SessionConfiguration
 from service.simulator.connection import Connection
-from service.simulator.conversation import Item, text_tokens
+from service.simulator.conversation import Conversation
 from service.simulator.events import JSONObject, server_event, text_delta
+from service.simulator.items import Item, text_tokens
 from service.simulator.reply import Reply, placeholder_transcript
 
 _EVENT_PREFIX = "conversation.item.input_audio_transcription"
 _BILLED_BY_DURATION = ("gpt-realtime-whisper", "whisper-1", "gpt-live-transcribe")
 
 
-async def run_transcription(connection: Connection, item: Item, model: str) -> None:
-    """Send the deltas and the completed transcript of one item."""
+async def run_transcription(connection: Connection, conversation: Conversation, item: Item, model: str) -> None:
+    """Send the deltas and the completed transcript of one item, and set the transcript in the conversation."""
     transcript = Reply(placeholder_transcript(item.audio_ms))
     for piece in transcript.pieces:
         await connection.send(text_delta(f"{_EVENT_PREFIX}.delta", piece, item_id=item.item_id, content_index=0))
@@ -26,14 +27,17 @@ async def run_transcription(connection: Connection, item: Item, model: str) -> N
         "transcript": transcript.text,
         "usage": _usage(model, item.audio_ms, transcript.text),
     }
+    conversation.set_transcript(item.item_id, transcript.text)
     await connection.send(server_event(f"{_EVENT_PREFIX}.completed", **fields))
 
 
-def start_transcription(connection: Connection, item: Item, configuration: SessionConfiguration) -> None:
+def start_transcription(
+    connection: Connection, conversation: Conversation, item: Item, configuration: SessionConfiguration
+) -> None:
     """Start the transcription of an item if the session has a transcription model."""
     model = configuration.transcription_model
     if model is not None:
-        connection.spawn(run_transcription(connection, item, model))
+        connection.spawn(run_transcription(connection, conversation, item, model))
 
 
 def _usage(model: str, milliseconds: float, text: str) -> JSONObject:

@@ -6,7 +6,7 @@ Client events: ``session.update``, ``session.input_audio_buffer.append`` and ``s
 
 from service.simulator import schema
 from service.simulator.audio import PCM16
-from service.simulator.client_events import appended_audio, echoed_event_id, parse_event
+from service.simulator.client_events import appended_audio, echoed_event_id, parse_event, parse_type
 from service.simulator.configuration import SessionConfiguration
 from service.simulator.connection import Connection
 from service.simulator.events import (
@@ -16,7 +16,6 @@ from service.simulator.events import (
     error_event,
     invalid_value,
     require_object,
-    require_string,
     server_event,
 )
 from service.simulator.faults import close_at_expiry, inject_mid_session_fault
@@ -49,7 +48,7 @@ class TranslationSession:
         event: JSONObject | None = None
         try:
             event = parse_event(message)
-            event_type = require_string(event, "type")
+            event_type = parse_type(event)
             self._connection.record.add_client_event(event_type)
             await self._handle_event(event_type, event)
         except ApiError as error:

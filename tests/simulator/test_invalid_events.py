@@ -67,7 +67,7 @@ async def test_invalid_event_gets_error_and_session_continues(
         error = (await client.next_event())["error"]
         assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
         assert message in error["message"]
-        assert error["event_id"] is None
+        assert error["event_id"] == "mine"
         assert (await client.run_text_turn("Still there?"))[-1]["type"] == "rate_limits.updated"
 
 
@@ -122,11 +122,14 @@ async def test_buffer_clear_discards_appended_audio(sim: Simulator) -> None:
         assert (await client.next_event())["error"]["code"] == "input_audio_buffer_commit_empty"
 
 
-async def test_error_has_client_event_id_with_echo_event_id() -> None:
-    """Azure sends it, OpenAI does not."""
-    async with Simulator(SimulatorOptions(echo_event_id=True)) as sim, connect(sim) as client:
+async def test_error_has_no_client_event_id_without_echo_event_id() -> None:
+    """Nor does it if the client's event had none."""
+    async with Simulator(SimulatorOptions(echo_event_id=False)) as sim, connect(sim) as client:
         await client.send("no.such", event_id="mine")
-        assert (await client.next_event())["error"]["event_id"] == "mine"
+        assert (await client.next_event())["error"]["event_id"] is None
+    async with Simulator() as sim, connect(sim) as client:
+        await client.send("no.such")
+        assert (await client.next_event())["error"]["event_id"] is None
 
 
 async def test_append_above_15_mib_is_refused(sim: Simulator) -> None:

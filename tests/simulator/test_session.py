@@ -100,6 +100,10 @@ async def test_model_in_update_is_ignored(sim: Simulator) -> None:
         ({"tools": "all"}, "invalid_type", "tools"),
         ({"max_output_tokens": 5000}, "integer_above_max_value", "max_output_tokens"),
         ({"type": "transcription"}, "invalid_value", "type"),
+        *[({name: "mine"}, "unknown_parameter", name) for name in ("id", "object", "expires_at", "voice")],
+        ({"audio": {"input": {"turn_detection": {"type": "server_vad", "magic": 1}}}}, "unknown_parameter", "magic"),
+        ({"tools": [{"type": "function", "name": "f", "strict": True}]}, "unknown_parameter", "tools[0].strict"),
+        ({"tools": [{"type": "mcp"}]}, "missing_required_parameter", "tools[0].server_label"),
     ],
 )
 async def test_invalid_update_changes_nothing(sim: Simulator, patch: dict[str, Any], code: str, param: str) -> None:
@@ -134,6 +138,36 @@ async def test_voice_cannot_change_after_assistant_audio(sim: Simulator) -> None
         await client.send("session.update", session={"type": "realtime", "audio": {"output": {"voice": "echo"}}})
         assert (await client.next_event())["error"]["code"] == "cannot_update_voice"
         await client.update_session(audio={"output": {"voice": "ballad"}})
+
+
+async def test_tracing_is_fixed_once_it_is_on(sim: Simulator) -> None:
+    """The same configuration is accepted again; null and another one are not."""
+    async with connect(sim) as client:
+        assert (await client.update_session(tracing=None))["tracing"] is None
+        before = await client.update_session(tracing="auto")
+        assert await client.update_session(tracing="auto") == before
+        for tracing in (None, {"workflow_name": "mine"}):
+            await client.send("session.update", session={"type": "realtime", "tracing": tracing, "instructions": "x"})
+            error = (await client.next_event())["error"]
+            assert (error["code"], error["param"]) == ("invalid_value", "session.tracing")
+        assert await client.update_session() == before
+
+
+async def test_speed_changes_only_between_responses() -> None:
+    """Other keys change during a response."""
+    async with Simulator(SimulatorOptions(pace=0.5)) as sim, connect(sim) as client:
+        await client.update_audio_input(turn_detection=None)
+        await client.append_audio(speech(2_000))
+        await client.send("input_audio_buffer.commit")
+        await client.send("response.create")
+        await client.read_until("response.output_audio.delta")
+        await client.send("session.update", session={"type": "realtime", "audio": {"output": {"speed": 1.2}}})
+        error = (await client.read_until("error"))[-1]["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "session.audio.output.speed")
+        await client.update_session(instructions="Be brief.")
+        await client.send("response.cancel")
+        await client.read_until("rate_limits.updated")
+        assert (await client.update_session(audio={"output": {"speed": 1.2}}))["audio"]["output"]["speed"] == 1.2
 
 
 async def test_expired_session_sends_error_and_closes_1001() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from service.simulator.audio import PCM16
 from service.simulator.client_events import appended_audio
 from service.simulator.connection import Connection
-from service.simulator.conversation import decode_audio
 from service.simulator.events import JSON, ApiError, JSONObject, require_object, require_string, server_event
 from service.simulator.ids import new_id
+from service.simulator.items import decode_audio
 from service.simulator.live.configuration import LiveConfiguration, live_tokens
 from service.simulator.live.decisions import Decisions
 from service.simulator.live.delegation import Backend

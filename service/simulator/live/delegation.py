@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from service.simulator.connection import Connection
-from service.simulator.conversation import text_tokens
 from service.simulator.events import JSON, ApiError, JSONObject, encode, invalid_value, require_string, server_event
 from service.simulator.ids import new_call_id, new_id
+from service.simulator.items import text_tokens
 from service.simulator.live.configuration import LiveConfiguration
 from service.simulator.live.events import invalid_event
 from service.simulator.refusals import internal_error, model_not_found_error, rate_limit_error
