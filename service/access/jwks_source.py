@@ -21,6 +21,7 @@ from service.access.jwks import InvalidKeySet, KeySet, VerificationKey, parse_ke
 from service.telemetry.tokens import TokenMetrics
 
 FETCH_SECONDS: Final = 5.0
+_GRACE_SECONDS: Final = 1.0  # for the end of a fetch at its deadline
 REFRESH_SECONDS: Final = 300.0
 MIN_INTERVAL_SECONDS: Final = 10.0
 MAX_BODY_BYTES: Final = 262_144
@@ -118,7 +119,8 @@ class JwksSource:
             return
         self._begin(MIN_INTERVAL_SECONDS)
         if self._fetching is not None:
-            await asyncio.shield(self._fetching)  # of all tokens that wait, one may be gone
+            # Not the task itself: it is cancelled with its issuer, and must not be with one of those who wait.
+            await asyncio.wait([self._fetching], timeout=FETCH_SECONDS + _GRACE_SECONDS)
 
     def refresh(self) -> None:
         """Begin a fetch if one is due."""

@@ -232,6 +232,12 @@ class _Parser:
                 self._mistakes.add(
                     table.path, "has issuer and audience of another table", "Give each pair of the two one table"
                 )
+            if any(issuer.client == other.client and issuer.issuer != other.issuer for other in issued):
+                self._mistakes.add(
+                    (*table.path, "client"),
+                    "is the client of another issuer, too: a sub of the one can be that of another user at the other",
+                    "Give each issuer a client of its own",
+                )
             issued.append(issuer)
         return tuple(issued)
 

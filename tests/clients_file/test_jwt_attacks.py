@@ -45,7 +45,12 @@ def unsigned(algorithm: str) -> str:
     return f"{segment({'alg': algorithm, 'kid': 'r1'})}.{segment(claims())}."
 
 
-NOW: Final = int(time.time())
+def zeros(algorithm: str, size: int) -> str:
+    """A token whose signature is zeros: for a wrong check of ECDSA, that of every message."""
+    kid = "e1" if algorithm == "ES256" else "r1"
+    return f"{segment({'alg': algorithm, 'kid': kid})}.{segment(claims())}.{segment(bytes(size))}"
+
+
 ATTACKS: dict[str, tuple[Callable[[], str], str, str]] = {
     # name: token, cause in the metric, part of the log field detail
     "alg none": (lambda: unsigned("none"), "algorithm", "alg of the JWT is none"),
@@ -65,10 +70,27 @@ ATTACKS: dict[str, tuple[Callable[[], str], str, str]] = {
     ),
     "jku in the header": (lambda: sign(key=OTHER, jku="http://127.0.0.1:1/jwks.json"), "signature", "by no key"),
     "x5u in the header": (lambda: sign(key=OTHER, x5u="http://127.0.0.1:1/x.pem"), "signature", "by no key"),
+    "x5c in the header": (lambda: sign(key=OTHER, x5c=["MIIB"]), "signature", "by no key"),
+    "kid of another key, and that key in the header": (
+        lambda: sign(key=OTHER, kid="e1", alg="RS256", jwk=OTHER.as_dict(private=False)), "signature", "by no key",
+    ),
+    "ES256 signature of zeros": (lambda: zeros("ES256", 64), "signature", "by no key"),
+    "ES256 signature in another form": (lambda: zeros("ES256", 71), "signature", "by no key"),
+    "RS256 signature of zeros": (lambda: zeros("RS256", 256), "signature", "by no key"),
     "kid is a path": (lambda: sign(key=OTHER, kid="../../dev/null"), "unknown_key", "no key with the kid"),
     "kid is a number": (lambda: sign(kid=1), "malformed", "kid of the JWT is no string"),
     "no alg": (lambda: changed(0, segment({"typ": "JWT"})), "malformed", "no alg"),
     "crit": (lambda: sign(crit=["exp"]), "malformed", "crit"),
+    "crit is empty": (lambda: sign(crit=[]), "malformed", "crit"),
+    "alg twice": (lambda: changed(0, segment(b'{"alg":"none","alg":"RS256","kid":"r1"}')), "malformed", "a key twice"),
+    "alg twice, once with an escape": (
+        lambda: changed(0, segment(b'{"al\\u0067":"none","alg":"RS256","kid":"r1"}')), "malformed", "a key twice",
+    ),
+    "alg is an array": (lambda: changed(0, segment({"alg": ["RS256"]})), "malformed", "no alg"),
+    "typ is an array": (lambda: changed(0, segment({"alg": "RS256", "typ": ["JWT"]})), "malformed", "another purpose"),
+    "header is an array": (lambda: changed(0, segment([{"alg": "RS256"}])), "malformed", "header of the JWT is no JSON"),
+    "header with a byte order mark": (lambda: changed(0, segment(b'\xef\xbb\xbf{"alg":"RS256"}')), "malformed", "no JSON"),
+    "four segments": (lambda: sign() + ".AA", "malformed", "is encrypted"),
     "b64": (lambda: sign(b64=False), "malformed", "b64"),
     "token for a logout": (lambda: sign(typ="logout+jwt"), "malformed", "another purpose"),
     "nested": (lambda: sign(sign().encode(), cty="JWT"), "malformed", "no JSON object"),
@@ -90,6 +112,17 @@ ATTACKS: dict[str, tuple[Callable[[], str], str, str]] = {
     "audiences of others": (lambda: sign(claims(aud=["a", "b"])), "audience", "aud"),
     "audience is an object": (lambda: sign(claims(aud={"realtime-relay": 1})), "audience", "aud"),
     "no audience": (lambda: sign(claims(aud=None)), "audience", "aud of the JWT is missing"),
+    "audience beside a number": (lambda: sign(claims(aud=["realtime-relay", 1])), "audience", "aud"),
+    "65 audiences": (lambda: sign(claims(aud=["realtime-relay", *map(str, range(64))])), "audience", "aud"),
+    "claim in an object twice": (
+        lambda: sign(json.dumps(claims(x=0)).replace('"x": 0', '"x": {"a": 1, "a": 2}').encode()), "malformed", "a key twice",
+    ),
+    "exp is negative": (lambda: sign(claims(exp=-1)), "expired", "the JWT expired"),
+    "exp is a fraction in the past": (lambda: sign(claims(exp=time.time() - 61.5)), "expired", "the JWT expired 6"),
+    "exp in milliseconds": (lambda: sign(claims(exp=int(time.time()) * 1000)), "malformed", "exp of the JWT is no time"),
+    "exp of 5000 digits": (
+        lambda: sign(json.dumps(claims(exp=0)).replace('"exp": 0', f'"exp": {"9" * 5000}').encode()), "malformed", "JSON",
+    ),
     "no exp": (lambda: sign(claims(exp=None)), "malformed", "has no exp"),
     "exp is text": (lambda: sign(claims(exp="99999999999")), "malformed", "exp of the JWT is no time"),
     "exp is true": (lambda: sign(claims(exp=True)), "malformed", "exp of the JWT is no time"),
@@ -98,6 +131,7 @@ ATTACKS: dict[str, tuple[Callable[[], str], str, str]] = {
     "exp is NaN": (lambda: sign(json.dumps(claims(exp=0)).replace('"exp": 0', '"exp": NaN').encode()), "malformed", "JSON"),
     "nbf is an object": (lambda: sign(claims(nbf={})), "malformed", "nbf of the JWT is no time"),
     "no sub": (lambda: sign(claims(sub=None)), "user", "sub of the JWT"),
+    "sub is a number": (lambda: sign(claims(sub=1)), "user", "sub of the JWT"),
     "sub is empty": (lambda: sign(claims(sub="")), "user", "sub of the JWT"),
     "sub with a line feed": (lambda: sign(claims(sub="a\nb")), "user", "sub of the JWT"),
     "sub is a lone surrogate": (lambda: sign(claims(sub="\ud800")), "user", "sub of the JWT"),
@@ -163,6 +197,8 @@ async def test_good_tokens_are_accepted(attacked: tuple[Relay, Issuer]) -> None:
         sign(claims(nbf=now + 30, iat=now + 30.5)),
         sign(claims(sub="\u00fc 1")),
         sign(kid=None),
+        sign(claims(exp=now + 300.5, nbf=-1)),
+        sign(claims(exp=now + 10**9)),
         sign(jku="http://127.0.0.1:1/jwks.json"),
     ):
         assert (101, None) == await answer_to(relay, token)
@@ -209,6 +245,27 @@ async def test_other_algorithms_are_accepted_where_the_table_lists_them(tmp_path
             for algorithm, key in keys.items():
                 assert (101, None) == await answer_to(relay, sign(key=key, alg=algorithm))
             assert (401, "token_invalid") == await answer_to(relay, sign())
+
+
+async def test_key_signs_only_with_its_own_algorithm_and_for_signatures(tmp_path: Path) -> None:
+    """`alg`, `use` and `key_ops` of the key bind it, although the table lists the algorithm of the token."""
+    ours = RSAKey.generate_key(2048)
+    public = ours.as_dict(private=False)
+    keys = [
+        public | {"kid": "alg", "alg": "PS256"},
+        public | {"kid": "ops", "key_ops": ["encrypt"]},
+        public | {"kid": "use", "use": "enc"},
+        public | {"kid": "good", "alg": "RS256", "use": "sig", "key_ops": ["verify"]},
+    ]
+    async with running_issuer() as issuer:
+        issuer.document = {"keys": keys}
+        lines = 'algorithms = ["RS256", "PS256", "ES256"]'
+        async with relay_with(issuer, tmp_path / "clients.toml", lines) as relay:
+            found = {key["kid"]: await answer_to(relay, sign(key=ours, kid=key["kid"])) for key in keys}
+            refused = (401, "token_invalid")
+
+            assert {"alg": refused, "ops": refused, "use": refused, "good": (101, None)} == found
+            assert (101, None) == await answer_to(relay, sign(key=ours, kid="alg", alg="PS256"))
 
 
 def test_segments_are_base64url() -> None:

@@ -24,6 +24,9 @@ SURROUNDINGS = Surroundings(
     owned={digest_of(TOKEN): "RELAY_CLIENT_TOKENS", digest_of("operator"): "RELAY_OPERATOR_TOKEN"},
 )
 KIOSK = f'[clients.kiosk]\ntoken_sha256 = ["{HASH}"]\n'
+ISSUER = (
+    '[jwt.{}]\nissuer = "https://{}.example/"\naudience = "r"\njwks_url = "https://a.example/k"\nclient = "kiosk"\n'
+)
 
 
 def parse(text: str) -> ClientSet:
@@ -101,6 +104,14 @@ BROKEN = {
     "HMAC": (f'{KIOSK}[jwt.app]\nalgorithms = ["HS256"]\n', 4, "needs a secret that both sides know", 'Write "RS256"'),
     "keys over http": (f'{KIOSK}[jwt.app]\njwks_url = "http://x.example/"\n', 4, "begins with http://", "https:// URL"),
     "issuer without client": (f"{KIOSK}[jwt.app]\n", 3, "jwt.app has no client", 'Add it, for example client = "kiosk"'),
+    "client of two issuers": (
+        f"{KIOSK}{ISSUER.format('a', 'a')}{ISSUER.format('b', 'b')}", 12, "jwt.b.client is the client of another issuer",
+        "Give each issuer a client of its own",
+    ),
+    "issuer and audience of another table": (
+        f"{KIOSK}{ISSUER.format('a', 'a')}{ISSUER.format('b', 'a')}", 8, "jwt.b has issuer and audience of another",
+        "one table",
+    ),
     "number of 5000 digits": (f"{KIOSK}max_sessions = {'9' * 5000}\n", None, "a number that is too long", "Correct it"),
     "deep nesting": (f"x = {'[' * 5000}{']' * 5000}\n", None, "nested too deep", "Correct it"),
 }  # fmt: skip

@@ -1,0 +1,133 @@
+"""Sessions of the users of an OpenID provider: how they are shown, and when they end."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from joserfc.jwk import ECKey
+
+from tests.clients_file.issuers import answer_to, connect_with, relay_with
+from tests.clients_file.relays import connect, notes, relay_of, table, write
+from tests.support.harness import Relay, eventually
+from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
+
+FETCHES: Final = "realtime_relay_jwks_fetches_total"
+NEW: Final = ECKey.generate_key("P-256", {"kid": "new"})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the clients file is."""
+    return tmp_path / "clients.toml"
+
+
+async def test_reload_takes_issuers_with_their_sessions(path: Path) -> None:
+    """An issuer that is removed ends its sessions with `end_sessions`, and its keys are forgotten."""
+    async with running_issuer() as issuer:
+        lines = "end_sessions = true"
+        async with relay_with(issuer, path, client=lines) as relay:
+            client, own = await connect_with(relay, sign()), await connect(relay)
+            write(path, table("kiosk", lines))
+            relay.app._check_files()
+            assert 1008 == (await client.until_close() or (None,))[0]
+            assert (401, "token_invalid") == await answer_to(relay, sign())
+            await eventually(lambda: not relay.app._jwt._sources)  # type: ignore[union-attr]  # a clients file is set
+            write(path, table("kiosk") + issuer_table(issuer.url))
+            relay.app._check_files()
+            await eventually(lambda: issuer.fetches == 2)
+            await eventually(lambda: relay.metric(FETCHES, result="fetched") == 2)
+
+            assert (101, None) == await answer_to(relay, sign())
+            assert own.answer.status == 101
+            await own.close()
+            await client.close()
+
+
+async def test_disabled_client_has_no_users(path: Path) -> None:
+    """As with its own tokens."""
+    async with running_issuer() as issuer, relay_with(issuer, path, client="enabled = false") as relay:
+        assert (401, "client_disabled") == await answer_to(relay, sign())
+
+
+async def sessions(relay: Relay) -> list[dict[str, Any]]:
+    """What the operator's page shows."""
+    views = [session.view() for session in relay.app.sessions]
+    return [view.as_object() for view in views if view is not None]
+
+
+async def test_user_is_in_logs_and_sessions_only(path: Path) -> None:
+    """`sub` is no metric label. A token of the relay's own has no user."""
+    async with running_issuer() as issuer, relay_with(issuer, path) as relay:
+        client, own = await connect_with(relay, sign()), await connect(relay)
+        assert {"auth0|CANARYuser", None} == {session["user"] for session in await sessions(relay)}
+        assert ["kiosk", "kiosk"] == [session["client"] for session in await sessions(relay)]
+        await client.close()
+        await own.close()
+        await eventually(lambda: len(relay.events("session.ended")) == 2)
+
+        assert {"auth0|CANARYuser", None} == {line["user"] for line in relay.events("session.ended")}
+        assert "CANARYuser" not in relay.metrics_text()
+
+
+async def test_session_ends_with_its_token_only_if_the_table_says_so(path: Path) -> None:
+    """With token_expired and close code 3000. Another session, whose token expires at the same time, goes on."""
+    async with running_issuer() as issuer:
+        tables = [
+            issuer_table(issuer.url, f"clock_skew_seconds = 0\nend_at_expiry = {ends}", name=ends, audience=ends)
+            for ends in ("true", "false")
+        ]
+        async with relay_of(path, table("kiosk") + "".join(tables)) as relay:
+            now = time.time()
+            ending, other = [
+                await connect_with(relay, sign(claims(aud=ends, exp=now + 1.5, iat=now))) for ends in ("true", "false")
+            ]
+            assert (3000, "token_expired: The client token has expired.") == await ending.until_close()
+            await ending.answer_close()
+            await eventually(lambda: relay.events("session.ended"))
+            other.send_event(type="input_audio_buffer.clear")
+            events = [(await other.next_event())["type"] for _ in range(2)]
+
+            assert ["session.created", "input_audio_buffer.cleared"] == events
+            assert ["token_expired"] == [line["reason"] for line in relay.events("session.ended")]
+            await ending.close()
+            await other.close()
+
+
+async def test_one_set_serves_several_tables(path: Path) -> None:
+    """Two audiences of one provider, each with its client."""
+    async with running_issuer() as issuer:
+        text = table("kiosk") + table("web") + issuer_table(issuer.url)
+        other = issuer_table(issuer.url, name="web", audience="other").replace('client = "kiosk"', 'client = "web"')
+        async with relay_of(path, text + other) as relay:
+            tokens = [sign(), sign(claims(aud="other"))]
+            clients = [await connect_with(relay, token) for token in tokens]
+            assert ["kiosk", "web"] == sorted(session["client"] for session in await sessions(relay))
+            for client in clients:
+                await client.close()
+        assert 1 == issuer.fetches
+
+
+async def test_token_is_in_no_log_line(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Accepted or refused, as a header or as a subprotocol, at the level debug of aiohttp too."""
+    caplog.set_level(logging.DEBUG)
+    async with running_issuer() as issuer, relay_with(issuer, path, RELAY_LOG_LEVEL="debug") as relay:
+        tokens = [sign(), sign(key=NEW), sign(kid="x"), sign()[:-4], sign().replace(".", "..", 1)]
+        for token in tokens:
+            await answer_to(relay, token)
+            client = await connect_with(relay, token, f"/v1/realtime?model=gpt-realtime&token={token}")
+            await client.close()
+        parts = {part for token in tokens for part in token.split(".") if len(part) > 20}
+        text = f"{relay.logs} {caplog.text} {relay.metrics_text()} {await notes(relay)}"
+
+        assert [] == [part for part in parts if part in text]
+
+
+async def test_file_without_issuers_loads_no_library_and_fetches_nothing(path: Path) -> None:
+    """A JWT is then any other wrong token."""
+    async with relay_of(path, table("kiosk")) as relay:
+        assert (401, "token_invalid") == await answer_to(relay, sign())
+        assert 0 == relay.metric("realtime_relay_jwt_checks_total")
+        assert relay.app._jwt is not None
+        assert relay.app._jwt._session is None
