@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tests.observability import client_causes
 from tests.observability.clients import (
     LIVE_PATH,
     client_load,
@@ -24,7 +25,7 @@ from tests.observability.clients import (
     wait_until_closed,
 )
 from tests.observability.faulty_relay import BROKEN_MODEL
-from tests.observability.testbed import Deployment, Testbed
+from tests.observability.testbed import Deployment, Testbed, replace_file
 from tests.support.redis_server import RedisServer
 from tools.ports import free_port
 
@@ -34,7 +35,6 @@ _IDLE_CONNECTIONS: Final = 890
 _FIRST_KEY: Final = "sk-sim-good-the-first-one-0123456789"
 _NEXT_KEY: Final = "sk-sim-good-the-next-one-0123456789"
 _BAD_KEY: Final = "sk-sim-key-rejected-0123456789abcdef"
-_CLIENTS: Final = f'[clients.kiosk]\ntoken_sha256 = ["{"a" * 64}"]\n'
 
 
 def add_deployments(testbed: Testbed) -> None:
@@ -57,9 +57,7 @@ def add_deployments(testbed: Testbed) -> None:
     ):
         testbed.add(job)
     testbed.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
-    clients_file = testbed.folder / "clients.toml"
-    clients_file.write_text(_CLIENTS, encoding="utf-8")
-    testbed.add("clients", settings={"RELAY_CLIENTS_FILE": str(clients_file)})
+    client_causes.add_deployments(testbed)
     testbed.add("pair", instances=2)
     testbed.deployments["pair"].relays[1].settings = {
         **testbed.deployments["pair"].relays[0].settings,
@@ -76,7 +74,7 @@ def add_deployments(testbed: Testbed) -> None:
 
 
 LATE_PROVIDERS: Final = frozenset({"handshake"})
-LATE_RELAYS: Final = frozenset({"handshake-0", "log-0", "store-0"})
+LATE_RELAYS: Final = frozenset({"handshake-0", "jwks-0", "log-0", "store-0"})
 """Started by their scenarios, not at the beginning."""
 
 
@@ -102,24 +100,12 @@ async def key(testbed: Testbed) -> None:
     deployment = testbed.deployments["key"]
     file = testbed.folder / "key"
     since = time.monotonic()
-    _replace(file, _BAD_KEY)
+    replace_file(file, _BAD_KEY)
     await testbed.expect_firing("RelayKeyRotationRefused", "key", since, instance=deployment.relays[0].target)
     recovered = time.monotonic()
-    _replace(file, _NEXT_KEY)
+    replace_file(file, _NEXT_KEY)
     await testbed.expect_resolved("RelayKeyRotationRefused", "key", recovered)
     await _provider_refuses(testbed, deployment, "key-rejected", "RelayKeyRejected", "key_rejected")
-
-
-async def clients_file(testbed: Testbed) -> None:
-    """The clients file gets a mistake, which is then corrected."""
-    deployment = testbed.deployments["clients"]
-    file = testbed.folder / "clients.toml"
-    since = time.monotonic()
-    _replace(file, f"{_CLIENTS}max_sesions = 2\n")
-    await testbed.expect_firing("RelayClientsFileRefused", "clients", since, instance=deployment.relays[0].target)
-    recovered = time.monotonic()
-    _replace(file, _CLIENTS)
-    await testbed.expect_resolved("RelayClientsFileRefused", "clients", recovered)
 
 
 async def quota(testbed: Testbed) -> None:
@@ -341,13 +327,7 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
 
 
 SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
-    handshake, one_of_two_instances, burn_rate, key, clients_file, quota, slow_connections, only_instance_down,
+    handshake, one_of_two_instances, burn_rate, key, *client_causes.SCENARIOS, quota, slow_connections, only_instance_down,
     sessions_ended_by_provider, failing_responses, live_starts_failing, live_usage_unconfirmed, event_loop_lag, capacity,
     internal_error_and_drain, dropped_log_lines, failing_store,
 )  # fmt: skip
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

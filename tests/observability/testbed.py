@@ -102,3 +102,10 @@ class Testbed:
         result = await self.query(f"({query}) {alert.operator} {alert.threshold:g}")
         if not any(series["metric"].get("job") == job for series in result):
             self.errors.append(f"Grafana's rule {name} does not fire for {job} while Prometheus' rule does")
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Replace a file in one step."""
+    temporary = file.with_suffix(".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
