@@ -6,7 +6,7 @@
 import math
 from typing import Final
 
-from service.relay.session import CLIENT_CLOSE_SECONDS
+from service.relay.closing_sides import CLIENT_CLOSE_SECONDS
 
 MARGIN_SECONDS: Final = 10
 """For everything after the last session: the last log lines, the exit of the interpreter, a busy machine."""

@@ -16,13 +16,11 @@ from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.relay.latency import ResponseTimer
+from service.relay.lookahead import find_close
 from service.relay.pipe_owner import PipeOwner, Rewritten, Verdict
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
-
-LOOKAHEAD_FRAMES: Final = 256
-"""How many of the frames that a held source has not read are searched for its close frame: 16 seconds of speech."""
 
 SHORT_READ_BYTES: Final = 1024
 """A shorter read is more often one event that is read whole, such as a transcript, than several that are only forwarded."""
@@ -47,6 +45,7 @@ class Pipe:
         "_bytes",
         "_direction",
         "_dropped_last",
+        "_former_fragments",
         "_from_upstream",
         "_held_back_at",
         "_latency",
@@ -80,7 +79,7 @@ class Pipe:
         self._dropped_last = False  # the end of that message is not counted
         self.dropped_messages = self.dropped_bytes = 0
         self._messages = self._bytes = 0
-        self.control_frames = 0
+        self.control_frames = self._former_fragments = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
         # Called after items were processed, so not after a read that was one whole message.
@@ -107,7 +106,8 @@ class Pipe:
     def totals(self) -> tuple[int, int, int]:
         """The messages forwarded so far, all frames of the source, and the bytes of all its messages, for each tick."""
         messages = self.count_audio()
-        frames = messages + self.dropped_messages + self.control_frames + self._scanner.fragments
+        fragments = self._former_fragments + self._scanner.fragments
+        frames = messages + self.dropped_messages + self.control_frames + fragments
         return messages, frames, self._bytes + self.dropped_bytes
 
     @property
@@ -118,6 +118,26 @@ class Pipe:
     def held_back_so_far(self) -> float:
         """The seconds of all holds, the current one included."""
         return self.held_back_seconds + (perf_counter() - self._held_back_at if self._held_back_at is not None else 0.0)
+
+    def replace_sink(self, sink: Leg) -> None:
+        """Forward to another leg from now on; the last message went to the one before, whole."""
+        self._sink.on_full = self._sink.on_writable = None
+        self._sink = sink
+        sink.on_full = self._hold_source
+        sink.on_writable = self._release_source
+        if self.is_held_back and sink.full_since is None:
+            self._release_source()
+        elif not self.is_held_back and sink.full_since is not None:
+            self._hold_source()
+
+    def replace_source(self, source: Leg, scanner: Scanner) -> None:
+        """Read another leg from now on; the last message of the one before is whole. The caller starts this pipe on it."""
+        self.count_audio()
+        self._former_fragments += self._scanner.fragments
+        if self.is_held_back:
+            self._source.release("sink_full")
+            source.hold("sink_full")
+        self._source, self._scanner, self._audio = source, scanner, scanner.new_audio_run()
 
     def read(self, data: bytes) -> None:
         """Called by the source's transport. Most messages are events of audio like the one before, and go no other way."""
@@ -196,17 +216,20 @@ class Pipe:
         if not self.discards_data:
             size = scanner.feed_events(data)
         if size:
-            self._forward(data if size == len(data) else data[:size])
-            event_types, counts, latency = scanner.event_types, self._traffic.types, self._latency
-            self._messages += len(event_types)
-            for event_type in event_types:
-                counts[event_type if event_type in counts else OTHER] += 1
-                if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
-                    latency.event_passed(event_type)
+            self._forward_run(data if size == len(data) else data[:size], scanner.event_types)
         if size < len(data) and not scanner.missing_bytes:
             rest = data[size:] if size else data
             if self.discards_data or not self._receive_message(rest):
                 self.process(feed_some(self._source, scanner, rest))
+
+    def _forward_run(self, data: bytes, event_types: list[str]) -> None:
+        self._forward(data)
+        counts, latency = self._traffic.types, self._latency
+        self._messages += len(event_types)
+        for event_type in event_types:
+            counts[event_type if event_type in counts else OTHER] += 1
+            if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
+                latency.event_passed(event_type)
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
@@ -236,12 +259,12 @@ class Pipe:
         message = self._scanner.whole_message(data)
         if message is None:
             return False
-        event_type, payload = message.type, message.payload
-        verdict = self._owner.event_read(self._direction, event_type, payload)
+        event_type = message.type
+        verdict = self._owner.event_read(self._direction, message)
         if verdict is Verdict.FORWARD and event_type is not None and not self.discards_data:
             self._forward_event(event_type, data)
         else:
-            self._forward_as(verdict, payload, data)
+            self._forward_as(verdict, message.payload, data)
             if not self.discards_data:
                 self._end_message(event_type)
         if self.on_processed is not None:
@@ -254,8 +277,8 @@ class Pipe:
                 self._forward(raw, mid_frame=mid_frame)
             case MessageEnd(event_type, _):
                 self._end_message(event_type)
-            case Message(event_type, payload, raw):
-                self._forward_as(self._owner.event_read(self._direction, event_type, payload), payload, raw)
+            case Message(_, payload, raw):
+                self._forward_as(self._owner.event_read(self._direction, item), payload, raw)
 
     def _end_message(self, event_type: str | None) -> None:
         if not self._dropped_last:
@@ -274,16 +297,9 @@ class Pipe:
 
     def scan_for_close(self) -> None:
         """Search the unread bytes of a held source for its close frame, and report it."""
-        unread = self._source.peek()
-        if not unread:
-            return
-        started = perf_counter()
-        # A copy scans ahead; the pipe's own scanner stays where the reading stopped.
-        items = self._scanner.copy().feed(unread, LOOKAHEAD_FRAMES)
-        self._source.charge_look(perf_counter() - started)
-        # Behind a flood of small frames it is not found; the kernel reports when their sender disconnects.
-        if items and isinstance(items[-1], ControlFrame) and items[-1].opcode is Opcode.CLOSE:
-            self._owner.peer_closed(self._direction, *parse_close(items[-1].payload))
+        close = find_close(self._source, self._scanner)
+        if close is not None:
+            self._owner.peer_closed(self._direction, *close)
 
     def stop_backpressure(self) -> None:
         """Read the source from now on, whatever the sink does: the session ends, and needs the source's close frame."""

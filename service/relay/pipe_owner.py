@@ -4,7 +4,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from service.realtime.events import Direction
-from service.realtime.scanner_items import Violation
+from service.realtime.scanner_items import Message, Violation
 
 
 class Verdict(Enum):
@@ -34,7 +34,7 @@ class PipeOwner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The source violated RFC 6455 or the limit on messages."""
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict | Rewritten:
+    def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:

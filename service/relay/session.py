@@ -1,65 +1,32 @@
 """The life of a session, from two open sockets to its one ending."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol
 
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
-from service.realtime.frames import Opcode
-from service.realtime.incidents import RESPONSE_DONE
 from service.realtime.scanner import Scanner
-from service.realtime.scanner_items import Violation
+from service.realtime.scanner_items import Message, Violation
 from service.relay import ending
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall
+from service.relay.closing_sides import (
+    CLIENT_CLOSE_SECONDS,
+    LOST_CLIENT_CLOSE_SECONDS,
+    UPSTREAM_CLOSE_SECONDS,
+    close_side,
+    settle_response,
+)
 from service.relay.ending import CloseInstruction, Ending, Side
-from service.relay.live_call import settle
+from service.relay.own_events import DrainEvent, ErrorEvent, OwnEvents
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict
 from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
+from service.relay.session_watch import SessionWatch
 from service.relay.start_reader import ClientStream
-from service.relay.ticker import TICK_SECONDS
 from service.relay.view import SessionView
-from service.relay.watchdog import (
-    PING_ANSWER_SECONDS,
-    ClientProber,
-    Lapse,
-    SessionLimits,
-    SessionRates,
-    due_ending,
-    quiet_until,
-)
+from service.relay.watchdog import Lapse, SessionLimits
 from service.upstream.dial import UpstreamConnection
-from service.wire.closing import close_leg
 from service.wire.leg import Leg
-from service.wire.receiver import InputDiscarder
-
-UPSTREAM_CLOSE_SECONDS: Final = 1.25
-"""Upper bound on flushing and closing upstream. An open upstream socket costs money: it is closed within two seconds of the
-client's disconnect, also while it is held (see `ticker.TICK_SECONDS`)."""
-CLIENT_CLOSE_SECONDS: Final = 5.0
-"""Upper bound on flushing and closing the client."""
-LOST_CLIENT_CLOSE_SECONDS: Final = TICK_SECONDS + UPSTREAM_CLOSE_SECONDS
-"""Upper bound on noticing that a deadline has passed and ending the session of a lost client, which gets no handshake."""
-
-BOUNDARY_SECONDS: Final = 2.0
-"""How long a session that is due to end waits for a message boundary."""
-RESPONSE_CANCEL: Final = b'{"type":"response.cancel"}'
-RESPONSE_SETTLE_SECONDS: Final = 1.0
-"""How long a session with a budget waits for the tokens of the response that its end cuts off."""
-MAX_WAITING_ERRORS: Final = 16  # error events of the relay's own, which wait for a message boundary
-
-
-class ErrorEvent(Protocol):
-    """Builds the payload of an `error` event. Passed in, since `web` knows what a client's errors look like."""
-
-    def __call__(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> bytes:
-        """For a reason and a remedy, None for the catalogue's, and what of the client's event is the cause."""
-
-
-DrainEvent = Callable[[float], bytes]
-"""Builds the payload of the event that announces a drain, from the seconds until its deadline."""
 
 
 class Session:
@@ -94,11 +61,8 @@ class Session:
         self._client = client
         self._connected = connected
         self._upstream = connected.leg
-        self._limits = limits
         self._telemetry = telemetry
         self._error_event = error_event
-        self._drain_event = drain_event  # None for a client that has not asked for it
-        self._drains_at: float | None = None  # set while the client has yet to be sent the event
         self._is_closed = False
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
@@ -109,20 +73,13 @@ class Session:
             timer = budget.start(self, self._reporter.spending, timer)
         self.settle_seconds = self._call.settle_seconds  # how long upstream may outlast the end of the session
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
-        self._started_at = self._loop.time()
-        self._pinged_at = self._started_at
-        self._prober = ClientProber(client)
+        self._watch = SessionWatch(client, connected.leg, limits, self._loop.time())
         self._over_by = 0.0  # once the session is ending
-        self._active_at = self._started_at
-        self._activity_at_tick = 0
-        self._rates = SessionRates(limits, self._started_at)
-        self._quiet_until = 0.0  # before this time a tick need not check the limits
         self._client_at_boundary = True  # when the session ended
         self._client_stream = client_stream or ClientStream(
             Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         )
-        self._errors: list[bytes] = []  # events that wait for a message boundary
-        self._due_end: tuple[Ending, float] | None = None  # waits for one as well, and since when
+        self._own_events = OwnEvents(client, drain_event)
         self._to_upstream = Pipe(
             client,
             self._upstream,
@@ -160,7 +117,7 @@ class Session:
             if self._budget is not None:
                 self._budget.finish()
         try:
-            duration_seconds = self._loop.time() - self._started_at
+            duration_seconds = self._loop.time() - self._watch.started_at
             self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, self._call.summary())
         finally:
             self._is_closed = True
@@ -197,16 +154,12 @@ class Session:
         """
         now = self._loop.time()
         self._to_upstream.count_audio()
-        self._end_if_probe_failed(now)
+        if (lost := self._watch.failed_probe(now)) is not None:
+            self._end(lost)
         if self._ended.done():
             return Lapse(max(0.0, self._over_by - now), is_ending=True)
-        self._quiet_until = 0.0
-        seconds = self._prober.probe(now, self._limits)
+        seconds = self._watch.probe(now)
         return None if seconds is None else Lapse(seconds + self.settle_seconds + LOST_CLIENT_CLOSE_SECONDS)
-
-    def _end_if_probe_failed(self, now: float) -> None:
-        if self._prober.has_failed(now, self._limits):
-            self._end(ending.peer_lost("client"))
 
     def view(self) -> SessionView | None:
         """What the session has done so far, read from its pipes; None once both sides are closed."""
@@ -214,26 +167,23 @@ class Session:
             return None
         now = self._loop.time()
         ending_as = self._ended.result().reason if self._ended.done() else None
-        times = (now - self._started_at, now - self._active_at)
+        times = (now - self._watch.started_at, now - self._watch.active_at)
         return SessionView(self.info, *times, ending_as, self._to_upstream, self._to_client, self._reporter.spending)
 
     def announce_drain(self, seconds: float) -> None:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""
-        if self._drain_event is not None and not self._ended.done():
-            self._drains_at = self._loop.time() + seconds
-            self._send_own_events()
+        self._own_events.announce_drain(self._loop.time() + seconds)
+        self._send_own_events()
 
     def end_at_boundary(self, end: Ending) -> None:
         """End the session at the next message boundary, so that the client gets the error event behind whole events."""
-        if self._due_end is None:
-            self._due_end = end, self._loop.time()
-            self._send_own_events()
+        self._own_events.end_with(end, self._loop.time())
+        self._send_own_events()
 
     def send_at_boundary(self, event: bytes) -> None:
         """Send the client an event at the next message boundary; none to a client that does not read them."""
-        if self._client.full_since is None and len(self._errors) < MAX_WAITING_ERRORS:
-            self._errors.append(event)
-            self._send_own_events()
+        self._own_events.add(event)
+        self._send_own_events()
 
     def _end(self, end: Ending) -> None:
         if not self._ended.done():
@@ -253,38 +203,33 @@ class Session:
         for pipe in (self._to_upstream, self._to_client):
             pipe.stop_backpressure()
         is_informed, _ = await asyncio.gather(
-            self._close_side(self._client, end.client, now + CLIENT_CLOSE_SECONDS), self._close_upstream(end.upstream)
+            close_side(self._client, end.client, now + CLIENT_CLOSE_SECONDS), self._close_upstream(end.upstream)
         )
         self.client_informed = self.client_informed and is_informed
 
     async def _close_upstream(self, close: CloseInstruction) -> None:
-        if self.settle_seconds and not close.is_final and self._to_upstream.at_message_boundary:
-            await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
-        elif self._budget is not None and self._budget.is_response_running and not close.is_final:
-            await self._settle_response()
-        await self._close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
+        if not close.is_final and self._to_upstream.at_message_boundary:
+            if self.settle_seconds:
+                await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
+            elif self._budget is not None and self._budget.is_response_running:
+                await settle_response(self._connected, self.event_discarded)
+        await close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
-    async def _settle_response(self) -> None:
-        """Cancel the response that runs and read what it cost: a client that leaves before its end must pay for it."""
-        if self._to_upstream.at_message_boundary:
-            await settle(
-                self._connected,
-                self._loop.time() + RESPONSE_SETTLE_SECONDS,
-                lambda message: self.event_discarded(message.type, message.payload),
-                request=RESPONSE_CANCEL,
-                last_type=RESPONSE_DONE,
-            )
+    def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
+        """Join the client to another upstream connection, between two messages of both sides; returns the one before.
 
-    async def _close_side(self, leg: Leg, close: CloseInstruction, deadline: float) -> bool:
-        if close.abort:
-            leg.abort()
-        elif close.close_received:
-            leg.send_close(close.code, close.text)
-            leg.close()
-        elif close.unreadable and leg.send_close(close.code, close.text):
-            leg.start(InputDiscarder(leg))
-            leg.write_eof()
-        return await close_leg(leg, close.code, close.text, deadline=deadline)
+        The caller then owns that one and starts another receiver on it. What `connected` has received is forwarded at once.
+        """
+        former, self._connected, self._upstream = self._connected, connected, connected.leg
+        self._watch.upstream = connected.leg
+        self._watch.quiet_until = 0.0
+        self._to_upstream.replace_sink(connected.leg)
+        self._to_client.replace_source(connected.leg, connected.scanner)
+        items, connected.items = connected.items, []
+        self._to_client.process(items)
+        connected.leg.start(self._to_client, self._to_client.read)
+        connected.leg.release("first_event")
+        return former
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
@@ -313,9 +258,9 @@ class Session:
         self._reporter.protocol_broken(side, violation.detail)
         self._end(ending.peer_broke_protocol(side, violation))
 
-    def event_read(self, direction: Direction, event_type: str | None, payload: bytes) -> Verdict | Rewritten:
+    def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """Count what an upstream event reports; refuse what a client may not request."""
-        return self._call.event_read(direction, event_type, payload, self._to_client.count_audio)
+        return self._call.event_read(direction, message.type, message.payload, self._to_client.count_audio)
 
     def _send_error(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> None:
         """Send the client an error event at the next message boundary; none to a client that does not read them."""
@@ -345,83 +290,47 @@ class Session:
 
     def stalled(self, seconds: float) -> None:
         """Credit both peers with a stall of the process, and ping them, before the limits are checked again."""
-        now = self._loop.time()
-        for leg in (self._client, self._upstream):
-            leg.credit_stall(seconds, alive_until=now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS))
-        self._rates.credit_stall(now, seconds)
-        self._active_at = min(now, self._active_at + seconds)
-        self._prober.last = None  # the answer may have arrived unread
-        self._pinged_at = now
-        self._quiet_until = 0.0
-        self._send_pings()
+        self._watch.credit_stall(self._loop.time(), seconds)
 
     def _tick(self) -> None:
         if self._ended.done():
             return
-        now, client = self._loop.time(), self._client
+        now, watch = self._loop.time(), self._watch
         messages, frames, size = self._to_upstream.totals()
         upstream_messages, upstream_frames, _ = self._to_client.totals()
-        activity = self._call.activity(messages + upstream_messages)
-        if activity != self._activity_at_tick:
-            self._activity_at_tick, self._active_at = activity, now
+        watch.note_activity(now, self._call.activity(messages + upstream_messages))
         # Nearly every tick ends here.
         if not (
-            now < self._quiet_until
+            watch.is_quiet(now, frames, size, upstream_frames)
             and self._budget is None
-            and client.held_since is None
-            and client.full_since is None
-            and self._upstream.full_since is None
-            and self._rates.allow(frames, size, upstream_frames)
             and self._call.due_ending() is None
         ):
             self._check_limits(now, frames, size, upstream_frames)
 
     def _check_limits(self, now: float, frames: int, size: int, upstream_frames: int) -> None:
-        for leg in (self._client, self._upstream):
-            leg.check_progress()
-        self._end_if_probe_failed(now)
         if self._budget is not None:
             self._budget.tick()
-        times = {"started_at": self._started_at, "active_at": self._active_at}
-        end = due_ending(now, self._client, self._upstream, self._limits, **times)
-        end = end or self._rates.due_ending(now, frames, size, upstream_frames) or self._call.due_ending()
-        if self._due_end is not None and now - self._due_end[1] >= BOUNDARY_SECONDS:
-            end = end or self._due_end[0]
+        end = self._watch.due_ending(now, frames, size, upstream_frames) or self._call.due_ending()
+        end = end or self._own_events.overdue_end(now)
         if end is not None:
             self._end(end)
             return
         self._send_own_events()
         if self._client.held_since is not None:
             self._to_upstream.scan_for_close()  # the session must not last until upstream reads again
-        if now - self._pinged_at >= self._limits.ping_seconds:
-            self._pinged_at = now
-            self._send_pings()
-        if self._prober.is_waiting or self._to_client.on_processed is not None:
-            self._quiet_until = 0.0
-        else:
-            until = quiet_until(self._client, self._upstream, self._limits, **times)
-            self._quiet_until = min(until, self._rates.window_ends_at, self._pinged_at + self._limits.ping_seconds)
-
-    def _send_pings(self) -> None:
-        for leg in (self._client, self._upstream):
-            leg.send_control(Opcode.PING, b"")
+        self._watch.rest(now, is_waiting=self._to_client.on_processed is not None)
 
     def _send_own_events(self) -> None:
-        is_due = bool(self._errors) or self._drains_at is not None or self._due_end is not None
-        if not is_due or self._ended.done():
+        if not self._own_events.are_waiting or self._ended.done():
             return
         if not (self._to_client.at_message_boundary and self._client.can_send):
             self._to_client.on_processed = self._send_own_events
-            self._quiet_until = 0.0  # or at the next tick
+            self._watch.quiet_until = 0.0  # or at the next tick
             return
-        for event in self._errors:
-            self._client.send_event(event)
-        self._errors.clear()
-        if self._drain_event is not None and self._drains_at is not None:
-            self._client.send_event(self._drain_event(max(0.0, self._drains_at - self._loop.time())))
-        self._drains_at = self._to_client.on_processed = None
-        if self._due_end is not None:
-            self._end(self._due_end[0])
+        self._to_client.on_processed = None
+        due_end = self._own_events.send(self._loop.time())
+        if due_end is not None:
+            self._end(due_end)
 
     def _leg_of(self, direction: Direction) -> Leg:
         return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream

@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 TICK_SECONDS: Final = 0.5
 """The interval between two ticks of a session. A tick finds the loss of a held leg, so that this and
-`session.UPSTREAM_CLOSE_SECONDS` together stay below two seconds."""
+`closing_sides.UPSTREAM_CLOSE_SECONDS` together stay below two seconds."""
 _GROUPS: Final = 10
 """The sessions tick in this many groups, one after the other: nine thousand in one iteration of the event loop would delay
 all frames by tens of milliseconds."""

@@ -184,11 +184,13 @@ class SessionRates:
 
 
 def due_ending(
-    now: float, client: Leg, upstream: Leg, limits: SessionLimits, *, started_at: float, active_at: float
+    now: float, client: Leg, upstream: Leg | None, limits: SessionLimits, *, started_at: float, active_at: float
 ) -> Ending | None:
     """The ending that is due at `now`, or None. Within a side, loss comes before slowness; both come before idleness."""
-    sides: tuple[tuple[Leg, Side], ...] = ((client, "client"), (upstream, "upstream"))
+    sides: tuple[tuple[Leg | None, Side], ...] = ((client, "client"), (upstream, "upstream"))
     for leg, side in sides:
+        if leg is None:
+            continue
         held = leg.held_since is not None
         # A held leg receives nothing, so silence proves nothing; only the kernel knows whether its peer is connected.
         # Upstream is not asked: after it has disconnected it costs nothing, and its last frames, perhaps a close frame, are

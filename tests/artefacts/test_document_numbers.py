@@ -15,9 +15,9 @@ from service.access.limits import ConcurrencyLimit
 from service.failures import CATALOGUE, Failure
 from service.realtime.scanner import MAX_HELD_BYTES
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
+from service.relay.closing_sides import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
 from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
-from service.relay.session import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_SECONDS, UPSTREAM_CLOSE_SECONDS
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import ACK_ONLY_SECONDS, SessionLimits
 from service.settings import SETTINGS

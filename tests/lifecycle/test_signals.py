@@ -16,8 +16,8 @@ import pytest
 
 from service import signals
 from service.failures import CATALOGUE
+from service.relay.closing_sides import CLIENT_CLOSE_SECONDS
 from service.relay.drain import FAST_CLOSE_SECONDS
-from service.relay.session import CLIENT_CLOSE_SECONDS
 from tests.support.client_calls import (
     DRAINING_EVENT_PATH,
     exchange_events,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
-from service.relay.session import LOST_CLIENT_CLOSE_SECONDS, Session
+from service.relay.closing_sides import LOST_CLIENT_CLOSE_SECONDS
+from service.relay.session import Session
 from service.relay.watchdog import ACK_ONLY_SECONDS, Probe, SessionLimits, seconds_until_lost
 from service.wire.leg import Leg
 from service.wire.signs_of_life import MIN_PROGRESS_BYTES
@@ -45,18 +46,18 @@ async def test_dead_connection_gives_way_to_a_reconnect(access: str) -> None:
             proxy.stall()
 
             answers = [await refused(port) for _ in range(3)]
-            assert session._prober.last is not None
-            sent_at = session._prober.last.sent_at
+            assert session._watch._prober.last is not None
+            sent_at = session._watch._prober.last.sent_at
             assert "12" == answers[0].headers["Retry-After"]
             for answer, line in zip(answers, relay.events("admission.refused"), strict=True):
                 seconds = answer.headers["Retry-After"]
                 assert f"within {seconds} seconds unless the client answers a ping" in answer.error["remedy"]
                 assert (answer.error["remedy"], f"{seconds} s") == (line["remedy"], line["lapses_within"])
                 assert int(seconds) <= 12
-            assert sent_at == session._prober.last.sent_at
+            assert sent_at == session._watch._prober.last.sent_at
 
-            session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
-            session._quiet_until = 0.0
+            session._watch._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+            session._watch.quiet_until = 0.0
             session.tick()
             assert session._ended.done()
             lapse = relay.app.sessions.probe_client(session.info.limited_as)
@@ -88,17 +89,17 @@ async def test_live_connection_keeps_its_session() -> None:
         answer = await refused(port)
         assert ORDINARY == answer.error["remedy"]
         assert 1 <= int(answer.headers["Retry-After"]) <= 5
-        session._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
-        session._quiet_until = 0.0
+        session._watch._limits = SessionLimits(max_message_bytes=1 << 20, probe_seconds=0)
+        session._watch.quiet_until = 0.0
         session.tick()
         assert not session._ended.done()
-        session._limits = LIMITS
-        session._quiet_until = 0.0
+        session._watch._limits = LIMITS
+        session._watch.quiet_until = 0.0
 
 
 def is_answered(session: Session) -> bool:
     """Whether the client has answered the last probe."""
-    return session._prober.last is not None and session._prober.last.is_answered(session._client)
+    return session._watch._prober.last is not None and session._watch._prober.last.is_answered(session._client)
 
 
 AUDIO: Final = b'{"type":"response.output_audio.delta","delta":"AAAA"}'
@@ -139,7 +140,7 @@ async def test_client_that_acknowledges_speech_and_sends_nothing_is_lost(monkeyp
         client, record = await recorded.open()
         session = next(iter(recorded.relay.app.sessions))
         monkeypatch.setattr("service.relay.watchdog.ACK_ONLY_SECONDS", 0.1)
-        session._quiet_until = 0.0
+        session._watch.quiet_until = 0.0
         while not session._ended.done():
             record.connection.send(AUDIO)
             await client.next_item()

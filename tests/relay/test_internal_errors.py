@@ -145,7 +145,7 @@ async def test_exception_in_a_tick_ends_the_session(monkeypatch: pytest.MonkeyPa
     def faulty(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.relay.session.due_ending", faulty)
+    monkeypatch.setattr("service.relay.session_watch.due_ending", faulty)
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)

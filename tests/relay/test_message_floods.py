@@ -299,7 +299,7 @@ async def test_client_disconnect_inside_a_message_forwards_whole_frames_only(
         client.writer.write(sent)
         await eventually(
             lambda: (
-                relay_session._client.last_alive_at > relay_session._started_at
+                relay_session._client.last_alive_at > relay_session._watch.started_at
                 and relay_session._to_upstream.forwarded_bytes == len(expected)
             )
         )

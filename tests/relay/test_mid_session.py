@@ -111,10 +111,10 @@ async def test_peer_that_answers_no_ping_is_lost(
         upstream_close.set_result(await connection.until_close())
 
     async with session(script, reason) as (relay, client, relay_session):
-        relay_session._limits = SessionLimits(
+        relay_session._watch._limits = SessionLimits(
             max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS
         )
-        relay_session._quiet_until = 0.0
+        relay_session._watch.quiet_until = 0.0
         client_task = asyncio.ensure_future(behave(client, "client"))
         if silent_side == "neither":
             await asyncio.sleep(2 * SILENT_SECONDS)  # a silent peer would be lost by now
@@ -305,7 +305,7 @@ async def test_silence_during_a_stall_of_the_process_is_not_the_peers(
         for leg in (relay_session._client, relay_session._upstream):
             leg.last_alive_at -= 44.0
             leg.last_received_at -= 44.0
-        relay_session._quiet_until = 0.0
+        relay_session._watch.quiet_until = 0.0
         relay.app.sessions._ticker._due -= stalled
         if stalled:
             ping = await client.next_item()

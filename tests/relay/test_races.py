@@ -141,8 +141,8 @@ async def test_upstream_that_reads_nothing_is_aborted() -> None:
         await connection.wait_closed()
 
     async with session(script) as (relay, client, relay_session, _):
-        relay_session._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1)
-        relay_session._quiet_until = 0.0
+        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1)
+        relay_session._watch.quiet_until = 0.0
         while "sink_full" not in relay_session._client._hold_reasons:  # a costly read may hold it for a turn
             client.writer.write(APPEND)
             await asyncio.sleep(0)

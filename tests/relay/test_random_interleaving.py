@@ -114,7 +114,7 @@ def memory_relay() -> Iterator[tuple[VirtualTimeLoop, MemoryRelay]]:
         closing(VirtualTimeLoop()) as loop,
         structlog.testing.capture_logs() as logs,
         patch("service.wire.seam.Leg", MemoryLeg),
-        patch("service.relay.pipe.LOOKAHEAD_FRAMES", 1 << 20),
+        patch("service.relay.lookahead.LOOKAHEAD_FRAMES", 1 << 20),
     ):
         relay = MemoryRelay(logs)
         loop.run_until_complete(relay.start())

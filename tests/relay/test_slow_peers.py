@@ -101,8 +101,8 @@ async def open_client(relay: Relay, *, buffer_bytes: int = KERNEL_BYTES) -> Asyn
     try:
         assert CREATED_FRAME == await client.reader.readexactly(len(CREATED_FRAME))
         relay_session = next(iter(set(relay.app.sessions) - known))
-        relay_session._limits = LIMITS
-        relay_session._quiet_until = 0.0
+        relay_session._watch._limits = LIMITS
+        relay_session._watch.quiet_until = 0.0
         shrink_buffers(client, buffer_bytes)
         for leg in (relay_session._client, relay_session._upstream):
             leg._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
@@ -271,8 +271,8 @@ async def test_client_that_reads_slowly_receives_everything() -> None:
         await connection.wait_closed()
 
     async with clean_relay(script) as (relay, _), open_client(relay, buffer_bytes=32_768) as (client, relay_session):
-        relay_session._limits = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
-        relay_session._quiet_until = 0.0
+        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
+        relay_session._watch.quiet_until = 0.0
         # 160 kB/s: what the relay buffers takes two seconds, longer than a peer may read nothing.
         received = await FrameReader(client).read(count * len(DELTA), limit=1600, pause=0.01)
         finished.set()

@@ -1,0 +1,70 @@
+"""Events of the relay's own within a session, and its due end: both wait until the client is between two messages."""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from service.relay.ending import Ending
+from service.wire.leg import Leg
+
+BOUNDARY_SECONDS: Final = 2.0
+"""How long a session that is due to end waits for a message boundary."""
+MAX_WAITING_EVENTS: Final = 16
+
+
+class ErrorEvent(Protocol):
+    """Builds the payload of an `error` event. Passed in, since `web` knows what a client's errors look like."""
+
+    def __call__(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> bytes:
+        """For a reason and a remedy, None for the catalogue's, and what of the client's event is the cause."""
+
+
+DrainEvent = Callable[[float], bytes]
+"""Builds the payload of the event that announces a drain, from the seconds until its deadline."""
+
+
+class OwnEvents:
+    """What the relay has to say to a client, in the order of sending. Sends nothing before `send`, at a message boundary."""
+
+    __slots__ = ("_client", "_drain_event", "_drains_at", "_due_end", "_events")
+
+    def __init__(self, client: Leg, drain_event: DrainEvent | None) -> None:
+        self._client = client
+        self._drain_event = drain_event  # None for a client that has not asked for it
+        self._drains_at: float | None = None  # set while the client has yet to be sent the event
+        self._events: list[bytes] = []
+        self._due_end: tuple[Ending, float] | None = None  # and since when
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._events) or self._drains_at is not None or self._due_end is not None
+
+    def add(self, event: bytes) -> None:
+        """Send this event; not to a client that reads nothing."""
+        if self._client.full_since is None and len(self._events) < MAX_WAITING_EVENTS:
+            self._events.append(event)
+
+    def announce_drain(self, drains_at: float) -> None:
+        """Send the event that announces a drain, if the client asked for it."""
+        if self._drain_event is not None:
+            self._drains_at = drains_at
+
+    def end_with(self, end: Ending, now: float) -> None:
+        """End the session behind all events. The first end counts."""
+        if self._due_end is None:
+            self._due_end = end, now
+
+    def overdue_end(self, now: float) -> Ending | None:
+        """The end that has waited too long for a message boundary."""
+        is_overdue = self._due_end is not None and now - self._due_end[1] >= BOUNDARY_SECONDS
+        return self._due_end[0] if self._due_end is not None and is_overdue else None
+
+    def send(self, now: float) -> Ending | None:
+        """Send all events; the caller guarantees a message boundary. Returns the due end."""
+        for event in self._events:
+            self._client.send_event(event)
+        self._events.clear()
+        if self._drain_event is not None and self._drains_at is not None:
+            self._client.send_event(self._drain_event(max(0.0, self._drains_at - now)))
+        self._drains_at = None
+        return None if self._due_end is None else self._due_end[0]

@@ -1,0 +1,111 @@
+"""Watches the limits of one session: what is due at a tick, and until when nothing can be."""
+
+from service.realtime.frames import Opcode
+from service.relay import ending
+from service.relay.ending import Ending
+from service.relay.watchdog import (
+    PING_ANSWER_SECONDS,
+    ClientProber,
+    SessionLimits,
+    SessionRates,
+    due_ending,
+    quiet_until,
+)
+from service.wire.leg import Leg
+
+
+class SessionWatch:
+    """The state behind the limits of a session. Reads the legs and pings their peers; ends nothing.
+
+    `upstream` is None while the session has no upstream connection. `quiet_until`: before this time a tick need not check the
+    limits; set it to 0 to have them checked at the next tick.
+    """
+
+    __slots__ = (
+        "_activity",
+        "_client",
+        "_limits",
+        "_pinged_at",
+        "_prober",
+        "_rates",
+        "active_at",
+        "quiet_until",
+        "started_at",
+        "upstream",
+    )
+
+    def __init__(self, client: Leg, upstream: Leg, limits: SessionLimits, now: float) -> None:
+        self._client = client
+        self.upstream: Leg | None = upstream
+        self._limits = limits
+        self.started_at = self.active_at = self._pinged_at = now
+        self._activity = 0
+        self._rates = SessionRates(limits, now)
+        self._prober = ClientProber(client)
+        self.quiet_until = 0.0
+
+    def is_quiet(self, now: float, frames: int, size: int, upstream_frames: int) -> bool:
+        """Whether no limit can be exceeded. True at nearly every tick."""
+        upstream = self.upstream
+        return (
+            now < self.quiet_until
+            and self._client.held_since is None
+            and self._client.full_since is None
+            and upstream is not None
+            and upstream.full_since is None
+            and self._rates.allow(frames, size, upstream_frames)
+        )
+
+    def note_activity(self, now: float, activity: int) -> None:
+        """Note a number that grows while the conversation goes on."""
+        if activity != self._activity:
+            self._activity, self.active_at = activity, now
+
+    def due_ending(self, now: float, frames: int, size: int, upstream_frames: int) -> Ending | None:
+        """The ending that a limit requires, or None. The totals are those of `SessionRates.due_ending`."""
+        for leg in self._legs():
+            leg.check_progress()
+        if (lost := self.failed_probe(now)) is not None:
+            return lost
+        times = {"started_at": self.started_at, "active_at": self.active_at}
+        end = due_ending(now, self._client, self.upstream, self._limits, **times)
+        return end or self._rates.due_ending(now, frames, size, upstream_frames)
+
+    def rest(self, now: float, *, is_waiting: bool) -> None:
+        """Ping if it is time, and set `quiet_until`; `is_waiting`: something else is to be checked at the next tick."""
+        if now - self._pinged_at >= self._limits.ping_seconds:
+            self._ping(now)
+        if is_waiting or self.upstream is None or self._prober.is_waiting:
+            self.quiet_until = 0.0
+            return
+        times = {"started_at": self.started_at, "active_at": self.active_at}
+        until = quiet_until(self._client, self.upstream, self._limits, **times)
+        self.quiet_until = min(until, self._rates.window_ends_at, self._pinged_at + self._limits.ping_seconds)
+
+    def credit_stall(self, now: float, seconds: float) -> None:
+        """Credit both peers with a stall of the process, and ping them."""
+        alive_until = now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS)
+        for leg in self._legs():
+            leg.credit_stall(seconds, alive_until=alive_until)
+        self._rates.credit_stall(now, seconds)
+        self.active_at = min(now, self.active_at + seconds)
+        self._prober.last = None  # the answer may have arrived unread
+        self.quiet_until = 0.0
+        self._ping(now)
+
+    def probe(self, now: float) -> float | None:
+        """See `ClientProber.probe`."""
+        self.quiet_until = 0.0
+        return self._prober.probe(now, self._limits)
+
+    def failed_probe(self, now: float) -> Ending | None:
+        """The ending of a session whose client has not answered the last probe."""
+        return ending.peer_lost("client") if self._prober.has_failed(now, self._limits) else None
+
+    def _ping(self, now: float) -> None:
+        self._pinged_at = now
+        for leg in self._legs():
+            leg.send_control(Opcode.PING, b"")
+
+    def _legs(self) -> tuple[Leg, ...]:
+        return (self._client,) if self.upstream is None else (self._client, self.upstream)
