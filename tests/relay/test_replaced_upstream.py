@@ -79,4 +79,4 @@ async def test_backpressure_moves_with_the_upstream_leg() -> None:
         assert not session._to_upstream.is_held_back
         client.send_event(type="input_audio_buffer.commit")
         await eventually(lambda: upstreams.received[1] and b"commit" in upstreams.received[1][-1])
-        stuck.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
+        stuck.writer.transport.resume_reading()
