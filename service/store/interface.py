@@ -20,6 +20,7 @@ LEASE_SECONDS: Final = 25.0
 """How long the leases of a pod outlive its last heartbeat: with the time of a heartbeat in flight below 30 seconds."""
 SECRET_MEMORY_SECONDS: Final = 600
 """How long after its expiry a secret is distinguished from one that never existed."""
+MAX_SECRET_PAYLOAD_BYTES: Final = 65_536
 
 
 FailureMode = Literal["open", "closed"]
@@ -191,11 +192,14 @@ class Store(Protocol):
         """The totals of the scopes. Never raises; while the store fails, what this pod knows, as above."""
 
     async def put_secret(self, secret: Secret, payload: bytes, ttl_seconds: int) -> None:
-        """Keep a payload, of at most 64 KiB, for the one request that presents the secret within `ttl_seconds`.
+        """Keep a payload for the one request that presents the secret within `ttl_seconds`.
 
-        The store holds the SHA-256 of the secret, never the secret. The payload is in clear. Raises
-        Failure("store_unavailable"), and ValueError if this secret exists.
+        It has at most MAX_SECRET_PAYLOAD_BYTES, and is in clear. The store holds the SHA-256 of the secret, never the secret.
+        Raises Failure("store_unavailable"), and ValueError if this secret exists.
         """
+
+    async def read_secret(self, secret: Secret) -> "SecretState | bytes":
+        """The payload, without using the secret up; else why there is none. Raises Failure("store_unavailable")."""
 
     async def take_secret(self, secret: Secret) -> "SecretState | bytes":
         """The payload, exactly once over all pods; else why there is none. Raises Failure("store_unavailable").
@@ -271,6 +275,9 @@ class StoreBackend(Protocol):
 
     async def put_secret(self, digest: str, payload: bytes, ttl_seconds: int) -> bool:
         """Keep a payload under the SHA-256 of a secret, in hex; False if it exists."""
+
+    async def read_secret(self, digest: str) -> SecretState | bytes:
+        """What `take_secret` would return; changes nothing."""
 
     async def take_secret(self, digest: str) -> SecretState | bytes:
         """The payload, exactly once; else why there is none."""

@@ -44,6 +44,10 @@ class MemoryBackend:
         """See `StoreBackend`."""
         return self._state.put_secret(digest, payload, ttl_seconds)
 
+    async def read_secret(self, digest: str) -> SecretState | bytes:
+        """See `StoreBackend`."""
+        return self._state.read_secret(digest)
+
     async def take_secret(self, digest: str) -> SecretState | bytes:
         """See `StoreBackend`."""
         return self._state.take_secret(digest)

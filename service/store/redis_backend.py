@@ -180,9 +180,16 @@ class RedisBackend:
         """See `StoreBackend`."""
         return bool(await self._run("put_secret", digest, payload, ttl_seconds * 1000, _SECRET_MEMORY_MS))
 
+    async def read_secret(self, digest: str) -> SecretState | bytes:
+        """See `StoreBackend`."""
+        return await self._secret("read_secret", digest)
+
     async def take_secret(self, digest: str) -> SecretState | bytes:
         """See `StoreBackend`."""
-        state, *payload = await self._run("take_secret", digest, _SECRET_MEMORY_MS)
+        return await self._secret("take_secret", digest)
+
+    async def _secret(self, operation: str, digest: str) -> SecretState | bytes:
+        state, *payload = await self._run(operation, digest, _SECRET_MEMORY_MS)
         if payload:
             return bytes(payload[0])
         result: SecretState = state.decode()

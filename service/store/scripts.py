@@ -12,7 +12,8 @@ Keys, all with the prefix `rr:`; times are milliseconds of Redis's clock:
 | `starts:<scope>` | list | times of the last starts, newest first |
 | `spent:<scope>` | hash | day, month, and what was spent in each |
 | `record:<id>` | hash | the highest amounts that a record has reported |
-| `secret:<sha256>` | hash | payload, expiry and state |
+| `secret:<sha256>` | hash | expiry and state |
+| `payload:<sha256>` | string | what the secret is for, until it is used or expires |
 
 The scripts compute names of keys, so that they need one primary: no Redis Cluster.
 """
@@ -219,22 +220,29 @@ local key = 'rr:secret:' .. ARGV[1]
 local expires = redis.call('HGET', key, 'expires')
 if expires and now < tonumber(expires) + tonumber(ARGV[4]) then return 0 end
 redis.call('DEL', key)
-redis.call('HSET', key, 'payload', ARGV[2], 'expires', now + tonumber(ARGV[3]))
+redis.call('HSET', key, 'expires', now + tonumber(ARGV[3]))
 redis.call('PEXPIRE', key, tonumber(ARGV[3]) + tonumber(ARGV[4]))
+redis.call('SET', 'rr:payload:' .. ARGV[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
 # sha256, how long it is remembered after its expiry in ms
-_TAKE: Final = """
+_FIND: Final = """
 local key = 'rr:secret:' .. ARGV[1]
-local f = redis.call('HMGET', key, 'expires', 'state', 'payload')
+local f = redis.call('HMGET', key, 'expires', 'state')
 if not f[1] or now >= tonumber(f[1]) + tonumber(ARGV[2]) then return {'unknown'} end
 if f[2] then return {f[2]} end
-redis.call('HDEL', key, 'payload')
-local state = now < tonumber(f[1]) and 'used' or 'expired'
-redis.call('HSET', key, 'state', state)
-if state == 'used' then return {'payload', f[3]} end
-return {state}
+local payload = now < tonumber(f[1]) and redis.call('GET', 'rr:payload:' .. ARGV[1])
+"""
+_READ: Final = f"""{_FIND}
+if payload then return {{'payload', payload}} end
+return {{'expired'}}
+"""
+_TAKE: Final = f"""{_FIND}
+redis.call('DEL', 'rr:payload:' .. ARGV[1])
+redis.call('HSET', key, 'state', payload and 'used' or 'expired')
+if payload then return {{'payload', payload}} end
+return {{'expired'}}
 """
 
 
@@ -246,6 +254,7 @@ _BODIES: Final = {
     "leave": _LEAVE,
     "spend": _SPEND,
     "put_secret": _PUT,
+    "read_secret": _READ,
     "take_secret": _TAKE,
 }
 

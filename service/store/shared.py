@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -128,11 +128,20 @@ class SharedStore:
         if not is_new:
             raise ValueError("the secret exists")
 
+    async def read_secret(self, secret: Secret) -> SecretState | bytes:
+        """See `Store`."""
+        return await self._find_secret("read_secret", self._backend.read_secret, secret)
+
     async def take_secret(self, secret: Secret) -> SecretState | bytes:
         """See `Store`."""
+        return await self._find_secret("take_secret", self._backend.take_secret, secret)
+
+    async def _find_secret(
+        self, name: str, find: Callable[[str], Awaitable[SecretState | bytes]], secret: Secret
+    ) -> SecretState | bytes:
         digest = _digest(secret)
         try:
-            return await self._calls.call("take_secret", lambda: self._backend.take_secret(digest))
+            return await self._calls.call(name, lambda: find(digest))
         except StoreError as error:
             raise unavailable(error) from None
 

@@ -44,7 +44,6 @@ class _Spent:
 
 @dataclass(slots=True)
 class _Kept:
-    payload: bytes
     expires: int
     state: SecretState | None = None  # None: not presented yet
 
@@ -86,6 +85,7 @@ class StoreState:
         self._spent: ExpiringDict[_Spent] = ExpiringDict()
         self._records: ExpiringDict[Amounts] = ExpiringDict()
         self._secrets: ExpiringDict[_Kept] = ExpiringDict()
+        self._payloads: ExpiringDict[bytes] = ExpiringDict()  # of secrets that are neither used nor expired
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -244,24 +244,36 @@ class StoreState:
         if self._secrets.get(digest) is not None:
             return False
         expires = now + ttl_seconds * 1000
-        self._secrets.put(digest, _Kept(payload, expires), expires + SECRET_MEMORY_SECONDS * 1000)
+        self._secrets.put(digest, _Kept(expires), expires + SECRET_MEMORY_SECONDS * 1000)
+        self._payloads.put(digest, payload, expires)
         return True
 
     def take_secret(self, digest: str) -> SecretState | bytes:
         """See `StoreBackend`."""
         now = self._now()
+        found = self._find_secret(digest, now)
+        kept = self._secrets.get(digest)
+        if kept is not None and kept.state is None:
+            kept.state = "expired" if found == "expired" else "used"
+            self._payloads.put(digest, b"", kept.expires)
+        return found
+
+    def read_secret(self, digest: str) -> SecretState | bytes:
+        """See `StoreBackend`."""
+        return self._find_secret(digest, self._now())
+
+    def _find_secret(self, digest: str, now: int) -> SecretState | bytes:
         kept = self._secrets.get(digest)
         if kept is None:
             return "unknown"
         if kept.state is not None:
             return kept.state
-        payload, kept.payload = kept.payload, b""
-        kept.state = "used" if now < kept.expires else "expired"
-        return payload if kept.state == "used" else "expired"
+        payload = self._payloads.get(digest)
+        return "expired" if payload is None or now >= kept.expires else payload
 
     def _now(self) -> int:
         now = self._clock()
-        for kept in (self._starts, self._spent, self._records, self._secrets):
+        for kept in (self._starts, self._spent, self._records, self._secrets, self._payloads):
             kept.purge(now)
         return now
 

@@ -13,6 +13,7 @@ CALLS: Final = (
     "spend",
     "totals",
     "put_secret",
+    "read_secret",
     "take_secret",
 )
 RESULTS: Final = ("ok", "timeout", "error", "skipped")

@@ -287,8 +287,10 @@ async def test_secret_is_taken_once(under_test: BackendUnderTest) -> None:
     assert await store.put_secret(DIGEST, b"\x00payload\n\xff", 60) is True
     assert await store.put_secret(DIGEST, b"other", 60) is False
 
+    assert [b"\x00payload\n\xff"] * 2 == [await store.read_secret(DIGEST) for _ in range(2)]  # which uses it not up
     results = await asyncio.gather(*(store.take_secret(DIGEST) for _ in range(10)))
 
+    assert await store.read_secret(DIGEST) == "used"
     assert sorted(map(str, results)) == sorted([str(b"\x00payload\n\xff"), *["used"] * 9])
 
 
@@ -299,8 +301,9 @@ async def test_secret_that_was_used_expired_or_never_existed_is_distinguished(un
     for digest in (DIGEST, other):
         await store.put_secret(digest, b"payload", 60)
     await store.take_secret(other)
-    assert await store.take_secret("0" * 64) == "unknown"
+    assert [await store.take_secret("0" * 64), await store.read_secret("0" * 64)] == ["unknown"] * 2
     clock.advance(60_000)
+    assert await store.read_secret(DIGEST) == "expired"
     assert [await store.take_secret(digest) for digest in (DIGEST, other, DIGEST)] == ["expired", "used", "expired"]
     clock.advance(-1)  # a clock that is set back opens nothing
     assert await store.take_secret(DIGEST) == "expired"

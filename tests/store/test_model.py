@@ -124,6 +124,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(digest=DIGESTS)
     def take_secret(self, digest: str) -> None:
+        self.same(lambda store: store.read_secret(digest))
         self.same(lambda store: store.take_secret(digest))
 
     @rule(milliseconds=TIMES)
