@@ -17,6 +17,7 @@ QUESTIONS: Final = {
         "upstream_retries", "breaker_open", "health_check_status", "health_check_reason",
         "health_check_last_success_timestamp_seconds", "key_rotations", "key_file_refused", "clients_file_loads",
         "clients_file_refused", "clients_file_loaded_timestamp_seconds", "jwt_checks", "jwks_fetches", "jwks_failing",
+        "client_secrets",
     ),
     "How long does a connection take?": ("time_to_first_event_seconds", "upstream_connect_duration_seconds"),
     "How do sessions run and end?": (

@@ -175,6 +175,11 @@ class ClientDirectory:
             raise Failure("client_disabled", detail=f"client {client.name} has enabled = false")
         return Identity(client, credential)
 
+    def find(self, credential: str, name: str) -> Client | None:
+        """The client with this name, if a credential that was accepted before is still its own."""
+        client = self._open_client or self._by_credential.get(credential)
+        return client if client is not None and client.name == name else None
+
     def replace(self, file: ClientSet) -> Reload:
         """Use these clients of the file from now on, in place of the present ones."""
         before, withdrawn = self._clients, {**self._withdrawn, **self._by_credential}

@@ -34,6 +34,21 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "Retry within minutes. Operator: the clocks of the relay and of the identity provider differ.",
         "Correct the clock of this machine or of the identity provider; the log field detail states the difference. "
         "clock_skew_seconds of the table [jwt.NAME] in RELAY_CLIENTS_FILE allows up to 300 seconds."),
+    Row("secret_used", "clients", _CLIENT, 401, 3000, _NEVER, _INFO,
+        "The client secret has been used: it opens one session.",
+        "Request a new client secret for each connection, also for a reconnect, from the server of this app.",
+        "Find the app by the log fields client and user. It has to create a client secret for each connection: POST "
+        "/v1/realtime/client_secrets. A secret that is presented twice can also have been copied."),
+    Row("secret_expired", "clients", _CLIENT, 401, 3000, _NEVER, _INFO,
+        "The client secret has expired.",
+        "Request a new client secret from the server of this app just before connecting.",
+        "No action is needed if the app connects with a new one. Otherwise let it create the secret just before it connects, "
+        "or with more expires_after.seconds (at most 600); compare the clocks if new ones are refused."),
+    Row("too_many_secrets", "clients", _CLIENT, 429, None, _LATER, _WARNING,
+        "This client creates client secrets too often.",
+        "Create a client secret just before it is used, at most 600 a minute, with a short session configuration.",
+        "Find the client by the log field client; detail names the limit. Correct an app that creates secrets in a loop. "
+        "Each instance has limits of its own, so more instances allow more."),
     Row("jwks_unavailable", "clients", Blame.OPERATOR, 503, 1013, _LATER, Level.ERROR,
         "The relay cannot fetch the keys with which it checks this client token.",
         "Retry in a few seconds. Operator: the log field detail states why the JWKS of the identity provider is missing.",

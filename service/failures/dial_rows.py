@@ -73,6 +73,12 @@ DIAL_FAILURES: Final = catalogue_of(
         "Ask the operator of the relay to correct the policy of this client.",
         "Correct the policy that the log field detail names in RELAY_CLIENTS_FILE: the voice, the tools or another value is "
         "not valid for the model. The relay reads the file by itself."),
+    Row("session_rejected", "clients", _CLIENT, 400, 4000, _NEVER, _WARNING,
+        "The provider rejected the session that the client secret was created with.",
+        "Correct session in the request that creates the client secret: the voice, the tools or another value is not valid "
+        "for the model.",
+        "Correct the app that the log field client names: the session of its client secrets is not valid for the model. The "
+        "log field detail names the field if the provider does."),
     Row("rate_limited", "account", _PROVIDER, 429, 1013, _LATER, _WARNING,
         "The provider account is at its rate limit.",
         "Wait for the seconds in Retry-After, if there is one, then open connections at a lower rate.",

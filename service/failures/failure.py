@@ -28,7 +28,8 @@ class Failure(Exception):
     `http_status` and `close_code` are the provider's, None where it sent none. `upstream_code` is the provider's error code
     if it has the shape of one, known or not, `close_reason` a close reason of the shape `type.code`: neither holds free text,
     and neither becomes a label. `hint` is the remedy where the evidence allows a better one than the row's; `client_hint` is
-    the same for clients: without the address of the upstream, and with what only a client can do. `evidence` holds facts
+    the same for clients: without the address of the upstream, and with what only a client can do. `param` is
+    the field of a request's body that is the cause. `evidence` holds facts
     by name, such as the path requested or the edge's ray id, for log, health and doctor; `detail` is for log and doctor.
     All are static or built from settings and validated facts, and never contain text from the provider.
     """
@@ -43,6 +44,7 @@ class Failure(Exception):
     detail: str | None = None
     hint: str | None = None
     client_hint: str | None = None
+    param: str | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
 
     @property

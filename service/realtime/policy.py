@@ -6,6 +6,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from service.realtime.events import parse_object
@@ -21,6 +22,9 @@ MAX_SERVER_EVENT_BYTES: Final = 4 << 20
 """Maximum bytes of such an event. The largest echoes the tools of a `session.update`, which is read up to 2 MiB."""
 
 _NO_TURN_DETECTION: Final = "none"
+_NOTHING: Final[JsonObject] = MappingProxyType({})
+_PARTS: Final = frozenset({"audio", "input", "output"})
+"""Objects of a session that are no field of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +48,19 @@ class Policy:
         return "instructions" in self.locked
 
 
-def update_event(policy: Policy) -> bytes | None:
-    """The `session.update` that applies a policy; None if it sets nothing."""
+def update_event(policy: Policy | None, settings: JsonObject = _NOTHING, kind: str = "realtime") -> bytes | None:
+    """The `session.update` that applies a policy and the settings of a client secret; None if they set nothing.
+
+    The settings precede what the policy sets and does not lock. `kind` is the type of the session.
+    """
+    session = _merged(policy_settings(policy), settings)
+    return _encode({"type": "session.update", "session": {"type": kind, **session}}) if session else None
+
+
+def policy_settings(policy: Policy | None) -> JsonObject:
+    """What a policy sets, as fields of a session."""
+    if policy is None:
+        return _NOTHING
     session: dict[str, object] = {}
     audio: dict[str, object] = {}
     if policy.instructions is not None:
@@ -61,7 +76,27 @@ def update_event(policy: Policy) -> bytes | None:
         audio["output"] = {"voice": policy.voice}
     if audio:
         session["audio"] = audio
-    return _encode({"type": "session.update", "session": {"type": "realtime", **session}}) if session else None
+    return session
+
+
+def sets(settings: JsonObject, path: str) -> bool:
+    """Whether settings of a session contain the field with this path, such as `audio.output.voice`."""
+    found: object = settings
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return False
+        found = found[name]
+    return True
+
+
+def _merged(below: JsonObject, above: JsonObject) -> JsonObject:
+    """Both, with the fields of `above` where both have one. A field is replaced whole, except what `_PARTS` names."""
+    merged = dict(below)
+    for key, value in above.items():
+        part = below.get(key)
+        is_part = key in _PARTS and isinstance(part, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(part, value) if is_part else value  # type: ignore[arg-type] # both are mappings
+    return merged
 
 
 def created_as_updated(created: bytes, updated: bytes) -> bytes:

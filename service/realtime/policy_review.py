@@ -9,12 +9,12 @@ Rules of this file:
 * What is not known is refused: other event types may have fields that set what a policy locks.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from service.realtime.events import CLIENT_EVENT_TYPES
 from service.realtime.policy import Policy, PolicyField
+from service.realtime.strict_json import Unreadable, folded, parse_strictly
 
 _PATHS: Final[Mapping[PolicyField, tuple[tuple[str, ...], ...]]] = {
     "instructions": (("instructions",),),
@@ -40,17 +40,13 @@ class Refusal(NamedTuple):
     event_id: str | None = None
 
 
-class _Unreadable(Exception):
-    """An event that parsers may read differently. The argument is a remedy."""
-
-
 def review(policy: Policy, payload: bytes) -> Refusal | None:
     """Return why a client's event must not pass; None if it may. Without locked fields every event may pass."""
     if not policy.locked:
         return None
     try:
-        event = _parse(payload)
-    except _Unreadable as unreadable:
+        event = parse_strictly(payload, "each event")
+    except Unreadable as unreadable:
         return Refusal("bad_request", hint=str(unreadable))
     event_id = event.get("event_id")
     is_id = isinstance(event_id, str) and len(event_id) <= _MAX_EVENT_ID
@@ -74,7 +70,7 @@ def locked_field(policy: Policy, configuration: Mapping[str, Any], name: str) ->
 def _review_event(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
     kind = event.get("type")
     is_known = isinstance(kind, str) and kind in CLIENT_EVENT_TYPES
-    if not is_known or [key for key in event if _folded(key) == "type"] != ["type"]:
+    if not is_known or [key for key in event if folded(key) == "type"] != ["type"]:
         return Refusal("bad_request", "type", "Send an event of the Realtime API, with its type as the key type.")
     match kind:
         case "session.update":
@@ -140,7 +136,7 @@ def _first(refusals: Iterator[Refusal | None]) -> Refusal | None:
 
 def _values(container: Mapping[str, Any], name: str) -> Iterator[Any]:
     """The values of a key in all its spellings."""
-    return (value for key, value in container.items() if _folded(key) == _folded(name))
+    return (value for key, value in container.items() if folded(key) == folded(name))
 
 
 def _place_of(container: Mapping[str, Any], path: Sequence[str]) -> str | None:
@@ -153,28 +149,3 @@ def _place_of(container: Mapping[str, Any], path: Sequence[str]) -> str | None:
         if found is not None:
             return f"{name}.{found}"
     return None
-
-
-def _folded(key: str) -> str:
-    return "".join(filter(str.isalnum, key.casefold()))
-
-
-def _parse(payload: bytes) -> Mapping[str, Any]:
-    try:
-        event = json.loads(payload.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise _Unreadable("Send each event as a JSON object in UTF-8, without a byte order mark.") from None
-    if not isinstance(event, Mapping):
-        raise _Unreadable("Send each event as a JSON object.")
-    return event
-
-
-def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _Unreadable("Send each key of an object once.")
-    return found
-
-
-def _refuse_constant(_: str) -> None:
-    raise ValueError("NaN and Infinity are not JSON")

@@ -7,8 +7,17 @@ from typing import Final
 from service.failures import Failure, Phase
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.policy import SESSION_CREATED, SESSION_UPDATED, Policy, created_as_updated, update_event
+from service.realtime.policy import (
+    SESSION_CREATED,
+    SESSION_UPDATED,
+    Policy,
+    created_as_updated,
+    policy_settings,
+    sets,
+    update_event,
+)
 from service.realtime.scanner_items import Item, Message, MessageEnd
+from service.realtime.secret_request import BoundSession
 from service.realtime.values import child
 from service.upstream.dial import UpstreamConnection
 from service.upstream.first_event import FirstEventReader
@@ -18,13 +27,16 @@ _OF_THE_REQUEST: Final = frozenset({"request_rejected", "upstream_error", "bad_r
 """What an error is that says nothing about key, account, model or load: then the policy is its cause."""
 
 
-async def apply_policy(connected: UpstreamConnection, policy: Policy, timeout_seconds: float) -> None:
-    """Send a policy and wait for the provider's answer; `connected.items` then shows a session that has it.
+async def apply_policy(
+    connected: UpstreamConnection, policy: Policy | None, session: BoundSession | None, timeout_seconds: float
+) -> None:
+    """Send a policy, and the session that a client secret is bound to, and wait for the provider's answer.
 
-    Raises Failure with policy_rejected if the provider refuses the policy, with first_event_timeout after the timeout, or
+    `connected.items` then shows a session that has both. Raises Failure with policy_rejected or session_rejected if the
+    provider refuses them, with first_event_timeout after the timeout, or
     with what else upstream reports; or CancelledError. The caller owns the connection in each case.
     """
-    update = update_event(policy)
+    update = update_event(policy) if session is None else _update_of(policy, session)
     if update is None:
         return
     reader = FirstEventReader(connected.leg, connected.scanner, awaited_type=SESSION_UPDATED)
@@ -39,7 +51,7 @@ async def apply_policy(connected: UpstreamConnection, policy: Policy, timeout_se
     except TimeoutError:
         raise reader.known_failure() or Failure("first_event_timeout", Phase.FIRST_EVENT) from None
     except Failure as failure:
-        raise _refusal(failure, reader.refusal, policy) from None
+        raise _refusal(failure, reader.refusal, policy, session) from None
     finally:
         connected.progress.finish()
         reader.items.cancel()
@@ -48,11 +60,26 @@ async def apply_policy(connected: UpstreamConnection, policy: Policy, timeout_se
     connected.items[:] = _with_policy(connected.items)
 
 
-def _refusal(failure: Failure, refusal: bytes | None, policy: Policy) -> Failure:
+def _update_of(policy: Policy | None, session: BoundSession) -> bytes | None:
+    return update_event(policy, session.settings, "transcription" if session.is_transcription else "realtime")
+
+
+def _refusal(failure: Failure, refusal: bytes | None, policy: Policy | None, session: BoundSession | None) -> Failure:
     if refusal is None or failure.reason not in _OF_THE_REQUEST:
         return failure
     param = child(parse_object(refusal), "error").get("param")
-    where = f", {param}" if isinstance(param, str) and _PARAM.fullmatch(param) else ""
+    place = param if isinstance(param, str) and _PARAM.fullmatch(param) else None
+    is_bound = session is not None and sets(session.settings, (place or "").removeprefix("session."))
+    if policy is None or is_bound or not policy_settings(policy):
+        return Failure(
+            "session_rejected",
+            Phase.FIRST_EVENT,
+            upstream_code=failure.upstream_code,
+            param=place,
+            detail=place,
+            hint=f"Create the client secret with another value of {place}, or without it." if place else None,
+        )
+    where = f", {place}" if place else ""
     return Failure(
         "policy_rejected",
         Phase.FIRST_EVENT,

@@ -47,8 +47,7 @@ class SpeechStopped:
 class InputAudioBuffer:
     """Audio that is appended and not yet committed."""
 
-    def __init__(self, lag_ms: float = 0.0) -> None:
-        self._lag_ms = lag_ms  # detection is this far behind the audio
+    def __init__(self) -> None:
         self.format: AudioFormat = PCM16
         self._detection: TurnDetection | None = None
         self._audio = bytearray()
@@ -78,8 +77,7 @@ class InputAudioBuffer:
         if self._detection is None:
             return
         size = self.format.bytes_for(_FRAME_MS)
-        lag = self.format.bytes_for(self._lag_ms)
-        while self._detection is not None and len(self._audio) - self._analysed_bytes >= size + lag:
+        while self._detection is not None and len(self._audio) - self._analysed_bytes >= size:
             frame = bytes(self._audio[self._analysed_bytes : self._analysed_bytes + size])
             self._analysed_bytes += size
             speech_event = self._analyse(frame, self._detection)

@@ -50,7 +50,7 @@ _BY_PHASE: Final[Mapping[Phase, Mapping[str, tuple[str, ...]]]] = {
         "3000": ("key_missing", "key_rejected", "key_forbidden", "account_refused", "wrong_host"),
         "4000": ("request_rejected", "beta_shape", "model_not_found"),
         "4004": ("model_not_found",),
-        "none": ("dropped_early", "first_event_timeout", "policy_rejected", "client_left"),
+        "none": ("dropped_early", "first_event_timeout", "policy_rejected", "session_rejected", "client_left"),
     },
     Phase.SESSION_START: {
         "4000": ("quota_exhausted", "model_not_found", "key_forbidden", "request_rejected"),

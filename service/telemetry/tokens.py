@@ -1,4 +1,4 @@
-"""Metrics of the tokens of OpenID providers."""
+"""Metrics of the tokens of OpenID providers, and of client secrets."""
 
 from typing import Final
 
@@ -32,6 +32,14 @@ class TokenMetrics:
             "Key sets whose last fetch failed; the keys of the last good one stay in use.",
             registry=registry,
         )
+        self.client_secrets = Counter(
+            f"{prefix}_client_secrets_total",
+            "Client secrets that clients have created, and that have been used; refused ones are in admissions_total.",
+            ("event",),
+            registry=registry,
+        )
+        for event in ("created", "used"):
+            self.client_secrets.labels(event)
         for result in CHECKS:
             self.checks.labels(result)
         for result in FETCHES:

@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import structlog
 from aiohttp import web
 
-from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory
+from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory, Identity
 from service.access.forwarded import address_block
 from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
 from service.access.origins import OriginPolicy
 from service.access.policy import AccessPolicy
 from service.access.reconnects import ReconnectLimiter
+from service.access.secrets import ClientSecrets, explain_foreign, is_client_secret
 from service.failures import CATALOGUE, Failure
 from service.realtime.names import host_of, is_loopback
 from service.relay.watchdog import Lapse
@@ -24,6 +25,7 @@ from service.web.attempts import ConnectionAttempt
 from service.web.client_rules import (
     check_api,
     check_price,
+    for_client_secret,
     key_of,
     limit_setting,
     model_hint,
@@ -37,7 +39,7 @@ NOTICE: Final = web.RequestKey("notice", str)
 INVALID_TOKENS_PER_MINUTE: Final = 60
 """Per address. Further invalid tokens are answered 429 instead of 401; a valid token is still accepted."""
 _INVALID_TOKEN: Final = "invalid token"  # noqa: S105 - a key of the limiter, in place of a client's name
-_LIMITED: Final = frozenset({"token_invalid", "token_expired", "token_not_yet_valid"})
+_LIMITED: Final = frozenset({"token_invalid", "token_expired", "token_not_yet_valid", "secret_used", "secret_expired"})
 """Not a missing token, which is no guess."""
 
 
@@ -54,8 +56,9 @@ class AdmissionControl:
        At the second it does not: one client's request must not shorten the sessions of others.
 
     `RealtimeHandler` checks the opening handshake before this; after it `ClientPlaces`, which has the limits of a client of
-    the clients file in place of the first limit above, then the limit on dials. `jwt` is None
-    where no clients file can name the issuer of a JWT; otherwise `prepare` precedes `admit`, which waits for nothing.
+    the clients file in place of the first limit above, then the limit on dials, then `redeem`. `jwt` is None where no clients
+    file can name the issuer of a JWT, `client_secrets` where there is no store. `prepare` precedes `admit`, which waits for
+    nothing.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class AdmissionControl:
         refusal: Callable[[], Failure | None],
         probe_client: Callable[[str], Lapse | None],
         jwt: JwtVerifier | None = None,
+        client_secrets: ClientSecrets | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
@@ -76,6 +80,8 @@ class AdmissionControl:
         self._probe_client = probe_client
         self._clients = clients
         self._jwt = jwt
+        self._secrets = client_secrets
+        self._secrets_used = metrics.tokens.client_secrets.labels("used")
         self._authenticator = jwt or clients
         self._session_limit = ConcurrencyLimit(policy.max_sessions, "relay_full", "sessions")
         self._client_session_limit = PerClientConcurrencyLimit(policy.max_sessions_per_client, "too_many_sessions")
@@ -84,11 +90,26 @@ class AdmissionControl:
         self._proxy_reported = False
         self._log = structlog.get_logger()
 
-    async def prepare(self, request: web.Request) -> None:
-        """Wait for the keys that the client's JWT needs, if they are missing."""
-        if self._jwt is not None:
-            with suppress(Failure):  # `admit` finds it again, in its order
-                await self._jwt.prepare(parse_token(request))
+    async def prepare(self, request: web.Request, attempt: ConnectionAttempt) -> None:
+        """Wait for what the client's credential needs: the keys of its JWT, or what the store has of its secret."""
+        try:
+            token = parse_token(request)
+        except Failure:  # `identify` finds it again, in its order
+            return
+        if self._secrets is not None and token is not None and is_client_secret(token):
+            try:
+                self._invalid_tokens.admit((_INVALID_TOKEN, address_block(attempt.address)))  # a guess costs a call
+                attempt.secret = await self._secrets.read(token)
+            except Failure as refusal:
+                attempt.secret_refusal = refusal
+        elif self._jwt is not None:
+            await self._jwt.prepare(token)
+
+    async def redeem(self, attempt: ConnectionAttempt) -> None:
+        """Use up the client secret of an attempt that is admitted; raises Failure if another request has done so."""
+        if self._secrets is not None and attempt.secret is not None:
+            await self._secrets.redeem(attempt.secret)
+            self._secrets_used.inc()
 
     def admit(
         self, request: web.Request, attempt: ConnectionAttempt, slot: ExitStack, endpoint: Endpoint
@@ -97,32 +118,47 @@ class AdmissionControl:
 
         Fills in `attempt` as far as the checks get. `slot` holds the client's places in all limits until it is closed.
         """
-        origins = request.headers.getall("Origin", [])
-        is_page = self._clients.is_open or header_token(request) is None
-        if is_page:  # before the token: a page that no client allows learns nothing about tokens
-            OriginPolicy(self._clients.origins, origin_place(self._clients)).check(origins)
-        client = self._authenticate(request, attempt)
-        if is_page and client.is_from_file:
-            OriginPolicy(client.origins, key_of(client, "origins")).check(origins)
+        client = self.identify(request, attempt).client
         self._warn_of_proxy(request, attempt)
         slot.enter_context(self._track_reconnects(request, attempt))
         if endpoint in {"live", "attach"} and not self._policy.live:
             raise Failure("live_disabled")
         check_api(client, endpoint)
         dial_request = parse_dial_request(
-            request, endpoint, allowed_models=client.models, model_hint=model_hint(client)
+            request,
+            endpoint,
+            allowed_models=client.models,
+            model_hint=model_hint(client),
+            bound=attempt.bound_session,
         )
+        if attempt.secret is not None:
+            dial_request = for_client_secret(dial_request, attempt.secret)
         check_price(attempt.identity, dial_request)
         dial_request = with_policy(client, dial_request)
         attempt.model = dict(dial_request.query).get("model")
         attempt.wants_draining_event = wants_draining_event(request, default=self._policy.draining_event)
         attempt.wants_budget_event = wants_budget_event(request)
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
+        self.check_state()
         self._acquire_client_slot(attempt.limited_as, client, slot)
         slot.enter_context(self._session_limit.acquire())
         return dial_request
+
+    def identify(self, request: web.Request, attempt: ConnectionAttempt) -> Identity:
+        """Return whose request it is, the first two checks. Raises Failure; `prepare` has been awaited."""
+        origins = request.headers.getall("Origin", [])
+        is_page = self._clients.is_open or header_token(request) is None
+        if is_page:  # before the token: a page that no client allows learns nothing about tokens
+            OriginPolicy(self._clients.origins, origin_place(self._clients)).check(origins)
+        identity = self._authenticate(request, attempt)
+        if is_page and identity.client.is_from_file:
+            OriginPolicy(identity.client.origins, key_of(identity.client, "origins")).check(origins)
+        return identity
+
+    def check_state(self) -> None:
+        """Raise the failure with which the relay refuses every client at present."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
 
     def _acquire_client_slot(self, limited_as: str, client: Client, slot: ExitStack) -> None:
         if client.is_from_file:
@@ -151,16 +187,20 @@ class AdmissionControl:
                 remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS, and list the proxy in RELAY_TRUSTED_PROXIES.",
             )
 
-    def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> Client:
+    def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> Identity:
         token = parse_token(request)
         try:
-            identity = self._authenticator.authenticate(token)
+            if attempt.secret_refusal is not None:
+                raise attempt.secret_refusal
+            attempt.identity = (
+                attempt.secret.identity if attempt.secret is not None else self._authenticator.authenticate(token)
+            )
         except Failure as failure:
+            explain_foreign(failure, token)
             if failure.reason in _LIMITED:
                 self._limit_invalid_tokens(attempt)
             raise
-        attempt.identity = identity
-        return identity.client
+        return attempt.identity
 
     def _limit_invalid_tokens(self, attempt: ConnectionAttempt) -> None:
         """Raise Failure with too_many_connects for an address that is guessing tokens."""

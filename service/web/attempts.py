@@ -9,7 +9,9 @@ import structlog
 from service.access.budgets import Budgets
 from service.access.clients import UNIDENTIFIED, Identity
 from service.access.limits import limited_client
+from service.access.secrets import PresentedSecret
 from service.failures import DIAL_FAILURES, Blame, Failure, Phase
+from service.realtime.secret_request import BoundSession
 from service.telemetry.metrics import Metrics
 from service.telemetry.recent import Kind
 from service.upstream.dial import DialProgress
@@ -29,12 +31,19 @@ class ConnectionAttempt:
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
     budgets: Budgets | None = None  # None if nothing bounds what the session uses
+    secret: PresentedSecret | None = None  # the client secret that it presents
+    secret_refusal: Failure | None = None  # why it opens no session
     lost_place: bool = False  # other instances have taken its place while this one did not reach the store
 
     @property
     def client(self) -> str:
         """The name of the client in log lines."""
         return self.identity.client.name
+
+    @property
+    def bound_session(self) -> BoundSession | None:
+        """The session to which the client's secret is bound."""
+        return self.secret.grant.session if self.secret is not None else None
 
     @property
     def limited_as(self) -> str:

@@ -8,12 +8,16 @@ from typing import Final
 
 from service.access.budgets import budgets_of, rates_of
 from service.access.clients import Client, ClientDirectory, Identity
+from service.access.secrets import PresentedSecret
 from service.failures import CATALOGUE, Failure
 from service.realtime.policy import SESSION_EVENT_TYPES
 from service.realtime.pricing import OTHER, model_label, translation_usd_per_second
 from service.upstream.target import DialRequest, Endpoint
 
 _FILE: Final = "RELAY_CLIENTS_FILE"
+_ONE_API: Final = (
+    "Connect to /v1/realtime, or use a client token of the relay: a client secret opens sessions only there."
+)
 
 
 def key_of(client: Client, key: str) -> str:
@@ -75,6 +79,23 @@ def check_price(identity: Identity, request: DialRequest) -> None:
             detail="the price of the model is unknown, and the client has a budget in USD",
             hint=hint,
         )
+
+
+def check_model(client: Client, model: str | None) -> None:
+    """Raise Failure with model_refused for a model that the client may not use."""
+    if model is not None and client.models and model not in client.models:
+        raise Failure("model_refused", hint=model_hint(client))
+
+
+def for_client_secret(request: DialRequest, secret: PresentedSecret) -> DialRequest:
+    """The request for the session to which a client secret is bound; raises Failure with api_refused for another API."""
+    if request.endpoint != "realtime":
+        raise Failure("api_refused", detail=f"a client secret at {request.endpoint}", hint=_ONE_API)
+    if secret.grant.safety_identifier is not None:
+        request = dataclasses.replace(request, safety_identifier=secret.grant.safety_identifier)
+    if not secret.grant.session.settings:
+        return request
+    return dataclasses.replace(request, further_types=request.further_types | SESSION_EVENT_TYPES)
 
 
 def with_policy(client: Client, request: DialRequest) -> DialRequest:

@@ -13,7 +13,8 @@ MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
 MAX_BEHIND_HEAD_BYTES: Final = 4096
 """What is read behind the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
-arrives with the head. No route has a body, and a byte of a chunked one can cost sixty. An upgrade is not limited."""
+arrives with the head. A byte of a chunked body can cost sixty. An upgrade is not limited. A route that takes a body may have
+that in addition, if its length is known."""
 
 
 class HeadLimiter:
@@ -27,6 +28,7 @@ class HeadLimiter:
         self._parser = parser
         self._head_bytes = 0
         self._behind_bytes = 0
+        self._body_bytes = 0  # that the route of the request takes
         self.head_complete = False  # a request waits for its answer
         self.first_bytes = b""
         self.failed = False
@@ -36,7 +38,7 @@ class HeadLimiter:
 
     def request_answered(self) -> None:
         """Begin to count the bytes of the next request."""
-        self._head_bytes = self._behind_bytes = 0
+        self._head_bytes = self._behind_bytes = self._body_bytes = 0
         self.head_complete = False
 
     @property
@@ -77,7 +79,7 @@ class HeadLimiter:
     def _count(self, size: int) -> None:
         if self.head_complete:
             self._behind_bytes += size
-            if self._behind_bytes > 2 * MAX_BEHIND_HEAD_BYTES:
+            if self._behind_bytes > 2 * MAX_BEHIND_HEAD_BYTES + self._body_bytes:
                 raise PayloadTooLarge
         else:
             self._head_bytes += size
@@ -91,6 +93,8 @@ class HeadLimiter:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
             raise BadHttpMessage(type(exc).__name__) from None
+        if len(parsed) == 1 and not self.head_complete:
+            self._body_bytes = unserved.max_body_bytes(parsed[0][0])
         for message, _ in parsed:
             if message.version not in {HttpVersion10, HttpVersion11}:  # aiohttp's parser accepts 0.9 and 2.0
                 raise UnsupportedVersion(message.version.major)

@@ -94,7 +94,7 @@ async def _adjust_headers(request: web.Request, response: web.StreamResponse) ->
 
 
 async def _check_expectation(request: web.Request) -> None:
-    """Ignore `100-continue`: no request has a body to wait for (RFC 9110 section 10.1.1).
+    """Ignore `100-continue`: a handler that waits for a body answers it (RFC 9110 section 10.1.1).
 
     aiohttp's own handler repeats any other value in its answer, and fails with an internal error where that is not UTF-8.
     """

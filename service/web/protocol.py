@@ -234,6 +234,10 @@ class PublicProtocol(web.RequestHandler):
         self._lingers = True
         return response
 
+    def linger(self) -> None:
+        """Close the connection after the next response, and discard what the peer sends meanwhile."""
+        self._lingers = True
+
     async def _linger(self) -> None:
         """Send FIN and discard what the peer sends, until it closes, which cancels this, or LINGER_SECONDS have passed."""
         self.close()  # from here on `data_received` discards

@@ -16,6 +16,7 @@ from service.access.forwarded import address_block
 from service.access.jwt_verifier import JwtVerifier
 from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
 from service.access.policy import AccessPolicy
+from service.access.secrets import ClientSecrets
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
 from service.relay.drain import Drainer
@@ -32,12 +33,13 @@ from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.client_secrets import ClientSecretHandler
 from service.web.places import ClientPlaces
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.web.session_factory import SessionFactory, budgets_for
+from service.web.unserved import REALTIME_PATHS
 from service.wire.seam import UPGRADE_RESPONSE, answer_client
 
-PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 _CLIENT_CLOSED_REQUEST: Final = 499
 _BUDGET_TYPES: Final = frozenset({TRANSCRIPTION_COMPLETED})
@@ -89,6 +91,7 @@ class RealtimeHandler:
         self._metrics = telemetry.metrics
         self._session_limits = session_limits
         self._clients = clients or policy.directory()
+        client_secrets = ClientSecrets(store, self._clients)
         self._admission = AdmissionControl(
             policy,
             self._clients,
@@ -96,6 +99,7 @@ class RealtimeHandler:
             refusal=self._refusal,
             probe_client=drainer.sessions.probe_client,
             jwt=jwt,
+            client_secrets=client_secrets,
         )
         self._places = ClientPlaces(
             store,
@@ -114,14 +118,18 @@ class RealtimeHandler:
         self._live = live.LiveSessions(
             connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
         )
+        self._client_secrets = ClientSecretHandler(
+            self._admission, client_secrets, self._reporter, self._metrics, self.addresses
+        )
         self._metrics.sessions_limit.set(policy.max_sessions)
         self._metrics.dials_limit.set(max_dials)
         self._metrics.dials_active.set_function(lambda: self.dial_limit.active)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the public WebSocket routes."""
+        """Return the public routes of the APIs."""
         return [
-            *(web.get(path, self.conversation, allow_head=False) for path in PATHS),
+            *self._client_secrets.routes(),
+            *(web.get(path, self.conversation, allow_head=False) for path in REALTIME_PATHS),
             *(web.get(path, self.translation, allow_head=False) for path in TRANSLATION_PATHS),
             *(web.get(path, self.live, allow_head=False) for path in live.PATHS),
             *(web.get(path, self.attach, allow_head=False) for path in live.ATTACH_PATHS),
@@ -180,7 +188,7 @@ class RealtimeHandler:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    await self._admission.prepare(request)
+                    await self._admission.prepare(request, attempt)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
                     attempt.budgets = budgets_for(attempt.identity)
                     if attempt.budgets is not None:
@@ -190,6 +198,7 @@ class RealtimeHandler:
                     dial_slot.enter_context(self.dial_limit.acquire())
                     dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
                     dial_slot.enter_context(self._dials_in_flight.track())
+                    await self._admission.redeem(attempt)  # last: a refused client can connect again
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)
                     session_slot.close()  # a refused client holds no place during its closing handshake
@@ -248,12 +257,12 @@ class RealtimeHandler:
         self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
     ) -> UpstreamConnection:
         connected = await self._connector.dial(dial_request, progress, attempt.limited_as)
-        policy = attempt.identity.client.policy
-        if policy is None:
+        policy, session = attempt.identity.client.policy, attempt.bound_session
+        if policy is None and session is None:
             return connected
         left = self._connector.dialler.timeout_seconds - sum(progress.seconds.values())
         try:
-            await apply_policy(connected, policy, max(left, _MIN_POLICY_SECONDS))
+            await apply_policy(connected, policy, session, max(left, _MIN_POLICY_SECONDS))
         except BaseException:
             connected.abort()  # also when cancelled: a session that stays open costs money
             raise

@@ -39,7 +39,7 @@ def error_object(
         "type": "relay_error",
         "code": failure.reason,
         "message": row.sentence,
-        "param": param,
+        "param": param or failure.param,
         "event_id": event_id,
         "remedy": failure.client_remedy,
         "retry": row.retry,

@@ -15,6 +15,7 @@ from yarl import URL
 
 from service.failures import Failure
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
+from service.realtime.secret_request import BoundSession
 from service.upstream.target import DialRequest, Endpoint
 
 SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
@@ -34,7 +35,7 @@ _KEY_REMEDY: Final = (
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _LIVE_SESSION: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
+SAFETY_IDENTIFIER: Final = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,17 @@ def parse_token(request: web.Request) -> str | None:
 
 
 def parse_dial_request(
-    request: web.Request, endpoint: Endpoint, *, allowed_models: Sequence[str], model_hint: str | None = None
+    request: web.Request,
+    endpoint: Endpoint,
+    *,
+    allowed_models: Sequence[str],
+    model_hint: str | None = None,
+    bound: BoundSession | None = None,
 ) -> DialRequest:
-    """Return what to dial; raises Failure with bad_request, model_missing or model_refused, whose remedy is `model_hint`."""
+    """Return what to dial; raises Failure with bad_request, model_missing or model_refused, whose remedy is `model_hint`.
+
+    `bound` is the session to which the client's secret is bound: it names model and intent, and the query no others.
+    """
     if len(request.query_string.encode("utf-8", "replace")) > _MAX_QUERY_BYTES:
         raise _bad_request("query over 2 kB", "Shorten the query to at most 2 kB.")
     pairs = tuple((name, value) for name, value in _query(request) if name not in _OWN_PARAMETERS)
@@ -130,14 +139,41 @@ def parse_dial_request(
     for name in ("intent", "call_id"):
         if name in query and not _IDENTIFIER.fullmatch(query[name]):
             raise _bad_request(f"{name} is not an identifier", f"Send {name} as 1 to 256 letters, digits and . _ : -")
+    if bound is not None:
+        pairs = (*pairs, *_bound_query(query, bound))
+        query = dict(pairs)
     _check_model(query, allowed_models, model_hint, is_required=endpoint in {"realtime", "translation"})
     safety = request.headers.get("OpenAI-Safety-Identifier", "").strip()
     return DialRequest(
         query=pairs,
         endpoint=endpoint,
         live_session=_live_session(request) if endpoint == "attach" else "",
-        safety_identifier=safety if _SAFETY_IDENTIFIER.fullmatch(safety) else None,
+        safety_identifier=safety if SAFETY_IDENTIFIER.fullmatch(safety) else None,
     )
+
+
+def _bound_query(query: dict[str, str], bound: BoundSession) -> tuple[tuple[str, str], ...]:
+    """What the session of a client secret adds to the query; raises Failure where the query differs from it."""
+    kind = "transcription" if bound.is_transcription else "realtime"
+    if "call_id" in query:
+        raise _bad_request(
+            "call_id with a client secret", "Connect without call_id: a client secret opens a session of its own."
+        )
+    if query.get("intent", kind) != kind:
+        raise _bad_request(
+            "the client secret has another intent",
+            f"Connect without intent, or with intent={kind}: the client secret was created for a session of this type.",
+        )
+    models = {query[name] for name in ("model", "deployment") if name in query}
+    if models - {bound.model} and (bound.is_transcription or bound.model is not None):
+        raise Failure(
+            "model_refused",
+            detail="the client secret is bound to another model",
+            hint="Connect without model in the URL, or with the model with which the client secret was created.",
+        )
+    if bound.is_transcription:
+        return () if "intent" in query else (("intent", kind),)
+    return () if models or bound.model is None else (("model", bound.model),)
 
 
 def _live_session(request: web.Request) -> str:

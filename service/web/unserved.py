@@ -10,24 +10,25 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong, TransferEncodingError
 
 from service.failures import Failure
 from service.realtime.escaping import escaped
 from service.realtime.names import host_of
+from service.realtime.secret_request import MAX_BODY_BYTES
 
 FIRST_BYTES: Final = 16
 """The number of a connection's first bytes that identify a protocol."""
+REALTIME_PATHS: Final = ("/v1/realtime", "/realtime", "/openai/v1/realtime", "/openai/realtime")
 WEBSOCKET_PATHS: Final = (
-    "/v1/realtime",
+    *REALTIME_PATHS,
     "/v1/realtime/translations",
-    "/openai/v1/realtime",
-    "/openai/realtime",
-    "/realtime",
     "/v1/live/sessions",
     "/openai/v1/live/sessions",
     "/live/sessions",
 )
+CLIENT_SECRET_PATHS: Final = tuple(f"{path}/client_secrets" for path in REALTIME_PATHS)
 _SHORT_ALIASES: Final = {"/realtime": "/v1/realtime", "/live/sessions": "/v1/live/sessions"}
 _PROBE_PATHS: Final = ("/healthz", "/livez", "/readyz")
 _INTERNAL_PATHS: Final = frozenset({"/metrics", "/version"})
@@ -35,8 +36,8 @@ _OPERATOR_PATHS: Final = frozenset({"/", "/api/overview"})
 _MAX_PATH: Final = 256  # that is compared with the relay's paths
 _NOT_RELAYED: Final = re.compile(
     r"/(chat|completions|responses|models|audio|embeddings|files|images|assistants|threads|moderations|batches|organization)"
-    r"(/|$)|/realtime/(calls|client_secrets|sessions|transcription_sessions)(/|$)"
-    r"|/live/sessions/[^/]+/(fork|accept|reject|refer|hangup|content)(/|$)"
+    r"(/|$)|/realtime/(calls|sessions|transcription_sessions|translations/client_secrets)(/|$)"
+    r"|/live/client_secrets(/|$)|/live/sessions/[^/]+/(fork|accept|reject|refer|hangup|content)(/|$)"
 )
 
 # The signature of a protocol's first bytes, its reason, and a detail. At least 5 bytes of a signature identify it: an HTTP
@@ -160,12 +161,30 @@ def address_has_its_share(maximum: int) -> Failure:
     )
 
 
+def max_body_bytes(message: RawRequestMessage) -> int:
+    """How long the body of a request may be: only one whose length is known, at a path that takes one."""
+    path = message.path.partition("?")[0]
+    takes_body = message.method == "POST" and path in CLIENT_SECRET_PATHS and not message.chunked
+    return MAX_BODY_BYTES if takes_body else 0
+
+
+def secret_method_not_allowed(method: str) -> Failure:
+    """The failure for a request for a client secret with a method other than POST."""
+    hint = (
+        "Create client secrets on the server of the app, and let the page request them from there: the relay answers no CORS "
+        "preflight."
+        if method == "OPTIONS"
+        else "Send POST, with a client token of the relay, from the server of the app."
+    )
+    return Failure("method_not_allowed", detail="a request for a client secret", hint=hint)
+
+
 def method_not_allowed(method: str, *, is_internal: bool = False) -> Failure:
     """The failure for a path of the relay that is requested with a method other than GET."""
     hints = {
         "OPTIONS": "Open a WebSocket in the page instead of a request by fetch. A WebSocket needs no CORS preflight.",
-        "POST": "Open a WebSocket with GET. The relay forwards no WebRTC (an SDP offer) and no other POST of the API; send "
-        "those to the provider.",
+        "POST": "Open a WebSocket with GET, or create a client secret with POST to /v1/realtime/client_secrets. The relay "
+        "forwards no WebRTC (an SDP offer) and no POST of the API; send those to the provider.",
     }
     known = method if method in {"CONNECT", "DELETE", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"} else "other"
     hint = "Send GET: the internal port serves probes, metrics and documents." if is_internal else hints.get(method)
@@ -203,8 +222,8 @@ def path_not_found(method: str, path: str) -> Failure:
             "path_not_found",
             detail="an API that the relay does not forward",
             hint="Send this request to the provider. The relay forwards only WebSockets, at /v1/realtime, "
-            "/v1/realtime/translations and /v1/live/sessions: no WebRTC calls, forks, client secrets, chat completions or "
-            "other REST endpoints.",
+            "/v1/realtime/translations and /v1/live/sessions, and creates client secrets for /v1/realtime only: no WebRTC "
+            "calls, forks, chat completions or other REST endpoints.",
         )
     nearest = nearest_path(path)
     if nearest is None:
@@ -220,6 +239,8 @@ def path_not_found(method: str, path: str) -> Failure:
 def nearest_path(path: str) -> str | None:
     """The path of the relay that a wrong path resembles, or None."""
     path = _normalize(path)
+    if "secret" in path:
+        return CLIENT_SECRET_PATHS[0]
     for known in (*WEBSOCKET_PATHS, *_PROBE_PATHS):
         if path == known or path.endswith(known):  # with a prefix that a proxy has not removed, or repeated
             return _SHORT_ALIASES.get(known, known)

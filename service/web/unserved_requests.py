@@ -70,6 +70,8 @@ class UnservedRequests:
         if match_info is None or match_info.http_exception is None:
             return None
         is_internal, is_method = self._refusal_events is None, isinstance(refusal, web.HTTPMethodNotAllowed)
+        if is_method and request.path in unserved.CLIENT_SECRET_PATHS and not is_internal:
+            return unserved.secret_method_not_allowed(request.method)
         if is_method:
             return unserved.method_not_allowed(request.method, is_internal=is_internal)
         if is_internal:

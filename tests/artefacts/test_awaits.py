@@ -34,6 +34,7 @@ EXCEPTIONS: Final = {
     ("service/access/jwt_verifier.py", "JwtVerifier.close", "self._session.close()"): "its connections are aborted",
     ("service/doctor/key_sets.py", "fetch_key_sets", "open_session()"): NO_WAIT,
     ("service/web/admission.py", "AdmissionControl.prepare", "self._jwt.prepare(...)"): KEYS,
+    ("service/web/admission.py", "AdmissionControl.prepare", "self._secrets.read(...)"): STORE_CALL,
     ("service/web/realtime.py", "RealtimeHandler._admit_and_dial", "self._admission.prepare(...)"): KEYS,
     ("service/app.py", "App.run", "self._signals.stop.wait()"): SERVES,
     (

@@ -13,7 +13,8 @@ from service.health.checks import CHECKS
 from service.settings import SETTING_NAMES
 from service.telemetry.metrics import PREFIX, Metrics
 from service.web import live
-from service.web.realtime import PATHS, TRANSLATION_PATHS
+from service.web.realtime import TRANSLATION_PATHS
+from service.web.unserved import REALTIME_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "runbooks"
@@ -133,7 +134,7 @@ def test_names_exist(path: Path) -> None:
     events |= {f"{noun}.{verb}" for noun, verb in re.findall(r"\b([a-z]+)\\\.([a-z_]+)", text)}
     events |= set(re.findall(rf"`((?:{EVENT_NOUNS})\.[a-z_]+)`", text))
     served = {
-        *PATHS, *TRANSLATION_PATHS, *live.PATHS, *PROVIDER_PATHS, *re.findall(r'web\.get\("(/[^"{]+)"', code),
+        *REALTIME_PATHS, *TRANSLATION_PATHS, *live.PATHS, *PROVIDER_PATHS, *re.findall(r'web\.get\("(/[^"{]+)"', code),
         *(f"/healthz/{check}" for check in CHECKS),
     }  # fmt: skip
 

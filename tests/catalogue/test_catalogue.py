@@ -13,18 +13,18 @@ from service.realtime.closing import MAX_REASON_BYTES, is_sendable_close_code
 # The published HTTP status and close code of each reason. A change breaks clients and alerts.
 PUBLISHED_CODES = {
     "token_missing token_invalid": (401, None),
-    "token_expired token_not_yet_valid": (401, 3000),
+    "token_expired token_not_yet_valid secret_used secret_expired": (401, 3000),
     "jwks_unavailable": (503, 1013),
     "client_disabled": (401, 1008),
     "origin_refused api_refused policy_unsupported": (403, None),
     "host_refused": (421, None),
-    "bad_request model_refused model_missing": (400, 4000),
+    "bad_request model_refused model_missing session_rejected": (400, 4000),
     "not_a_websocket": (426, None),
     "path_not_found": (404, None),
     "method_not_allowed": (405, None),
     "headers_too_large": (431, None),
     "proxy_protocol http_version_refused tls_refused": (400, None),
-    "too_many_sessions too_many_connects": (429, None),
+    "too_many_sessions too_many_connects too_many_secrets": (429, None),
     "budget_exhausted": (402, 1008),
     "relay_full store_unavailable": (503, 1013),
     "relay_draining": (503, 1001),
@@ -61,7 +61,7 @@ CAUSED_BY_CLIENT = """
     path_not_found method_not_allowed headers_too_large http_version_refused proxy_protocol tls_refused too_many_sessions
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
     client_disabled api_refused budget_exhausted token_expired token_not_yet_valid
-    policy_unsupported instructions_locked field_locked
+    policy_unsupported instructions_locked field_locked secret_used secret_expired too_many_secrets session_rejected
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from service.failures import CATALOGUE
 
 TESTS = Path(__file__).resolve().parents[1]
-FOLDERS = ("web", "relay", "health", "access", "upstream", "failure_surfaces")
+FOLDERS = ("web", "relay", "health", "access", "clients_file", "upstream", "failure_surfaces")
 
 
 def reasons_named_in(*folders: str) -> set[str]:

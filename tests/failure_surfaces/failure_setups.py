@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from unittest.mock import patch
 
-from service.access.clients import digest_of
+from service.access.clients import ClientDirectory, digest_of
+from service.access.secrets import ClientSecrets, Grant
+from service.realtime.secret_request import BoundSession
 from service.store.interface import Amounts, Scope, Spending
 from tests.support.certificates import untrusted_server_context
 from tests.support.doctor_chain import forward_to, tcp_server
@@ -260,12 +262,39 @@ def user_of_provider(token: Callable[[], str], *, is_down: bool = False) -> Fail
     return set_up
 
 
+def client_secret(
+    session: Mapping[str, object] | None = None, *, seconds_later: int = 0, is_used: bool = False
+) -> FailureSetup:
+    """A client with a client secret of this relay, some time after it was created."""
+
+    @asynccontextmanager
+    async def set_up() -> AsyncIterator[FailingRelay]:
+        async with simulated_relay(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=f"kiosk:{TOKEN}") as relay:
+            store = relay.app.store
+            bound = BoundSession({"type": "realtime", **(session or {})})
+            grant = Grant("kiosk", digest_of(TOKEN), None, None, None, bound)
+            secret, _ = await ClientSecrets(store, ClientDirectory()).create(grant, 60)
+            if is_used:
+                await store.take_secret(secret)
+            now = time.time() + seconds_later
+            with (
+                patch.object(store._backend._state, "_clock", lambda: round(now * 1000)),  # type: ignore[attr-defined]
+                patch.object(ClientSecrets, "redeem"),  # both connections present it
+            ):
+                yield FailingRelay(relay, headers={"Authorization": f"Bearer {secret.reveal()}"})
+
+    return set_up
+
+
 SSH: Final = b"SSH-2.0-OpenSSH_9.2\r\n"
 FAILURE_SETUPS: Final[Mapping[str, FailureSetup]] = {
     "token_missing": refused_request(RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
     "token_invalid": refused_request(PATH, {"api-key": "wrong"}, RELAY_ACCESS="tokens", RELAY_CLIENT_TOKENS=TOKEN),
     "token_expired": user_of_provider(lambda: sign(claims(exp=1))),
     "token_not_yet_valid": user_of_provider(lambda: sign(claims(nbf=time.time() + 3600))),
+    "secret_used": client_secret(is_used=True),
+    "secret_expired": client_secret(seconds_later=60),
+    "session_rejected": client_secret({"audio": {"output": {"speed": 9}}}),
     "jwks_unavailable": user_of_provider(sign, is_down=True),
     "client_disabled": client_of_file("enabled = false"),
     "api_refused": client_of_file(

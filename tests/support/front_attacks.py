@@ -16,6 +16,7 @@ ATTACKER: Final = "127.0.0.2"
 """An address of loopback that the well-behaved client does not have."""
 GET: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 POST: Final = b"POST /livez HTTP/1.1\r\nHost: localhost\r\n"
+SECRET: Final = b"POST /v1/realtime/client_secrets HTTP/1.1\r\nHost: localhost\r\n"
 UPGRADE: Final = (
     f"GET {DEFAULT_PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -43,6 +44,8 @@ SLOW: Final = {
     "a head in lines": Attack(GET, b"a: b\r\n"),
     "no second request": Attack(GET + b"\r\n"),
     "a body in bytes": Attack(POST + b"Content-Length: 1000000\r\n\r\n", b"a"),
+    "a body for a client secret": Attack(SECRET + b"Content-Length: 40000\r\n\r\n", b"a"),
+    "the rest of such a body": Attack(SECRET + b"Content-Length: 40000\r\n\r\n" + b"a" * 20_000, b"a"),
     "a body in chunks": Attack(GET + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
 }
 BOMBS: Final = {

@@ -96,6 +96,24 @@ async def test_front_ends_slow_connections(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["haproxy", "nginx"])
+async def test_front_forwards_requests_for_client_secrets(name: str, tmp_path: Path) -> None:
+    """More than the bodies that one address may send elsewhere; a long one, too. Other paths take none."""
+    changes = {"sc0_get_gpc0 gt 100": "sc0_get_gpc0 gt 2"} if name == "haproxy" else {}
+    async with (
+        simulated_relay(None, **ACCESS) as relay,
+        front_of(relay, name, tmp_path, changes) as front,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+    ):
+        statuses = []
+        for size in (*[10] * 5, 40_000):
+            body = {"session": {"instructions": "x" * size}}
+            url = f"https://localhost:{front.port}/v1/realtime/client_secrets"
+            async with http.post(url, ssl=front.context, json=body) as reply:
+                statuses.append(reply.status)
+        assert [200] * 6 == statuses
+
+
+@pytest.mark.parametrize("name", ["haproxy", "nginx"])
 async def test_front_refuses_bombs_and_rubbish(name: str, tmp_path: Path) -> None:
     """The relay sees only what is valid HTTP, and refuses that by its reason."""
     async with simulated_relay(None, **ACCESS) as relay, front_of(relay, name, tmp_path) as front:

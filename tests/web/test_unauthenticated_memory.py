@@ -120,7 +120,15 @@ class CountingParser:
         self.parsed += len(data)
         if b"!" in data:
             raise ValueError
-        return ([(SimpleNamespace(version=HttpVersion11, exc=None), None)] if b"." in data else []), False, b""
+        return (
+            (
+                [(SimpleNamespace(version=HttpVersion11, exc=None, method="GET", path="/", chunked=False), None)]
+                if b"." in data
+                else []
+            ),
+            False,
+            b"",
+        )
 
 
 @pytest.mark.parametrize(

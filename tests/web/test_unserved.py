@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from service.failures import CATALOGUE
 from service.web.head_limiter import IncompleteHead
 from service.web.live import PATHS as LIVE_PATHS
-from service.web.realtime import PATHS, TRANSLATION_PATHS
-from service.web.unserved import WEBSOCKET_PATHS, foreign_protocol, nearest_path, path_not_found, unparsed_request
+from service.web.realtime import TRANSLATION_PATHS
+from service.web.unserved import (
+    REALTIME_PATHS,
+    WEBSOCKET_PATHS,
+    foreign_protocol,
+    nearest_path,
+    path_not_found,
+    unparsed_request,
+)
 from tests.support.harness import Relay, eventually, open_raw, simulated_relay, within
 from tests.web.test_invalid_requests import upgrade
 
@@ -201,7 +208,7 @@ PATHS_AND_HINTS = {
     "/v1/realtime/translation": "Use /v1/realtime",
     "/v1%2Frealtime": "Use /v1/realtime, ",
     "/v1/realtime/calls": "no WebRTC calls",
-    "/v1/realtime/client_secrets": "Send this request to the provider",
+    "/v1/realtime/transcription_sessions": "Send this request to the provider",
     "/v1/chat/completions": "chat completions",
     "/v1/models": "Send this request to the provider",
     "/v1/responses": "Send this request to the provider",
@@ -319,7 +326,7 @@ def test_any_path_has_a_bounded_remedy(path: str) -> None:
 
 def test_hints_name_paths_that_the_relay_serves() -> None:
     """The paths of hints equal those of the routes."""
-    assert {*PATHS, *TRANSLATION_PATHS, *LIVE_PATHS} == set(WEBSOCKET_PATHS)
+    assert {*REALTIME_PATHS, *TRANSLATION_PATHS, *LIVE_PATHS} == set(WEBSOCKET_PATHS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""Client secrets: short-lived credentials of the relay that open one session each.
+
+Rules of this file:
+
+* A secret is random; the store knows its SHA-256 and what it is for. It is kept in no object that outlives its request.
+* What a secret is for names the credential with which it was created. If that credential is withdrawn, or its client
+  disabled, the secret is refused. All that the client may do is read from the clients as they are when it is used.
+"""
+
+import heapq
+import json
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from service.access.clients import ClientDirectory, Identity
+from service.access.reconnects import ReconnectLimiter
+from service.failures import Failure
+from service.realtime.keys import Secret
+from service.realtime.secret_request import BoundSession
+from service.store.interface import SecretState, Store
+
+PREFIX: Final = "ek_relay_"
+"""Begins with `ek_`, which the SDKs require in a browser, and says whose it is: the provider does not know it."""
+MAX_CREATED_PER_MINUTE: Final = 600
+"""By one client, at one instance."""
+MAX_BOUND_BYTES: Final = 64 << 20
+"""Of the sessions to which unexpired secrets of this instance are bound; one client may have half of them."""
+
+_SHAPE: Final = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
+_RANDOM_BYTES: Final = 32
+_VERSION: Final = 1
+_UNKNOWN_HINT: Final = (
+    "Request a new client secret from the server of this app. Operator: the relay knows no such secret. It is older than ten "
+    "minutes past its expiry, or was created at another instance, or before a restart: without RELAY_STORE_URL a secret "
+    "opens a session only at the instance that created it."
+)
+_FOREIGN_HINT: Final = (
+    "Create the client secret at the relay: POST /v1/realtime/client_secrets of the relay's address, with a client token of "
+    "the relay. A client secret of the provider opens no session here."
+)
+
+
+def is_client_secret(token: str) -> bool:
+    """Whether a token has the shape of the relay's client secrets."""
+    return _SHAPE.fullmatch(token) is not None
+
+
+def explain_foreign(failure: Failure, token: str | None) -> None:
+    """State in the refusal of an unknown token that it is a client secret, but not the relay's."""
+    if failure.reason == "token_invalid" and failure.hint is None and (token or "").startswith("ek_"):
+        failure.hint = _FOREIGN_HINT
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a client secret is for: whose it is, and the session that it opens.
+
+    `credential` is that of `Identity`. `safety_identifier` is the provider's name of the user, if the creator has sent it.
+    """
+
+    client: str
+    credential: str = field(repr=False)
+    user: str | None
+    ends_at: float | None
+    safety_identifier: str | None
+    session: BoundSession = field(repr=False)
+
+    def encode(self) -> bytes:
+        """The payload for the store."""
+        fields = {
+            "version": _VERSION,
+            "client": self.client,
+            "credential": self.credential,
+            "user": self.user,
+            "ends_at": self.ends_at,
+            "safety_identifier": self.safety_identifier,
+            "session": self.session.configuration,
+        }
+        # surrogatepass: JSON can escape half a character
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Grant | None":
+        """The grant in a payload; None for one of another version."""
+        fields: dict[str, Any] = json.loads(payload.decode("utf-8", "surrogatepass"))
+        if fields.pop("version") != _VERSION:
+            return None
+        return cls(**fields | {"session": BoundSession(fields["session"])})
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedSecret:
+    """A client secret that a request presents, and that has not been used: whose it is and what it is for."""
+
+    value: Secret
+    identity: Identity
+    grant: Grant
+
+
+class ClientSecrets:
+    """Creates and redeems client secrets. `read` uses none up: a request that is refused for another reason can be repeated.
+
+    `wall_clock` is in seconds since 1970.
+    """
+
+    def __init__(
+        self, store: Store, directory: ClientDirectory, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._wall_clock = wall_clock
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether other instances accept the secrets."""
+        return self._store.is_shared
+
+    async def create(self, grant: Grant, seconds: int) -> tuple[Secret, int]:
+        """A new secret, and its expiry in seconds since 1970; raises Failure with store_unavailable."""
+        secret = Secret(PREFIX + secrets.token_urlsafe(_RANDOM_BYTES))
+        await self._store.put_secret(secret, grant.encode(), seconds)
+        return secret, int(self._wall_clock()) + seconds
+
+    async def read(self, token: str) -> PresentedSecret:
+        """Find out what a secret is for. Raises Failure, with the reason why it opens no session."""
+        secret = Secret(token)
+        found = await self._store.read_secret(secret)
+        grant = Grant.decode(found) if isinstance(found, bytes) else None
+        if grant is None:
+            raise _refusal("unknown" if isinstance(found, bytes) else found)
+        client = self._directory.find(grant.credential, grant.client)
+        if client is None or not client.is_enabled:
+            raise Failure("client_disabled", detail=f"the client secret belongs to {grant.client}")
+        if grant.ends_at is not None and grant.ends_at <= self._wall_clock():
+            raise Failure("token_expired", detail="the JWT with which the client secret was created")
+        return PresentedSecret(secret, Identity(client, grant.credential, grant.user, grant.ends_at), grant)
+
+    async def redeem(self, presented: PresentedSecret) -> None:
+        """Use a secret up; raises Failure if another request has done so meanwhile, or with store_unavailable."""
+        found = await self._store.take_secret(presented.value)
+        if not isinstance(found, bytes):
+            raise _refusal(found)
+
+
+def _refusal(state: SecretState | Literal["unknown"]) -> Failure:
+    if state == "unknown":
+        return Failure("token_invalid", detail="an unknown client secret", hint=_UNKNOWN_HINT)
+    return Failure("secret_used" if state == "used" else "secret_expired")
+
+
+class CreationLimit:
+    """Limits how many secrets a client creates, and what their sessions take of the store. The clock is in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rate = ReconnectLimiter(MAX_CREATED_PER_MINUTE, clock)
+        self._held: Counter[str] = Counter()  # bytes by client
+        self._ends: list[tuple[float, str, int]] = []
+
+    def check(self, client: str, size: int) -> None:
+        """Raise Failure with too_many_secrets for a client that may not create a secret with a session of this size."""
+        try:
+            self._rate.admit((client, ""))
+        except Failure as flood:
+            wait = flood.retry_after_seconds
+            raise _too_many(f"{MAX_CREATED_PER_MINUTE} client secrets in 60 s", wait) from None
+        now = self._clock()
+        while self._ends and self._ends[0][0] <= now:
+            _, owner, freed = heapq.heappop(self._ends)
+            self._held[owner] -= freed
+            if not self._held[owner]:
+                del self._held[owner]
+        if self._held[client] + size > MAX_BOUND_BYTES // 2 or self._held.total() + size > MAX_BOUND_BYTES:
+            raise _too_many("the sessions of unexpired client secrets take too much memory", None)
+
+    def created(self, client: str, size: int, seconds: int) -> None:
+        """Count a secret."""
+        self._rate.record_end((client, ""), 0)
+        self._held[client] += size
+        heapq.heappush(self._ends, (self._clock() + seconds, client, size))
+
+
+def _too_many(detail: str, retry_after_seconds: int | None) -> Failure:
+    return Failure("too_many_secrets", detail=detail, retry_after_seconds=retry_after_seconds)
