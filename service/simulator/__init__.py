@@ -1,5 +1,6 @@
 """A local Realtime and GPT-Live API: the upstream of a relay without a key, and the tests' peer. Imports only `realtime`."""
 
+from service.simulator.behaviour import Behaviour, End, Fault, Moment
 from service.simulator.server import ConnectionRecord, Simulator, SimulatorOptions
 
-__all__ = ["ConnectionRecord", "Simulator", "SimulatorOptions"]
+__all__ = ["Behaviour", "ConnectionRecord", "End", "Fault", "Moment", "Simulator", "SimulatorOptions"]

@@ -37,10 +37,10 @@ def parse_type(event: JSONObject) -> str:
     return event_type
 
 
-def echoed_event_id(event: JSONObject | None, connection: Connection) -> str | None:
-    """Return the client's ``event_id`` for an ``error`` event, if the provider would send it."""
+def client_event_id(event: JSONObject | None) -> str | None:
+    """Return the client's ``event_id``; None if there is none."""
     event_id = (event or {}).get("event_id")
-    return event_id if connection.options.echo_event_id and isinstance(event_id, str) else None
+    return event_id if isinstance(event_id, str) else None
 
 
 def appended_audio(event: JSONObject, connection: Connection) -> bytes:

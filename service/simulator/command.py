@@ -60,6 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.live.no_audio_seconds,
         help="time after which a session of GPT-Live that receives no audio expires",
     )
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="serve /simulator/dials, /simulator/drop and /simulator/records to programs on this machine",
+    )
+    parser.add_argument("--keep-conversations", action="store_true", help="record what is said, for /simulator/records")
+    parser.add_argument(
+        "--numbered-answers", action="store_true", help="answer with numbered samples instead of the user's audio"
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     width = max(len(scenario.value) for scenario in Scenario)
     parser.epilog = "scenarios:\n" + "\n".join(
@@ -84,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
             pace=args.pace,
             models=CURRENT_MODELS | frozenset(args.model),
             call_ids=frozenset(args.call_id),
+            control=args.control,
+            keep_conversations=args.keep_conversations,
+            numbered_answers=args.numbered_answers,
             live=LiveOptions(
                 models=LIVE_MODELS | frozenset(args.live_model),
                 session_seconds=args.live_session_seconds,

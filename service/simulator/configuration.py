@@ -94,12 +94,25 @@ def translation_object(model: str, session_seconds: float) -> JSONObject:
     }
 
 
+def show_expiry(session: JSONObject, expires_at: str | float) -> None:
+    """Change what a session object says of its expiry (`behaviour.EXPIRIES`), as other servers and broken clocks do."""
+    if expires_at == "absent":
+        session.pop("expires_at", None)
+    elif isinstance(expires_at, str):
+        shown: JSONObject = {"null": None, "past": 1, "far": 253_402_300_799, "text": "soon"}
+        session["expires_at"] = shown.get(expires_at, session.get("expires_at"))
+    else:
+        session["expires_at"] = int(time.time() + expires_at)
+
+
 class SessionConfiguration:
     """The session object of one session."""
 
-    def __init__(self, session: JSONObject, rules: schema.Schema) -> None:
+    def __init__(self, session: JSONObject, rules: schema.Schema, override: JSONObject | None = None) -> None:
         self._session = session
         self._rules = rules
+        self._override = override or {}  # wins against what the client asks for
+        _merge(self._session, self._override)
         self.assistant_audio_sent = False  # from then on the voice cannot be changed
 
     @property
@@ -185,6 +198,7 @@ class SessionConfiguration:
                 changed.pop(fixed, None)
         self._normalise(changed, patch)
         self._check_fixed_values(changed, is_speaking=is_speaking)
+        _merge(changed, self._override)
         self._session = changed
 
     def _check_fixed_values(self, changed: JSONObject, *, is_speaking: bool) -> None:

@@ -8,24 +8,27 @@ if the client does not answer the close frame in time.
 
 import asyncio
 import base64
+import json
 import logging
 import secrets
-import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from typing import TypeAlias
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
-from service.simulator.events import JSONObject, encode, error_event
+from service.simulator.behaviour import Behaviour, End, EndKind, FaultWatch, Moment
+from service.simulator.delay import DelayLine
+from service.simulator.events import ApiError, JSONObject, encode, error_event
 from service.simulator.options import SimulatorOptions
 from service.simulator.record import ConnectionRecord
-from service.simulator.refusals import Refusal
+from service.simulator.refusals import Refusal, no_credit, session_expired
+from service.simulator.sockets import reset, single_segment, text_frame, wait_for_disconnect
 
 _log = logging.getLogger(__name__)
 _NO_STATUS = 1005  # RFC 6455 section 7.4.1: a close frame without a code
-_RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for zero seconds: close() becomes RST
-_POLL_INTERVAL_SECONDS = 0.02
+_Action: TypeAlias = Callable[[], Awaitable[None]]
 
 
 def _without_type(event: JSONObject) -> JSONObject:
@@ -41,28 +44,36 @@ class Connection:
         transport: asyncio.Transport,
         record: ConnectionRecord,
         options: SimulatorOptions,
+        behaviour: Behaviour | None = None,
     ) -> None:
         self.record = record
         self.options = options
+        self.behaviour = behaviour or options.default
         self.on_ignored_message: Callable[[str | bytes], None] | None = None  # received while closing or unresponsive
         self._ws = ws
         self._transport = transport
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._unresponsive = False
+        self._cut = False  # dropped or reset: what is still on its way is lost
         self._abort_timer: asyncio.TimerHandle | None = None
+        self._watch = FaultWatch(self.behaviour.faults)
+        self._outgoing: DelayLine[_Action] | None = None
+        self._incoming: DelayLine[WSMessage] | None = None
+        if self.behaviour.round_trip_ms:
+            one_way = self.behaviour.round_trip_ms / 2000
+            self._outgoing, self._incoming = DelayLine(one_way), DelayLine(one_way)
+            self.spawn(self._transmit_delayed(self._outgoing))
+            self.spawn(self._receive_delayed(self._incoming))
+        for fault in self._watch.timed:
+            self.spawn(self._end_later(fault.seconds, fault.end, str(fault)))
 
     async def send(self, event: JSONObject) -> None:
         """Send one event; do nothing if the connection is closing, closed or unresponsive."""
         if self._closing or self._unresponsive:
             return
         text = encode({**_without_type(event), "type": event["type"]} if self.options.type_last else event)
-        self.record.messages_sent += 1
-        self.record.bytes_sent += len(text.encode())
-        try:
-            await self._ws.send_str(text)
-        except ConnectionError:
-            return  # `messages` ends as well, and with it the session
+        await self._pass_on(partial(self._transmit, event, text))
 
     async def send_audio(self, event: JSONObject, audio: bytes) -> None:
         """Send an event with `audio` as its last field, ``delta``, in base64."""
@@ -73,13 +84,16 @@ class Connection:
     async def messages(self) -> AsyncIterator[str | bytes]:
         """Yield text and binary messages until the connection closes; answer pings and the close frame."""
         while True:
-            message = await self._ws.receive()
+            message = await (self._ws.receive() if self._incoming is None else self._incoming.get())
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 data: str | bytes = message.data
                 self.record.messages_received += 1
                 self.record.bytes_received += len(data.encode() if isinstance(data, str) else data)
                 if not (self._closing or self._unresponsive):
-                    yield data
+                    event_type = self._received_type(data)
+                    if not await self._intercepts(event_type, data, Moment.RECEIVED, Moment.EITHER):
+                        yield data
+                        await self._intercepts(event_type, data, Moment.PROCESSED)
                 elif self.on_ignored_message is not None:
                     self.on_ignored_message(data)
                 await asyncio.sleep(0)  # buffered messages must not starve responses and pings
@@ -94,10 +108,34 @@ class Connection:
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the error event and the close frame in one TCP segment; `messages` then waits for the client's close frame."""
-        with _single_segment(self._transport):
+        with single_segment(self._transport):
             if refusal.error is not None and not refusal.close_only:
-                await self.send(error_event(refusal.error))
+                event = error_event(refusal.error)
+                self._record_error(event)
+                await self.send(event)
             await self.close(refusal.close_code, refusal.reason)
+
+    async def send_error(self, error: ApiError, client_event_id: str | None) -> None:
+        """Send an ``error`` event that ends nothing."""
+        event = error_event(error, client_event_id if self.options.echo_event_id else None)
+        self._record_error(event)
+        await self.send(event)
+
+    async def end(self, end: End, cause: str) -> None:
+        """End the connection in this way; do nothing if it is ending already."""
+        if self._closing or self._unresponsive:
+            return
+        self.record.ended_by = cause
+        if end.kind is EndKind.RESET:
+            self.reset()
+        elif end.kind is EndKind.FIN:
+            self.drop()
+        elif end.kind is EndKind.SILENCE:
+            self.stop_responding()
+        elif end.kind is EndKind.CLOSE:
+            await self.close(end.code, end.text)
+        else:
+            await self.refuse(no_credit() if end.kind is EndKind.QUOTA else session_expired(close_only=False))
 
     async def close(self, code: int | None, reason: str = "") -> None:
         """Send a close frame, once; abort the connection if the client does not answer it in time. None: without a code."""
@@ -105,9 +143,10 @@ class Connection:
             return
         self._closing = True
         payload = b"" if code is None else struct.pack("!H", code) + reason.encode()
-        await self._send_control(payload, WSMsgType.CLOSE)
+        await self._pass_on(partial(self._send_control, payload, WSMsgType.CLOSE))
         loop = asyncio.get_running_loop()
-        self._abort_timer = loop.call_later(self.options.close_reply_seconds, self._transport.abort)
+        seconds = self.options.close_reply_seconds + self.behaviour.round_trip_ms / 1000
+        self._abort_timer = loop.call_later(seconds, self._transport.abort)
 
     def stop_responding(self) -> None:
         """Keep reading, but send nothing any more: no event, no pong, no close frame."""
@@ -115,12 +154,12 @@ class Connection:
 
     def drop(self) -> None:
         """Close the TCP connection without a close frame."""
-        self._closing = True
+        self._closing = self._cut = True
         self._transport.close()
 
     def reset(self) -> None:
         """Reset the TCP connection."""
-        self._closing = True
+        self._closing = self._cut = True
         reset(self._transport)
 
     def spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -139,7 +178,7 @@ class Connection:
                 return
             if not (self._closing or self._unresponsive):
                 self.record.pings_sent += 1
-                await self._send_control(secrets.token_bytes(4), WSMsgType.PING)
+                await self._pass_on(partial(self._send_control, secrets.token_bytes(4), WSMsgType.PING))
 
     async def clean_up(self) -> None:
         """Cancel the tasks and close the TCP connection. If unresponsive, wait first until the client disconnects."""
@@ -156,15 +195,100 @@ class Connection:
     async def _handle_ping(self, payload: bytes) -> None:
         self.record.pings_received += 1
         if not (self._closing or self._unresponsive):
-            await self._send_control(payload, WSMsgType.PONG)
+            await self._pass_on(partial(self._send_control, payload, WSMsgType.PONG))
 
     async def _handle_close(self, code: int) -> None:
         self.record.close_code = code
         if self._closing or self._unresponsive:
             return
-        self._closing = True
+        self._closing = self._cut = True
         payload = b"" if code == _NO_STATUS else struct.pack("!H", code)
         await self._send_control(payload, WSMsgType.CLOSE)
+
+    async def _pass_on(self, action: _Action) -> None:
+        if self._outgoing is None:
+            await action()
+        else:
+            self._outgoing.put(action)
+
+    async def _transmit(self, event: JSONObject, text: str) -> None:
+        """Send an event, unless a fault prevents it or the connection was cut while it was on its way."""
+        if self._cut or self._unresponsive:
+            return
+        event_type = str(event["type"])
+        if self._watch and await self._prevents(event_type, text):
+            return
+        self.record.messages_sent += 1
+        self.record.bytes_sent += len(text.encode())
+        if self.record.conversation is not None:
+            self.record.conversation.add_event("out", event_type)
+        try:
+            await self._ws.send_str(text)
+        except ConnectionError:
+            return  # `messages` ends as well, and with it the session
+        if self._watch and (fault := self._watch.check(event_type, text, Moment.AFTER_SENT, Moment.EITHER)):
+            await self.end(fault.end, str(fault))
+
+    async def _prevents(self, event_type: str, text: str) -> bool:
+        fault = self._watch.check(event_type, text, Moment.BEFORE_SENT, Moment.MID_FRAME)
+        if fault is None:
+            return False
+        if fault.moment is Moment.MID_FRAME:
+            frame = text_frame(text.encode())
+            self._transport.write(frame[: len(frame) // 2])
+        await self.end(fault.end, str(fault))
+        return True
+
+    async def _intercepts(self, event_type: str, data: str | bytes, *moments: Moment) -> bool:
+        """Check a client's event for faults; return whether it must not be processed."""
+        if not self._watch or isinstance(data, bytes):
+            return False
+        fault = self._watch.check(event_type, data, *moments)
+        if fault is None:
+            return False
+        if fault.end.kind is not EndKind.ERROR:
+            await self.end(fault.end, str(fault))
+        else:
+            event_id = json.loads(data).get("event_id")
+            refused = ApiError(fault.end.text, f"The simulator refuses this event: {fault}.")
+            await self.send_error(refused, event_id if isinstance(event_id, str) else None)
+        return True
+
+    def _received_type(self, data: str | bytes) -> str:
+        """Return the type of a client's event if a fault or the record needs it."""
+        if isinstance(data, bytes) or not (self._watch or self.record.conversation is not None):
+            return ""
+        try:
+            event = json.loads(data)
+        except (ValueError, RecursionError):
+            event = None
+        event_type = str(event.get("type")) if isinstance(event, dict) else ""
+        if self.record.conversation is not None:
+            self.record.conversation.add_event("in", event_type)
+        return event_type
+
+    def _record_error(self, event: JSONObject) -> None:
+        error = event["error"]
+        if self.record.conversation is not None and isinstance(error, dict):
+            self.record.conversation.errors.append(error)
+
+    async def _transmit_delayed(self, outgoing: DelayLine[_Action]) -> None:
+        while True:
+            action = await outgoing.get()
+            if not (self._cut or self._unresponsive):
+                await action()
+
+    async def _receive_delayed(self, incoming: DelayLine[WSMessage]) -> None:
+        ends = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+        message = await self._ws.receive()
+        while message.type not in ends:
+            incoming.put(message)
+            message = await self._ws.receive()
+        incoming.put(message)
+
+    async def _end_later(self, seconds: float, end: End, cause: str) -> None:
+        await asyncio.sleep(seconds)
+        await self.end(end, cause)
 
     async def _send_control(self, payload: bytes, opcode: WSMsgType) -> None:
         try:
@@ -177,32 +301,3 @@ class Connection:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("simulator.task_failed", exc_info=error)
             self._transport.abort()
-
-
-async def wait_for_disconnect(transport: asyncio.Transport) -> None:
-    """Wait until the client has closed a connection on which the simulator sends nothing."""
-    while not transport.is_closing():  # noqa: ASYNC110 - an asyncio transport has no event for this
-        await asyncio.sleep(_POLL_INTERVAL_SECONDS)
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Abort the connection with RST instead of FIN."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-    transport.abort()
-
-
-@contextmanager
-def _single_segment(transport: asyncio.Transport) -> Iterator[None]:
-    # The provider's error event and close frame arrive in one TCP segment. Two writes would make two segments;
-    # TCP_CORK, which only Linux has, joins them.
-    cork = getattr(socket, "TCP_CORK", None)
-    tcp = transport.get_extra_info("socket")
-    if cork is None or tcp is None or transport.is_closing():
-        yield
-        return
-    tcp.setsockopt(socket.IPPROTO_TCP, cork, 1)
-    try:
-        yield
-    finally:
-        if not transport.is_closing():
-            tcp.setsockopt(socket.IPPROTO_TCP, cork, 0)

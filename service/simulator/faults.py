@@ -8,10 +8,11 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from service.simulator.connection import Connection, wait_for_disconnect
+from service.simulator.connection import Connection
 from service.simulator.events import ApiError, JSONObject, encode
 from service.simulator.refusals import invalid_key_error, rate_limit_error, session_expired
 from service.simulator.scenarios import Scenario
+from service.simulator.sockets import wait_for_disconnect
 
 _CAPTIVE_PORTAL_PAGE = (
     "<!doctype html><html><head><title>Sign in</title></head><body>Welcome to this network.</body></html>\n"
@@ -99,12 +100,13 @@ async def inject_mid_session_fault(connection: Connection, scenario: Scenario) -
 async def close_at_expiry(connection: Connection, scenario: Scenario) -> None:
     """Close the session at its maximum duration."""
     await asyncio.sleep(session_lifetime_seconds(connection, scenario))
+    connection.record.ended_by = connection.record.ended_by or "expiry"
     await connection.refuse(session_expired(close_only=scenario is Scenario.EXPIRE_SILENT))
 
 
 def session_lifetime_seconds(connection: Connection, scenario: Scenario) -> float:
     """Return the maximum duration of a session."""
-    limit = connection.options.session_seconds
+    limit = connection.behaviour.session_seconds or connection.options.session_seconds
     expires_early = scenario in (Scenario.EXPIRE_SOON, Scenario.EXPIRE_SILENT)
     return min(connection.options.expire_after_seconds, limit) if expires_early else limit
 

@@ -57,6 +57,7 @@ class Item:
     audio: bytes | None = None  # None if the item has none, or if it is no longer kept
     audio_ms: float = 0.0
     is_truncated: bool = False
+    words: str = ""  # of the user's audio, if they are known
 
     @property
     def item_id(self) -> str:

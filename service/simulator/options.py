@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from service.simulator.behaviour import Behaviour
 from service.simulator.live.options import LiveOptions
 from service.simulator.scenarios import parse_scenario
 
@@ -58,6 +59,10 @@ class SimulatorOptions:
     fault_after_messages: int = 3  # client messages before the fault of a *-mid scenario
     close_reply_seconds: float = 2.0  # bound on the client's reply to a close frame; then the connection is aborted
     live: LiveOptions = field(default_factory=LiveOptions)  # of GPT-Live
+    default: Behaviour = field(default_factory=Behaviour)  # of dials without one of their own (`Simulator.set_dials`)
+    keep_conversations: bool = False  # record turns, items and answers: words stay in memory
+    numbered_answers: bool = False  # answers are numbered samples instead of the user's audio
+    control: bool = False  # serve `/simulator/` to programs on this machine
     max_records: int = 4096  # of upgrade requests, and of REST calls; the oldest are deleted
 
     def __post_init__(self) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from multidict import CIMultiDict, MultiDict
 
 from service.simulator.configuration import SessionConfiguration
+from service.simulator.conversation_record import ConversationRecord
 
+LANE_PARAMETER = "simulate_lane"  # in the query of an upgrade request
 _MAX_EVENTS = 1000  # bounds the memory of a connection that streams microphone audio for hours
 
 
@@ -36,6 +38,9 @@ class ConnectionRecord:
     client_events: list[str] = field(default_factory=list)  # the types of the first _MAX_EVENTS events
     first_received: dict[str, float] = field(default_factory=dict)  # time.monotonic() of the first event of each type
     session_id: str | None = None
+    dial: int = 0  # 1 for the first upgrade request of the simulator
+    ended_by: str | None = None  # the fault, or other cause, with which the simulator ended the connection
+    conversation: ConversationRecord | None = field(default=None, repr=False)  # with `keep_conversations`
     configuration: SessionConfiguration | None = None  # of a session of the Realtime API
     closed_reason: str | None = None  # of the `session.closed` that was sent (GPT-Live)
     usage_seconds: float | None = None  # of the newest usage that was sent (GPT-Live)
@@ -54,9 +59,16 @@ class ConnectionRecord:
         """The digest of all audio that was sent to the client, before base64 encoding."""
         return self._audio_out.hexdigest()
 
+    @property
+    def lane(self) -> str | None:
+        """The list of behaviours that the request selected (`LANE_PARAMETER`)."""
+        return self.query.get(LANE_PARAMETER)
+
     def add_received_audio(self, audio: bytes) -> None:
         """Add audio from the client to its digest."""
         self._audio_in.update(audio)
+        if self.conversation is not None:
+            self.conversation.add_appended(audio)
 
     def add_sent_audio(self, audio: bytes) -> None:
         """Add audio for the client to its digest."""
@@ -77,6 +89,12 @@ class ConnectionRecord:
         if event_type not in self.first_received:
             await self._awaited_events.setdefault(event_type, asyncio.Event()).wait()
         return self.first_received[event_type]
+
+    async def wait_sent(self, event_type: str, count: int = 1) -> None:
+        """Wait until this many events of a type have been sent. Requires `keep_conversations`."""
+        if self.conversation is None:
+            raise RuntimeError("the simulator does not record conversations: set keep_conversations")
+        await self.conversation.wait_sent(event_type, count)
 
     def mark_closed(self) -> None:
         """Mark the connection as closed and wake `wait_closed`."""

@@ -128,6 +128,11 @@ def model_cannot_transcribe(model: str) -> Refusal:
     return Refusal(ApiError("invalid_model", f'Model "{model}" is not supported in transcription mode.'), 4000)
 
 
+def no_credit() -> Refusal:
+    """Refuse an account without credit."""
+    return Refusal(no_credit_error(), 1013)
+
+
 def beta_shape() -> Refusal:
     """Refuse the beta interface, which was retired on 2026-05-12."""
     message = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
@@ -146,7 +151,7 @@ def refusal_for_scenario(scenario: Scenario, key: str, model: str) -> Refusal | 
         Scenario.KEY_REJECTED: key_rejected(key),
         Scenario.KEY_MISSING: key_missing(),
         Scenario.KEY_FORBIDDEN: Refusal(missing_scopes_error("model.request"), 3000),
-        Scenario.QUOTA_EXHAUSTED: Refusal(no_credit_error(), 1013),
+        Scenario.QUOTA_EXHAUSTED: no_credit(),
         Scenario.MODEL_NOT_FOUND: Refusal(model_not_found_error(model), 4004),
         Scenario.INVALID_MODEL: model_unknown(model),
         Scenario.BETA_SHAPE: beta_shape(),

@@ -66,9 +66,9 @@ def output_tokens(text: str, audio: bytes | None, audio_format: AudioFormat) -> 
     return Tokens(text_tokens(text), assistant_audio_tokens(milliseconds))
 
 
-def placeholder_transcript(milliseconds: float) -> str:
-    """Return a transcript for audio of this duration; the simulator does not recognise speech."""
-    return f"You said something for {milliseconds / 1000:.1f} seconds."
+def transcript(item: Item) -> str:
+    """Return what the user said; a placeholder if its words are not known."""
+    return item.words or f"You said something for {item.audio_ms / 1000:.1f} seconds."
 
 
 def merge_response_options(
@@ -98,7 +98,7 @@ def _reply_text(prompt: Item | None) -> str:
         return _NO_INPUT
     if prompt.text:
         return prompt.text
-    return placeholder_transcript(prompt.audio_ms) if prompt.audio_ms else _NO_INPUT
+    return transcript(prompt) if prompt.audio_ms else _NO_INPUT
 
 
 def _truncated_reply(text: str, limit: JSON) -> Reply:

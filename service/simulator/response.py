@@ -14,6 +14,7 @@ from service.realtime.usage import Counts, Tokens, Usage
 from service.simulator.configuration import audio_format_object
 from service.simulator.connection import Connection
 from service.simulator.conversation import Conversation
+from service.simulator.conversation_record import ResponseRecord
 from service.simulator.events import JSON, ApiError, JSONObject, server_event, text_delta
 from service.simulator.ids import new_call_id, new_id
 from service.simulator.items import Item
@@ -58,6 +59,7 @@ class Response:
         input_tokens: Tokens,
         failure: InjectedFailure | None = None,
         sideband: bool = False,
+        record: ResponseRecord | None = None,
     ) -> None:
         self.response_id = new_id("resp")
         self.active = True
@@ -76,6 +78,9 @@ class Response:
         self._call_id = new_call_id()
         self._sent_text = ""
         self._sent_audio = bytearray()
+        self._record = record or ResponseRecord("", "client", None)
+        self._record.response_id, self._record.item_id = self.response_id, self._item_id
+        self._record.call_id = self._call_id if reply.function is not None else None
         self._total_tokens = 0  # 0 until `response.done`
 
     def cancel(self, reason: str) -> None:
@@ -151,6 +156,7 @@ class Response:
         if self._options.in_conversation and not failed_without_output:
             self._conversation.record_response(self._input_tokens + sent_tokens)
         self.active = False
+        self._record.status, self._record.reason = outcome.status, (outcome.details or {}).get("reason")
         self._total_tokens = usage.total
         done = self._object(outcome.status, outcome.details, output, usage)
         await self._send("response.done", response=done)
@@ -170,6 +176,7 @@ class Response:
 
     async def _send_text_delta(self, piece: str) -> None:
         self._sent_text += piece
+        self._record.text = self._sent_text
         if self._reply.function is not None:
             event_type, ids = "response.function_call_arguments.delta", self._response_item_ids()
             ids["call_id"] = self._call_id
@@ -181,6 +188,7 @@ class Response:
 
     async def _send_audio_delta(self, chunk: bytes) -> None:
         self._sent_audio += chunk
+        self._record.sent_samples = len(self._sent_audio) // self._options.audio_format.sample_bytes
         if self._options.in_conversation:
             sent_ms = self._options.audio_format.duration_ms(len(self._sent_audio))
             item = Item(self._item("in_progress"), Tokens(), audio_ms=sent_ms)  # what was sent can be truncated

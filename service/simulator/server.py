@@ -15,14 +15,19 @@ from typing import Self, TypeVar
 from aiohttp import web
 from multidict import MultiDict
 
-from service.simulator import schema
+from service.simulator import control, schema
+from service.simulator.behaviour import Behaviour, DialPlan, End
+from service.simulator.calls import Call, Calls
 from service.simulator.configuration import (
     SessionConfiguration,
     session_object,
+    show_expiry,
     transcription_object,
     translation_object,
 )
 from service.simulator.connection import Connection
+from service.simulator.conversation import Conversation
+from service.simulator.conversation_record import ConversationRecord
 from service.simulator.events import JSONObject
 from service.simulator.faults import (
     fail_after_upgrade,
@@ -40,6 +45,7 @@ from service.simulator.rest import RestApi
 from service.simulator.scenarios import Scenario, parse_scenario
 from service.simulator.session import Session
 from service.simulator.translation import TranslationSession
+from service.simulator.voice import NumberedVoice
 
 __all__ = ["ConnectionRecord", "Simulator", "SimulatorOptions"]
 
@@ -63,6 +69,11 @@ class Simulator:
         self.rest_calls: list[tuple[str, str]] = []  # other requests: method and path
         self._default_scenario = parse_scenario(self.options.scenario)
         self._rest_api = RestApi(self.options, self._default_scenario)
+        self._dials = DialPlan(self.options.default)
+        self._dial_count = 0
+        self._dialled = asyncio.Event()
+        self._calls = Calls(self.options.call_ids)
+        self._voice = NumberedVoice() if self.options.numbered_answers else None
         self._runner: web.AppRunner | None = None
         self._open_connections: set[Connection] = set()
         self._transports: set[asyncio.Transport] = set()
@@ -77,6 +88,36 @@ class Simulator:
     def open_count(self) -> int:
         """The number of open connections, including upgrade requests without a response yet."""
         return sum(not record.closed for record in self.connections)
+
+    def set_dials(self, *behaviours: Behaviour, lane: str | None = None) -> None:
+        """Set how the next dials behave, one behaviour for each; the option `default` follows.
+
+        A lane has a list of its own, for the requests with its name in the query (``simulate_lane``).
+        """
+        self._dials.set(behaviours, lane)
+
+    def dials_left(self, lane: str | None = None) -> int:
+        """Return how many behaviours no dial has used yet."""
+        return self._dials.left(lane)
+
+    async def wait_dials(self, count: int) -> None:
+        """Wait until there have been this many upgrade requests."""
+        while self._dial_count < count:
+            await self._dialled.wait()
+
+    def upstreams(self, lane: str | None = None) -> list[ConnectionRecord]:
+        """Return the records of the connections that became a session; with `lane`, only those."""
+        return [r for r in self.connections if r.session_id is not None and lane in (None, r.lane)]
+
+    async def drop_all(self, end: End, lane: str | None = None) -> int:
+        """End every open connection at once, of a lane if one is given; return how many. New ones are served."""
+        dropped = [c for c in self._open_connections if lane in (None, c.record.lane)]
+        await asyncio.gather(*(connection.end(end, f"drop-all: {end}") for connection in dropped))
+        return len(dropped)
+
+    def end_call(self, call_id: str) -> None:
+        """End a call: its sideband is refused with 404 from then on."""
+        self._calls.end(call_id)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Start listening; port 0 selects a free port. Raises OSError if the address is unavailable."""
@@ -125,6 +166,8 @@ class Simulator:
         self._transports.add(transport)
         try:
             if request.headers.get("Upgrade", "").lower() != "websocket":
+                if self.options.control and control.is_control(request):
+                    return await control.handle(request, self)
                 _append_bounded(self.rest_calls, (request.method, request.path), self.options.max_records)
                 return await self._rest_api.handle(request)
             return await self._handle_upgrade(request, transport)
@@ -133,9 +176,11 @@ class Simulator:
 
     async def _handle_upgrade(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
         record = ConnectionRecord(request.path, MultiDict(request.query), request.headers.copy())
-        _append_bounded(self.connections, record, self.options.max_records)
+        behaviour = self._register(record)
         try:
             upgrade = parse_upgrade_request(request.path, request.query, record.headers, self._default_scenario)
+            if behaviour.scenario is not None:
+                upgrade = replace(upgrade, scenario=parse_scenario(behaviour.scenario))
         except ValueError as error:
             record.status = _BAD_REQUEST
             record.mark_closed()
@@ -152,9 +197,22 @@ class Simulator:
                 record.status = response.status
                 response.headers.update(edge_headers())
                 return response
-            return await self._serve_websocket(request, transport, record, upgrade)
+            await asyncio.sleep(behaviour.round_trip_ms / 1000)
+            return await self._serve_websocket(request, transport, record, upgrade, behaviour)
         finally:
+            if record.conversation is not None:
+                record.conversation.release()
             record.mark_closed()
+
+    def _register(self, record: ConnectionRecord) -> Behaviour:
+        self._dial_count += 1
+        record.dial = self._dial_count
+        if self.options.keep_conversations:
+            record.conversation = ConversationRecord()
+        _append_bounded(self.connections, record, self.options.max_records)
+        self._dialled.set()
+        self._dialled = asyncio.Event()
+        return self._dials.next(record.lane)
 
     async def _response_without_upgrade(
         self, request: web.Request, transport: asyncio.Transport, upgrade: UpgradeRequest
@@ -170,12 +228,17 @@ class Simulator:
             return refuse_live_upgrade(upgrade.live, request, upgrade.key, upgrade.scenario, sessions)
         if request.path not in _SOCKET_PATHS:
             return web.Response(status=_FORBIDDEN)
-        if upgrade.call_id is not None and upgrade.call_id not in self.options.call_ids:
+        if upgrade.call_id is not None and upgrade.call_id not in self._calls:
             return web.Response(status=404)
         return None
 
     async def _serve_websocket(
-        self, request: web.Request, transport: asyncio.Transport, record: ConnectionRecord, upgrade: UpgradeRequest
+        self,
+        request: web.Request,
+        transport: asyncio.Transport,
+        record: ConnectionRecord,
+        upgrade: UpgradeRequest,
+        behaviour: Behaviour,
     ) -> web.StreamResponse:
         # aiohttp must not answer pings and close frames: `Connection` does.
         protocols = (SUBPROTOCOL,) if upgrade.live is None else ()  # GPT-Live has none
@@ -190,7 +253,7 @@ class Simulator:
         except ConnectionResetError:
             return web.Response()  # not sent: the client has disconnected
         record.status = ws.status
-        connection = Connection(ws, transport, record, self.options)
+        connection = Connection(ws, transport, record, self.options, behaviour)
         self._open_connections.add(connection)
         try:
             connection.spawn(connection.send_pings())
@@ -239,12 +302,19 @@ class Simulator:
         if secret_session is not None and secret_session["type"] == session["type"]:
             expires_at = session["expires_at"]
             session = {**copy.deepcopy(secret_session), "id": new_id("sess"), "expires_at": expires_at}
+        show_expiry(session, connection.behaviour.expires_at)
+        configuration = SessionConfiguration(session, rules, connection.behaviour.session_patch)
+        call = Call(configuration, Conversation(self.options.kept_audio_bytes))
+        if upgrade.call_id is not None:
+            call = self._calls.state(upgrade.call_id, call)
         return Session(
             connection,
             upgrade.scenario,
-            SessionConfiguration(session, rules),
+            call.configuration,
+            conversation=call.conversation,
             sideband=upgrade.call_id is not None,
             unsupported_model=upgrade.model if upgrade.is_transcription else None,
+            voice=self._voice,
         )
 
 

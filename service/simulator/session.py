@@ -8,9 +8,7 @@ server events".
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from service.realtime.usage import Tokens
-from service.simulator import schema
-from service.simulator.client_events import appended_audio, echoed_event_id, parse_event, parse_type
+from service.simulator.client_events import appended_audio, client_event_id, parse_event, parse_type
 from service.simulator.configuration import SessionConfiguration, parse_audio_format
 from service.simulator.connection import Connection
 from service.simulator.conversation import Conversation
@@ -18,8 +16,8 @@ from service.simulator.events import (
     JSON,
     ApiError,
     JSONObject,
-    error_event,
     invalid_value,
+    require_integer,
     require_object,
     require_string,
     server_event,
@@ -27,17 +25,12 @@ from service.simulator.events import (
 from service.simulator.faults import close_at_expiry, inject_mid_session_fault
 from service.simulator.ids import new_id
 from service.simulator.items import Item, audio_item, parse_item
-from service.simulator.refusals import (
-    internal_error,
-    model_cannot_transcribe,
-    model_not_found_error,
-    rate_limit_error,
-)
-from service.simulator.reply import compose_reply, merge_response_options
-from service.simulator.response import InjectedFailure, Response
+from service.simulator.refusals import model_cannot_transcribe
+from service.simulator.responses import Responses
 from service.simulator.scenarios import Scenario
 from service.simulator.transcription import start_transcription
 from service.simulator.vad import InputAudioBuffer, SpeechStarted, SpeechStopped
+from service.simulator.voice import NumberedVoice, with_words
 
 _MIN_COMMIT_MS = 100
 _CLIENT_EVENT_TYPES = (  # in the order of the provider's error message for an unknown type
@@ -66,19 +59,23 @@ class Session:
         scenario: Scenario,
         configuration: SessionConfiguration,
         *,
+        conversation: Conversation | None = None,
         sideband: bool = False,
         unsupported_model: str | None = None,
+        voice: NumberedVoice | None = None,
     ) -> None:
         self._connection = connection
         self._scenario = scenario
         self._configuration = configuration
         self._sideband = sideband
         self._unsupported_model = unsupported_model  # the provider refuses it only at the first session.update
-        self._conversation = Conversation(connection.options.kept_audio_bytes)
-        self._buffer = InputAudioBuffer()
+        self._conversation = conversation or Conversation(connection.options.kept_audio_bytes)
+        self._record = connection.record.conversation
+        self._responses = Responses(
+            connection, self._conversation, configuration, scenario, sideband=sideband, voice=voice
+        )
+        self._buffer = InputAudioBuffer(connection.behaviour.vad_lag_ms)
         self._speech_item_id = new_id("item")
-        self._response: Response | None = None
-        self._response_pending = False  # speech ended during the active response
         self._handlers: Mapping[str, _Handler] = {
             "session.update": self._update,
             "session.close": self._close,
@@ -96,6 +93,9 @@ class Session:
         connection.record.session_id = configuration.session_id
         connection.record.configuration = configuration
         self._configure_buffer()
+        self._record_session()
+        if self._record is not None:
+            self._record.watch(self._conversation)
 
     async def run(self) -> None:
         """Serve the session until the connection closes."""
@@ -122,16 +122,16 @@ class Session:
                 raise invalid_value("type", event_type, _CLIENT_EVENT_TYPES)
             await self._handlers[event_type](event)
         except ApiError as error:
-            await self._connection.send(error_event(error, echoed_event_id(event, self._connection)))
+            await self._connection.send_error(error, client_event_id(event))
         await inject_mid_session_fault(self._connection, self._scenario)
 
     async def _update(self, event: JSONObject) -> None:
         if self._unsupported_model is not None:
             await self._connection.refuse(model_cannot_transcribe(self._unsupported_model))
             return
-        is_speaking = self._response is not None and self._response.active
-        self._configuration.update(require_object(event, "session"), is_speaking=is_speaking)
+        self._configuration.update(require_object(event, "session"), is_speaking=self._responses.is_active)
         self._configure_buffer()
+        self._record_session()
         await self._send("session.updated", session=self._configuration.session)
 
     async def _close(self, _event: JSONObject) -> None:
@@ -147,18 +147,15 @@ class Session:
     async def _handle_speech_started(self, started: SpeechStarted) -> None:
         fields: JSONObject = {"audio_start_ms": started.audio_start_ms, "item_id": self._speech_item_id}
         await self._send("input_audio_buffer.speech_started", **fields)
-        if self._configuration.interrupts_response and self._response is not None:
-            self._response.cancel("turn_detected")
+        if self._configuration.interrupts_response:
+            self._responses.interrupt()
 
     async def _handle_speech_stopped(self, stopped: SpeechStopped) -> None:
         fields: JSONObject = {"audio_end_ms": stopped.audio_end_ms, "item_id": self._speech_item_id}
         await self._send("input_audio_buffer.speech_stopped", **fields)
-        await self._add_audio_item(stopped.audio)
+        await self._add_audio_item(stopped.audio, "vad")
         if self._configuration.creates_response:
-            if self._response is not None and self._response.active:
-                self._response_pending = True
-            else:
-                self._start_response({})
+            self._responses.create_after_speech()
 
     async def _commit(self, _event: JSONObject) -> None:
         milliseconds = self._buffer.milliseconds
@@ -168,12 +165,13 @@ class Session:
                 f"but buffer only has {milliseconds:.2f}ms of audio."
             )
             raise ApiError("input_audio_buffer_commit_empty", message)
-        await self._add_audio_item(self._buffer.commit())
+        await self._add_audio_item(self._buffer.commit(), "manual")
 
-    async def _add_audio_item(self, audio: bytes) -> None:
-        item = audio_item(audio, self._buffer.format, self._speech_item_id)
+    async def _add_audio_item(self, audio: bytes, how: str) -> None:
+        item = with_words(audio_item(audio, self._buffer.format, self._speech_item_id), self._buffer.format)
         self._speech_item_id = new_id("item")
         previous = self._conversation.add(item)
+        self._record_turn(item, how)
         await self._send("input_audio_buffer.committed", previous_item_id=previous, item_id=item.item_id)
         await self._send_item_events(item, previous)
         start_transcription(self._connection, self._conversation, item, self._configuration)
@@ -184,22 +182,32 @@ class Session:
 
     async def _create_item(self, event: JSONObject) -> None:
         after = require_string(event, "previous_item_id") if event.get("previous_item_id") is not None else None
-        item = parse_item(require_object(event, "item"), self._configuration.input_format)
+        audio_format = self._configuration.input_format
+        item = with_words(parse_item(require_object(event, "item"), audio_format), audio_format)
         previous = self._conversation.add(item, after)
         await self._send_item_events(item, previous)
+        if item.audio is not None:
+            self._record_turn(item, "created")
+            if self._connection.behaviour.transcribes_created_audio:
+                start_transcription(self._connection, self._conversation, item, self._configuration)
 
     async def _send_item_events(self, item: Item, previous: str | None) -> None:
         for event_type in ("conversation.item.added", "conversation.item.done"):
             await self._send(event_type, previous_item_id=previous, item=item.body)
 
     async def _truncate_item(self, event: JSONObject) -> None:
-        self._conversation.truncate(event, parse_audio_format(self._configuration.get("audio", "output", "format")))
+        audio_format = parse_audio_format(self._configuration.get("audio", "output", "format"))
+        self._conversation.truncate(event, audio_format)
         fields = {name: event[name] for name in ("item_id", "content_index", "audio_end_ms")}
+        if self._record is not None:
+            self._record.truncated.append((require_string(event, "item_id"), require_integer(event, "audio_end_ms")))
         await self._send("conversation.item.truncated", **fields)
 
     async def _delete_item(self, event: JSONObject) -> None:
         item_id = require_string(event, "item_id")
         self._conversation.delete(item_id)
+        if self._record is not None:
+            self._record.deleted.append(item_id)
         await self._send("conversation.item.deleted", item_id=item_id)
 
     async def _retrieve_item(self, event: JSONObject) -> None:
@@ -207,84 +215,23 @@ class Session:
         await self._send("conversation.item.retrieved", item=item.body_with_audio)
 
     async def _create_response(self, event: JSONObject) -> None:
-        if self._configuration.is_transcription:
-            raise ApiError("invalid_event", "Responses cannot be created in a transcription session.", param="type")
-        if self._response is not None and self._response.active:
-            message = (
-                f"Conversation already has an active response in progress: {self._response.response_id}. "
-                "Wait until the response is finished before creating a new one."
-            )
-            raise ApiError("conversation_already_has_active_response", message)
-        params = require_object(event, "response") if event.get("response") is not None else {}
-        schema.validate(schema.RESPONSE, params, "response")
-        self._start_response(params)
+        self._responses.create(event)
 
     async def _cancel_response(self, event: JSONObject) -> None:
-        response, response_id = self._response, event.get("response_id")
-        if response is None or not response.active or response_id not in (None, response.response_id):
-            raise ApiError("response_cancel_not_active", "Cancellation failed: no active response found")
-        response.cancel("client_cancelled")
-
-    def _start_response(self, params: JSONObject) -> None:
-        audio_format = parse_audio_format(self._audio_output_option(params, "format"))
-        voice = self._audio_output_option(params, "voice")
-        options = merge_response_options(params, self._configuration.session, audio_format, voice)
-        items, input_tokens = self._conversation.items, self._conversation.input_tokens
-        inline = params.get("input")
-        if isinstance(inline, list):
-            items = self._inline_items(inline)
-            input_tokens = sum((item.tokens for item in items), Tokens())
-        self._configuration.assistant_audio_sent |= options.with_audio
-        self._response = Response(
-            self._connection,
-            self._conversation,
-            options,
-            compose_reply(items, options, self._configuration.input_format),
-            input_tokens=input_tokens,
-            failure=self._injected_failure(),
-            sideband=self._sideband,
-        )
-        self._connection.spawn(self._run_response(self._response))
-
-    async def _run_response(self, response: Response) -> None:
-        await response.run()
-        self._start_pending_response()
-        await response.send_rate_limits()
-
-    def _start_pending_response(self) -> None:
-        if self._response_pending:
-            self._response_pending = False
-            self._start_response({})
-
-    def _inline_items(self, inline: list[JSON]) -> tuple[Item, ...]:
-        items = []
-        for source in inline:
-            if not isinstance(source, dict):
-                continue
-            if source.get("type") == "item_reference":
-                items.append(self._conversation.find(require_string(source, "id"), "retrieve"))
-            else:
-                items.append(parse_item(source, self._configuration.input_format))
-        return tuple(items)
-
-    def _injected_failure(self) -> InjectedFailure | None:
-        model = self._configuration.model
-        failures = {
-            Scenario.MODEL_ACCESS_LATE: InjectedFailure(model_not_found_error(model), halfway=False),
-            Scenario.RATE_LIMITED_MID: InjectedFailure(rate_limit_error(model), halfway=False),
-            Scenario.SERVER_ERROR_MID: InjectedFailure(internal_error(self._configuration.session_id), halfway=True),
-        }
-        return failures.get(self._scenario)
-
-    def _audio_output_option(self, params: JSONObject, name: str) -> JSON:
-        output = params
-        for key in ("audio", "output"):
-            inner = output.get(key)
-            output = inner if isinstance(inner, dict) else {}
-        return output.get(name) or self._configuration.get("audio", "output", name)
+        self._responses.cancel(event)
 
     def _configure_buffer(self) -> None:
         self._buffer.configure(self._configuration.input_format, self._configuration.turn_detection)
+        if self._record is not None:
+            self._record.audio_format = self._configuration.input_format
+
+    def _record_session(self) -> None:
+        if self._record is not None:
+            self._record.sessions.append(self._configuration.session)
+
+    def _record_turn(self, item: Item, how: str) -> None:
+        if self._record is not None:
+            self._record.add_turn(item, how)
 
     async def _send(self, event_type: str, **fields: JSON) -> None:
         await self._connection.send(server_event(event_type, **fields))

@@ -10,7 +10,7 @@ from service.simulator.connection import Connection
 from service.simulator.conversation import Conversation
 from service.simulator.events import JSONObject, server_event, text_delta
 from service.simulator.items import Item, text_tokens
-from service.simulator.reply import Reply, placeholder_transcript
+from service.simulator.reply import Reply, transcript
 
 _EVENT_PREFIX = "conversation.item.input_audio_transcription"
 _BILLED_BY_DURATION = ("gpt-realtime-whisper", "whisper-1", "gpt-live-transcribe")
@@ -18,16 +18,16 @@ _BILLED_BY_DURATION = ("gpt-realtime-whisper", "whisper-1", "gpt-live-transcribe
 
 async def run_transcription(connection: Connection, conversation: Conversation, item: Item, model: str) -> None:
     """Send the deltas and the completed transcript of one item, and set the transcript in the conversation."""
-    transcript = Reply(placeholder_transcript(item.audio_ms))
-    for piece in transcript.pieces:
+    reply = Reply(transcript(item))
+    for piece in reply.pieces:
         await connection.send(text_delta(f"{_EVENT_PREFIX}.delta", piece, item_id=item.item_id, content_index=0))
     fields: JSONObject = {
         "item_id": item.item_id,
         "content_index": 0,
-        "transcript": transcript.text,
-        "usage": _usage(model, item.audio_ms, transcript.text),
+        "transcript": reply.text,
+        "usage": _usage(model, item.audio_ms, reply.text),
     }
-    conversation.set_transcript(item.item_id, transcript.text)
+    conversation.set_transcript(item.item_id, reply.text)
     await connection.send(server_event(f"{_EVENT_PREFIX}.completed", **fields))
 
 

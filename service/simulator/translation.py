@@ -6,14 +6,13 @@ Client events: ``session.update``, ``session.input_audio_buffer.append`` and ``s
 
 from service.simulator import schema
 from service.simulator.audio import PCM16
-from service.simulator.client_events import appended_audio, echoed_event_id, parse_event, parse_type
+from service.simulator.client_events import appended_audio, client_event_id, parse_event, parse_type
 from service.simulator.configuration import SessionConfiguration
 from service.simulator.connection import Connection
 from service.simulator.events import (
     JSON,
     ApiError,
     JSONObject,
-    error_event,
     invalid_value,
     require_object,
     server_event,
@@ -52,7 +51,7 @@ class TranslationSession:
             self._connection.record.add_client_event(event_type)
             await self._handle_event(event_type, event)
         except ApiError as error:
-            await self._connection.send(error_event(error, echoed_event_id(event, self._connection)))
+            await self._connection.send_error(error, client_event_id(event))
         await inject_mid_session_fault(self._connection, self._scenario)
 
     async def _handle_event(self, event_type: str, event: JSONObject) -> None:

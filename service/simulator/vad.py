@@ -47,7 +47,8 @@ class SpeechStopped:
 class InputAudioBuffer:
     """Audio that is appended and not yet committed."""
 
-    def __init__(self) -> None:
+    def __init__(self, lag_ms: float = 0.0) -> None:
+        self._lag_ms = lag_ms  # detection is this far behind the audio
         self.format: AudioFormat = PCM16
         self._detection: TurnDetection | None = None
         self._audio = bytearray()
@@ -77,7 +78,8 @@ class InputAudioBuffer:
         if self._detection is None:
             return
         size = self.format.bytes_for(_FRAME_MS)
-        while self._detection is not None and len(self._audio) - self._analysed_bytes >= size:
+        lag = self.format.bytes_for(self._lag_ms)
+        while self._detection is not None and len(self._audio) - self._analysed_bytes >= size + lag:
             frame = bytes(self._audio[self._analysed_bytes : self._analysed_bytes + size])
             self._analysed_bytes += size
             speech_event = self._analyse(frame, self._detection)
