@@ -1,7 +1,8 @@
 """One tree of `bench.scanner`: passes frames through its pipe, and answers with the CPU time per message.
 
-It runs as a script with PYTHONPATH set to the tree, so that it must not import `bench`. Input: a line with the name of a
-shape and the number of repetitions. Output: the microseconds per message, up and down.
+It runs as a script with PYTHONPATH set to the tree, so that it must not import `bench`; the argument `policy` lets it measure
+a session with a locked policy. Input: a line with the name of a shape and the number of repetitions. Output: the
+microseconds per message, up and down.
 """
 
 import itertools
@@ -89,14 +90,25 @@ def _reads(shape: str, *, masked: bool) -> list[bytes]:
 
 def _pipe(sink: _Leg, *, masked: bool) -> Pipe:
     types = CLIENT_EVENT_TYPES if masked else SERVER_EVENT_TYPES
+    has_policy = sys.argv[1:] == ["policy"]
     parsed = frozenset[str]() if masked else PARSED_EVENT_TYPES
+    scanner = Scanner(masked=masked, max_message_bytes=1 << 24, parsed_types=parsed)
+    if has_policy:
+        from service.realtime.policy import SESSION_EVENT_TYPES  # noqa: PLC0415 - the other tree may be older
+        from service.realtime.policy_scanner import ReviewedScanner  # noqa: PLC0415
+
+        scanner = (
+            ReviewedScanner(max_message_bytes=1 << 24)
+            if masked
+            else Scanner(masked=False, max_message_bytes=1 << 24, parsed_types=parsed | SESSION_EVENT_TYPES)
+        )
     idle: Any = _Leg()
     receiving: Any = sink
     owner: Any = None  # nothing that these frames hold is reported
     pipe = Pipe(
         idle,
         receiving,
-        Scanner(masked=masked, max_message_bytes=1 << 24, parsed_types=parsed),
+        scanner,
         traffic=Traffic(Direction.CLIENT_TO_UPSTREAM if masked else Direction.UPSTREAM_TO_CLIENT, types),
         latency=LatencyTimer(time.perf_counter, float, float),
         owner=owner,

@@ -37,7 +37,7 @@ def find_incident(kind: str, body: Mapping[str, Any]) -> Incident | None:
         return Incident(kind, error.label if error is not None else OTHER)
     if kind == RESPONSE_DONE:
         return _failed_response(body.get("response"))
-    return _empty_limit(body.get("rate_limits"))
+    return _empty_limit(body.get("rate_limits")) if kind == RATE_LIMITS_UPDATED else None
 
 
 def _failed_response(response: object) -> Incident | None:

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -21,6 +21,8 @@ SESSION_EVENT_TYPES: Final = frozenset({SESSION_CREATED, SESSION_UPDATED, "respo
 MAX_SERVER_EVENT_BYTES: Final = 4 << 20
 """Maximum bytes of such an event. The largest echoes the tools of a `session.update`, which is read up to 2 MiB."""
 
+HIDDEN: Final = "[hidden: it quotes instructions that the operator of the relay has locked]"
+_MIN_QUOTATION: Final = 12
 _NO_TURN_DETECTION: Final = "none"
 _NOTHING: Final[JsonObject] = MappingProxyType({})
 _PARTS: Final = frozenset({"audio", "input", "output"})
@@ -107,12 +109,38 @@ def created_as_updated(created: bytes, updated: bytes) -> bytes:
 
 
 def without_instructions(payload: bytes) -> bytes | None:
-    """An event of `SESSION_EVENT_TYPES` without the instructions, as it is if it has none; None if it cannot be read."""
+    """An event that may show a session without the instructions, as it is if it has none; None if it cannot be read."""
     event = parse_object(payload)
     if not event:
         return None
     shown = {key: _without(value) if key in {"session", "response"} else value for key, value in event.items()}
     return payload if shown == event else _encode(shown)
+
+
+def without_quotation(payload: bytes, instructions: str) -> bytes:
+    """An event that reports a failure without each text that quotes the instructions, or one half of them, word for word.
+
+    A shorter quotation stays: an error also repeats what the client sent, so to hide less than a half would confirm guesses.
+    """
+    middle = len(instructions) // 2
+    halves = [
+        half for half in (instructions[:middle].strip(), instructions[middle:].strip()) if len(half) >= _MIN_QUOTATION
+    ]
+    quotations = halves or [instructions.strip()]
+    event = parse_object(payload)
+    shown = _without_quotation(event, quotations)
+    return payload if shown == event else _encode(shown)
+
+
+def _without_quotation(value: Any, quotations: Sequence[str]) -> Any:  # noqa: ANN401 - JSON from the wire
+    match value:
+        case str():
+            return HIDDEN if any(quotation in value for quotation in quotations) else value
+        case list():
+            return [_without_quotation(item, quotations) for item in value]
+        case dict():
+            return {key: _without_quotation(item, quotations) for key, item in value.items()}
+    return value
 
 
 def _without(configuration: Any) -> Any:  # noqa: ANN401 - JSON from the wire

@@ -9,6 +9,7 @@ Rules of this file:
 * What is not known is refused: other event types may have fields that set what a policy locks.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -56,56 +57,80 @@ def review(policy: Policy, payload: bytes) -> Refusal | None:
 
 def locked_field(policy: Policy, configuration: Mapping[str, Any], name: str) -> Refusal | None:
     """Return the refusal of a session or response that sets a locked field; `name` is its own place, such as `session`."""
+    return _locked_field(policy, _Fields(configuration), name)
+
+
+class _Fields:
+    """The values of an object by the letters and digits of their keys, without case: all spellings of a key are one."""
+
+    def __init__(self, container: Mapping[str, Any]) -> None:
+        self._values: defaultdict[str, list[Any]] = defaultdict(list)
+        for key, value in container.items():
+            self._values[folded(key)].append(value)
+
+    def of(self, name: str) -> Sequence[Any]:
+        """The values of a key in all its spellings."""
+        return self._values.get(folded(name), ())
+
+    def place_of(self, path: Sequence[str]) -> str | None:
+        """Where the object sets a path: the path, or the part of it that is no object: null would reset what is in it."""
+        name, rest = path[0], path[1:]
+        for value in self.of(name):
+            if not rest or not isinstance(value, Mapping):
+                return name
+            found = _Fields(value).place_of(rest)
+            if found is not None:
+                return f"{name}.{found}"
+        return None
+
+
+def _locked_field(policy: Policy, fields: _Fields, name: str) -> Refusal | None:
     for field in _PATHS:  # in a fixed order
         if field in policy.locked:
             for path in _PATHS[field]:
-                found = _place_of(configuration, path)
+                found = fields.place_of(path)
                 if found is not None:
                     return _refusal(field, f"{name}.{found}")
-    if _place_of(configuration, _PROMPT):
+    if fields.place_of(_PROMPT):
         return _refusal("instructions" if policy.hides_instructions else "prompt", f"{name}.prompt")
     return None
 
 
 def _review_event(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
-    kind = event.get("type")
+    kind, fields = event.get("type"), _Fields(event)
     is_known = isinstance(kind, str) and kind in CLIENT_EVENT_TYPES
-    if not is_known or [key for key in event if folded(key) == "type"] != ["type"]:
+    if not is_known or len(fields.of("type")) > 1:
         return Refusal("bad_request", "type", "Send an event of the Realtime API, with its type as the key type.")
     match kind:
         case "session.update":
-            return _review_session(policy, event)
+            return _first(_review_session(policy, session) for session in fields.of("session"))
         case "response.create":
-            return _review_response(policy, event)
+            return _first(_review_response(policy, response) for response in fields.of("response"))
         case "conversation.item.create" if policy.hides_instructions:
-            return _first(_review_item(item, "item") for item in _values(event, "item"))
+            return _first(_review_item(item, "item") for item in fields.of("item"))
     return None
 
 
-def _review_session(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
-    for session in _values(event, "session"):
-        if not isinstance(session, Mapping):
-            return Refusal("bad_request", "session", "Send session as an object.")
-        refusal = locked_field(policy, session, "session")
-        if refusal is not None:
-            return refusal
-        if any(value != "realtime" for value in _values(session, "type")):
-            return _refusal("type", "session.type")
-    return None
+def _review_session(policy: Policy, session: Any) -> Refusal | None:  # noqa: ANN401 - JSON from the wire
+    if not isinstance(session, Mapping):
+        return Refusal("bad_request", "session", "Send session as an object.")
+    fields = _Fields(session)
+    refusal = _locked_field(policy, fields, "session")
+    if refusal is None and any(value != "realtime" for value in fields.of("type")):
+        return _refusal("type", "session.type")
+    return refusal
 
 
-def _review_response(policy: Policy, event: Mapping[str, Any]) -> Refusal | None:
-    for response in _values(event, "response"):
-        if response is None:
-            continue
-        if not isinstance(response, Mapping):
-            return Refusal("bad_request", "response", "Send response as an object.")
-        refusal = locked_field(policy, response, "response")
-        if refusal is None and policy.hides_instructions:
-            refusal = _first(_review_input(items) for items in _values(response, "input"))
-        if refusal is not None:
-            return refusal
-    return None
+def _review_response(policy: Policy, response: Any) -> Refusal | None:  # noqa: ANN401 - JSON from the wire
+    if response is None:
+        return None
+    if not isinstance(response, Mapping):
+        return Refusal("bad_request", "response", "Send response as an object.")
+    fields = _Fields(response)
+    refusal = _locked_field(policy, fields, "response")
+    if refusal is None and policy.hides_instructions:
+        return _first(_review_input(items) for items in fields.of("input"))
+    return refusal
 
 
 def _review_input(items: Any) -> Refusal | None:  # noqa: ANN401 - JSON from the wire
@@ -120,7 +145,7 @@ def _review_item(item: Any, name: str) -> Refusal | None:  # noqa: ANN401 - JSON
     """A message of the system or a developer is an instruction to the model."""
     if not isinstance(item, Mapping):
         return Refusal("bad_request", name, f"Send {name} as an object.")
-    if all(isinstance(role, str) and role in _ROLES for role in _values(item, "role")):
+    if all(isinstance(role, str) and role in _ROLES for role in _Fields(item).of("role")):
         return None
     return _refusal("instructions", f"{name}.role")
 
@@ -132,20 +157,3 @@ def _refusal(field: str, param: str) -> Refusal:
 
 def _first(refusals: Iterator[Refusal | None]) -> Refusal | None:
     return next((refusal for refusal in refusals if refusal is not None), None)
-
-
-def _values(container: Mapping[str, Any], name: str) -> Iterator[Any]:
-    """The values of a key in all its spellings."""
-    return (value for key, value in container.items() if folded(key) == folded(name))
-
-
-def _place_of(container: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """Where an object sets a path: the path, or the part of it that is no object, since null would reset what is in it."""
-    name, rest = path[0], path[1:]
-    for value in _values(container, name):
-        if not rest or not isinstance(value, Mapping):
-            return name
-        found = _place_of(value, rest)
-        if found is not None:
-            return f"{name}.{found}"
-    return None

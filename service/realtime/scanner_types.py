@@ -7,6 +7,7 @@ from service.realtime import live
 from service.realtime.closing import CloseCode
 from service.realtime.events import CLIENT_EVENT_TYPES, SERVER_EVENT_TYPES, event_type, may_be_object, type_in_head
 from service.realtime.frames import Header, Opcode, ProtocolError, read_header, unmask
+from service.realtime.intricacy import is_intricate
 from service.realtime.policy import SESSION_EVENT_TYPES
 
 UNREADABLE_EVENT: Final = (
@@ -20,6 +21,9 @@ LARGE_CLIENT_EVENT: Final = (
     "type"
 )
 """Detail of the violation by such a message of a client."""
+
+INTRICATE_EVENT: Final = "an event has more values or strings than the relay reads: send fewer in one event"
+"""Detail of the violation by such an event of a client."""
 
 _READ_OR_REFUSED: Final = frozenset({"error", live.SESSION_START, live.SESSION_UPDATE})
 """The requested types that never pass unread: the first may contain the key, the others request models."""
@@ -65,22 +69,26 @@ def payload_of(frames: list[bytes], *, masked: bool) -> bytes:
 class TypeRules:
     """Which text, or binary, messages a scanner reads whole and yields as `Message`.
 
-    A binary message is an event if it holds a JSON object. Clients may read it as one.
+    A binary message is an event if it holds a JSON object. Clients may read it as one. Where the events that show a session
+    are requested, so are those of types that the relay does not know: they may show it as well.
     """
 
-    __slots__ = ("_is_binary", "_is_strict", "parsed_types")
+    __slots__ = ("_is_binary", "_is_strict", "_shows_session", "parsed_types")
 
     def __init__(self, parsed_types: frozenset[str], *, is_binary: bool, is_strict: bool) -> None:
         self.parsed_types = parsed_types
         self._is_binary = is_binary
         self._is_strict = is_strict
+        self._shows_session = parsed_types >= SESSION_EVENT_TYPES
 
     def may_be_event(self, head: bytes) -> bool:
         """Whether a message that begins with these bytes may be an event."""
         return self._is_strict or not self._is_binary or may_be_object(head)  # strictly, it may be UTF-16
 
     def type_of(self, payload: bytes) -> str | None:
-        """Return the type of a whole message, None if it is unknown."""
+        """Return the type of a whole message, None if it is unknown; raises ProtocolError for a client's intricate one."""
+        if self._is_strict and is_intricate(payload):
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, INTRICATE_EVENT)
         return event_type(payload) if self.may_be_event(payload) else None
 
     def type_in_head(self, head: bytes) -> str | None:
@@ -90,14 +98,14 @@ class TypeRules:
     def must_parse(self, found: str | None, payload: bytes) -> bool:
         """Whether a whole message of this type is to be yielded as `Message`."""
         if found is not None:
-            return found in self.parsed_types
+            return self._is_requested(found)
         return bool(self.parsed_types) and self.may_be_event(payload)
 
     def must_read_whole(self, head: bytes) -> bool:
         """Whether no part of an incomplete message that begins with these bytes may be yielded."""
         found = None if self._is_strict else type_in_head(head)  # a later type would count
         if found is not None:
-            return found in self.parsed_types
+            return self._is_requested(found)
         return bool(self.parsed_types) and (self._is_strict or may_be_object(head))  # an error is an object
 
     def may_pass_unread(self, head: bytes) -> bool:
@@ -105,9 +113,12 @@ class TypeRules:
 
         Not where the events of a session are requested: the relay then hides a part of them.
         """
-        if self.parsed_types >= SESSION_EVENT_TYPES:
+        if self._shows_session:
             return False
         return not self._is_strict and type_in_head(head) in self.parsed_types - _READ_OR_REFUSED
+
+    def _is_requested(self, found: str) -> bool:
+        return found in self.parsed_types or (self._shows_session and found not in _KNOWN_TYPES)
 
     def may_forward(self, head: bytes) -> bool:
         """Whether the first fragments may be yielded before the others: a later fragment can hold another type."""

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+_MAX_KEY: Final = 100
 
 
 class Unreadable(Exception):
@@ -21,8 +23,11 @@ def parse_strictly(payload: bytes, what: str) -> Mapping[str, Any]:
 
 
 def folded(key: str) -> str:
-    """A key by its letters and digits only, without case: servers compare keys in different ways."""
-    return "".join(filter(str.isalnum, key.casefold()))
+    """A key by its letters and digits only, without case: servers compare keys in different ways.
+
+    A key that is longer than any field stays as it is, since no server takes it for one.
+    """
+    return "".join(filter(str.isalnum, key.casefold())) if len(key) <= _MAX_KEY else key
 
 
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

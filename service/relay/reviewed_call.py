@@ -1,7 +1,7 @@
 """A session of the Realtime API with a locked policy: its client's events are reviewed, and instructions hidden from it."""
 
 from service.realtime.events import Direction
-from service.realtime.policy import SESSION_EVENT_TYPES, Policy, without_instructions
+from service.realtime.policy import Policy, without_instructions, without_quotation
 from service.realtime.policy_review import review
 from service.relay.call import Position, RealtimeCall, SendError
 from service.relay.pipe_owner import Rewritten, Verdict
@@ -27,12 +27,19 @@ class ReviewedCall(RealtimeCall):
         if direction == Direction.CLIENT_TO_UPSTREAM:
             return self._review(payload)
         verdict = super().event_read(direction, event_type, payload, position)
-        if event_type not in SESSION_EVENT_TYPES or not self._policy.hides_instructions:
-            return verdict
+        return self._hide(event_type, payload, verdict) if self._policy.hides_instructions else verdict
+
+    def _hide(self, event_type: str | None, payload: bytes, verdict: Verdict | Rewritten) -> Verdict | Rewritten:
+        """Hide the instructions in events that show the session, of types that the relay does not know, and in failures."""
+        is_failure = verdict is Verdict.REDACT
         shown = without_instructions(payload)
         if shown is None:
-            return Verdict.DROP
-        return verdict if shown is payload else Rewritten(shown, is_redacted=verdict is Verdict.REDACT)
+            if event_type is not None:
+                return Verdict.DROP
+            shown = payload  # no event
+        if is_failure and self._policy.instructions:
+            shown = without_quotation(shown, self._policy.instructions)
+        return verdict if shown is payload else Rewritten(shown, is_redacted=is_failure)
 
     def _review(self, payload: bytes) -> Verdict:
         refusal = review(self._policy, payload)
