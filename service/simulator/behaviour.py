@@ -125,6 +125,9 @@ class Behaviour:
     text_drift: bool = False  # answers in text after a conversation whose answers were created as text
     answer_seconds: float | None = None  # of audio in each answer; else as long as what the user said
     session_patch: JSONObject = field(default_factory=dict)  # merged into the session, whatever the client asks for
+    pace: float | None = None  # speed of the answers' audio relative to real time; 0: none
+    transcription_seconds: float = 0.0  # between the commit and the transcript
+    transcription_fails: bool = False
     transcribes_created_audio: bool = False  # also `input_audio` of items that the client creates
     faults: tuple[Fault, ...] = ()
 
@@ -142,9 +145,6 @@ class FaultWatch:
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         self._faults = faults
         self._counts = [0] * len(faults)
-
-    def __bool__(self) -> bool:
-        return bool(self._faults)
 
     def check(self, event_type: str, text: str, *moments: Moment) -> Fault | None:
         """Count an event at these moments; return the fault that it causes."""

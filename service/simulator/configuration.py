@@ -160,6 +160,7 @@ class SessionConfiguration:
             _number(options.get("threshold"), default.threshold),
             int(_number(options.get("prefix_padding_ms"), default.prefix_padding_ms)),
             int(_number(options.get("silence_duration_ms"), default.silence_duration_ms)),
+            int(_number(options.get("idle_timeout_ms"), 0)) or None,
         )
 
     @property

@@ -58,6 +58,7 @@ class Connection:
         self._cut = False  # dropped or reset: what is still on its way is lost
         self._abort_timer: asyncio.TimerHandle | None = None
         self._watch = FaultWatch(self.behaviour.faults)
+        self._has_faults = bool(self.behaviour.faults)
         self._outgoing: DelayLine[_Action] | None = None
         self._incoming: DelayLine[WSMessage] | None = None
         if self.behaviour.round_trip_ms:
@@ -68,12 +69,20 @@ class Connection:
         for fault in self._watch.timed:
             self.spawn(self._end_later(fault.seconds, fault.end, str(fault)))
 
+    @property
+    def pace(self) -> float:
+        """The speed of sent audio relative to real time; 0: no pacing."""
+        return self.options.pace if self.behaviour.pace is None else self.behaviour.pace
+
     async def send(self, event: JSONObject) -> None:
         """Send one event; do nothing if the connection is closing, closed or unresponsive."""
         if self._closing or self._unresponsive:
             return
         text = encode({**_without_type(event), "type": event["type"]} if self.options.type_last else event)
-        await self._pass_on(partial(self._transmit, event, text))
+        if self._outgoing is None:
+            await self._transmit(event, text)
+        else:
+            self._outgoing.put(partial(self._transmit, event, text))
 
     async def send_audio(self, event: JSONObject, audio: bytes) -> None:
         """Send an event with `audio` as its last field, ``delta``, in base64."""
@@ -91,7 +100,9 @@ class Connection:
                 self.record.bytes_received += len(data.encode() if isinstance(data, str) else data)
                 if not (self._closing or self._unresponsive):
                     event_type = self._received_type(data)
-                    if not await self._intercepts(event_type, data, Moment.RECEIVED, Moment.EITHER):
+                    if not self._has_faults:
+                        yield data
+                    elif not await self._intercepts(event_type, data, Moment.RECEIVED, Moment.EITHER):
                         yield data
                         await self._intercepts(event_type, data, Moment.PROCESSED)
                 elif self.on_ignored_message is not None:
@@ -216,7 +227,7 @@ class Connection:
         if self._cut or self._unresponsive:
             return
         event_type = str(event["type"])
-        if self._watch and await self._prevents(event_type, text):
+        if self._has_faults and await self._prevents(event_type, text):
             return
         self.record.messages_sent += 1
         self.record.bytes_sent += len(text.encode())
@@ -226,7 +237,7 @@ class Connection:
             await self._ws.send_str(text)
         except ConnectionError:
             return  # `messages` ends as well, and with it the session
-        if self._watch and (fault := self._watch.check(event_type, text, Moment.AFTER_SENT, Moment.EITHER)):
+        if self._has_faults and (fault := self._watch.check(event_type, text, Moment.AFTER_SENT, Moment.EITHER)):
             await self.end(fault.end, str(fault))
 
     async def _prevents(self, event_type: str, text: str) -> bool:
@@ -241,7 +252,7 @@ class Connection:
 
     async def _intercepts(self, event_type: str, data: str | bytes, *moments: Moment) -> bool:
         """Check a client's event for faults; return whether it must not be processed."""
-        if not self._watch or isinstance(data, bytes):
+        if isinstance(data, bytes):
             return False
         fault = self._watch.check(event_type, data, *moments)
         if fault is None:
@@ -256,7 +267,7 @@ class Connection:
 
     def _received_type(self, data: str | bytes) -> str:
         """Return the type of a client's event if a fault or the record needs it."""
-        if isinstance(data, bytes) or not (self._watch or self.record.conversation is not None):
+        if isinstance(data, bytes) or not (self._has_faults or self.record.conversation is not None):
             return ""
         try:
             event = json.loads(data)

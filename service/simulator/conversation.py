@@ -6,7 +6,6 @@ needs its call in the conversation (livekit/agents#3344). The newest audio of th
 it; other audio only up to a bound, because that of a 60-minute session would take too much memory.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from service.realtime.usage import Tokens, assistant_audio_tokens
@@ -26,6 +25,7 @@ class Conversation:
         self.conversation_id = new_id("conv")
         self._items: dict[str, Item] = {}
         self._order: list[str] = []
+        self._with_audio: list[str] = []  # oldest first
         self._kept_audio_bytes = kept_audio_bytes
         self._last_context = Tokens()  # input and output of the last response
 
@@ -57,19 +57,14 @@ class Conversation:
             raise ApiError("item_create_duplicate_item_id", message)
         index = self._insertion_index(after)
         self._check_call(item)
-        self._items[item.item_id] = item
         self._order.insert(index, item.item_id)
-        if item.audio is not None:
-            self._drop_oldest_audio()
+        self._set(item)
         return self._order[index - 1] if index else None
 
     def replace_item(self, item: Item) -> None:
         """Replace the item with the same identifier; do nothing if it has been deleted."""
-        if item.item_id not in self._items:
-            return
-        self._items[item.item_id] = item
-        if item.audio is not None:
-            self._drop_oldest_audio()
+        if item.item_id in self._items:
+            self._set(item)
 
     def finish(self, item: Item, audio_format: AudioFormat) -> Item:
         """Replace the item of a response at its end; what the client truncated before stays truncated. Return the item."""
@@ -96,6 +91,7 @@ class Conversation:
         self.find(item_id, "delete")
         del self._items[item_id]
         self._order.remove(item_id)
+        self._with_audio = [known for known in self._with_audio if known != item_id]
 
     def truncate(self, event: JSONObject, audio_format: AudioFormat) -> None:
         """Cut the audio of an assistant's item at ``audio_end_ms``, and delete its transcript.
@@ -133,21 +129,21 @@ class Conversation:
         message = f"Error adding item: the previous item with id '{after}' does not exist."
         raise ApiError("item_create_invalid_previous_item_id", message, param="previous_item_id")
 
+    def _set(self, item: Item) -> None:
+        self._items[item.item_id] = item
+        if item.audio is not None:
+            if item.item_id not in self._with_audio:
+                self._with_audio.append(item.item_id)
+            self._drop_oldest_audio()
+
     def _drop_oldest_audio(self) -> None:
-        excess = sum(len(item.audio or b"") for item in self._droppable()) - self._kept_audio_bytes
-        for item in list(self._droppable()):
-            if excess <= 0:
-                return
-            excess -= len(item.audio or b"")
-            self._items[item.item_id] = replace(item, audio=None)
-
-    def _droppable(self) -> Iterator[Item]:
-        newest = next((item_id for item_id in reversed(self._order) if self._is_heard(item_id)), None)
-        return (self._items[item_id] for item_id in self._order if item_id != newest and self._items[item_id].audio)
-
-    def _is_heard(self, item_id: str) -> bool:
-        item = self._items[item_id]
-        return item.role == "user" and item.audio is not None
+        heard = next((known for known in reversed(self._with_audio) if self._items[known].role == "user"), None)
+        excess = -self._kept_audio_bytes
+        for item_id in reversed([known for known in self._with_audio if known != heard]):
+            excess += len(self._items[item_id].audio or b"")
+            if excess > 0:
+                self._items[item_id] = replace(self._items[item_id], audio=None)
+                self._with_audio.remove(item_id)
 
 
 def _cut(item: Item, end_ms: float, audio_format: AudioFormat) -> Item:

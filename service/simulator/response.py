@@ -83,6 +83,11 @@ class Response:
         self._record.call_id = self._call_id if reply.function is not None else None
         self._total_tokens = 0  # 0 until `response.done`
 
+    @property
+    def sent_audio_ms(self) -> float:
+        """The duration of the audio that was sent."""
+        return self._options.audio_format.duration_ms(len(self._sent_audio))
+
     def cancel(self, reason: str) -> None:
         """Stop sending output; the response ends with status `cancelled`. Only the first call has an effect."""
         if not self._cancelled.is_set():
@@ -190,14 +195,15 @@ class Response:
         self._sent_audio += chunk
         self._record.sent_samples = len(self._sent_audio) // self._options.audio_format.sample_bytes
         if self._options.in_conversation:
-            sent_ms = self._options.audio_format.duration_ms(len(self._sent_audio))
-            item = Item(self._item("in_progress"), Tokens(), audio_ms=sent_ms)  # what was sent can be truncated
+            item = Item(
+                self._item("in_progress"), Tokens(), audio_ms=self.sent_audio_ms
+            )  # what was sent can be truncated
             self._conversation.finish(item, self._options.audio_format)
         if not self._sideband:  # on a sideband the audio goes to the call; the sideband carries the other events
             await self._connection.send_audio(server_event("response.output_audio.delta", **self._part_ids()), chunk)
 
     async def _wait_for_playback(self, *, last: bool) -> None:
-        pace = self._connection.options.pace
+        pace = self._connection.pace
         if pace == 0 or last:
             await asyncio.sleep(0)
             return
@@ -250,8 +256,7 @@ class Response:
         return {**item, "type": "message", "status": status, "role": "assistant", "content": [content]}
 
     def _as_item(self, body: JSONObject) -> Item:
-        audio = bytes(self._sent_audio)
-        return Item(body, self._output_tokens(), audio or None, self._options.audio_format.duration_ms(len(audio)))
+        return Item(body, self._output_tokens(), bytes(self._sent_audio) or None, self.sent_audio_ms)
 
     def _object(self, status: str, details: JSONObject | None, output: list[JSON], usage: Usage | None) -> JSONObject:
         options = self._options

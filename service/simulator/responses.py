@@ -1,5 +1,7 @@
 """The responses of one session: at most one at a time, requested by the client or by the end of the user's speech."""
 
+from collections.abc import Callable
+
 from service.realtime.usage import Tokens
 from service.simulator import schema
 from service.simulator.configuration import SessionConfiguration, parse_audio_format
@@ -27,6 +29,7 @@ class Responses:
         *,
         sideband: bool,
         voice: NumberedVoice | None,
+        on_answer: Callable[[float], None],
     ) -> None:
         self._connection = connection
         self._conversation = conversation
@@ -34,6 +37,7 @@ class Responses:
         self._scenario = scenario
         self._sideband = sideband
         self._voice = voice
+        self._on_answer = on_answer  # at each end of a response, with the milliseconds of its audio
         self._response: Response | None = None
         self._is_pending = False  # speech ended during the active response
 
@@ -99,6 +103,7 @@ class Responses:
 
     async def _run(self, response: Response) -> None:
         await response.run()
+        self._on_answer(response.sent_audio_ms)
         if self._is_pending:
             self._is_pending = False
             self._start({}, "vad")

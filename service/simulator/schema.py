@@ -10,11 +10,14 @@ from typing import TypeAlias, Union
 from service.simulator.audio import FORMATS
 from service.simulator.events import (
     JSON,
+    ApiError,
     JSONObject,
+    encode,
     invalid_type,
     invalid_value,
     out_of_range,
     require_string,
+    too_long,
     unknown_parameter,
 )
 
@@ -23,6 +26,7 @@ Schema: TypeAlias = Mapping[str, Union["Schema", Check]]
 
 _MIN_RATE = 24_000
 _MAX_METADATA_KEYS = 16
+_MAX_METADATA_CHARACTERS = 512  # of a value
 _FUNCTION_KEYS = ("type", "name", "description", "parameters")
 
 
@@ -137,6 +141,24 @@ def string_or_object(param: str, value: JSON) -> None:
         raise invalid_type(param, "a string or an object", value)
 
 
+def object_or_one_of(*supported: str) -> Check:
+    """Return the check for an object, null or a string of a closed set."""
+
+    def check_object_or_choice(param: str, value: JSON) -> None:
+        string_or_object(param, value)
+        if isinstance(value, str) and value not in supported:
+            raise invalid_value(param, value, supported)
+
+    return check_object_or_choice
+
+
+def _modalities(param: str, value: JSON) -> None:
+    list_of(one_of("text", "audio"))(param, value)
+    if isinstance(value, list) and len(value) != 1:  # not both, which the beta interface required
+        message = f"Invalid modalities: {encode(value)}. Supported combinations are: ['text'] and ['audio']."
+        raise ApiError("invalid_value", message, param=param)
+
+
 def _metadata(param: str, value: JSON) -> None:
     if value is None:
         return
@@ -145,10 +167,10 @@ def _metadata(param: str, value: JSON) -> None:
         if len(value) > _MAX_METADATA_KEYS:
             raise out_of_range(param, len(value), maximum=_MAX_METADATA_KEYS)
         for name, inner in value.items():
-            string(f"{param}.{name}", inner)
+            if len(require_string(value, name, path=f"{param}.")) > _MAX_METADATA_CHARACTERS:
+                raise too_long(f"{param}.{name}", str(inner), _MAX_METADATA_CHARACTERS)
 
 
-_MODALITIES = list_of(one_of("text", "audio"))
 _NOISE_REDUCTION: Schema = {"type": one_of("near_field", "far_field"), "strength": number(0, 1)}
 _TRANSCRIPTION: Schema = {
     "model": string,
@@ -176,9 +198,9 @@ _AUDIO_INPUT: Schema = {
 }
 _SHARED: Schema = {
     "instructions": string,
-    "output_modalities": _MODALITIES,
+    "output_modalities": _modalities,
     "tools": list_of(_tool),
-    "tool_choice": string_or_object,
+    "tool_choice": object_or_one_of("auto", "none", "required"),
     "parallel_tool_calls": boolean,
     "max_output_tokens": _max_output_tokens,
     "reasoning": {"effort": one_of("minimal", "low", "medium", "high", "xhigh")},
@@ -189,8 +211,8 @@ REALTIME_SESSION: Schema = {
     **_SHARED,
     "type": one_of("realtime"),
     "model": string,
-    "tracing": string_or_object,
-    "truncation": string_or_object,
+    "tracing": object_or_one_of("auto"),
+    "truncation": object_or_one_of("auto", "disabled"),
     "include": list_of(string),
     "audio": {
         "input": _AUDIO_INPUT,

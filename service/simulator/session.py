@@ -29,7 +29,7 @@ from service.simulator.refusals import model_cannot_transcribe
 from service.simulator.responses import Responses
 from service.simulator.scenarios import Scenario
 from service.simulator.transcription import start_transcription
-from service.simulator.vad import InputAudioBuffer, SpeechStarted, SpeechStopped
+from service.simulator.vad import IdleTimeout, InputAudioBuffer, SpeechStarted, SpeechStopped
 from service.simulator.voice import NumberedVoice, with_words
 
 _MIN_COMMIT_MS = 100
@@ -71,10 +71,16 @@ class Session:
         self._unsupported_model = unsupported_model  # the provider refuses it only at the first session.update
         self._conversation = conversation or Conversation(connection.options.kept_audio_bytes)
         self._record = connection.record.conversation
-        self._responses = Responses(
-            connection, self._conversation, configuration, scenario, sideband=sideband, voice=voice
-        )
         self._buffer = InputAudioBuffer(connection.behaviour.vad_lag_ms)
+        self._responses = Responses(
+            connection,
+            self._conversation,
+            configuration,
+            scenario,
+            sideband=sideband,
+            voice=voice,
+            on_answer=self._buffer.expect_speech,
+        )
         self._speech_item_id = new_id("item")
         self._handlers: Mapping[str, _Handler] = {
             "session.update": self._update,
@@ -141,8 +147,10 @@ class Session:
         for speech_event in self._buffer.append(appended_audio(event, self._connection)):
             if isinstance(speech_event, SpeechStarted):
                 await self._handle_speech_started(speech_event)
-            else:
+            elif isinstance(speech_event, SpeechStopped):
                 await self._handle_speech_stopped(speech_event)
+            else:
+                await self._handle_idle_timeout(speech_event)
 
     async def _handle_speech_started(self, started: SpeechStarted) -> None:
         fields: JSONObject = {"audio_start_ms": started.audio_start_ms, "item_id": self._speech_item_id}
@@ -153,7 +161,15 @@ class Session:
     async def _handle_speech_stopped(self, stopped: SpeechStopped) -> None:
         fields: JSONObject = {"audio_end_ms": stopped.audio_end_ms, "item_id": self._speech_item_id}
         await self._send("input_audio_buffer.speech_stopped", **fields)
-        await self._add_audio_item(stopped.audio, "vad")
+        await self._end_turn(stopped.audio)
+
+    async def _handle_idle_timeout(self, idle: IdleTimeout) -> None:
+        times: JSONObject = {"audio_start_ms": idle.audio_start_ms, "audio_end_ms": idle.audio_end_ms}
+        await self._send("input_audio_buffer.timeout_triggered", **times, item_id=self._speech_item_id)
+        await self._end_turn(idle.audio)
+
+    async def _end_turn(self, audio: bytes) -> None:
+        await self._add_audio_item(audio, "vad")
         if self._configuration.creates_response:
             self._responses.create_after_speech()
 

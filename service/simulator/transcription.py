@@ -4,6 +4,8 @@ Source: the API reference "conversation.item.input_audio_transcription.*". Model
 duration, the others tokens (seen on the wire in 2026-09).
 """
 
+import asyncio
+
 from service.realtime.usage import user_audio_tokens
 from service.simulator.configuration import SessionConfiguration
 from service.simulator.connection import Connection
@@ -13,11 +15,24 @@ from service.simulator.items import Item, text_tokens
 from service.simulator.reply import Reply, transcript
 
 _EVENT_PREFIX = "conversation.item.input_audio_transcription"
+_FAILED = "The audio could not be transcribed."
 _BILLED_BY_DURATION = ("gpt-realtime-whisper", "whisper-1", "gpt-live-transcribe")
 
 
 async def run_transcription(connection: Connection, conversation: Conversation, item: Item, model: str) -> None:
     """Send the deltas and the completed transcript of one item, and set the transcript in the conversation."""
+    await asyncio.sleep(connection.behaviour.transcription_seconds)
+    if connection.behaviour.transcription_fails:
+        error: JSONObject = {
+            "type": "transcription_error",
+            "code": "audio_unintelligible",
+            "message": _FAILED,
+            "param": None,
+        }
+        await connection.send(
+            server_event(f"{_EVENT_PREFIX}.failed", item_id=item.item_id, content_index=0, error=error)
+        )
+        return
     reply = Reply(transcript(item))
     for piece in reply.pieces:
         await connection.send(text_delta(f"{_EVENT_PREFIX}.delta", piece, item_id=item.item_id, content_index=0))

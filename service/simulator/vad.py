@@ -12,6 +12,7 @@ The committed audio is:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from service.simulator.audio import PCM16, AudioFormat
 
@@ -27,6 +28,7 @@ class TurnDetection:
     threshold: float = 0.5
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 200
+    idle_timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,18 @@ class SpeechStopped:
     audio: bytes  # to commit
 
 
+@dataclass(frozen=True, slots=True)
+class IdleTimeout:
+    """No speech for ``idle_timeout_ms`` after an answer; the times are those of the silence."""
+
+    audio_start_ms: int
+    audio_end_ms: int
+    audio: bytes  # to commit
+
+
+SpeechEvent: TypeAlias = SpeechStarted | SpeechStopped | IdleTimeout
+
+
 class InputAudioBuffer:
     """Audio that is appended and not yet committed."""
 
@@ -57,6 +71,7 @@ class InputAudioBuffer:
         self._loud_frames = 0
         self._quiet_ms = 0
         self._in_speech = False
+        self._idle: tuple[int, int] | None = None  # where the silence begins and ends in which speech is expected
 
     @property
     def milliseconds(self) -> float:
@@ -72,7 +87,7 @@ class InputAudioBuffer:
             self._reset_detection(analysed_bytes=len(self._audio))
         self.format, self._detection = audio_format, detection
 
-    def append(self, audio: bytes) -> Iterator[SpeechStarted | SpeechStopped]:
+    def append(self, audio: bytes) -> Iterator[SpeechEvent]:
         """Append audio and yield the speech events in it. The caller must exhaust the iterator."""
         self._audio += audio
         if self._detection is None:
@@ -86,8 +101,15 @@ class InputAudioBuffer:
             if speech_event is not None:
                 yield speech_event
 
+    def expect_speech(self, after_ms: float) -> None:
+        """Start the idle timeout, if there is one, behind this much more audio: while an answer is played out."""
+        if self._detection is not None and self._detection.idle_timeout_ms is not None:
+            start = self._discarded_bytes + len(self._audio) + self.format.bytes_for(after_ms)
+            self._idle = (start, start + self.format.bytes_for(self._detection.idle_timeout_ms))
+
     def commit(self) -> bytes:
         """Return the buffered audio and empty the buffer."""
+        self._idle = None
         audio = bytes(self._audio)
         self._discard(len(audio))
         self._reset_detection(analysed_bytes=0)
@@ -97,7 +119,7 @@ class InputAudioBuffer:
         """Empty the buffer."""
         self.commit()
 
-    def _analyse(self, frame: bytes, detection: TurnDetection) -> SpeechStarted | SpeechStopped | None:
+    def _analyse(self, frame: bytes, detection: TurnDetection) -> SpeechEvent | None:
         loud = self.format.loudness(frame) >= detection.threshold * _FULL_THRESHOLD_LEVEL
         if self._in_speech:
             self._quiet_ms = 0 if loud else self._quiet_ms + _FRAME_MS
@@ -105,15 +127,23 @@ class InputAudioBuffer:
         self._loud_frames = self._loud_frames + 1 if loud else 0
         if self._loud_frames >= _FRAMES_TO_START:
             return self._start_speech(detection)
+        if self._idle is not None and not loud and self._discarded_bytes + self._analysed_bytes >= self._idle[1]:
+            return self._stop_waiting(*self._idle)
         kept = self.format.bytes_for(detection.prefix_padding_ms + _FRAMES_TO_START * _FRAME_MS)
         self._discard(max(0, self._analysed_bytes - kept))
         return None
 
     def _start_speech(self, detection: TurnDetection) -> SpeechStarted:
-        self._in_speech, self._quiet_ms = True, 0
+        self._in_speech, self._quiet_ms, self._idle = True, 0, None
         lead = self.format.bytes_for(self._loud_frames * _FRAME_MS + detection.prefix_padding_ms)
         self._discard(max(0, self._analysed_bytes - lead))
         return SpeechStarted(int(self.format.duration_ms(self._discarded_bytes)))
+
+    def _stop_waiting(self, start: int, end: int) -> IdleTimeout:
+        self._idle = None
+        audio = bytes(self._audio[: self._analysed_bytes])  # the end of the silence: the rest is no longer kept
+        self._discard(self._analysed_bytes)
+        return IdleTimeout(int(self.format.duration_ms(start)), int(self.format.duration_ms(end)), audio)
 
     def _stop_speech(self) -> SpeechStopped:
         audio = bytes(self._audio[: self._analysed_bytes])

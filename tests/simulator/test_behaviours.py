@@ -245,3 +245,52 @@ async def test_transcription_session_keeps_records_and_faults() -> None:
         [record] = sim.connections
         assert record.conversation is not None
         assert [turn.samples for turn in record.conversation.turns] == [((0, 12_000),)]
+
+
+async def test_transcription_comes_late_or_fails() -> None:
+    """The turn and its answer do not wait for it."""
+    async with Simulator(SimulatorOptions(pace=0, rate_limits_delay_seconds=0)) as sim:
+        sim.set_dials(Behaviour(transcription_seconds=0.2), Behaviour(transcription_fails=True))
+        for outcome in ("completed", "failed"):
+            async with connect(sim) as client:
+                await client.update_audio_input(transcription={"model": "whisper-1"})
+                await client.append_audio(speech(300) + silence(300))
+                events = await client.read_until(f"conversation.item.input_audio_transcription.{outcome}")
+                if outcome == "completed":
+                    assert "response.done" in event_types(events)
+                else:
+                    assert events[-1]["error"]["code"] == "audio_unintelligible"
+
+
+async def test_pace_is_that_of_the_dial() -> None:
+    """One answer of two seconds takes a tenth of a second, the other is sent at once."""
+    async with Simulator(SimulatorOptions(pace=0, numbered_answers=True)) as sim:
+        sim.set_dials(Behaviour(answer_seconds=2, pace=20), Behaviour(answer_seconds=2))
+        seconds = []
+        for _ in range(2):
+            async with connect(sim) as client:
+                await client.send("response.create")
+                await client.read_until("response.created")
+                started = time.monotonic()
+                assert sample_ranges(output_audio(await client.read_until("response.done")))
+                seconds.append(time.monotonic() - started)
+    assert seconds[0] >= 0.08
+
+
+async def test_idle_timeout_ends_a_silent_turn() -> None:
+    """After an answer, by the position in the audio; the silence is committed and answered."""
+    async with Simulator(SimulatorOptions(pace=0, rate_limits_delay_seconds=0)) as sim, connect(sim) as client:
+        await client.update_audio_input(turn_detection={"type": "server_vad", "idle_timeout_ms": 5_000})
+        await client.append_audio(speech(300) + silence(400))
+        await client.read_until("rate_limits.updated")
+        await client.append_audio(silence(7_000))
+        events = await client.read_until("response.created")
+        assert event_types(events) == [
+            "input_audio_buffer.timeout_triggered",
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "conversation.item.done",
+            "response.created",
+        ]
+        assert events[0]["audio_end_ms"] - events[0]["audio_start_ms"] == 5_000
+        assert events[0]["item_id"] == events[1]["item_id"]

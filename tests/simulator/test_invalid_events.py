@@ -36,6 +36,16 @@ INVALID_EVENTS: list[tuple[dict[str, Any], str, str | None, str]] = [
         None,
         "Expected at least 100ms of audio, but buffer only has 0.00ms of audio.",
     ),
+    (
+        {"type": "response.create", "response": {"metadata": {"a": "x" * 513}}},
+        *("string_above_max_length", "response.metadata.a", "maximum length 512"),
+    ),
+    (
+        {"type": "response.create", "response": {"metadata": {"a": 1}}},
+        "invalid_type",
+        "response.metadata.a",
+        "a string",
+    ),
     ({"type": "response.cancel"}, "response_cancel_not_active", None, "no active response found"),
     ({"type": "response.create", "response": {"modalities": []}}, "unknown_parameter", "response.modalities", "Unkn"),
     (

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.simulator.audio import ALAW, PCM16, ULAW, AudioFormat, tone
-from service.simulator.vad import InputAudioBuffer, SpeechStarted, SpeechStopped, TurnDetection
+from service.simulator.numbered import merged, numbered_audio, sample_ranges
+from service.simulator.vad import IdleTimeout, InputAudioBuffer, SpeechStarted, SpeechStopped, TurnDetection
 from tests.support.simulator_client import silence, speech
 
 SPEECH_AND_SILENCE = silence(500) + speech(400) + silence(500) + speech(300) + silence(400)
@@ -50,6 +51,53 @@ def test_silence_is_discarded_except_padding() -> None:
 def test_click_below_60_ms_is_not_speech() -> None:
     """40 ms above the threshold yield no event."""
     assert list(_input_audio_buffer(TurnDetection()).append(silence(200) + speech(40) + silence(500))) == []
+
+
+def test_idle_timeout_follows_the_answer_that_is_played_out() -> None:
+    """It yields the silence once; speech before prevents it. Times are positions in the audio."""
+    buffer = _input_audio_buffer(TurnDetection(idle_timeout_ms=5_000))
+    assert list(buffer.append(silence(6_000))) == []  # nothing is expected before an answer
+    buffer.expect_speech(1_000)
+    (idle,) = buffer.append(silence(20_000))
+    assert isinstance(idle, IdleTimeout)
+    assert (idle.audio_start_ms, idle.audio_end_ms) == (7_000, 12_000)
+    assert set(idle.audio) == {0}
+    buffer.expect_speech(0)
+    speech_events = list(buffer.append(speech(300) + silence(9_000)))
+    assert [type(event) for event in speech_events] == [SpeechStarted, SpeechStopped]
+
+
+def test_lag_delays_events_and_not_their_times() -> None:
+    """The same events, each that much more audio later."""
+    lagging, expected = (
+        InputAudioBuffer(lag_ms=300),
+        list(_input_audio_buffer(TurnDetection()).append(SPEECH_AND_SILENCE)),
+    )
+    lagging.configure(PCM16, TurnDetection())
+    assert list(lagging.append(SPEECH_AND_SILENCE[: 1_399 * 48])) == expected[:1]
+    assert list(lagging.append(SPEECH_AND_SILENCE[1_399 * 48 : 1_400 * 48])) == expected[1:2]
+    assert list(lagging.append(SPEECH_AND_SILENCE[1_400 * 48 :] + silence(300))) == expected[2:]
+
+
+@pytest.mark.parametrize("audio_format", [PCM16, ULAW, ALAW])
+@given(st.lists(st.tuples(st.integers(10, 40), st.integers(30, 80)), min_size=1, max_size=5), st.integers(1, 4_000))
+def test_each_spoken_sample_is_in_one_turn(
+    audio_format: AudioFormat, turns: list[tuple[int, int]], append_size: int
+) -> None:
+    """Numbered speech and silence, in frames of 20 ms, in appends of any size."""
+    frame, spoken, audio = audio_format.rate // 50, 0, audio_format.silence(audio_format.bytes_for(400))
+    for speech_frames, silent_frames in turns:
+        audio += numbered_audio(spoken, speech_frames * frame, audio_format)
+        audio += audio_format.silence(audio_format.bytes_for(silent_frames * 20))
+        spoken += speech_frames * frame
+    buffer = InputAudioBuffer()
+    buffer.configure(audio_format, TurnDetection())
+    events = [
+        event for at in range(0, len(audio), append_size) for event in buffer.append(audio[at : at + append_size])
+    ]
+    heard = [event.audio for event in events if isinstance(event, SpeechStopped)]
+    assert len(heard) == len(turns)
+    assert merged(numbers for piece in heard for numbers in sample_ranges(piece, audio_format)) == ((0, spoken),)
 
 
 def test_buffer_without_turn_detection_keeps_all_audio() -> None:

@@ -140,7 +140,7 @@ class ParrotVoice:
             if isinstance(speech_event, SpeechStarted):
                 self._start_hearing()
                 ended = None  # interrupted before it is said
-            else:
+            elif isinstance(speech_event, SpeechStopped):
                 ended = self._end_hearing(speech_event)
         if self._in_speech and self._hearing.milliseconds > _MAX_SPEECH_MS:
             audio = self._hearing.commit()
