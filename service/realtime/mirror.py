@@ -1,0 +1,477 @@
+"""What upstream has acknowledged: the session, the items in order, what is open or owed. Pure.
+
+A mirror is fed with a session's events in the order in which they passed, long after they did. It moves the events of the
+client through the journal: each acknowledgement removes one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from service.realtime import kept, session_form
+from service.realtime.audio_length import PCM, AudioFormat, audio_format, delta_envelope, deltas_ms
+from service.realtime.events import parse_object
+from service.realtime.journal import UNANSWERED_SECONDS, Entry, Journal
+from service.realtime.kept import body_of, dumps, payload_of, text
+from service.realtime.mirror_items import (
+    ROOT,
+    Item,
+    Items,
+    Kind,
+    call_payload,
+    content_parts,
+    content_text,
+    has_audio,
+    mcp_text,
+    new_item,
+)
+from service.realtime.open_responses import AUDIO_PARTS, NewEventId, OpenResponse, Output
+from service.realtime.values import child, finite_number
+
+TRANSCRIPT_SECONDS: Final = 5.0
+"""How long a boundary waits for a transcript."""
+_MAX_DELTAS: Final = 128  # that are kept as they came
+_BETA_PARTS: Final = frozenset({"text", "audio"})
+_OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
+
+
+class Mirror:
+    """See the head of this file. Times are those at which the events passed."""
+
+    def __init__(self, journal: Journal, *, item_limit: int) -> None:
+        self.journal = journal
+        self.items = Items(item_limit)
+        self.session = session_form.SessionForm()
+        self.responses: dict[str, OpenResponse] = {}
+        self.owed: list[float] = []  # since when upstream owes an answer to a turn that it committed
+        self.calls: dict[str, float] = {}  # function calls without output, and since when
+        self.approvals: set[str] = set()
+        self.played_until = 0.0
+        self.answer_part = "output_text"  # the type of a part of an answer's text
+        self.failure: str | None = None  # why the session is not renewable
+        self._output_format: AudioFormat = PCM
+        self._last_output: Output | None = None
+        self._deltas: list[bytes] = []  # of open responses; needed only if one is cut
+        self._deltas_bytes = 0
+        self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
+            kept.SESSION_CREATED: self._session_created,
+            kept.SESSION_UPDATED: self._session_updated,
+            kept.ITEM_ADDED: self._item_added,
+            kept.ITEM_CREATED: self._item_added,
+            kept.ITEM_DONE: self._item_done,
+            kept.ITEM_DELETED: self._item_deleted,
+            kept.ITEM_TRUNCATED: self._item_truncated,
+            kept.ITEM_RETRIEVED: self._item_retrieved,
+            kept.TRANSCRIBED: self._transcribed,
+            kept.NOT_TRANSCRIBED: self._transcribed,
+            kept.COMMITTED: self._committed,
+            kept.CLEARED: self._cleared,
+            kept.SPEECH_STARTED: self._speech_started,
+            kept.SPEECH_STOPPED: self._speech_stopped,
+            kept.IDLE_TIMEOUT: self._idle_timeout,
+            kept.RESPONSE_CREATED: self._response_created,
+            kept.RESPONSE_DONE: self._response_done,
+            kept.OUTPUT_ADDED: self._output_added,
+            kept.OUTPUT_DONE: self._output_done,
+            kept.ARGUMENTS_DONE: self._arguments_done,
+            kept.ERROR: self._error,
+        }
+
+    # -- fed by the log -----------------------------------------------------------------------------------------------
+
+    def client_event(self, kind: str, raw: bytes, now: float) -> Entry | None:
+        """Take up an event of the client; returns its entry if it is no audio."""
+        if kind == kept.APPEND:
+            self.journal.append(raw, now)
+            return None
+        body = body_of(raw, masked=True)
+        item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
+        if kind == kept.RESPONSE_CANCEL:
+            self._cancel(text(body.get("response_id")))
+        return self.journal.add(kind, raw, now, event_id=text(body.get("event_id")), item_id=item_id)
+
+    def upstream_event(self, kind: str, raw: bytes, now: float) -> None:
+        """Take up an event of upstream."""
+        payload = payload_of(raw, masked=False)
+        if kind in {kept.TRANSCRIPT_DELTA, kept.TEXT_DELTA}:
+            self._delta(payload)
+        elif kind == kept.PART_ADDED:
+            self._part_added(payload)
+        elif handler := self._handlers.get(kind):
+            handler(payload, parse_object(payload), now)
+
+    def audio_passed(self, events: int, size: int, now: float) -> None:
+        """Count audio of the item that is being answered."""
+        output = self._last_output
+        if output is None:
+            return
+        milliseconds = deltas_ms(events, size, output.envelope, self._output_format)
+        output.audio_ms += milliseconds
+        self.played_until = max(self.played_until, now) + milliseconds / 1000
+
+    @property
+    def size(self) -> int:
+        """The bytes that the mirror keeps."""
+        responses = sum(response.size for response in self.responses.values())
+        return self.items.bytes + self.session.size + responses + self._deltas_bytes
+
+    @property
+    def is_transcription(self) -> bool:
+        """Whether the session transcribes only, so that it has no items."""
+        return self.session.type == "transcription"
+
+    # -- what is due --------------------------------------------------------------------------------------------------
+
+    @property
+    def answer_is_open(self) -> bool:
+        """Whether a response is active or owed."""
+        return bool(self.responses or self.owed)
+
+    def is_soft(self, now: float) -> bool:
+        """Whether no output of a tool and no transcript is awaited, and the answer is played out."""
+        if self.calls or self.played_until > now:
+            return False
+        return not any(
+            item.awaits_transcript_since is not None and item.awaits_transcript_since > now - TRANSCRIPT_SECONDS
+            for item in self.items
+        )
+
+    def trim(self, now: float) -> list[str]:
+        """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
+        self.owed = [since for since in self.owed if since > now - UNANSWERED_SECONDS]
+        gone = self.items.limit()
+        for item_id in gone:
+            self.journal.forget(item_id)
+        if gone and self.session.keeps_all:
+            self.failure = "items_over_limit"
+        return gone
+
+    # -- session ------------------------------------------------------------------------------------------------------
+
+    def _session_created(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        self._set_session(payload, body)
+
+    def _session_updated(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        self._set_session(payload, body)
+        update = self.journal.first(kept.SESSION_UPDATE)
+        if update is not None:
+            self.journal.resolve(update)
+            self.session.accepted(payload_of(update.raw, masked=True))
+
+    def _set_session(self, payload: bytes, body: Mapping[str, Any]) -> None:
+        session = child(body, "session")
+        self.session.set(payload, session)
+        self._output_format = audio_format(session, "output")
+        self.journal.form = audio_format(session, "input")
+        turns = self.session.turn_detection
+        self.journal.detects_turns = turns is not None
+        self.journal.padding_ms = finite_number((turns or {}).get("prefix_padding_ms")) or 300.0
+        self.journal.silence_ms = finite_number((turns or {}).get("silence_duration_ms")) or 200.0
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    def _item_added(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        if not item_id:
+            return
+        known = self.items.get(item_id)
+        if source.get("role") == "assistant" and any(part.get("type") in _BETA_PARTS for part in content_parts(source)):
+            self.answer_part = "text"
+        if known is not None:
+            known.is_announced = True
+            self._complete(known, source, now, is_done=False)
+            return
+        item = new_item(source, self._own_item(source, item_id))
+        output = self._output_of(item_id)
+        if output is not None:
+            output.in_conversation = True
+        after = body.get("previous_item_id")
+        if after is None and self._first_requested == item_id:
+            after = ROOT
+        self.items.insert(item, after if isinstance(after, str) else None)
+        self._note_call(item, source, now)
+
+    def _own_item(self, source: Mapping[str, Any], item_id: str) -> Mapping[str, Any]:
+        """The item of the client's create that this one answers; empty if upstream made it."""
+        self._first_requested = ""
+        entry = self.journal.first(kept.ITEM_CREATE, item_id)
+        if entry is None and self._output_of(item_id) is None and source.get("type") not in _OUTPUT_TYPES:
+            entry = self.journal.first(kept.ITEM_CREATE, "")
+        if entry is None:
+            return {}
+        self.journal.resolve(entry)
+        body = body_of(entry.raw, masked=True)
+        if body.get("previous_item_id") == ROOT:
+            self._first_requested = item_id
+        return child(body, "item")
+
+    def _note_call(self, item: Item, source: Mapping[str, Any], now: float) -> None:
+        kind = source.get("type")
+        if kind == "function_call_output":
+            self.calls.pop(item.call_id, None)
+        elif kind == "function_call" and item.is_done:
+            self.calls[item.call_id] = now
+        elif kind == "mcp_approval_request":
+            self.approvals.add(item.item_id)
+        elif kind == "mcp_approval_response":
+            self.approvals.discard(text(source.get("approval_request_id")))
+
+    def _item_done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        source = child(body, "item")
+        item = self.items.get(text(source.get("id")))
+        if item is not None:
+            item.is_announced_done = True
+            self._complete(item, source, now, is_done=True)
+
+    def _complete(self, item: Item, source: Mapping[str, Any], now: float, *, is_done: bool) -> None:
+        """Take over what upstream says of an item that is known. What the client created stays as it created it."""
+        size = item.size
+        if item.kind is Kind.ANSWER:
+            item.text = content_text(source) or item.text
+            item.is_spoken = item.is_spoken or has_audio(source)
+        elif item.kind is Kind.USER_SPEECH:
+            item.text = item.text or content_text(source)
+        elif item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") != "incomplete":
+            item.payload = call_payload(item.item_id, source)
+            self.calls[item.call_id] = now
+        elif source.get("type") == "mcp_call" and is_done:
+            item.payload = mcp_text(item.item_id, source)
+            item.kind = Kind.COPY if item.payload else Kind.UNKNOWN
+        if item.kind is not Kind.CALL or source.get("status") != "incomplete":
+            item.is_done = item.is_done or is_done
+        self.items.changed(item, size)
+
+    def _item_deleted(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        item_id = text(body.get("item_id"))
+        self._acknowledge(kept.ITEM_DELETE, item_id)
+        self.remove_item(item_id)
+
+    def remove_item(self, item_id: str) -> None:
+        """Forget an item that is deleted."""
+        item = self.items.remove(item_id)
+        self.journal.forget(item_id)
+        self.approvals.discard(item_id)
+        if item is not None and item.kind is Kind.CALL:
+            self.calls.pop(item.call_id, None)
+
+    def _item_truncated(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        item_id = text(body.get("item_id"))
+        self._acknowledge(kept.ITEM_TRUNCATE, item_id)
+        self.truncate_item(item_id, finite_number(body.get("audio_end_ms")) or 0.0, now)
+
+    def truncate_item(self, item_id: str, end_ms: float, now: float) -> Item | None:
+        """Note how much of an answer was heard."""
+        item = self.items.get(item_id)
+        if item is not None:
+            size, output = item.size, self._output_of(item_id)
+            if output is not None and not item.is_done:  # upstream deletes the transcript, and does not show it later
+                self._distribute_deltas()
+                item.text, item.audio_ms = output.text, output.audio_ms
+            item.cut_ms = end_ms if item.cut_ms is None else min(item.cut_ms, end_ms)
+            self.items.changed(item, size)
+        self.played_until = min(self.played_until, now)
+        return item
+
+    def _item_retrieved(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        self._acknowledge(kept.ITEM_RETRIEVE, text(child(body, "item").get("id")))
+
+    def _acknowledge(self, kind: str, item_id: str | None = None) -> None:
+        entry = self.journal.first(kind, item_id)
+        if entry is not None:
+            self.journal.resolve(entry)
+
+    # -- what the user says -------------------------------------------------------------------------------------------
+
+    def _transcribed(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        item_id, words = text(body.get("item_id")), text(body.get("transcript"))
+        if self.is_transcription or words.strip():
+            self.journal.forget(item_id)
+        item = self.items.get(item_id)
+        if item is not None:
+            size = item.size
+            item.text, item.awaits_transcript_since = words or item.text, None
+            self.items.changed(item, size)
+
+    def _committed(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        item_id = text(body.get("item_id"))
+        is_detected = self.journal.committed(item_id, now, keep=bool(item_id))
+        if self.is_transcription or not item_id:
+            return
+        if self.items.get(item_id) is None:
+            item = Item(item_id, Kind.USER_SPEECH, is_spoken=True, is_done=True, is_announced=False)
+            item.awaits_transcript_since = now if self.session.transcribes else None
+            self.items.insert(item, text(body.get("previous_item_id")) or None)
+        if is_detected and not self.responses and (self.session.turn_detection or {}).get("create_response", True):
+            self.owed.append(now)
+
+    def _cleared(self, *_: object) -> None:
+        self.journal.cleared()
+
+    def _speech_started(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        self.journal.speech_started(text(body.get("item_id")), finite_number(body.get("audio_start_ms")))
+
+    def _speech_stopped(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        self.journal.speech_stopped(text(body.get("item_id")), finite_number(body.get("audio_end_ms")))
+
+    def _idle_timeout(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        self._speech_started(payload, body, now)
+        self._speech_stopped(payload, body, now)
+
+    # -- responses ----------------------------------------------------------------------------------------------------
+
+    def _cancel(self, response_id: str) -> None:
+        for response in self.responses.values():
+            if response_id in {"", response.response_id}:
+                response.is_cancelled = True
+
+    def _response_created(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        response = child(body, "response")
+        request = self._request_of(response.get("metadata"))
+        if request is not None:
+            self.journal.resolve(request)
+        elif self.owed:
+            self.owed.pop(0)
+        response_id = text(response.get("id"))
+        self.responses[response_id] = OpenResponse(response_id, payload, request.raw if request else None)
+
+    def _request_of(self, metadata: object) -> Entry | None:
+        """The client's request that a response answers: by its metadata; without any, upstream answers a turn first."""
+        requests = [entry for entry in self.journal.events if entry.kind == kept.RESPONSE_CREATE and entry.is_sent]
+        if not requests:
+            return None
+        same = [
+            entry
+            for entry in requests
+            if (child(body_of(entry.raw, masked=True), "response").get("metadata") or None) == (metadata or None)
+        ]
+        if metadata:
+            return (same or requests)[0]
+        return None if self.owed else (same or requests)[0]
+
+    def _response_done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        response = child(body, "response")
+        self.responses.pop(text(response.get("id")), None)
+        if not self.responses:
+            self._last_output, self._deltas, self._deltas_bytes = None, [], 0
+        if response.get("status") == "cancelled":
+            self._acknowledge(kept.RESPONSE_CANCEL)
+            self.played_until = min(self.played_until, now)
+
+    def _output_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        response = self.responses.get(text(body.get("response_id")))
+        item_id = text(child(body, "item").get("id"))
+        if response is not None:
+            output = Output(item_id, payload, delta_envelope(payload, response.response_id, item_id))
+            output.in_conversation = self.items.get(item_id) is not None
+            response.outputs[item_id] = self._last_output = output
+
+    def _output_of(self, item_id: str) -> Output | None:
+        for response in self.responses.values():
+            if item_id in response.outputs:
+                return response.outputs[item_id]
+        return None
+
+    def _output_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        output = self._output_of(item_id)
+        if output is None:
+            return
+        output.done, output.text = payload, ""
+        item = self.items.get(item_id)
+        if item is not None:
+            item.audio_ms = output.audio_ms
+            if not item.is_done:
+                self._complete(item, source, now, is_done=True)
+
+    def _arguments_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        item_id = text(body.get("item_id"))
+        output = self._output_of(item_id)
+        if output is None:
+            return
+        output.arguments = payload
+        item = self.items.get(item_id)
+        if item is not None and not item.is_done:
+            self._complete(item, output.item(), now, is_done=True)
+
+    def _part_added(self, payload: bytes) -> None:
+        body = parse_object(payload)
+        output = self._output_of(text(body.get("item_id")))
+        if output is not None:
+            output.parts.append(payload)
+            item = self.items.get(output.item_id)
+            if item is not None and child(body, "part").get("type") in AUDIO_PARTS:
+                item.is_spoken = True
+
+    def _delta(self, payload: bytes) -> None:
+        if self.responses:
+            self._deltas.append(payload)
+            self._deltas_bytes += len(payload)
+            if len(self._deltas) > _MAX_DELTAS:
+                self._distribute_deltas()
+
+    def _distribute_deltas(self) -> None:
+        """Add the parts of transcripts and texts to their items."""
+        for delta in map(parse_object, self._deltas):
+            output = self._output_of(text(delta.get("item_id")))
+            if output is not None and not output.done:
+                output.text += text(delta.get("delta"))
+        self._deltas, self._deltas_bytes = [], 0
+
+    def _error(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        error = child(body, "error")
+        self.journal.refused(text(error.get("event_id")), text(error.get("code")), text(error.get("param")))
+
+    # -- upstream is lost ---------------------------------------------------------------------------------------------
+
+    def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[bytes | None]]:
+        """End what is open. Returns the events for the client, and what is to be asked again.
+
+        That is the frames of the client's request, or None for an answer that upstream gives by itself.
+        """
+        self._distribute_deltas()
+        events = list(self._announcements(new_id))
+        again: list[bytes | None] = []
+        beside: list[bytes | None] = []  # those outside the conversation
+        for response in self.responses.values():
+            done = {item.item_id for item in self.items if item.is_announced_done}
+            events += response.ends(new_id, done)
+            if response.is_wanted:
+                if response.in_conversation:  # of those only one can be active
+                    again = [request for request in again if request in beside]
+                else:
+                    beside.append(response.request)
+                again.append(response.request)
+            for output in response.outputs.values():
+                self._end_output(output)
+        if self.owed:
+            again = [*beside, None]
+        self.responses, self.owed, self._last_output, self.played_until = {}, [], None, 0.0
+        return events, [] if self.journal.speech_is_open else again
+
+    def _announcements(self, new_id: NewEventId) -> Iterator[bytes]:
+        """What the client has not been sent of items that upstream had acknowledged, answers aside."""
+        for item in self.items:
+            if item.is_announced_done or self._output_of(item.item_id) is not None:
+                continue
+            body, before = item.body(), self.items.before(item.item_id, present=False)
+            fields = {"previous_item_id": None if before == ROOT else before, "item": body}
+            if not item.is_announced:
+                yield dumps({"type": kept.ITEM_ADDED, "event_id": new_id(), **fields})
+            if item.is_done:
+                yield dumps({"type": kept.ITEM_DONE, "event_id": new_id(), **fields})
+            item.is_announced = item.is_announced_done = True
+
+    def _end_output(self, output: Output) -> None:
+        item = self.items.get(output.item_id)
+        if item is None:
+            return
+        if item.is_done:
+            item.is_announced_done = True
+            return
+        if item.kind is Kind.CALL:
+            item.kind = Kind.UNKNOWN  # the next answer calls again
+        item.is_announced_done = True
+        size = item.size
+        item.text, item.audio_ms, item.is_done = output.text, output.audio_ms, True
+        self.items.changed(item, size)

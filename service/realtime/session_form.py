@@ -1,0 +1,149 @@
+"""The configuration of a session, and how it is set on another upstream. Pure.
+
+The provider shows the whole effective session in each of its session events. What differs from a new session is sent in one
+`session.update`, so that read-only keys and defaults are not. If upstream refuses that, or shows another session
+afterwards, the client's own accepted words are sent instead.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from service.realtime.events import parse_object
+from service.realtime.kept import SESSION_UPDATE, dumps, text
+from service.realtime.values import child, finite_number
+
+_READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model", "client_secret", "type"})
+_NESTED: Final = ("input", "output")
+
+
+class SessionForm:
+    """The effective session, as upstream showed it last, and what the client asked for."""
+
+    def __init__(self) -> None:
+        self._payload = b""
+        self._own = b""  # all accepted updates of the client, merged, as JSON
+        self.type = ""
+        self.turn_detection: Mapping[str, Any] | None = None
+        self.transcribes = False
+        self.keeps_all = False  # the server drops nothing of the conversation, so nothing may be lost here
+        self.expires_at: float | None = None
+        self.revision = 0
+
+    def set(self, payload: bytes, session: Mapping[str, Any]) -> None:
+        """Take over a session event."""
+        self._payload = payload
+        self.revision += 1
+        self.type = text(session.get("type")) or "realtime"
+        source = child(child(session, "audio"), "input")
+        turns = source.get("turn_detection")
+        self.turn_detection = turns if isinstance(turns, Mapping) else None
+        self.transcribes = isinstance(source.get("transcription"), Mapping)
+        self.keeps_all = session.get("truncation") == "disabled"
+        self.expires_at = finite_number(session.get("expires_at"))
+
+    def moved(self, created: bytes) -> None:
+        """Take over the times of another upstream, which has this session from now on."""
+        self.expires_at = finite_number(child(parse_object(created), "session").get("expires_at"))
+
+    def accepted(self, update: bytes) -> None:
+        """Add an update of the client that upstream has accepted."""
+        session = child(parse_object(update), "session")
+        self._own = dumps(_merged(parse_object(self._own), session))
+
+    @property
+    def size(self) -> int:
+        """The bytes that it keeps."""
+        return len(self._payload) + len(self._own)
+
+    @property
+    def session(self) -> Mapping[str, Any]:
+        """The session object."""
+        return child(parse_object(self._payload), "session")
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """The session object of the client's accepted updates."""
+        return parse_object(self._own)
+
+    def update(self, current: Mapping[str, Any], event_id: str) -> bytes:
+        """The `session.update` that makes `current` this session; empty if there is no difference."""
+        wanted = dict(self.session)
+        tools = self.own.get("tools")
+        if isinstance(tools, list) and any(isinstance(tool, Mapping) and tool.get("type") == "mcp" for tool in tools):
+            # What upstream shows of them may lack their credentials.
+            current = {**current, "tools": None}
+            wanted["tools"] = tools
+        changes = difference(wanted, current)
+        return update_event(changes | {"type": self.type}, event_id) if changes else b""
+
+    def own_update(self, event_id: str) -> bytes:
+        """The client's own updates as one; empty if there is none."""
+        own = {key: value for key, value in self.own.items() if key != "model"}
+        return update_event(own | {"type": self.type}, event_id) if own else b""
+
+
+def update_event(session: Mapping[str, Any], event_id: str) -> bytes:
+    """Return the payload of a `session.update`."""
+    return dumps({"type": SESSION_UPDATE, "event_id": event_id, "session": session})
+
+
+def difference(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be set so that `current` becomes `wanted`. A key is set as a whole, those of audio one by one."""
+    changes: dict[str, Any] = {}
+    for key, value in wanted.items():
+        if key in _READ_ONLY or value == current.get(key):
+            continue
+        if key == "audio" and isinstance(value, Mapping):
+            audio = _audio_difference(value, child(current, "audio"))
+            if audio:
+                changes[key] = audio
+        else:
+            changes[key] = _without_nulls(value)
+    return changes
+
+
+def _audio_difference(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    changes = {}
+    for side in _NESTED:
+        sets, has = child(wanted, side), child(current, side)
+        differing = {name: _without_nulls(value) for name, value in sets.items() if value != has.get(name)}
+        if differing:
+            changes[side] = differing
+    return changes
+
+
+def _without_nulls(value: object) -> object:
+    """A null within an object is what upstream shows for a key that was not set."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return value
+
+
+def differing_keys(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys in which two sessions differ, for a log: those of audio with their path."""
+    names = []
+    for key in sorted((wanted.keys() | current.keys()) - _READ_ONLY):
+        mine, other = wanted.get(key), current.get(key)
+        if mine == other:
+            continue
+        if key != "audio" or not isinstance(mine, Mapping) or not isinstance(other, Mapping):
+            names.append(key)
+            continue
+        for side in sorted(mine.keys() | other.keys()):
+            one, two = child(mine, side), child(other, side)
+            names += [
+                f"audio.{side}.{name}" for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)
+            ]
+    return tuple(names)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge an update into those before: keys of audio one by one, others as a whole."""
+    merged = {**old, **new}
+    if isinstance(old.get("audio"), Mapping) and isinstance(new.get("audio"), Mapping):
+        audio = {**old["audio"], **new["audio"]}
+        for side in _NESTED:
+            if side in audio:
+                audio[side] = {**child(old["audio"], side), **child(new["audio"], side)}
+        merged["audio"] = audio
+    return merged

@@ -1,0 +1,275 @@
+"""A client, a relay and upstreams in one thread, for tests of continuity: the relay's part is `Continuity`, without I/O.
+
+The network is two queues, of which a test delivers as much as it likes. A loss empties both: what was under way is gone.
+"""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.realtime.continuity import Boundary, Continuity, ContinuityLimits
+from service.realtime.frames import Opcode, build_frame, read_header
+from service.realtime.kept import AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
+from service.realtime.replay import Replay
+from tests.support.reference_api import Event, ReferenceApi
+
+_KEY: Final = b"\x12\x34\x56\x78"
+_TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
+
+
+def client_frame(event: Event) -> bytes:
+    """An event as a client sends it."""
+    return build_frame(Opcode.TEXT, json.dumps(event).encode(), _KEY)
+
+
+def upstream_frame(event: Event) -> bytes:
+    """An event as upstream sends it."""
+    return build_frame(Opcode.TEXT, json.dumps(event, separators=(",", ":")).encode())
+
+
+def messages_of(frames: bytes) -> list[Event]:
+    """The events in a client's frames."""
+    found, offset = [], 0
+    while offset < len(frames):
+        header = read_header(frames, offset, masked=True)
+        assert not isinstance(header, int)
+        end = offset + header.size + header.length
+        found.append(json.loads(payload_of(frames[offset:end], masked=True)))
+        offset = end
+    return found
+
+
+@dataclass
+class Leg:
+    """An upstream, and what is under way to and from it."""
+
+    api: ReferenceApi
+    up: deque[Event]
+    down: deque[Event]
+
+    def deliver_up(self, count: int) -> None:
+        """Let the upstream process events of the client."""
+        for _ in range(min(count, len(self.up))):
+            event = self.up.popleft()
+            if event["type"] == "ping":
+                self.emit()
+                self.down.append(event)
+            else:
+                self.api.receive(event)
+
+    def emit(self) -> None:
+        """Put on the way what the upstream has sent."""
+        self.down += self.api.out
+        self.api.out.clear()
+
+
+class ContinuedCall:
+    """A session with a client that keeps one socket. `new_api` makes the next upstream."""
+
+    def __init__(
+        self, new_api: Callable[[], ReferenceApi], limits: ContinuityLimits | None = None, *, fold_entries: int = 3
+    ) -> None:
+        self._new_api = new_api
+        self._fold_entries = fold_entries
+        self.now = 100.0
+        self.continuity = Continuity(limits)
+        self.leg: Leg | None = self._dial()
+        self.seen: list[Event] = []  # by the client
+        self.passed = 0  # events that passed the relay, either way
+        self.lose_at: Counter[int] = Counter()  # numbers of events behind which upstream is lost
+        self.losses = self.renewals = self.asked_again = 0
+        self.replay: Replay | None = None  # of a renewal
+        self.next_leg: Leg | None = None
+        self.refused: list[str] = []
+        self._pinged_at = self.now
+
+    def _dial(self) -> Leg:
+        leg = Leg(self._new_api(), deque(), deque())
+        leg.emit()
+        return leg
+
+    # -- the client ---------------------------------------------------------------------------------------------------
+
+    def send(self, event: Event) -> None:
+        """The client sends an event."""
+        kind, raw = event["type"], client_frame(event)
+        if self.leg is not None and kind in self.continuity.intercepts:
+            done = self.continuity.intercept(kind, raw, self.now)
+            if done is not None:
+                self._write(self.leg, done.to_upstream)
+                self._to_client(done.to_client)
+                return
+        assert kind in KEEP_FROM_CLIENT
+        if self.leg is not None:
+            self.leg.up.append(event)
+        self.continuity.keep_client(kind, raw, self.now)
+        self._count()
+
+    def _to_client(self, payloads: Any) -> None:
+        self.seen += [json.loads(payload) for payload in payloads]
+
+    @staticmethod
+    def _write(leg: Leg, frames: Any) -> None:
+        for frame in frames:
+            leg.up.extend(messages_of(frame))
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        if self.leg is not None and self.now > self._pinged_at + 1.0:
+            self._pinged_at = self.now
+            self.leg.up.append({"type": "ping", "at": self.now})
+        self.continuity.fold(self.now, self._fold_entries)
+
+    def deliver(self, up: int, steps: int, down: int) -> None:
+        """Let upstream process events, do something by itself, and let the client get events."""
+        if self.leg is None:
+            return
+        self.leg.deliver_up(up)
+        for _ in range(steps):
+            self.leg.api.step()
+        self.leg.emit()
+        for _ in range(min(down, len(self.leg.down) if self.leg else 0)):
+            if self.leg is None:
+                return
+            self._receive(self.leg, self.leg.down.popleft())
+
+    def _receive(self, leg: Leg, event: Event) -> None:
+        kind, raw = event["type"], upstream_frame(event)
+        if kind == "ping":
+            self.continuity.reached(event["at"])
+            return
+        if kind == AUDIO_DELTA:
+            self.seen.append(event)
+            self.continuity.keep_audio(1, len(raw), self.now)
+        else:
+            if kind in KEEP_FROM_UPSTREAM:
+                if self.continuity.swallows and self.continuity.swallow(kind, raw, self.now):
+                    return
+                self.continuity.keep_upstream(kind, raw, self.now)
+            self.seen.append(event)
+        self._count()
+
+    def _count(self) -> None:
+        self.passed += 1
+        if self.lose_at[self.passed] and self.leg is not None:
+            self.lose()
+
+    def settle(self) -> None:
+        """Deliver everything until nothing happens any more."""
+        for _ in range(10_000):
+            assert self.leg is not None
+            before = (len(self.seen), self.passed, len(self.leg.up))
+            self.deliver(1_000, 1, 1_000)
+            if self.leg is None:
+                self.recover()
+            api = self.leg.api
+            if before == (len(self.seen), self.passed, len(self.leg.up)) and api.active is None and not self.leg.down:
+                return
+        raise AssertionError("the call does not come to rest")
+
+    # -- another upstream ---------------------------------------------------------------------------------------------
+
+    def lose(self) -> None:
+        """Upstream is lost, with all that is under way."""
+        self.leg = None
+        self.losses += 1
+        self._to_client(self.continuity.upstream_lost(self.now))
+
+    def recover(self, lost_at: tuple[int, ...] = ()) -> None:
+        """Replay and flush at a new upstream; it is lost behind these numbers of replayed events, each once."""
+        due = list(lost_at)
+        leg, replay = self.next_leg, self.replay
+        self.next_leg = self.replay = None
+        while True:
+            if leg is None or replay is None:
+                leg = self._dial()
+                created = json.dumps(leg.down.popleft()).encode()
+                replay = self.continuity.start_replay(created, self.now)
+            replay.is_tolerant = True
+            if self._replay(leg, replay, due):
+                break
+            leg = replay = None
+        self._flush(leg, replay)
+
+    def _replay(self, leg: Leg, replay: Replay, due: list[int]) -> bool:
+        sent = 0
+        while not replay.is_done:
+            payloads = replay.take(is_final=True, max_bytes=4_000)
+            for payload in payloads:
+                leg.up.append(json.loads(payload))
+                sent += 1
+                if due and sent >= due[0]:
+                    due.pop(0)
+                    return False
+            self._acknowledge(leg, replay)
+            assert payloads or replay.is_done, "the replay does not go on"
+        return True
+
+    def _acknowledge(self, leg: Leg, replay: Replay) -> None:
+        leg.deliver_up(len(leg.up))
+        leg.emit()
+        while leg.down:
+            event = leg.down.popleft()
+            replay.received(event["type"], upstream_frame(event))
+        assert replay.fault is None, replay.fault
+        self.refused += replay.refused.values()
+
+    def _flush(self, leg: Leg, replay: Replay) -> None:
+        self.continuity.begin_flush(replay, self.now)
+        self.leg = leg
+        while (step := self.continuity.next_flush(self.now, max_bytes=5_000)) is not None:
+            self._write(leg, step.to_upstream)
+            self._to_client(step.to_client)
+
+    def prepare(self) -> None:
+        """Begin a renewal, or bring the new upstream in step again."""
+        if self.leg is None:
+            return
+        if self.next_leg is None:
+            self.next_leg = self._dial()
+            created = json.dumps(self.next_leg.down.popleft()).encode()
+            self.replay = self.continuity.start_replay(created, self.now)
+        assert self.replay is not None
+        while payloads := self.replay.take(is_final=False, max_bytes=4_000):
+            self.next_leg.up.extend(map(json.loads, payloads))
+            self._acknowledge(self.next_leg, self.replay)
+
+    def switch(self) -> bool:
+        """Go over to the new upstream, if there is one and this is a boundary."""
+        if self.leg is None or self.next_leg is None or self.replay is None:
+            return False
+        if self.continuity.boundary(self.now) is Boundary.NONE:
+            return False
+        old, leg, replay = self.leg, self.next_leg, self.replay
+        while payloads := replay.take(is_final=True, max_bytes=4_000):
+            leg.up.extend(map(json.loads, payloads))
+            self._acknowledge(leg, replay)
+        assert replay.is_done
+        self.next_leg = self.replay = None
+        self.renewals += 1
+        self._flush(leg, replay)
+        while old.api._unheard:
+            old.api.step()
+        old.emit()
+        for event in old.down:
+            if self.continuity.old_upstream_event(event["type"], upstream_frame(event), self.now):
+                self.seen.append(event)
+        return True
+
+
+def client_view(seen: list[Event]) -> list[str]:
+    """The ids of the items in the order in which a client that saw these events has them."""
+    order: list[str] = []
+    for event in seen:
+        if event["type"] == "conversation.item.added":
+            item_id, after = event["item"]["id"], event["previous_item_id"]
+            assert item_id not in order, f"{item_id} was added twice"
+            order.insert(order.index(after) + 1 if after in order else 0 if after is None else len(order), item_id)
+        elif event["type"] == "conversation.item.deleted":
+            order.remove(event["item_id"])
+    return order

@@ -1,0 +1,389 @@
+"""A small model of the Realtime API for tests of continuity: events in, events out, no clock and no sockets.
+
+It is written from the rules of the API and shares no code with what it checks. Audio is PCM at 24 kHz in frames of 20 ms. A
+frame of speech holds its number, silence holds zeros; a transcript lists the numbers, so that speech can be accounted for as
+audio and as text.
+"""
+
+import base64
+import copy
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+FRAME_MS: Final = 20
+FRAME_BYTES: Final = 960
+DELTA_MS: Final = 40
+MAX_ID: Final = 32
+_LOUD_FRAMES: Final = 3
+_READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model"})
+
+Event = dict[str, Any]
+
+
+def speech(numbers: range) -> bytes:
+    """The audio of numbered frames, which begin at 1."""
+    return b"".join(struct.pack("<I", number) * (FRAME_BYTES // 4) for number in numbers)
+
+
+def silence(frames: int) -> bytes:
+    """Frames without a sound."""
+    return bytes(FRAME_BYTES * frames)
+
+
+def numbers_of(audio: bytes) -> list[int]:
+    """The numbers of the speech in audio that may begin and end within a frame; a number counts if it is heard once."""
+    found: list[int] = []
+    for (number,) in struct.iter_unpack("<I", audio[: len(audio) // 4 * 4]):
+        if number and (not found or found[-1] != number):
+            found.append(number)
+    return found
+
+
+@dataclass
+class Response:
+    """An active response."""
+
+    response_id: str
+    events: Iterator[Event]
+    item: Event
+    is_call: bool
+    words: list[str] = field(default_factory=list)
+
+
+class Refused(Exception):
+    """An `error`: its code and parameter."""
+
+
+class ReferenceApi:
+    """One session. `plan` says what each answer is: the number of its words, or 0 for a function call."""
+
+    def __init__(self, number: int, plan: list[int], *, lag_frames: int = 0, has_transcripts: bool = True) -> None:
+        self._number = number
+        self._ids = 0
+        self._plan = plan
+        self._lag = lag_frames
+        self.items: list[Event] = []
+        self.heard: dict[str, list[int]] = {}  # numbers of the user's items
+        self.answer_ms: dict[str, int] = {}
+        self.out: deque[Event] = deque()
+        self.errors: list[Event] = []
+        self.active: Response | None = None
+        self._unheard: list[tuple[str, str]] = []  # transcripts that are due
+        self._late: list[tuple[int, Event | None]] = []  # what the lag holds back: position, event or a commit
+        self._audio = bytearray()
+        self._start = 0  # the position of the buffer, in bytes
+        self._analysed = 0
+        self._loud = self._quiet = 0
+        self._speech_item = ""
+        self.session: Event = {
+            "type": "realtime",
+            "object": "realtime.session",
+            "id": self._id("sess"),
+            "model": "gpt-realtime",
+            "output_modalities": ["audio"],
+            "instructions": "default",
+            "tools": [],
+            "expires_at": 2_000_000_000 + number,
+            "audio": {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": 24000},
+                    "transcription": None,
+                    "turn_detection": {"type": "server_vad", "prefix_padding_ms": 300, "silence_duration_ms": 200},
+                },
+                "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "alloy"},
+            },
+        }
+        self._has_transcripts = has_transcripts
+        self._send("session.created", session=copy.deepcopy(self.session))
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def _id(self, prefix: str) -> str:
+        self._ids += 1
+        return f"{prefix}_{self._number:04d}{self._ids:017d}"
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self.out.append({"type": kind, "event_id": self._id("event"), **copy.deepcopy(fields)})
+
+    def receive(self, event: Event) -> None:
+        """Process a client's event."""
+        handlers = {
+            "session.update": self._update,
+            "input_audio_buffer.append": self._append,
+            "input_audio_buffer.commit": self._commit,
+            "input_audio_buffer.clear": self._clear,
+            "conversation.item.create": self._create,
+            "conversation.item.delete": self._delete,
+            "conversation.item.truncate": self._truncate,
+            "response.create": self._create_response,
+            "response.cancel": self._cancel,
+        }
+        try:
+            handlers[event["type"]](event)
+        except Refused as refused:
+            code, param = refused.args
+            error = {"type": "invalid_request_error", "code": code, "param": param, "event_id": event.get("event_id")}
+            self.errors.append(error)
+            self._send("error", error=error)
+
+    def step(self) -> None:
+        """Do the next of what upstream does by itself: a transcript, or an event of the active response."""
+        if self._unheard:
+            item_id, words = self._unheard.pop(0)
+            kind = "conversation.item.input_audio_transcription.completed"
+            self._send(kind, item_id=item_id, content_index=0, transcript=words)
+        elif self.active is not None:
+            response = self.active
+            event = next(response.events, None)
+            if event is None:
+                self._end(response, "completed", None)
+            else:
+                self._send(**event)
+
+    # -- session and items --------------------------------------------------------------------------------------------
+
+    def _update(self, event: Event) -> None:
+        wanted = event["session"]
+        if not wanted.get("type"):
+            raise Refused("missing_required_parameter", "session.type")
+        for key in wanted:
+            if key in _READ_ONLY or key not in self.session:
+                raise Refused("unknown_parameter", f"session.{key}")
+        merged = copy.deepcopy(self.session)
+        for key, value in wanted.items():
+            if key != "audio":
+                merged[key] = value
+        for side, values in wanted.get("audio", {}).items():
+            merged["audio"][side].update(values)
+        was_manual = self._detection is None
+        self.session = merged
+        if was_manual != (self._detection is None):
+            self._loud = self._quiet = 0
+            self._analysed = len(self._audio)
+        self._send("session.updated", session=merged)
+
+    @property
+    def _detection(self) -> Event | None:
+        found: Event | None = self.session["audio"]["input"]["turn_detection"]
+        return found
+
+    def _place(self, item: Event, after: str | None = None) -> str | None:
+        ids = [known["id"] for known in self.items]
+        if item["id"] in ids:
+            raise Refused("item_create_duplicate_item_id", None)
+        if after is None:
+            index = len(ids)
+        elif after == "root":
+            index = 0
+        elif after in ids:
+            index = ids.index(after) + 1
+        else:
+            raise Refused("item_create_invalid_previous_item_id", "previous_item_id")
+        self.items.insert(index, item)
+        return ids[index - 1] if index else None
+
+    def _create(self, event: Event) -> None:
+        source = event["item"]
+        item = {**source, "id": source.get("id") or self._id("item"), "object": "realtime.item"}
+        if len(item["id"]) > MAX_ID:
+            raise Refused("string_above_max_length", "item.id")
+        if item["type"] == "function_call_output" and item["call_id"] not in self._call_ids():
+            raise Refused("invalid_tool_call_id", "item.call_id")
+        numbers: list[int] = []
+        for part in item.get("content", ()):
+            allowed = {"user": {"input_text", "input_audio"}, "system": {"input_text"}, "assistant": {"output_text"}}
+            if part["type"] not in allowed[item["role"]]:
+                raise Refused("missing_required_parameter", "item.content[0].text")
+            if part["type"] == "input_audio":
+                numbers += numbers_of(base64.b64decode(part.pop("audio")))
+            elif item["role"] == "user":
+                numbers += [int(word) for word in part["text"].split() if word.isdigit()]
+        previous = self._place(item, event.get("previous_item_id"))
+        self.heard[item["id"]] = numbers
+        self._send("conversation.item.added", item=item, previous_item_id=previous)
+        self._send("conversation.item.done", item=item, previous_item_id=None)
+
+    def _call_ids(self) -> set[str]:
+        return {item["call_id"] for item in self.items if item["type"] == "function_call"}
+
+    def _find(self, item_id: str, verb: str) -> Event:
+        for item in self.items:
+            if item["id"] == item_id:
+                return item
+        raise Refused(f"item_{verb}_invalid_item_id", "item_id")
+
+    def _delete(self, event: Event) -> None:
+        self.items.remove(self._find(event["item_id"], "delete"))
+        self._send("conversation.item.deleted", item_id=event["item_id"])
+
+    def _truncate(self, event: Event) -> None:
+        item = self._find(event["item_id"], "truncate")
+        if not any(part["type"] == "output_audio" for part in item.get("content", ())):
+            raise Refused("unsupported_content_type", "item_id")
+        if event["audio_end_ms"] > self.answer_ms.get(item["id"], 0):
+            raise Refused("invalid_value", "audio_end_ms")
+        self.answer_ms[item["id"]] = event["audio_end_ms"]
+        item["content"] = [{"type": "output_audio", "transcript": None}]
+        fields = {name: event[name] for name in ("item_id", "content_index", "audio_end_ms")}
+        self._send("conversation.item.truncated", **fields)
+
+    # -- audio --------------------------------------------------------------------------------------------------------
+
+    def _append(self, event: Event) -> None:
+        self._audio += base64.b64decode(event["audio"])
+        while self._detection is not None and len(self._audio) - self._analysed >= FRAME_BYTES:
+            frame = self._audio[self._analysed : self._analysed + FRAME_BYTES]
+            self._analysed += FRAME_BYTES
+            self._analyse(is_loud=any(frame))
+            self._release_late()
+
+    def _position(self, offset: int) -> int:
+        return (self._start + offset) * FRAME_MS // FRAME_BYTES
+
+    def _analyse(self, *, is_loud: bool) -> None:
+        detection = self._detection
+        assert detection is not None
+        padding = detection["prefix_padding_ms"] // FRAME_MS
+        if self._speech_item:
+            self._quiet = 0 if is_loud else self._quiet + 1
+            if self._quiet * FRAME_MS >= detection["silence_duration_ms"]:
+                self._stop()
+            return
+        self._loud = self._loud + 1 if is_loud else 0
+        if self._loud >= _LOUD_FRAMES:
+            self._discard(max(0, self._analysed - (self._loud + padding) * FRAME_BYTES))
+            self._speech_item, self._quiet = self._id("item"), 0
+            started = {"audio_start_ms": self._position(0), "item_id": self._speech_item}
+            self._later({"kind": "input_audio_buffer.speech_started", **started})
+        else:
+            self._discard(max(0, self._analysed - (padding + _LOUD_FRAMES) * FRAME_BYTES))
+
+    def _stop(self) -> None:
+        item_id, audio = self._speech_item, bytes(self._audio[: self._analysed])
+        end = self._position(self._analysed)
+        self._discard(self._analysed)
+        self._speech_item, self._loud = "", 0
+        self._later({"kind": "input_audio_buffer.speech_stopped", "audio_end_ms": end, "item_id": item_id})
+        self._later({"kind": "", "item_id": item_id, "audio": audio})
+
+    def _discard(self, size: int) -> None:
+        del self._audio[:size]
+        self._start += size
+        self._analysed -= size
+
+    def _later(self, event: Event) -> None:
+        self._late.append((self._start + self._analysed + self._lag * FRAME_BYTES, event))
+
+    def _release_late(self) -> None:
+        while self._late and self._late[0][0] <= self._start + self._analysed:
+            event = self._late.pop(0)[1]
+            assert event is not None
+            if not event["kind"]:
+                self._commit_audio(event["item_id"], event["audio"], is_detected=True)
+                continue
+            if event["kind"].endswith("started") and self.active is not None:
+                self._end(self.active, "cancelled", "turn_detected")
+            self._send(**event)
+
+    def _commit(self, _: Event) -> None:
+        if len(self._audio) < FRAME_BYTES * 5:
+            raise Refused("input_audio_buffer_commit_empty", None)
+        audio = bytes(self._audio)
+        self._discard(len(audio))
+        self._analysed = 0
+        self._commit_audio(self._id("item"), audio, is_detected=False)
+
+    def _clear(self, _: Event) -> None:
+        self._discard(len(self._audio))
+        self._analysed = 0
+        self._send("input_audio_buffer.cleared")
+
+    def _commit_audio(self, item_id: str, audio: bytes, *, is_detected: bool) -> None:
+        content = [{"type": "input_audio", "transcript": None}]
+        item = {"id": item_id, "type": "message", "role": "user", "status": "completed", "content": content}
+        previous = self._place(item)
+        self.heard[item_id] = numbers_of(audio)
+        self._send("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous)
+        self._send("conversation.item.added", item=item, previous_item_id=previous)
+        self._send("conversation.item.done", item=item, previous_item_id=previous)
+        if self._has_transcripts and self.session["audio"]["input"]["transcription"]:
+            self._unheard.append((item_id, " ".join(map(str, self.heard[item_id]))))
+        if is_detected and self.active is None:
+            self._respond({})
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _create_response(self, event: Event) -> None:
+        if self.active is not None:
+            raise Refused("conversation_already_has_active_response", None)
+        self._respond(event.get("response") or {})
+
+    def _cancel(self, _: Event) -> None:
+        if self.active is None:
+            raise Refused("response_cancel_not_active", None)
+        self._end(self.active, "cancelled", "client_cancelled")
+
+    def _respond(self, wanted: Event) -> None:
+        words = self._plan.pop(0) if self._plan else 1
+        response_id, item_id = self._id("resp"), self._id("item")
+        base: Event = {"object": "realtime.response", "id": response_id, "status": "in_progress", "output": []}
+        base |= {"conversation_id": "conv_1", "metadata": wanted.get("metadata"), "usage": None}
+        item: Event = {"id": item_id, "object": "realtime.item", "status": "in_progress"}
+        if words:
+            item |= {"type": "message", "role": "assistant", "content": []}
+            events = self._message_events(response_id, item, words)
+        else:
+            item |= {"type": "function_call", "call_id": self._id("call"), "name": "f", "arguments": ""}
+            events = self._call_events(response_id, item)
+        self.active = Response(response_id, events, item, is_call=not words)
+        self._base = base
+        self._send("response.created", response=base)
+
+    def _announce(self, response_id: str, item: Event) -> Iterator[Event]:
+        yield {"kind": "response.output_item.added", "response_id": response_id, "output_index": 0, "item": item}
+        previous = self._place(item)
+        yield {"kind": "conversation.item.added", "previous_item_id": previous, "item": item}
+
+    def _message_events(self, response_id: str, item: Event, count: int) -> Iterator[Event]:
+        yield from self._announce(response_id, item)
+        ids = {"response_id": response_id, "item_id": item["id"], "output_index": 0, "content_index": 0}
+        item["content"] = [{"type": "output_audio", "transcript": ""}]
+        self.answer_ms[item["id"]] = 0
+        yield {"kind": "response.content_part.added", **ids, "part": {"type": "audio", "transcript": ""}}
+        for index in range(count):
+            word = f"w{item['id'][-4:]}.{index} "
+            if item["content"][0]["transcript"] is not None:  # not truncated
+                item["content"][0]["transcript"] += word
+            yield {"kind": "response.output_audio_transcript.delta", **ids, "delta": word}
+            self.answer_ms[item["id"]] += DELTA_MS
+            audio = base64.b64encode(bytes(DELTA_MS * 48)).decode()
+            yield {"kind": "response.output_audio.delta", **ids, "delta": audio}
+
+    def _call_events(self, response_id: str, item: Event) -> Iterator[Event]:
+        yield from self._announce(response_id, item)
+        ids = {"response_id": response_id, "item_id": item["id"], "output_index": 0, "call_id": item["call_id"]}
+        item["arguments"] = '{"a":'
+        yield {"kind": "response.function_call_arguments.delta", **ids, "delta": item["arguments"]}
+        item["arguments"] = '{"a":1}'
+        yield {"kind": "response.function_call_arguments.delta", **ids, "delta": "1}"}
+        item["status"] = "completed"
+        yield {"kind": "response.function_call_arguments.done", **ids, "name": "f", "arguments": item["arguments"]}
+
+    def _end(self, response: Response, status: str, reason: str | None) -> None:
+        self.active = None
+        item = response.item
+        is_placed = any(known is item for known in self.items)
+        if is_placed and item["status"] == "in_progress":
+            item["status"] = "completed" if status == "completed" else "incomplete"
+        ids = {"response_id": response.response_id, "output_index": 0}
+        if is_placed:
+            self._send("conversation.item.done", item=item, previous_item_id=None)
+            self._send("response.output_item.done", item=item, **ids)
+        details = {"type": "cancelled", "reason": reason} if reason else None
+        output = [item] if is_placed else []
+        self._send(
+            "response.done", response={**self._base, "status": status, "status_details": details, "output": output}
+        )

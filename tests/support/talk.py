@@ -1,0 +1,261 @@
+"""A client that acts on what it has seen in a continued call, and what has to hold in the end."""
+
+import base64
+from collections import Counter
+from typing import Any
+
+from service.realtime.continuity import ContinuityLimits
+from tests.support.continued_call import ContinuedCall, client_view
+from tests.support.reference_api import DELTA_MS, Event, ReferenceApi, silence, speech
+
+
+class Talk:
+    """A client that acts on what it has seen, and the checks at the end."""
+
+    def __init__(
+        self,
+        plan: list[int],
+        *,
+        is_manual: bool = False,
+        has_transcripts: bool = True,
+        lag: int = 0,
+        fold_entries: int = 3,
+        chunk: int = 960,
+        limits: ContinuityLimits | None = None,
+    ) -> None:
+        self._plan = list(plan)
+        self._upstreams = 0
+        self._lag = lag
+        self._chunk = chunk
+        self._is_manual = is_manual
+        self.spoken = 0
+        self.cleared: set[int] = set()
+        self._uncommitted: list[int] = []
+        self._has_transcripts = has_transcripts
+        self._number = 0
+        self.expected_errors = 0
+        self.typed: set[str] = set()
+        self.deleted: set[str] = set()
+        self.cut: dict[str, int] = {}
+        self.outputs: set[str] = set()
+        self.apis: list[ReferenceApi] = []
+        self.call = ContinuedCall(self._new_api, limits, fold_entries=fold_entries)
+        self.call.deliver(0, 0, 1)
+        source: Event = {"transcription": {"model": "t"} if has_transcripts else None}
+        if is_manual:
+            source["turn_detection"] = None
+        self.send("session.update", session={"type": "realtime", "instructions": "be", "audio": {"input": source}})
+        self.call.deliver(9, 0, 9)
+
+    def _new_api(self) -> ReferenceApi:
+        self._upstreams += 1
+        api = ReferenceApi(self._upstreams, self._plan, lag_frames=self._lag, has_transcripts=self._has_transcripts)
+        self.apis.append(api)
+        return api
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send an event with an id."""
+        self._number += 1
+        self.call.send({"event_id": f"c{self._number}", "type": kind, **fields})
+
+    # -- what it sees -------------------------------------------------------------------------------------------------
+
+    def of(self, kind: str) -> list[Event]:
+        """The events of a type that it has seen."""
+        return [event for event in self.call.seen if event["type"] == kind]
+
+    @property
+    def calls(self) -> dict[str, str]:
+        """The function calls that it has seen: call id and item id."""
+        return {event["call_id"]: event["item_id"] for event in self.of("response.function_call_arguments.done")}
+
+    # -- what it does -------------------------------------------------------------------------------------------------
+
+    def act(self, name: str, a: int, b: int) -> None:
+        """Do one action; if upstream is lost, recover at once or later."""
+        getattr(self, f"_do_{name}")(a, b)
+        if self.call.leg is None and (a + b) % 3:
+            self.call.recover((b,) if a % 5 == 4 and b else ())
+
+    def _append(self, audio: bytes) -> None:
+        for start in range(0, len(audio), self._chunk):
+            part = audio[start : start + self._chunk]
+            self.send("input_audio_buffer.append", audio=base64.b64encode(part).decode())
+            self.call.advance(len(part) / 48_000)
+
+    def _do_speak(self, a: int, b: int) -> None:
+        numbers = range(self.spoken + 1, self.spoken + 6 + a)
+        self.spoken = numbers[-1]
+        self._uncommitted += numbers
+        self._append(speech(numbers))
+        self.call.deliver(b, 0, b)
+
+    def _do_hush(self, a: int, b: int) -> None:
+        self._append(silence(2 * a + 1))
+        self.call.deliver(b, 0, b)
+
+    def _do_deliver(self, a: int, b: int) -> None:
+        self.call.deliver(a, b % 6, b)
+
+    def _do_wait(self, a: int, _: int) -> None:
+        self.call.advance(a / 10)
+
+    def _do_type(self, a: int, _: int) -> None:
+        item: Event = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": f"hello {a}."}]}
+        if a % 2:
+            item["id"] = f"typed{self._number}"
+        self.send("conversation.item.create", item=item)
+
+    def _do_system(self, a: int, _: int) -> None:
+        view = client_view(self.call.seen)
+        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "note"}]}
+        after = {"previous_item_id": view[a % len(view)]} if view and a % 3 else {}
+        self.send("conversation.item.create", item=item, **after)
+
+    def _do_first(self, *_: int) -> None:
+        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "first"}]}
+        self.send("conversation.item.create", item=item, previous_item_id="root")
+
+    def _do_answer(self, a: int, _: int) -> None:
+        response = {"metadata": {"n": str(self._number)}} if a % 2 else {}
+        self.send("response.create", response=response)
+
+    def _do_cancel(self, *_: int) -> None:
+        self.send("response.cancel")
+
+    def _do_update(self, a: int, _: int) -> None:
+        self.send("session.update", session={"type": "realtime", "instructions": f"be {a}"})
+
+    def _do_output(self, *_: int) -> None:
+        for call_id in self.calls:
+            if call_id not in self.outputs and self.calls[call_id] not in self.deleted:
+                self.outputs.add(call_id)
+                item = {"type": "function_call_output", "call_id": call_id, "output": "done"}
+                self.send("conversation.item.create", item=item)
+                return
+
+    def _do_truncate(self, a: int, _: int) -> None:
+        spoken = [event["item_id"] for event in self.of("response.content_part.added")]
+        spoken = [item_id for item_id in spoken if item_id not in self.deleted]
+        if spoken:
+            item_id = spoken[a % len(spoken)]
+            heard = sum(DELTA_MS for event in self.of("response.output_audio.delta") if event["item_id"] == item_id)
+            end = min(heard * (a % 4) // 4, self.cut.get(item_id, heard))
+            self.cut[item_id] = end
+            self.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end)
+
+    def _do_delete(self, a: int, _: int) -> None:
+        added = [event["item"] for event in self.of("conversation.item.added")]
+        mine = [item["id"] for item in added if item["type"] == "message" and not self._is_spoken(item)]
+        mine = [item_id for item_id in mine if item_id not in self.deleted]
+        if mine:
+            self.deleted.add(item_id := mine[a % len(mine)])
+            self.send("conversation.item.delete", item_id=item_id)
+
+    @staticmethod
+    def _is_spoken(item: Event) -> bool:
+        return (item["role"], item["content"][0]["type"]) == ("user", "input_audio") if item["content"] else False
+
+    def _do_commit(self, *_: int) -> None:
+        if self._is_manual and len(self._uncommitted) >= 5:
+            self._uncommitted = []
+            self.send("input_audio_buffer.commit")
+
+    def _do_clear(self, *_: int) -> None:
+        if self._is_manual:
+            self.cleared.update(self._uncommitted)
+            self._uncommitted = []
+            self.send("input_audio_buffer.clear")
+
+    def _do_renew(self, a: int, _: int) -> None:
+        if a % 2 or not self.call.switch():
+            self.call.prepare()
+
+    def _do_rest(self, a: int, _: int) -> None:
+        for _ in range(a):
+            self.call.deliver(9, 3, 9)
+
+    def finish(self) -> None:
+        """End what is open, and let everything arrive."""
+        if self.call.leg is None:
+            self.call.recover()
+        self._append(silence(60))
+        self._do_commit()
+        if self.call.leg is None:
+            self.call.recover()
+        self.call.settle()
+        self.call.prepare()
+        self.call.switch()
+        for _ in range(3):
+            self._do_output()
+            if self.call.leg is None:
+                self.call.recover()
+            self.call.settle()
+
+    # -- what has to hold ---------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert that nothing was lost, doubled or left open."""
+        assert self.call.leg is not None
+        api = self.call.leg.api
+        self._check_speech(api)
+        self._check_items(api)
+        self._check_responses()
+        codes = Counter(error["code"] for api in self.apis for error in api.errors)
+        allowed = {"conversation_already_has_active_response", "response_cancel_not_active"}
+        # Behind a deletion the client may name an item that is gone.
+        allowed |= {"item_delete_invalid_item_id", "item_truncate_invalid_item_id"}
+        allowed |= {"item_create_invalid_previous_item_id"} if self.deleted else set()
+        assert not set(codes) - allowed, codes
+        assert not self.call.refused
+
+    def _check_speech(self, api: ReferenceApi) -> None:
+        heard = Counter(number for item in api.items for number in api.heard.get(item["id"], ()))
+        wanted = set(range(1, self.spoken + 1)) - self.cleared - set(self._uncommitted if self._is_manual else ())
+        twice = {number for number, count in heard.items() if count > 1}
+        assert not twice, f"doubled: {sorted(twice)}"
+        assert not wanted - set(heard), f"lost: {sorted(wanted - set(heard))}"
+
+    def _check_items(self, api: ReferenceApi) -> None:
+        view = client_view(self.call.seen)
+        has = [item["id"] for item in api.items]
+        absent = set(view) - set(has)
+        assert [item_id for item_id in view if item_id not in absent] == has
+        said: dict[str, str] = {}
+        for event in self.of("response.output_audio_transcript.delta"):
+            said[event["item_id"]] = said.get(event["item_id"], "") + event["delta"]
+        unfinished = set(view) - set(self.calls.values())
+        for item_id in absent:  # answers of which nothing was said or heard, and calls that were not finished
+            assert item_id in unfinished
+            assert not said.get(item_id) or item_id in self.cut, item_id
+        for item in api.items:
+            if item.get("role") == "assistant" and item["content"] and item["content"][0]["type"] == "output_text":
+                self._check_text(item, said[item["id"]])
+
+    def _check_text(self, item: Event, said: str) -> None:
+        words = item["content"][0]["text"]
+        assert said.startswith(words)
+        if item["id"] not in self.cut:
+            assert words == said.rstrip() or words == said, (words, said)
+
+    def _check_responses(self) -> None:
+        begun = [event["response"]["id"] for event in self.of("response.created")]
+        ended = [event["response"]["id"] for event in self.of("response.done")]
+        assert len(begun) == len(set(begun))
+        assert sorted(begun) == sorted(ended)
+        items: set[str] = set()
+        for event in self.call.seen:
+            item_id = event.get("item_id") or event.get("item", {}).get("id")
+            if event["type"] in {
+                "response.output_item.added",
+                "conversation.item.added",
+                "input_audio_buffer.committed",
+            }:
+                items.add(item_id)
+            elif item_id and not event["type"].startswith("input_audio_buffer."):
+                assert item_id in items, f"{event['type']} of an item that the client does not know"
+        assert len(self.of("session.created")) == 1
+        calls = [event["call_id"] for event in self.of("response.function_call_arguments.done")]
+        assert len(calls) == len(set(calls))
+        self.call.continuity.boundary(self.call.now)  # folds
+        assert not self.call.continuity.answer_is_owed
