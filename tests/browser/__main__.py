@@ -1,4 +1,4 @@
-"""`make test-browser`: the console's pages in Chromium, with a fake microphone, against a relay on the simulator.
+"""`make test-browser`: the console's pages in Chromium, with a fake microphone, and SDKs with a client secret.
 
     python -m tests.browser [WORD ...]
 
