@@ -108,6 +108,7 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
         max_sessions_per_client=settings.max_sessions_per_client,
         max_reconnects_per_minute=settings.max_reconnects_per_minute,
         draining_event=settings.draining_event,
+        safety_key=settings.safety_key or settings.openai_api_key,
     )
 
 
@@ -186,6 +187,8 @@ def secrets(settings: Settings) -> Iterator[Secret]:
     yield from (token.secret for token in settings.client_tokens)
     if settings.operator_token is not None:
         yield settings.operator_token
+    if settings.safety_key is not None:
+        yield settings.safety_key
     yield from settings.misplaced_secrets
 
 

@@ -42,6 +42,7 @@ ELSEWHERE: Final = {
     "OPENAI_API_KEY": "a secret",
     "RELAY_CLIENT_TOKENS": "a secret",
     "RELAY_OPERATOR_TOKEN": "a secret",
+    "RELAY_SAFETY_KEY": "a secret",
     "RELAY_UPSTREAM_PROXY": "can hold a password",
     "RELAY_HOST": "set in the image",
     "RELAY_INTERNAL_HOST": "set in the image",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from service.access.clients import OPEN_ACCESS_CLIENT, Client, ClientDirectory, ClientLimits, ClientSet, digest_of
 from service.access.tokens import ClientToken
+from service.realtime.keys import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class AccessPolicy:
     max_sessions: int
     max_sessions_per_client: int
     max_reconnects_per_minute: int
+    safety_key: Secret | None  # of the hash that names users to the provider
     draining_event: bool  # whether clients get `relay.draining` unless their query says otherwise
 
     def directory(self, file: ClientSet | None = None) -> ClientDirectory:

@@ -80,6 +80,7 @@ class Grant:
             "ends_at": self.ends_at,
             "safety_identifier": self.safety_identifier,
             "session": self.session.configuration,
+            "locked": sorted(self.session.locked),
         }
         # surrogatepass: JSON can escape half a character
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
@@ -90,7 +91,8 @@ class Grant:
         fields: dict[str, Any] = json.loads(payload.decode("utf-8", "surrogatepass"))
         if fields.pop("version") != _VERSION:
             return None
-        return cls(**fields | {"session": BoundSession(fields["session"])})
+        session = BoundSession(fields.pop("session"), frozenset(fields.pop("locked")))
+        return cls(**fields, session=session)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ class LocalConfiguration:
         yield from (token.secret.reveal() for token in settings.client_tokens)
         if settings.operator_token is not None:
             yield settings.operator_token.reveal()
+        if settings.safety_key is not None:
+            yield settings.safety_key.reveal()
         yield from (secret.reveal() for secret in self._client_secrets)
 
     # -- files --------------------------------------------------------------------------------------------------------

@@ -23,14 +23,14 @@ START_FAILURES: Final = catalogue_of(
         "session.update.",
         "No action is needed: the session goes on. If a client does it often, correct that client."),
     Row("instructions_locked", "clients", Blame.CLIENT, None, None, Retry.NEVER, Level.INFO,
-        "The operator of the relay has set the instructions; the event was not forwarded.",
+        "The instructions of this session are locked; the event was not forwarded.",
         "Send the event without instructions, without a prompt, and without messages of the roles system and developer.",
         "No action is needed: the session goes on. To let the client set them, take instructions out of locked of its policy "
-        "in RELAY_CLIENTS_FILE."),
+        "in RELAY_CLIENTS_FILE, or of the request for its client secret."),
     Row("field_locked", "clients", Blame.CLIENT, None, None, Retry.NEVER, Level.INFO,
-        "The operator of the relay has set this field; the event was not forwarded.",
+        "This field of the session is locked; the event was not forwarded.",
         "Send the event without the field that param names.",
         "No action is needed: the session goes on. To let the client set the field, take it out of locked of its policy in "
-        "RELAY_CLIENTS_FILE."),
+        "RELAY_CLIENTS_FILE, or of the request for its client secret."),
 )
 # fmt: on

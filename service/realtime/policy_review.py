@@ -152,7 +152,7 @@ def _review_item(item: Any, name: str) -> Refusal | None:  # noqa: ANN401 - JSON
 
 def _refusal(field: str, param: str) -> Refusal:
     reason = "instructions_locked" if field == "instructions" else "field_locked"
-    return Refusal(reason, param, f"Send the event without {param}: the operator of the relay has set {field}.")
+    return Refusal(reason, param, f"Send the event without {param}: {field} is locked in this session.")
 
 
 def _first(refusals: Iterator[Refusal | None]) -> Refusal | None:

@@ -7,11 +7,11 @@ knows fields that this version of the relay does not.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, get_args
 
 from service.realtime.names import MODEL_NAME
-from service.realtime.policy import JsonObject
+from service.realtime.policy import JsonObject, PolicyField
 from service.realtime.strict_json import Unreadable, folded, parse_strictly
 
 MAX_BODY_BYTES: Final = 49_152
@@ -37,6 +37,7 @@ class BoundSession:
     """The session that a client secret is bound to: OpenAI's session object, as the body has it, with its type."""
 
     configuration: JsonObject
+    locked: frozenset[PolicyField] = frozenset()  # what the client cannot change, as in a policy
 
     @property
     def is_transcription(self) -> bool:
@@ -69,8 +70,20 @@ def parse_request(payload: bytes) -> SecretRequest:
         body = parse_strictly(payload, "the body") if payload.strip() else {}
     except Unreadable as unreadable:
         raise InvalidBody(None, str(unreadable)) from None
-    _check_keys(body, {"expires_after", "session"}, "")
-    return SecretRequest(_session(body.get("session")), _seconds(body.get("expires_after")))
+    _check_keys(body, {"expires_after", "session", "locked"}, "")
+    session = _session(body.get("session"))
+    if body.get("locked") is not None:
+        session = replace(session, locked=_locked(body["locked"], session))
+    return SecretRequest(session, _seconds(body.get("expires_after")))
+
+
+def _locked(names: Any, session: BoundSession) -> frozenset[PolicyField]:  # noqa: ANN401 - JSON from the wire
+    known: tuple[PolicyField, ...] = get_args(PolicyField)
+    if not isinstance(names, list) or not all(name in known for name in names):
+        raise InvalidBody("locked", f"Send locked as an array of {', '.join(known)}.")
+    if session.is_transcription and names:
+        raise InvalidBody("locked", "Leave locked out: the relay locks no fields of a transcription session.")
+    return frozenset(names)
 
 
 def _seconds(expires_after: Any) -> int:  # noqa: ANN401 - JSON from the wire

@@ -183,6 +183,15 @@ class AccessSettings:
         "refused without it.",
     )
 
+    safety_key: Secret | None = setting(
+        "RELAY_SAFETY_KEY",
+        parse.operator_token,
+        secret=True,
+        example="9c41f07be2d85a36",
+        sentence="Key of the hash that names users to the provider in OpenAI-Safety-Identifier, equal at all instances; by "
+        "default the key is OPENAI_API_KEY.",
+    )
+
     @property
     def access(self) -> Access:
         """RELAY_ACCESS; if that is unset, tokens with a clients file, else open on loopback and tokens elsewhere."""

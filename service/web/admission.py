@@ -31,6 +31,7 @@ from service.web.client_rules import (
     model_hint,
     origin_place,
     with_policy,
+    with_safety_identifier,
 )
 from service.web.request import header_token, parse_dial_request, parse_token, wants_budget_event, wants_draining_event
 
@@ -133,6 +134,7 @@ class AdmissionControl:
         )
         if attempt.secret is not None:
             dial_request = for_client_secret(dial_request, attempt.secret)
+        dial_request = with_safety_identifier(dial_request, attempt.identity, self._policy.safety_key)
         check_price(attempt.identity, dial_request)
         dial_request = with_policy(client, dial_request)
         attempt.model = dict(dial_request.query).get("model")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -11,6 +11,7 @@ from service.access.clients import UNIDENTIFIED, Identity
 from service.access.limits import limited_client
 from service.access.secrets import PresentedSecret
 from service.failures import DIAL_FAILURES, Blame, Failure, Phase
+from service.realtime.policy import Policy
 from service.realtime.secret_request import BoundSession
 from service.telemetry.metrics import Metrics
 from service.telemetry.recent import Kind
@@ -44,6 +45,15 @@ class ConnectionAttempt:
     def bound_session(self) -> BoundSession | None:
         """The session to which the client's secret is bound."""
         return self.secret.grant.session if self.secret is not None else None
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy of the session: that of the client, and what the client's secret locks in addition."""
+        policy, bound = self.identity.client.policy, self.bound_session
+        if bound is None or not bound.locked:
+            return policy
+        policy = policy or Policy(name="of the client secret")
+        return replace(policy, locked=policy.locked | bound.locked)
 
     @property
     def limited_as(self) -> str:

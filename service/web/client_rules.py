@@ -4,12 +4,14 @@ A remedy of the catalogue names a setting of the relay, which applies to a clien
 """
 
 import dataclasses
+import hmac
 from typing import Final
 
 from service.access.budgets import budgets_of, rates_of
 from service.access.clients import Client, ClientDirectory, Identity
 from service.access.secrets import PresentedSecret
 from service.failures import CATALOGUE, Failure
+from service.realtime.keys import Secret
 from service.realtime.policy import SESSION_EVENT_TYPES
 from service.realtime.pricing import OTHER, model_label, translation_usd_per_second
 from service.upstream.target import DialRequest, Endpoint
@@ -91,11 +93,20 @@ def for_client_secret(request: DialRequest, secret: PresentedSecret) -> DialRequ
     """The request for the session to which a client secret is bound; raises Failure with api_refused for another API."""
     if request.endpoint != "realtime":
         raise Failure("api_refused", detail=f"a client secret at {request.endpoint}", hint=_ONE_API)
-    if secret.grant.safety_identifier is not None:
+    if secret.grant.user is not None:  # the holder of the secret names no other
         request = dataclasses.replace(request, safety_identifier=secret.grant.safety_identifier)
-    if not secret.grant.session.settings:
+    if not secret.grant.session.settings and not secret.grant.session.locked:
         return request
     return dataclasses.replace(request, further_types=request.further_types | SESSION_EVENT_TYPES)
+
+
+def with_safety_identifier(request: DialRequest, identity: Identity, key: Secret | None) -> DialRequest:
+    """The request with a name of the user for the provider, unless the client sent one: a keyed hash of client and user."""
+    if identity.user is None or request.safety_identifier is not None:
+        return request
+    names = f"{identity.client.name}\0{identity.user}".encode("utf-8", "surrogatepass")
+    digest = hmac.digest(key.reveal().encode("utf-8", "surrogatepass") if key is not None else b"", names, "sha256")
+    return dataclasses.replace(request, safety_identifier=f"user-{digest.hex()[:32]}")
 
 
 def with_policy(client: Client, request: DialRequest) -> DialRequest:

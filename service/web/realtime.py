@@ -257,7 +257,7 @@ class RealtimeHandler:
         self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
     ) -> UpstreamConnection:
         connected = await self._connector.dial(dial_request, progress, attempt.limited_as)
-        policy, session = attempt.identity.client.policy, attempt.bound_session
+        policy, session = attempt.policy, attempt.bound_session
         if policy is None and session is None:
             return connected
         left = self._connector.dialler.timeout_seconds - sum(progress.seconds.values())
@@ -294,9 +294,7 @@ class RealtimeHandler:
             case "attach":
                 return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
-                return self._drainer.sessions.start(
-                    self._factory.realtime_session(attempt.identity.client, new_session)
-                )
+                return self._drainer.sessions.start(self._factory.realtime_session(attempt.policy, new_session))
 
     def _end_session(self, session_id: str, reason: str) -> None:
         session = self._drainer.sessions.find(session_id)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
-from service.access.clients import Client, Identity
+from service.access.clients import Identity
 from service.failures import Failure
+from service.realtime.policy import Policy
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.relay.budget import SessionBudget
@@ -46,9 +47,9 @@ class SessionFactory:
         self._limits = limits
         self._must_end = must_end
 
-    def realtime_session(self, client: Client, new_session: Callable[..., Session]) -> Session:
+    def realtime_session(self, policy: Policy | None, new_session: Callable[..., Session]) -> Session:
         """The session of a client of the Realtime API, whose events are reviewed if its policy locks fields."""
-        metrics, policy = self._telemetry.metrics.conversations, client.policy
+        metrics = self._telemetry.metrics.conversations
         if policy is None or not policy.locked:
             return new_session(call=partial(RealtimeCall, metrics=metrics))
         scanner = ReviewedScanner(max_message_bytes=self._limits.max_message_bytes)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from service.realtime.secret_request import MAX_BODY_BYTES
 from service.web.unserved import CLIENT_SECRET_PATHS
 from tests.clients_file.relays import TIMEOUT, TOKENS, table
 from tests.clients_file.secret_requests import PATH, SESSION, created, outcome, post, relay_of, upstream_of, use
-from tests.support.harness import eventually, simulated_relay
+from tests.support.harness import DEFAULT_PATH, eventually, open_raw, simulated_relay
 from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
 
 
@@ -35,6 +36,10 @@ def path(tmp_path: Path) -> Path:
         (b'{"expires_after": {"minutes": 1}}', "expires_after.minutes"),
         *((b'{"expires_after": {"seconds": %s}}' % value, "expires_after.seconds")
           for value in (b"9", b"601", b"7200", b'"60"', b"60.0", b"true", b"null")),
+        (b'{"locked": "tools"}', "locked"),
+        (b'{"locked": ["tools", "speed"]}', "locked"),
+        (b'{"locked": [["tools"]]}', "locked"),
+        (b'{"locked": ["tools"], "session": {"type": "transcription"}}', "locked"),
         (b'{"session": []}', "session"),
         (b'{"session": {"Model": "x"}}', "session"),
         (b'{"session": {"speed": 1e999}}', "session"),
@@ -163,12 +168,30 @@ async def test_jwt_creates_secrets_of_its_user(path: Path) -> None:
         text = "[clients.kiosk]\n" + issuer_table(issuer.url, "end_at_expiry = true\nclock_skew_seconds = 0")
         async with relay_of(path, text) as relay:
             token = sign(claims(sub="alice"))
+            unnamed = await created(relay, token=token)
+            names = []
+            for headers in ({}, {"OpenAI-Safety-Identifier": "another"}):
+                client = await use(
+                    relay, unnamed if not headers else await created(relay, token=token), headers=headers
+                )
+                names.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
+                await client.close()
+            direct = await open_raw(relay.app.public_port, DEFAULT_PATH, {"Authorization": f"Bearer {token}"})
+            names.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
+            await direct.close()
+            assert re.fullmatch(r"user-[0-9a-f]{32}", names[0])
+            assert names == [names[0]] * 3
+            bob = await open_raw(
+                relay.app.public_port, DEFAULT_PATH, {"Authorization": f"Bearer {sign(claims(sub='bob'))}"}
+            )
+            assert names[0] != upstream_of(relay).headers["OpenAI-Safety-Identifier"]
+            await bob.close()
             secret = await created(relay, token=token, headers={"OpenAI-Safety-Identifier": "hash-of-alice"})
             client = await use(relay, secret)
             assert "hash-of-alice" == upstream_of(relay).headers["OpenAI-Safety-Identifier"]
             assert "session.created" == await outcome(client)
-            await eventually(lambda: relay.events("session.ended"))
-            assert "alice" == relay.events("secret.created")[0]["user"]
+            await eventually(lambda: 5 == len(relay.events("session.ended")))
+            assert {"alice"} == {event["user"] for event in relay.events("secret.created")}
 
 
 async def test_user_has_limits_records_and_a_name_at_the_provider(path: Path, tmp_path: Path) -> None:
@@ -189,3 +212,21 @@ async def test_user_has_limits_records_and_a_name_at_the_provider(path: Path, tm
         for bad in ("two words", "ü", "x" * 513):
             status, answer = await post(relay, {}, headers={"OpenAI-Safety-Identifier": bad})
             assert (400, "OpenAI-Safety-Identifier") == (status, answer["error"]["param"])
+
+
+async def test_name_of_a_user_depends_on_the_key(path: Path) -> None:
+    """RELAY_SAFETY_KEY, or the provider's key: with the same one all instances name a user alike."""
+    found = []
+    async with running_issuer() as issuer:
+        for settings in (
+            {"RELAY_SAFETY_KEY": "k" * 16},
+            {"RELAY_SAFETY_KEY": "k" * 16},
+            {"RELAY_SAFETY_KEY": "l" * 16},
+            {},
+        ):
+            async with relay_of(path, "[clients.kiosk]\n" + issuer_table(issuer.url), **settings) as relay:
+                headers = {"Authorization": f"Bearer {sign(claims(sub='alice'))}"}
+                client = await open_raw(relay.app.public_port, DEFAULT_PATH, headers)
+                found.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
+                await client.close()
+    assert (3, found[0]) == (len(set(found)), found[1])

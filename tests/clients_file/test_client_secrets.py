@@ -194,6 +194,25 @@ async def test_policy_and_session_are_merged_and_locks_hold(path: Path) -> None:
         await client.close()
 
 
+async def test_fields_that_the_request_locks_hold_for_the_page(path: Path) -> None:
+    """Without a policy of the operator: the page neither sees nor changes the instructions, and can change the voice."""
+    async with relay_of(path, table("kiosk")) as relay:
+        client = await use(relay, await created(relay, {"session": SESSION, "locked": ["instructions", "tools"]}))
+        first = await client.next_event()
+        assert "instructions" not in first["session"]
+        configuration = upstream_of(relay).configuration
+        assert configuration is not None
+        assert PROMPT == configuration.session["instructions"]
+        for field, reason in (("instructions", "instructions_locked"), ("tools", "field_locked")):
+            client.send_event(type="session.update", session={"type": "realtime", field: []})
+            assert (reason, f"session.{field}") == (
+                (event := await client.next_event())["error"]["code"], event["error"]["param"]
+            )  # fmt: skip
+        client.send_event(type="session.update", session={"type": "realtime", "audio": {"output": {"voice": "ash"}}})
+        assert "ash" == (await client.next_event())["session"]["audio"]["output"]["voice"]
+        await client.close()
+
+
 async def test_session_that_the_provider_rejects_names_its_field(path: Path) -> None:
     """The app is to blame, not the policy of the operator."""
     policy = "[policies.kiosk]\nmax_output_tokens = 300\n"

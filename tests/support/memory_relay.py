@@ -43,6 +43,7 @@ POLICY: Final = AccessPolicy(
     max_sessions_per_client=0,
     max_reconnects_per_minute=0,
     draining_event=False,
+    safety_key=None,
 )
 SESSION_LIMITS: Final = SessionLimits(
     max_message_bytes=16 << 20, idle_timeout_seconds=900, max_session_seconds=3900, max_messages_per_second=5000
