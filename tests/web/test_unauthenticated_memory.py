@@ -27,6 +27,7 @@ MAX_GROWTH_BYTES: Final = 20_000_000
 PIECE: Final = 65_536
 GET: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+SECRET: Final = b"POST /v1/realtime/client_secrets HTTP/1.1\r\nHost: localhost\r\n"
 FRAME: Final = b"\x82\x85abcdabcde"
 # Of each: what is sent first, and what is repeated behind it.
 RUBBISH: Final = {
@@ -42,6 +43,8 @@ RUBBISH: Final = {
     "requests behind a request": (b"", GET + b"\r\n"),
     "upgrades behind an upgrade": (b"", upgrade()),
     "a body": (GET + b"Content-Length: 1000000000\r\n\r\n", b"A"),
+    "a body for a client secret": (SECRET + b"Content-Length: 40000\r\n\r\n", b"A"),
+    "a chunked body for a client secret": (SECRET + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "a chunk size": (CHUNKED, b"F"),
     "a chunk extension": (CHUNKED + b"1;", b"x"),
     "chunks of a byte": (CHUNKED, b"1\r\nx\r\n"),
