@@ -26,6 +26,11 @@ def write(path: Path, text: str) -> None:
     new.replace(path)
 
 
+def remove(path: Path) -> None:
+    """No file."""
+    path.unlink()
+
+
 @asynccontextmanager
 async def relay_of(path: Path, text: str, **settings: Any) -> AsyncIterator[Relay]:
     """Run a relay with this clients file."""

@@ -10,7 +10,7 @@ import pytest
 
 from service.clients_file import load, watcher
 from service.upstream import file_reader
-from tests.clients_file.relays import TOKENS, connect, notes, refusal, relay_of, table, write
+from tests.clients_file.relays import TOKENS, connect, notes, refusal, relay_of, remove, table, write
 from tests.support.harness import RawClient, Relay, simulated_relay
 from tests.support.harness import eventually as eventually_within
 
@@ -44,11 +44,6 @@ async def loaded(relay: Relay, number: int) -> None:
 def has_events(relay: Relay, name: str, number: int) -> bool:
     """Whether the log has this number of events with a name."""
     return len(relay.events(name)) == number
-
-
-def remove(path: Path) -> None:
-    """No file."""
-    path.unlink()
 
 
 async def is_alive(client: RawClient) -> bool:
@@ -260,30 +255,6 @@ async def test_read_that_hangs_is_reported_and_blocks_nothing(path: Path, monkey
         assert "did not return within" in await notes(relay)
         answers.set()
         await eventually(lambda: relay.metric(REFUSED) == 0)
-
-
-async def test_file_edited_under_load_leaves_sessions_unharmed(path: Path) -> None:
-    """200 sessions while good, broken and missing files follow one another; every request finds a whole file."""
-    texts = [
-        table("kiosk", f"max_session_seconds = {n}") + table("web", "end_sessions = true") for n in range(100, 110)
-    ]
-    async with relay_of(path, texts[0]) as relay:
-        sessions = await asyncio.gather(*(connect(relay, ("kiosk", "web")[n % 2]) for n in range(200)))
-        for session in sessions:
-            assert (await session.next_event())["type"] == "session.created"
-        for number, text in enumerate(texts[1:], 2):
-            write(path, text)
-            statuses = await asyncio.gather(*(refusal(relay, name) for name in ("kiosk", "web", "spare")))
-            assert [101, 101, 401] == [status for status, _ in statuses]
-            await loaded(relay, number)
-            write(path, "[clients\n")
-            await eventually(lambda: relay.metric(REFUSED) == 1)
-            remove(path)
-
-        assert 200 == relay.metric("realtime_relay_sessions_active")
-        assert all(await asyncio.gather(*map(is_alive, sessions)))
-        assert not relay.events("task.crashed")
-        await asyncio.gather(*(session.close() for session in sessions))
 
 
 async def test_credential_withdrawn_during_the_dial_ends_the_session(path: Path) -> None:
