@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Row
-from tests.failure_surfaces.failure_setups import FAILURE_SETUPS, PATH, FailingRelay, provider_scenario
+from tests.failure_surfaces.failing_relays import PATH, FailingRelay, provider_scenario
+from tests.failure_surfaces.failure_setups import FAILURE_SETUPS
 from tests.support.harness import Relay, eventually, open_raw
 from tests.support.remedies import as_operators_read
 
