@@ -44,8 +44,8 @@ class SessionWatch:
         self._prober = ClientProber(client)
         self.quiet_until = 0.0
 
-    def is_quiet(self, now: float, frames: int, size: int, upstream_frames: int) -> bool:
-        """Whether no limit can be exceeded. True at nearly every tick."""
+    def is_quiet(self, now: float) -> bool:
+        """Whether no limit can be exceeded, unless `allows` denies it. True at nearly every tick."""
         upstream = self.upstream
         return (
             now < self.quiet_until
@@ -53,8 +53,11 @@ class SessionWatch:
             and self._client.full_since is None
             and upstream is not None
             and upstream.full_since is None
-            and self._rates.allow(frames, size, upstream_frames)
         )
+
+    def allows(self, frames: int, size: int, upstream_frames: int) -> bool:
+        """Whether no rate is exceeded. The totals are those of `SessionRates.due_ending`."""
+        return self._rates.allow(frames, size, upstream_frames)
 
     def note_activity(self, now: float, activity: int) -> None:
         """Note a number that grows while the conversation goes on."""

@@ -179,3 +179,32 @@ async def test_flood_of_audio_holds_its_source(deaf: str, monkeypatch: pytest.Mo
         flooding.cancel()
         if deaf == "client":
             client.transport.resume_reading()  # type: ignore[attr-defined]
+
+
+async def test_quiet_session_counts_at_every_second_tick() -> None:
+    """Any other counts, and checks its limits, at each tick."""
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        await connection.until_close()
+
+    async with session(script) as scripted:
+        subject, audio = scripted.session, event(KINDS[True], 80, KEYS[2])
+        ticker, traffic = scripted.relay.app.sessions._ticker, subject._to_upstream._traffic
+        ticker.remove(subject)  # the test ticks it
+        subject._tick()
+        assert subject._watch.is_quiet(asyncio.get_running_loop().time())
+
+        def counts_after_ticks(number: int) -> list[int]:
+            counts = []
+            for _ in range(number):
+                assert subject._to_upstream._audio.goes_on_with(audio)
+                subject.tick()
+                counts.append(traffic.types[KINDS[True].decode()])
+            return counts
+
+        subject._to_upstream.receive(audio)
+        assert [1, 3, 3, 5] == counts_after_ticks(4)
+        subject._client.hold("sink_full")
+        assert [6, 7, 8] == counts_after_ticks(3)
+        subject._client.release("sink_full")
