@@ -9,6 +9,7 @@ from typing import Final
 
 from service.realtime import live
 from service.realtime.frames import MAX_TWO_BYTES, unmask
+from service.realtime.transcript_run import TranscriptRun
 
 AUDIO_TYPES: Final = frozenset(
     {
@@ -46,9 +47,10 @@ class AudioRun:
         "_start",
         "event_type",
         "events",
+        "transcripts",
     )
 
-    def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
+    def __init__(self, *, masked: bool, max_message_bytes: int, transcripts: TranscriptRun | None = None) -> None:
         self._is_masked = masked
         self._max_bytes = (8 if masked else 4) + min(max_message_bytes, MAX_TWO_BYTES)
         self._event_bytes = -1  # the size of the last event; -1 outside a run
@@ -59,6 +61,8 @@ class AudioRun:
         self.event_type = ""
         self.events = 0
         """The number of events that are not taken yet."""
+        self.transcripts = transcripts
+        """What recognises transcripts between them, if upstream sends any."""
 
     def starts_with(self, data: bytes, event_type: str) -> None:
         """Begin a run behind this event, which is not counted."""
@@ -80,8 +84,14 @@ class AudioRun:
 
     def goes_on_with(self, data: bytes) -> bool:
         """Count `data` if it is exactly one event of the run; returns whether it is. Otherwise nothing is changed."""
-        if len(data) != self._event_bytes and not self._is_as_long_as_it_says(data):
-            return False
+        if len(data) != self._event_bytes:
+            if self._event_bytes < 0:
+                return False
+            transcripts = self.transcripts
+            if transcripts is not None and transcripts.goes_on_with(data):
+                return True
+            if not self._is_as_long_as_it_says(data):
+                return False
         if not data.startswith(self._start):
             return False
         if self._is_masked:
@@ -99,7 +109,7 @@ class AudioRun:
     def _is_as_long_as_it_says(self, data: bytes) -> bool:
         """Whether `data` is one frame of another size; the run then goes on with that size."""
         size, header_bytes = len(data), 8 if self._is_masked else 4
-        if self._event_bytes < 0 or not data.startswith(self._start[4:], 4):  # a transcript between two events of audio
+        if not data.startswith(self._start[4:], 4):  # another event between two events of audio
             return False
         if not header_bytes + _MIN_PAYLOAD_BYTES <= size <= self._max_bytes:
             return False

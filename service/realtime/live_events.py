@@ -27,13 +27,17 @@ RESPONSE_ENDS: Final = ("response.completed", "response.incomplete", RESPONSE_FA
 """The nested events that end a response of a backend model."""
 
 _END_NAMES: Final = tuple(f'"{name}"'.encode() for name in RESPONSE_ENDS)
-# Where the provider writes the times of a transcript: the last members of an object are those that a JSON parser returns.
-_LAST_TIMES: Final = re.compile(rb',\s?"start_ms":\s?([0-9]{1,9}),\s?"end_ms":\s?([0-9]{1,9})\}\Z')
-_LAST_TIMES_BYTES: Final = 48
+# A transcript as the provider writes it: a type, strings, and times of less than three hours. It is matched as a whole, and
+# no key contains an escape, so that no other type can be in it.
+find_transcript = re.compile(
+    rb'\{"type": ?"session\.(in|out)put_transcript\.delta",(?: ?"(?!type")[a-z_]++": ?"[^"\\]*+(?:\\.[^"\\]*+)*+",)*+'
+    rb' ?"start_ms": ?([0-9]{1,7}+), ?"end_ms": ?([0-9]{1,7}+)\}'
+).fullmatch
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 Speaker = Literal["user", "assistant"]
 _SPEAKERS: Final[Mapping[str, Speaker]] = {live.INPUT_TRANSCRIPT: "user", live.OUTPUT_TRANSCRIPT: "assistant"}
+TYPES_OF_TRANSCRIPTS: Final[Mapping[Speaker, str]] = {speaker: kind for kind, speaker in _SPEAKERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +157,26 @@ def _decision_event(event: Mapping[str, Any]) -> LiveEvent:
     return LiveEvent(decision=Decision(_model(decision), _tokens(child(decision, "usage"))))
 
 
+def transcript_of(found: re.Match[bytes]) -> Transcript:
+    """Return the transcript that `find_transcript` has found."""
+    kind, start, end = found.groups()
+    return Transcript("user" if kind == b"in" else "assistant", float(start), float(end))
+
+
 def _transcript_event(speaker: Speaker, payload: bytes) -> LiveEvent:
-    found = _LAST_TIMES.search(payload, max(0, len(payload) - _LAST_TIMES_BYTES))
+    found = find_transcript(payload)
     if found is not None:
-        start, end = float(found[1]), float(found[2])
+        transcript = transcript_of(found)
     else:
         body = parse_object(payload)
         times = [bounded_number(body.get(name), math.inf) for name in ("start_ms", "end_ms")]
-        start, end = (-1.0 if time is None else time for time in times)
-    if not 0 <= start <= end <= _MAX_MS:
-        return NOTHING
-    return LiveEvent(transcript=Transcript(speaker, start, end))
+        transcript = Transcript(speaker, *(-1.0 if time is None else time for time in times))
+    return LiveEvent(transcript=transcript) if is_possible(transcript) else NOTHING
+
+
+def is_possible(transcript: Transcript) -> bool:
+    """Whether the times of a transcript are those of a session."""
+    return 0 <= transcript.start_ms <= transcript.end_ms <= _MAX_MS
 
 
 def _tokens(usage: Mapping[str, Any]) -> Usage | None:

@@ -14,6 +14,7 @@ from service.realtime.audio_run import AudioRun
 from service.realtime.events import may_repeat_type
 from service.realtime.scanner_items import Message
 from service.realtime.scanner_types import forwarded_types, requested_types, type_start
+from service.realtime.transcript_run import TRANSCRIPT_TYPES, TranscriptRun
 
 MAX_BUFFERED_FRAME_BYTES: Final = 65_536
 """A frame up to this payload size is forwarded when it is complete; a larger one is streamed."""
@@ -87,7 +88,10 @@ class EventRuns:
 
     def new_audio_run(self) -> AudioRun:
         """Return what recognises events of audio that follow one that `whole_event_type` has recognised."""
-        return AudioRun(masked=self._masked, max_message_bytes=self._max_message_bytes)
+        transcripts = None
+        if not self._masked and self._requested_types.keys() >= TRANSCRIPT_TYPES:
+            transcripts = TranscriptRun(max_message_bytes=self._max_message_bytes)
+        return AudioRun(masked=self._masked, max_message_bytes=self._max_message_bytes, transcripts=transcripts)
 
     def add_part(self, data: bytes) -> None:
         """Keep a read of fewer than `missing_bytes`, the next part of the incomplete frame. It then counts as fed."""

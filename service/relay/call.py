@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from service.realtime.events import Direction
 from service.realtime.incidents import ERROR, RESPONSE_DONE, Incident
+from service.realtime.live_events import Transcript
 from service.realtime.server_events import parse_server_event
 from service.relay.ending import Ending
 from service.relay.latency import LatencyTimer, ResponseTimer
@@ -42,6 +43,9 @@ class Call(Protocol):
         self, direction: Direction, event_type: str | None, payload: bytes, position: Position
     ) -> Verdict | Rewritten:
         """Process an event that was read whole."""
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Process transcripts of upstream that were forwarded."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Process such an event of upstream that is not forwarded any more."""
@@ -94,6 +98,9 @@ class RealtimeCall:
             self._timer.response_ended()
         # The text of a response belongs to the conversation, whatever it contains.
         return Verdict.FORWARD if event.incident is None else Verdict.REDACT
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Nothing: those of this API are only forwarded."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count the response that the end of a session with a budget cut off. Another has no listener."""

@@ -12,7 +12,14 @@ from typing import Final
 from service.failures import Failure
 from service.realtime import live
 from service.realtime.events import Direction
-from service.realtime.live_events import RESPONSE_FAILED, BackendResponse, LiveEvent, parse_live_event
+from service.realtime.live_events import (
+    RESPONSE_FAILED,
+    BackendResponse,
+    LiveEvent,
+    Transcript,
+    is_possible,
+    parse_live_event,
+)
 from service.realtime.live_start import InvalidStart, RequestedModels, parse_update
 from service.realtime.live_usage import Charge, LiveMeter, SpeechTimer
 from service.realtime.pricing import live_cost_usd, live_model_label
@@ -80,6 +87,14 @@ class LiveCall:
             self._reporter.incident_seen(event.incident, position())
         self._take(event)
         return Verdict.FORWARD if event.incident is None else Verdict.REDACT
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Count them as activity, and measure the answers."""
+        self.timer.events += len(transcripts)
+        if not self._is_sideband:
+            for transcript in transcripts:
+                if is_possible(transcript):
+                    self._observe_answer(self._speech.add(transcript))
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count usage, which arrives after the end as well."""

@@ -12,6 +12,7 @@ from service.realtime.audio_run import AUDIO_TYPES
 from service.realtime.closing import parse_close
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
+from service.realtime.live_events import TYPES_OF_TRANSCRIPTS, Transcript
 from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
@@ -37,7 +38,8 @@ class Pipe:
     Backpressure: the source is held while the sink is full, until `stop_backpressure`.
     Errors: `receive` never raises. What the peer does wrong, and an exception of the relay, goes to the owner, whose methods
     are called from within `receive` and may call `discard_data`: from then on only control frames are processed.
-    Counting: events of audio that `read` forwards are counted by `count_audio`.
+    Counting: events of audio and transcripts that `read` forwards are counted by `count_audio`, and the owner hears of the
+    transcripts then.
     """
 
     __slots__ = (
@@ -104,7 +106,7 @@ class Pipe:
         return self._bytes
 
     def totals(self) -> tuple[int, int, int]:
-        """The messages forwarded so far, all frames of the source, and the bytes of all its messages, for each tick."""
+        """The messages forwarded so far, all frames of the source, and the bytes of all its messages, for the limits."""
         messages = self.count_audio()
         fragments = self._former_fragments + self._scanner.fragments
         frames = messages + self.dropped_messages + self.control_frames + fragments
@@ -153,7 +155,9 @@ class Pipe:
     def receive(self, data: bytes) -> None:
         """Forward the next bytes of the source."""
         try:
-            scanner = self._scanner
+            scanner, transcripts = self._scanner, self._audio.transcripts
+            if transcripts is not None and transcripts.found:
+                self.count_audio()  # in the order of the stream
             if scanner.missing_bytes:
                 if len(data) < scanner.missing_bytes:
                     scanner.add_part(data)
@@ -176,7 +180,7 @@ class Pipe:
             self._owner.fail()
 
     def count_audio(self) -> int:
-        """Count the events of audio that `read` has forwarded, at each tick of the session; returns the messages so far."""
+        """Count what `read` has forwarded, each second; returns the messages so far."""
         audio = self._audio
         if audio.events:
             messages, size = audio.take()
@@ -184,7 +188,19 @@ class Pipe:
             self._bytes += size
             self._traffic.add(audio.event_type, messages, size)
             self._source.note_life()
+        transcripts = audio.transcripts
+        if transcripts is not None and transcripts.found:
+            self._count_transcripts(*transcripts.take())
         return self._messages
+
+    def _count_transcripts(self, transcripts: list[Transcript], size: int) -> None:
+        self._messages += len(transcripts)
+        self._bytes += size
+        self._traffic.bytes += size
+        for speaker, _, _ in transcripts:
+            self._traffic.count(TYPES_OF_TRANSCRIPTS[speaker])
+        self._source.note_life()
+        self._owner.transcripts_passed(transcripts)
 
     def _forward_event(self, event_type: str, data: bytes) -> None:
         """`_forward` and `_count` without the calls, for an event that is a read. A run of audio may go on behind it."""

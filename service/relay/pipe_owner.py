@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from service.realtime.events import Direction
+from service.realtime.live_events import Transcript
 from service.realtime.scanner_items import Message, Violation
 
 
@@ -36,6 +37,9 @@ class PipeOwner(Protocol):
 
     def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Upstream sent these, and they were forwarded, since the last call."""
 
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Upstream sent such an event after the end of the session."""

@@ -4,6 +4,7 @@ import asyncio
 
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction
+from service.realtime.live_events import Transcript
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message, Violation
 from service.relay import ending
@@ -262,6 +263,10 @@ class Session:
     def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """Count what an upstream event reports; refuse what a client may not request."""
         return self._call.event_read(direction, message.type, message.payload, self._to_client.count_audio)
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Measure the answers."""
+        self._call.transcripts_passed(transcripts)
 
     def _send_error(self, reason: str, hint: str | None, param: str | None = None, event_id: str | None = None) -> None:
         """Send the client an error event at the next message boundary; none to a client that does not read them."""

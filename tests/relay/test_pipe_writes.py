@@ -7,9 +7,12 @@ from typing import cast
 
 import pytest
 
+from service.realtime import live
 from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERVER_EVENT_TYPES, Direction
 from service.realtime.frames import Opcode, build_frame
+from service.realtime.live_events import Transcript, parse_live_event
 from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Message
 from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import PipeOwner, Verdict
@@ -51,23 +54,33 @@ class Source(Sink):
 
 
 class Owner:
-    """A session in which nothing happens."""
+    """A session in which nothing happens. `heard` are the starts of all transcripts, in order."""
 
-    def event_read(self, *_: object) -> Verdict:
+    def __init__(self) -> None:
+        self.heard: list[float] = []
+
+    def event_read(self, _: Direction, message: Message) -> Verdict:
         """Called by the pipe."""
+        transcript = parse_live_event(message.type or "", message.payload).transcript
+        if transcript is not None:
+            self.transcripts_passed([transcript])
         return Verdict.FORWARD
+
+    def transcripts_passed(self, transcripts: list[Transcript]) -> None:
+        """Called by the pipe."""
+        self.heard += [transcript.start_ms for transcript in transcripts]
 
     def fail(self) -> None:
         """Called by the pipe within the exception."""
         raise  # noqa: PLE0704 - the exception is being handled
 
 
-def pipe(*, masked: bool) -> tuple[Pipe, Sink, Traffic]:
-    """A pipe that writes to a list."""
+def pipe(*, masked: bool, parsed: frozenset[str] = PARSED_EVENT_TYPES) -> tuple[Pipe, Sink, Traffic]:
+    """A pipe that writes to a list. `parsed`: the types of upstream's events that are read."""
     sink = Sink()
     types = CLIENT_EVENT_TYPES if masked else SERVER_EVENT_TYPES
     traffic = Traffic(Direction.CLIENT_TO_UPSTREAM if masked else Direction.UPSTREAM_TO_CLIENT, types)
-    parsed = frozenset[str]() if masked else PARSED_EVENT_TYPES
+    parsed = frozenset[str]() if masked else parsed
     subject = Pipe(
         cast("Leg", Source()),
         cast("Leg", sink),
@@ -183,6 +196,40 @@ def test_audio_goes_on_behind_other_events(masked: bool) -> None:
     assert 1 + len(others) + 2 == source.receptions
     assert (4 + 3 * len(others), sum(map(len, sink.writes))) == (subject.messages, subject.forwarded_bytes)
     assert traffic.bytes == subject.forwarded_bytes
+
+
+def test_transcripts_between_audio_are_forwarded_at_once_and_counted_later() -> None:
+    """In the order of the stream, whatever way each goes: with a further member, behind another in a read, before a close."""
+    subject, sink, traffic = pipe(masked=False, parsed=live.PARSED_EVENT_TYPES)
+    source, owner = cast("Source", subject._source), cast("Owner", subject._owner)
+    source.receive = subject.receive
+    event = audio(masked=False)
+
+    def transcript(start: int, further: str = "") -> bytes:
+        kind = (live.INPUT_TRANSCRIPT, live.OUTPUT_TRANSCRIPT)[start % 2]
+        times = f'"start_ms":{start},"end_ms":{start + 9}'
+        return build_frame(
+            Opcode.TEXT, f'{{"type":"{kind}","event_id":"e","delta":" hello",{further}{times}}}'.encode()
+        )
+
+    for read in (event, transcript(1), event, transcript(2), transcript(3)):
+        subject.read(read)
+        assert read == sink.writes[-1]
+    assert (1, []) == (source.receptions, owner.heard)
+
+    longer, two = transcript(4, '"channel":1,'), transcript(6) + event
+    for read in (longer, transcript(5), two, event, transcript(7), event):
+        subject.read(read)
+    assert [1, 2, 3, 4, 5, 6] == owner.heard
+    assert (12, len(b"".join(sink.writes))) == (subject.messages, subject.forwarded_bytes)
+    assert [1, 2, 3, 4, 5, 6, 7] == owner.heard
+    counted = [traffic.types[kind] for kind in (live.INPUT_TRANSCRIPT, live.OUTPUT_TRANSCRIPT)]
+    assert ([3, 4], subject.forwarded_bytes) == (counted, traffic.bytes)
+
+    subject.read(transcript(8))
+    subject.discard_data()
+    subject.read(event)
+    assert (13, 8) == (subject.messages, owner.heard[-1])
 
 
 def test_first_audio_of_an_answer_is_timed_behind_other_audio() -> None:
