@@ -90,7 +90,8 @@ class ConversationRecord:
         audio = self._appended + audio
         whole = len(audio) - len(audio) % self.audio_format.sample_bytes
         self._appended = audio[whole:]
-        self.heard = merged((*self.heard, *sample_ranges(audio[:whole], self.audio_format)))
+        if heard := sample_ranges(audio[:whole], self.audio_format):
+            self.heard = (*self.heard[:-1], *merged((*self.heard[-1:], *heard)))
 
     def add_turn(self, item: Item, how: str) -> None:
         """Record an item with the user's audio."""

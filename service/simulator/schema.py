@@ -171,6 +171,18 @@ def _metadata(param: str, value: JSON) -> None:
                 raise too_long(f"{param}.{name}", str(inner), _MAX_METADATA_CHARACTERS)
 
 
+_VOICES = (
+    "alloy",
+    "ash",
+    "ballad",
+    "coral",
+    "echo",
+    "sage",
+    "shimmer",
+    "verse",
+    "marin",
+    "cedar",
+)  # 2026-11; or an object
 _NOISE_REDUCTION: Schema = {"type": one_of("near_field", "far_field"), "strength": number(0, 1)}
 _TRANSCRIPTION: Schema = {
     "model": string,
@@ -216,7 +228,7 @@ REALTIME_SESSION: Schema = {
     "include": list_of(string),
     "audio": {
         "input": _AUDIO_INPUT,
-        "output": {"format": _format, "voice": string_or_object, "speed": number(0.25, 1.5)},
+        "output": {"format": _format, "voice": object_or_one_of(*_VOICES), "speed": number(0.25, 1.5)},
     },
 }
 TRANSCRIPTION_SESSION: Schema = {
@@ -234,6 +246,6 @@ RESPONSE: Schema = {
     **_SHARED,
     "conversation": one_of("auto", "none"),
     "input": list_of(json_object),
-    "audio": {"output": {"format": _format, "voice": string_or_object}},
+    "audio": {"output": {"format": _format, "voice": object_or_one_of(*_VOICES)}},
     "metadata": _metadata,
 }

@@ -51,6 +51,7 @@ __all__ = ["ConnectionRecord", "Simulator", "SimulatorOptions"]
 
 _MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # above the limit of one append, so that a larger append gets an error event
 _SOCKET_PATHS = ("/v1/realtime", "/v1/realtime/translations")
+_BACKLOG = 4096  # of connections that arrive at once, as after a loss of all
 _CLOSE_SECONDS = 0.2  # for sending close frames when stopping; then connections are aborted
 _HANDLER_SHUTDOWN_SECONDS = 0.3
 _ACCEPT = web.RequestKey("simulator_accept", str)
@@ -128,7 +129,7 @@ class Simulator:
         await runner.setup()
         self._runner = runner
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
         except OSError:
             await self.stop()
             raise

@@ -7,6 +7,7 @@ import sys
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from service.simulator import command
 from service.simulator.scenarios import Scenario
@@ -40,6 +41,33 @@ async def test_command_serves_until_signal_and_exits_0(number: signal.Signals) -
         program.send_signal(number)
         assert await program.wait() == 0
         assert await program.stdout.read() == b""
+
+
+async def test_command_is_controlled_over_http() -> None:
+    """With --control, and what was said with --keep-conversations."""
+    flags = ("--control", "--keep-conversations", "--numbered-answers")
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, *flags), stdout=asyncio.subprocess.PIPE
+    )
+    assert program.stdout is not None
+    async with asyncio.timeout(20), aiohttp.ClientSession(headers={"X-Simulator-Control": "1"}) as http:
+        url = URL((await program.stdout.readline()).decode().split()[-1])
+        behaviour = {
+            "answer_seconds": 0.5,
+            "faults": [{"moment": "after-sent", "event": "response.done", "end": "fin"}],
+        }
+        async with http.post(url.with_path("/simulator/dials"), json={"dials": [behaviour]}) as response:
+            assert response.status == 200
+        async with http.ws_connect(f"{url}/realtime?model=gpt-realtime", headers={"api-key": "sk-sim-good"}) as ws:
+            await ws.send_json({"type": "response.create"})
+            while (await ws.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+        async with http.get(url.with_path("/simulator/records")) as response:
+            [dial] = (await response.json())["dials"]
+    assert dial["ended_by"] == "after-sent response.done 1: fin"
+    assert [answer["samples"] for answer in dial["conversation"]["responses"]] == [[0, 12_000]]
+    program.send_signal(signal.SIGTERM)
+    assert await program.wait() == 0
 
 
 def test_non_loopback_host_requires_anywhere_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,7 @@ async def test_model_in_update_is_ignored(sim: Simulator) -> None:
         ({"type": "transcription"}, "invalid_value", "type"),
         ({"output_modalities": ["text", "audio"]}, "invalid_value", "output_modalities"),
         ({"output_modalities": []}, "invalid_value", "output_modalities"),
+        ({"audio": {"output": {"voice": "parrot"}}}, "invalid_value", "voice"),
         ({"tool_choice": "always"}, "invalid_value", "tool_choice"),
         ({"truncation": "never"}, "invalid_value", "truncation"),
         ({"tracing": "on"}, "invalid_value", "tracing"),
