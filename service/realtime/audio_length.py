@@ -57,18 +57,18 @@ class AppendSizes:
     of one size hold the same number of bytes.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._known: dict[int, int] = {}
+        self.known: dict[int, int] = {}
 
     def audio_bytes(self, raw: bytes) -> int:
         """Return the bytes of audio in an append."""
-        size = self._known.get(len(raw))
+        size = self.known.get(len(raw))
         if size is None:
-            if len(self._known) >= _MAX_KNOWN_SIZES:
-                self._known.clear()
-            size = self._known[len(raw)] = len(append_audio(raw))
+            if len(self.known) >= _MAX_KNOWN_SIZES:
+                self.known.clear()
+            size = self.known[len(raw)] = len(append_audio(raw))
         return size
 
 

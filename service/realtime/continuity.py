@@ -21,7 +21,8 @@ from typing import Final
 
 from service.realtime import kept
 from service.realtime.interception import INTERCEPTED_TYPES, Interception, Interceptor, OwnEvents
-from service.realtime.journal import Append, Entry, Journal
+from service.realtime.journal import Journal
+from service.realtime.journal_entries import Append, Entry
 from service.realtime.kept import dumps
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import Kind
@@ -112,16 +113,19 @@ class Continuity:
 
     def fold(self, now: float, max_entries: int = _ENTRIES_AT_ONCE) -> bool:
         """Take up to `max_entries` from the log; returns whether there are more."""
-        log, mirror = self._log, self.mirror
+        log, mirror, append = self._log, self.mirror, self.journal.append
         if self._is_off:
             log.clear()
+            self._log_bytes = 0
         for _ in range(min(max_entries, len(log))):
             kind, raw, time = log.popleft()
             if isinstance(raw, tuple):
-                mirror.audio_passed(*raw, time)
+                mirror.answers.audio_passed(*raw, time)
                 continue
             self._log_bytes -= len(raw)
-            if kind == _PART:
+            if kind == kept.APPEND and not self._parts:  # most of all
+                append(raw, time)
+            elif kind == _PART:
                 self._parts.append(raw)
             elif kind in kept.KEEP_FROM_CLIENT:
                 if self._parts:
@@ -183,12 +187,12 @@ class Continuity:
     @property
     def answer_is_owed(self) -> bool:
         """Whether the user waits for an answer, or hears one."""
-        return self.mirror.answer_is_open or bool(self._again)
+        return self.mirror.answers.is_open or bool(self._again)
 
     def boundary(self, now: float) -> Boundary:
         """Fold everything and return whether upstream can be replaced now."""
         self.fold(now, _ALL)
-        if not self.journal.is_sent or self._parts or self.mirror.answer_is_open:
+        if not self.journal.is_sent or self._parts or self.mirror.answers.is_open:
             return Boundary.NONE
         if self.journal.speech_is_open or self.journal.has_unacknowledged:
             return Boundary.NONE
@@ -227,6 +231,10 @@ class Continuity:
         self._ask_again()
 
     def _count_lost(self, replay: Replay) -> None:
+        turns = self.journal.turns
+        cut = [item_id for item_id in replay.created_as_audio if item_id in turns and turns[item_id].is_beheaded]
+        if lost := len(cut) + self.journal.take_beheaded():
+            self.lost_turns["audio_over_limit"] = self.lost_turns.get("audio_over_limit", 0) + lost
         for item in self.mirror.items:
             why = "refused" if item.item_id in replay.refused else replay.omitted.get(item.item_id)
             if why and item.kind is Kind.USER_SPEECH:

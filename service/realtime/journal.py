@@ -11,11 +11,10 @@ Positions are milliseconds of the audio that was sent to the current upstream, a
 """
 
 from collections import deque
-from dataclasses import dataclass, field
-from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
-from service.realtime.audio_length import PCM, AppendSizes, AudioFormat, append_audio
+from service.realtime.audio_length import PCM, AppendSizes
+from service.realtime.journal_entries import UNSENT, Append, Entry, Speech, Turn
 from service.realtime.kept import (
     CLEAR,
     COMMIT,
@@ -34,8 +33,6 @@ NOTICE_SECONDS: Final = 0.9
 """How late `speech_started` may be, beyond the prefix padding: detection and a round trip."""
 UNANSWERED_SECONDS: Final = 10.0
 """An event that upstream has not acknowledged this long before another that reached it is never acknowledged."""
-UNSENT: Final = inf
-"""The position of an append that the current upstream has not been sent."""
 _START_MARGIN_MS: Final = 100.0  # by how much the position of an append may be wrong
 _IN_ORDER: Final = frozenset({SESSION_UPDATE, ITEM_CREATE, ITEM_DELETE, ITEM_TRUNCATE, ITEM_RETRIEVE, COMMIT, CLEAR})
 _KIND_OF_CODE: Final = {
@@ -59,86 +56,6 @@ _KIND_OF_PARAM: Final = {
 }
 
 
-class Part(NamedTuple):
-    """The audio between two times within an append."""
-
-    raw: bytes
-    first_ms: float
-    last_ms: float
-
-
-@dataclass(slots=True, eq=False)
-class Append:
-    """An `input_audio_buffer.append`. The audio before `offset_ms` in it belongs to a turn that was cut off."""
-
-    order: int
-    raw: bytes
-    time: float
-    length_ms: float
-    start_ms: float = UNSENT
-    offset_ms: float = 0.0
-
-    @property
-    def end_ms(self) -> float:
-        """Where it ends in the audio that was sent."""
-        return self.start_ms + self.length_ms
-
-    def audio(self, form: AudioFormat) -> bytes:
-        """Return its audio behind the offset."""
-        return form.slice(append_audio(self.raw), self.offset_ms, self.offset_ms + self.length_ms)
-
-    def part(self, start_ms: float, end_ms: float) -> Part:
-        """Return its share of a turn."""
-        first = self.offset_ms + max(0.0, start_ms - self.start_ms)
-        return Part(self.raw, first, self.offset_ms + min(self.end_ms, end_ms) - self.start_ms)
-
-    def rest(self, start_ms: float) -> "Append":
-        """Return what is behind a position within it."""
-        skipped = start_ms - self.start_ms
-        return Append(self.order, self.raw, self.time, self.length_ms - skipped, start_ms, self.offset_ms + skipped)
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """Another event of the client."""
-
-    order: int
-    kind: str
-    raw: bytes
-    time: float
-    event_id: str = ""
-    item_id: str = ""
-    is_sent: bool = True  # to the current upstream
-
-
-@dataclass(slots=True)
-class Turn:
-    """The audio of a committed turn, until its item is transcribed. `is_over_limit`: it was dropped."""
-
-    form: AudioFormat
-    parts: list[Part] = field(default_factory=list)
-    is_manual: bool = False
-    is_over_limit: bool = False
-
-    @property
-    def size(self) -> int:
-        """The bytes of its frames."""
-        return sum(len(part.raw) for part in self.parts)
-
-    def audio(self) -> bytes:
-        """Return the audio from its start to its end."""
-        return b"".join(self.form.slice(append_audio(raw), first, last) for raw, first, last in self.parts)
-
-
-@dataclass(slots=True)
-class Speech:
-    """Speech that upstream has noticed and not committed."""
-
-    item_id: str
-    start_ms: float | None
-    end_ms: float | None = None
-
-
 class Journal:
     """See the head of this file. `audio_limit`: the bytes of all kept appends; `event_limit`: those of other events."""
 
@@ -159,20 +76,26 @@ class Journal:
         self.silence_ms = 200.0
         self.reached_at = 0.0  # what was sent before this time has reached upstream
         self.is_sent = True  # False while there is no upstream to send to
-        self.lost_speech = 0  # turns whose beginning exceeded the limit before they were committed
         self._speech_was_open = False  # at the last loss; what was replayed is kept until upstream has noticed it
-        self._is_beheaded = False
+        self._is_beheaded = False  # the beginning of what is not committed exceeded the limit
 
     # -- what the client sends ----------------------------------------------------------------------------------------
 
-    def append(self, raw: bytes, now: float) -> Append:
+    def append(self, raw: bytes, now: float) -> None:
         """Add an append."""
-        append = Append(self._next_order(), raw, now, self._sizes.audio_bytes(raw) / self.form.bytes_per_ms)
+        size = len(raw)
+        audio = self._sizes.known.get(size)
+        if audio is None:
+            audio = self._sizes.audio_bytes(raw)
+        length = audio / self.form.bytes_per_ms
+        self._order = order = self._order + 1
         if self.is_sent:
-            self._place(append)
-        self.appends.append(append)
-        self.audio_bytes += len(raw)
-        return append
+            start = self._position_ms
+            self._position_ms = start + length
+        else:
+            start = UNSENT
+        self.appends.append(Append(order, raw, now, length, start))
+        self.audio_bytes += size
 
     def add(self, kind: str, raw: bytes, now: float, *, event_id: str = "", item_id: str = "") -> Entry:
         """Add another event."""
@@ -228,11 +151,11 @@ class Journal:
             start, end, rest = self._span(now)
         if keep:
             kept = [append for append in self.appends if append.end_ms > start and append.start_ms < end]
-            turn = Turn(self.form, [append.part(start, end) for append in kept], commit is not None)
+            parts = [append.part(start, end) for append in kept]
+            turn = Turn(self.form, parts, is_beheaded=self._is_beheaded)
             self.forget(item_id)
             self.turns[item_id] = turn
             self.audio_bytes += turn.size
-        self.lost_speech += self._is_beheaded
         self._is_beheaded = self._speech_was_open = False
         self.speech = None
         self._cut(rest)
@@ -387,6 +310,11 @@ class Journal:
             order += 1
         self.turns.clear()
         self.appends.extendleft(reversed(appends))
+
+    def take_beheaded(self) -> bool:
+        """Whether the beginning of what is sent again was dropped, once."""
+        was_beheaded, self._is_beheaded = self._is_beheaded, False
+        return was_beheaded
 
     def remove(self, entry: Entry) -> None:
         """Remove an event that is not to be sent."""

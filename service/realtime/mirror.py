@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from service.realtime import kept, session_form
-from service.realtime.audio_length import PCM, AudioFormat, audio_format, delta_envelope, deltas_ms
+from service.realtime.answers import Answers
+from service.realtime.audio_length import audio_format
 from service.realtime.events import parse_object
-from service.realtime.journal import UNANSWERED_SECONDS, Entry, Journal
+from service.realtime.journal import Journal
+from service.realtime.journal_entries import Entry
 from service.realtime.kept import body_of, dumps, payload_of, text
 from service.realtime.mirror_items import (
     ROOT,
@@ -24,12 +26,11 @@ from service.realtime.mirror_items import (
     mcp_text,
     new_item,
 )
-from service.realtime.open_responses import AUDIO_PARTS, NewEventId, OpenResponse, Output
+from service.realtime.open_responses import AUDIO_PARTS, NewEventId, Output
 from service.realtime.values import child, finite_number
 
 TRANSCRIPT_SECONDS: Final = 5.0
 """How long a boundary waits for a transcript."""
-_MAX_DELTAS: Final = 128  # that are kept as they came
 _BETA_PARTS: Final = frozenset({"text", "audio"})
 _OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
 
@@ -41,22 +42,16 @@ class Mirror:
         self.journal = journal
         self.items = Items(item_limit)
         self.session = session_form.SessionForm()
-        self.responses: dict[str, OpenResponse] = {}
-        self.owed: list[float] = []  # since when upstream owes an answer to a turn that it committed
+        self.answers = Answers(journal)
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
-        self.played_until = 0.0
         self.answer_part = "output_text"  # the type of a part of an answer's text
         self.failure: str | None = None  # why the session is not renewable
-        self._output_format: AudioFormat = PCM
-        self._last_output: Output | None = None
-        self._deltas: list[bytes] = []  # of open responses; needed only if one is cut
-        self._deltas_bytes = 0
         self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
             kept.SESSION_CREATED: self._session_created,
             kept.SESSION_UPDATED: self._session_updated,
             kept.ITEM_ADDED: self._item_added,
-            kept.ITEM_CREATED: self._item_added,
+            kept.ITEM_CREATED: self._item_created,
             kept.ITEM_DONE: self._item_done,
             kept.ITEM_DELETED: self._item_deleted,
             kept.ITEM_TRUNCATED: self._item_truncated,
@@ -73,6 +68,7 @@ class Mirror:
             kept.OUTPUT_ADDED: self._output_added,
             kept.OUTPUT_DONE: self._output_done,
             kept.ARGUMENTS_DONE: self._arguments_done,
+            kept.PART_ADDED: self._part_added,
             kept.ERROR: self._error,
         }
 
@@ -86,33 +82,21 @@ class Mirror:
         body = body_of(raw, masked=True)
         item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
         if kind == kept.RESPONSE_CANCEL:
-            self._cancel(text(body.get("response_id")))
+            self.answers.cancel(text(body.get("response_id")))
         return self.journal.add(kind, raw, now, event_id=text(body.get("event_id")), item_id=item_id)
 
     def upstream_event(self, kind: str, raw: bytes, now: float) -> None:
         """Take up an event of upstream."""
         payload = payload_of(raw, masked=False)
         if kind in {kept.TRANSCRIPT_DELTA, kept.TEXT_DELTA}:
-            self._delta(payload)
-        elif kind == kept.PART_ADDED:
-            self._part_added(payload)
+            self.answers.delta(payload)
         elif handler := self._handlers.get(kind):
             handler(payload, parse_object(payload), now)
-
-    def audio_passed(self, events: int, size: int, now: float) -> None:
-        """Count audio of the item that is being answered."""
-        output = self._last_output
-        if output is None:
-            return
-        milliseconds = deltas_ms(events, size, output.envelope, self._output_format)
-        output.audio_ms += milliseconds
-        self.played_until = max(self.played_until, now) + milliseconds / 1000
 
     @property
     def size(self) -> int:
         """The bytes that the mirror keeps."""
-        responses = sum(response.size for response in self.responses.values())
-        return self.items.bytes + self.session.size + responses + self._deltas_bytes
+        return self.items.bytes + self.session.size + self.answers.size
 
     @property
     def is_transcription(self) -> bool:
@@ -121,14 +105,9 @@ class Mirror:
 
     # -- what is due --------------------------------------------------------------------------------------------------
 
-    @property
-    def answer_is_open(self) -> bool:
-        """Whether a response is active or owed."""
-        return bool(self.responses or self.owed)
-
     def is_soft(self, now: float) -> bool:
         """Whether no output of a tool and no transcript is awaited, and the answer is played out."""
-        if self.calls or self.played_until > now:
+        if self.calls or self.answers.played_until > now:
             return False
         return not any(
             item.awaits_transcript_since is not None and item.awaits_transcript_since > now - TRANSCRIPT_SECONDS
@@ -137,7 +116,7 @@ class Mirror:
 
     def trim(self, now: float) -> list[str]:
         """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
-        self.owed = [since for since in self.owed if since > now - UNANSWERED_SECONDS]
+        self.answers.trim(now)
         gone = self.items.limit()
         for item_id in gone:
             self.journal.forget(item_id)
@@ -160,7 +139,7 @@ class Mirror:
     def _set_session(self, payload: bytes, body: Mapping[str, Any]) -> None:
         session = child(body, "session")
         self.session.set(payload, session)
-        self._output_format = audio_format(session, "output")
+        self.answers.audio_format = audio_format(session, "output")
         self.journal.form = audio_format(session, "input")
         turns = self.session.turn_detection
         self.journal.detects_turns = turns is not None
@@ -182,7 +161,7 @@ class Mirror:
             self._complete(known, source, now, is_done=False)
             return
         item = new_item(source, self._own_item(source, item_id))
-        output = self._output_of(item_id)
+        output = self.answers.output(item_id)
         if output is not None:
             output.in_conversation = True
         after = body.get("previous_item_id")
@@ -191,11 +170,18 @@ class Mirror:
         self.items.insert(item, after if isinstance(after, str) else None)
         self._note_call(item, source, now)
 
+    def _item_created(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        """The beta's only event of an item that is not an answer."""
+        self._item_added(payload, body, now)
+        item = self.items.get(text(child(body, "item").get("id")))
+        if item is not None:
+            item.is_announced_done = True
+
     def _own_item(self, source: Mapping[str, Any], item_id: str) -> Mapping[str, Any]:
         """The item of the client's create that this one answers; empty if upstream made it."""
         self._first_requested = ""
         entry = self.journal.first(kept.ITEM_CREATE, item_id)
-        if entry is None and self._output_of(item_id) is None and source.get("type") not in _OUTPUT_TYPES:
+        if entry is None and self.answers.output(item_id) is None and source.get("type") not in _OUTPUT_TYPES:
             entry = self.journal.first(kept.ITEM_CREATE, "")
         if entry is None:
             return {}
@@ -263,13 +249,12 @@ class Mirror:
         """Note how much of an answer was heard."""
         item = self.items.get(item_id)
         if item is not None:
-            size, output = item.size, self._output_of(item_id)
+            size, output = item.size, self.answers.output(item_id)
             if output is not None and not item.is_done:  # upstream deletes the transcript, and does not show it later
-                self._distribute_deltas()
-                item.text, item.audio_ms = output.text, output.audio_ms
+                item.text, item.audio_ms = self.answers.text_of(output), output.audio_ms
             item.cut_ms = end_ms if item.cut_ms is None else min(item.cut_ms, end_ms)
             self.items.changed(item, size)
-        self.played_until = min(self.played_until, now)
+        self.answers.stop_playing(now)
         return item
 
     def _item_retrieved(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
@@ -301,8 +286,8 @@ class Mirror:
             item = Item(item_id, Kind.USER_SPEECH, is_spoken=True, is_done=True, is_announced=False)
             item.awaits_transcript_since = now if self.session.transcribes else None
             self.items.insert(item, text(body.get("previous_item_id")) or None)
-        if is_detected and not self.responses and (self.session.turn_detection or {}).get("create_response", True):
-            self.owed.append(now)
+        if is_detected and (self.session.turn_detection or {}).get("create_response", True):
+            self.answers.owe(now)
 
     def _cleared(self, *_: object) -> None:
         self.journal.cleared()
@@ -319,62 +304,21 @@ class Mirror:
 
     # -- responses ----------------------------------------------------------------------------------------------------
 
-    def _cancel(self, response_id: str) -> None:
-        for response in self.responses.values():
-            if response_id in {"", response.response_id}:
-                response.is_cancelled = True
-
     def _response_created(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
-        response = child(body, "response")
-        request = self._request_of(response.get("metadata"))
-        if request is not None:
-            self.journal.resolve(request)
-        elif self.owed:
-            self.owed.pop(0)
-        response_id = text(response.get("id"))
-        self.responses[response_id] = OpenResponse(response_id, payload, request.raw if request else None)
-
-    def _request_of(self, metadata: object) -> Entry | None:
-        """The client's request that a response answers: by its metadata; without any, upstream answers a turn first."""
-        requests = [entry for entry in self.journal.events if entry.kind == kept.RESPONSE_CREATE and entry.is_sent]
-        if not requests:
-            return None
-        same = [
-            entry
-            for entry in requests
-            if (child(body_of(entry.raw, masked=True), "response").get("metadata") or None) == (metadata or None)
-        ]
-        if metadata:
-            return (same or requests)[0]
-        return None if self.owed else (same or requests)[0]
+        self.answers.created(payload, body)
 
     def _response_done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
-        response = child(body, "response")
-        self.responses.pop(text(response.get("id")), None)
-        if not self.responses:
-            self._last_output, self._deltas, self._deltas_bytes = None, [], 0
-        if response.get("status") == "cancelled":
-            self._acknowledge(kept.RESPONSE_CANCEL)
-            self.played_until = min(self.played_until, now)
+        for output in self.answers.done(body, now):
+            self._end_output(output)
 
     def _output_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
-        response = self.responses.get(text(body.get("response_id")))
-        item_id = text(child(body, "item").get("id"))
-        if response is not None:
-            output = Output(item_id, payload, delta_envelope(payload, response.response_id, item_id))
-            output.in_conversation = self.items.get(item_id) is not None
-            response.outputs[item_id] = self._last_output = output
-
-    def _output_of(self, item_id: str) -> Output | None:
-        for response in self.responses.values():
-            if item_id in response.outputs:
-                return response.outputs[item_id]
-        return None
+        item = self.items.get(text(child(body, "item").get("id")))
+        self.answers.output_added(payload, body, in_conversation=item is not None)
 
     def _output_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
         source = child(body, "item")
         item_id = text(source.get("id"))
-        output = self._output_of(item_id)
+        output = self.answers.output(item_id)
         if output is None:
             return
         output.done, output.text = payload, ""
@@ -386,7 +330,7 @@ class Mirror:
 
     def _arguments_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
         item_id = text(body.get("item_id"))
-        output = self._output_of(item_id)
+        output = self.answers.output(item_id)
         if output is None:
             return
         output.arguments = payload
@@ -394,29 +338,13 @@ class Mirror:
         if item is not None and not item.is_done:
             self._complete(item, output.item(), now, is_done=True)
 
-    def _part_added(self, payload: bytes) -> None:
-        body = parse_object(payload)
-        output = self._output_of(text(body.get("item_id")))
+    def _part_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        output = self.answers.output(text(body.get("item_id")))
         if output is not None:
             output.parts.append(payload)
             item = self.items.get(output.item_id)
             if item is not None and child(body, "part").get("type") in AUDIO_PARTS:
                 item.is_spoken = True
-
-    def _delta(self, payload: bytes) -> None:
-        if self.responses:
-            self._deltas.append(payload)
-            self._deltas_bytes += len(payload)
-            if len(self._deltas) > _MAX_DELTAS:
-                self._distribute_deltas()
-
-    def _distribute_deltas(self) -> None:
-        """Add the parts of transcripts and texts to their items."""
-        for delta in map(parse_object, self._deltas):
-            output = self._output_of(text(delta.get("item_id")))
-            if output is not None and not output.done:
-                output.text += text(delta.get("delta"))
-        self._deltas, self._deltas_bytes = [], 0
 
     def _error(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         error = child(body, "error")
@@ -427,32 +355,19 @@ class Mirror:
     def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[bytes | None]]:
         """End what is open. Returns the events for the client, and what is to be asked again.
 
-        That is the frames of the client's request, or None for an answer that upstream gives by itself.
+        See `Answers.end_all`. While the user speaks, nothing is: the turn brings an answer.
         """
-        self._distribute_deltas()
         events = list(self._announcements(new_id))
-        again: list[bytes | None] = []
-        beside: list[bytes | None] = []  # those outside the conversation
-        for response in self.responses.values():
-            done = {item.item_id for item in self.items if item.is_announced_done}
-            events += response.ends(new_id, done)
-            if response.is_wanted:
-                if response.in_conversation:  # of those only one can be active
-                    again = [request for request in again if request in beside]
-                else:
-                    beside.append(response.request)
-                again.append(response.request)
-            for output in response.outputs.values():
-                self._end_output(output)
-        if self.owed:
-            again = [*beside, None]
-        self.responses, self.owed, self._last_output, self.played_until = {}, [], None, 0.0
-        return events, [] if self.journal.speech_is_open else again
+        done = {item.item_id for item in self.items if item.is_announced_done}
+        ends, again, outputs = self.answers.end_all(new_id, done)
+        for output in outputs:
+            self._end_output(output)
+        return events + ends, [] if self.journal.speech_is_open else again
 
     def _announcements(self, new_id: NewEventId) -> Iterator[bytes]:
         """What the client has not been sent of items that upstream had acknowledged, answers aside."""
         for item in self.items:
-            if item.is_announced_done or self._output_of(item.item_id) is not None:
+            if item.is_announced_done or self.answers.output(item.item_id) is not None:
                 continue
             body, before = item.body(), self.items.before(item.item_id, present=False)
             fields = {"previous_item_id": None if before == ROOT else before, "item": body}

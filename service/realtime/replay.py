@@ -110,8 +110,8 @@ class Replay:
 
         `is_final`: include items that may still change, such as the user's speech whose transcript is due.
         """
-        if self._fallback is not None:
-            return self._take_own_update()
+        if self._fallback is not None and (update := self._own_update()):
+            return [update]
         if self._update_id or self.fault is not None:
             return []
         if self._configured_revision != self._mirror.session.revision:
@@ -123,16 +123,16 @@ class Replay:
                 return [update]
         return self._take_items(is_final=is_final, max_bytes=max_bytes)
 
-    def _take_own_update(self) -> list[bytes]:
-        """Send the client's own updates instead of the difference, once."""
+    def _own_update(self) -> bytes:
+        """The client's own updates instead of the difference, once; else the fault stays."""
         fault, self._fallback = self._fallback, None
         update = b"" if self._own_tried else self._mirror.session.own_update(self._next_id())
         if not update:
             self._fault = fault
-            return []
+            return b""
         self._own_tried, self._update_id = True, self._last_id
         self.sent_bytes += len(update)
-        return [update]
+        return update
 
     def _take_items(self, *, is_final: bool, max_bytes: int) -> list[bytes]:
         items = self._mirror.items
