@@ -22,7 +22,7 @@ from service.relay.drain import Drainer, DrainResult
 from service.relay.reporter import SharedTelemetry
 from service.settings import Settings
 from service.signals import Signals
-from service.simulator import Simulator, SimulatorOptions
+from service.simulator import SCENARIO_NAMES, Simulator, SimulatorOptions
 from service.store.factory import make_backend
 from service.store.shared import SharedStore
 from service.supervisor import Supervisor, measure_lag
@@ -191,7 +191,8 @@ class App:
                 end_withdrawn=handler.end_withdrawn,
             )
         console = self._build_console(handler, max_sessions)
-        talk = talk_routes(configuration.talk_page(settings)) if settings.console == "on" else []
+        scenarios = SCENARIO_NAMES if self.simulator is not None else ()
+        talk = talk_routes(configuration.talk_page(settings, scenarios)) if settings.console == "on" else []
         probes = ProbeHandler(
             self.monitor,
             self.drainer,

@@ -3,7 +3,7 @@
 The composition root, the commands and the doctor call these functions; no other package sees `Settings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, TypedDict
 
 from service.access.clients import Client, ClientLimits, digest_of
@@ -112,10 +112,11 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
     )
 
 
-def talk_page(settings: Settings) -> dict[str, object]:
+def talk_page(settings: Settings, scenarios: Sequence[str] = ()) -> dict[str, object]:
     """What the talk page asks about the relay: nothing that its caller could not learn by connecting without a token.
 
-    `models` is empty for any model; it is None, as `upstream` and `model`, where a token is needed to learn them.
+    `models` is empty for any model; it is None, as `upstream` and `model`, where a token is needed to learn them. `scenarios`
+    are those of the built-in simulator, which a query of the page can select.
     """
     is_open, models = settings.access == "open", list(settings.allowed_models)
     return {
@@ -125,6 +126,7 @@ def talk_page(settings: Settings) -> dict[str, object]:
         "upstream": upstream_label(settings) if is_open else None,
         "model": (models[0] if models and settings.model not in models else settings.model) if is_open else None,
         "models": models if is_open else None,
+        "scenarios": list(scenarios) if is_open else [],
         "operator_reasons": _OPERATOR_REASONS,
     }
 

@@ -149,6 +149,7 @@ class Scenario(Enum):
 
 
 _BY_NAME = {scenario.value: scenario for scenario in Scenario}
+SCENARIO_NAMES = tuple(_BY_NAME)
 
 
 def parse_scenario(name: str | None) -> Scenario:

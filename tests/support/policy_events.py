@@ -93,11 +93,17 @@ def disguised(draw: st.DrawFn, value: Any) -> Any:
     return tuple(draw(st.permutations(pairs))) if draw(st.booleans()) else tuple(pairs)
 
 
+VALUES = ["[" * 400 + "]" * 400, "[" * 3000 + "]" * 3000, "1e999", "-0", "1E-400", "9" * 5000, "NaN", "01", "'x'"]
+"""What parsers read in different ways, or not at all, in front of an attack."""
+
+
 @st.composite
 def events(draw: st.DrawFn) -> str:
     """JSON text of an event: an attack in disguise, or random at all levels; now and then no JSON."""
     text = draw(written(draw(st.sampled_from(ATTACKS).flatmap(disguised) | objects(NAMES))))
-    return draw(st.sampled_from([text] * 8 + [text[:-1], text + " x", "\ufeff" + text, text.replace('"', "'")]))
+    variants = [text[:-1], text + " x", "\ufeff" + text, text.replace('"', "'"), f"[{text}]"]
+    variants += [text.replace("{", f'{{"x":{value},', 1) for value in VALUES if text.startswith("{") and text != "{}"]
+    return draw(st.sampled_from([text] * 10 + variants))
 
 
 def last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from service.settings import load_settings
 from service.web import console_files
 from tests.support.console import BASIC, BEARER, OPERATOR, OPERATOR_CANARY, ask
-from tests.support.harness import KEY_CANARY, TOKEN_CANARY, open_raw, simulated_relay
+from tests.support.harness import KEY_CANARY, TOKEN_CANARY, open_raw, running_relay, simulated_relay
 
 READS = (
     "/",
@@ -234,13 +234,24 @@ async def test_talk_page_learns_what_a_caller_without_token_can(
     async with simulated_relay(None, RELAY_CONSOLE="on", **settings) as relay:
         answer = await ask(relay.url + "/console.json")
         document = dict(answer.json)
-        reasons = document.pop("operator_reasons")
+        reasons, scenarios = document.pop("operator_reasons"), document.pop("scenarios")
         assert {"service": "realtime-relay"} | shown == document
+        assert [] == scenarios  # of the built-in simulator only
         assert {"key_rejected", "dns_failed"} <= set(reasons)
         assert {"token_missing", "upstream_overloaded", "ended_by_operator"}.isdisjoint(reasons)
         assert 304 == (await ask(relay.url + "/console.json", "GET", {"If-None-Match": answer.headers["ETag"]})).status
         for name in ("none", "..%2f..%2fREADME", "key.md", "%00"):
             assert (404, "runbook_not_found") == ((gone := await ask(f"{relay.url}/runbooks/{name}")).status, gone.code)
+
+
+async def test_talk_page_learns_the_scenarios_of_the_built_in_simulator() -> None:
+    """Which its field Query offers; not where a caller needs a token."""
+    for access, shows in (("open", True), ("tokens", False)):
+        settings: dict[str, Any] = {"RELAY_ACCESS": access, "RELAY_CLIENT_TOKENS": TOKEN_CANARY if not shows else ""}
+        async with running_relay(RELAY_UPSTREAM="simulator", RELAY_CONSOLE="on", **settings) as relay:
+            scenarios = (await ask(relay.url + "/console.json")).json["scenarios"]
+            assert shows == ({"good", "key-rejected", "http-503"} <= set(scenarios))
+            assert shows or scenarios == []
 
 
 METHODS = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

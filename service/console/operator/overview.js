@@ -192,7 +192,7 @@ function windowPanel(name, catalogue) {
             "p",
             { class: "chart-ends", "aria-hidden": "true" },
             el("span", null, `${age(window.seconds)} ago`),
-            el("span", null, `peak: ${mostOf(window)} in ${age(window.point_seconds)}`),
+            el("span", null, `▲ succeeded, ▼ failed; peak: ${mostOf(window)} in ${age(window.point_seconds)}`),
             el("span", null, "now"),
           ),
           counted.length || others.length ? reasonBars([...counted, ...others], words) : emptyNote("No connection has failed."),

@@ -189,11 +189,11 @@ function held({ client_to_upstream: up, upstream_to_client: down }) {
 /** @param {Session} session */
 async function confirmEnd(session) {
   const shown = facts([
+    ["Session", el("code", null, session.id)],
     ["Client", session.client],
     ["Address", session.address],
     ["Model", session.model],
     ["Age", age(session.age_seconds)],
-    ["Session", el("code", null, session.id)],
   ]);
   const words = el(
     "p",

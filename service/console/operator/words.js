@@ -7,6 +7,9 @@ import { el, withLinks } from "./shared/dom.js";
 /** Marks whose shapes differ, since some readers do not see the colours. @type {Record<string, string>} */
 const MARKS = { pass: "✓", ok: "✓", warn: "!", fail: "✕", unknown: "?", skipped: "–" };
 
+/** The command that the page Doctor runs. */
+const DOCTOR = "python -m service doctor";
+
 /**
  * The status of a check or a step: a mark and its word.
  * @param {string} status
@@ -39,6 +42,8 @@ export function remedyBlock(remedy, reason) {
     el("strong", null, "Remedy"),
     " ",
     ...withLinks(remedy),
+    " ",
+    remedy.includes(DOCTOR) && !location.hash.startsWith("#doctor") && el("a", { href: place("doctor", "") }, "Run the doctor here"),
     " ",
     reason && reasonLink(reason, `Runbook: ${reason}`),
   );

@@ -9,7 +9,7 @@ import { CAUSES, Problem } from "./causes.js";
 
 const RETRIES = Object.freeze({
   never: "The same attempt fails again until something is changed.",
-  now: "The same attempt can succeed at once.",
+  now: "The same attempt can succeed at once, unless what the remedy names is the cause.",
   later: "The same attempt can succeed later.",
 });
 /** Ends of calls that were established: another call gets through. */

@@ -40,12 +40,13 @@ export class Form {
     }
   }
 
-  /** @param {{access?: string, apis?: string[], upstream?: string | null, model?: string | null, models?: string[] | null, operator_reasons?: string[]}} relay */
-  #adapt({ access, apis, upstream, model, models, operator_reasons: operatorReasons }) {
+  /** @param {{access?: string, apis?: string[], upstream?: string | null, model?: string | null, models?: string[] | null, scenarios?: string[], operator_reasons?: string[]}} relay */
+  #adapt({ access, apis, upstream, model, models, scenarios, operator_reasons: operatorReasons }) {
     this.operatorReasons = operatorReasons ?? [];
     byId("token-hint").textContent = access === "tokens" ? "required; never the provider's key" : "not needed on this relay";
     if (apis && !apis.includes("live")) /** @type {HTMLInputElement} */ (document.querySelector("input[value=live]")).disabled = true;
     if (models?.length) this.#models = models;
+    byId("scenarios").replaceChildren(...(scenarios ?? []).map((name) => el("option", { value: `simulate=${name}` })));
     const badge = byId("upstream");
     badge.hidden = upstream !== "simulator";
     badge.textContent = "simulator: it repeats what you say";
