@@ -20,6 +20,17 @@ from service.realtime.kept import (
 from service.realtime.values import child
 
 AUDIO_PARTS: Final = frozenset({"audio", "output_audio"})
+_ITEM_PARTS: Final = {"audio": "output_audio", "text": "output_text"}
+"""The parts of an item are named otherwise in the events that announce them; openai-agents refuses their names in items."""
+_NO_TOKENS: Final = {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0}
+_NO_USAGE: Final = {
+    "total_tokens": 0,
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "input_token_details": _NO_TOKENS | {"cached_tokens": 0, "cached_tokens_details": _NO_TOKENS},
+    "output_token_details": {"text_tokens": 0, "audio_tokens": 0},
+}
+"""Upstream has not reported what the answer cost. pipecat 1.10 stops receiving where there is no object."""
 
 NewEventId = Callable[[], str]
 
@@ -52,7 +63,10 @@ class Output:
             call = parse_object(self.arguments)
             item |= {key: call[key] for key in ("name", "arguments") if isinstance(call.get(key), str)}
             return item | {"status": "completed" if self.arguments else "incomplete"}
-        return item | {"status": "incomplete", "content": [part for _, part in self._open_parts()]}
+        parts = [
+            part | {"type": _ITEM_PARTS.get(text(part.get("type")), part.get("type"))} for _, part in self._open_parts()
+        ]
+        return item | {"status": "incomplete", "content": parts}
 
     def _open_parts(self) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
         """The event that announced each part, and the part with its text so far: that of all deltas is in the first."""
@@ -151,6 +165,6 @@ class OpenResponse:
             "status": "completed" if is_complete else "cancelled",
             "status_details": None if is_complete else {"type": "cancelled", "reason": "client_cancelled"},
             "output": [output.item() for output in self.outputs.values()],
-            "usage": None,
+            "usage": _NO_USAGE,
         }
         yield dumps({"type": RESPONSE_DONE, "event_id": new_id(), "response": response})

@@ -61,7 +61,8 @@ def test_cut_answer_ends_as_a_cancelled_one() -> None:
     ]
     response = events[-1]["response"]
     assert (response["status"], response["status_details"]["reason"]) == ("cancelled", "client_cancelled")
-    assert response["output"][0]["content"] == [{"type": "audio", "transcript": "one two"}]
+    assert response["output"][0]["content"] == [{"type": "output_audio", "transcript": "one two"}]
+    assert response["usage"]["input_token_details"]["cached_tokens"] == 0, "pipecat 1.10 stops receiving without one"
     assert events[4]["item"]["status"] == "incomplete"
     assert len({event["event_id"] for event in events}) == len(events)
     assert session.lose() == []
