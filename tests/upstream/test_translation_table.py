@@ -227,10 +227,10 @@ def test_every_reason_of_the_translation_is_a_dial_failure_with_an_alert() -> No
 
 
 def test_every_dial_failure_has_a_cause_in_the_reference() -> None:
-    """`key_malformed` and `client_left` are decided by the relay itself."""
+    """The relay itself decides `key_malformed` and `client_left`, and what becomes of its own `session.update`."""
     reasons = {rule.reason for rule in RULES} | NETWORK_ERRORS.keys()
 
-    assert {"key_malformed", "client_left"} == DIAL_FAILURES.keys() - reasons
+    assert {"key_malformed", "client_left", "policy_rejected", "session_rejected"} == DIAL_FAILURES.keys() - reasons
 
 
 @pytest.mark.parametrize(
