@@ -102,6 +102,11 @@ class Budgets(NamedTuple):
         return any(ceiling.microusd is not None for _, _, ceiling in self._ceilings())
 
     @property
+    def count_responses(self) -> bool:
+        """Whether one of them is in USD or in tokens."""
+        return any(ceiling.microusd is not None or ceiling.tokens is not None for _, _, ceiling in self._ceilings())
+
+    @property
     def count_time(self) -> bool:
         """Whether one of them is in minutes."""
         return any(ceiling.milliseconds is not None for _, _, ceiling in self._ceilings())

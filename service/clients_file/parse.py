@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, get_args
 
+from service.access.budgets import budgets_of, rates_of
 from service.access.clients import OPEN_ACCESS_CLIENT, ApiName, Client, ClientSet, JwtIssuer, digest_of
 from service.clients_file import values
 from service.clients_file.lines import KeyLines, Path
@@ -40,6 +41,11 @@ _LIMITS: Final[Mapping[str, tuple[str, values.Parser[int | None]]]] = {
     "usd_per_month": ("microusd_per_month", values.usd),
 }
 """By key of the file, the field of `ClientLimits` and its parser."""
+_UNPRICED: Final = {
+    "unpriced_usd_per_million_tokens": "unpriced_microusd_per_million_tokens",
+    "unpriced_usd_per_minute": "unpriced_microusd_per_minute",
+}
+"""By key of the file, the field of `Client`."""
 
 ReadTokens = Callable[[str], Sequence[str]]
 """Reads the tokens in a `token_file`; raises NotAccepted."""
@@ -103,6 +109,7 @@ class _Parser:
         self._read_tokens = read_tokens
         self._policies: dict[str, Policy] = {}
         self._owners: dict[str, str] = dict(surroundings.owned)
+        self._prices: list[tuple[Path, str]] = []  # the tables that set a key of `_UNPRICED`
         self._has_token: set[str] = set()  # clients with a credential, whether or not it is accepted
 
     def parse(self) -> ClientSet:
@@ -120,6 +127,7 @@ class _Parser:
         found = tuple(self._client(name, table, base) for name, table in _tables(clients))
         if not found:
             self._mistakes.add(("clients",), "has no table: the file declares no client", "Add a table [clients.NAME]")
+        self._check_prices({("clients", client.name): client for client in found})
         issued = self._issuers(_tables(issuers), {client.name for client in found})
         for client in found:
             if client.name not in self._has_token | {issuer.client for issuer in issued}:
@@ -163,6 +171,20 @@ class _Parser:
             **shared,
         )
 
+    def _check_prices(self, clients: Mapping[Path, Client]) -> None:
+        """Report prices of `_UNPRICED` that count for no client: those of [defaults] may count for one client only."""
+        for path, key in self._prices:
+            concerned = [client for place, client in clients.items() if path in {place, ("defaults",)}]
+            other = next(name for name in _UNPRICED if name != key)
+            if not any(budgets_of(client, "").count_money for client in concerned):
+                self._mistakes.add(
+                    (*path, key),
+                    "has no effect: it is a price for a budget in USD, and there is none",
+                    "Add a budget such as usd_per_day, or remove the price",
+                )
+            elif all(rates_of(client) is None for client in concerned):
+                self._mistakes.add((*path, key), f"has no effect without {other}", f"Set {other} as well")
+
     def _token_file(self, value: object) -> tuple[str, ...]:
         path = values.text(4096, example='"/run/secrets/kiosk"')(value)
         return tuple(map(digest_of, self._read_tokens(path)))
@@ -184,8 +206,10 @@ class _Parser:
         apis = table.take("apis", values.each(values.one_of(get_args(ApiName)), example='["realtime"]'))
         if apis is not None:
             found["apis"] = frozenset(apis)
-        for unit in ("million_tokens", "minute"):
-            table.take_into(found, f"unpriced_usd_per_{unit}", values.usd, f"unpriced_microusd_per_{unit}")
+        for key, field_name in _UNPRICED.items():
+            if key in table:
+                self._prices.append((table.path, key))
+            table.take_into(found, key, values.usd, field_name)
         table.take_into(found, "policy", self._policy, "policy")
         table.take_into(found, "end_sessions", values.boolean, "end_sessions")
         found["limits"] = replace(base.limits, **self._limits(table))

@@ -27,6 +27,10 @@ START_FAILURES: Final = catalogue_of(
         "Send the event without instructions, without a prompt, and without messages of the roles system and developer.",
         "No action is needed: the session goes on. To let the client set them, take instructions out of locked of its policy "
         "in RELAY_CLIENTS_FILE, or of the request for its client secret."),
+    Row("too_many_responses", "clients", Blame.CLIENT, None, None, Retry.NOW, Level.INFO,
+        "Too many responses of this session run at once; the request for another one was not forwarded.",
+        "Wait until a response has ended, then request the next one: a session with a budget runs at most four at once.",
+        "No action is needed: the session goes on. A client without a budget in tokens or USD has no such limit."),
     Row("field_locked", "clients", Blame.CLIENT, None, None, Retry.NEVER, Level.INFO,
         "This field of the session is locked; the event was not forwarded.",
         "Send the event without the field that param names.",

@@ -14,6 +14,8 @@ from typing import Any, Final
 HEAD_BYTES: Final = 512
 """Bytes of a message that are searched for its type before the whole message is read. Most servers and SDKs put it first."""
 
+MAX_EVENT_ID: Final = 512
+
 
 class Api(StrEnum):
     """The API of the provider that a session uses; also the `api` label of metrics."""
@@ -187,6 +189,12 @@ def event_type(payload: bytes) -> str | None:
     if body:
         return _text(body.get("type")) or None
     return found.group(1).decode("ascii") if found else None
+
+
+def event_id(payload: bytes) -> str | None:
+    """Return the id that a client gave an event, for an error about it; None without one, or if it is long."""
+    found = parse_object(payload).get("event_id")
+    return found if isinstance(found, str) and len(found) <= MAX_EVENT_ID else None
 
 
 def type_in_head(head: bytes) -> str | None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from service.realtime.events import CLIENT_EVENT_TYPES
+from service.realtime.events import CLIENT_EVENT_TYPES, MAX_EVENT_ID
 from service.realtime.policy import Policy, PolicyField
 from service.realtime.strict_json import Unreadable, folded, parse_strictly
 
@@ -29,7 +29,6 @@ _PROMPT: Final = ("prompt",)
 """A stored prompt, which can set every field."""
 _ROLES: Final = frozenset({"user", "assistant"})
 """Roles of items that a client may create while the instructions are locked: others are instructions to the model."""
-_MAX_EVENT_ID: Final = 512
 
 
 class Refusal(NamedTuple):
@@ -50,7 +49,7 @@ def review(policy: Policy, payload: bytes) -> Refusal | None:
     except Unreadable as unreadable:
         return Refusal("bad_request", hint=str(unreadable))
     event_id = event.get("event_id")
-    is_id = isinstance(event_id, str) and len(event_id) <= _MAX_EVENT_ID
+    is_id = isinstance(event_id, str) and len(event_id) <= MAX_EVENT_ID
     refusal = _review_event(policy, event)
     return refusal._replace(event_id=event_id if is_id else None) if refusal is not None else None
 

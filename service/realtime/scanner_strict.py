@@ -12,7 +12,7 @@ _HEAD_BYTES: Final = 96
 _TYPE_AND_STRING: Final = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"\s*,\s*"(?!type")[a-z_]+"\s*:\s*"')
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
-_QUOTES_OF_TWO_STRINGS: Final = 8
+_END: Final = (_QUOTE, ord("}"))
 
 MAX_CLIENT_EVENT_BYTES: Final = 2 << 20
 """Maximum bytes of an event of a client that is read whole. The largest of GPT-Live, thirty seconds of audio, has 1.9 MB."""
@@ -36,8 +36,8 @@ class StrictScanner(Scanner):
         )
 
     def new_audio_run(self) -> AudioRun:
-        """Return one that recognises nothing: each event is searched."""
-        return AudioRun(masked=True, max_message_bytes=0)
+        """Return one that searches each event."""
+        return _StrictAudioRun(masked=True, max_message_bytes=self._max_message_bytes)
 
     def _masked_type(self, data: bytes, start: int, end: int) -> str | None:
         found = super()._masked_type(data, start, end)
@@ -50,18 +50,31 @@ class StrictScanner(Scanner):
         return None if may_repeat_type(payload, payload.index(found.encode()) + len(found) + 1) else found
 
 
+class _StrictAudioRun(AudioRun):
+    __slots__ = ()
+
+    def goes_on_with(self, data: bytes) -> bool:
+        if not super().goes_on_with(data):
+            return False
+        if is_type_and_one_string(data[8:], data[4:8]):
+            return True
+        self.events -= 1
+        return False
+
+
 def is_type_and_one_string(masked: bytes, key: bytes, event_type: bytes | None = None) -> bool:
     """Whether a payload is an object of a type and one other string without escapes, as events of audio are.
 
-    Its eight quotation marks then belong to two keys and two values. To count them needs no unmasking.
+    The second string then ends with the object, and nothing in it is a quotation mark. To see that needs no unmasking.
     """
     found = _TYPE_AND_STRING.match(unmask(masked[:_HEAD_BYTES], key))
     if found is None or (event_type is not None and found.group(1) != event_type):
         return False
-    quotes = 0
+    start, end = found.end(), len(masked) - 2
+    if end < start or (masked[end] ^ key[end % 4], masked[end + 1] ^ key[(end + 1) % 4]) != _END:
+        return False
     for position, mask in enumerate(key):
-        part = masked[position::4]
-        if part.find(_BACKSLASH ^ mask) >= 0:
+        part = masked[start + (position - start) % 4 : end : 4]
+        if _QUOTE ^ mask in part or _BACKSLASH ^ mask in part:
             return False
-        quotes += part.count(_QUOTE ^ mask)
-    return quotes == _QUOTES_OF_TWO_STRINGS
+    return True

@@ -11,9 +11,11 @@ from typing import Final, Protocol
 
 from service.access.budgets import Budgets, Rates, Use, shown
 from service.realtime.incidents import RESPONSE_DONE
+from service.realtime.pricing import cost_usd, model_label
 from service.relay import ending
 from service.relay.ending import Ending
-from service.relay.latency import CREATED, ResponseTimer
+from service.relay.latency import CREATE, ResponseTimer
+from service.relay.response_counter import ResponseCounter
 from service.relay.spent import Spent
 from service.store.interface import Amounts, Scope, Spending, Store, Totals
 
@@ -30,6 +32,10 @@ LAST_RESPONSE_SECONDS: Final = 60.0
 class BudgetedSession(Protocol):
     """The session, as its budget sees it."""
 
+    @property
+    def received_bytes(self) -> int:
+        """How much upstream has sent that was forwarded."""
+
     def end_at_boundary(self, end: Ending) -> None:
         """End it where an event of the relay's own can be sent."""
 
@@ -37,34 +43,13 @@ class BudgetedSession(Protocol):
         """Send the client an event of the relay's own."""
 
 
-class ResponseCounter:
-    """Counts the responses that run, and passes the other events to the timer of the session. A `ResponseTimer`."""
-
-    def __init__(self, timer: ResponseTimer, on_ended: Callable[[], object]) -> None:
-        self._timer = timer
-        self._on_ended = on_ended
-        self.running = 0
-        self.client_types = timer.client_types
-        self.watched_types = timer.watched_types | {CREATED, RESPONSE_DONE}
-
-    def event_passed(self, event_type: str) -> None:
-        """Process an event, after it was forwarded."""
-        if event_type in self._timer.watched_types or event_type in self._timer.client_types:
-            self._timer.event_passed(event_type)
-        if event_type == CREATED:
-            self.running += 1
-        elif event_type == RESPONSE_DONE:
-            self.running = max(0, self.running - 1)
-            self._on_ended()
-        self.watched_types = self._timer.watched_types | {CREATED, RESPONSE_DONE}
-
-
 class SessionBudget:
     """Watches one session, from `start` to `finish`.
 
-    `place` names where the limit of a `Use` is set; `warning` builds the event for a client that asked for it. `rates` are
-    the operator's for what has no known price. `usd_per_second` is the price of a session that no event reports;
-    `live_usd_per_second` that of GPT-Live, whose events report it after 15 seconds and then once or twice a minute.
+    `model` is that of the session. `place` names where the limit of a `Use` is set; `warning` builds the event for a client
+    that asked for it. `rates` are the operator's for what has no known price. `usd_per_second` is the price of a session that
+    no event reports; `live_usd_per_second` that of GPT-Live, whose events report it after 15 seconds and then once or twice a
+    minute.
     """
 
     def __init__(
@@ -73,6 +58,7 @@ class SessionBudget:
         store: Store,
         record: str,
         *,
+        model: str | None = None,
         place: Callable[[Use], str],
         warning: Callable[[Use], bytes] | None = None,
         rates: Rates | None = None,
@@ -82,6 +68,7 @@ class SessionBudget:
         self._budgets = budgets
         self._store = store
         self._record = record
+        self._model = model_label(model)
         self._place = place
         self._warning = warning
         self._rates = rates
@@ -101,7 +88,9 @@ class SessionBudget:
         """Begin; returns the timer for the pipes of the session."""
         self._session, self._spent = session, spent
         spent.on_change, spent.rates = self.note, self._rates
-        self._responses = ResponseCounter(timer, self._response_ended)
+        self._responses = ResponseCounter(
+            timer, self._response_ended, clock=self._clock, received_bytes=lambda: session.received_bytes
+        )
         self.note()
         return self._responses
 
@@ -116,6 +105,22 @@ class SessionBudget:
     def is_response_running(self) -> bool:
         """Whether a response runs, of which the provider has not reported the tokens yet."""
         return self._responses is not None and self._responses.running > 0
+
+    def refusal(self, event_type: str | None) -> str | None:
+        """The reason for which an event of the client is not forwarded; None if it is. It has then been counted.
+
+        A response out of band runs beside others, so a client could request any number before the first one has a price.
+        """
+        if event_type != CREATE or self._responses is None:
+            return None
+        if self._has_ended or self._exhausted is not None:
+            return REASON
+        return None if self._responses.request() else "too_many_responses"
+
+    def event_discarded(self, event_type: str | None) -> None:
+        """Note an event that upstream sent after the end of the session."""
+        if event_type == RESPONSE_DONE and self._responses is not None:
+            self._responses.ended()
 
     def tick(self) -> None:
         """Called twice a second."""
@@ -136,12 +141,21 @@ class SessionBudget:
         if self._live_usd_per_second and not self._spent.is_confirmed:
             seconds = self._unreported_seconds()
             self._spent.add(seconds * self._live_usd_per_second, seconds=seconds)
+        if self.is_response_running:
+            self._estimate_response()
         self._session = None
         if self._task is not None:
             self._task.cancel()
         self._responses = None  # it refers to this object: the cycle would wait for the garbage collector
         if self._budgets.are_shared:
             self._store.spend(self._spending(self._amounts(), is_final=True))
+
+    def _estimate_response(self) -> None:
+        """Count what runs when both sides are closed: a client must not be able to hear a response and never pay for it."""
+        assert self._responses is not None  # noqa: S101 - one of them runs
+        usage = self._responses.unreported_usage(self._spent.last)
+        self._spent.is_estimated = True
+        self._spent.add(cost_usd(self._model, usage), tokens=usage.total, usage=usage)
 
     def _count_time(self, now: float) -> None:
         seconds, self._counted_until = now - self._counted_until, now

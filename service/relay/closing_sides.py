@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from service.realtime.incidents import RESPONSE_DONE
 from service.relay.ending import CloseInstruction
 from service.relay.live_call import settle
 from service.relay.ticker import TICK_SECONDS
@@ -26,14 +25,16 @@ RESPONSE_SETTLE_SECONDS: Final = 1.0
 """How long a session with a budget waits for the tokens of the response that its end cuts off."""
 
 
-async def settle_response(connected: UpstreamConnection, on_event: Callable[[str | None, bytes], None]) -> None:
-    """Cancel the response that runs and read what it cost: a client that leaves before its end must pay for it."""
+async def settle_response(
+    connected: UpstreamConnection, on_event: Callable[[str | None, bytes], None], *, is_running: Callable[[], bool]
+) -> None:
+    """Cancel the response and read what those that run cost: a client that leaves before their end must pay for them."""
     await settle(
         connected,
         asyncio.get_running_loop().time() + RESPONSE_SETTLE_SECONDS,
         lambda message: on_event(message.type, message.payload),
         request=RESPONSE_CANCEL,
-        last_type=RESPONSE_DONE,
+        is_last=lambda _: not is_running(),
     )
 
 

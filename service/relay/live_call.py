@@ -193,13 +193,15 @@ _ENDED_BY_PEER: Final = frozenset(
 
 
 class SettlementReceiver:
-    """The receiver of an upstream leg that waits for the event `last_type`. Everything else is only read.
+    """The receiver of an upstream leg that waits for the message for which `is_last`. Everything else is only read.
 
     `closed` resolves with whether it arrived; False if upstream closed or lost the connection before.
     """
 
-    def __init__(self, leg: Leg, scanner: Scanner, on_event: Callable[[Message], object], last_type: str) -> None:
-        self._last_type = last_type
+    def __init__(
+        self, leg: Leg, scanner: Scanner, on_event: Callable[[Message], object], is_last: Callable[[Message], bool]
+    ) -> None:
+        self._is_last = is_last
         self._leg = leg
         self._scanner = scanner
         self._on_event = on_event
@@ -218,7 +220,7 @@ class SettlementReceiver:
     def _process(self, item: Item) -> None:
         if isinstance(item, Message):
             self._on_event(item)
-            if item.type == self._last_type:
+            if self._is_last(item):
                 self._resolve(closed=True)
         elif handle_control(self._leg, item) is not None:
             self._leg.close()
@@ -236,9 +238,9 @@ async def settle(
     *,
     is_requested: bool = False,
     request: bytes = SESSION_CLOSE,
-    last_type: str = live.SESSION_CLOSED,
+    is_last: Callable[[Message], bool] = lambda message: message.type == live.SESSION_CLOSED,
 ) -> bool:
-    """Send `request` and read until the event `last_type` arrives; returns whether it did before `deadline` (loop time).
+    """Send `request` and read until a message `is_last`, after `on_event`; returns whether it came before `deadline`.
 
     `is_requested`: the client has sent it already. The caller guarantees a message boundary. The connection stays open: the
     caller closes it.
@@ -248,7 +250,7 @@ async def settle(
         return False
     if not is_requested:
         leg.send_event(request)
-    receiver = SettlementReceiver(leg, connected.scanner, on_event, last_type)
+    receiver = SettlementReceiver(leg, connected.scanner, on_event, is_last)
     for item in connected.items:
         receiver._process(item)  # noqa: SLF001 - received with the start, and not processed yet
     connected.items = []

@@ -49,9 +49,14 @@ class StartPolicy:
     model_hint: str | None = None  # the remedy for a model that is not allowed, in place of the catalogue's
     unpriced_hint: str | None = None  # the remedy for one without a known price; None if those are allowed
 
+    @property
+    def reads_updates(self) -> bool:
+        """Whether models are checked in `session.update` as well: then no event may hide its type."""
+        return bool(self.allowed_models) or self.unpriced_hint is not None
+
     def scanner(self) -> Scanner:
-        """A scanner of the client's bytes: with a list of models no event may hide its type."""
-        if self.allowed_models:
+        """A scanner of the client's bytes."""
+        if self.reads_updates:
             return StrictScanner(
                 max_message_bytes=self.limits.max_message_bytes, parsed_types=frozenset({SESSION_START, SESSION_UPDATE})
             )

@@ -41,7 +41,7 @@ def record_of(
         "messages": dict(zip(("client", "upstream"), messages, strict=True)),
         "output_audio_seconds": round(usage.output.audio * ASSISTANT_AUDIO_MS_PER_TOKEN / 1000, 3),
         "billed_seconds": round(spent.billed_seconds, 3),
-        "usage_confirmed": summary.get("usage_confirmed", True) if info.api is Api.LIVE else None,
+        "usage_confirmed": _is_confirmed(info.api, spent, summary),
         "tokens": {
             "total": spent.tokens,
             "input": _by_modality(uncached(usage)),
@@ -51,6 +51,12 @@ def record_of(
         "usd": spent.microusd / 1_000_000,
         "usd_is_complete": spent.is_priced,
     }
+
+
+def _is_confirmed(api: Api, spent: Spent, summary: Mapping[str, object]) -> object:
+    if api is Api.LIVE:
+        return summary.get("usage_confirmed", True)
+    return False if spent.is_estimated else None
 
 
 def _by_modality(tokens: Tokens) -> dict[str, int]:

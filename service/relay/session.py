@@ -3,7 +3,7 @@
 import asyncio
 
 from service.realtime.closing import close_code_to_forward
-from service.realtime.events import Direction
+from service.realtime.events import Direction, event_id
 from service.realtime.live_events import Transcript
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message, Violation
@@ -172,6 +172,11 @@ class Session:
         times = (now - self._watch.started_at, now - self._watch.active_at)
         return SessionView(self.info, *times, ending_as, self._to_upstream, self._to_client, self._reporter.spending)
 
+    @property
+    def received_bytes(self) -> int:
+        """What upstream has sent so far and the client was sent."""
+        return self._to_client.forwarded_bytes
+
     def announce_drain(self, seconds: float) -> None:
         """Send the client the drain event at the next message boundary, if it asked for it; the drain ends in `seconds`."""
         self._own_events.announce_drain(self._loop.time() + seconds)
@@ -213,8 +218,10 @@ class Session:
         if not close.is_final and self._to_upstream.at_message_boundary:
             if self.settle_seconds:
                 await self._call.settle(self._connected, self._loop.time() + self.settle_seconds)
-            elif self._budget is not None and self._budget.is_response_running:
-                await settle_response(self._connected, self.event_discarded)
+            elif (budget := self._budget) is not None and budget.is_response_running:
+                await settle_response(
+                    self._connected, self.event_discarded, is_running=lambda: budget.is_response_running
+                )
         await close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
     def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
@@ -262,6 +269,11 @@ class Session:
 
     def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """Count what an upstream event reports; refuse what a client may not request."""
+        if direction == Direction.CLIENT_TO_UPSTREAM and self._budget is not None:
+            reason = self._budget.refusal(message.type)
+            if reason is not None:
+                self._send_error(reason, None, None, event_id(message.payload))
+                return Verdict.DROP
         return self._call.event_read(direction, message.type, message.payload, self._to_client.count_audio)
 
     def transcripts_passed(self, transcripts: list[Transcript]) -> None:
@@ -275,6 +287,8 @@ class Session:
     def event_discarded(self, event_type: str | None, payload: bytes) -> None:
         """Count what upstream reports after the end."""
         self._call.event_discarded(event_type, payload)
+        if self._budget is not None:
+            self._budget.event_discarded(event_type)
 
     def redact(self, text: str) -> str:
         """Replace secrets in a text."""

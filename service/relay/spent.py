@@ -15,7 +15,8 @@ _MICRO: Final = 1_000_000
 class Spent:
     """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher.
 
-    `rates` are those of the operator for what has no known price; `on_change` is called after each change.
+    `is_estimated`: a response whose tokens were never reported counts by an estimate. `rates` are those of the operator for
+    what has no known price; `on_change` is called after each change.
     """
 
     tokens: int = 0
@@ -23,7 +24,9 @@ class Spent:
     billed_seconds: float = 0.0  # of what costs by the minute
     is_priced: bool = True
     is_confirmed: bool = False  # of GPT-Live: the provider has reported the final seconds
+    is_estimated: bool = False
     usage: Usage = field(default_factory=Usage)  # of responses
+    last: Usage = field(default_factory=Usage)  # of the last one
     rates: Rates | None = None
     on_change: Callable[[], None] | None = None
 
@@ -43,5 +46,6 @@ class Spent:
         self.is_priced = self.is_priced and cost_usd is not None
         if usage is not None:
             self.usage += usage
+            self.last = usage
         if self.on_change is not None:
             self.on_change()

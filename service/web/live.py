@@ -169,5 +169,5 @@ class LiveSessions:
         policy = self._policy_for(attempt)
         return new_session(
             call=partial(LiveCall, metrics=self._telemetry.metrics, check_models=policy.check, is_sideband=True),
-            client_stream=ClientStream(policy.scanner()) if policy.allowed_models else None,
+            client_stream=ClientStream(policy.scanner()) if policy.reads_updates else None,
         )

@@ -11,8 +11,10 @@ from service.failures import Failure
 from service.realtime.policy import Policy
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
+from service.realtime.scanner_strict import StrictScanner
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
+from service.relay.latency import CREATE
 from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.reviewed_call import ReviewedCall
 from service.relay.session import Session
@@ -91,7 +93,7 @@ class SessionFactory:
                 Failure(reason, hint=hint), attempt.session_id, param, event_id
             ),
             drain_event=draining_event if attempt.wants_draining_event else None,
-            client_stream=client_stream,
+            client_stream=client_stream or self._budget_stream(attempt, dial_request),
             budget=self._new_budget(attempt, dial_request),
         )
         if self._must_end(info.credential):  # withdrawn during the dial
@@ -99,6 +101,17 @@ class SessionFactory:
         elif attempt.lost_place:
             session.end("store_unavailable")
         return session
+
+    def _budget_stream(self, attempt: ConnectionAttempt, dial_request: DialRequest) -> ClientStream | None:
+        """Where responses count, each event of the client is read whole, so that none hides a request for one.
+
+        It also keeps upstream at a message boundary, where the session can cancel the response that its end cuts off.
+        """
+        if dial_request.endpoint != "realtime" or attempt.budgets is None or not attempt.budgets.count_responses:
+            return None
+        return ClientStream(
+            StrictScanner(max_message_bytes=self._limits.max_message_bytes, parsed_types=frozenset({CREATE}))
+        )
 
     def _new_budget(self, attempt: ConnectionAttempt, dial_request: DialRequest) -> SessionBudget | None:
         if attempt.budgets is None:
@@ -111,6 +124,7 @@ class SessionFactory:
             attempt.budgets,
             self._store,
             attempt.session_id,
+            model=attempt.model,
             place=lambda use: limit_key(
                 client, use.limit, of_user=use.scope is not None and use.scope.user is not None
             ),

@@ -44,7 +44,7 @@ PUBLISHED_CODES = {
     "live_disabled": (404, None),
     "start_invalid": (None, 4000),
     "start_timeout": (None, 1008),
-    "start_repeated instructions_locked field_locked": (None, None),
+    "start_repeated instructions_locked field_locked too_many_responses": (None, None),
 }
 # The failures that count against the objective of 99.5 % and fire alerts. `blame` decides: this list shows its effect.
 COUNTED = """
@@ -62,6 +62,7 @@ CAUSED_BY_CLIENT = """
     too_many_connects model_not_found call_not_found client_left live_disabled start_invalid start_timeout start_repeated
     client_disabled api_refused budget_exhausted token_expired token_not_yet_valid
     policy_unsupported instructions_locked field_locked secret_used secret_expired too_many_secrets session_rejected
+    too_many_responses
 """
 FAILURES = ADMISSION_FAILURES | DIAL_FAILURES | START_FAILURES
 EXPECTED = {reason: codes for reasons, codes in PUBLISHED_CODES.items() for reason in reasons.split()}

@@ -48,6 +48,21 @@ BROKEN = {
     "unknown table": (f"{KIOSK}[client.x]\n", 3, "client is unknown", "Write clients"),
     "wrong type": (f'{KIOSK}max_sessions = "2"\n', 3, "max_sessions is a string", "Write a whole number from 1"),
     "zero": (f"{KIOSK}starts_per_minute = 0\n", 3, "starts_per_minute is 0", "enabled = false refuses a client"),
+    "price without a budget": (
+        f"{KIOSK}tokens_per_day = 5\nunpriced_usd_per_minute = 1\nunpriced_usd_per_million_tokens = 1\n",
+        4,
+        "clients.kiosk.unpriced_usd_per_minute has no effect: it is a price for a budget in USD, and there is none",
+        "Add a budget such as usd_per_day, or remove the price",
+    ),
+    "price without a budget in defaults": (
+        f"[defaults]\nunpriced_usd_per_minute = 1\n{KIOSK}", 2, "defaults.unpriced_usd_per_minute has no effect", "Add a"
+    ),
+    "one price of two": (
+        f"{KIOSK}usd_per_day = 5\nunpriced_usd_per_minute = 1\n",
+        4,
+        "has no effect without unpriced_usd_per_million_tokens",
+        "Set unpriced_usd_per_million_tokens as well",
+    ),
     "token in place of its hash": (
         f'[clients.kiosk]\ntoken_sha256 = [\n  "{HASH}",\n  "{TOKEN}",\n]\n',
         4,

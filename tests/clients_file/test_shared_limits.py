@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from service.store.interface import Scope
+from service.store.interface import Scope, StoreError, Totals
+from service.store.redis_backend import RedisBackend
+from service.store.redis_backend import connect as connect_redis
 from service.store.shared import SharedStore
-from tests.clients_file.relays import connect, refusal, relay_of, table
-from tests.clients_file.test_budgets import respond
-from tests.support.harness import Relay, eventually
+from service.store.url import parse_store_url
+from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table, write
+from tests.clients_file.test_budgets import next_of, respond
+from tests.support.harness import Relay, eventually, open_raw
 from tests.support.redis_server import RedisServer, running_redis
+from tests.support.relay_process import serving
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -134,3 +138,68 @@ async def test_budget_holds_for_three_relays_and_equals_the_records(
     assert spent.microusd == sum(round(record["usd"] * 1_000_000) for record in records)
     largest = max(record["tokens"]["total"] for record in records)
     assert 400 <= spent.tokens <= 400 * (len(relays) if restarts else 1) + 6 * largest
+
+
+async def test_session_whose_place_another_instance_has_taken_ends(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`closed`: an instance that is cut off from the store cannot hold a place, and with it a budget, for ever."""
+    defaults = RedisBackend.__init__.__kwdefaults__, SharedStore.__init__.__kwdefaults__
+    for kwdefaults, name, value in zip(defaults, ("lease_seconds", "heartbeat_seconds"), (0.5, 0.05), strict=True):
+        assert kwdefaults is not None
+        monkeypatch.setitem(kwdefaults, name, value)
+    settings = {
+        "RELAY_STORE_URL": redis.url,
+        "RELAY_STORE_FAILURE": "closed",
+        "RELAY_MAX_RECONNECTS_PER_MINUTE": "0",
+    }
+    text = table("kiosk", "max_sessions = 1\ntokens_per_day = 9999")
+    async with (
+        relay_of(tmp_path / "one.toml", text, **settings) as one,
+        relay_of(tmp_path / "two.toml", text, **settings) as two,
+    ):
+        first = await connect(one)
+        assert (429, "too_many_sessions") == await refusal(two)
+
+        async def fail(*_: object) -> None:
+            raise StoreError("cut off")
+
+        with monkeypatch.context() as cut_off:
+            for operation in ("register", "hold", "heartbeat"):
+                cut_off.setattr(one.app.store._backend, operation, fail)
+            second = await connect(two)
+            while second.answer.status != 101:
+                await second.close()
+                second = await connect(two)
+        assert "store_unavailable" == (await next_of(first, "error"))["error"]["code"]
+        await first.close()
+        await second.close()
+
+
+async def test_instance_that_is_killed_within_a_response_loses_only_that(redis: RedisServer, tmp_path: Path) -> None:
+    """What its session had used before is in the store, where it counts for the next instance."""
+    path = tmp_path / "clients.toml"
+    settings = {"RELAY_CLIENTS_FILE": str(path), "RELAY_STORE_URL": redis.url, "RELAY_LOG_FORMAT": "json"}
+    write(path, table("kiosk", "tokens_per_day = 9999"))
+    token = {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    url = parse_store_url(redis.url)
+    assert url is not None
+    backend, scope = RedisBackend(connect_redis(url)), Scope("kiosk")
+    totals = Totals()
+    async with serving(**settings) as (process, port, _):
+        client = await open_raw(port, headers=token)
+        used = (await respond(client))["response"]["usage"]["total_tokens"]
+        client.send_event(type="response.create", response={"output_modalities": ["audio"]})
+        await next_of(client, "response.output_audio.delta")
+        while totals.day.tokens < used:
+            totals = (await backend.totals([scope]))[scope]
+        process.process.kill()
+        assert {} == await next_of(client, "never")
+        await client.close()
+    write(path, table("kiosk", f"tokens_per_day = {used}"))
+    async with serving(**settings) as (_, port, _):
+        client = await open_raw(port, headers=token)
+        assert "budget_exhausted" == client.answer.error["code"]
+        await client.close()
+    assert used == (await backend.totals([scope]))[scope].day.tokens
+    await backend.close()

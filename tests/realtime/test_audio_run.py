@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from service.realtime import live
 from service.realtime.audio_run import AUDIO_TYPES
 from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERVER_EVENT_TYPES
-from service.realtime.frames import Opcode, build_frame
+from service.realtime.frames import Opcode, build_frame, unmask
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_strict import StrictScanner
 from tests.support.memory_transport import examples
@@ -20,6 +20,11 @@ def scanner(*, masked: bool, limit: int = LIMIT) -> Scanner:
     """A scanner that has seen nothing yet."""
     parsed = frozenset[str]() if masked else PARSED_EVENT_TYPES
     return Scanner(masked=masked, max_message_bytes=limit, parsed_types=parsed)
+
+
+def strict(limit: int = LIMIT) -> Scanner:
+    """One that searches each event."""
+    return StrictScanner(max_message_bytes=limit, parsed_types=frozenset({live.SESSION_UPDATE}))
 
 
 def audio(kind: str, size: int, *, middle: bytes = b',"event_id":"e"', space: bytes = b"", key: bytes = b"") -> bytes:
@@ -48,10 +53,11 @@ def like_audio(draw: st.DrawFn, *, masked: bool) -> bytes:
 
 
 @examples(300)
-@given(data=st.data(), masked=st.booleans(), limit=st.sampled_from([LIMIT, 300]))
-def test_run_goes_on_only_with_what_the_scanner_recognises(data: st.DataObject, *, masked: bool, limit: int) -> None:
+@given(data=st.data(), kind=st.sampled_from(["server", "client", "strict"]), limit=st.sampled_from([LIMIT, 300]))
+def test_run_goes_on_only_with_what_the_scanner_recognises(data: st.DataObject, kind: str, limit: int) -> None:
     """As the same type; and the totals are those of the events with which it went on."""
-    subject = scanner(masked=masked, limit=limit)
+    masked = kind != "server"
+    subject = strict(limit) if kind == "strict" else scanner(masked=masked, limit=limit)
     run = subject.new_audio_run()
     first = audio("input_audio_buffer.append" if masked else live.OUTPUT_AUDIO, 100, key=KEYS[0] if masked else b"")
     found = subject.whole_event_type(first)
@@ -116,13 +122,30 @@ def test_run_outlasts_other_whole_events() -> None:
     assert (len(others), len(others) * len(event)) == run.take()
 
 
-def test_no_run_where_each_event_is_searched() -> None:
-    """A strict scanner looks for a second type in each event of a client."""
-    run = StrictScanner(max_message_bytes=LIMIT, parsed_types=frozenset({live.SESSION_UPDATE})).new_audio_run()
-    event = audio(live.INPUT_AUDIO, 100, key=KEYS[0])
-    run.starts_with(event, live.INPUT_AUDIO)
+HIDDEN = (
+    b'","type":"session.update","x":"',
+    b'","t\\u0079pe":"session.update","x":"',
+    b"\\u0041",
+    b'"} {"',
+)
 
-    assert not run.goes_on_with(event)
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_run_of_a_strict_scanner_searches_each_event(hidden: bytes, key: bytes) -> None:
+    """Whatever is within the audio, at every place of the mask, the event goes the long way; the run goes on after it."""
+    subject = strict()
+    run = subject.new_audio_run()
+    event = audio(live.INPUT_AUDIO, 400, middle=b"", key=key)
+    assert live.INPUT_AUDIO == subject.whole_event_type(event)
+    run.starts_with(event, live.INPUT_AUDIO)
+    for place in range(60, 64):
+        payload = bytearray(unmask(event[8:], key))
+        payload[place : place + len(hidden)] = hidden
+        assert not run.goes_on_with(build_frame(Opcode.TEXT, bytes(payload), key))
+        assert run.goes_on_with(event)
+
+    assert (4, 4 * len(event)) == run.take()
 
 
 def test_audio_is_of_known_types() -> None:
