@@ -3,7 +3,8 @@
 A word of samples holds the word's number. PCM: two samples, the first positive with the low 14 bits, the second negative
 with the high 14 bits. G.711: four samples with six bits each, of which only the first has the sign bit set. All samples are
 loud: voice activity detection takes them for speech. Numbers are unique for 2**29 samples of PCM (6 hours) and 2**26 of
-G.711 (2 hours). Silence has no number. Where two pieces meet within a word, its samples can be taken for those of either.
+G.711 (2 hours). Silence has no number. Where two pieces meet within a word, its samples can be taken for those of either;
+where they meet between words, none are.
 
 A numbered voice counts aloud: it says one word for each tenth of a second that begins in it, the number of that tenth.
 """
@@ -140,7 +141,10 @@ def _matching(audio: bytes, at: int, first: int, code: _Code) -> int:
             total += len(expected) // size
             continue
         lengths = range(1, len(expected) // size + 1)
-        return total + bisect_left(lengths, 1, key=lambda n: found[: n * size] != expected[: n * size])
+        total += bisect_left(lengths, 1, key=lambda n: found[: n * size] != expected[: n * size])
+        partial = (first + total) % code.word_samples
+        # Behind the last whole word, another one can begin with the samples that were due.
+        return total - partial if partial <= total and _word(audio, at + total - partial, code) is not None else total
 
 
 @functools.lru_cache(maxsize=64)

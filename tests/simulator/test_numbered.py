@@ -30,6 +30,14 @@ def test_pieces_between_silence_are_found(audio_format: AudioFormat, pieces: lis
     assert sample_ranges(audio, audio_format) == merged(expected)
 
 
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_pieces_that_meet_between_words_are_told_apart(audio_format: AudioFormat) -> None:
+    """Also if the second begins with samples that could continue the first."""
+    for second in (0, 4, 64 * 4, 4096 * 4):
+        audio = numbered_audio(0, 64 * WORD, audio_format) + numbered_audio(second, 4 * WORD, audio_format)
+        assert sample_ranges(audio, audio_format) == merged(((0, 64 * WORD), (second, second + 4 * WORD)))
+
+
 @given(st.sampled_from(FORMATS), st.integers(0, 2**24), st.integers(16, 300), st.integers(0, 8), st.integers(0, 8))
 def test_any_slice_names_its_samples(
     audio_format: AudioFormat, first: int, count: int, before: int, behind: int
