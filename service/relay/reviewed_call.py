@@ -10,15 +10,25 @@ from service.telemetry.conversations import ConversationMetrics
 
 
 class ReviewedCall(RealtimeCall):
-    """See `Call`. A refused event is dropped whole, as the provider does with an invalid one, and the session goes on."""
+    """See `Call`. A refused event is dropped whole, as the provider does with an invalid one, and the session goes on.
+
+    `instructions` are those with which the session started.
+    """
 
     def __init__(
-        self, reporter: SessionReporter, send_error: SendError, *, metrics: ConversationMetrics, policy: Policy
+        self,
+        reporter: SessionReporter,
+        send_error: SendError,
+        *,
+        metrics: ConversationMetrics,
+        policy: Policy,
+        instructions: str | None,
     ) -> None:
         super().__init__(reporter, send_error, metrics=metrics)
         self._send_error = send_error
         self._refused = metrics.refused_events
         self._policy = policy
+        self._instructions = instructions
 
     def event_read(
         self, direction: Direction, event_type: str | None, payload: bytes, position: Position
@@ -37,8 +47,8 @@ class ReviewedCall(RealtimeCall):
             if event_type is not None:
                 return Verdict.DROP
             shown = payload  # no event
-        if is_failure and self._policy.instructions:
-            shown = without_quotation(shown, self._policy.instructions)
+        if is_failure and self._instructions:
+            shown = without_quotation(shown, self._instructions)
         return verdict if shown is payload else Rewritten(shown, is_redacted=is_failure)
 
     def _review(self, payload: bytes) -> Verdict:

@@ -56,6 +56,13 @@ class ConnectionAttempt:
         return replace(policy, locked=policy.locked | bound.locked)
 
     @property
+    def instructions(self) -> str | None:
+        """The instructions with which the session starts: those of the client's secret precede those of the policy."""
+        bound, policy = self.bound_session, self.identity.client.policy
+        found = bound.configuration.get("instructions") if bound is not None else None
+        return found if isinstance(found, str) else policy.instructions if policy is not None else None
+
+    @property
     def limited_as(self) -> str:
         """The name under which the client's sessions and dials are counted."""
         return limited_client(self.client, self.address)

@@ -13,7 +13,9 @@ from service.access.secrets import PresentedSecret
 from service.failures import CATALOGUE, Failure
 from service.realtime.keys import Secret
 from service.realtime.policy import SESSION_EVENT_TYPES
+from service.realtime.policy_review import locked_field
 from service.realtime.pricing import OTHER, model_label, translation_usd_per_second
+from service.realtime.secret_request import BoundSession
 from service.upstream.target import DialRequest, Endpoint
 
 _FILE: Final = "RELAY_CLIENTS_FILE"
@@ -89,10 +91,24 @@ def check_model(client: Client, model: str | None) -> None:
         raise Failure("model_refused", hint=model_hint(client))
 
 
+def locked_param(client: Client, session: BoundSession) -> str | None:
+    """The first field of a session to be bound that the policy of the client locks; None if there is none."""
+    if client.policy is None or not client.policy.locked:
+        return None
+    refusal = locked_field(client.policy, session.configuration, "session")
+    return refusal.param if refusal is not None else None
+
+
 def for_client_secret(request: DialRequest, secret: PresentedSecret) -> DialRequest:
-    """The request for the session to which a client secret is bound; raises Failure with api_refused for another API."""
+    """The request for the session to which a client secret is bound; raises Failure with api_refused for another API.
+
+    The policy of the client may lock since then what the secret sets: it would precede the policy.
+    """
     if request.endpoint != "realtime":
         raise Failure("api_refused", detail=f"a client secret at {request.endpoint}", hint=_ONE_API)
+    locked = locked_param(secret.identity.client, secret.grant.session)
+    if locked is not None:
+        raise Failure("secret_expired", detail=f"the policy of the client has locked {locked} since it was created")
     if secret.grant.user is not None:  # the holder of the secret names no other
         request = dataclasses.replace(request, safety_identifier=secret.grant.safety_identifier)
     if not secret.grant.session.settings and not secret.grant.session.locked:

@@ -10,7 +10,6 @@ from aiohttp import web
 from service.access.clients import Identity
 from service.access.secrets import ClientSecrets, CreationLimit, Grant, is_client_secret
 from service.failures import Failure
-from service.realtime.policy_review import locked_field
 from service.realtime.secret_request import MAX_BODY_BYTES, InvalidBody, SecretRequest, parse_request
 from service.store.interface import MAX_SECRET_PAYLOAD_BYTES
 from service.telemetry.metrics import Metrics
@@ -19,7 +18,7 @@ from service.web import refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
-from service.web.client_rules import check_api, check_model, check_price, with_policy
+from service.web.client_rules import check_api, check_model, check_price, locked_param, with_policy
 from service.web.protocol import PublicProtocol
 from service.web.request import SAFETY_IDENTIFIER, parse_token
 from service.web.unserved import CLIENT_SECRET_PATHS
@@ -133,15 +132,14 @@ def _check(identity: Identity, wanted: SecretRequest) -> None:
     request = with_policy(client, DialRequest(query=query))
     if session.model is not None:
         check_price(identity, DialRequest(query=(*request.query, ("model", session.model))))
-    if client.policy is not None and client.policy.locked:
-        locked = locked_field(client.policy, session.configuration, "session")
-        if locked is not None:
-            raise Failure(
-                "bad_request",
-                param=locked.param,
-                detail=f"{locked.param} is locked",
-                hint=f"Create the client secret without {locked.param}: the policy of this client locks it.",
-            )
+    locked = locked_param(client, session)
+    if locked is not None:
+        raise Failure(
+            "bad_request",
+            param=locked,
+            detail=f"{locked} is locked",
+            hint=f"Create the client secret without {locked}: the policy of this client locks it.",
+        )
 
 
 def _parse(body: bytes) -> SecretRequest:

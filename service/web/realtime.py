@@ -294,7 +294,7 @@ class RealtimeHandler:
             case "attach":
                 return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
-                return self._drainer.sessions.start(self._factory.realtime_session(attempt.policy, new_session))
+                return self._drainer.sessions.start(self._factory.realtime_session(attempt, new_session))
 
     def _end_session(self, session_id: str, reason: str) -> None:
         session = self._drainer.sessions.find(session_id)

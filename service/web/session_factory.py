@@ -8,7 +8,6 @@ from functools import partial
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
 from service.access.clients import Identity
 from service.failures import Failure
-from service.realtime.policy import Policy
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.realtime.scanner_strict import StrictScanner
@@ -49,15 +48,15 @@ class SessionFactory:
         self._limits = limits
         self._must_end = must_end
 
-    def realtime_session(self, policy: Policy | None, new_session: Callable[..., Session]) -> Session:
+    def realtime_session(self, attempt: ConnectionAttempt, new_session: Callable[..., Session]) -> Session:
         """The session of a client of the Realtime API, whose events are reviewed if its policy locks fields."""
+        policy = attempt.policy
         metrics = self._telemetry.metrics.conversations
         if policy is None or not policy.locked:
             return new_session(call=partial(RealtimeCall, metrics=metrics))
         scanner = ReviewedScanner(max_message_bytes=self._limits.max_message_bytes)
-        return new_session(
-            call=partial(ReviewedCall, metrics=metrics, policy=policy), client_stream=ClientStream(scanner)
-        )
+        call = partial(ReviewedCall, metrics=metrics, policy=policy, instructions=attempt.instructions)
+        return new_session(call=call, client_stream=ClientStream(scanner))
 
     def session(
         self,

@@ -213,6 +213,20 @@ async def test_fields_that_the_request_locks_hold_for_the_page(path: Path) -> No
         await client.close()
 
 
+async def test_policy_that_is_locked_after_the_secret_holds(path: Path) -> None:
+    """What the secret sets would precede it: the page needs a new secret."""
+    policy = '[policies.kiosk]\ninstructions = "Brief."\n'
+    async with relay_of(path, table("kiosk", 'policy = "kiosk"') + policy) as relay:
+        secrets = [await created(relay, {"session": session}) for session in (SESSION, {"type": "realtime"})]
+        write(path, table("kiosk", 'policy = "kiosk"') + policy + 'locked = ["instructions"]\n')
+        relay.app._check_files()
+        await eventually(lambda: bool(relay.events("clients.loaded")), 10)
+
+        assert "secret_expired 3000" == await outcome(await use(relay, secrets[0]))
+        assert "has locked session.instructions" in relay.events("admission.refused")[-1]["detail"]
+        assert "session.created" == await outcome(await use(relay, secrets[1]))
+
+
 async def test_session_that_the_provider_rejects_names_its_field(path: Path) -> None:
     """The app is to blame, not the policy of the operator."""
     policy = "[policies.kiosk]\nmax_output_tokens = 300\n"

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from service.realtime.frames import Opcode, build_frame
-from tests.clients_file.relays import connect, table, write
+from tests.clients_file.relays import TOKENS, connect, table, write
+from tests.clients_file.secret_requests import created, use
 from tests.support.harness import RawClient, Relay, payload_of, running_relay
 from tests.support.policy_events import FRAMING, READERS, SECRET, changes_policy, events, framed, read_by, written
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
@@ -51,7 +52,7 @@ class Provider:
 @asynccontextmanager
 async def relay_with(provider: Provider, path: Path) -> AsyncIterator[Relay]:
     """A relay whose client kiosk has the locked policy."""
-    write(path, table("kiosk", 'policy = "kiosk"\nmax_sessions = 1000') + LOCKED)
+    write(path, table("kiosk", 'policy = "kiosk"\nmax_sessions = 1000') + LOCKED + table("web"))
     async with (
         raw_upstream(provider.serve) as upstream,
         running_relay(OPENAI_BASE_URL=upstream.url, RELAY_MODEL="probe", RELAY_CLIENTS_FILE=str(path)) as relay,
@@ -174,3 +175,17 @@ async def test_event_with_too_many_values_ends_the_session(attacked: tuple[Relay
     await client.answer_close()
     await client.close()
     await other.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_instructions_of_a_client_secret_are_hidden_as_well(attacked: tuple[Relay, Provider]) -> None:
+    """The server of an app locks them for its page; the provider shows them in each event that could."""
+    relay, provider = attacked
+    provider.received, provider.shown = [], [build_frame(Opcode.TEXT, json.dumps(event).encode()) for event in QUOTING]
+    body = {"session": {"instructions": SECRET}, "locked": ["instructions"]}
+    client = await use(relay, await created(relay, body, token=TOKENS["web"]), "model=scripted")
+    client.send_frame(Opcode.TEXT, MARKER)
+    read = await read_until_cleared(client)
+    await client.close()
+
+    assert ["session.created", "error", "response.done"] == [event["type"] for event in read[:3]]
