@@ -113,6 +113,13 @@ class Continuity:
 
     def fold(self, now: float, max_entries: int = _ENTRIES_AT_ONCE) -> bool:
         """Take up to `max_entries` from the log; returns whether there are more."""
+        try:
+            return self._fold(now, max_entries)
+        except RecursionError:  # JSON that is nested as deep as can be read, but not written
+            self.give_up("kept_event_too_deep")
+            return False
+
+    def _fold(self, now: float, max_entries: int) -> bool:
         log, mirror, append = self._log, self.mirror, self.journal.append
         if self._is_off:
             log.clear()

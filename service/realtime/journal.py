@@ -169,7 +169,9 @@ class Journal:
         """
         speech = self.speech or Speech("", None)
         start = speech.start_ms if speech.start_ms is not None else 0.0
-        if speech.end_ms is not None and start < speech.end_ms <= self._position_ms + _START_MARGIN_MS:
+        first = self.appends[0].start_ms if self.appends else 0.0
+        # An end that was trimmed already, or is not sent yet, is no position of this audio.
+        if speech.end_ms is not None and max(start, first) < speech.end_ms <= self._position_ms + _START_MARGIN_MS:
             return start, speech.end_ms + 1.0, max(start, speech.end_ms - self.silence_ms / 2)
         # Positions are unknown: what was sent a round trip ago.
         heard = [append.end_ms for append in self.appends if append.time <= now - NOTICE_SECONDS / 2]

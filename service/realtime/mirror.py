@@ -117,7 +117,7 @@ class Mirror:
     def trim(self, now: float) -> list[str]:
         """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
         self.answers.trim(now)
-        gone = self.items.limit()
+        gone = self.items.limit(set(self.calls))
         for item_id in gone:
             self.journal.forget(item_id)
         if gone and self.session.keeps_all:
@@ -154,7 +154,9 @@ class Mirror:
         if not item_id:
             return
         known = self.items.get(item_id)
-        if source.get("role") == "assistant" and any(part.get("type") in _BETA_PARTS for part in content_parts(source)):
+        if source.get("role") == "assistant" and any(
+            text(part.get("type")) in _BETA_PARTS for part in content_parts(source)
+        ):
             self.answer_part = "text"
         if known is not None:
             known.is_announced = True
@@ -181,7 +183,7 @@ class Mirror:
         """The item of the client's create that this one answers; empty if upstream made it."""
         self._first_requested = ""
         entry = self.journal.first(kept.ITEM_CREATE, item_id)
-        if entry is None and self.answers.output(item_id) is None and source.get("type") not in _OUTPUT_TYPES:
+        if entry is None and self.answers.output(item_id) is None and text(source.get("type")) not in _OUTPUT_TYPES:
             entry = self.journal.first(kept.ITEM_CREATE, "")
         if entry is None:
             return {}
@@ -343,7 +345,7 @@ class Mirror:
         if output is not None:
             output.parts.append(payload)
             item = self.items.get(output.item_id)
-            if item is not None and child(body, "part").get("type") in AUDIO_PARTS:
+            if item is not None and text(child(body, "part").get("type")) in AUDIO_PARTS:
                 item.is_spoken = True
 
     def _error(self, _: bytes, body: Mapping[str, Any], __: float) -> None:

@@ -5,7 +5,7 @@ known, and the user's as audio where it is not: upstream refuses audio of an ass
 sound of an answer do not survive.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -231,11 +231,16 @@ class Items:
                 return earlier
         return ROOT
 
-    def limit(self) -> list[str]:
-        """Drop the oldest items beyond the limit, and return their ids."""
+    def limit(self, open_calls: Container[str]) -> list[str]:
+        """Drop the oldest items beyond the limit, and return their ids. A call that awaits its output is kept."""
+        if self.bytes <= self._limit:
+            return []
         gone = []
-        while self.bytes > self._limit and len(self._order) > 1:
-            gone.append(self._order[0])
-            self.remove(self._order[0])
-            self.dropped += 1
+        for item in list(self)[:-1]:
+            if item.kind is not Kind.CALL or item.call_id not in open_calls:
+                gone.append(item.item_id)
+                self.remove(item.item_id)
+            if self.bytes <= self._limit:
+                break
+        self.dropped += len(gone)
         return gone

@@ -74,7 +74,7 @@ class Output:
         for payload in self.parts:
             event = parse_object(payload)
             part = dict(child(event, "part"))
-            part["transcript" if part.get("type") in AUDIO_PARTS else "text"] = words
+            part["transcript" if text(part.get("type")) in AUDIO_PARTS else "text"] = words
             words = ""
             yield event, part
 
@@ -96,7 +96,7 @@ class Output:
         ids = {name: added.get(name) for name in ("response_id", "output_index")}
         for event, part in self._open_parts():
             place = ids | {"item_id": self.item_id, "content_index": event.get("content_index")}
-            if part.get("type") in AUDIO_PARTS:
+            if text(part.get("type")) in AUDIO_PARTS:
                 yield {"type": "response.output_audio.done", "event_id": new_id()} | place
                 words = {"transcript": part["transcript"]}
                 yield {"type": "response.output_audio_transcript.done", "event_id": new_id()} | place | words

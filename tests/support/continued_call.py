@@ -180,8 +180,11 @@ class ContinuedCall:
         self.losses += 1
         self._to_client(self.continuity.upstream_lost(self.now))
 
-    def recover(self, lost_at: tuple[int, ...] = ()) -> None:
-        """Replay and flush at a new upstream; it is lost behind these numbers of replayed events, each once."""
+    def recover(self, lost_at: tuple[int, ...] = (), flush_lost_at: int = 0) -> None:
+        """Replay and flush at a new upstream.
+
+        It is lost behind these numbers of replayed events, each once, and behind a number of steps of the flush.
+        """
         due = list(lost_at)
         leg, replay = self.next_leg, self.replay
         self.next_leg = self.replay = None
@@ -194,7 +197,9 @@ class ContinuedCall:
             if self._replay(leg, replay, due):
                 break
             leg = replay = None
-        self._flush(leg, replay)
+        self._flush(leg, replay, flush_lost_at)
+        if self.leg is None:
+            self.recover()
 
     def _replay(self, leg: Leg, replay: Replay, due: list[int]) -> bool:
         sent = 0
@@ -219,12 +224,20 @@ class ContinuedCall:
         assert replay.fault is None, replay.fault
         self.refused += replay.refused.values()
 
-    def _flush(self, leg: Leg, replay: Replay) -> None:
+    def _flush(self, leg: Leg, replay: Replay, lost_at: int = 0) -> None:
         self.continuity.begin_flush(replay, self.now)
         self.leg = leg
+        steps = 0
         while (step := self.continuity.next_flush(self.now, max_bytes=5_000)) is not None:
             self._write(leg, step.to_upstream)
             self._to_client(step.to_client)
+            steps += 1
+            if lost_at:  # upstream answers meanwhile
+                self.deliver(3, 3, 2)
+            if steps == lost_at and self.leg is not None:
+                self.lose()
+            if self.leg is None:
+                return
 
     def prepare(self) -> None:
         """Begin a renewal, or bring the new upstream in step again."""

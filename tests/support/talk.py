@@ -75,7 +75,7 @@ class Talk:
         """Do one action; if upstream is lost, recover at once or later."""
         getattr(self, f"_do_{name}")(a, b)
         if self.call.leg is None and (a + b) % 3:
-            self.call.recover((b,) if a % 5 == 4 and b else ())
+            self.call.recover((b,) if a % 5 == 4 and b else (), flush_lost_at=b % 4 if a % 5 == 3 else 0)
 
     def _append(self, audio: bytes) -> None:
         for start in range(0, len(audio), self._chunk):
