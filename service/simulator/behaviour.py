@@ -137,6 +137,8 @@ class Behaviour:
             raise ValueError(f"expires_at is {self.expires_at!r}; expected a number or one of {', '.join(EXPIRIES)}")
         if min(self.round_trip_ms, self.vad_lag_ms) < 0:
             raise ValueError("round_trip_ms and vad_lag_ms must be 0 or more")
+        if self.session_seconds is not None and self.session_seconds <= 0:
+            raise ValueError(f"session_seconds is {self.session_seconds}; it must be greater than 0")
 
 
 class FaultWatch:

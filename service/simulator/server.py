@@ -16,7 +16,7 @@ from aiohttp import web
 from multidict import MultiDict
 
 from service.simulator import control, schema
-from service.simulator.behaviour import Behaviour, DialPlan, End
+from service.simulator.behaviour import Behaviour, DialPlan, End, EndKind
 from service.simulator.calls import Call, Calls
 from service.simulator.configuration import (
     SessionConfiguration,
@@ -111,7 +111,12 @@ class Simulator:
         return [r for r in self.connections if r.session_id is not None and lane in (None, r.lane)]
 
     async def drop_all(self, end: End, lane: str | None = None) -> int:
-        """End every open connection at once, of a lane if one is given; return how many. New ones are served."""
+        """End every open connection at once, of a lane if one is given; return how many. New ones are served.
+
+        Raises ValueError for an end that ends nothing.
+        """
+        if end.kind is EndKind.ERROR:
+            raise ValueError(f"{end} ends no connection")
         dropped = [c for c in self._open_connections if lane in (None, c.record.lane)]
         await asyncio.gather(*(connection.end(end, f"drop-all: {end}") for connection in dropped))
         return len(dropped)

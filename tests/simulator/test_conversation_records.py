@@ -146,6 +146,7 @@ async def test_call_is_ended_over_http() -> None:
         ("POST", "/simulator/dials", {"dials": [{"faults": [{"end": "fin"}]}]}),
         ("POST", "/simulator/dials", ["dials"]),
         ("POST", "/simulator/drop", {"end": "explode"}),
+        ("POST", "/simulator/drop", {"end": "error:code"}),
         ("GET", "/simulator/drop", None),
         ("GET", "/simulator/no_such", None),
     ],

@@ -209,6 +209,7 @@ async def test_connection_ends_at_a_time() -> None:
         lambda: Behaviour(expires_at="soon"),
         lambda: Behaviour(scenario="no-such"),
         lambda: Behaviour(vad_lag_ms=-1),
+        lambda: Behaviour(session_seconds=0),
     ],
 )
 def test_impossible_behaviour_is_refused(build: object) -> None:
