@@ -12,6 +12,7 @@ from service.realtime.kept import body_of, text
 from service.realtime.open_responses import NewEventId, OpenResponse, Output
 from service.realtime.values import child
 
+_MAX_OPEN: Final = 32
 _MAX_DELTAS: Final = 128  # that are kept as they came
 
 
@@ -77,6 +78,8 @@ class Answers:
         elif self._owed:
             self._owed.pop(0)
         response_id = text(response.get("id"))
+        while len(self._responses) >= _MAX_OPEN:  # some servers never end a response
+            del self._responses[next(iter(self._responses))]
         self._responses[response_id] = OpenResponse(response_id, payload, request.raw if request else None)
 
     def _request_of(self, metadata: object) -> Entry | None:

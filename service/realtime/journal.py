@@ -33,6 +33,7 @@ NOTICE_SECONDS: Final = 0.9
 """How late `speech_started` may be, beyond the prefix padding: detection and a round trip."""
 UNANSWERED_SECONDS: Final = 10.0
 """An event that upstream has not acknowledged this long before another that reached it is never acknowledged."""
+_MAX_TURNS: Final = 2_000  # also without their audio
 _START_MARGIN_MS: Final = 100.0  # by how much the position of an append may be wrong
 _IN_ORDER: Final = frozenset({SESSION_UPDATE, ITEM_CREATE, ITEM_DELETE, ITEM_TRUNCATE, ITEM_RETRIEVE, COMMIT, CLEAR})
 _KIND_OF_CODE: Final = {
@@ -155,6 +156,8 @@ class Journal:
             turn = Turn(self.form, parts, is_beheaded=self._is_beheaded)
             self.forget(item_id)
             self.turns[item_id] = turn
+            while len(self.turns) > _MAX_TURNS:
+                self.forget(next(iter(self.turns)))
             self.audio_bytes += turn.size
         self._is_beheaded = self._speech_was_open = False
         self.speech = None

@@ -31,6 +31,8 @@ from service.realtime.values import child, finite_number
 
 TRANSCRIPT_SECONDS: Final = 5.0
 """How long a boundary waits for a transcript."""
+_NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
+_MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
 _BETA_PARTS: Final = frozenset({"text", "audio"})
 _OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
 
@@ -45,6 +47,7 @@ class Mirror:
         self.answers = Answers(journal)
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
+        self._untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
         self.answer_part = "output_text"  # the type of a part of an answer's text
         self.failure: str | None = None  # why the session is not renewable
         self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
@@ -109,20 +112,37 @@ class Mirror:
         """Whether no output of a tool and no transcript is awaited, and the answer is played out."""
         if self.calls or self.answers.played_until > now:
             return False
-        return not any(
-            item.awaits_transcript_since is not None and item.awaits_transcript_since > now - TRANSCRIPT_SECONDS
-            for item in self.items
-        )
+        return all(since <= now - TRANSCRIPT_SECONDS for since in self._untranscribed.values())
 
     def trim(self, now: float) -> list[str]:
         """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
         self.answers.trim(now)
-        gone = self.items.limit(set(self.calls))
-        for item_id in gone:
-            self.journal.forget(item_id)
+        for item_id in [
+            item_id for item_id, since in self._untranscribed.items() if since < now - _NO_TRANSCRIPT_SECONDS
+        ]:
+            self._no_transcript(item_id)
+        gone = self.items.limit(set(self.calls) if len(self.calls) < _MAX_OPEN_CALLS else ())
+        for item in gone:
+            self._forget(item)
         if gone and self.session.keeps_all:
             self.failure = "items_over_limit"
-        return gone
+        return [item.item_id for item in gone]
+
+    def _no_transcript(self, item_id: str) -> None:
+        """Wait no longer for a transcript: the turn is created as audio."""
+        self._untranscribed.pop(item_id, None)
+        item = self.items.get(item_id)
+        if item is not None:
+            item.awaits_transcript = False
+            self.items.changed(item)
+
+    def _forget(self, item: Item) -> None:
+        """Forget what is known of an item that is gone."""
+        self.journal.forget(item.item_id)
+        self.approvals.discard(item.item_id)
+        self._untranscribed.pop(item.item_id, None)
+        if item.kind is Kind.CALL:
+            self.calls.pop(item.call_id, None)
 
     # -- session ------------------------------------------------------------------------------------------------------
 
@@ -237,10 +257,8 @@ class Mirror:
     def remove_item(self, item_id: str) -> None:
         """Forget an item that is deleted."""
         item = self.items.remove(item_id)
-        self.journal.forget(item_id)
-        self.approvals.discard(item_id)
-        if item is not None and item.kind is Kind.CALL:
-            self.calls.pop(item.call_id, None)
+        if item is not None:
+            self._forget(item)
 
     def _item_truncated(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
         item_id = text(body.get("item_id"))
@@ -271,12 +289,13 @@ class Mirror:
 
     def _transcribed(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         item_id, words = text(body.get("item_id")), text(body.get("transcript"))
+        self._untranscribed.pop(item_id, None)
         if self.is_transcription or words.strip():
             self.journal.forget(item_id)
         item = self.items.get(item_id)
         if item is not None:
             size = item.size
-            item.text, item.awaits_transcript_since = words or item.text, None
+            item.text, item.awaits_transcript = words or item.text, False
             self.items.changed(item, size)
 
     def _committed(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
@@ -286,7 +305,9 @@ class Mirror:
             return
         if self.items.get(item_id) is None:
             item = Item(item_id, Kind.USER_SPEECH, is_spoken=True, is_done=True, is_announced=False)
-            item.awaits_transcript_since = now if self.session.transcribes else None
+            item.awaits_transcript = self.session.transcribes
+            if item.awaits_transcript:
+                self._untranscribed[item_id] = now
             self.items.insert(item, text(body.get("previous_item_id")) or None)
         if is_detected and (self.session.turn_detection or {}).get("create_response", True):
             self.answers.owe(now)

@@ -49,7 +49,7 @@ class Item:
     cut_ms: float | None = None  # where it was truncated
     is_spoken: bool = False
     is_done: bool = False
-    awaits_transcript_since: float | None = None
+    awaits_transcript: bool = False
     is_announced: bool = True  # the client has been sent its `added`
     is_announced_done: bool = False  # and its `done`
     call_id: str = ""
@@ -73,7 +73,7 @@ class Item:
     @property
     def is_settled(self) -> bool:
         """Whether what it is created by will not change, but for a truncation."""
-        return self.is_done and self.awaits_transcript_since is None
+        return self.is_done and not self.awaits_transcript
 
     @property
     def shown_text(self) -> str:
@@ -231,14 +231,14 @@ class Items:
                 return earlier
         return ROOT
 
-    def limit(self, open_calls: Container[str]) -> list[str]:
-        """Drop the oldest items beyond the limit, and return their ids. A call that awaits its output is kept."""
+    def limit(self, open_calls: Container[str]) -> list[Item]:
+        """Drop the oldest items beyond the limit, and return them. A call that awaits its output is kept."""
         if self.bytes <= self._limit:
             return []
         gone = []
         for item in list(self)[:-1]:
             if item.kind is not Kind.CALL or item.call_id not in open_calls:
-                gone.append(item.item_id)
+                gone.append(item)
                 self.remove(item.item_id)
             if self.bytes <= self._limit:
                 break
