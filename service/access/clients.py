@@ -95,14 +95,15 @@ class ClientSet(NamedTuple):
 class Identity:
     """Whose request it is. `credential` is the SHA-256 of the token in hex; empty with open access.
 
-    For a JWT it is that of the issuer, `user` is the `sub` of the token, and `ends_at` the time at which its session ends
-    with it, in seconds since 1970; None if it does not.
+    For a JWT it is that of the issuer, `user` is the `sub` of the token, `expires_at` its expiry in seconds since 1970, and
+    `ends_at` the same if its session ends with it, else None.
     """
 
     client: Client
     credential: str = field(default="", repr=False)
     user: str | None = None
     ends_at: float | None = None
+    expires_at: float | None = None
 
 
 UNIDENTIFIED: Final = Identity(Client(name="unknown"))

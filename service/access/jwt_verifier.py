@@ -90,8 +90,9 @@ class JwtVerifier:
         self._check_signature(parsed, issuer)
         accepted = jwt.check_claims(parsed, issuer, self._wall_clock())
         client = self._directory.clients[issuer.client]
-        ends_at = accepted.expires_at + issuer.clock_skew_seconds if issuer.end_at_expiry else None
-        return Identity(client, issuer.credential, user=accepted.user, ends_at=ends_at)
+        expires_at = accepted.expires_at + issuer.clock_skew_seconds
+        ends_at = expires_at if issuer.end_at_expiry else None
+        return Identity(client, issuer.credential, user=accepted.user, ends_at=ends_at, expires_at=expires_at)
 
     def _check_signature(self, token: ParsedToken, issuer: JwtIssuer) -> None:
         source = self._source_of(issuer)

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* A secret is random; the store knows its SHA-256 and what it is for. It is kept in no object that outlives its request.
+* A secret is random. The store knows its SHA-256 and what it is for; no log line, metric or error has a part of it.
 * What a secret is for names the credential with which it was created. If that credential is withdrawn, or its client
   disabled, the secret is refused. All that the client may do is read from the clients as they are when it is used.
 """
@@ -164,27 +164,24 @@ class CreationLimit:
         self._held: Counter[str] = Counter()  # bytes by client
         self._ends: list[tuple[float, str, int]] = []
 
-    def check(self, client: str, size: int) -> None:
-        """Raise Failure with too_many_secrets for a client that may not create a secret with a session of this size."""
-        try:
-            self._rate.admit((client, ""))
-        except Failure as flood:
-            wait = flood.retry_after_seconds
-            raise _too_many(f"{MAX_CREATED_PER_MINUTE} client secrets in 60 s", wait) from None
+    def count(self, client: str, size: int, seconds: int) -> None:
+        """Count a secret with a session of this size; raises Failure with too_many_secrets if the client may create none."""
         now = self._clock()
         while self._ends and self._ends[0][0] <= now:
             _, owner, freed = heapq.heappop(self._ends)
             self._held[owner] -= freed
             if not self._held[owner]:
                 del self._held[owner]
+        try:
+            self._rate.admit((client, ""))
+        except Failure as flood:
+            wait = flood.retry_after_seconds
+            raise _too_many(f"{MAX_CREATED_PER_MINUTE} client secrets in 60 s", wait) from None
         if self._held[client] + size > MAX_BOUND_BYTES // 2 or self._held.total() + size > MAX_BOUND_BYTES:
             raise _too_many("the sessions of unexpired client secrets take too much memory", None)
-
-    def created(self, client: str, size: int, seconds: int) -> None:
-        """Count a secret."""
         self._rate.record_end((client, ""), 0)
         self._held[client] += size
-        heapq.heappush(self._ends, (self._clock() + seconds, client, size))
+        heapq.heappush(self._ends, (now + seconds, client, size))
 
 
 def _too_many(detail: str, retry_after_seconds: int | None) -> Failure:

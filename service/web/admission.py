@@ -99,7 +99,6 @@ class AdmissionControl:
             return
         if self._secrets is not None and token is not None and is_client_secret(token):
             try:
-                self._invalid_tokens.admit((_INVALID_TOKEN, address_block(attempt.address)))  # a guess costs a call
                 attempt.secret = await self._secrets.read(token)
             except Failure as refusal:
                 attempt.secret_refusal = refusal

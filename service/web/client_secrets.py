@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from typing import Final
 
 import structlog
@@ -95,10 +96,12 @@ class ClientSecretHandler:
             raise Failure(
                 "bad_request", param="session", detail="a session above 64 KiB", hint="Send a smaller session."
             )
-        self._limit.check(attempt.limited_as, size)
-        secret, expires_at = await self._secrets.create(grant, wanted.seconds)
-        self._limit.created(attempt.limited_as, size, wanted.seconds)
-        self._report(grant, attempt, wanted.seconds)
+        seconds = wanted.seconds
+        if identity.expires_at is not None:  # a JWT limits when a session can start
+            seconds = max(1, min(seconds, int(identity.expires_at - time.time())))
+        self._limit.count(attempt.limited_as, size, seconds)
+        secret, expires_at = await self._secrets.create(grant, seconds)
+        self._report(grant, attempt, seconds)
         return {"value": secret.reveal(), "expires_at": expires_at, "session": _shown(wanted)}
 
     def _report(self, grant: Grant, attempt: ConnectionAttempt, seconds: int) -> None:

@@ -214,6 +214,7 @@ class RealtimeHandler:
                     session_slot.close()
                     return await self._send_refusal(request, handshake, failure, attempt)
                 task = await self._start(request, handshake, connected, attempt, dial_request)
+                attempt.secret = None  # up to 64 KiB, which the session needs no more
                 if task is None:
                     return _sent_response(request)
             # From here on the session holds the slot: the handler may be cancelled seconds before the sockets are closed.

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -144,6 +145,16 @@ async def test_other_places_are_explained(place: str, words: str, path: Path) ->
         status, answer = await post(relay, {}, path=place)
         assert (404, "path_not_found") == (status, answer["error"]["code"])
         assert words in answer["error"]["remedy"]
+
+
+async def test_secret_does_not_outlive_the_token_that_created_it(path: Path) -> None:
+    """A JWT limits when a session can start; its secret expires with it."""
+    async with running_issuer() as issuer:
+        text = "[clients.kiosk]\n" + issuer_table(issuer.url, "clock_skew_seconds = 0")
+        async with relay_of(path, text) as relay:
+            end = int(time.time()) + 30
+            status, answer = await post(relay, {}, token=sign(claims(exp=end)))
+            assert (200, True) == (status, answer["expires_at"] <= end)
 
 
 async def test_rate_and_memory_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
