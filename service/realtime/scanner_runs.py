@@ -25,6 +25,7 @@ _unpack_start = Struct(">I").unpack_from
 _HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest known type
 _MIN_PAYLOAD_BYTES: Final = 126  # of a frame with a two-byte length
 _SHORT_HEADER_BYTES: Final = 2  # of a frame with a shorter payload, without a mask
+_TWO_BYTE_LENGTH: Final = 126  # in the second byte of a frame without a mask
 _TEXT: Final = 0x81  # the first byte of a text message in one frame
 _MASK_REPEATER: Final = int.from_bytes(b"\x01\0\0\0" * (_HEAD_BYTES // 4), "little")  # times a mask repeats it
 
@@ -175,6 +176,17 @@ class EventRuns:
             types.append(found)
             offset = next_offset
         return offset
+
+    def first_frame_bytes(self, data: bytes) -> int:
+        """The size of the frame at the start of `data`, as its header says; 0 if it is longer, or no text of upstream."""
+        size = len(data)
+        if size <= _SHORT_HEADER_BYTES or data[0] != _TEXT or data[1] > _TWO_BYTE_LENGTH:
+            return 0
+        if data[1] < _TWO_BYTE_LENGTH:
+            first = data[1] + _SHORT_HEADER_BYTES
+        else:
+            first = _unpack_start(data)[0] - self._start_without_size if size > self._header_bytes else 0
+        return first if first <= size else 0
 
     def whole_message(self, data: bytes) -> Message | None:
         """Return the event if `data` is exactly one whole message of upstream, and of a type in `parsed_types`.

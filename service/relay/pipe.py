@@ -5,7 +5,6 @@ is not read: a peer that reads nothing costs `WRITE_HIGH_BYTES` and one read.
 """
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import Final
 
 from service.realtime.audio_run import AUDIO_TYPES
@@ -16,6 +15,7 @@ from service.realtime.live_events import TYPES_OF_TRANSCRIPTS, Transcript
 from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
+from service.relay.held_source import HeldSource
 from service.relay.latency import ResponseTimer
 from service.relay.lookahead import find_close
 from service.relay.pipe_owner import PipeOwner, Rewritten, Verdict
@@ -25,11 +25,13 @@ from service.wire.turns import feed_some
 
 SHORT_READ_BYTES: Final = 1024
 """A shorter read is more often one event that is read whole, such as a transcript, than several that are only forwarded."""
+MESSAGES_PER_READ: Final = 8
+"""How many messages of a read are looked for one by one; `wire.turns` bounds what is behind them."""
 MAX_PONGS: Final = 16
 """Pings of one delivery that are each answered; of more, only the last."""
 
 
-class Pipe:
+class Pipe(HeldSource):
     """Reads one leg and forwards to the other. A `Receiver` of its source.
 
     Ownership: the pipe owns neither leg. It takes over the `on_full` and `on_writable` hooks of its sink, and is the only one
@@ -49,30 +51,23 @@ class Pipe:
         "_dropped_last",
         "_former_fragments",
         "_from_upstream",
-        "_held_back_at",
         "_latency",
         "_messages",
         "_owner",
         "_scanner",
-        "_sink",
-        "_source",
-        "_traffic",
         "control_frames",
         "discards_data",
         "dropped_bytes",
         "dropped_messages",
-        "held_back_seconds",
         "on_processed",
     )
 
     def __init__(
         self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: ResponseTimer, owner: PipeOwner
     ) -> None:
-        self._source = source
-        self._sink = sink
+        super().__init__(source, sink, traffic)
         self._scanner = scanner
         self._audio = scanner.new_audio_run()
-        self._traffic = traffic
         self._latency = latency
         self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
         self._direction = traffic.direction
@@ -82,12 +77,8 @@ class Pipe:
         self.dropped_messages = self.dropped_bytes = 0
         self._messages = self._bytes = 0
         self.control_frames = self._former_fragments = 0
-        self.held_back_seconds = 0.0
-        self._held_back_at: float | None = None
         # Called after items were processed, so not after a read that was one whole message.
         self.on_processed: Callable[[], None] | None = None
-        sink.on_full = self._hold_source
-        sink.on_writable = self._release_source
 
     @property
     def at_message_boundary(self) -> bool:
@@ -111,26 +102,6 @@ class Pipe:
         fragments = self._former_fragments + self._scanner.fragments
         frames = messages + self.dropped_messages + self.control_frames + fragments
         return messages, frames, self._bytes + self.dropped_bytes
-
-    @property
-    def is_held_back(self) -> bool:
-        """Whether the source is held now."""
-        return self._held_back_at is not None
-
-    def held_back_so_far(self) -> float:
-        """The seconds of all holds, the current one included."""
-        return self.held_back_seconds + (perf_counter() - self._held_back_at if self._held_back_at is not None else 0.0)
-
-    def replace_sink(self, sink: Leg) -> None:
-        """Forward to another leg from now on; the last message went to the one before, whole."""
-        self._sink.on_full = self._sink.on_writable = None
-        self._sink = sink
-        sink.on_full = self._hold_source
-        sink.on_writable = self._release_source
-        if self.is_held_back and sink.full_since is None:
-            self._release_source()
-        elif not self.is_held_back and sink.full_since is not None:
-            self._hold_source()
 
     def replace_source(self, source: Leg, scanner: Scanner) -> None:
         """Read another leg from now on; the last message of the one before is whole. The caller starts this pipe on it."""
@@ -212,12 +183,9 @@ class Pipe:
         self._messages += 1
         counts = traffic.types
         counts[event_type if event_type in counts else OTHER] += 1
-        latency, from_upstream = self._latency, self._from_upstream
-        if event_type in (latency.watched_types if from_upstream else latency.client_types):
-            latency.event_passed(event_type)
-            # Only this adds to what is watched: the next audio may be the first of an answer.
-            if self._audio.event_type in (latency.watched_types if from_upstream else latency.client_types):
-                self._audio.stop()
+        latency = self._latency
+        if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
+            self._event_passed(event_type)
 
     def discard_data(self) -> None:
         """Forward and count no data from now on."""
@@ -226,17 +194,31 @@ class Pipe:
         self.discards_data = True
 
     def _receive_events(self, data: bytes) -> None:
-        """Forward the events at the start of `data` in one run; process the rest item by item."""
-        scanner, size = self._scanner, 0
-        self._audio.stop()  # an event may be incomplete from now on
-        if not self.discards_data:
+        """Forward whole events and messages, the events behind one another in one run; process the rest item by item.
+
+        A run of audio goes on behind them if there is no rest.
+        """
+        scanner = self._scanner
+        for _ in range(MESSAGES_PER_READ):
+            if self.discards_data:
+                break
             size = scanner.feed_events(data)
-        if size:
-            self._forward_run(data if size == len(data) else data[:size], scanner.event_types)
-        if size < len(data) and not scanner.missing_bytes:
-            rest = data[size:] if size else data
-            if self.discards_data or not self._receive_message(rest):
-                self.process(feed_some(self._source, scanner, rest))
+            if size:
+                self._forward_run(data if size == len(data) else data[:size], scanner.event_types)
+                data = data[size:]
+            if scanner.missing_bytes:
+                self._audio.stop()
+                return
+            if not data:
+                return
+            size = scanner.first_frame_bytes(data)
+            if not (size and self._receive_message(data if size == len(data) else data[:size])):
+                break
+            data = data[size:]
+            if not data:
+                return
+        self._audio.stop()  # an event may be incomplete from now on, or bytes wait for their turn
+        self.process(feed_some(self._source, scanner, data))
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         self._forward(data)
@@ -245,7 +227,14 @@ class Pipe:
         for event_type in event_types:
             counts[event_type if event_type in counts else OTHER] += 1
             if event_type in (latency.watched_types if self._from_upstream else latency.client_types):
-                latency.event_passed(event_type)
+                self._event_passed(event_type)
+
+    def _event_passed(self, event_type: str) -> None:
+        """Report an event that is watched, and end the run of audio if that is watched now: its next may begin an answer."""
+        latency = self._latency
+        latency.event_passed(event_type)
+        if self._audio.event_type in (latency.watched_types if self._from_upstream else latency.client_types):
+            self._audio.stop()
 
     def process(self, items: list[Item]) -> None:
         """Process what the scanner made of the source's bytes. Raises what the owner raises."""
@@ -317,11 +306,6 @@ class Pipe:
         if close is not None:
             self._owner.peer_closed(self._direction, *close)
 
-    def stop_backpressure(self) -> None:
-        """Read the source from now on, whatever the sink does: the session ends, and needs the source's close frame."""
-        self._release_source()
-        self._sink.on_full = self._sink.on_writable = None
-
     def _forward(self, raw: bytes, *, mid_frame: bool = False) -> None:
         self._sink.write(raw, mid_frame=mid_frame)
         size = len(raw)
@@ -349,13 +333,3 @@ class Pipe:
             self.dropped_bytes += len(raw)
         else:
             self._forward(raw)
-
-    def _hold_source(self) -> None:
-        self._held_back_at = self._traffic.hold()
-        self._source.hold("sink_full")
-
-    def _release_source(self) -> None:
-        self._source.release("sink_full")
-        if self._held_back_at is not None:
-            self.held_back_seconds += self._traffic.release(self._held_back_at)
-            self._held_back_at = None

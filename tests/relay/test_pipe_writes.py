@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -14,10 +14,11 @@ from service.realtime.live_events import Transcript, parse_live_event
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message
 from service.relay.latency import LatencyTimer
-from service.relay.pipe import Pipe
+from service.relay.pipe import MESSAGES_PER_READ, Pipe
 from service.relay.pipe_owner import PipeOwner, Verdict
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
+from service.wire.turns import FRAMES_PER_DELIVERY
 
 KEY = b"\x01\x7f\x80\xff"
 SEGMENT_BYTES = 1448
@@ -96,6 +97,12 @@ def audio(*, masked: bool, size: int = 6000) -> bytes:
     """The frame of an audio event."""
     kind = b"input_audio_buffer.append" if masked else b"response.output_audio.delta"
     return build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind, b"A" * size), KEY if masked else b"")
+
+
+def live_transcript(kind: str, start: int, further: str = "") -> bytes:
+    """The frame of a transcript."""
+    times = f'"start_ms":{start},"end_ms":{start + 9}'
+    return build_frame(Opcode.TEXT, f'{{"type":"{kind}","event_id":"e","delta":" hello",{further}{times}}}'.encode())
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -206,11 +213,7 @@ def test_transcripts_between_audio_are_forwarded_at_once_and_counted_later() -> 
     event = audio(masked=False)
 
     def transcript(start: int, further: str = "") -> bytes:
-        kind = (live.INPUT_TRANSCRIPT, live.OUTPUT_TRANSCRIPT)[start % 2]
-        times = f'"start_ms":{start},"end_ms":{start + 9}'
-        return build_frame(
-            Opcode.TEXT, f'{{"type":"{kind}","event_id":"e","delta":" hello",{further}{times}}}'.encode()
-        )
+        return live_transcript((live.INPUT_TRANSCRIPT, live.OUTPUT_TRANSCRIPT)[start % 2], start, further)
 
     for read in (event, transcript(1), event, transcript(2), transcript(3)):
         subject.read(read)
@@ -232,6 +235,42 @@ def test_transcripts_between_audio_are_forwarded_at_once_and_counted_later() -> 
     assert (13, 8) == (subject.messages, owner.heard[-1])
 
 
+def test_audio_goes_on_behind_whole_events_in_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transcripts and audio in any order; none is parsed frame by frame. Behind a rest, audio is received first."""
+    subject, sink, traffic = pipe(masked=False, parsed=live.PARSED_EVENT_TYPES)
+    source, owner = cast("Source", subject._source), cast("Owner", subject._owner)
+    source.receive = subject.receive
+    event = audio(masked=False)
+    words = [live_transcript(live.INPUT_TRANSCRIPT, start, '"channel":1,' * (start % 2)) for start in range(6)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Scanner, "_scan_frame", lambda *_: pytest.fail("a frame was parsed"))
+        subject.read(event)
+        for read in (words[0] + event, event + words[1], words[2] + words[3] + event * 2 + words[4] + event):
+            subject.read(read)
+            receptions = source.receptions
+            subject.read(event)
+            assert receptions == source.receptions
+
+    subject.read(words[5] + build_frame(Opcode.PONG, b""))
+    subject.read(event)
+    assert receptions + 2 == source.receptions
+    assert [0, 1, 2, 3, 4, 5] == owner.heard
+    assert (16, len(b"".join(sink.writes))) == (subject.messages, subject.forwarded_bytes)
+    assert ({10, 6}, traffic.bytes) == (set(traffic.types.values()) - {0}, subject.forwarded_bytes)
+
+
+def test_flood_of_transcripts_in_one_read_is_bounded() -> None:
+    """Behind the first few they are parsed frame by frame, as far as `wire.turns` lets them."""
+    subject, sink, _ = pipe(masked=False, parsed=live.PARSED_EVENT_TYPES)
+    flood = b"".join(live_transcript(live.OUTPUT_TRANSCRIPT, start) for start in range(300))
+    rest: list[bytes] = []
+    cast("Any", subject._source).put_back = rest.append
+    subject.receive(flood)
+
+    assert (MESSAGES_PER_READ + FRAMES_PER_DELIVERY, 1) == (subject.messages, len(rest))
+    assert flood == b"".join((*sink.writes, *rest))
+
+
 def test_first_audio_of_an_answer_is_timed_behind_other_audio() -> None:
     """A run of audio ends where audio is watched."""
     seconds: list[float] = []
@@ -241,7 +280,20 @@ def test_first_audio_of_an_answer_is_timed_behind_other_audio() -> None:
     event = audio(masked=False)
     kinds = (b"input_audio_buffer.speech_stopped", b"response.created")
     stopped, created = (build_frame(Opcode.TEXT, b'{"type":"%s","a":"%s"}' % (kind, b"A" * 200)) for kind in kinds)
-    for read in (event, event, stopped, event, created, event, event, stopped, created, event):
+    for read in (
+        event,
+        event,
+        stopped,
+        event,
+        created,
+        event,
+        event,
+        stopped,
+        created,
+        event,
+        stopped + created,
+        event,
+    ):
         subject.read(read)
 
-    assert [1, 1] == seconds
+    assert [1, 1, 1] == seconds
