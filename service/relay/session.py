@@ -154,6 +154,8 @@ class Session:
 
         Returns when a session that is ending, or whose client is dead, is over; None if this client is alive.
         """
+        if self._is_closed:  # its task ends in this turn of the event loop, and with it its place
+            return Lapse(0.0, is_ending=True)
         now = self._loop.time()
         self._to_upstream.count_audio()
         if (lost := self._watch.failed_probe(now)) is not None:

@@ -46,7 +46,9 @@ def acknowledged_bytes(transport: asyncio.Transport) -> int:
     if sys.platform != "linux":
         return 0
     sock = transport.get_extra_info("socket")
-    with suppress(OSError, AttributeError, struct.error):  # a closed socket, none, an old kernel
+    with suppress(
+        OSError, ValueError, AttributeError, struct.error
+    ):  # a closed socket, of uvloop too, none, an old kernel
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return int(struct.unpack_from("Q", info, _BYTES_ACKED_OFFSET)[0])
     return 0

@@ -10,7 +10,7 @@ from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from service.relay.closing_sides import LOST_CLIENT_CLOSE_SECONDS
 from service.relay.session import Session
-from service.relay.watchdog import ACK_ONLY_SECONDS, Probe, SessionLimits, seconds_until_lost
+from service.relay.watchdog import ACK_ONLY_SECONDS, Lapse, Probe, SessionLimits, seconds_until_lost
 from service.wire.leg import Leg
 from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from tests.relay.test_watchdog import LegState
@@ -32,6 +32,25 @@ async def refused(port: int) -> Any:
     await client.close()
     assert (429, "too_many_sessions") == (client.answer.status, client.answer.error["code"])
     return client.answer
+
+
+async def test_probe_of_a_session_that_is_closing_or_closed_fails_no_refusal() -> None:
+    """The socket of its client is gone before the session is, and both sides are closed before its place is free."""
+    async with recorded_relay(RELAY_MAX_SESSIONS_PER_CLIENT="1", **TOKENS) as recorded:
+        relay = recorded.relay
+        client = await open_raw(relay.app.public_port, PATH, ANN)
+        await client.next_event()
+        session = next(iter(relay.app.sessions))
+        assert session._client.acknowledged_bytes > 0
+        sock = session._client._transport.get_extra_info("socket")
+        session._client._transport.abort()
+        await eventually(lambda: sock.fileno() < 0)
+        assert 0 == session._client.acknowledged_bytes
+        session.probe_client()
+        await eventually(lambda: session._is_closed)
+
+        assert Lapse(0.0, is_ending=True) == session.probe_client()
+        await client.close()
 
 
 @pytest.mark.parametrize("access", ACCESS)
