@@ -7,7 +7,7 @@ FUZZ   := .venv/fuzz
 SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-browser test-faults conformance e2e-observability e2e-container e2e-live check fmt lint fuzz demo bench chaos docs \
+.PHONY: help run doctor test test-browser test-faults conformance e2e-observability e2e-container e2e-live e2e-store check fmt lint fuzz demo bench chaos docs \
   monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the commands
@@ -67,6 +67,10 @@ e2e-container: $(DEV)/.stamp  ## test image and compose file in the Docker Engin
 # Packages of PyPI and npm, in ~/.cache/realtime-relay: 1 GB for all clients. Chromium is installed when run as root.
 e2e-live: $(DEV)/.stamp  ## let unmodified clients of GPT-Live speak through the relay; ARGS="--only livekit" and others are passed on
 	@status=0; $(DEV)/bin/python -m tests.e2e.live_clients $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
+
+# redis-server is a Debian package: installed when run as root, else unpacked to a temporary folder.
+e2e-store: $(DEV)/.stamp  ## 500 callers at three relays on one real Redis, while processes are killed; ARGS="--seconds 4" and others are passed on
+	@status=0; $(DEV)/bin/python -m tests.e2e.shared_store $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
 
 check: lint test  ## format check, lint, types and tests
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from service.realtime.events import Api
 from service.realtime.pricing import uncached
-from service.realtime.usage import ASSISTANT_AUDIO_MS_PER_TOKEN, Tokens
+from service.realtime.usage import ASSISTANT_AUDIO_MS_PER_TOKEN, USER_AUDIO_MS_PER_TOKEN, Tokens
 from service.relay.spent import Spent
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def record_of(
         "duration_seconds": round(duration_seconds, 3),
         "reason": reason,
         "messages": dict(zip(("client", "upstream"), messages, strict=True)),
+        "input_audio_seconds": round(uncached(usage).audio * USER_AUDIO_MS_PER_TOKEN / 1000, 3),
         "output_audio_seconds": round(usage.output.audio * ASSISTANT_AUDIO_MS_PER_TOKEN / 1000, 3),
         "billed_seconds": round(spent.billed_seconds, 3),
         "usage_confirmed": _is_confirmed(info.api, spent, summary),

@@ -1,7 +1,9 @@
 """service/telemetry/records.py and RELAY_RECORDS: what a session leaves behind, and that a full disk harms no call."""
 
+import base64
 import json
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from service.telemetry.records import RecordWriter
-from tests.support.harness import eventually, open_raw, simulated_relay
+from tests.support.harness import KEY_CANARY, TOKEN_CANARY, eventually, open_raw, simulated_relay
+from tests.support.simulator_client import speech
 
 REALTIME = "/v1/realtime?model=gpt-realtime"
 
@@ -102,23 +105,48 @@ async def test_failure_is_reported_once_and_so_is_its_end(path: Path, written: W
     assert [{"number": 2}] == read(path)
 
 
+async def test_disk_that_is_full_within_a_record_tears_no_other(path: Path, written: Written) -> None:
+    """The half that was written stays; the next record begins on a line of its own once there is space."""
+    await written.write(0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text_of(path)) + 5, before[1]))
+    try:
+        await written.write(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    await written.write(2)
+
+    assert '{"number":0}\n{"num\n{"number":2}\n' == text_of(path)
+    assert [True, False, True] == written.results
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "full", "missing folder", "read-only"])
+async def test_path_that_cannot_be_written_harms_no_call(kind: str, path: Path) -> None:
+    """From the start, or under way: calls go on, the log has the path and the cause once, and each record counts as lost."""
+    target = path
+    if kind == "missing folder":
+        target = path.parent / "missing" / path.name
+    elif kind == "read-only":
+        target = Path("/proc/version")  # root may write everywhere else
+    else:
+        replace(path, kind)
+    async with simulated_relay(None, RELAY_RECORDS=str(target)) as relay:
+        for number in range(1, 3):
+            client = await open_raw(relay.app.public_port, REALTIME)
+            assert "session.created" == (await client.next_event())["type"]
+            await client.close()
+            await eventually(lambda: relay.metric("realtime_relay_records_total", result="lost") == number)  # noqa: B023
+        [line] = relay.events("records.lost")
+        assert str(target) in str(line)
+        assert relay.metric("realtime_relay_sessions_ended_total", reason="client_lost") == 2
+
+
 async def test_half_a_line_of_another_writer_spoils_no_record(path: Path, written: Written) -> None:
     """The process was killed within a line, or the disk was full."""
     replace(path, "half")
     await written.write(0)
 
     assert '{"number": 9\n{"number":0}\n' == text_of(path)
-
-
-async def test_full_disk_loses_records_and_no_call(path: Path) -> None:
-    """/dev/full is refused as a device, a full file system as such; calls go on, log and metric say so."""
-    replace(path, "full")
-    async with simulated_relay(None, RELAY_RECORDS=str(path)) as relay:
-        client = await open_raw(relay.app.public_port, REALTIME)
-        assert client.answer.status == 101
-        await client.close()
-        await eventually(lambda: relay.metric("realtime_relay_records_total", result="lost") == 1)
-        await eventually(lambda: any(line["event"] == "records.lost" for line in relay.logs))
 
 
 async def test_record_holds_numbers_and_no_words(path: Path) -> None:
@@ -145,8 +173,31 @@ async def test_record_holds_numbers_and_no_words(path: Path) -> None:
     assert record["output_audio_seconds"] == pytest.approx(
         usage["output_token_details"]["audio_tokens"] * 0.05, abs=0.001
     )
+    assert 0.0 == record["input_audio_seconds"]
     assert record["started_at"] < record["ended_at"]
     assert "CANARY9" not in text_of(path)
+
+
+async def test_record_of_a_conversation_has_the_seconds_of_speech_and_no_secret(path: Path) -> None:
+    """Two seconds are said. Neither the key, the client's token, its address nor what was said is in the record."""
+    settings = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": f"ann:{TOKEN_CANARY}"}
+    async with simulated_relay(None, RELAY_RECORDS=str(path), **settings) as relay:
+        client = await open_raw(relay.app.public_port, REALTIME, {"Authorization": f"Bearer {TOKEN_CANARY}"})
+        audio = {"input": {"turn_detection": None, "transcription": {"model": "gpt-4o-transcribe"}}}
+        client.send_event(type="session.update", session={"type": "realtime", "audio": audio})
+        client.send_event(type="input_audio_buffer.append", audio=base64.b64encode(speech(2000)).decode())
+        client.send_event(type="input_audio_buffer.commit")
+        client.send_event(type="response.create")
+        while (await client.next_event())["type"] != "response.done":
+            pass
+        await client.close()
+        await eventually(lambda: text_of(path).endswith("\n"))
+
+    (record,) = read(path)
+    assert ("ann", 2.0) == (record["client"], record["input_audio_seconds"])
+    assert record["output_audio_seconds"] > 0
+    found = [secret for secret in (TOKEN_CANARY, KEY_CANARY, "127.0.0.1", "You said") if secret in text_of(path)]
+    assert [] == found
 
 
 def test_stdout_is_a_target(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
