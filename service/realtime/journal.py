@@ -217,8 +217,14 @@ class Journal:
         if self.speech is None and self.detects_turns and not self._speech_was_open:
             seconds = self.padding_ms / 1000 + NOTICE_SECONDS
             last, position = self.reached_at - seconds, self._position_ms - seconds * 1000
-            while self.appends and self.appends[0].time < last and self.appends[0].end_ms < position:
-                self._drop_first()
+            appends, size = self.appends, 0
+            while appends:  # without calls: this is done for each append
+                first = appends[0]
+                if first.time >= last or first.start_ms + first.length_ms >= position:
+                    break
+                size += len(first.raw)
+                del appends[0]
+            self.audio_bytes -= size
         self._trim_events()
         self._limit_audio()
 
@@ -237,8 +243,9 @@ class Journal:
                 self.audio_bytes -= turn.size
                 turn.parts, turn.is_over_limit = [], True
         while self.audio_bytes > self._audio_limit and self.appends:
+            has_arrived = self.appends[0].time <= self.reached_at
             self._drop_first()
-            self._is_beheaded = self.speech is not None or not self.detects_turns
+            self._is_beheaded = self.speech is not None or not self.detects_turns or not has_arrived
 
     # -- acknowledgements of other events -----------------------------------------------------------------------------
 

@@ -142,6 +142,20 @@ def test_answer_is_asked_again_after_a_second_loss() -> None:
     assert recovered(session)[0] == []
 
 
+def test_turn_is_answered_before_a_request() -> None:
+    """Upstream refuses the request, or answers it next."""
+    session = KeptSession()
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.client("response.create", event_id="e1")
+    session.begin_answer("b")
+    session.up("error", error={"code": "conversation_already_has_active_response", "event_id": "e1"})
+    session.lose()
+    sent, _ = recovered(session)
+    assert [event.get("event_id") for event in sent if event["type"] == "response.create"] != ["e1"]
+    assert types(sent)[0] == "response.create"
+
+
 def test_whole_answer_without_its_end_is_not_asked_again() -> None:
     """Only `response.done` is missing."""
     session = KeptSession()

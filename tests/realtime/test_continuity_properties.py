@@ -54,8 +54,8 @@ def test_conversation_survives_a_loss_at_any_event(
     steps: list[tuple[str, int, int]], plan: list[int], options: dict[str, Any], places: list[int]
 ) -> None:
     """Speech is in one turn, items and texts are those that the client has, and each answer ends once."""
-    count = run(steps, plan, (), **options).call.passed
-    numbers = [1 + place * count // 1001 for place in places]
-    for number in range(1, count + 1) if IS_DEEP else numbers:
+    whole = run(steps, plan, (), **options).call
+    numbers = [whole.points[place * len(whole.points) // 1001] for place in places]
+    for number in range(1, whole.passed + 1) if IS_DEEP else numbers:
         run(steps, plan, (number,), **options)
     run(steps, plan, tuple(numbers), **options)

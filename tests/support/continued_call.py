@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from service.realtime.continuity import Boundary, Continuity, ContinuityLimits
 from service.realtime.frames import Opcode, build_frame, read_header
-from service.realtime.kept import AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
+from service.realtime.kept import APPEND, AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
 from service.realtime.replay import Replay
 from tests.support.reference_api import Event, ReferenceApi
 
@@ -78,6 +78,7 @@ class ContinuedCall:
         self.leg: Leg | None = self._dial()
         self.seen: list[Event] = []  # by the client
         self.passed = 0  # events that passed the relay, either way
+        self.points: list[int] = []  # the numbers of those that are no audio
         self.lose_at: Counter[int] = Counter()  # numbers of events behind which upstream is lost
         self.losses = self.renewals = self.asked_again = 0
         self.replay: Replay | None = None  # of a renewal
@@ -105,7 +106,7 @@ class ContinuedCall:
         if self.leg is not None:
             self.leg.up.append(event)
         self.continuity.keep_client(kind, raw, self.now)
-        self._count()
+        self._count(kind)
 
     def _to_client(self, payloads: Any) -> None:
         self.seen += [json.loads(payload) for payload in payloads]
@@ -120,7 +121,7 @@ class ContinuedCall:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
-        if self.leg is not None and self.now > self._pinged_at + 1.0:
+        if self.leg is not None and self.now > self._pinged_at + 0.2:
             self._pinged_at = self.now
             self.leg.up.append({"type": "ping", "at": self.now})
         self.continuity.fold(self.now, self._fold_entries)
@@ -152,10 +153,12 @@ class ContinuedCall:
                     return
                 self.continuity.keep_upstream(kind, raw, self.now)
             self.seen.append(event)
-        self._count()
+        self._count(kind)
 
-    def _count(self) -> None:
+    def _count(self, kind: str) -> None:
         self.passed += 1
+        if kind not in {APPEND, AUDIO_DELTA}:
+            self.points.append(self.passed)
         if self.lose_at[self.passed] and self.leg is not None:
             self.lose()
 

@@ -33,8 +33,8 @@ class Talk:
         self._uncommitted: list[int] = []
         self._has_transcripts = has_transcripts
         self._number = 0
-        self.expected_errors = 0
-        self.typed: set[str] = set()
+        self.sent: list[Event] = []  # audio aside
+        self.instructions = "be"
         self.deleted: set[str] = set()
         self.cut: dict[str, int] = {}
         self.outputs: set[str] = set()
@@ -56,7 +56,10 @@ class Talk:
     def send(self, kind: str, **fields: Any) -> None:
         """Send an event with an id."""
         self._number += 1
-        self.call.send({"event_id": f"c{self._number}", "type": kind, **fields})
+        event = {"event_id": f"c{self._number}", "type": kind, **fields}
+        if kind != "input_audio_buffer.append":
+            self.sent.append(event)
+        self.call.send(event)
 
     # -- what it sees -------------------------------------------------------------------------------------------------
 
@@ -101,19 +104,25 @@ class Talk:
         self.call.advance(a / 10)
 
     def _do_type(self, a: int, _: int) -> None:
-        item: Event = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": f"hello {a}."}]}
+        item: Event = {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": f"hello {self._number}."}],
+        }
         if a % 2:
             item["id"] = f"typed{self._number}"
         self.send("conversation.item.create", item=item)
 
     def _do_system(self, a: int, _: int) -> None:
         view = client_view(self.call.seen)
-        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "note"}]}
+        text = f"note {self._number}."
+        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": text}]}
         after = {"previous_item_id": view[a % len(view)]} if view and a % 3 else {}
         self.send("conversation.item.create", item=item, **after)
 
     def _do_first(self, *_: int) -> None:
-        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "first"}]}
+        text = f"first {self._number}."
+        item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": text}]}
         self.send("conversation.item.create", item=item, previous_item_id="root")
 
     def _do_answer(self, a: int, _: int) -> None:
@@ -124,7 +133,8 @@ class Talk:
         self.send("response.cancel")
 
     def _do_update(self, a: int, _: int) -> None:
-        self.send("session.update", session={"type": "realtime", "instructions": f"be {a}"})
+        self.instructions = f"be {a}"
+        self.send("session.update", session={"type": "realtime", "instructions": self.instructions})
 
     def _do_output(self, *_: int) -> None:
         for call_id in self.calls:
@@ -201,6 +211,7 @@ class Talk:
         self._check_speech(api)
         self._check_items(api)
         self._check_responses()
+        self._check_requests(api)
         codes = Counter(error["code"] for api in self.apis for error in api.errors)
         allowed = {"conversation_already_has_active_response", "response_cancel_not_active"}
         # Behind a deletion the client may name an item that is gone.
@@ -208,6 +219,26 @@ class Talk:
         allowed |= {"item_create_invalid_previous_item_id"} if self.deleted else set()
         assert not set(codes) - allowed, codes
         assert not self.call.refused
+
+    def _check_requests(self, api: ReferenceApi) -> None:
+        """Each event had its effect, or the client was sent its error."""
+        refused = {event["error"]["event_id"] for event in self.of("error")}
+        assert all(event_id.startswith("c") for event_id in refused)
+        assert api.session["instructions"] == self.instructions
+        has = {call["call_id"] for call in api.items if call["type"] == "function_call_output"}
+        has |= {part["text"] for item in api.items for part in item.get("content", ()) if "text" in part}
+        gone = [event["item"] for event in self.of("conversation.item.added") if event["item"]["id"] in self.deleted]
+        has |= {part["text"] for item in gone for part in item["content"] if "text" in part}
+        begun = [event["response"]["metadata"] for event in self.of("response.created")]
+        has_cancelled = any(event["type"] == "response.cancel" for event in self.sent)
+        for event in self.sent:
+            if event["event_id"] in refused:
+                continue
+            if event["type"] == "conversation.item.create":
+                item = event["item"]
+                assert (item["call_id"] if "call_id" in item else item["content"][0]["text"]) in has, event
+            if event["type"] == "response.create" and event["response"] and not has_cancelled:
+                assert event["response"]["metadata"] in begun, event
 
     def _check_speech(self, api: ReferenceApi) -> None:
         heard = Counter(number for item in api.items for number in api.heard.get(item["id"], ()))
