@@ -50,6 +50,6 @@ class _ReviewedRules(TypeRules):
 @cache
 def _rules() -> dict[int, TypeRules]:
     return {
-        opcode: _ReviewedRules(_READ_TYPES, is_binary=opcode is Opcode.BINARY, is_strict=True)
+        opcode: _ReviewedRules(_READ_TYPES, is_binary=opcode is Opcode.BINARY, is_strict=True, masked=True)
         for opcode in (Opcode.TEXT, Opcode.BINARY)
     }

@@ -92,7 +92,7 @@ class Scanner(EventRuns):
     ) -> None:
         super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types)
         self._max_event_bytes = max_event_bytes
-        self._rules_of = type_rules(parsed_types, is_strict=is_strict)
+        self._rules_of = type_rules(parsed_types, is_strict=is_strict, masked=masked)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message
         self._bytes_needed = 0  # of the frame being parsed, before parsing it again makes sense
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed

@@ -73,11 +73,12 @@ class TypeRules:
     are requested, so are those of types that the relay does not know: they may show it as well.
     """
 
-    __slots__ = ("_is_binary", "_is_strict", "_shows_session", "parsed_types")
+    __slots__ = ("_is_binary", "_is_bounded", "_is_strict", "_shows_session", "parsed_types")
 
-    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool, is_strict: bool) -> None:
+    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool, is_strict: bool, masked: bool) -> None:
         self.parsed_types = parsed_types
         self._is_binary = is_binary
+        self._is_bounded = masked and bool(parsed_types)
         self._is_strict = is_strict
         self._shows_session = parsed_types >= SESSION_EVENT_TYPES
 
@@ -87,7 +88,7 @@ class TypeRules:
 
     def type_of(self, payload: bytes) -> str | None:
         """Return the type of a whole message, None if it is unknown; raises ProtocolError for a client's intricate one."""
-        if self._is_strict and is_intricate(payload):
+        if self._is_bounded and is_intricate(payload):
             raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, INTRICATE_EVENT)
         return event_type(payload) if self.may_be_event(payload) else None
 
@@ -128,9 +129,9 @@ class TypeRules:
 
 
 @cache
-def type_rules(parsed_types: frozenset[str], *, is_strict: bool) -> dict[int, TypeRules]:
+def type_rules(parsed_types: frozenset[str], *, is_strict: bool, masked: bool) -> dict[int, TypeRules]:
     """Return the rules by the opcode of a message. `is_strict`: nothing of an event is yielded before its last byte."""
     return {
-        Opcode.TEXT: TypeRules(parsed_types, is_binary=False, is_strict=is_strict),
-        Opcode.BINARY: TypeRules(parsed_types, is_binary=True, is_strict=is_strict),
+        opcode: TypeRules(parsed_types, is_binary=opcode is Opcode.BINARY, is_strict=is_strict, masked=masked)
+        for opcode in (Opcode.TEXT, Opcode.BINARY)
     }

@@ -8,6 +8,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode, close_code_to_forward
 from service.realtime.live import ENDING_BY_CLOSED_REASON
 from service.realtime.scanner_items import Violation
+from service.realtime.scanner_types import INTRICATE_EVENT
 
 Side = Literal["client", "upstream"]
 
@@ -93,6 +94,12 @@ def peer_lost(side: Side) -> Ending:
     return _reported("upstream_lost", aborted)
 
 
+def too_big_hint(detail: str) -> str:
+    """The remedy for a client's message that is too big. An event with too many values is so at any size."""
+    sentence = f"{detail[0].upper()}{detail[1:]}."
+    return sentence if detail == INTRICATE_EVENT else f"{sentence} {CATALOGUE['message_too_big'].remedy}"
+
+
 def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
     """A side violated the protocol or the limit on messages; it gets the close code of RFC 6455 for it."""
     code = int(violation.close_code)
@@ -101,7 +108,7 @@ def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
         reason = "message_too_big" if too_big else "client_protocol_error"
         close = CloseInstruction(code, CATALOGUE[reason].close_text, unreadable=True)
         # After a protocol error only a close frame may be sent (RFC 6455 section 7.1.7). An oversized message is not one.
-        hint = f"{violation.detail[0].upper()}{violation.detail[1:]}. {CATALOGUE[reason].remedy}" if too_big else None
+        hint = too_big_hint(violation.detail) if too_big else None
         upstream = CloseInstruction(_GOING_AWAY)
         return Ending(reason, close, upstream, send_error=too_big, detail=violation.detail, hint=hint)
     # To the client, 1009 would mean that its own message is too big.

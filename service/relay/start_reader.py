@@ -5,13 +5,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.failures import CATALOGUE, Failure, Phase
+from service.failures import Failure, Phase
 from service.realtime.closing import CloseCode
 from service.realtime.frames import Opcode
 from service.realtime.live import SESSION_START
 from service.realtime.live_start import InvalidStart, parse_start
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, Violation
+from service.relay.ending import too_big_hint
 from service.wire.control import handle_control
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
@@ -159,7 +160,7 @@ class StartReader:
 def _violation(item: Violation) -> Failure:
     is_size = item.close_code == CloseCode.MESSAGE_TOO_BIG
     reason = "message_too_big" if is_size else "client_protocol_error"
-    hint = f"{item.detail[0].upper()}{item.detail[1:]}. {CATALOGUE[reason].remedy}" if is_size else None
+    hint = too_big_hint(item.detail) if is_size else None
     return Failure(reason, Phase.SESSION_START, detail=item.detail, hint=hint)
 
 

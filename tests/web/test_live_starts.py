@@ -242,6 +242,20 @@ async def test_waiting_starts_share_a_bound_on_memory(monkeypatch: pytest.Monkey
         await second.close()
 
 
+async def test_start_with_too_many_values_is_not_parsed() -> None:
+    """It would hold up all sessions; the remedy names no limit on bytes."""
+    async with live_connection() as live:
+        values = b"{}," * 20_000
+        live.client.send_frame(
+            Opcode.TEXT, b'{"type":"session.start","session":{"model":"gpt-live-1","x":[%s0]}}' % values
+        )
+        error = (await live.client.next_event())["error"]
+
+        assert "message_too_big" == error["code"]
+        assert "An event has more values or strings than the relay reads: send fewer in one event." == error["remedy"]
+        assert [] == live.upstream.received
+
+
 async def test_start_over_the_limit_is_too_big() -> None:
     """The limit is on the declared size; nothing is sent upstream."""
     async with live_connection() as live:
