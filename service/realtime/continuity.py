@@ -161,6 +161,8 @@ class Continuity:
             return self._reason or self.mirror.failure
         if not self.mirror.session.type:
             return "no_session"
+        if not self.mirror.session.is_supported:  # that of the beta, or of another API
+            return "unsupported_session"
         return "mcp_approval" if self.mirror.approvals else None
 
     def give_up(self, reason: str) -> None:

@@ -20,6 +20,14 @@ from service.realtime.values import child, finite_number
 
 INTERCEPTED_TYPES: Final = frozenset({kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_TRUNCATE})
 EVENT_ID_PREFIX: Final = "relay_own_"
+_TRANSCRIPTS: Final = frozenset({kept.TRANSCRIBED, kept.NOT_TRANSCRIBED})
+_TRANSCRIPTS_AND_ERRORS: Final = _TRANSCRIPTS | {kept.ERROR}
+_ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS_AND_ERRORS | {
+    kept.ITEM_ADDED,
+    kept.ITEM_CREATED,
+    kept.ITEM_DELETED,
+    kept.ITEM_DONE,
+}
 _MAX_GONE: Final = 4096
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
 
@@ -69,7 +77,8 @@ class Interceptor:
         """Note what the new upstream has of each item."""
         self.is_active = True
         self._due = {}
-        self._created_as_audio = replay.created_as_audio
+        # Upstream may transcribe them once more.
+        self._created_as_audio = replay.created_as_audio if self._mirror.session.transcribes else set()
         for item in self._mirror.items:
             if not replay.has(item.item_id):
                 item.fate = Fate.ABSENT
@@ -161,10 +170,11 @@ class Interceptor:
 
     def swallow(self, event_type: str, raw: bytes) -> bool:
         """Whether an event of upstream answers one of the relay's own, or repeats a transcript: the client is not sent it."""
-        if not self.swallows:
+        due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS_AND_ERRORS
+        if event_type not in due or not self.swallows:
             return False
         body = parse_object(payload_of(raw, masked=False))
-        if event_type in {kept.TRANSCRIBED, kept.NOT_TRANSCRIBED}:
+        if event_type in _TRANSCRIPTS:
             return self._is_repeated(text(body.get("item_id")))
         if event_type == kept.ERROR:
             return self._is_own_error(text(child(body, "error").get("event_id")))

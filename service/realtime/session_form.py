@@ -13,6 +13,7 @@ from service.realtime.kept import SESSION_UPDATE, dumps, text
 from service.realtime.values import child, finite_number
 
 _READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model", "client_secret", "type"})
+_TYPES: Final = frozenset({"realtime", "transcription"})
 _NESTED: Final = ("input", "output")
 
 
@@ -27,6 +28,7 @@ class SessionForm:
         self.transcribes = False
         self.keeps_all = False  # the server drops nothing of the conversation, so nothing may be lost here
         self.expires_at: float | None = None
+        self.is_supported = False
         self.revision = 0
 
     def set(self, payload: bytes, session: Mapping[str, Any]) -> None:
@@ -34,6 +36,7 @@ class SessionForm:
         self._payload = payload
         self.revision += 1
         self.type = text(session.get("type")) or "realtime"
+        self.is_supported = self.type in _TYPES and isinstance(session.get("audio"), Mapping)
         source = child(child(session, "audio"), "input")
         turns = source.get("turn_detection")
         self.turn_detection = turns if isinstance(turns, Mapping) else None

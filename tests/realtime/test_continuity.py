@@ -500,6 +500,20 @@ def test_error_about_an_event_of_the_relay_is_hidden() -> None:
     assert not session.continuity.swallows
 
 
+def test_transcript_is_shown_once() -> None:
+    """The new upstream may transcribe a turn whose transcript the client got late from the one before."""
+    session = KeptSession(transcription={"model": "t"})
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.lose()
+    recovered(session)
+    kind = "conversation.item.input_audio_transcription.completed"
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
+    assert session.continuity.old_upstream_event(kind, event, session.now)
+    assert session.continuity.swallow(kind, event, session.now)
+    assert not session.continuity.swallow(kind, event, session.now)
+
+
 def test_truncation_of_a_spoken_answer_of_the_new_upstream_is_forwarded() -> None:
     """It has the audio."""
     session = swapped()
@@ -580,6 +594,17 @@ def test_transcribed_turn_of_a_transcription_session_is_not_sent_again() -> None
 def test_session_without_a_session_event_is_not_renewable() -> None:
     """Its configuration is unknown."""
     assert Continuity().not_renewable == "no_session"
+
+
+@pytest.mark.parametrize(
+    "session", [{"type": "translation", "audio": {}}, {"modalities": ["audio"], "turn_detection": None}]
+)
+def test_session_of_another_shape_is_not_renewable(session: Event) -> None:
+    """That of the beta is flat, and a translation has no items."""
+    kept = KeptSession()
+    kept.up("session.updated", session=session)
+    kept.continuity.fold(kept.now)
+    assert kept.continuity.not_renewable == "unsupported_session"
 
 
 def test_session_beyond_the_budget_of_the_process_keeps_nothing() -> None:
