@@ -18,6 +18,7 @@ from service.clients_file.watcher import ClientsFileWatcher
 from service.health.monitor import HealthMonitor
 from service.health.schedule import RefreshIntervals
 from service.health.store_check import StoreCheck
+from service.relay.continuity_pool import ContinuityPool
 from service.relay.drain import Drainer, DrainResult
 from service.relay.reporter import SharedTelemetry
 from service.settings import Settings
@@ -159,7 +160,10 @@ class App:
 
     async def _listen(self, clients_file: ClientsFileReader | None, clients: LoadedClients | None) -> None:
         settings, metrics = self._settings, self.metrics
-        max_sessions = startup.sessions_that_fit(settings.max_sessions)
+        continuity = configuration.continuity_options(settings, machine.memory_limit_bytes())
+        # Where every session keeps its conversation, the memory for that is no longer there for further sessions.
+        reserved_bytes = continuity.max_bytes if continuity.mode == "renew" else 0
+        max_sessions = startup.sessions_that_fit(settings.max_sessions, reserved_bytes)
         metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
         policy = configuration.access_policy(settings, max_sessions)
         directory = policy.directory(clients.clients if clients is not None else None)
@@ -180,6 +184,7 @@ class App:
             on_live_started=self.monitor.live_started,
             store_refusal=self.store.refusal,
             store=self.store,
+            continuity=ContinuityPool(continuity, metrics.continuity),
         )
         if clients_file is not None:
             self._budget_gauge = BudgetGauge(directory, self.store, metrics.budget_used)

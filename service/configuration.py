@@ -11,8 +11,11 @@ from service.access.policy import AccessPolicy
 from service.clients_file.load import ClientsFileReader, name_for_messages
 from service.clients_file.parse import Surroundings
 from service.failures import CATALOGUE, Blame
+from service.realtime.continuity import ContinuityLimits
 from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint
+from service.realtime.swap import SwapTimes
+from service.relay.continuity_pool import ContinuityOptions
 from service.relay.drain import DrainTiming
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS, Setting, Settings
@@ -170,6 +173,24 @@ def session_limits(settings: Settings) -> SessionLimits:
         max_messages_per_second=settings.max_messages_per_second,
         max_bytes_per_second=settings.max_bytes_per_second,
         live_start_seconds=settings.live_start_seconds,
+    )
+
+
+def continuity_options(settings: Settings, memory_limit: int | None) -> ContinuityOptions:
+    """The limits of continuity; `memory_limit` is that of the container in bytes, None without one."""
+    is_default = "RELAY_MAX_SESSION_SECONDS" not in settings.origins
+    return ContinuityOptions(
+        mode=settings.continuity,
+        max_bytes=min(settings.continuity_bytes, memory_limit // 4 if memory_limit is not None else 1 << 60),
+        max_dials=settings.max_dials,
+        limits=ContinuityLimits(audio_bytes=settings.continuity_audio_bytes),
+        times=SwapTimes(
+            dial=settings.dial_timeout_seconds,
+            recovery=settings.recovery_seconds,
+            renew_after=settings.renew_after_seconds,
+        ),
+        default_session_seconds=settings.max_session_seconds if is_default else None,
+        max_session_seconds=settings.continuity_max_seconds,
     )
 
 

@@ -64,11 +64,14 @@ def _listening_inodes(port: int) -> Iterator[str]:
                     yield fields[9]
 
 
-def session_limit(wanted: int) -> MachineLimit | None:
-    """Return the tightest limit of the machine that `wanted` concurrent sessions exceed, or None if they all fit."""
+def session_limit(wanted: int, reserved_bytes: int = 0) -> MachineLimit | None:
+    """Return the tightest limit of the machine that `wanted` concurrent sessions exceed, or None if they all fit.
+
+    `reserved_bytes` of the memory are for something else.
+    """
     limits = (
         (max_sessions_by_open_files(), "open files", _OPEN_FILES_REMEDY),
-        (max_sessions_by_memory(), "memory", _MEMORY_REMEDY),
+        (max_sessions_by_memory(reserved_bytes=reserved_bytes), "memory", _MEMORY_REMEDY),
     )
     exceeded = [MachineLimit(n, name, remedy) for n, name, remedy in limits if n is not None and n < wanted]
     return min(exceeded, key=lambda limit: limit.sessions, default=None)
@@ -86,10 +89,10 @@ def max_client_descriptors() -> int | None:
     return None if soft == resource.RLIM_INFINITY else max(1, soft - SPARE_DESCRIPTORS // 2)
 
 
-def max_sessions_by_memory(files: Iterable[Path] = _MEMORY_LIMIT_FILES) -> int | None:
+def max_sessions_by_memory(files: Iterable[Path] = _MEMORY_LIMIT_FILES, reserved_bytes: int = 0) -> int | None:
     """Return how many sessions fit below the container's memory limit; None for no limit."""
     limit = memory_limit_bytes(files)
-    return None if limit is None else max(1, (limit - PROCESS_BYTES) // SESSION_BYTES)
+    return None if limit is None else max(1, (limit - PROCESS_BYTES - reserved_bytes) // SESSION_BYTES)
 
 
 def memory_used_bytes() -> int | None:

@@ -76,9 +76,9 @@ def check_key(target: Target, settings: Settings) -> KeyRefusal | None:
     )
 
 
-def sessions_that_fit(max_sessions: int) -> int:
+def sessions_that_fit(max_sessions: int, reserved_bytes: int = 0) -> int:
     """RELAY_MAX_SESSIONS, or fewer where the limits of the machine allow fewer; logs why."""
-    limit = machine.session_limit(max_sessions)
+    limit = machine.session_limit(max_sessions, reserved_bytes)
     if limit is None:
         return max_sessions
     structlog.get_logger().warning(

@@ -47,7 +47,7 @@ class ContinuityLimits:
 
     log_bytes: int = 65_536
     item_bytes: int = 524_288
-    audio_bytes: int = 2_097_152
+    audio_bytes: int = 2 << 20
     journal_bytes: int = 262_144
 
 

@@ -41,7 +41,7 @@ class Scanner(EventRuns):
 
     The type is that of a JSON parser, wherever it is written. Exceptions: the type that the first bytes show counts without
     `parsed_types`, whose types are only counted, and in messages above `MAX_HELD_BYTES` if it is not in `parsed_types`.
-    `is_strict` removes both; use `StrictScanner`.
+    `is_strict` removes both; use `StrictScanner`. `kept_types` are requested as well, but pass unread if they are too large.
 
     `feed` accepts the stream in pieces of any size and returns the items that a piece completes, in the order of the stream:
 
@@ -87,17 +87,17 @@ class Scanner(EventRuns):
         masked: bool,
         max_message_bytes: int,
         parsed_types: frozenset[str] = frozenset(),
+        kept_types: frozenset[str] = frozenset(),
         is_strict: bool = False,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types)
+        super().__init__(masked=masked, max_message_bytes=max_message_bytes, parsed_types=parsed_types | kept_types)
         self._max_event_bytes = max_event_bytes
-        self._rules_of = type_rules(parsed_types, is_strict=is_strict, masked=masked)
+        self._rules_of = type_rules(parsed_types, kept_types, is_strict=is_strict, masked=masked)
         self._rules = self._rules_of[Opcode.TEXT]  # of the open message
         self._bytes_needed = 0  # of the frame being parsed, before parsing it again makes sense
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed
-        self._stream_fin = False
-        self._ended = False
+        self._stream_fin = self._ended = False
         self._rest = b""  # what the last `feed` left
         self._message_size = 0  # declared payload bytes of the open message
         self._message_type: str | None = None

@@ -73,10 +73,19 @@ class TypeRules:
     are requested, so are those of types that the relay does not know: they may show it as well.
     """
 
-    __slots__ = ("_is_binary", "_is_bounded", "_is_strict", "_shows_session", "parsed_types")
+    __slots__ = ("_is_binary", "_is_bounded", "_is_strict", "_kept_types", "_shows_session", "parsed_types")
 
-    def __init__(self, parsed_types: frozenset[str], *, is_binary: bool, is_strict: bool, masked: bool) -> None:
-        self.parsed_types = parsed_types
+    def __init__(
+        self,
+        parsed_types: frozenset[str],
+        *,
+        is_binary: bool,
+        is_strict: bool,
+        masked: bool,
+        kept_types: frozenset[str] = frozenset(),
+    ) -> None:
+        self.parsed_types = parsed_types | kept_types
+        self._kept_types = kept_types - parsed_types
         self._is_binary = is_binary
         self._is_bounded = masked and bool(parsed_types)
         self._is_strict = is_strict
@@ -112,11 +121,12 @@ class TypeRules:
     def may_pass_unread(self, head: bytes) -> bool:
         """Whether an event of a requested type that is too large to be read may pass, unless `is_strict`.
 
-        Not where the events of a session are requested: the relay then hides a part of them.
+        Not where the events of a session are requested, unless it is only kept: the relay then hides a part of them.
         """
-        if self._shows_session:
+        found = type_in_head(head)
+        if self._shows_session and found not in self._kept_types:
             return False
-        return not self._is_strict and type_in_head(head) in self.parsed_types - _READ_OR_REFUSED
+        return not self._is_strict and found in self.parsed_types - _READ_OR_REFUSED
 
     def _is_requested(self, found: str) -> bool:
         return found in self.parsed_types or (self._shows_session and found not in _KNOWN_TYPES)
@@ -129,9 +139,20 @@ class TypeRules:
 
 
 @cache
-def type_rules(parsed_types: frozenset[str], *, is_strict: bool, masked: bool) -> dict[int, TypeRules]:
-    """Return the rules by the opcode of a message. `is_strict`: nothing of an event is yielded before its last byte."""
+def type_rules(
+    parsed_types: frozenset[str], kept_types: frozenset[str] = frozenset(), *, is_strict: bool, masked: bool
+) -> dict[int, TypeRules]:
+    """Return the rules by the opcode of a message. `is_strict`: nothing of an event is yielded before its last byte.
+
+    `kept_types` are requested as well, but only to be kept: an event that is too large for that passes unread.
+    """
     return {
-        opcode: TypeRules(parsed_types, is_binary=opcode is Opcode.BINARY, is_strict=is_strict, masked=masked)
+        opcode: TypeRules(
+            parsed_types,
+            kept_types=kept_types,
+            is_binary=opcode is Opcode.BINARY,
+            is_strict=is_strict,
+            masked=masked,
+        )
         for opcode in (Opcode.TEXT, Opcode.BINARY)
     }

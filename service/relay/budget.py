@@ -141,8 +141,7 @@ class SessionBudget:
         if self._live_usd_per_second and not self._spent.is_confirmed:
             seconds = self._unreported_seconds()
             self._spent.add(seconds * self._live_usd_per_second, seconds=seconds)
-        if self.is_response_running:
-            self._estimate_response()
+        self.count_unreported()
         self._session = None
         if self._task is not None:
             self._task.cancel()
@@ -150,9 +149,10 @@ class SessionBudget:
         if self._budgets.are_shared:
             self._store.spend(self._spending(self._amounts(), is_final=True))
 
-    def _estimate_response(self) -> None:
-        """Count what runs when both sides are closed: a client must not be able to hear a response and never pay for it."""
-        assert self._responses is not None  # noqa: S101 - one of them runs
+    def count_unreported(self) -> None:
+        """Count the response that runs when upstream is gone: a client must not be able to hear one and never pay for it."""
+        if self._responses is None or not self.is_response_running:
+            return
         usage = self._responses.unreported_usage(self._spent.last)
         self._spent.is_estimated = True
         self._spent.add(cost_usd(self._model, usage), tokens=usage.total, usage=usage)

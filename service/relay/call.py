@@ -56,6 +56,9 @@ class Call(Protocol):
     def ending(self, end: Ending) -> Ending:
         """The ending that upstream's own words make of `end`."""
 
+    def upstream_replaced(self) -> None:
+        """Forget what the former upstream connection said about itself: another one carries the session."""
+
     def due_ending(self) -> Ending | None:
         """The ending that is due because of what upstream said, or None; asked at every tick."""
 
@@ -83,12 +86,14 @@ class RealtimeCall:
 
     def event_read(
         self,
-        direction: Direction,  # noqa: ARG002 - of the protocol
+        direction: Direction,
         event_type: str | None,
         payload: bytes,
         position: Position,
     ) -> Verdict | Rewritten:
         """Count what an upstream event reports."""
+        if direction == Direction.CLIENT_TO_UPSTREAM:
+            return Verdict.FORWARD
         if event_type is None:
             return Verdict.REDACT
         event = parse_server_event(event_type, payload)
@@ -114,6 +119,10 @@ class RealtimeCall:
     def ending(self, end: Ending) -> Ending:
         """The same."""
         return end
+
+    def upstream_replaced(self) -> None:
+        """That it has expired."""
+        self.has_expired = False
 
     def due_ending(self) -> Ending | None:
         """None."""

@@ -155,6 +155,9 @@ class LiveCall:
             return end
         return ending.session_closed(end, self._closed_reason, had_audio=self.timer.had_audio or self._is_sideband)
 
+    def upstream_replaced(self) -> None:
+        """Never happens."""
+
     def due_ending(self) -> Ending | None:
         """The end of a session whose socket the provider leaves open."""
         if self._closed_reason is None or time.monotonic() - self._closed_at < CLOSED_SECONDS:

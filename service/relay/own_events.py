@@ -39,9 +39,9 @@ class OwnEvents:
         """Whether there is anything to send."""
         return bool(self._events) or self._drains_at is not None or self._due_end is not None
 
-    def add(self, event: bytes) -> None:
-        """Send this event; not to a client that reads nothing."""
-        if self._client.full_since is None and len(self._events) < MAX_WAITING_EVENTS:
+    def add(self, event: bytes, *, is_needed: bool = False) -> None:
+        """Send this event; not to a client that reads nothing, unless `is_needed`."""
+        if is_needed or (self._client.full_since is None and len(self._events) < MAX_WAITING_EVENTS):
             self._events.append(event)
 
     def announce_drain(self, drains_at: float) -> None:

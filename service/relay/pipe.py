@@ -315,7 +315,12 @@ class Pipe(HeldSource):
     def _count(self, event_type: str | None) -> None:
         self._messages += 1
         self._traffic.count(event_type)
-        if event_type in (self._latency.watched_types if self._from_upstream else self._latency.client_types):
+        self.event_sent(event_type)
+
+    def event_sent(self, event_type: str | None) -> None:
+        """Report an event to the timer: one that was forwarded, or sent in the place of upstream."""
+        watched = self._latency.watched_types if self._from_upstream else self._latency.client_types
+        if event_type is not None and event_type in watched:
             self._latency.event_passed(event_type)
 
     def _forward_as(self, verdict: Verdict | Rewritten, payload: bytes, raw: bytes) -> None:

@@ -1,6 +1,8 @@
 """The life of a session, from two open sockets to its one ending."""
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 
 from service.realtime.closing import close_code_to_forward
 from service.realtime.events import Direction, event_id
@@ -18,6 +20,7 @@ from service.relay.closing_sides import (
     settle_response,
 )
 from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.latency import ResponseTimer
 from service.relay.own_events import DrainEvent, ErrorEvent, OwnEvents
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict
@@ -60,11 +63,11 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self.info = info
         self._client = client
-        self._connected = connected
-        self._upstream = connected.leg
+        self._connected, self._upstream = connected, connected.leg
         self._telemetry = telemetry
         self._error_event = error_event
         self._is_closed = False
+        self._further_summary: Mapping[str, object] = {}  # fields of the log line `session.ended`
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
         self._call = call(self._reporter, self._send_error)
@@ -82,21 +85,14 @@ class Session:
             Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         )
         self._own_events = OwnEvents(client, drain_event)
-        self._to_upstream = Pipe(
-            client,
-            self._upstream,
-            self._client_stream.scanner,
-            traffic=telemetry.client_to_upstream[info.api],
-            latency=timer,
-            owner=self,
-        )
-        self._to_client = Pipe(
-            self._upstream,
-            client,
-            connected.scanner,
-            traffic=telemetry.upstream_to_client[info.api],
-            latency=timer,
-            owner=self,
+        self._to_upstream, self._to_client = self._new_pipes(timer)
+
+    def _new_pipes(self, timer: ResponseTimer) -> tuple[Pipe, Pipe]:
+        api, telemetry = self.info.api, self._telemetry
+        pipe = partial(Pipe, latency=timer, owner=self)
+        return (
+            pipe(self._client, self._upstream, self._client_stream.scanner, traffic=telemetry.client_to_upstream[api]),
+            pipe(self._upstream, self._client, self._connected.scanner, traffic=telemetry.upstream_to_client[api]),
         )
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -120,7 +116,8 @@ class Session:
                 self._budget.finish()
         try:
             duration_seconds = self._loop.time() - self._watch.started_at
-            self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, self._call.summary())
+            summary = {**self._call.summary(), **self._further_summary}
+            self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, summary)
         finally:
             self._is_closed = True
             del self._to_upstream, self._to_client  # a reference cycle would wait for the garbage collector
@@ -226,22 +223,6 @@ class Session:
                 )
         await close_side(self._upstream, close, self._loop.time() + UPSTREAM_CLOSE_SECONDS)
 
-    def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
-        """Join the client to another upstream connection, between two messages of both sides; returns the one before.
-
-        The caller then owns that one and starts another receiver on it. What `connected` has received is forwarded at once.
-        """
-        former, self._connected, self._upstream = self._connected, connected, connected.leg
-        self._watch.upstream = connected.leg
-        self._watch.quiet_until = 0.0
-        self._to_upstream.replace_sink(connected.leg)
-        self._to_client.replace_source(connected.leg, connected.scanner)
-        items, connected.items = connected.items, []
-        self._to_client.process(items)
-        connected.leg.start(self._to_client, self._to_client.read)
-        connected.leg.release("first_event")
-        return former
-
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
     def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
@@ -254,14 +235,17 @@ class Session:
             return
         side = _side(direction)
         text = self.redact(reason) if side == "upstream" else reason
-        self._end(ending.peer_closed(side, code, text, expired=self._call.has_expired))
+        self._peer_ended(side, ending.peer_closed(side, code, text, expired=self._call.has_expired), code, text)
 
     def peer_lost(self, direction: Direction) -> None:
         """End the session, or close the socket of a session that is ending."""
         if self._ended.done():
             self._leg_of(direction).close()
         else:
-            self._end(ending.peer_lost(_side(direction)))
+            self._peer_ended(_side(direction), ending.peer_lost(_side(direction)))
+
+    def _peer_ended(self, _side: Side, end: Ending, _code: int | None = None, _text: str = "") -> None:
+        self._end(end)
 
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """End the session."""
@@ -335,12 +319,15 @@ class Session:
         end = self._watch.due_ending(now, frames, size, upstream_frames) or self._call.due_ending()
         end = end or self._own_events.overdue_end(now)
         if end is not None:
-            self._end(end)
+            self._limit_reached(end)
             return
         self._send_own_events()
         if self._client.held_since is not None:
             self._to_upstream.scan_for_close()  # the session must not last until upstream reads again
         self._watch.rest(now, is_waiting=self._to_client.on_processed is not None)
+
+    def _limit_reached(self, end: Ending) -> None:
+        self._end(end)
 
     def _send_own_events(self) -> None:
         if not self._own_events.are_waiting or self._ended.done():

@@ -22,6 +22,7 @@ from service.store.interface import FailureMode
 from service.store.url import StoreUrl
 from service.upstream.proxy import HttpProxy
 
+ContinuityMode = Literal["off", "ask", "renew"]
 FirstEvent = Literal["required", "optional"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -120,6 +121,54 @@ class Settings(AccessSettings):
         default="3900",
         unit="seconds",
         sentence="Maximum duration of a session; the provider's limit of 60 minutes is below the default and applies first.",
+    )
+
+    # -- continuity ---------------------------------------------------------------------------------------------------
+
+    continuity: ContinuityMode = setting(
+        "RELAY_CONTINUITY",
+        one_of(ContinuityMode),
+        default="ask",
+        sentence="Whether a session of the Realtime API goes on when its connection to the provider ends: with ask for "
+        "clients that send ?continuity=renew, with renew for all that do not send ?continuity=off.",
+    )
+    renew_after_seconds: float = setting(
+        "RELAY_RENEW_AFTER_SECONDS",
+        number(0, 86_400, zero="is never"),
+        default="0",
+        unit="seconds",
+        example="1500",
+        sentence="Time after which such a session gets another connection if the provider states none; OpenAI states one.",
+    )
+    recovery_seconds: float = setting(
+        "RELAY_RECOVERY_SECONDS",
+        number(1, 120),
+        default="15",
+        unit="seconds",
+        sentence="Time that the relay has to replace a connection that was lost, before the session ends.",
+    )
+    continuity_bytes: int = setting(
+        "RELAY_CONTINUITY_BYTES",
+        integer(1_048_576, 1 << 40),
+        default="268435456",
+        unit="bytes",
+        sentence="Memory for the conversations of all such sessions; a quarter of the container's memory limit can lower it. "
+        "Beyond it new sessions do without.",
+    )
+    continuity_audio_bytes: int = setting(
+        "RELAY_CONTINUITY_AUDIO_BYTES",
+        integer(65_536, 1 << 30),
+        default="2097152",
+        unit="bytes",
+        sentence="Memory for speech of one such session that the provider has not transcribed; 2 MiB hold 32 seconds of PCM.",
+    )
+    continuity_max_seconds: float = setting(
+        "RELAY_CONTINUITY_MAX_SECONDS",
+        number(0, 604_800, zero="is off"),
+        default="14400",
+        unit="seconds",
+        sentence="Maximum duration of such a session in place of the default of RELAY_MAX_SESSION_SECONDS; if you set that "
+        "variable, it applies.",
     )
 
     # -- the store ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDIN
 from service.realtime import events, live
 from service.realtime.events import ERROR_CODES, Api, Direction
 from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES, RATE_LIMITS_UPDATED, RESPONSE_DONE, TRANSCRIPTION_FAILED
+from service.telemetry.continuity import ContinuityMetrics
 from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
@@ -40,8 +41,7 @@ HEALTH_STATUSES: Final = ("pass", "warn", "fail", "unknown")
 _DIAL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 # Waiting time of a client: normally a few round trips, at most the dial timeout of 8 s. Official clients give up after 10 s.
 _WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10)
-# Session duration: seconds for a failed start, minutes for a conversation; the provider ends a session after an hour,
-# one of GPT-Live after two.
+# Session duration: seconds for a failed start, minutes for a conversation; the provider ends one after one or two hours.
 _SESSION_BUCKETS: Final = (1, 5, 15, 30, 60, 180, 300, 600, 1200, 1800, 3600, 3900, 5400, 7500)
 # Event loop lag: forwarding a frame takes well under a millisecond; a delay of 20 ms or more is audible in speech.
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -245,6 +245,7 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        self.continuity = ContinuityMetrics(PREFIX, self.registry)
         self.draining = Gauge(
             f"{PREFIX}_draining", "1 while the relay drains: it refuses new sessions.", registry=self.registry
         )

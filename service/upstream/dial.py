@@ -203,6 +203,7 @@ class Dialler:
             masked=False,
             max_message_bytes=self._max_message_bytes,
             parsed_types=parsed_types,
+            kept_types=request.kept_types,
             max_event_bytes=MAX_SERVER_EVENT_BYTES if parsed_types >= SESSION_EVENT_TYPES else MAX_EVENT_BYTES,
         )
 

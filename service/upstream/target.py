@@ -39,6 +39,9 @@ class DialRequest:
     further_types: frozenset[str] = (
         frozenset()
     )  # events of upstream that the relay reads beside those that it always does
+    kept_types: frozenset[str] = (
+        frozenset()
+    )  # and those that it only keeps, to continue the session on another connection
 
     @property
     def promises_first_event(self) -> bool:

@@ -19,9 +19,9 @@ from service.access.policy import AccessPolicy
 from service.access.secrets import ClientSecrets
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
+from service.relay.continuity_pool import ContinuityPool
 from service.relay.drain import Drainer
 from service.relay.live_start import StartPolicy
-from service.relay.policy_start import apply_policy
 from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
 from service.store.interface import Store
@@ -33,7 +33,9 @@ from service.web import live, refusals
 from service.web.admission import AdmissionControl
 from service.web.attempts import AttemptReporter, ConnectionAttempt
 from service.web.client_address import ClientAddressReader
+from service.web.client_dialler import ClientDialler
 from service.web.client_secrets import ClientSecretHandler
+from service.web.continuity import continuity_header, with_continuity
 from service.web.places import ClientPlaces
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.web.session_factory import SessionFactory, budgets_for
@@ -43,8 +45,6 @@ from service.wire.seam import UPGRADE_RESPONSE, answer_client
 TRANSLATION_PATHS: Final = ("/v1/realtime/translations",)
 _CLIENT_CLOSED_REQUEST: Final = 499
 _BUDGET_TYPES: Final = frozenset({TRANSCRIPTION_COMPLETED})
-_MIN_POLICY_SECONDS: Final = 1.0
-"""The least time for the provider's answer to a policy, if the dial took nearly all of its own."""
 
 
 class RealtimeHandler:
@@ -62,7 +62,7 @@ class RealtimeHandler:
 
     `on_dial_result` and `on_live_started` are described at `AttemptReporter`. `store_refusal` returns the failure with which
     every client is refused while the store fails, or None; `store` has the limits that instances share. `jwt` is
-    None where no clients file can name an issuer.
+    None where no clients file can name an issuer, `continuity` where no session has any.
     """
 
     def __init__(
@@ -81,9 +81,11 @@ class RealtimeHandler:
         on_live_started: Callable[[], object] = lambda: None,
         store_refusal: Callable[[], Failure | None] = lambda: None,
         store: Store,
+        continuity: ContinuityPool | None = None,
     ) -> None:
         self.addresses = ClientAddressReader(policy.trusted_proxies)
         self._connector = connector
+        self._dialler = ClientDialler(connector, dials)
         self._drainer = drainer
         self._dials_in_flight = dials
         self._store_refusal = store_refusal
@@ -111,8 +113,13 @@ class RealtimeHandler:
         self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
         self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
         self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
+        self._continuity = continuity
         self._factory = SessionFactory(
-            store, telemetry=telemetry, limits=session_limits, must_end=self._clients.must_end
+            store,
+            telemetry=telemetry,
+            limits=session_limits,
+            must_end=self._clients.must_end,
+            continuity=continuity,
         )
         start_policy = StartPolicy(frozenset(), session_limits)
         self._live = live.LiveSessions(
@@ -190,6 +197,7 @@ class RealtimeHandler:
                     handshake = parse_handshake(request)
                     await self._admission.prepare(request, attempt)
                     dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
+                    dial_request = with_continuity(request, attempt, dial_request, self._continuity)
                     attempt.budgets = budgets_for(attempt.identity)
                     if attempt.budgets is not None:
                         further = dial_request.further_types | _BUDGET_TYPES
@@ -232,7 +240,7 @@ class RealtimeHandler:
         """Dial and report the result. Raises Failure, or CancelledError if the client disconnected meanwhile."""
         progress = DialProgress()
         try:
-            connected = await self._dials_in_flight.run(self._connect(dial_request, progress, attempt))
+            connected = await self._dialler.dial_for(dial_request, progress, attempt)
         except Failure as failure:
             if failure.reason == "relay_draining":
                 self._reporter.refused(failure, attempt)
@@ -254,21 +262,6 @@ class RealtimeHandler:
             self._reporter.dial_succeeded(attempt, progress, awaited_first_event=awaited)
         return connected
 
-    async def _connect(
-        self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
-    ) -> UpstreamConnection:
-        connected = await self._connector.dial(dial_request, progress, attempt.limited_as)
-        policy, session = attempt.policy, attempt.bound_session
-        if policy is None and session is None:
-            return connected
-        left = self._connector.dialler.timeout_seconds - sum(progress.seconds.values())
-        try:
-            await apply_policy(connected, policy, session, max(left, _MIN_POLICY_SECONDS))
-        except BaseException:
-            connected.abort()  # also when cancelled: a session that stays open costs money
-            raise
-        return connected
-
     async def _start(
         self,
         request: web.Request,
@@ -279,7 +272,7 @@ class RealtimeHandler:
     ) -> asyncio.Task[str] | None:
         """Answer 101 and start the session's task; return None if the client has disconnected."""
         try:
-            client = await answer_client(request, handshake.key, handshake.subprotocol)
+            client = await answer_client(request, handshake.key, handshake.subprotocol, continuity_header(attempt))
         except BaseException as exc:
             # ConnectionError and CancelledError both mean that the client has disconnected. No session owns the upstream
             # socket yet, so it has to be closed here.
@@ -288,7 +281,8 @@ class RealtimeHandler:
             if isinstance(exc, ConnectionError):
                 return None
             raise
-        new_session = partial(self._factory.session, client, connected, attempt, dial_request)
+        redial = partial(self._dialler.dial_again, dial_request, attempt)
+        new_session = partial(self._factory.session, client, connected, attempt, dial_request, redial=redial)
         match dial_request.endpoint:
             case "live":
                 return self._live.start(client, connected, attempt, new_session)

@@ -21,7 +21,7 @@ from service.upstream.target import DialRequest, Endpoint
 SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
 """What the relay agrees to; OpenAI's clients offer the first. Never a credential: the answer is no place for one."""
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
-_OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event", "budget_event"})
+_OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event", "budget_event", "continuity"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
 _KNOWN_PARAMETERS: Final = _OWN_PARAMETERS | _SINGLE_PARAMETERS | CREDENTIAL_PARAMETERS
 _MAX_OTHER_PARAMETERS: Final = 16
@@ -225,6 +225,29 @@ def wants_draining_event(request: web.Request, *, default: bool) -> bool:
 def wants_budget_event(request: web.Request) -> bool:
     """Return whether the client asks for the event `relay.budget_nearly_used`; raises Failure with bad_request."""
     return _wants(request, "budget_event", default=False)
+
+
+def wants_continuity(request: web.Request, endpoint: Endpoint, *, default: bool) -> bool:
+    """Return whether the client wants its session to outlive its upstream connection; raises Failure with bad_request."""
+    preference = _own(request, "continuity")
+    if preference == "resume":
+        raise _bad_request(
+            "continuity=resume does not exist yet",
+            "Send continuity=renew, which needs nothing else of a client, or off.",
+        )
+    if preference not in {None, "off", "renew"}:
+        raise _bad_request("continuity is neither off nor renew", "Send continuity=renew or continuity=off.")
+    if preference == "renew" and endpoint != "realtime":
+        raise _bad_request(
+            "continuity=renew, but this API has no conversation that another connection could continue",
+            "Remove continuity=renew: translations and GPT-Live have no items that the relay could send again.",
+        )
+    return endpoint == "realtime" and (default if preference is None else preference == "renew")
+
+
+def asks_for_continuity(request: web.Request) -> bool:
+    """Return whether the client itself asks for it."""
+    return _own(request, "continuity") == "renew"
 
 
 def _wants(request: web.Request, name: str, *, default: bool) -> bool:

@@ -8,12 +8,15 @@ from functools import partial
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
 from service.access.clients import Identity
 from service.failures import Failure
+from service.realtime.kept_scanner import KeptScanner
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.realtime.scanner_strict import StrictScanner
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
+from service.relay.continuity_pool import ContinuityPool, Redial
 from service.relay.latency import CREATE
+from service.relay.renewable_session import RenewableSession
 from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.reviewed_call import ReviewedCall
 from service.relay.session import Session
@@ -42,18 +45,26 @@ class SessionFactory:
         telemetry: SharedTelemetry,
         limits: SessionLimits,
         must_end: Callable[[str], bool],
+        continuity: ContinuityPool | None = None,
     ) -> None:
         self._store = store
         self._telemetry = telemetry
         self._limits = limits
         self._must_end = must_end
+        self._continuity = continuity
 
     def realtime_session(self, attempt: ConnectionAttempt, new_session: Callable[..., Session]) -> Session:
         """The session of a client of the Realtime API, whose events are reviewed if its policy locks fields."""
-        policy = attempt.policy
-        metrics = self._telemetry.metrics.conversations
+        metrics, policy = self._telemetry.metrics.conversations, attempt.policy
         if policy is None or not policy.locked:
-            return new_session(call=partial(RealtimeCall, metrics=metrics))
+            plain_call = partial(RealtimeCall, metrics=metrics)
+            if not attempt.continuity:
+                return new_session(call=plain_call)
+            # Where responses count, no event may hide a request for one.
+            is_strict = attempt.budgets is not None and attempt.budgets.count_responses
+            kept_scanner = ReviewedScanner if is_strict else KeptScanner
+            stream = ClientStream(kept_scanner(max_message_bytes=self._limits.max_message_bytes))
+            return new_session(call=plain_call, client_stream=stream)
         scanner = ReviewedScanner(max_message_bytes=self._limits.max_message_bytes)
         call = partial(ReviewedCall, metrics=metrics, policy=policy, instructions=attempt.instructions)
         return new_session(call=call, client_stream=ClientStream(scanner))
@@ -67,6 +78,7 @@ class SessionFactory:
         *,
         call: NewCall,
         client_stream: ClientStream | None = None,
+        redial: Redial | None = None,
     ) -> Session:
         """The session of an attempt; it ends at once if the client's token was withdrawn or its place lost meanwhile."""
         identity = attempt.identity
@@ -81,11 +93,18 @@ class SessionFactory:
             user=identity.user,
         )
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
-        session = Session(
+        new_session: Callable[..., Session] = Session
+        limits = self._limits_of(identity)
+        if self._continuity is not None and redial is not None and attempt.continuity:
+            new_session = partial(
+                RenewableSession, pool=self._continuity, redial=redial, is_sideband=dial_request.has("call_id")
+            )
+            limits = self._continuity.limits_of(limits)
+        session = new_session(
             info,
             client,
             connected,
-            limits=self._limits_of(identity),
+            limits=limits,
             telemetry=self._telemetry,
             call=call,
             error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(

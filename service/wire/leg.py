@@ -32,8 +32,9 @@ WRITE_HIGH_BYTES: Final = 65_536
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
 
-HoldReason = Literal["backlog", "first_event", "sink_full"]
-"""Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full."""
+HoldReason = Literal["backlog", "first_event", "journal_full", "sink_full"]
+"""Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full, or the
+journal of what it sent is."""
 
 
 class Leg(SignsOfLife):

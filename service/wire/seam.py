@@ -12,7 +12,7 @@ aiohttp's internals. What this one relies on was read in aiohttp 3.14.5 and is c
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from aiohttp import ClientResponse, web
@@ -66,7 +66,9 @@ def take_upstream(response: ClientResponse) -> Leg:
     return leg
 
 
-async def answer_client(request: web.Request, key: str, subprotocol: str | None) -> Leg:
+async def answer_client(
+    request: web.Request, key: str, subprotocol: str | None, further_headers: Mapping[str, str] | None = None
+) -> Leg:
     """Send 101 to a client and take its socket over.
 
     The takeover follows the 101 without an `await`, so that no frame is missed. The caller owns the leg
@@ -78,6 +80,7 @@ async def answer_client(request: web.Request, key: str, subprotocol: str | None)
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": sec_websocket_accept(key)}
     if subprotocol is not None:
         headers["Sec-WebSocket-Protocol"] = subprotocol
+    headers.update(further_headers or {})
     # Not WebSocketResponse: it would offer extensions, log the subprotocols (tokens travel in them) and read the frames.
     response = web.StreamResponse(status=101, headers=headers)
     response.force_close()

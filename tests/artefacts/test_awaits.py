@@ -86,6 +86,7 @@ EXCEPTIONS: Final = {
         "Session.run",
         "asyncio.shield(...)",
     ): "lasts as long as the session: the watchdog ends one whose peers are gone, idle or too slow",
+    ("service/relay/renewable_session.py", "RenewableSession.run", "super().run()"): "`Session.run`, which is judged",
     ("service/store/calls.py", "StoreCalls.call", "self._slots"): "the calls that hold the slots have deadlines",
     ("service/store/redis_backend.py", "RedisBackend._run", "self._client.eval(...)"): STORE_CALL,
     ("service/store/redis_backend.py", "RedisBackend._run", "self._client.evalsha(...)"): STORE_CALL,

@@ -1,0 +1,80 @@
+"""Upstream connections of a session that do not carry it: one that is prepared, and one that has been replaced."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Item, Message
+from service.upstream.dial import UpstreamConnection
+from service.wire.control import handle_control
+from service.wire.leg import Leg
+from service.wire.turns import feed_some
+
+RETIRED_SECONDS: Final = 2.0
+"""How long a connection that has been replaced is read for late transcriptions."""
+
+
+class MessageReceiver:
+    """The receiver of an upstream leg whose events are not forwarded. It shows the messages that the scanner reads whole.
+
+    `on_read` is called after each delivery, `on_lost` once upstream has closed, lost or broken the connection. The receiver
+    answers control frames and does not close the leg; its owner does.
+    """
+
+    def __init__(
+        self,
+        leg: Leg,
+        scanner: Scanner,
+        *,
+        on_message: Callable[[Message], object],
+        on_lost: Callable[[], object],
+        on_read: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._leg = leg
+        self._scanner = scanner
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._on_read = on_read
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all that was received is whole messages."""
+        return self._scanner.at_message_boundary and not self._scanner.mid_frame
+
+    def receive(self, data: bytes) -> None:
+        """Called by the leg."""
+        self.process(feed_some(self._leg, self._scanner, data))
+
+    def process(self, items: list[Item]) -> None:
+        """Process what was received."""
+        for item in items:
+            if isinstance(item, Message):
+                self._on_message(item)
+            elif handle_control(self._leg, item) is not None:
+                self._on_lost()
+                return
+        self._on_read()
+
+    def peer_lost(self) -> None:
+        """Called by the leg."""
+        self._on_lost()
+
+
+async def retire(connected: UpstreamConnection, on_message: Callable[[Message], object], seconds: float) -> None:
+    """Read a connection that has been replaced for `seconds`, then close it with 1000. Cancellation aborts it."""
+    is_over = asyncio.Event()
+    leg = connected.leg
+    try:
+        leg.start(MessageReceiver(leg, connected.scanner, on_message=on_message, on_lost=is_over.set))
+        leg.release("sink_full")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await is_over.wait()
+        if is_over.is_set():
+            leg.close()
+        else:
+            await connected.close()
+    finally:
+        connected.abort()

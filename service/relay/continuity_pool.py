@@ -1,0 +1,72 @@
+"""What the sessions of a process share for continuity: slots for dials, memory, the spread of a storm, the limits."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from service.realtime.continuity import ContinuityLimits
+from service.realtime.swap import StormSpread, SwapTimes
+from service.relay.watchdog import SessionLimits
+from service.telemetry.continuity import ContinuityMetrics
+from service.upstream.dial import UpstreamConnection
+
+Redial = Callable[[], Awaitable[UpstreamConnection]]
+"""Dials upstream for a session that exists, as the first dial was; the caller owns the connection. Raises Failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuityOptions:
+    """The settings of continuity. `max_bytes` is the bound of the whole process.
+
+    A session whose maximum duration is `default_session_seconds`, since nothing else is set, has `max_session_seconds`.
+    """
+
+    mode: Literal["off", "ask", "renew"]
+    max_bytes: int
+    max_dials: int
+    limits: ContinuityLimits = field(default_factory=ContinuityLimits)
+    times: SwapTimes = field(default_factory=SwapTimes)
+    default_session_seconds: float | None = None
+    max_session_seconds: float = 0.0
+
+
+class ContinuityPool:
+    """Shared by the sessions of a process.
+
+    Slots: renewals dial at most a quarter of RELAY_MAX_DIALS at the same time, recoveries half of it, both beside the dials
+    of new clients, which therefore never wait for them.
+    """
+
+    def __init__(self, options: ContinuityOptions, metrics: ContinuityMetrics) -> None:
+        self.options = options
+        self.limits = options.limits
+        self.times = options.times
+        self.metrics = metrics
+        self.renewals = asyncio.Semaphore(max(1, options.max_dials // 4))
+        self.recoveries = asyncio.Semaphore(max(1, options.max_dials // 2))
+        self._storm = StormSpread()
+        self._max_bytes = options.max_bytes
+        self._bytes = 0
+        metrics.kept_bytes.set_function(lambda: self._bytes)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another session may keep its conversation."""
+        return self._bytes < self._max_bytes
+
+    def limits_of(self, limits: SessionLimits) -> SessionLimits:
+        """The limits of a session that continues, from those of one that does not."""
+        if limits.max_session_seconds != self.options.default_session_seconds:
+            return limits
+        return replace(limits, max_session_seconds=self.options.max_session_seconds)
+
+    def account(self, more: int) -> None:
+        """Count bytes that a session keeps, or below 0 no longer keeps."""
+        self._bytes += more
+
+    def delay_of_recovery(self, *, is_urgent: bool) -> float:
+        """How long a session that has lost its upstream waits before it dials, so that many of them do not dial at once."""
+        now = asyncio.get_running_loop().time()
+        return self._storm.delay(now, is_urgent=is_urgent, random=random.random())  # noqa: S311 - jitter

@@ -1,0 +1,166 @@
+"""What a session keeps to go on with another upstream connection, as its pipes and its swaps use it.
+
+The words stay in memory only, within `ContinuityLimits`, and go nowhere but to the next upstream connection.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from service.realtime.continuity import Continuity
+from service.realtime.frames import Opcode
+from service.realtime.interception import Interception
+from service.realtime.intricacy import is_intricate
+from service.realtime.kept import KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
+from service.realtime.kept_scanner import APPEND
+from service.realtime.replay import Replay
+from service.realtime.scanner_items import Message
+from service.relay.pipe_owner import Verdict
+from service.wire.leg import Leg
+
+PING_SECONDS: Final = 1.5
+"""How often upstream is asked whether it has received what the client says: until then, that is kept."""
+MAX_OTHER_BYTES: Final = 262_144
+"""Of the client's events that are not kept while upstream is missing, because no swap repeats them."""
+
+
+class KeptConversation:
+    """Joins the pipes of one session to its `Continuity`.
+
+    `upstream` is None while the session has no upstream connection: what the client sends is then kept, and the client is not
+    read once the bound of that is reached.
+    """
+
+    def __init__(
+        self, continuity: Continuity, client: Leg, upstream: Leg, send_to_client: Callable[[bytes], object]
+    ) -> None:
+        self.continuity = continuity
+        self._client = client
+        self.upstream: Leg | None = upstream
+        self._send_to_client = send_to_client
+        self._clock = asyncio.get_running_loop().time
+        self._others: list[bytes] = []
+        self._other_bytes = 0
+        self._pings = 0
+        self._ping: tuple[bytes, float] | None = None  # the last one, while it is not answered, and when it was sent
+        self._pinged_at = 0.0
+        self._has_audio = False  # since the last ping
+
+    # -- called by the pipes ------------------------------------------------------------------------------------------
+
+    def keep_append(self, raw: bytes) -> None:
+        """One whole message of audio of the client was forwarded."""
+        self.continuity.keep_client(APPEND, raw, self._clock())
+        self._has_audio = True
+        if self.upstream is None and self.continuity.is_full:
+            self._client.hold("journal_full")
+
+    def keep_unread(self) -> None:
+        """A message of the client was forwarded that is too large to be kept."""
+        self.continuity.unkeepable()
+
+    def keep_audio(self, events: int, size: int) -> None:
+        """Events of audio of upstream were forwarded."""
+        self.continuity.keep_audio(events, size, self._clock())
+
+    def pong_received(self, payload: bytes) -> None:
+        """Upstream answered the ping with this payload."""
+        if self._ping is not None and payload == self._ping[0]:
+            self.continuity.reached(self._ping[1])
+            self._ping = None
+
+    # -- called by the session, before it forwards --------------------------------------------------------------------
+
+    def client_event(self, message: Message) -> Verdict:
+        """Keep an event of the client, and have it forwarded unless the relay answers it or sends another in its place."""
+        continuity, event_type, now = self.continuity, message.type, self._clock()
+        if event_type not in KEEP_FROM_CLIENT:
+            if self.upstream is None:
+                self._keep_other(message.raw)
+            return Verdict.FORWARD
+        if self.upstream is not None and event_type in continuity.intercepts:
+            interception = continuity.intercept(event_type, message.raw, now)
+            if interception is not None:
+                self._carry_out(interception, self.upstream)
+                return Verdict.DROP
+        if is_intricate(message.payload):
+            continuity.unkeepable()
+        continuity.keep_client(event_type, message.raw, now)
+        if continuity.is_full:
+            self._client.hold("journal_full")
+        return Verdict.FORWARD
+
+    def is_swallowed(self, message: Message) -> bool:
+        """Whether an event of upstream answers the relay, so that the client must not see it."""
+        return self.continuity.swallows and self.continuity.swallow(message.type or "", message.raw, self._clock())
+
+    def upstream_event(self, message: Message) -> None:
+        """Keep an event of upstream that the client gets."""
+        if message.type in KEEP_FROM_UPSTREAM:
+            if len(message.raw) > MAX_KEPT_BYTES or is_intricate(message.payload):
+                self.continuity.unkeepable()
+            else:
+                self.continuity.keep_upstream(message.type, message.raw, self._clock())
+
+    # -- called by the swaps ------------------------------------------------------------------------------------------
+
+    def lose_upstream(self) -> list[bytes]:
+        """From now on there is no upstream; returns what ends the answers that it has cut, for the client."""
+        self.upstream = None
+        return self.continuity.upstream_lost(self._clock())
+
+    def flush(self, replay: Replay, upstream: Leg) -> None:
+        """Send what the former upstream has not acknowledged to a connection that is in step with the conversation.
+
+        All of it in one turn of the event loop, so that nothing the client sends can overtake it: the journal is bounded.
+        """
+        continuity = self.continuity
+        continuity.begin_flush(replay, self._clock())
+        while (due := continuity.next_flush(self._clock())) is not None:
+            self._carry_out(due, upstream)
+        for raw in self._others:
+            upstream.write(raw)
+        self._others.clear()
+        self._other_bytes = 0
+        self.upstream = upstream
+        self._ping = None
+        self._client.release("journal_full")
+
+    def tick(self) -> None:
+        """Read a slice of what was kept, and ask upstream whether it has what was said; called twice a second."""
+        self.continuity.fold(self._clock())
+        self._ask_what_has_arrived(self._clock())
+        if self.upstream is not None and not self.continuity.is_full:
+            self._client.release("journal_full")
+
+    def stop(self) -> None:
+        """Read the client again: the session ends, and needs its close frame."""
+        self._client.release("journal_full")
+        self._send_to_client = (
+            _send_nothing  # else it refers to the session, which would wait for the garbage collector
+        )
+
+    def _ask_what_has_arrived(self, now: float) -> None:
+        """Ping while the client speaks: what was said before a ping that is answered need not be said again."""
+        if self.upstream is None or self._ping is not None or not self._has_audio:
+            return
+        if now - self._pinged_at >= PING_SECONDS:
+            self._pings += 1
+            self._ping, self._pinged_at, self._has_audio = (b"%d" % self._pings, now), now, False
+            self.upstream.send_control(Opcode.PING, self._ping[0])
+
+    def _keep_other(self, raw: bytes) -> None:
+        self._others.append(raw)
+        self._other_bytes += len(raw)
+        if self._other_bytes > MAX_OTHER_BYTES:
+            self._client.hold("journal_full")
+
+    def _carry_out(self, interception: Interception, upstream: Leg) -> None:
+        for frame in interception.to_upstream:
+            upstream.write(frame)
+        for payload in interception.to_client:
+            self._send_to_client(payload)
+
+
+def _send_nothing(_: bytes) -> None:
+    """The session has ended."""

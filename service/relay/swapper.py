@@ -1,0 +1,314 @@
+"""Gives a session another upstream connection: before the provider's limit (renewal) and after a loss (recovery).
+
+    dial -> session.created (hidden) -> replay of configuration and items -> switch -> what upstream has not acknowledged
+
+A renewal prepares the new connection while the old one carries, and switches between two turns. A recovery does the same
+without an old one: what the client sends meanwhile is kept. When and how often is decided by `Swap`; here is what it does.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Coroutine
+from typing import Final
+
+from service.realtime.continuity import Boundary
+from service.realtime.replay import Replay
+from service.realtime.scanner_items import Message
+from service.realtime.swap import Step, Swap, SwapState, is_recoverable
+from service.relay.closing_sides import UPSTREAM_CLOSE_SECONDS, close_side
+from service.relay.connections import RETIRED_SECONDS, retire
+from service.relay.continuity_pool import ContinuityPool, Redial
+from service.relay.ending import CloseInstruction, Ending
+from service.relay.kept_conversation import KeptConversation
+from service.relay.preparation import Preparation
+from service.relay.swap_host import SwapHost
+from service.relay.swap_report import SwapReport
+from service.upstream.dial import UpstreamConnection
+from service.wire.receiver import InputDiscarder
+
+_ENDED_AT_LIMIT: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000), send_error=True)
+
+
+class Swapper:
+    """The swaps of one session, from its start to its end.
+
+    Ownership: it owns every upstream connection but the host's, and the tasks that dial and close them. `stop` aborts them,
+    `wait_stopped` waits for the tasks.
+    Errors: an exception of a dial other than Failure is logged by the event loop.
+    """
+
+    def __init__(
+        self, host: SwapHost, kept: KeptConversation, pool: ContinuityPool, redial: Redial, report: SwapReport
+    ) -> None:
+        self._host: SwapHost | None = host
+        self._kept = kept
+        self._pool = pool
+        self._redial = redial
+        self._report = report
+        self._clock = asyncio.get_running_loop().time
+        self._swap = Swap(times=pool.times, random=random.random)
+        self._swap.schedule(self._clock(), None)
+        self._expires_at: float | None = None
+        self._original: Ending | None = (
+            None  # with which the session ends if it is not recovered; None unless upstream is lost
+        )
+        self._dialling: asyncio.Task[None] | None = None
+        self._new: Preparation | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_over = self._is_draining = False
+        self._accounted = 0
+
+    # -- called by the session ----------------------------------------------------------------------------------------
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session has no upstream connection."""
+        return self._original is not None
+
+    def tick(self) -> None:
+        """Do what is due; called twice a second."""
+        if self._is_over:
+            return
+        now, continuity = self._clock(), self._kept.continuity
+        self._kept.tick()
+        self._account()
+        if continuity.expires_at != self._expires_at:
+            self._expires_at = continuity.expires_at
+            self._schedule(now)
+        self.advance()
+
+    def lost(self, end: Ending, code: int | None, *, is_fatal: bool) -> bool:
+        """Upstream is lost, which would end the session with `end`; returns whether the session goes on without it."""
+        expired = end.reason == "session_expired"
+        if self._is_over or self.is_lost or not is_recoverable(code, is_fatal=is_fatal, has_expired=expired):
+            return False
+        is_urgent = self._kept.continuity.boundary(self._clock()) is Boundary.NONE
+        delay = self._pool.delay_of_recovery(is_urgent=is_urgent)
+        if not self._lose(end, delay=delay):
+            return False
+        former = self._host.connection if self._host is not None else None
+        if former is not None:
+            former.leg.start(InputDiscarder(former.leg))
+            former.leg.release("sink_full")
+            self._spawn(close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS))
+        self._go_on()
+        return True
+
+    def event_kept(self) -> None:
+        """An event of upstream passes. Where a switch waits for a boundary, it may be the last one before it."""
+        if self._swap.state is SwapState.READY:
+            asyncio.get_running_loop().call_soon(self.advance)
+
+    def stop_renewing(self) -> None:
+        """Prepare no other connection from now on, and drop one that is prepared: the process drains."""
+        self._is_draining = True
+        if not self._is_over and not self.is_lost:
+            self._drop_new()
+            if self._swap.state is not SwapState.LIVE:
+                self._swap.preparation_failed(self._clock())
+            self._swap.schedule(self._clock(), None)
+
+    def stop(self) -> None:
+        """Abort everything: the session ends."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._host = None
+        self._drop_new()
+        self._pool.account(-self._accounted)
+        self._kept.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    async def wait_stopped(self) -> None:
+        """Wait until everything is closed, behind `stop`."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=UPSTREAM_CLOSE_SECONDS)
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Take the step that is due, if one is."""
+        if self._is_over:
+            return
+        now = self._clock()
+        match self._swap.due(now, lambda: self._kept.continuity.boundary(self._clock())):
+            case Step.PREPARE:
+                self._prepare(now)
+            case Step.DIAL:
+                self._swap.dialling()
+                self._start_dial(self._pool.recoveries)
+            case Step.SWITCH:
+                self._try_switch()
+            case Step.FORCE:
+                self._force()
+            case Step.ABANDON | Step.RESTART:
+                self._failed("timeout", is_final=False)
+            case Step.GIVE_UP:
+                self._give_up("timeout")
+            case _:
+                pass
+        self._wake()
+
+    def _prepare(self, now: float) -> None:
+        why = self._kept.continuity.not_renewable
+        self._swap.preparing(now)
+        self._report.begin("renewal", now)
+        if why is None:
+            self._start_dial(self._pool.renewals)
+        else:
+            self._failed(why, is_final=False)
+
+    def _force(self) -> None:
+        """Go over to the prepared connection although an answer or a turn is open: the provider ends the session now."""
+        host = self._host
+        if host is not None and self._lose(_ENDED_AT_LIMIT, is_forced=True):
+            self._spawn(retire(host.connection, self._old_message, RETIRED_SECONDS))
+            self._go_on()
+
+    def _lose(self, end: Ending, *, delay: float = 0.0, is_forced: bool = False) -> bool:
+        """Go on without upstream, if that is possible; `end` is the ending otherwise."""
+        host, now = self._host, self._clock()
+        why = self._kept.continuity.not_renewable
+        if host is None or why not in {None, "mcp_approval"} or not host.can_swap:
+            self._report.not_recovered(why or "inside_a_message")
+            return False
+        if not self._swap.lost(now, delay=delay, is_forced=is_forced):
+            self._report.not_recovered("too_many")
+            return False
+        self._original = end
+        self._report.begin("forced" if is_forced else "loss", now, reason=end.reason)
+        host.upstream_missing(self._kept.lose_upstream())
+        return True
+
+    def _go_on(self) -> None:
+        """Go on with the connection that is being prepared or dialled, or dial."""
+        if self._new is not None:
+            self._new.go_on_as_recovery()
+        self.advance()
+
+    def _give_up(self, why: str) -> None:
+        self._report.given_up(why)
+        if self._host is not None and self._original is not None:
+            self._host.end_unrecovered(self._original)
+
+    # -- the new connection -------------------------------------------------------------------------------------------
+
+    def _start_dial(self, slots: asyncio.Semaphore) -> None:
+        self._report.attempts += 1
+        self._new = Preparation(
+            self._kept.continuity,
+            self._swap,
+            is_recovery=self.is_lost,
+            on_progress=self._progressed,
+            on_failed=self._failed,
+        )
+        self._dialling = self._spawn(self._new.dial_and_begin(self._redial, slots, self._pool.times.recovery))
+
+    def _progressed(self) -> None:
+        replay = self._new.replay if self._new is not None else None
+        if replay is None:
+            return
+        loop = asyncio.get_running_loop()
+        if self.is_lost:
+            if replay.is_done:
+                loop.call_soon(self._finish_recovery)
+            return
+        if self._swap.state is SwapState.PREPARING and replay.is_ready:
+            self._swap.prepared()
+        loop.call_soon(self.advance)
+
+    def _failed(self, why: str, is_final: bool) -> None:  # noqa: FBT001 - of the callback
+        self._drop_new()
+        if self._is_over:
+            return
+        if not self.is_lost:
+            self._swap.preparation_failed(self._clock())
+            self._report.renewal_failed(why)
+        elif is_final or not self._swap.attempt_failed(self._clock()):
+            self._give_up(why)
+        else:
+            self._wake()
+
+    def _try_switch(self) -> None:
+        """Switch at this boundary, if the new connection is in step; else bring it in step, and wait for the next chance."""
+        host, new = self._host, self._new
+        if host is None or new is None or new.replay is None or not new.at_boundary or not host.can_swap:
+            return
+        if new.send_next(is_final=True) or not new.replay.is_done:
+            return
+        is_soft = self._kept.continuity.boundary(self._clock()) is Boundary.SOFT
+        former = self._join(host, new)
+        self._spawn(retire(former, self._old_message, 0.0 if is_soft else RETIRED_SECONDS))
+
+    def _finish_recovery(self) -> None:
+        host, new = self._host, self._new
+        if host is None or new is None or new.replay is None or not self.is_lost:
+            return
+        if new.replay.is_done and new.at_boundary:  # else the next delivery comes here again
+            self._swap.replayed()
+            self._join(host, new)
+
+    def _join(self, host: SwapHost, new: Preparation) -> UpstreamConnection:
+        """Make the new connection that of the session, in one turn of the event loop; returns the former one."""
+        self._new = None
+        connection, replay = new.hand_over()
+        former = host.replace_upstream(connection)
+        self._kept.flush(replay, connection.leg)
+        self._original = None
+        self._swap.live()
+        self._finished(replay)
+        return former
+
+    def _finished(self, replay: Replay) -> None:
+        now = self._clock()
+        self._expires_at = self._kept.continuity.expires_at
+        self._schedule(now)
+        self._report.done(now, replay, self._kept.continuity.lost_turns)
+
+    def _drop_new(self) -> None:
+        if self._dialling is not None and self._dialling is not asyncio.current_task():
+            self._dialling.cancel()
+        if self._new is not None:
+            self._new.abort()
+        self._dialling = self._new = None
+
+    def _wake(self) -> None:
+        """Take the next step in time, while there is no upstream: ticks are for what can wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.is_lost and not self._is_over and (at := self._swap.next_at()) < math.inf:
+            self._timer = asyncio.get_running_loop().call_at(at, self.advance)
+
+    def _old_message(self, message: Message) -> None:
+        if self._host is not None:
+            is_shown = self._kept.continuity.old_upstream_event(message.type or "", message.raw, self._clock())
+            self._host.forward_late(message, is_shown=is_shown)
+
+    # -- by the clock -------------------------------------------------------------------------------------------------
+
+    def _schedule(self, now: float) -> None:
+        seconds = None if self._expires_at is None else self._expires_at - time.time()
+        self._swap.schedule(now, None if self._is_draining else seconds)
+
+    def _account(self) -> None:
+        """Count the bytes that are kept. Beyond the bound of the process, this session keeps nothing any more."""
+        continuity = self._kept.continuity
+        if not self._pool.has_room and not self.is_lost:
+            continuity.give_up("over_budget")
+        size = continuity.kept_bytes
+        self._pool.account(size - self._accounted)
+        self._accounted = size
+        self._report.not_renewable(continuity.not_renewable)
+
+    def _spawn(self, work: Coroutine[object, object, object]) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,99 @@
+"""Metrics of continuity: how often a session got another upstream connection, how long that took, and what it lost."""
+
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SwapCause = Literal["renewal", "forced", "loss"]
+SwapResult = Literal["ok", "failed", "ended"]
+CAUSES: Final[tuple[SwapCause, ...]] = ("renewal", "forced", "loss")
+RESULTS: Final[tuple[SwapResult, ...]] = ("ok", "failed", "ended")
+ITEM_FATES: Final = ("sent", "refused", "omitted")
+LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "refused", "other")
+NOT_RENEWABLE: Final = (
+    "kept_event_too_large",
+    "items_over_limit",
+    "mcp_approval",
+    "no_session",
+    "unsupported_session",
+    "over_budget",
+    "other",
+)
+_SECONDS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 15, 30)
+
+
+class ContinuityMetrics:
+    """The metrics of continuity, on the registry of the relay."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._swaps = Counter(
+            f"{prefix}_swaps_total",
+            "Upstream connections of sessions that the relay replaced, or tried to, by cause (renewal: before the provider's "
+            "limit, forced: at the limit, loss) and result (ok; failed: the session stays on its connection; ended: the "
+            "session ended).",
+            ("cause", "result"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            f"{prefix}_swap_seconds",
+            "Time from the start of a swap, which is the dial of a renewal and the loss of a connection, to the switch.",
+            ("cause",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.gap = Histogram(
+            f"{prefix}_swap_gap_seconds",
+            "Time during which a session that was continued had no upstream connection.",
+            ("cause",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._items = Counter(
+            f"{prefix}_replayed_items_total",
+            "Items of conversations at swaps: sent to the new upstream, of these refused, or omitted (cannot be sent).",
+            ("fate",),
+            registry=registry,
+        )
+        self._lost_turns = Counter(
+            f"{prefix}_lost_turns_total",
+            "Turns of users that a swap lost, by why they could not be sent again.",
+            ("why",),
+            registry=registry,
+        )
+        self._not_renewable = Counter(
+            f"{prefix}_not_renewable_total",
+            "Sessions that go on without continuity although they were to have it, by why.",
+            ("why",),
+            registry=registry,
+        )
+        self.kept_bytes = Gauge(
+            f"{prefix}_continuity_bytes", "Bytes of conversations that are kept for swaps.", registry=registry
+        )
+        for cause in CAUSES:
+            self.seconds.labels(cause)
+            self.gap.labels(cause)
+            for result in RESULTS:
+                self._swaps.labels(cause, result)
+        for fate in ITEM_FATES:
+            self._items.labels(fate)
+        for why in LOST_TURNS:
+            self._lost_turns.labels(why)
+        for why in NOT_RENEWABLE:
+            self._not_renewable.labels(why)
+
+    def count_swap(self, cause: SwapCause, result: SwapResult) -> None:
+        """Count a swap, or an attempt that failed."""
+        self._swaps.labels(cause, result).inc()
+
+    def count_items(self, *, sent: int, refused: int, omitted: int) -> None:
+        """Count the items of one swap."""
+        for fate, count in zip(ITEM_FATES, (sent, refused, omitted), strict=True):
+            self._items.labels(fate).inc(count)
+
+    def count_lost_turns(self, why: str, count: int) -> None:
+        """Count turns that a swap lost."""
+        self._lost_turns.labels(why if why in LOST_TURNS else "other").inc(count)
+
+    def count_not_renewable(self, why: str) -> None:
+        """Count a session that goes on without continuity."""
+        self._not_renewable.labels(why if why in NOT_RENEWABLE else "other").inc()

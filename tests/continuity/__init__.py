@@ -1,0 +1,1 @@
+"""Sessions that outlive their upstream connections: recovery, renewal, and what the client sees of them."""

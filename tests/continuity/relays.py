@@ -1,0 +1,67 @@
+"""A relay with a strict simulator behind it, of which the first dials have a behaviour of their own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from service.simulator import Behaviour, Fault, Simulator, SimulatorOptions
+from service.simulator.record import ConnectionRecord
+from tests.support.harness import Relay, eventually, running_relay
+
+FAST = Behaviour()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The relay and its simulator."""
+
+    relay: Relay
+    simulator: Simulator
+    probes: int  # upstream connections of health checks
+
+    @property
+    def upstreams(self) -> list[ConnectionRecord]:
+        """The upstream connections of sessions, in the order of the dials."""
+        return self.simulator.upstreams()[self.probes :]
+
+    @property
+    def conversations(self) -> list[Any]:
+        """The `ConversationRecord` of each of them."""
+        return [record.conversation for record in self.upstreams if record.conversation is not None]
+
+    def swaps(self, cause: str, result: str = "ok") -> float:
+        """How many swaps were counted."""
+        return self.relay.metric("realtime_relay_swaps_total", cause=cause, result=result)
+
+    async def ended(self) -> str:
+        """Wait for the end of the only session; returns the reason."""
+        await eventually(lambda: bool(self.relay.events("session.ended")), 20)
+        [line] = self.relay.events("session.ended")
+        return str(line["reason"])
+
+
+@asynccontextmanager
+async def stage(
+    *dials: Behaviour,
+    default: Behaviour = FAST,
+    pace: float = 0,
+    **settings: str,
+) -> AsyncIterator[Stage]:
+    """Run both; `dials` are the behaviours of the first dials of clients."""
+    options = SimulatorOptions(
+        pace=pace, keep_conversations=True, numbered_answers=True, default=default, call_ids=frozenset({"rtc_known"})
+    )
+    async with (
+        Simulator(options) as simulator,
+        running_relay(simulator=simulator, intervals=None, adjust=None, **settings) as relay,
+    ):
+        await relay.app.monitor.wait_for_first_refresh(30)
+        await eventually(lambda: all(record.closed for record in simulator.upstreams()))
+        simulator.set_dials(*dials)
+        yield Stage(relay, simulator, len(simulator.upstreams()))
+
+
+def failing(*faults: Fault) -> Behaviour:
+    """A connection that ends by the first fault that matches."""
+    return Behaviour(faults=faults)
