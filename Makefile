@@ -7,7 +7,7 @@ FUZZ   := .venv/fuzz
 SUPPLY := .venv/supply
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run doctor test test-browser test-faults conformance e2e-observability e2e-container e2e-live e2e-store check fmt lint fuzz demo bench chaos docs \
+.PHONY: help run doctor test test-browser test-faults conformance e2e-observability e2e-container e2e-live e2e-store e2e-continuity check fmt lint fuzz demo bench chaos docs \
   monitoring k8s-validate image sbom scan lock clean
 
 help:  ## list the commands
@@ -72,6 +72,10 @@ e2e-live: $(DEV)/.stamp  ## let unmodified clients of GPT-Live speak through the
 e2e-store: $(DEV)/.stamp  ## 500 callers at three relays on one real Redis, while processes are killed; ARGS="--seconds 4" and others are passed on
 	@status=0; $(DEV)/bin/python -m tests.e2e.shared_store $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
 
+# Packages of PyPI and npm, in ~/.cache/realtime-relay, some of them those of e2e-live.
+e2e-continuity: $(DEV)/.stamp  ## let unmodified SDKs outlive their upstream connection; ARGS="--only livekit", --beside and others are passed on
+	@status=0; $(DEV)/bin/python -m tests.e2e.continuity_clients $(ARGS) || status=$$?; [ $$status = 0 ] || [ $$status = 3 ]
+
 check: lint test  ## format check, lint, types and tests
 
 fmt: $(DEV)/.stamp  ## format the code and apply safe fixes
@@ -127,7 +131,8 @@ lock: $(DEV)/.stamp  ## resolve and hash the lock files again
 	  $(DEV)/bin/uv pip compile -q pyproject.toml $${f#* } --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f%% *}.txt; done
 	@for f in bench/requirements:bench bench/litellm:bench-litellm fuzz/requirements:fuzz k8s/requirements:k8s requirements/supply:supply \
-	  $(foreach n,openai livekit pipecat,tests/e2e/live_clients/$(n):live-$(n)); do \
+	  $(foreach n,openai livekit pipecat,tests/e2e/live_clients/$(n):live-$(n)) \
+  $(foreach n,agents pipecat-1.10 strands,tests/e2e/continuity_clients/$(n):continuity-$(n)); do \
 	  $(DEV)/bin/uv pip compile -q $${f%%:*}.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/$${f##*:}.txt; done
 

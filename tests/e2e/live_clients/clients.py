@@ -95,23 +95,28 @@ async def _run(command: Sequence[str], folder: Path, speech: bytes, watch: Watch
     return Outcome(speech, answer.read_bytes() if answer.exists() else b"", text, code)
 
 
+_NODE: Final = partial(node_modules, Path(__file__).parent)
 CLIENTS: Final = (
-    Client("openai-python", "GPT-Live with openai-python", partial(python_with, "openai"), run_python),
-    Client("openai-node", "GPT-Live with openai-node", node_modules, _run_node),
-    Client("vercel", "GPT-Live with Vercel's AI SDK", node_modules, _run_node),
+    Client("openai-python", "GPT-Live with openai-python", partial(python_with, "live-openai"), run_python),
+    Client("openai-node", "GPT-Live with openai-node", _NODE, _run_node),
+    Client("vercel", "GPT-Live with Vercel's AI SDK", _NODE, _run_node),
     Client(
-        "livekit", "GPT-Live with livekit-agents", partial(python_with, "livekit"), run_python, shows=(REFUSAL_CODE,)
+        "livekit",
+        "GPT-Live with livekit-agents",
+        partial(python_with, "live-livekit"),
+        run_python,
+        shows=(REFUSAL_CODE,),
     ),
     Client(
         "livekit-delegation",
         "GPT-Live with livekit-agents",
-        partial(python_with, "livekit"),
+        partial(python_with, "live-livekit"),
         run_python,
         shows=(REFUSAL_CODE,),
         edit=_delegating,
         key=DELEGATING_KEY,
         events=("session.commentary.append",),
     ),
-    Client("pipecat", "GPT-Live with pipecat", partial(python_with, "pipecat"), run_python, shows=(REFUSAL,)),
+    Client("pipecat", "GPT-Live with pipecat", partial(python_with, "live-pipecat"), run_python, shows=(REFUSAL,)),
     Client("browser", "GPT-Live in a browser", chromium, _run_page, is_program=False),
 )

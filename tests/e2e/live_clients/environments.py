@@ -14,7 +14,7 @@ from typing import Final
 from tools.generate import ROOT
 
 _SECONDS: Final = 900
-_NPM_FILES: Final = tuple(Path(__file__).with_name(name) for name in ("package.json", "package-lock.json"))
+_NPM_FILES: Final = ("package.json", "package-lock.json")
 _WRONG_CONTENT: Final = ("DO NOT MATCH THE HASHES", "Hashes are required", "EINTEGRITY")
 
 
@@ -32,29 +32,30 @@ def cache_folder() -> Path:
 
 
 def python_with(name: str) -> Path:
-    """A Python with the packages of requirements/live-NAME.txt. Raises EnvironmentUnavailable, WrongPackage."""
-    lock = ROOT / "requirements" / f"live-{name}.txt"
+    """A Python with the packages of requirements/NAME.txt. Raises EnvironmentUnavailable, WrongPackage."""
+    lock = ROOT / "requirements" / f"{name}.txt"
 
     def create(folder: Path) -> None:
         venv.create(folder, with_pip=True)
         pip = (folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes")
         _run([*map(str, pip), "-r", str(lock)], folder)
 
-    return _environment(f"live-{name}", (lock,), create) / "bin/python"
+    return _environment(name, (lock,), create) / "bin/python"
 
 
-def node_modules() -> Path:
-    """A folder `node_modules` with the packages of package-lock.json. Raises EnvironmentUnavailable, WrongPackage."""
+def node_modules(source: Path) -> Path:
+    """A folder `node_modules` with the packages that `source` locks. Raises EnvironmentUnavailable, WrongPackage."""
+    files = [source / name for name in _NPM_FILES]
     if not (shutil.which("node") and shutil.which("npm")):
         raise EnvironmentUnavailable("node and npm are not installed")
 
     def create(folder: Path) -> None:
         folder.mkdir(parents=True)
-        for file in _NPM_FILES:
+        for file in files:
             shutil.copy(file, folder)
         _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
 
-    return _environment("live-node", _NPM_FILES, create) / "node_modules"
+    return _environment(f"{source.name.partition('_')[0]}-node", files, create) / "node_modules"
 
 
 def chromium() -> Path:

@@ -1,0 +1,283 @@
+"""`python -m bench.continuity`: what renewals and recoveries of upstream connections cost, and what they lose.
+
+    .venv/dev/bin/python -m bench.continuity [PART ...] [--swaps N] [--sessions N] [--short]
+
+Each part prints a line or a table. Exit code 1: a sample was lost or doubled, or a call ended that should have gone on.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.callers import Caller, Site, site, switches_of
+from bench.machine import describe, prepare
+from bench.swaps import measure_swaps
+from service.simulator import Behaviour, End, SimulatorOptions
+
+_ROUND_TRIPS_MS: Final = (0.0, 150.0)
+_ITEMS: Final = (20, 200, 500)
+_ITEM_TEXT: Final = (
+    "A sentence of about a hundred characters, as people say them to each other when they are on the phone."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    swaps: int
+    sessions: int  # of the storm
+    recoveries: int
+    renewals: int
+    memory_sessions: int
+    first_seed: int
+
+
+Part = Callable[[Sizes], Awaitable[bool]]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share of them is."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round((len(ordered) - 1) * share))] if ordered else 0.0
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, 99th percentile and largest of seconds, in milliseconds."""
+    p50, p99, largest = (1000 * percentile(values, share) for share in (0.5, 0.99, 1.0))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {largest:.1f} ms ({len(values)})"
+
+
+# -- renewal ----------------------------------------------------------------------------------------------------------
+
+
+async def measure_renewal(sizes: Sizes) -> bool:
+    """The delay from `append` to `speech_started`, near a switch and away from any."""
+    callers, life = 8, 5.0
+    near, far = list[float](), list[float]()
+    async with site(SimulatorOptions(default=Behaviour(session_seconds=life))) as running:
+
+        async def talk(number: int) -> None:
+            caller = await Caller.connect(running)
+            await caller.configure(create_response=False)
+            await caller.be_silent(0.1 * number)
+            delays = list[tuple[float, float]]()
+            while len(caller.upstreams) <= sizes.renewals // callers:
+                at = await caller.speak(0.2)
+                delays.append((at, await caller.wait("input_audio_buffer.speech_started", len(delays) + 1) - at))
+                await caller.be_silent(0.4 + random.random() * 0.2)  # noqa: S311 - jitter
+            for at, delay in delays:
+                (near if any(abs(at - switch) < _NEAR_SECONDS for switch in switches_of(caller)) else far).append(delay)
+            await caller.close()
+
+        await asyncio.gather(*map(talk, range(callers)))
+        renewed = running.log("session.renewed")
+    _print(
+        f"append to speech_started, away from a switch: {spread(far)}; within {_NEAR_SECONDS} s of one: {spread(near)}"
+    )
+    _print(f"renewals: {len(renewed)}, {sum(line['cause'] == 'forced' for line in renewed)} of them forced")
+    return bool(near)
+
+
+_NEAR_SECONDS: Final = 0.6
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+async def measure_recovery(sizes: Sizes) -> bool:
+    """From the loss to the first audio at another connection."""
+    for round_trip in _ROUND_TRIPS_MS:
+        gaps = list[float]()
+        async with site(SimulatorOptions(default=Behaviour(round_trip_ms=round_trip))) as running:
+            for _ in range(sizes.recoveries):
+                gaps.append(await _recover_once(running))
+        expected = 3 * round_trip + 50
+        _print(f"loss to first audio at {round_trip:.0f} ms of round trip: {spread(gaps)}; expected: {expected:.0f} ms")
+    return True
+
+
+async def _recover_once(running: Site) -> float:
+    caller = await Caller.connect(running)
+    await caller.configure()
+    talking = asyncio.create_task(caller.be_silent(60))
+    await asyncio.sleep(0.3)
+    lost_at = time.monotonic()
+    await running.simulator.drop_all(End.RESET, lane=caller.lane)
+    async with asyncio.timeout(30):
+        while not (switches := switches_of(caller)):  # noqa: ASYNC110 - it must not cost the loop more than a look
+            await asyncio.sleep(0.002)
+    talking.cancel()
+    await asyncio.gather(talking, return_exceptions=True)
+    await caller.close()
+    return switches[0] - lost_at
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+async def measure_replay(sizes: Sizes) -> bool:
+    """What a conversation of many items costs at a recovery, and the input of the next answer."""
+    del sizes
+    async with site(SimulatorOptions(pace=0)) as running:
+        for number, items in enumerate((0, *_ITEMS)):
+            caller = await Caller.connect(running)
+            for at in range(items):
+                kind = "output_text" if at % 2 else "input_text"
+                message = {
+                    "type": "message",
+                    "role": "assistant" if at % 2 else "user",
+                    "content": [{"type": kind, "text": _ITEM_TEXT}],
+                }
+                await caller.send({"type": "conversation.item.create", "item": message})
+            await caller.wait("conversation.item.done", items) if items else None
+            await running.simulator.drop_all(End.RESET, lane=caller.lane)
+            line = (await running.wait_log("session.recovered", number + 1))[-1]
+            await caller.send({"type": "response.create"})
+            await caller.wait("response.done")
+            tokens = caller.usage[-1].get("input_tokens")
+            _print(
+                f"replay of {items} items: {line['bytes_sent']} bytes, {line['gap_seconds'] * 1000:.0f} ms until the switch; "
+                f"the next answer has {tokens} tokens of input"
+            )
+            await caller.close()
+    return True
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+async def measure_memory(sizes: Sizes) -> bool:
+    """Bytes of a session without and with continuity: silent, in a sentence, after an hour of turns."""
+    rows = dict[str, list[float]]()
+    for mode in ("off", "renew"):
+        async with site(SimulatorOptions(pace=0), mode=mode) as running:
+            rows[mode] = await _memory_of(running, sizes.memory_sessions)
+    for at, state in enumerate(("idle", "five seconds into a sentence", f"after {_HOUR_ITEMS} items")):
+        off, renew = rows["off"][at], rows["renew"][at]
+        _print(f"memory of a session, {state}: {off:.1f} kB off, {renew:.1f} kB renew: {renew - off:+.1f} kB")
+    return True
+
+
+_HOUR_ITEMS: Final = 480
+
+
+async def _memory_of(running: Site, sessions: int) -> list[float]:
+    before, found = running.process.memory().rss, list[float]()
+
+    def note() -> None:
+        found.append((running.process.memory().rss - before) / sessions)
+
+    callers = [await Caller.connect(running) for _ in range(sessions)]
+    for caller in callers:
+        await caller.configure(create_response=False)
+    await asyncio.gather(*(caller.be_silent(3) for caller in callers))
+    note()
+    await asyncio.gather(*(caller.speak(5) for caller in callers))
+    note()
+    await asyncio.gather(*(caller.be_silent(1) for caller in callers))
+    message: dict[str, Any] = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": _ITEM_TEXT}],
+    }
+    for at in range(_HOUR_ITEMS):
+        for caller in callers:
+            await caller.send({"type": "conversation.item.create", "item": message})
+        if at % 20 == 0:
+            await asyncio.sleep(0.6)
+    await asyncio.gather(*(caller.wait("conversation.item.done", _HOUR_ITEMS + 1) for caller in callers))
+    await asyncio.sleep(1.5)
+    note()
+    await asyncio.gather(*(caller.close() for caller in callers))
+    return found
+
+
+# -- storm ------------------------------------------------------------------------------------------------------------
+
+
+async def measure_storm(sizes: Sizes) -> bool:
+    """Every session loses its upstream at once, while newcomers connect."""
+    async with site(SimulatorOptions(pace=0)) as running:
+        slots = asyncio.Semaphore(50)
+
+        async def connect() -> Caller:
+            async with slots:
+                caller = await Caller.connect(running)
+                await caller.configure(create_response=False)
+                return caller
+
+        callers = await asyncio.gather(*(connect() for _ in range(sizes.sessions)))
+        before = [await _newcomer(running) for _ in range(5)]
+        lost_at = time.monotonic()
+        await running.simulator.drop_all(End.RESET)
+        newcomers = list[float]()
+        while (
+            time.monotonic() < lost_at + 60
+            and len(running.log("session.recovered", "session.not_recovered")) < sizes.sessions
+        ):
+            newcomers.append(await _newcomer(running))
+            await asyncio.sleep(0.2)
+        gaps = [line["gap_seconds"] for line in running.log("session.recovered")]
+        ended = sum(caller.close_code is not None for caller in callers)
+        await asyncio.gather(*(caller.close() for caller in callers))
+    shares = ", ".join(f"{share:.0%} {percentile(gaps, share):.2f} s" for share in (0.5, 0.99, 1.0))
+    _print(
+        f"{sizes.sessions} sessions lost at once: {len(gaps)} recovered, {ended} ended; back after: {shares}; "
+        f"{len(newcomers)} newcomers meanwhile: {spread(newcomers)}, before: {spread(before)}"
+    )
+    return len(gaps) == sizes.sessions
+
+
+async def _newcomer(running: Site) -> float:
+    began = time.monotonic()
+    caller = await Caller.connect(running)
+    took = caller.types["session.created"][0] - began
+    await caller.close()
+    return took
+
+
+PARTS: Final[dict[str, Part]] = {
+    "renewal": measure_renewal,
+    "recovery": measure_recovery,
+    "swaps": lambda sizes: measure_swaps(sizes.swaps, sizes.first_seed, _print),
+    "replay": measure_replay,
+    "memory": measure_memory,
+    "storm": measure_storm,
+}
+
+
+def main() -> int:
+    """Measure the parts; returns 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.continuity", description="Measures renewals and recoveries.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--swaps", type=int, default=1000)
+    parser.add_argument("--sessions", type=int, default=1000, help="of the storm")
+    parser.add_argument("--seed", type=int, default=1, help="of the first call with swaps")
+    parser.add_argument("--short", action="store_true", help="a tenth of each")
+    options = parser.parse_args()
+    share = 10 if options.short else 1
+    sizes = Sizes(
+        options.swaps // share, options.sessions // share, 100 // share, 80 // share, 200 // share, options.seed
+    )
+    prepare()
+    _print(", ".join(describe().values()))
+
+    async def run() -> bool:
+        return all([await PARTS[name](sizes) for name in options.parts or PARTS])
+
+    return 0 if asyncio.run(run()) else 1
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
