@@ -82,7 +82,7 @@ class ReferenceApi:
             "type": "realtime",
             "object": "realtime.session",
             "id": self._id("sess"),
-            "model": "gpt-realtime",
+            "model": "gpt-realtime-2.1",
             "output_modalities": ["audio"],
             "instructions": "default",
             "tools": [],
