@@ -23,7 +23,7 @@ ACTIONS: Final = (
     "wait", "commit", "clear", "renew", "renew", "rest", "rest",
 )  # fmt: skip
 actions = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30), st.integers(0, 30)), min_size=5, max_size=45)
-plans = st.lists(st.sampled_from([0, 1, 3, 3, 8]), min_size=1, max_size=12)
+plans = st.lists(st.sampled_from([0, 1, 3, 3, 8, -2]), min_size=1, max_size=12)
 
 
 options = st.fixed_dictionaries(

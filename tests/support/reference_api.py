@@ -48,9 +48,7 @@ class Response:
 
     response_id: str
     events: Iterator[Event]
-    item: Event
-    is_call: bool
-    words: list[str] = field(default_factory=list)
+    items: list[Event] = field(default_factory=list)
 
 
 class Refused(Exception):
@@ -58,7 +56,10 @@ class Refused(Exception):
 
 
 class ReferenceApi:
-    """One session. `plan` says what each answer is: the number of its words, or 0 for a function call."""
+    """One session.
+
+    `plan` says what each answer is: the number of its words, 0 for a function call, a negative number for both.
+    """
 
     def __init__(self, number: int, plan: list[int], *, lag_frames: int = 0, has_transcripts: bool = True) -> None:
         self._number = number
@@ -328,28 +329,43 @@ class ReferenceApi:
 
     def _respond(self, wanted: Event) -> None:
         words = self._plan.pop(0) if self._plan else 1
-        response_id, item_id = self._id("resp"), self._id("item")
+        response_id = self._id("resp")
         base: Event = {"object": "realtime.response", "id": response_id, "status": "in_progress", "output": []}
         base |= {"conversation_id": "conv_1", "metadata": wanted.get("metadata"), "usage": None}
-        item: Event = {"id": item_id, "object": "realtime.item", "status": "in_progress"}
-        if words:
-            item |= {"type": "message", "role": "assistant", "content": []}
-            events = self._message_events(response_id, item, words)
-        else:
-            item |= {"type": "function_call", "call_id": self._id("call"), "name": "f", "arguments": ""}
-            events = self._call_events(response_id, item)
-        self.active = Response(response_id, events, item, is_call=not words)
+        items: list[Event] = []
+        self.active = Response(response_id, self._answer_events(response_id, words, items), items)
         self._base = base
         self._send("response.created", response=base)
 
-    def _announce(self, response_id: str, item: Event) -> Iterator[Event]:
-        yield {"kind": "response.output_item.added", "response_id": response_id, "output_index": 0, "item": item}
+    def _answer_events(self, response_id: str, words: int, items: list[Event]) -> Iterator[Event]:
+        if words:
+            yield from self._output_events(
+                {"type": "message", "role": "assistant", "content": []}, items, response_id, abs(words)
+            )
+        if words <= 0:
+            call = {"type": "function_call", "call_id": self._id("call"), "name": "f", "arguments": ""}
+            yield from self._output_events(call, items, response_id, 0)
+
+    def _output_events(self, kind: Event, items: list[Event], response_id: str, words: int) -> Iterator[Event]:
+        item: Event = {"id": self._id("item"), "object": "realtime.item", "status": "in_progress", **kind}
+        ids = {"response_id": response_id, "output_index": len(items)}
+        items.append(item)
+        yield {"kind": "response.output_item.added", **ids, "item": item}
         previous = self._place(item)
         yield {"kind": "conversation.item.added", "previous_item_id": previous, "item": item}
+        ids["item_id"] = item["id"]
+        yield from self._message_events(ids, item, words) if words else self._call_events(ids, item)
+        item["status"] = "completed"
+        yield {"kind": "conversation.item.done", "item": item, "previous_item_id": None}
+        yield {
+            "kind": "response.output_item.done",
+            "item": item,
+            "response_id": response_id,
+            "output_index": ids["output_index"],
+        }
 
-    def _message_events(self, response_id: str, item: Event, count: int) -> Iterator[Event]:
-        yield from self._announce(response_id, item)
-        ids = {"response_id": response_id, "item_id": item["id"], "output_index": 0, "content_index": 0}
+    def _message_events(self, ids: Event, item: Event, count: int) -> Iterator[Event]:
+        ids = {**ids, "content_index": 0}
         item["content"] = [{"type": "output_audio", "transcript": ""}]
         self.answer_ms[item["id"]] = 0
         yield {"kind": "response.content_part.added", **ids, "part": {"type": "audio", "transcript": ""}}
@@ -362,9 +378,8 @@ class ReferenceApi:
             audio = base64.b64encode(bytes(DELTA_MS * 48)).decode()
             yield {"kind": "response.output_audio.delta", **ids, "delta": audio}
 
-    def _call_events(self, response_id: str, item: Event) -> Iterator[Event]:
-        yield from self._announce(response_id, item)
-        ids = {"response_id": response_id, "item_id": item["id"], "output_index": 0, "call_id": item["call_id"]}
+    def _call_events(self, ids: Event, item: Event) -> Iterator[Event]:
+        ids = {**ids, "call_id": item["call_id"]}
         item["arguments"] = '{"a":'
         yield {"kind": "response.function_call_arguments.delta", **ids, "delta": item["arguments"]}
         item["arguments"] = '{"a":1}'
@@ -374,16 +389,15 @@ class ReferenceApi:
 
     def _end(self, response: Response, status: str, reason: str | None) -> None:
         self.active = None
-        item = response.item
-        is_placed = any(known is item for known in self.items)
-        if is_placed and item["status"] == "in_progress":
-            item["status"] = "completed" if status == "completed" else "incomplete"
-        ids = {"response_id": response.response_id, "output_index": 0}
-        if is_placed:
-            self._send("conversation.item.done", item=item, previous_item_id=None)
-            self._send("response.output_item.done", item=item, **ids)
+        ids = {"response_id": response.response_id}
+        placed = [item for item in response.items if any(known is item for known in self.items)]
+        if status == "cancelled" and response.items and response.items[-1] in placed:
+            item = response.items[-1]
+            if item["status"] == "in_progress" or item["type"] == "function_call":
+                item["status"] = "completed" if item["status"] == "completed" else "incomplete"
+                self._send("conversation.item.done", item=item, previous_item_id=None)
+                self._send("response.output_item.done", item=item, output_index=len(response.items) - 1, **ids)
         details = {"type": "cancelled", "reason": reason} if reason else None
-        output = [item] if is_placed else []
         self._send(
-            "response.done", response={**self._base, "status": status, "status_details": details, "output": output}
+            "response.done", response={**self._base, "status": status, "status_details": details, "output": placed}
         )

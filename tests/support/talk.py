@@ -269,6 +269,17 @@ class Talk:
         if item["id"] not in self.cut:
             assert words == said.rstrip() or words == said, (words, said)
 
+    def _check_cut_answers(self) -> None:
+        """The user who waits for an answer that was cut gets another one."""
+        if not self._is_manual or any(event["type"] == "response.cancel" for event in self.sent):
+            return
+        for number, event in enumerate(self.call.seen):
+            if event["type"] != "response.done" or event["response"]["status"] != "cancelled":
+                continue
+            outputs = event["response"]["output"]
+            if not any(item["type"] == "function_call" and item["status"] == "completed" for item in outputs):
+                assert any(later["type"] == "response.created" for later in self.call.seen[number:])
+
     def _check_responses(self) -> None:
         begun = [event["response"]["id"] for event in self.of("response.created")]
         ended = [event["response"]["id"] for event in self.of("response.done")]
@@ -285,6 +296,7 @@ class Talk:
                 items.add(item_id)
             elif item_id and not event["type"].startswith("input_audio_buffer."):
                 assert item_id in items, f"{event['type']} of an item that the client does not know"
+        self._check_cut_answers()
         assert len(self.of("session.created")) == 1
         calls = [event["call_id"] for event in self.of("response.function_call_arguments.done")]
         assert len(calls) == len(set(calls))
