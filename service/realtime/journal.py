@@ -215,18 +215,24 @@ class Journal:
         if not self.is_sent:
             return
         if self.speech is None and self.detects_turns and not self._speech_was_open:
-            seconds = self.padding_ms / 1000 + NOTICE_SECONDS
-            last, position = self.reached_at - seconds, self._position_ms - seconds * 1000
-            appends, size = self.appends, 0
-            while appends:  # without calls: this is done for each append
-                first = appends[0]
-                if first.time >= last or first.start_ms + first.length_ms >= position:
-                    break
-                size += len(first.raw)
-                del appends[0]
-            self.audio_bytes -= size
+            self._trim_silence(self.padding_ms / 1000 + NOTICE_SECONDS)
         self._trim_events()
         self._limit_audio()
+
+    def _trim_silence(self, seconds: float) -> None:
+        """Free what upstream got this long ago, with this much audio behind it: it has noticed no speech in it."""
+        appends, size, last = self.appends, 0, self.reached_at - seconds
+        if not appends or appends[0].time >= last:
+            return
+        arrived = next((append.end_ms for append in reversed(appends) if append.time < self.reached_at), 0.0)
+        position = arrived - seconds * 1000
+        while appends:  # without calls: this is done for each append
+            first = appends[0]
+            if first.time >= last or first.start_ms + first.length_ms >= position:
+                break
+            size += len(first.raw)
+            del appends[0]
+        self.audio_bytes -= size
 
     def _trim_events(self) -> None:
         unanswered = [entry for entry in self.events if entry.time < self.reached_at - UNANSWERED_SECONDS]
