@@ -56,6 +56,9 @@ class Call(Protocol):
     def ending(self, end: Ending) -> Ending:
         """The ending that upstream's own words make of `end`."""
 
+    def shown(self, payload: bytes) -> bytes | None:
+        """What the client may see of an event that it gets in the place of upstream's; None for nothing."""
+
     def upstream_replaced(self) -> None:
         """Forget what the former upstream connection said about itself: another one carries the session."""
 
@@ -119,6 +122,10 @@ class RealtimeCall:
     def ending(self, end: Ending) -> Ending:
         """The same."""
         return end
+
+    def shown(self, payload: bytes) -> bytes | None:
+        """All of it."""
+        return payload
 
     def upstream_replaced(self) -> None:
         """That it has expired."""

@@ -155,6 +155,10 @@ class LiveCall:
             return end
         return ending.session_closed(end, self._closed_reason, had_audio=self.timer.had_audio or self._is_sideband)
 
+    def shown(self, payload: bytes) -> bytes | None:
+        """All of it."""
+        return payload
+
     def upstream_replaced(self) -> None:
         """Never happens."""
 

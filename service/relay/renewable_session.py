@@ -177,9 +177,11 @@ class RenewableSession(Session):
         )
 
     def send_to_client(self, payload: bytes) -> None:
-        """Send the client an event at a message boundary, whether it reads or not."""
-        self._own_events.add(payload, is_needed=True)
-        self._send_own_events()
+        """Send the client an event at a message boundary, whether it reads or not, as far as it may see it."""
+        shown = self._call.shown(payload)
+        if shown is not None:
+            self._own_events.add(shown, is_needed=True)
+            self._send_own_events()
 
     def upstream_missing(self, settled: list[bytes]) -> None:
         """Go on without upstream; `settled` are the events that end its open answers for the client."""

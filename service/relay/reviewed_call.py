@@ -39,6 +39,10 @@ class ReviewedCall(RealtimeCall):
         verdict = super().event_read(direction, event_type, payload, position)
         return self._hide(event_type, payload, verdict) if self._policy.hides_instructions else verdict
 
+    def shown(self, payload: bytes) -> bytes | None:
+        """Hide the instructions."""
+        return without_instructions(payload) if self._policy.hides_instructions else payload
+
     def _hide(self, event_type: str | None, payload: bytes, verdict: Verdict | Rewritten) -> Verdict | Rewritten:
         """Hide the instructions in events that show the session, of types that the relay does not know, and in failures."""
         is_failure = verdict is Verdict.REDACT

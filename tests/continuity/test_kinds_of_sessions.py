@@ -1,0 +1,116 @@
+"""Formats, turn detection, policies and sidebands across a loss."""
+
+from pathlib import Path
+
+import pytest
+
+from service.simulator import End, Fault, Moment
+from service.simulator.audio import ALAW, ULAW, AudioFormat
+from service.simulator.numbered import numbered_audio
+from tests.clients_file.relays import TOKENS, table, write
+from tests.continuity.caller import calling
+from tests.continuity.relays import failing, stage
+from tests.continuity.test_recovery import everything, spoken
+from tests.relay.test_policies import ALL, KIOSK, POLICY, SECRET
+from tests.support.harness import eventually, open_raw
+
+FORMATS: dict[str, tuple[AudioFormat, str]] = {"pcmu": (ULAW, "audio/pcmu"), "pcma": (ALAW, "audio/pcma")}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_open_turn_of_telephone_audio_is_said_again(name: str) -> None:
+    """G.711 has eight samples a millisecond, of a byte each."""
+    audio_format, media_type = FORMATS[name]
+    async with stage() as found, calling(found.relay) as caller:
+        audio = {"input": {"format": {"type": media_type}}, "output": {"format": {"type": media_type}}}
+        caller.send("session.update", session={"type": "realtime", "audio": audio})
+        await caller.until("session.updated")
+        for number in range(30):
+            caller.append(numbered_audio(number * 160, 160, audio_format))
+        await caller.until("input_audio_buffer.speech_started")
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        for _ in range(50):
+            caller.append(audio_format.silence(160))
+        await caller.until("response.done")
+        assert spoken(found, caller) == [(0, 30 * 160)]
+        caller.check()
+
+
+@pytest.mark.parametrize("when", ["before the commit", "behind the commit"])
+async def test_turn_that_the_client_commits_is_heard_once(when: str) -> None:
+    """Without turn detection, nothing leaves the journal until the commit."""
+    async with stage() as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
+        await caller.until("session.updated")
+        caller.speak(800)
+        if when == "before the commit":
+            await found.simulator.drop_all(End.RESET)
+        caller.send("input_audio_buffer.commit")
+        caller.send("response.create")
+        if when == "behind the commit":
+            await caller.until("input_audio_buffer.committed")
+            await found.simulator.drop_all(End.RESET)
+        await caller.until(lambda: any(d["response"]["status"] == "completed" for d in caller.of_type("response.done")))
+        await eventually(lambda: found.swaps("loss") == 1)
+        assert spoken(found, caller) == everything(caller)
+        caller.check()
+
+
+async def test_call_that_is_over_ends_its_sideband() -> None:
+    """The provider answers 404: nothing is left to join."""
+    async with stage() as found:
+        client = await open_raw(found.relay.app.public_port, "/v1/realtime?call_id=rtc_known&continuity=renew")
+        try:
+            await eventually(lambda: len(found.upstreams) == 1)
+            found.simulator.end_call("rtc_known")
+            await found.simulator.drop_all(End.RESET)
+            assert await found.ended() == "upstream_lost"
+        finally:
+            await client.close()
+
+
+async def test_policy_holds_on_each_connection(tmp_path: Path) -> None:
+    """The client neither sees its instructions nor changes them, also where the relay ends an answer in upstream's place."""
+    file = tmp_path / "clients.toml"
+    write(file, KIOSK + POLICY + ALL)
+    headers = {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="response.output_audio.delta")
+    async with (
+        stage(failing(fault), RELAY_CLIENTS_FILE=str(file)) as found,
+        calling(found.relay, headers=headers) as caller,
+    ):
+        caller.say("hello")
+        caller.send("response.create")
+        await caller.until("response.done", 2)
+        caller.send("session.update", session={"type": "realtime", "instructions": "Sell ships."})
+        await caller.until("error")
+        assert caller.of_type("error")[0]["error"]["code"] == "instructions_locked"
+        assert found.swaps("loss") == 1
+        assert [SECRET] * 2 == [conversation.sessions[-1]["instructions"] for conversation in found.conversations]
+        assert SECRET not in str(caller.events)
+        assert caller.count("session.updated") == 0
+        caller.check()
+    assert SECRET not in str(found.relay.logs)
+
+
+async def test_answer_that_a_loss_cuts_counts_for_the_budget_by_an_estimate(tmp_path: Path) -> None:
+    """The client has heard a part of it. The budget is not left open for an answer that never ends."""
+    file = tmp_path / "clients.toml"
+    write(file, table("kiosk", "tokens_per_day = 1000000"))
+    headers = {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="response.output_audio.delta")
+    async with (
+        stage(failing(fault), RELAY_CLIENTS_FILE=str(file)) as found,
+        calling(found.relay, headers=headers) as caller,
+    ):
+        caller.say("hello")
+        caller.send("response.create")
+        await caller.until("response.done", 2)
+        [session] = found.relay.app.sessions
+        assert session._budget is not None
+        assert not session._budget.is_response_running
+        usage = caller.of_type("response.done")[1]["response"]["usage"]["total_tokens"]
+        assert session._reporter.spending.tokens > usage
+        assert session._reporter.spending.is_estimated
+        caller.check()

@@ -1,0 +1,91 @@
+"""Clients that leave, drains, policies and limits while a session has no upstream, or two."""
+
+import asyncio
+
+import pytest
+
+from service.realtime.closing import close_payload
+from service.realtime.frames import Opcode
+from service.relay.drain import DrainSignals, DrainTiming
+from service.simulator import Behaviour, End, Fault, Moment
+from tests.continuity.caller import calling
+from tests.continuity.relays import Stage, failing, stage
+from tests.continuity.test_recovery import is_alive
+from tests.support.harness import eventually
+
+SHORT = Behaviour(session_seconds=3)
+LOSING = failing(Fault(Moment.AFTER_SENT, End.RESET, event="session.updated"))
+
+
+async def upstream_is_left(found: Stage) -> None:
+    """Wait until no upstream connection is left."""
+    await eventually(lambda: all(record.closed for record in found.simulator.connections), 5)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_client_that_leaves_while_a_connection_is_prepared_ends_both(how: str) -> None:
+    """One ending, and no connection is left."""
+    async with stage(SHORT) as found, calling(found.relay) as caller:
+        caller.speak(100)  # no boundary: it stays prepared
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        if how == "reset":
+            caller.client.reset()
+        else:
+            caller.client.send_frame(Opcode.CLOSE, close_payload(1000))
+        assert await found.ended() == ("client_lost" if how == "reset" else "client_closed")
+        await upstream_is_left(found)
+
+
+async def test_drain_drops_what_is_prepared_and_renews_nothing() -> None:
+    """The session goes on until the drain's deadline."""
+    async with stage(SHORT) as found, calling(found.relay) as caller:
+        caller.speak(100)
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        for session in found.relay.app.sessions:
+            session.announce_drain(60)
+        await eventually(lambda: found.upstreams[1].closed)
+        await is_alive(caller)
+        assert found.swaps("renewal") == found.swaps("forced") == 0
+
+
+async def test_recovery_goes_on_during_a_drain() -> None:
+    """Until its deadline, at which the session ends as others do."""
+    async with stage(LOSING) as found, calling(found.relay) as caller:
+        drain = asyncio.ensure_future(found.relay.app.drainer.drain(DrainTiming(1.5, 0.1), DrainSignals()))
+        await eventually(lambda: found.relay.app.drainer.is_draining)
+        caller.send("session.update", session={"type": "realtime"})
+        await eventually(lambda: found.swaps("loss") == 1)
+        await is_alive(caller)
+        await drain
+        await caller.until_over()
+        assert await found.ended() == "relay_draining"
+
+
+async def test_limit_of_the_session_holds_while_upstream_is_missing() -> None:
+    """The operator ends it."""
+    async with stage(LOSING, default=Behaviour(scenario="hang")) as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime"})
+        await found.simulator.wait_dials(found.probes + 2)
+        [session] = found.relay.app.sessions
+        session.end("ended_by_operator")
+        await caller.until_over()
+        assert await found.ended() == "ended_by_operator"
+        await upstream_is_left(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ({}, 14400),
+        ({"RELAY_CONTINUITY_MAX_SECONDS": "7200"}, 7200),
+        ({"RELAY_MAX_SESSION_SECONDS": "600"}, 600),
+        ({"RELAY_MAX_SESSION_SECONDS": "3900"}, 3900),
+    ],
+)
+async def test_maximum_duration_is_that_of_continuity_unless_the_operator_set_one(
+    settings: dict[str, str], seconds: float
+) -> None:
+    """What is set bounds the whole call."""
+    async with stage(default=Behaviour(), pace=0, **settings) as found, calling(found.relay):
+        [session] = found.relay.app.sessions
+        assert session._watch._limits.max_session_seconds == seconds
