@@ -41,15 +41,17 @@ class TranscriptRun:
     def goes_on_with(self, data: bytes) -> bool:
         """Keep `data` if it is exactly one transcript and nothing else; returns whether it is."""
         size = len(data)
-        if size < _SHORT_FRAME_BYTES:
-            if size < _MIN_BYTES or _unpack_header(data)[0] != _SHORT_START + size:
+        if size > self._max_bytes:
+            return False
+        if size >= _LONG_FRAME_BYTES:
+            if _unpack_start(data)[0] != _LONG_START + size:
                 return False
-            found = find_transcript(data, 2)
-        elif _LONG_FRAME_BYTES <= size <= self._max_bytes and _unpack_start(data)[0] == _LONG_START + size:
             found = find_transcript(data, 4)
+        elif _MIN_BYTES <= size < _SHORT_FRAME_BYTES and _unpack_header(data)[0] == _SHORT_START + size:
+            found = find_transcript(data, 2)
         else:
             return False
-        if found is None or size > self._max_bytes or len(self.found) >= MAX_TRANSCRIPTS:
+        if found is None or len(self.found) >= MAX_TRANSCRIPTS:
             return False
         self.found.append(found)
         return True
