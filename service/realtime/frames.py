@@ -3,8 +3,9 @@
 `scanner.py` parses a stream of frames.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from service.realtime.closing import CloseCode, is_sendable_close_code
 
@@ -104,13 +105,25 @@ def check_close(payload: bytes) -> None:
         raise ProtocolError(CloseCode.INVALID_PAYLOAD, "close reason is not UTF-8") from None
 
 
+def _mask_with_integers(key: bytes, data: bytearray) -> None:
+    size = len(data)
+    pad = (key * (size // 4 + 1))[:size]
+    data[:] = (int.from_bytes(data, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
+
+
+class Masking:
+    """What XORs data with a key of four bytes. `wire.seam` replaces it by a compiled function, tens of times as fast."""
+
+    in_place: ClassVar[Callable[[bytes, bytearray], object]] = _mask_with_integers
+
+
 def unmask(payload: bytes, key: bytes) -> bytes:
     """XOR the payload with a four-byte masking key (section 5.3), which also masks. An empty key changes nothing."""
     if not key or not payload:
         return payload
-    size = len(payload)
-    pad = (key * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
+    data = bytearray(payload)
+    Masking.in_place(key, data)
+    return bytes(data)
 
 
 def build_frame(opcode: Opcode, payload: bytes, key: bytes = b"") -> bytes:

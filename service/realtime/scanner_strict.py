@@ -8,11 +8,7 @@ from service.realtime.events import may_repeat_type
 from service.realtime.frames import unmask
 from service.realtime.scanner import Scanner
 
-_HEAD_BYTES: Final = 96
 _TYPE_AND_STRING: Final = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"\s*,\s*"(?!type")[a-z_]+"\s*:\s*"')
-_QUOTE: Final = ord('"')
-_BACKSLASH: Final = ord("\\")
-_END: Final = (_QUOTE, ord("}"))
 
 MAX_CLIENT_EVENT_BYTES: Final = 2 << 20
 """Maximum bytes of an event of a client that is read whole. The largest of GPT-Live, thirty seconds of audio, has 1.9 MB."""
@@ -65,16 +61,11 @@ class _StrictAudioRun(AudioRun):
 def is_type_and_one_string(masked: bytes, key: bytes, event_type: bytes | None = None) -> bool:
     """Whether a payload is an object of a type and one other string without escapes, as events of audio are.
 
-    The second string then ends with the object, and nothing in it is a quotation mark. To see that needs no unmasking.
+    The second string then ends with the object, and nothing in it is a quotation mark.
     """
-    found = _TYPE_AND_STRING.match(unmask(masked[:_HEAD_BYTES], key))
+    payload = unmask(masked, key)
+    found = _TYPE_AND_STRING.match(payload)
     if found is None or (event_type is not None and found.group(1) != event_type):
         return False
-    start, end = found.end(), len(masked) - 2
-    if end < start or (masked[end] ^ key[end % 4], masked[end + 1] ^ key[(end + 1) % 4]) != _END:
-        return False
-    for position, mask in enumerate(key):
-        part = masked[start + (position - start) % 4 : end : 4]
-        if _QUOTE ^ mask in part or _BACKSLASH ^ mask in part:
-            return False
-    return True
+    start, end = found.end(), len(payload) - 2
+    return payload.find(b'"', start) == end and payload.endswith(b"}") and payload.find(b"\\", start) < 0

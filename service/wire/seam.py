@@ -6,6 +6,7 @@ aiohttp's internals. What this one relies on was read in aiohttp 3.14.5 and is c
 * `RequestHandler.set_parser` (web_protocol.py:418) and `ResponseHandler.set_parser` (client_proto.py:226) pass the bytes that
   arrived behind the upgrade to a "parser", and resume reading that a full buffer had paused.
 * Between the 101 and the takeover there is no `await`, or bytes would go to aiohttp's buffers again.
+* `websocket_mask` of `_websocket/helpers.py` masks a `bytearray` in place; it is compiled where aiohttp is.
 * `connection_lost` has to reach aiohttp's protocol, or its server and connector would count the socket forever.
 """
 
@@ -16,11 +17,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from aiohttp import ClientResponse, web
+from aiohttp._websocket.helpers import websocket_mask
 
+from service.realtime.frames import Masking
 from service.wire.leg import Leg
 
 UPGRADE_RESPONSE: Final = web.RequestKey("upgrade_response", web.StreamResponse)
 """Where a request keeps the 101 that was sent, for its handler to return."""
+Masking.in_place = websocket_mask
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 

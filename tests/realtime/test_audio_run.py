@@ -10,8 +10,9 @@ from service.realtime.events import CLIENT_EVENT_TYPES, PARSED_EVENT_TYPES, SERV
 from service.realtime.frames import Opcode, build_frame, unmask
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_strict import StrictScanner
-from tests.support.memory_transport import examples
+from tests.support.memory_transport import DEEP_SECONDS, IS_DEEP, examples
 
+pytestmark = pytest.mark.timeout(DEEP_SECONDS if IS_DEEP else 180)
 KEYS = (b"\x01\x7f\x80\xff", b"\0\0\0\0", b"abcd")
 LIMIT = 70_000
 

@@ -14,8 +14,9 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message, MessageEnd
 from service.realtime.scanner_strict import StrictScanner
 from service.realtime.transcript_run import MAX_TRANSCRIPT_BYTES, MAX_TRANSCRIPTS, TranscriptRun
-from tests.support.memory_transport import examples
+from tests.support.memory_transport import DEEP_SECONDS, IS_DEEP, examples
 
+pytestmark = pytest.mark.timeout(DEEP_SECONDS if IS_DEEP else 180)
 LIMIT = 70_000
 KINDS = (live.INPUT_TRANSCRIPT, live.OUTPUT_TRANSCRIPT)
 AUDIO = build_frame(Opcode.TEXT, b'{"type":"%s","delta":"%s"}' % (live.OUTPUT_AUDIO.encode(), b"A" * 3000))
