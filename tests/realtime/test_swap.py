@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.realtime.continuity import Boundary
 from service.realtime.swap import Step, StormSpread, Swap, SwapState, SwapTimes, is_recoverable
@@ -183,3 +185,68 @@ def test_end_is_not_recoverable(code: int) -> None:
     """Unless the session reached its maximum duration."""
     assert not is_recoverable(code)
     assert is_recoverable(code, has_expired=True)
+
+
+def do(swap: Swap, step: Step | None, outcome: int, now: float) -> bool:
+    """Do a step with one of three outcomes: it succeeds, fails, or takes too long; returns whether the session goes on."""
+    match step:
+        case Step.PREPARE:
+            swap.preparing(now)
+        case Step.ABANDON:
+            swap.preparation_failed(now)
+        case Step.SWITCH:
+            swap.live()
+            swap.schedule(now, 100.0)
+        case Step.FORCE:
+            return swap.lost(now, is_forced=True)
+        case Step.DIAL:
+            swap.dialling()
+        case Step.RESTART:
+            return swap.attempt_failed(now)
+        case Step.GIVE_UP:
+            return False
+        case None:
+            return answer(swap, outcome, now)
+    return True
+
+
+def answer(swap: Swap, outcome: int, now: float) -> bool:
+    """Upstream does what the session waits for, refuses it, or does nothing."""
+    state = swap.state
+    if outcome == 1 and state is SwapState.PREPARING:
+        swap.dialled(now)
+        swap.configured(now)
+        swap.prepared()
+    elif outcome == 1 and state is SwapState.LOST:
+        swap.dialled(now)
+    elif outcome == 1 and state is SwapState.REPLAY:
+        swap.replayed()
+    elif outcome == 1 and state is SwapState.FLUSH:
+        swap.live()
+        swap.schedule(now, 100.0)
+    elif outcome == 2 and state in {SwapState.PREPARING, SwapState.READY}:
+        swap.preparation_failed(now)
+    elif outcome == 2 and state in {SwapState.LOST, SwapState.REPLAY, SwapState.FLUSH}:
+        return swap.attempt_failed(now)
+    elif outcome == 3 and state in {SwapState.LIVE, SwapState.PREPARING, SwapState.READY}:
+        return swap.lost(now)
+    return True
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.sampled_from(Boundary)), max_size=60))
+def test_every_swap_ends_by_its_deadline(moves: list[tuple[int, int, Boundary]]) -> None:
+    """Whatever upstream does, and whenever: without an upstream the session goes on or ends within seconds."""
+    swap, now, lost_since = new_swap(100.0), 0.0, None
+    for outcome, tenths, boundary in moves:
+        now = min(now + tenths / 10, max(now, swap.next_at()))
+        if not do(swap, swap.due(now, at(boundary)), outcome, now):
+            return
+        if swap.state in {SwapState.LIVE, SwapState.PREPARING, SwapState.READY}:
+            lost_since = None
+            assert swap.lost_at is None
+        elif lost_since is None:
+            lost_since = now
+        if lost_since is not None:
+            assert swap.lost_at == lost_since
+            assert now - lost_since <= 15
+            assert swap.next_at() <= lost_since + 15
