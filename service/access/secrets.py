@@ -87,12 +87,15 @@ class Grant:
 
     @classmethod
     def decode(cls, payload: bytes) -> "Grant | None":
-        """The grant in a payload; None for one of another version."""
-        fields: dict[str, Any] = json.loads(payload.decode("utf-8", "surrogatepass"))
-        if fields.pop("version") != _VERSION:
+        """The grant in a payload; None for one of another version, or that no relay has written."""
+        try:
+            fields: dict[str, Any] = json.loads(payload.decode("utf-8", "surrogatepass"))
+            if fields.pop("version") != _VERSION:
+                return None
+            session = BoundSession({**fields.pop("session")}, frozenset(fields.pop("locked")))
+            return cls(**fields, session=session)
+        except (AttributeError, LookupError, TypeError, ValueError):
             return None
-        session = BoundSession(fields.pop("session"), frozenset(fields.pop("locked")))
-        return cls(**fields, session=session)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ RETRY_SECONDS: Final = 1.0
 """The pause between trials while the store fails."""
 MAX_BATCH: Final = 500
 """Leases in one call: a script blocks the store, 500 leases for up to 20 ms."""
+MAX_RELEASED: Final = 10_000
+"""Releases that wait for a store that fails."""
+MAX_LAPSES: Final = 3
+"""How often one `acquire` waits for another registration."""
+_FORGETFUL: Final = "it forgets at once that this process has registered: its address may lead to several servers"
 _NO_MEMBER: Final = Member("", 0)
 
 
@@ -122,7 +127,7 @@ class Membership:
         return lease
 
     async def _ask_store(self, lease: OwnLease, limits: Sequence[Limits]) -> Member | Refused:
-        while True:
+        for _ in range(MAX_LAPSES):
             if self._calls.is_up:
                 await self._wait_for_membership()
             member = self._member or _NO_MEMBER
@@ -132,6 +137,7 @@ class Membership:
             if result:
                 return member
             self._lapsed(member)
+        raise StoreError(_FORGETFUL)
 
     async def _wait_for_membership(self) -> None:
         try:
@@ -167,6 +173,10 @@ class Membership:
         self._free_later(lease.id)
 
     def _free_later(self, lease: str) -> None:
+        if len(self._released) >= MAX_RELEASED and not self._calls.is_up:
+            # The next registration frees all that the store has for this process.
+            self._released.clear()
+            self._leave_membership()
         self._released[lease] = None
         self._wake.set()
 
@@ -178,19 +188,20 @@ class Membership:
 
     async def keep_leases(self) -> None:
         """Renew the leases, until cancelled."""
+        failure: Failure | None = None
         while True:
             is_settled = self._joined.is_set() and not self._unheld
-            if self._calls.is_up:
+            if self._calls.is_up and failure is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._heartbeat_seconds if is_settled else self._retry_seconds):
                         await self._wake.wait()
             else:
                 await asyncio.sleep(self._retry_seconds)
             self._wake.clear()
-            await self.send_heartbeat()
+            failure = await self.send_heartbeat()
 
-    async def send_heartbeat(self) -> None:
-        """One heartbeat, with the registration if that is needed."""
+    async def send_heartbeat(self) -> Failure | None:
+        """One heartbeat, with the registration if that is needed; returns how it failed."""
         loop = asyncio.get_running_loop()
         started_at, failure = loop.time(), None
         try:
@@ -198,11 +209,12 @@ class Membership:
         except StoreError as error:
             failure = unavailable(error)
         self._on_checked(failure, loop.time() - started_at)
+        return failure
 
     async def leave(self) -> None:
         """Free all places of this process; raises StoreError."""
-        member, self._member = self._member, None
-        self._joined.clear()
+        member = self._member
+        self._leave_membership()
         if member is not None:
             await self._calls.call("leave", lambda: self._backend.leave(member))
 
@@ -222,9 +234,10 @@ class Membership:
             self._member = registration.member
             self._on_epoch(registration.epoch)
         await self._hold(self._member)
-        if self._member is not None:
-            self.has_joined = True
-            self._joined.set()
+        if self._member is None:
+            raise StoreError(_FORGETFUL)
+        self.has_joined = True
+        self._joined.set()
         if self._released:
             self._wake.set()
 
@@ -269,6 +282,9 @@ class Membership:
 
     def _lapsed(self, member: Member) -> None:
         if self._member is member:
-            self._member = None
-            self._joined.clear()
+            self._leave_membership()
         self._wake.set()
+
+    def _leave_membership(self) -> None:
+        self._member = None
+        self._joined.clear()

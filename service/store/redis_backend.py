@@ -4,8 +4,8 @@ import hashlib
 import secrets
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -48,7 +48,11 @@ _SOCKET_SECONDS: Final = 5.0
 """Above the limit of a call, which decides."""
 _NONE: Final = -1
 _ERRORS: Final = (RedisError, OSError)
+_UNEXPECTED: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What an answer raises that is none of the relay's scripts, in the parser of the library or here."""
+_NO_ANSWER: Final = "the answer is none that the relay's scripts give: it may be another server"
 _SECRET_MEMORY_MS: Final = SECRET_MEMORY_SECONDS * 1000
+_T = TypeVar("_T")
 
 
 class ServerFacts(NamedTuple):
@@ -111,6 +115,8 @@ class RedisBackend:
                 info = {}
         except _ERRORS as exc:
             raise StoreError(_explain(exc)) from None
+        except _UNEXPECTED:
+            raise StoreError(_NO_ANSWER) from None
         name = "Valkey" if "valkey_version" in info else "Redis"
         version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
         is_durable = bool(info["aof_enabled"]) if "aof_enabled" in info else None
@@ -122,8 +128,12 @@ class RedisBackend:
 
     async def register(self, pod: str) -> Registration:
         """See `StoreBackend`."""
-        fence, epoch = await self._run("register", self._lease_ms, pod, secrets.token_hex(8))
-        return Registration(Member(f"{pod}#{fence.decode()}", int(fence)), epoch.decode())
+
+        def read(answer: Any) -> Registration:  # noqa: ANN401 - what Redis answers
+            fence, epoch = answer
+            return Registration(Member(f"{pod}#{int(fence.decode())}", int(fence)), epoch.decode())
+
+        return await self._run("register", read, self._lease_ms, pod, secrets.token_hex(8))
 
     async def hold(self, member: Member, held: Sequence[Held]) -> tuple[str, ...] | None:
         """See `StoreBackend`."""
@@ -132,26 +142,40 @@ class RedisBackend:
             arguments += [lease, len(places)]
             for scope, maximum in places:
                 arguments += [scope.key, _NONE if maximum is None else maximum]
-        over = await self._run("hold", self._lease_ms, member.name, *arguments)
-        return None if over is None else tuple(lease.decode() for lease in over)
+        return await self._run(
+            "hold",
+            lambda over: None if over is None else tuple(lease.decode() for lease in over),
+            self._lease_ms,
+            member.name,
+            *arguments,
+        )
 
     async def heartbeat(self, member: Member, released: Sequence[str]) -> str | None:
         """See `StoreBackend`."""
-        epoch = await self._run("heartbeat", self._lease_ms, member.name, *released)
-        return None if epoch is None else epoch.decode()
+        return await self._run(
+            "heartbeat",
+            lambda epoch: None if epoch is None else str(epoch.decode()),
+            self._lease_ms,
+            member.name,
+            *released,
+        )
 
     async def acquire(self, member: Member, lease: str, limits: Sequence[Limits]) -> Refused | bool:
         """See `StoreBackend`."""
+
+        def read(answer: Any) -> Refused | bool:  # noqa: ANN401 - what Redis answers
+            result, *details = answer
+            if result != b"refused":
+                return {b"held": True, b"lapsed": False}[result]
+            scope, limit, used, maximum, time = map(int, details)
+            return Refused(limits[scope - 1].scope, LIMIT_NAMES[limit - 1], used, maximum, _retry_after(limit, time))
+
         arguments = [argument for limit in limits for argument in _arguments_of(limit)]
-        result, *details = await self._run("acquire", self._lease_ms, member.name, lease, *arguments)
-        if result != b"refused":
-            return bool(result == b"held")
-        scope, limit, used, maximum, time = details
-        return Refused(limits[scope - 1].scope, LIMIT_NAMES[limit - 1], used, maximum, _retry_after(limit, time))
+        return await self._run("acquire", read, self._lease_ms, member.name, lease, *arguments)
 
     async def leave(self, member: Member) -> None:
         """See `StoreBackend`."""
-        await self._run("leave", member.name)
+        await self._run("leave", lambda _: None, member.name)
 
     # -- spending -----------------------------------------------------------------------------------------------------
 
@@ -169,16 +193,18 @@ class RedisBackend:
 
     async def _spend(self, scopes: Sequence[Scope], *arguments: str | int) -> Mapping[Scope, Totals]:
         keys = [scope.key for scope in scopes]
-        answer = await self._run("spend", FINAL_RECORD_MS, OPEN_RECORD_MS, SPENT_MS, *arguments, *keys)
-        return {
-            scope: Totals(Amounts(*sums[:3]), Amounts(*sums[3:])) for scope, sums in zip(scopes, answer, strict=True)
-        }
+        return await self._run(
+            "spend",
+            lambda answer: {scope: _totals(sums) for scope, sums in zip(scopes, answer, strict=True)},
+            *(FINAL_RECORD_MS, OPEN_RECORD_MS, SPENT_MS, *arguments, *keys),
+        )
 
     # -- secrets ------------------------------------------------------------------------------------------------------
 
     async def put_secret(self, digest: str, payload: bytes, ttl_seconds: int) -> bool:
         """See `StoreBackend`."""
-        return bool(await self._run("put_secret", digest, payload, ttl_seconds * 1000, _SECRET_MEMORY_MS))
+        times = ttl_seconds * 1000, _SECRET_MEMORY_MS
+        return await self._run("put_secret", lambda answer: {0: False, 1: True}[answer], digest, payload, *times)
 
     async def read_secret(self, digest: str) -> SecretState | bytes:
         """See `StoreBackend`."""
@@ -189,21 +215,38 @@ class RedisBackend:
         return await self._secret("take_secret", digest)
 
     async def _secret(self, operation: str, digest: str) -> SecretState | bytes:
-        state, *payload = await self._run(operation, digest, _SECRET_MEMORY_MS)
-        if payload:
-            return bytes(payload[0])
-        result: SecretState = state.decode()
-        return result
+        return await self._run(operation, _secret_of, digest, _SECRET_MEMORY_MS)
 
-    async def _run(self, name: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - what Redis answers
+    async def _run(self, name: str, read: Callable[[Any], _T], *arguments: str | bytes | int) -> _T:
+        """What `read` makes of the answer of a script. It raises one of `_UNEXPECTED` for an answer that is none."""
         try:
             sha, text = self._scripts[name]
             try:
-                return await self._client.evalsha(sha, 0, *arguments)
+                answer = await self._client.evalsha(sha, 0, *arguments)
             except NoScriptError:  # the first call, and a server that has restarted
-                return await self._client.eval(text, 0, *arguments)
+                answer = await self._client.eval(text, 0, *arguments)
+            return read(answer)
         except _ERRORS as exc:
             raise StoreError(_explain(exc)) from None
+        except _UNEXPECTED:
+            raise StoreError(_NO_ANSWER) from None
+
+
+def _totals(sums: Sequence[Any]) -> Totals:
+    amounts = [int(amount) for amount in sums]
+    day, month = amounts[:3], amounts[3:]
+    if len(day) != len(month):
+        raise ValueError
+    return Totals(Amounts(*day), Amounts(*month))
+
+
+def _secret_of(answer: Any) -> SecretState | bytes:  # noqa: ANN401 - what Redis answers
+    result, *payload = answer
+    if result == b"payload":
+        (found,) = payload
+        return bytes(memoryview(found))  # of nothing but bytes: bytes(9) would be nine of them
+    states: dict[bytes, SecretState] = {state.encode(): state for state in get_args(SecretState)}
+    return states[result]
 
 
 def _explain(exc: Exception) -> str:
