@@ -4,6 +4,7 @@ A thread of its own writes them, so that a disk that stalls does not stall the e
 renamed or removed, as `logrotate` does, and after each failure; a record that cannot be written is counted.
 """
 
+import errno
 import json
 import os
 import stat
@@ -95,6 +96,8 @@ class RecordWriter:
     def _open(self) -> int:
         if isinstance(self._target, str):
             if self._descriptor is None:
+                if sys.stdout is None:  # the process was started without one
+                    raise OSError(errno.EBADF, "standard output is closed")
                 # Not through Python's buffer: a thread that blocks in it holds its lock, and the interpreter could not exit.
                 self._descriptor = os.dup(sys.stdout.fileno())
             return self._descriptor

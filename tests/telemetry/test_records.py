@@ -209,3 +209,15 @@ def test_stdout_is_a_target(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         writer.close()
 
     assert [{"number": 0}] == read(path)
+
+
+async def test_records_for_a_closed_stdout_are_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started without standard output has none in Python."""
+    results: list[bool] = []
+    errors: list[str | None] = []
+    monkeypatch.setattr("sys.stdout", None)
+    writer = RecordWriter("stdout", on_result=results.append, on_change=errors.append)
+    for number in range(2):
+        writer.write({"number": number})
+    writer.close()
+    assert ([False, False], ["standard output is closed"]) == (results, errors)
