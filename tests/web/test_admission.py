@@ -110,6 +110,8 @@ async def test_origin_must_match_exactly(allowed: str, origin: str, status: int)
         ("/v1/realtime?MODEL=gpt-realtime-mini", (400, "model_refused")),
         ("/v1/realtime?%20moDel=gpt-realtime", (101, None)),
         ("/v1/realtime?intent=transcription", (101, None)),
+        ("/v1/realtime?model=gpt-realtime&deployment=large", (400, "bad_request")),
+        ("/v1/realtime?model=gpt-realtime&deployment=gpt-realtime", (101, None)),
     ],
 )
 async def test_invalid_query_is_refused(path: str, expected: tuple[int, str | None]) -> None:
