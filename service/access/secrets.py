@@ -28,9 +28,14 @@ PREFIX: Final = "ek_relay_"
 """Begins with `ek_`, which the SDKs require in a browser, and says whose it is: the provider does not know it."""
 MAX_CREATED_PER_MINUTE: Final = 600
 """By one client, at one instance."""
+MAX_CREATED_PER_MINUTE_BY_USER: Final = 30
+"""By one user of a client who creates them with a JWT: one user must not keep out the others."""
 MAX_BOUND_BYTES: Final = 64 << 20
 """Of the sessions to which unexpired secrets of this instance are bound; one client may have half of them."""
+_USERS_SHARE: Final = 64
+"""A user of a client may have this part of them."""
 
+_TOO_LARGE: Final = "the sessions of unexpired client secrets take too much memory"
 _SHAPE: Final = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 _RANDOM_BYTES: Final = 32
 _VERSION: Final = 1
@@ -164,27 +169,44 @@ class CreationLimit:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._rate = ReconnectLimiter(MAX_CREATED_PER_MINUTE, clock)
-        self._held: Counter[str] = Counter()  # bytes by client
-        self._ends: list[tuple[float, str, int]] = []
+        self._user_rate = ReconnectLimiter(MAX_CREATED_PER_MINUTE_BY_USER, clock)
+        self._held: Counter[tuple[str, str]] = Counter()  # bytes by client, and by client and user
+        self._total = 0
+        self._ends: list[tuple[float, tuple[tuple[str, str], ...], int]] = []
 
-    def count(self, client: str, size: int, seconds: int) -> None:
-        """Count a secret with a session of this size; raises Failure with too_many_secrets if the client may create none."""
+    def count(self, client: str, user: str | None, size: int, seconds: int) -> None:
+        """Count a secret with a session of this size; raises Failure with too_many_secrets if there may be no other one.
+
+        `user` has created it with a credential of their own; None for the client.
+        """
         now = self._clock()
+        self._expire(now)
+        creators = [((client, ""), self._rate, MAX_CREATED_PER_MINUTE, 2)]
+        if user is not None:
+            creators.append(((client, user), self._user_rate, MAX_CREATED_PER_MINUTE_BY_USER, _USERS_SHARE))
+        for creator, rate, maximum, share in creators:
+            try:
+                rate.admit(creator)
+            except Failure as flood:
+                raise _too_many(f"{maximum} client secrets in 60 s", flood.retry_after_seconds) from None
+            if self._held[creator] + size > MAX_BOUND_BYTES // share:
+                raise _too_many(_TOO_LARGE, None)
+        if self._total + size > MAX_BOUND_BYTES:
+            raise _too_many(_TOO_LARGE, None)
+        self._total += size
+        for creator, rate, _, _ in creators:
+            rate.record_end(creator, 0)
+            self._held[creator] += size
+        heapq.heappush(self._ends, (now + seconds, tuple(creator for creator, *_ in creators), size))
+
+    def _expire(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
-            _, owner, freed = heapq.heappop(self._ends)
-            self._held[owner] -= freed
-            if not self._held[owner]:
-                del self._held[owner]
-        try:
-            self._rate.admit((client, ""))
-        except Failure as flood:
-            wait = flood.retry_after_seconds
-            raise _too_many(f"{MAX_CREATED_PER_MINUTE} client secrets in 60 s", wait) from None
-        if self._held[client] + size > MAX_BOUND_BYTES // 2 or self._held.total() + size > MAX_BOUND_BYTES:
-            raise _too_many("the sessions of unexpired client secrets take too much memory", None)
-        self._rate.record_end((client, ""), 0)
-        self._held[client] += size
-        heapq.heappush(self._ends, (now + seconds, client, size))
+            _, creators, freed = heapq.heappop(self._ends)
+            self._total -= freed
+            for creator in creators:
+                self._held[creator] -= freed
+                if not self._held[creator]:
+                    del self._held[creator]
 
 
 def _too_many(detail: str, retry_after_seconds: int | None) -> Failure:

@@ -19,6 +19,8 @@ MAX_BODY_BYTES: Final = 49_152
 MIN_SECONDS: Final = 10
 MAX_SECONDS: Final = 600
 DEFAULT_SECONDS: Final = 600
+MAX_DEPTH: Final = 64
+"""Arrays and objects within each other in a session. Without a bound, what was parsed here might not be written there."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -122,9 +124,18 @@ def _session(session: Any) -> BoundSession:  # noqa: ANN401 - JSON from the wire
         )
     if model is not None and not (isinstance(model, str) and MODEL_NAME.fullmatch(model)):
         raise InvalidBody("session.model", "Send session.model as up to 128 letters, digits and . _ : / @ + -")
+    if _is_deeper(session, MAX_DEPTH):
+        raise InvalidBody("session", f"Send session with at most {MAX_DEPTH} arrays and objects within each other.")
     if _has_infinity(session):
         raise InvalidBody("session", "Send numbers in session that are not above 1.8e308.")
     return BoundSession({**session, "type": kind})
+
+
+def _is_deeper(value: Any, depth: int) -> bool:  # noqa: ANN401 - JSON from the wire
+    if not isinstance(value, Mapping | list):
+        return False
+    parts = value.values() if isinstance(value, Mapping) else value
+    return depth == 0 or any(_is_deeper(part, depth - 1) for part in parts)
 
 
 def _has_infinity(value: Any) -> bool:  # noqa: ANN401 - JSON from the wire

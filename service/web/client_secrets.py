@@ -99,7 +99,7 @@ class ClientSecretHandler:
         seconds = wanted.seconds
         if identity.expires_at is not None:  # a JWT limits when a session can start
             seconds = max(1, min(seconds, int(identity.expires_at - time.time())))
-        self._limit.count(attempt.limited_as, size, seconds)
+        self._limit.count(attempt.limited_as, identity.user, size, seconds)
         secret, expires_at = await self._secrets.create(grant, seconds)
         self._report(grant, attempt, seconds)
         return {"value": secret.reveal(), "expires_at": expires_at, "session": _shown(wanted)}
@@ -173,10 +173,12 @@ def _safety_identifier(request: web.Request) -> str | None:
 
 
 async def _read_body(request: web.Request) -> bytes:
-    """The body. A chunked one is not read: a chunk of one byte takes sixty in memory."""
+    """The body. A chunked one is not read: a chunk of one byte takes sixty in memory; nor is one that may expand."""
     length = request.content_length
     if length is None and request.headers.get("Transfer-Encoding"):
         raise _bad_body("a body without Content-Length", "Send the body with the header Content-Length, not chunked.")
+    if {value.strip().lower() for value in request.headers.getall("Content-Encoding", [])} - {"", "identity"}:
+        raise _bad_body("a compressed body", "Send the body without Content-Encoding, not compressed.")
     if (length or 0) > MAX_BODY_BYTES:
         raise _bad_body(f"a body above {MAX_BODY_BYTES} bytes", f"Send a body of at most {MAX_BODY_BYTES // 1024} KiB.")
     if "Expect" in request.headers:

@@ -1,9 +1,11 @@
 """Requests for client secrets over real sockets: who gets one, for what, and how a refusal names its cause."""
 
 import asyncio
+import gzip
 import json
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -50,6 +52,8 @@ def path(tmp_path: Path) -> Path:
         (b'{"session": {"model": 5}}', "session.model"),
         (b'{"session": {"type": "transcription", "model": "whisper-1"}}', "session.model"),
         (b'{"session": {"model": "gpt-realtime-mini"}}', None),
+        (b'{"session": {"x": ' + b"[" * 64 + b"]" * 64 + b"}}", "session"),
+        (b'{"session": {"x": ' + b'{"a":' * 940 + b"1" + b"}" * 940 + b"}}", "session"),
         (b'{"session": {"x": [' + b"1e15," * 8_000 + b"1]}}", "session"),
     ],
 )  # fmt: skip
@@ -97,6 +101,29 @@ async def test_body_that_waits_for_100_continue_gets_it(path: Path) -> None:
         assert b"HTTP/1.1 401 Unauthorized" == (await reader.readuntil(b"\r\n")).strip()
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_compressed_body_is_not_read(coding: str, path: Path) -> None:
+    """30 kB of it can be 30 MB."""
+    compress = gzip.compress if coding == "gzip" else zlib.compress
+    async with relay_of(path, table("kiosk")) as relay:
+        for size in (1, 30_000_000):
+            data = compress(json.dumps({"session": {"instructions": "x" * size}}).encode())
+            status, answer = await post(relay, data=data, headers={"Content-Encoding": coding})
+            assert (400, "Send the body without Content-Encoding, not compressed.") == (
+                status,
+                answer["error"]["remedy"],
+            )
+
+
+async def test_deepest_session_is_opened(path: Path) -> None:
+    """What a secret is bound to can be written and read wherever it is used."""
+    tool = json.loads('{"a":' * 61 + "1" + "}" * 61)
+    tools = [{"type": "function", "name": "find", "parameters": tool}]
+    async with relay_of(path, table("kiosk")) as relay:
+        secret = await created(relay, {"session": {**SESSION, "tools": tools}})
+        assert "session.created" == await outcome(await use(relay, secret))
 
 
 async def test_only_a_client_token_creates_secrets(path: Path) -> None:
@@ -171,6 +198,23 @@ async def test_rate_and_memory_are_bounded(path: Path, monkeypatch: pytest.Monke
         assert (429, "too_many_secrets") == (status, answer["error"]["code"])
     details = [event["detail"] for event in relay.events("admission.refused")]
     assert ["3 client secrets in 60 s", "the sessions of unexpired client secrets take too much memory"] == details
+
+
+async def test_user_with_a_jwt_does_not_keep_out_the_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share of the client's secrets, and of the memory for their sessions, is its own limit."""
+    monkeypatch.setattr(secrets, "MAX_CREATED_PER_MINUTE_BY_USER", 2)
+    async with running_issuer() as issuer, relay_of(path, "[clients.kiosk]\n" + issuer_table(issuer.url)) as relay:
+        alice, bob, carol = (sign(claims(sub=name)) for name in ("alice", "bob", "carol"))
+        for _ in range(2):
+            await created(relay, token=alice)
+        status, answer = await post(relay, {}, token=alice)
+        assert (429, "too_many_secrets") == (status, answer["error"]["code"])
+        monkeypatch.setattr(secrets, "MAX_BOUND_BYTES", 64 * 4_000)
+        large = {"session": {"instructions": "x" * 3_000}}
+        await created(relay, large, token=bob)
+        status, answer = await post(relay, large, token=bob)
+        assert (429, "too_many_secrets") == (status, answer["error"]["code"])
+        assert await created(relay, large, token=carol)
 
 
 async def test_jwt_creates_secrets_of_its_user(path: Path) -> None:
