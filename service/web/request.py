@@ -188,9 +188,7 @@ def _live_session(request: web.Request) -> str:
 def _check_model(query: dict[str, str], allowed: Sequence[str], hint: str | None, *, is_required: bool) -> None:
     needs_model = is_required and "call_id" not in query and query.get("intent") != "transcription"
     names = tuple(name for name in ("model", "deployment") if name in query)
-    if (
-        len({query[name] for name in names}) > 1
-    ):  # a budget would count the price of one, and the provider serve the other
+    if len({query[name] for name in names} - {""}) > 1:  # the price of one would count, and the other be served
         raise _bad_request("model and deployment differ", "Send model or deployment, or both with the same value.")
     for name in names:
         if not query[name]:
