@@ -12,6 +12,7 @@ from aiohttp import web
 
 from service import configuration, machine, startup
 from service.access.budget_gauge import BudgetGauge
+from service.access.clients import ClientDirectory
 from service.access.jwt_verifier import JwtVerifier
 from service.clients_file.load import ClientsFileReader, LoadedClients
 from service.clients_file.watcher import ClientsFileWatcher
@@ -38,6 +39,7 @@ from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
 from service.web.connection_limit import ConnectionLimit, internal_connections
 from service.web.console import ConsoleHandler, ConsoleSources
+from service.web.console_clients import ClientReport
 from service.web.console_files import talk_routes
 from service.web.doctor_process import DoctorProcess
 from service.web.internal import InternalHandler
@@ -195,7 +197,7 @@ class App:
                 on_secrets=self.redactor.replace,
                 end_withdrawn=handler.end_withdrawn,
             )
-        console = self._build_console(handler, max_sessions)
+        console = self._build_console(handler, directory, max_sessions)
         scenarios = SCENARIO_NAMES if self.simulator is not None else ()
         talk = talk_routes(configuration.talk_page(settings, scenarios)) if settings.console == "on" else []
         probes = ProbeHandler(
@@ -242,7 +244,7 @@ class App:
         self._stack.callback(writer.close)
         return writer
 
-    def _build_console(self, handler: RealtimeHandler, max_sessions: int) -> ConsoleHandler:
+    def _build_console(self, handler: RealtimeHandler, directory: ClientDirectory, max_sessions: int) -> ConsoleHandler:
         settings, connector = self._settings, self.connector
         sources = ConsoleSources(
             self.monitor,
@@ -257,6 +259,7 @@ class App:
             is_breaker_open=lambda: connector.breaker.is_open,
             settings=lambda: configuration.settings_report(settings, connector.dialler.target.key),
             notes=self._notes,
+            clients=ClientReport(directory, self.store, self.sessions),
         )
         return ConsoleHandler(sources, settings.operator_token)
 

@@ -113,9 +113,10 @@ class Budgets(NamedTuple):
 
     def most_used(self, amounts: Amounts, totals: Mapping[Scope, Totals]) -> Use | None:
         """The limit of which most is used; None if there is none. `amounts` are those of the session."""
-        return max(self._uses(amounts, totals), key=lambda use: use.ratio, default=None)
+        return max(self.uses(amounts, totals), key=lambda use: use.ratio, default=None)
 
-    def _uses(self, amounts: Amounts, totals: Mapping[Scope, Totals]) -> Iterator[Use]:
+    def uses(self, amounts: Amounts, totals: Mapping[Scope, Totals]) -> Iterator[Use]:
+        """How much of each limit is used."""
         for scope, period, ceiling in self._ceilings():
             used = amounts if scope is None else getattr(totals.get(scope, Totals()), period)
             for unit, name in _UNITS:

@@ -158,6 +158,11 @@ class ClientDirectory:
         return self._clients
 
     @property
+    def callers(self) -> Iterable[Client]:
+        """Whose requests can be admitted: all clients, or the one of open access."""
+        return self._clients.values() if self._open_client is None else (self._open_client,)
+
+    @property
     def origins(self) -> frozenset[str]:
         """The origins that any client allows: all that can be checked before it is known which client it is."""
         return self._origins
@@ -192,9 +197,8 @@ class ClientDirectory:
                 withdrawn.pop(credential, None)
         for credential in [*withdrawn][:-_MAX_WITHDRAWN]:
             del withdrawn[credential]
-        callers = (self._open_client,) if self._open_client is not None else tuple(clients.values())
         self._file, self._clients, self._by_credential, self._withdrawn = file, clients, by_credential, withdrawn
-        self._origins = frozenset(origin for client in callers for origin in client.origins or (LOOPBACK,))
+        self._origins = frozenset(origin for client in self.callers for origin in client.origins or (LOOPBACK,))
         return Reload(
             added=tuple(name for name in clients if name not in before),
             removed=tuple(name for name in before if name not in clients),

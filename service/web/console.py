@@ -21,6 +21,7 @@ from service.telemetry.redact import Redactor
 from service.version import __version__
 from service.web import console_report
 from service.web.console_access import HEADERS, ConsoleAccess, ConsoleProblem
+from service.web.console_clients import ClientReport
 from service.web.console_files import Handler, Runbooks, page_files
 from service.web.doctor_process import DOCTOR_BYTES, DoctorFailed, DoctorProcess
 
@@ -89,12 +90,14 @@ class ConsoleSources:
     is_breaker_open: Callable[[], bool]
     settings: Callable[[], list[dict[str, object]]]
     notes: Callable[[], list[str]]
+    clients: ClientReport
 
 
 class ConsoleHandler:
     """Handles `/` and `/api` of the internal port; `access` decides on every request first.
 
-    An answer is made from what the relay keeps anyway. Only the doctor takes time: one runs at a time, in its own process.
+    An answer is made from what the relay keeps anyway, but for the totals of clients, which the store has. Only the doctor
+    takes time: one runs at a time, in its own process.
     """
 
     def __init__(self, sources: ConsoleSources, operator_token: Secret | None) -> None:
@@ -116,6 +119,7 @@ class ConsoleHandler:
             **{path: file.answer for path, file in self._files.items() if path != "/"},
             "/api/overview": self.overview,
             "/api/sessions": self.sessions,
+            "/api/clients": self.clients,
             "/api/failures/recent": self.failures,
             "/api/catalogue": self.catalogue,
             "/api/runbooks/{name}": self._runbooks.answer,
@@ -172,11 +176,19 @@ class ConsoleHandler:
 
     async def sessions(self, request: web.Request) -> web.Response:
         """Respond with the newest sessions that match the search."""
-        limit, search = _limit(request, DEFAULT_LISTED, MAX_LISTED), request.query.get("search", "")
+        limit = _limit(request, DEFAULT_LISTED, MAX_LISTED)
         if limit is None:
             return _bad_limit(MAX_LISTED)
-        search = search.strip()[:MAX_SEARCH_CHARACTERS]
+        search = _search(request)
         return _json(console_report.session_list(self._sessions, limit, search, self._sources.redactor.redact_cached))
+
+    async def clients(self, request: web.Request) -> web.Response:
+        """Respond with the clients that match the search, their limits, and what they have used."""
+        limit = _limit(request, DEFAULT_LISTED, MAX_LISTED)
+        if limit is None:
+            return _bad_limit(MAX_LISTED)
+        redact = self._sources.redactor.redact_cached
+        return _json(await self._sources.clients.document(limit, _search(request), redact))
 
     async def failures(self, request: web.Request) -> web.Response:
         """Respond with the last failures."""
@@ -251,6 +263,10 @@ def _json(body: object, status: int = 200) -> web.Response:
     text = json.dumps(body, separators=(",", ":")).translate(_MARKUP)
     headers = {**HEADERS, "Cache-Control": "no-store"}
     return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+
+
+def _search(request: web.Request) -> str:
+    return request.query.get("search", "").strip()[:MAX_SEARCH_CHARACTERS]
 
 
 def _limit(request: web.Request, default: int, maximum: int) -> int | None:

@@ -97,7 +97,7 @@ def session_list(
     views = (session.view() for session in islice(matching, limit))
     listed = [view.as_object() for view in views if view is not None]
     for entry in listed:
-        for name in ("client", "address", "model"):
+        for name in ("client", "user", "address", "model"):
             text = entry[name]
             entry[name] = redact(text) if isinstance(text, str) else text
     return {"total": len(newest), "matching": len(matching), "limit": limit, "sessions": listed}
@@ -106,7 +106,8 @@ def session_list(
 def _contains(session: Session, wanted: str) -> bool:
     info = session.info
     return any(
-        wanted in text.casefold() for text in (info.session_id, info.client, info.address, info.model or "", info.api)
+        wanted in text.casefold()
+        for text in (info.session_id, info.client, info.user or "", info.address, info.model or "", info.api)
     )
 
 

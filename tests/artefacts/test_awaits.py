@@ -37,6 +37,7 @@ EXCEPTIONS: Final = {
     ("service/web/admission.py", "AdmissionControl.prepare", "self._secrets.read(...)"): STORE_CALL,
     ("service/web/realtime.py", "RealtimeHandler._admit_and_dial", "self._admission.prepare(...)"): KEYS,
     ("service/web/client_secrets.py", "ClientSecretHandler._create", "self._admission.prepare(...)"): KEYS,
+    ("service/web/console_clients.py", "ClientReport._totals", "self._asking"): "its holder only asks the store",
     ("service/web/client_secrets.py", "_read_body", "request.writer.write(...)"): "25 bytes into an empty buffer",
     ("service/app.py", "App.run", "self._signals.stop.wait()"): SERVES,
     (

@@ -25,7 +25,7 @@ test("session appears with its numbers, and is ended after a confirmation", asyn
   await shows(page, ".totals", "No session is open.");
   await connect("kiosk");
   await bench.stage.ask("speak");
-  await shows(page, "tbody tr", /open\s*kiosk\s*127\.0\.0\.1\s*gpt-realtime\s*realtime/);
+  await shows(page, "tbody tr", /open\s*kiosk\s*–\s*127\.0\.0\.1\s*gpt-realtime\s*realtime/);
   await until(
     page,
     () =>

@@ -14,6 +14,7 @@ READS = (
     "/",
     "/api/overview",
     "/api/sessions",
+    "/api/clients",
     "/api/failures/recent",
     "/api/catalogue",
     "/api/runbooks/key",

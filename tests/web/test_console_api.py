@@ -34,7 +34,14 @@ from tests.support.harness import (
     within,
 )
 
-READS: Final = ("/api/overview", "/api/sessions", "/api/failures/recent", "/api/catalogue", "/api/settings")
+READS: Final = (
+    "/api/overview",
+    "/api/sessions",
+    "/api/clients",
+    "/api/failures/recent",
+    "/api/catalogue",
+    "/api/settings",
+)
 
 
 async def open_session(relay: Relay, path: str = "/v1/realtime?model=gpt-realtime") -> RawClient:
@@ -155,7 +162,7 @@ async def test_lost_upstream_is_listed_and_a_normal_end_is_not() -> None:
 async def test_invalid_limit_is_refused(limit: str) -> None:
     """With the range."""
     async with simulated_relay() as relay:
-        for path in ("/api/sessions", "/api/failures/recent"):
+        for path in ("/api/sessions", "/api/clients", "/api/failures/recent"):
             answer = await ask(f"{relay.internal_url}{path}?limit={limit}")
             assert (400, "limit_invalid") == (answer.status, answer.code)
 

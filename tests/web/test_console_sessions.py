@@ -29,6 +29,7 @@ class Viewed:
         return {
             "id": self.info.session_id,
             "client": self.info.client,
+            "user": self.info.user,
             "address": self.info.address,
             "model": self.info.model,
         }

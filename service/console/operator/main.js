@@ -37,10 +37,11 @@ const context = {
   change: changeAsOperator,
 };
 
-const PAGES = ["overview", "sessions", "failures", "doctor", "settings", "catalogue"];
+const PAGES = ["overview", "sessions", "clients", "failures", "doctor", "settings", "catalogue"];
 /** Pages that are loaded when they are first shown, or once the first is up: it paints sooner without them. @type {Record<string, () => Promise<View>>} */
 const loaders = {
   sessions: async () => (await import("./sessions.js")).sessionsPage(context),
+  clients: async () => (await import("./clients.js")).clientsPage(context),
   failures: async () => (await import("./failures.js")).failuresPage(),
   doctor: async () => (await import("./doctor.js")).doctorPage(context),
   settings: async () => (await import("./settings.js")).settingsPage(context),

@@ -13,6 +13,7 @@ const LIMITS = [50, 100, 200];
 const COLUMNS = [
   ["State", "state", false],
   ["Client", "client", false],
+  ["User", "user", false],
   ["Address", "address", false],
   ["Model", "model", false],
   ["API", "api", false],
@@ -40,7 +41,7 @@ export function sessionsPage(context) {
     history.replaceState(null, "", place("sessions", search));
     context.refresh();
   };
-  const field = searchField("Search", "part of client, address, model, API or id", changed);
+  const field = searchField("Search", "part of client, user, address, model, API or id", changed);
   const select = el(
     "select",
     { change: () => ((limit = Number(select.value)), context.refresh()) },
@@ -159,6 +160,7 @@ class Row {
     const texts = [
       isEnding ? `ending: ${session.ending_as ?? ""}` : isHeldBack ? "held back" : session.state,
       session.client,
+      session.user ?? "–",
       session.address,
       session.model ?? "–",
       session.api,
@@ -171,8 +173,8 @@ class Row {
       `${age(session.last_event_seconds_ago)} ago`,
     ];
     texts.forEach((text, index) => this.cells[index] && setText(this.cells[index], text));
-    if (this.cells[6]) setAttribute(this.cells[6], "title", bytes(up.bytes));
-    if (this.cells[7]) setAttribute(this.cells[7], "title", bytes(down.bytes));
+    if (this.cells[7]) setAttribute(this.cells[7], "title", bytes(up.bytes));
+    if (this.cells[8]) setAttribute(this.cells[8], "title", bytes(down.bytes));
     setAttribute(this.element, "data-state", isEnding ? "ending" : isHeldBack ? "held" : "open");
     this.button.disabled = isEnding;
   }
@@ -191,6 +193,7 @@ async function confirmEnd(session) {
   const shown = facts([
     ["Session", el("code", null, session.id)],
     ["Client", session.client],
+    ["User", session.user],
     ["Address", session.address],
     ["Model", session.model],
     ["Age", age(session.age_seconds)],

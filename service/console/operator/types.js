@@ -62,6 +62,7 @@
  * @property {string} id
  * @property {string} api
  * @property {string} client
+ * @property {string | null} user
  * @property {string} address
  * @property {string | null} model
  * @property {number} age_seconds
@@ -76,6 +77,39 @@
  * @property {boolean} cost_is_complete
  *
  * @typedef {{total: number, matching: number, limit: number, sessions: Session[]}} SessionList
+ *
+ * @typedef {object} Limit
+ * @property {string} name
+ * @property {number | null} used
+ * @property {number} maximum
+ * @property {number | null} used_ratio
+ *
+ * @typedef {{usd: number, tokens: number, minutes: number}} Amounts
+ *
+ * @typedef {object} User
+ * @property {string} user
+ * @property {number} sessions
+ * @property {number} tokens
+ * @property {number} cost_usd
+ * @property {{day: Amounts, month: Amounts} | null} spent
+ * @property {Limit[]} limits
+ *
+ * @typedef {object} Client
+ * @property {string} name
+ * @property {string} source "file" or "settings"
+ * @property {boolean} enabled
+ * @property {string | null} policy
+ * @property {string[]} models
+ * @property {string[]} apis
+ * @property {number} sessions
+ * @property {number} tokens
+ * @property {number} cost_usd
+ * @property {{day: Amounts, month: Amounts} | null} spent
+ * @property {Limit[]} limits
+ * @property {number} users_total
+ * @property {User[]} users
+ *
+ * @typedef {{total: number, matching: number, limit: number, store: {shared: boolean, up: boolean}, clients: Client[]}} ClientList
  *
  * @typedef {object} Failure
  * @property {number} time
