@@ -27,6 +27,14 @@ PAUSE_SECONDS: Final = 1.0
 """Between two reports of what costs by the second."""
 LAST_RESPONSE_SECONDS: Final = 60.0
 """How long the response that runs while a budget is exhausted elsewhere can go on."""
+_UNPRICED_HINT: Final = (
+    "Use a model whose price the relay knows. Operator: set unpriced_usd_per_million_tokens and unpriced_usd_per_minute of "
+    "the client in RELAY_CLIENTS_FILE."
+)
+_UNMEASURED_HINT: Final = (
+    "Use a provider that reports the tokens of each response: without them a budget in tokens or USD cannot hold. Operator: "
+    "give the client budgets in minutes instead, in RELAY_CLIENTS_FILE."
+)
 
 
 class BudgetedSession(Protocol):
@@ -193,8 +201,11 @@ class SessionBudget:
                 self.note()
 
     def _judge(self, amounts: Amounts, totals: Mapping[Scope, Totals], *, is_running: bool) -> None:
+        if self._budgets.count_responses and not self._spent.is_measured:
+            self._end_with("a response without its tokens", _UNMEASURED_HINT)
+            return
         if self._budgets.count_money and not self._spent.is_priced:
-            self._end(None)
+            self._end_with("a charge without a known price", _UNPRICED_HINT)
             return
         use = self._budgets.most_used(amounts, totals)
         if use is None or use.ratio < WARNING_RATIO:
@@ -211,18 +222,15 @@ class SessionBudget:
         if warning is not None and self._session is not None:
             self._session.send_at_boundary(warning(use))
 
-    def _end(self, use: Use | None) -> None:
+    def _end(self, use: Use) -> None:
+        hint = f"{_renewal(use)} Operator: the limit is {self._place(use)}."
+        self._end_with(f"{use.limit}: {shown(use)} used", hint)
+
+    def _end_with(self, detail: str, hint: str) -> None:
         if self._session is None or self._has_ended:
             return
         self._has_ended = True
-        end = ending.relay_ended(REASON)
-        if use is None:
-            hint = "Use a model whose price the relay knows. Operator: set unpriced_usd_per_million_tokens and "
-            hint += "unpriced_usd_per_minute of the client in RELAY_CLIENTS_FILE."
-            self._session.end_at_boundary(replace(end, hint=hint, detail="a charge without a known price"))
-            return
-        hint = f"{_renewal(use)} Operator: the limit is {self._place(use)}."
-        self._session.end_at_boundary(replace(end, hint=hint, detail=f"{use.limit}: {shown(use)} used"))
+        self._session.end_at_boundary(replace(ending.relay_ended(REASON), hint=hint, detail=detail))
 
     def _amounts(self) -> Amounts:
         spent = self._spent

@@ -88,7 +88,10 @@ class SessionReporter:
         self.incident_seen(event.incident, position)
         if event.response is not None:
             cost, usage = conversations.count_response(self._model, event.response), event.response.usage
-            self.spending.add(cost, tokens=usage.total if usage is not None else 0, usage=usage)
+            if usage is None and cost is None:
+                self.spending.add_unmeasured()
+            else:
+                self.spending.add(cost, tokens=usage.total if usage is not None else 0, usage=usage)
         if (transcription := event.transcription) is not None:
             self.spending.add(transcription_cost_usd(transcription), tokens=transcription.tokens)
         for limit, ratio in event.remaining_ratios:

@@ -15,6 +15,7 @@ _MICRO: Final = 1_000_000
 class Spent:
     """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher.
 
+    `is_measured` is False once a response ended without its tokens: then neither they nor the cost are known.
     `is_estimated`: a response whose tokens were never reported counts by an estimate. `rates` are those of the operator for
     what has no known price; `on_change` is called after each change.
     """
@@ -23,6 +24,7 @@ class Spent:
     cost_usd: float = 0.0
     billed_seconds: float = 0.0  # of what costs by the minute
     is_priced: bool = True
+    is_measured: bool = True
     is_confirmed: bool = False  # of GPT-Live: the provider has reported the final seconds
     is_estimated: bool = False
     usage: Usage = field(default_factory=Usage)  # of responses
@@ -47,5 +49,13 @@ class Spent:
         if usage is not None:
             self.usage += usage
             self.last = usage
+        self._changed()
+
+    def add_unmeasured(self) -> None:
+        """Note a response whose tokens the provider does not report. No price of the operator's replaces them."""
+        self.is_measured = self.is_priced = False
+        self._changed()
+
+    def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()

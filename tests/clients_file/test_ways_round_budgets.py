@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -23,6 +23,7 @@ from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.scripted_upstream import PATH, scripted_relay
 from tests.support.simulator_client import speech
 
+_RATES: Final = "unpriced_usd_per_million_tokens = 100\nunpriced_usd_per_minute = 1"
 _USAGE: Final = {
     "total_tokens": 50,
     "input_tokens": 10,
@@ -45,8 +46,9 @@ class Provider:
     `answers_cancel` says whether `response.cancel` ends one of them. `ends` is set to end all.
     """
 
-    def __init__(self, *, answers_cancel: bool = True) -> None:
+    def __init__(self, *, answers_cancel: bool = True, usage: Any = _USAGE) -> None:
         self.requested = 0
+        self.usage = usage
         self.answers_cancel = answers_cancel
         self.ends = asyncio.Event()
 
@@ -73,9 +75,8 @@ class Provider:
         for _ in range(self.requested):
             self._end(connection)
 
-    @staticmethod
-    def _end(connection: ServerConnection) -> None:
-        response = {"status": "completed", "usage": _USAGE}
+    def _end(self, connection: ServerConnection) -> None:
+        response = {"status": "completed", "usage": self.usage}
         connection.send(json.dumps({"type": "response.done", "response": response}).encode())
 
 
@@ -190,6 +191,24 @@ async def test_provider_that_does_not_answer_the_cancellation_changes_nothing(pa
         await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
 
         assert 120 == (await spent_by(relay)).tokens
+
+
+@pytest.mark.parametrize("usage", [None, {"total_tokens": 50}])
+@pytest.mark.parametrize("limits", ["tokens_per_day = 9999", f"usd_per_session = 9\n{_RATES}"])
+async def test_session_ends_where_the_provider_reports_no_tokens(limits: str, usage: Any, path: Path) -> None:
+    """Missing or inconsistent: no budget could hold, also with a price of the operator."""
+    provider = Provider(usage=usage)
+    async with provided(path, provider, limits) as (relay, client):
+        client.send_event(type="response.create")
+        await next_of(client, "response.output_audio.delta")
+        provider.ends.set()
+        await next_of(client, "response.done")
+        error = (await next_of(client, "error"))["error"]
+        assert "budget_exhausted" == error["code"]
+        assert "budgets in minutes instead" in error["remedy"]
+        await client.close()
+        await eventually(lambda: bool(relay.events("session.ended")))
+        assert "a response without its tokens" == relay.events("session.ended")[0]["detail"]
 
 
 @pytest.mark.parametrize("kind", ["transcription", "realtime"])
