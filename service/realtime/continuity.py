@@ -37,7 +37,7 @@ class Boundary(IntEnum):
     """Whether upstream can be replaced now, so that the client does not notice."""
 
     NONE = 0
-    HARD = 1  # nothing is active, owed, being spoken or unacknowledged
+    HARD = 1  # nothing is active, owed, being spoken or unacknowledged, and no tool waits for an approval
     SOFT = 2  # moreover no output of a tool and no transcript is awaited, and the answer is played out
 
 
@@ -203,7 +203,7 @@ class Continuity:
         self.fold(now, _ALL)
         if not self.journal.is_sent or self._parts or self.mirror.answers.is_open:
             return Boundary.NONE
-        if self.journal.speech_is_open or self.journal.has_unacknowledged:
+        if self.journal.speech_is_open or self.journal.has_unacknowledged or self.mirror.approvals:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.realtime.continuity import ContinuityLimits
+from service.realtime.continuity import Boundary, ContinuityLimits
 from service.realtime.mirror_items import cut_text
 from service.realtime.replay import ReplayFault
 from service.realtime.session_form import SessionForm, difference, differing_keys
@@ -151,6 +151,7 @@ def test_session_that_waits_for_an_approval_is_not_renewable() -> None:
     session.item({"id": "a", "type": "mcp_approval_request", "name": "f", "arguments": "{}"})
     session.continuity.fold(session.now)
     assert session.continuity.not_renewable == "mcp_approval"
+    assert session.continuity.boundary(session.now) is Boundary.NONE
     session.item({"id": "b", "type": "mcp_approval_response", "approval_request_id": "a", "approve": True})
     session.continuity.fold(session.now)
     assert session.continuity.not_renewable is None
