@@ -120,7 +120,8 @@ class LiveStart:
         self._answer = FirstEventReader(
             connected.leg, connected.scanner, phase=Phase.SESSION_START, awaited_type=SESSION_STARTED
         )
-        self._is_sent = False
+        self._sent_at: float | None = None
+        self.open_seconds = 0.0  # from the start that was sent to the failure
         self._prober = ClientProber(client)
         self._probe_timer: asyncio.TimerHandle | None = None
         self._over_by: float | None = None  # after a failure
@@ -216,11 +217,10 @@ class LiveStart:
 
     async def _send(self, message: Message) -> None:
         loop = asyncio.get_running_loop()
-        sent_at = loop.time()
         if self._reader.left.done():
             raise self._reader.left.result()
         self._connected.leg.write(message.raw)
-        self._is_sent = True
+        self._sent_at = sent_at = loop.time()
         while not self._answer.items.done():
             if loop.time() - sent_at > REPLY_SECONDS:
                 raise Failure("first_event_timeout", Phase.SESSION_START)
@@ -239,7 +239,7 @@ class LiveStart:
     @property
     def may_be_billed(self) -> bool:
         """Whether a session may exist upstream: the start was sent, and not refused."""
-        return self._is_sent and self.refusal is None
+        return self._sent_at is not None and self.refusal is None
 
     async def abandon(self, seconds: float, on_event: Callable[[Message], object]) -> None:
         """After a failure: close the session upstream if it may exist, and the connection. If cancelled, abort it.
@@ -247,6 +247,7 @@ class LiveStart:
         `on_event` is called with what the provider still reports.
         """
         now = asyncio.get_running_loop().time()
+        self.open_seconds = now - self._sent_at if self._sent_at is not None else 0.0
         self._over_by = now + (seconds if self.may_be_billed else 0.0) + _CLOSE_SECONDS
         try:
             with suppress(Exception):

@@ -2,23 +2,29 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
+from service.access.budgets import rates_of
 from service.failures import Failure
+from service.realtime.events import Api
 from service.realtime.live_events import parse_live_event
 from service.realtime.live_usage import LiveMeter
-from service.realtime.pricing import live_model_label
+from service.realtime.pricing import live_cost_usd, live_model_label
 from service.realtime.redaction import redact_json
 from service.realtime.scanner_items import Message
 from service.relay.drain import Drainer
 from service.relay.live_call import SETTLE_SECONDS, LiveCall
 from service.relay.live_start import LiveStart, StartPolicy
-from service.relay.reporter import SharedTelemetry
+from service.relay.record import record_of
+from service.relay.reporter import SessionInfo, SharedTelemetry
 from service.relay.session import Session
+from service.relay.spent import Spent
 from service.relay.start_reader import ByteBudget, ClientStream
+from service.store.interface import Amounts, Spending, Store
 from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import UpstreamConnection
 from service.upstream.dials import DialsInFlight
@@ -55,7 +61,9 @@ class LiveSessions:
         reporter: AttemptReporter,
         telemetry: SharedTelemetry,
         policy: StartPolicy,
+        store: Store,
     ) -> None:
+        self._store = store
         self._connector = connector
         self._drainer = drainer
         self._dials = dials
@@ -114,7 +122,9 @@ class LiveSessions:
             except Failure as failure:
                 attempt.model = start.requested.model
                 self._reporter.start_failed(failure, attempt)
-                await asyncio.gather(self._refuse(client, start, failure, attempt), self._abandon(start, failure))
+                await asyncio.gather(
+                    self._refuse(client, start, failure, attempt), self._abandon(start, failure, attempt)
+                )
                 return failure
         attempt.model = start.requested.model
         self._reporter.live_started(start.start_seconds)
@@ -130,7 +140,7 @@ class LiveSessions:
             permit=partial(self._connector.permit_live_start, attempt.limited_as),
         )
 
-    async def _abandon(self, start: LiveStart, failure: Failure) -> None:
+    async def _abandon(self, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
         """Close upstream, and count what it bills. The end of a drain ends the wait for the provider's last event."""
         model, meter = live_model_label(start.requested.model), LiveMeter()
 
@@ -146,6 +156,40 @@ class LiveSessions:
                 await self._dials.run(start.abandon(SETTLE_SECONDS, count))
         if start.may_be_billed and failure.close_code is None:
             self._telemetry.metrics.live.count_end(meter)
+        if start.may_be_billed:
+            self._charge(start, failure, attempt, meter)
+
+    def _charge(self, start: LiveStart, failure: Failure, attempt: ConnectionAttempt, meter: LiveMeter) -> None:
+        """Count a session that may exist upstream in budgets and records: by its usage, or without that by the clock."""
+        active, paused = meter.billable_seconds()
+        if not meter.is_confirmed:
+            active = max(active, start.open_seconds - paused)
+        spent = Spent(rates=rates_of(attempt.identity.client))
+        spent.add(live_cost_usd(live_model_label(attempt.model), active, paused), seconds=active + paused)
+        if attempt.budgets is not None and attempt.budgets.are_shared:
+            scopes = tuple(limits.scope for limits in attempt.budgets.scopes)
+            amounts = Amounts(spent.microusd, spent.tokens, int(start.open_seconds * 1000))
+            self._store.spend(Spending(attempt.session_id, scopes, amounts, is_final=True))
+        if self._telemetry.records is not None:
+            info = SessionInfo(
+                attempt.session_id,
+                attempt.client,
+                attempt.address,
+                attempt.model,
+                api=Api.LIVE,
+                user=attempt.identity.user,
+            )
+            self._telemetry.records.write(
+                record_of(
+                    info,
+                    spent,
+                    reason=failure.reason,
+                    ended_at=time.time(),
+                    duration_seconds=start.open_seconds,
+                    messages=(0, 0),
+                    summary={"usage_confirmed": meter.is_confirmed},
+                )
+            )
 
     async def _refuse(self, client: Leg, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:
         events = [refusals.error_event(failure, attempt.session_id)]

@@ -123,7 +123,7 @@ class RealtimeHandler:
         )
         start_policy = StartPolicy(frozenset(), session_limits)
         self._live = live.LiveSessions(
-            connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy
+            connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy, store=store
         )
         self._client_secrets = ClientSecretHandler(
             self._admission, client_secrets, self._reporter, self._metrics, self.addresses

@@ -19,6 +19,7 @@ from service.store.periods import DAY_MS
 from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table, write
 from tests.clients_file.test_budgets import next_of, respond, spent_by
 from tests.support.harness import RawClient, Relay, eventually, open_raw
+from tests.support.live_upstream import START, LiveUpstream, closed, live_connection
 from tests.support.raw_websocket_server import CREATED, ServerConnection
 from tests.support.scripted_upstream import PATH, scripted_relay
 from tests.support.simulator_client import speech
@@ -261,6 +262,33 @@ async def test_update_of_gpt_live_to_a_model_without_a_price_is_refused(path: Pa
         client.send_event(type="session.update", session={"delegation": delegation})
         assert "model_refused" == (await next_of(client, "error", "session.updated"))["error"]["code"]
         await client.close()
+
+
+@pytest.mark.parametrize("is_reported", [True, False])
+async def test_start_of_gpt_live_whose_client_leaves_counts(is_reported: bool, path: Path) -> None:
+    """By the usage that the provider reports when the relay closes the session, else by the clock."""
+    records = path.with_name("records.jsonl")
+    write(path, table("kiosk", "usd_per_day = 9"))
+    last = closed(seconds=12.0) if is_reported else {"type": "session.closed", "reason": "close_requested"}
+    upstream = LiveUpstream(on_start=None, on_close=last)
+    async with live_connection(
+        upstream,
+        path="/v1/live/sessions",
+        headers={"Authorization": f"Bearer {TOKENS['kiosk']}"},
+        RELAY_CLIENTS_FILE=str(path),
+        RELAY_RECORDS=str(records),
+    ) as live:
+        live.client.send_event(**START)
+        await eventually(lambda: len(upstream.received) == 1)
+        live.client.reset()
+        assert "client_left" == (await live.failed())["reason"]
+        await eventually(lambda: records.exists() and records.read_text().endswith("\n"))
+        record = json.loads(records.read_text())
+        spent = await spent_by(live.relay)
+        assert spent.microusd == round(record["usd"] * 1_000_000)
+        assert (10_000 == spent.microusd) == is_reported  # 12 seconds at 0.05 USD a minute
+        assert spent.microusd > 0
+    assert ("client_left", "live") == (record["reason"], record["api"])
 
 
 async def test_clock_of_the_store_resets_a_budget_at_midnight_and_once(path: Path) -> None:
