@@ -62,19 +62,25 @@ class MessageReceiver:
         self._on_lost()
 
 
-async def retire(connected: UpstreamConnection, on_message: Callable[[Message], object], seconds: float) -> None:
-    """Read a connection that has been replaced for `seconds`, then close it with 1000. Cancellation aborts it."""
-    is_over = asyncio.Event()
-    leg = connected.leg
-    try:
-        leg.start(MessageReceiver(leg, connected.scanner, on_message=on_message, on_lost=is_over.set))
+class RetiredConnection:
+    """A connection that has been replaced: from its creation on, what it sends goes to `on_message` and nowhere else."""
+
+    def __init__(self, connected: UpstreamConnection, on_message: Callable[[Message], object]) -> None:
+        self._connected = connected
+        self._is_over = asyncio.Event()
+        leg = connected.leg
+        leg.start(MessageReceiver(leg, connected.scanner, on_message=on_message, on_lost=self._is_over.set))
         leg.release("sink_full")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await is_over.wait()
-        if is_over.is_set():
-            leg.close()
-        else:
-            await connected.close()
-    finally:
-        connected.abort()
+
+    async def close(self, seconds: float) -> None:
+        """Read it for `seconds`, then close it with 1000. Cancellation aborts it."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._is_over.wait()
+            if self._is_over.is_set():
+                self._connected.leg.close()
+            else:
+                await self._connected.close()
+        finally:
+            self._connected.abort()

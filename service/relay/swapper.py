@@ -18,7 +18,7 @@ from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
 from service.realtime.swap import Step, Swap, SwapState, is_recoverable
 from service.relay.closing_sides import UPSTREAM_CLOSE_SECONDS, close_side
-from service.relay.connections import RETIRED_SECONDS, retire
+from service.relay.connections import RETIRED_SECONDS, RetiredConnection
 from service.relay.continuity_pool import ContinuityPool, Redial
 from service.relay.ending import CloseInstruction, Ending
 from service.relay.kept_conversation import KeptConversation
@@ -93,7 +93,7 @@ class Swapper:
         if former is not None:
             former.leg.start(InputDiscarder(former.leg))
             former.leg.release("sink_full")
-            self._spawn(close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS))
+            self._close_later(close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS), former)
         self._go_on()
         return True
 
@@ -168,7 +168,8 @@ class Swapper:
         """Go over to the prepared connection although an answer or a turn is open: the provider ends the session now."""
         host = self._host
         if host is not None and self._lose(_ENDED_AT_LIMIT, is_forced=True):
-            self._spawn(retire(host.connection, self._old_message, RETIRED_SECONDS))
+            retired = RetiredConnection(host.connection, self._old_message)
+            self._close_later(retired.close(RETIRED_SECONDS), host.connection)
             self._go_on()
 
     def _lose(self, end: Ending, *, delay: float = 0.0, is_forced: bool = False) -> bool:
@@ -243,8 +244,10 @@ class Swapper:
         if new.send_next(is_final=True) or not new.replay.is_done:
             return
         is_soft = self._kept.continuity.boundary(self._clock()) is Boundary.SOFT
+        # At once: what the former connection still sends must not reach the client's pipe.
         former = self._join(host, new)
-        self._spawn(retire(former, self._old_message, 0.0 if is_soft else RETIRED_SECONDS))
+        retired = RetiredConnection(former, self._old_message)
+        self._close_later(retired.close(0.0 if is_soft else RETIRED_SECONDS), former)
 
     def _finish_recovery(self) -> None:
         host, new = self._host, self._new
@@ -306,6 +309,10 @@ class Swapper:
         self._pool.account(size - self._accounted)
         self._accounted = size
         self._report.not_renewable(continuity.not_renewable)
+
+    def _close_later(self, work: Coroutine[object, object, object], connection: UpstreamConnection) -> None:
+        """Close a connection by `work`; it is aborted in the end, also if the work is cancelled before it has begun."""
+        self._spawn(work).add_done_callback(lambda _: connection.abort())
 
     def _spawn(self, work: Coroutine[object, object, object]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]

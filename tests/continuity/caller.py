@@ -38,6 +38,7 @@ class Caller:
                 self.events.append(parse_object(payload_of(item)))
             elif isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                 self.close = parse_close(item.payload)
+                self.client.send_frame(Opcode.CLOSE, item.payload)
                 break
             elif isinstance(item, ControlFrame) and item.opcode is Opcode.PING:
                 self.client.send_frame(Opcode.PONG, item.payload)
@@ -87,11 +88,9 @@ class Caller:
                 await self._changed.wait()
 
     async def until_over(self, seconds: float = 20.0) -> None:
-        """Wait for the end of the session, and answer its close frame."""
+        """Wait for the end of the session."""
         async with asyncio.timeout(seconds):
             await asyncio.shield(self._reading)
-        if self.close is not None:
-            self.client.send_frame(Opcode.CLOSE, b"\x03\xe8")
 
     async def stop(self) -> None:
         """Disconnect."""

@@ -45,7 +45,7 @@ async def test_silent_session_is_renewed_without_a_gap() -> None:
 async def test_every_word_of_a_talk_over_many_renewals_is_heard_once() -> None:
     """Each way: the turns of the user, and the answers."""
     async with stage(default=SHORT) as found, calling(found.relay) as caller:
-        await talk(caller, 9)
+        await talk(caller, 6)
         caller.be_silent(1000)
         await caller.until(lambda: caller.count("response.done") >= caller.count("input_audio_buffer.committed"))
         await is_alive(caller)
@@ -71,7 +71,7 @@ async def test_endless_answer_is_cut_at_the_limit_and_asked_for_again() -> None:
     """The client gets its end, then the whole answer."""
     slow = Behaviour(session_seconds=3)
     async with stage(slow, pace=1) as found, calling(found.relay) as caller:
-        await talk(caller, 0.1, words_ms=5_000, pause_ms=20)
+        await talk(caller, 0.1, words_ms=3_000, pause_ms=20)
         caller.be_silent(800)
         await caller.until(lambda: len(found.upstreams) == 2 and caller.count("response.done"), seconds=20)
         await is_alive(caller)
