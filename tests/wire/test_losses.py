@@ -44,6 +44,13 @@ async def test_first_losses_of_a_turn_are_reported_immediately() -> None:
     assert list(range(LOSSES_PER_TURN)) == reported
 
 
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything takes no time."""
+    monkeypatch.setattr("service.wire.losses.perf_counter", lambda: 1.0)
+
+
+@pytest.mark.usefixtures("stopped_clock")
 async def test_many_losses_are_reported_in_order_over_several_turns() -> None:
     """Also those that are added meanwhile; what a report reports is a part of it, and one that fails stops no other."""
     loop = asyncio.get_running_loop()
@@ -71,6 +78,30 @@ async def test_many_losses_are_reported_in_order_over_several_turns() -> None:
     assert ["a bug"] == [str(exc) for exc in failed]
 
 
+async def test_long_turn_reports_losses_for_as_long_as_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a bound: then the next turn goes on."""
+    now = [1000.0]
+    monkeypatch.setattr("service.wire.losses.perf_counter", lambda: now[0])
+    turns, queue, reported = Turns(), LossQueue(asyncio.get_running_loop()), list[int]()
+
+    def loss() -> None:
+        now[0] += 0.001
+        turns.record()
+        reported.append(turns.current)
+
+    for _ in range(300):
+        queue.report(loss)
+    now[0] += 0.0305  # what the loop does meanwhile
+    await asyncio.sleep(0)
+    assert [LOSSES_PER_TURN, 31] == list(turns.events.values())
+    now[0] += 50
+    await eventually(lambda: len(reported) == 300)
+
+    third, *others = list(turns.events.values())[2:]
+    assert 99 <= third <= 101
+    assert max(others) <= LOSSES_PER_TURN
+
+
 async def test_loops_have_queues_of_their_own() -> None:
     """One for all connections of a loop."""
     loop = asyncio.get_running_loop()
@@ -84,6 +115,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+@pytest.mark.usefixtures("stopped_clock")
 async def test_connections_that_are_reset_together_share_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """What each of them costs is done for a few in a turn; none is forgotten, and the relay serves meanwhile."""
     async with simulated_relay() as relay:
