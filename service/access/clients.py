@@ -138,7 +138,7 @@ class ClientDirectory:
         self._file = ClientSet()
         self._clients: dict[str, Client] = {}
         self._by_credential: dict[str, Client] = {}
-        self._withdrawn: dict[str, Client] = {}
+        self._withdrawn: dict[tuple[str, str], Client] = {}  # by credential and name
         self._origins: frozenset[str] = frozenset()
         self.replace(file or ClientSet())
 
@@ -188,15 +188,16 @@ class ClientDirectory:
 
     def replace(self, file: ClientSet) -> Reload:
         """Use these clients of the file from now on, in place of the present ones."""
-        before, withdrawn = self._clients, {**self._withdrawn, **self._by_credential}
+        before = self._clients
+        withdrawn = self._withdrawn | {(key, client.name): client for key, client in self._by_credential.items()}
         clients = {client.name: client for client in (*self._fixed, *file.clients)}
         by_credential = {credential: client for client in clients.values() for credential in client.credentials}
         by_credential |= {issuer.credential: clients[issuer.client] for issuer in file.issuers}
         for credential, client in by_credential.items():
             if client.is_enabled:
-                withdrawn.pop(credential, None)
-        for credential in [*withdrawn][:-_MAX_WITHDRAWN]:
-            del withdrawn[credential]
+                withdrawn.pop((credential, client.name), None)
+        for pair in [*withdrawn][:-_MAX_WITHDRAWN]:
+            del withdrawn[pair]
         self._file, self._clients, self._by_credential, self._withdrawn = file, clients, by_credential, withdrawn
         self._origins = frozenset(origin for client in self.callers for origin in client.origins or (LOOPBACK,))
         return Reload(
@@ -205,10 +206,10 @@ class ClientDirectory:
             changed=tuple(name for name, client in clients.items() if name in before and client != before[name]),
         )
 
-    def must_end(self, credential: str) -> bool:
-        """Whether open sessions of a credential end, because it was removed or its client disabled.
+    def must_end(self, credential: str, name: str) -> bool:
+        """Whether open sessions of a client with a credential end: it was removed from the client, or the client disabled.
 
         What counts is `end_sessions` of the client as it is now, and of the last one that the file had if there is none.
         """
-        last = self._withdrawn.get(credential)
+        last = self._withdrawn.get((credential, name))
         return last is not None and self._clients.get(last.name, last).end_sessions

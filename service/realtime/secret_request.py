@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class InvalidBody(Exception):
-    """A body that is refused: the field, a remedy, and the reason of the catalogue."""
+    """A body that is refused: the field, and a remedy."""
 
     def __init__(self, param: str | None, remedy: str) -> None:
         super().__init__(remedy)

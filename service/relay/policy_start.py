@@ -33,8 +33,8 @@ async def apply_policy(
     """Send a policy, and the session that a client secret is bound to, and wait for the provider's answer.
 
     `connected.items` then shows a session that has both. Raises Failure with policy_rejected or session_rejected if the
-    provider refuses them, with first_event_timeout after the timeout, or
-    with what else upstream reports; or CancelledError. The caller owns the connection in each case.
+    provider refuses them, with first_event_timeout after the timeout, or with what else upstream reports; or CancelledError.
+    The caller owns the connection in each case.
     """
     update = update_event(policy) if session is None else _update_of(policy, session)
     if update is None:

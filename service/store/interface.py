@@ -153,7 +153,9 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """Shared state with the failure handling of RELAY_STORE_FAILURE. Every call returns within half a second.
+    """Shared state with the failure handling of RELAY_STORE_FAILURE. A call returns within half a second of its turn.
+
+    Sixteen calls at a time are made; further ones wait, since to decide without the store would exceed limits.
 
     `open`: while the store fails, limits hold for this pod alone. `closed`: `acquire` raises Failure("store_unavailable").
     Secrets need the store in both. Spending is never lost by a failure: a bounded journal keeps it until the store is back.

@@ -298,7 +298,11 @@ class RealtimeHandler:
 
     def end_withdrawn(self) -> int:
         """End the open sessions whose credential has been withdrawn, if the client asks for that; returns their number."""
-        ended = [session for session in self._drainer.sessions if self._clients.must_end(session.info.credential)]
+        ended = [
+            session
+            for session in self._drainer.sessions
+            if self._clients.must_end(session.info.credential, session.info.client)
+        ]
         for session in ended:
             session.end("client_disabled")
         return len(ended)

@@ -35,7 +35,7 @@ class SessionFactory:
     """Creates the sessions of admitted clients.
 
     `limits` are those of the settings; a client of the clients file has its own in their place. `must_end` says whether a
-    credential was withdrawn from a client that ends its open sessions then.
+    credential was withdrawn from a client, by its name, that ends its open sessions then.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SessionFactory:
         *,
         telemetry: SharedTelemetry,
         limits: SessionLimits,
-        must_end: Callable[[str], bool],
+        must_end: Callable[[str, str], bool],
         continuity: ContinuityPool | None = None,
     ) -> None:
         self._store = store
@@ -114,7 +114,7 @@ class SessionFactory:
             client_stream=client_stream or self._budget_stream(attempt, dial_request),
             budget=self._new_budget(attempt, dial_request),
         )
-        if self._must_end(info.credential):  # withdrawn during the dial
+        if self._must_end(info.credential, info.client):  # withdrawn during the dial
             session.end("client_disabled")
         elif attempt.lost_place:
             session.end("store_unavailable")

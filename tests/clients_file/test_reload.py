@@ -69,7 +69,7 @@ async def test_new_client_connects_without_a_restart(path: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-@pytest.mark.parametrize("change", ["removed", "disabled", "token replaced"])
+@pytest.mark.parametrize("change", ["removed", "disabled", "token replaced", "token moved"])
 async def test_withdrawn_credential_refuses_and_ends_if_asked(path: Path, change: str, *, ends: bool) -> None:
     """New connections are refused at once. Open ones end only with `end_sessions`, with event and close code."""
     line = f"end_sessions = {str(ends).lower()}"
@@ -77,6 +77,7 @@ async def test_withdrawn_credential_refuses_and_ends_if_asked(path: Path, change
         "removed": "",
         "disabled": table("kiosk", f"{line}\nenabled = false"),
         "token replaced": table("kiosk", line, token="spare"),
+        "token moved": table("kiosk", line, token="spare") + table("restricted", token="kiosk"),
     }[change]
     async with relay_of(path, table("kiosk", line) + table("web")) as relay:
         session, other = await connect(relay), await connect(relay, "web")
@@ -86,7 +87,7 @@ async def test_withdrawn_credential_refuses_and_ends_if_asked(path: Path, change
         await loaded(relay, 2)
 
         expected = "client_disabled" if change == "disabled" else "token_invalid"
-        assert (401, expected) == await refusal(relay)
+        assert ((101, None) if change == "token moved" else (401, expected)) == await refusal(relay)
         assert await is_alive(other)
         if ends:
             event = await session.next_event()
