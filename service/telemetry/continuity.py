@@ -12,6 +12,7 @@ ITEM_FATES: Final = ("sent", "refused", "omitted")
 LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "refused", "other")
 NOT_RENEWABLE: Final = (
     "kept_event_too_large",
+    "kept_event_too_deep",
     "items_over_limit",
     "mcp_approval",
     "no_session",

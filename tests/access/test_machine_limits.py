@@ -32,6 +32,15 @@ def test_memory_limit_is_read_from_cgroups(text: str, sessions: int | None, tmp_
     assert sessions == max_sessions_by_memory([tmp_path / "missing", file])
 
 
+def test_memory_for_conversations_is_no_longer_there_for_sessions(tmp_path: Path) -> None:
+    """Where every session keeps its conversation, the bound of that is reserved."""
+    file = tmp_path / "memory.max"
+    file.write_text(str(512 << 20), encoding="ascii")
+
+    assert max_sessions_by_memory([file]) == 1648
+    assert max_sessions_by_memory([file], reserved_bytes=128 << 20) == 1136
+
+
 @pytest.mark.parametrize(("files", "lowered"), [(300, 100), (5000, None)])
 async def test_limit_on_open_files_lowers_the_session_limit(files: int, lowered: int | None) -> None:
     """One warning at the start names the limit and the remedy."""
