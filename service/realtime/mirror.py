@@ -187,8 +187,8 @@ class Mirror:
         if output is not None:
             output.in_conversation = True
         after = body.get("previous_item_id")
-        if after is None and self._first_requested == item_id:
-            after = ROOT
+        if after is None:  # first, or upstream does not say where
+            after = self._requested_after
         self.items.insert(item, after if isinstance(after, str) else None)
         self._note_call(item, source, now)
 
@@ -201,7 +201,7 @@ class Mirror:
 
     def _own_item(self, source: Mapping[str, Any], item_id: str) -> Mapping[str, Any]:
         """The item of the client's create that this one answers; empty if upstream made it."""
-        self._first_requested = ""
+        self._requested_after: object = None
         entry = self.journal.first(kept.ITEM_CREATE, item_id)
         if entry is None and self.answers.output(item_id) is None and text(source.get("type")) not in _OUTPUT_TYPES:
             entry = self.journal.first(kept.ITEM_CREATE, "")
@@ -209,8 +209,8 @@ class Mirror:
             return {}
         self.journal.resolve(entry)
         body = body_of(entry.raw, masked=True)
-        if body.get("previous_item_id") == ROOT:
-            self._first_requested = item_id
+        # Behind an item that upstream lacks, the relay had it created first.
+        self._requested_after = body.get("previous_item_id")
         return child(body, "item")
 
     def _note_call(self, item: Item, source: Mapping[str, Any], now: float) -> None:

@@ -544,6 +544,20 @@ def test_item_behind_an_absent_one_goes_behind_the_one_before() -> None:
     assert types(recovered(session)[0]) == ["conversation.item.create"]
 
 
+def test_item_behind_an_absent_first_one_stays_first() -> None:
+    """Also at the upstream after the next."""
+    session = KeptSession()
+    begin_call(session)
+    session.lose()
+    session.client("conversation.item.create", item=user_text("n", "new"), previous_item_id="a")
+    sent, _ = recovered(session)
+    assert [event.get("previous_item_id") for event in sent][-1] == "root"
+    session.item(user_text("z", "other"))
+    session.item(user_text("n", "new"))
+    session.lose()
+    assert [item["id"] for item in session.replay().run().items] == ["n", "z"]
+
+
 def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
     """Nothing else of it is."""
     session = KeptSession()
