@@ -139,7 +139,10 @@ class LiveCall:
             ended.usage is None and isinstance(ended, BackendResponse) and ended.event == RESPONSE_FAILED
         ):
             return
-        spending.add(None, tokens=ended.usage.total if ended.usage is not None else 0)  # backend models have no price
+        if ended.usage is None:
+            spending.add_unmeasured()
+        else:
+            spending.add(None, tokens=ended.usage.total)  # backend models have no price
 
     def _observe_answer(self, seconds: float | None) -> None:
         if seconds is not None:

@@ -291,6 +291,20 @@ async def test_start_of_gpt_live_whose_client_leaves_counts(is_reported: bool, p
     assert ("client_left", "live") == (record["reason"], record["api"])
 
 
+async def test_gpt_live_ends_where_no_tokens_of_a_backend_model_are_reported(path: Path) -> None:
+    """Also with a price of the operator for such models, which would be that of no token."""
+    write(path, table("kiosk", f"usd_per_day = 9\n{_RATES}"))
+    upstream, headers = LiveUpstream(), {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    async with live_connection(upstream, headers=headers, RELAY_CLIENTS_FILE=str(path)) as live:
+        live.client.send_event(**START)
+        await next_of(live.client, "session.started")
+        ended = {"type": "response.completed", "response": {"id": "resp_1", "model": "m"}}
+        upstream.send({"type": "response.event", "event": ended})
+        error = (await next_of(live.client, "error"))["error"]
+        assert "budget_exhausted" == error["code"]
+        assert "budgets in minutes instead" in error["remedy"]
+
+
 async def test_clock_of_the_store_resets_a_budget_at_midnight_and_once(path: Path) -> None:
     """An open session goes on in the new day with a new budget. A clock that is set back afterwards gives no third one."""
     async with relay_of(path, table("kiosk", "tokens_per_day = 60")) as relay:
