@@ -28,6 +28,8 @@ from service.relay.swap_report import SwapReport
 from service.upstream.dial import UpstreamConnection
 from service.wire.receiver import InputDiscarder
 
+_WAKE_SECONDS: Final = 0.02
+"""The least time until what is due is tried again."""
 _ENDED_AT_LIMIT: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000), send_error=True)
 
 
@@ -167,7 +169,9 @@ class Swapper:
     def _force(self) -> None:
         """Go over to the prepared connection although an answer or a turn is open: the provider ends the session now."""
         host = self._host
-        if host is not None and self._lose(_ENDED_AT_LIMIT, is_forced=True):
+        if host is None or not host.can_swap or self._kept.continuity.not_renewable is not None:
+            return  # later, or the provider's end decides
+        if self._lose(_ENDED_AT_LIMIT, is_forced=True):
             retired = RetiredConnection(host.connection, self._old_message)
             self._close_later(retired.close(RETIRED_SECONDS), host.connection)
             self._go_on()
@@ -282,12 +286,13 @@ class Swapper:
         self._dialling = self._new = None
 
     def _wake(self) -> None:
-        """Take the next step in time, while there is no upstream: ticks are for what can wait."""
+        """Take the next step in time, while upstream is missing or about to be replaced: ticks are for what can wait."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.is_lost and not self._is_over and (at := self._swap.next_at()) < math.inf:
-            self._timer = asyncio.get_running_loop().call_at(at, self.advance)
+        is_waiting = not self._is_over and self._swap.state is not SwapState.LIVE
+        if is_waiting and (at := self._swap.next_at()) < math.inf:
+            self._timer = asyncio.get_running_loop().call_at(max(at, self._clock() + _WAKE_SECONDS), self.advance)
 
     def _old_message(self, message: Message) -> None:
         if self._host is not None:

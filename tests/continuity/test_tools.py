@@ -67,7 +67,7 @@ async def test_output_that_is_not_acknowledged_arrives_once(moment: Moment) -> N
         await caller.until("response.done")
         give(caller)
         await eventually(lambda: found.swaps("loss") == 1)
-        await caller.until(lambda: caller.items and caller.count("conversation.item.done") == len(caller.items))
+        await caller.until(lambda: len(caller.items) == caller.count("conversation.item.done") == 3)
         assert [item["type"] for item in found.conversations[-1].items].count("function_call_output") == 1
         assert not caller.count("error")
         caller.check()
