@@ -266,3 +266,13 @@ def test_error_behind_events_is_yielded_whole() -> None:
     rest = subject.complete(error[1448:])
     assert 0 == subject.feed_events(rest)
     assert [Message("error", error[4:], error), MessageEnd("error", len(error) - 4)] == subject.feed(rest)
+
+
+@pytest.mark.parametrize("size", [1, 70, 200])
+def test_payload_of_zeros_is_no_event(size: int) -> None:
+    """Nor before a scanner has seen any event: the fuzzer found that it was a message of an empty type."""
+    frame = build_frame(Opcode.TEXT, bytes(size))
+    for parsed in (frozenset[str](), frozenset({"error"})):
+        subject = Scanner(masked=False, max_message_bytes=1000, parsed_types=parsed)
+        assert subject.whole_message(frame) is None
+        assert subject.whole_event_type(frame) is None
