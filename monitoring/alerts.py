@@ -27,6 +27,7 @@ from monitoring.conditions import (
     share,
     share_of_limit,
 )
+from monitoring.continuity_alerts import CONTINUITY, CONTINUITY_ALERTS
 from monitoring.live_alerts import LIVE, LIVE_ALERTS
 from monitoring.operation_alerts import OPERATION, OPERATION_ALERTS
 from monitoring.promql import (
@@ -265,6 +266,7 @@ CAPACITY_ALERTS: Final = (
 GROUPS: Final = {
     CALLERS: CALLERS_ALERTS,
     CONVERSATIONS: CONVERSATION_ALERTS,
+    CONTINUITY: CONTINUITY_ALERTS,
     LIVE: LIVE_ALERTS,
     CAPACITY: CAPACITY_ALERTS,
     OPERATION: OPERATION_ALERTS,

@@ -180,6 +180,11 @@ CASES: Final = (
          {'clients_file_refused{instance="a"}': "0x9 1x30 0x20"}, 10, 41, {"instance": "a"}),
     Case("RelayBudgetNearlyUsed", "a client has used 85 % of its day",
          {'client_budget_used_ratio{instance="a",client="kiosk"}': "0.5x9 0.85x30 0x20"}, 10, 41, {"client": "kiosk"}, "85%"),
+    Case("RelayRenewalsFailing", "the renewals of a deployment fail",
+         {'swaps_total{cause="renewal",result="failed",instance="a"}': "0x9 3x60",
+          'swaps_total{cause="renewal",result="ok",instance="a"}': "0x70"}, 15, 25, {}, "3"),
+    Case("RelayTurnsLost", "two turns are lost",
+         {'lost_turns_total{why="no_transcript",instance="a"}': "0x9 2x90"}, 10, 70, {}, "2"),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{api="realtime",reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),
@@ -196,6 +201,10 @@ CASES: Final = (
 )  # fmt: skip
 
 SILENT_CASES: Final[Mapping[str, Mapping[str, str]]] = {
+    "one renewal of several fails": {
+        'swaps_total{cause="renewal",result="failed",instance="a"}': "0x9 1x60",
+        'swaps_total{cause="renewal",result="ok",instance="a"}': "0+1x69",
+    },
     "one of few connections fails": _connects("0+1x90") | _failures("upstream_error", "0x29 1x60"),
     "the only connection of the day fails": _connects("0x90")
     | _failures("connect_timeout", "0x29 1x60", "connect", "none"),

@@ -24,7 +24,7 @@ def render(docs_url: str) -> str:
         "conversations",
         "conversations and cost",
         "Do users get answers, and what do the answers cost?",
-        (*_answers(), *_sessions(), *_cost(), *_provider()),
+        (*_answers(), *_sessions(), *_continuity(), *_cost(), *_provider()),
         docs_url,
     )
 
@@ -79,6 +79,33 @@ def _sessions() -> tuple[PanelBuilder, ...]:
             PER_MINUTE,
             Query(per_minute("sessions_ended_total", by="reason"), "{{reason}}"),
             stacked=True,
+        ),
+    )
+
+
+def _continuity() -> tuple[PanelBuilder, ...]:
+    return (
+        graph_panel(
+            "Replaced upstream connections",
+            "Upstream connections of open sessions that were replaced, or could not be: before the limit, or after a loss.",
+            "ok; single ended after a loss. failed means that sessions end at the provider's limit.",
+            PER_MINUTE,
+            Query(per_minute("swaps_total", by="cause, result"), "{{cause}} {{result}}"),
+            stacked=True,
+        ),
+        graph_panel(
+            "Time without upstream",
+            "Time during which a session whose connection was lost had none.",
+            "p50 below 1 s; a renewal has none.",
+            SECONDS,
+            *quantiles("swap_gap_seconds", 0.5, 0.95),
+        ),
+        graph_panel(
+            "Lost turns",
+            "Turns of users that a replaced connection does not have, by why.",
+            "none.",
+            PER_MINUTE,
+            Query(per_minute("lost_turns_total", by="why"), "{{why}}"),
         ),
     )
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.observability import client_causes
+from tests.observability import client_causes, continuity_causes
 from tests.observability.clients import (
     LIVE_PATH,
     client_load,
@@ -58,6 +58,7 @@ def add_deployments(testbed: Testbed) -> None:
         testbed.add(job)
     testbed.add("key", settings={"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(key_file)})
     client_causes.add_deployments(testbed)
+    continuity_causes.add_deployments(testbed)
     testbed.add("pair", instances=2)
     testbed.deployments["pair"].relays[1].settings = {
         **testbed.deployments["pair"].relays[0].settings,
@@ -327,7 +328,8 @@ async def reading(pipe: Path) -> AsyncIterator[None]:
 
 
 SCENARIOS: Final[tuple[Callable[[Testbed], Awaitable[None]], ...]] = (
-    handshake, one_of_two_instances, burn_rate, key, *client_causes.SCENARIOS, quota, slow_connections, only_instance_down,
+    handshake, one_of_two_instances, burn_rate, key, *client_causes.SCENARIOS, *continuity_causes.SCENARIOS,
+    quota, slow_connections, only_instance_down,
     sessions_ended_by_provider, failing_responses, live_starts_failing, live_usage_unconfirmed, event_loop_lag, capacity,
     internal_error_and_drain, dropped_log_lines, failing_store,
 )  # fmt: skip

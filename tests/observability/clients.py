@@ -45,9 +45,10 @@ async def wait_until_closed(client: RawClient) -> None:
     await client.until_close()
 
 
-async def request_response(client: RawClient) -> None:
-    """Request a response and read until it ends, completed or failed."""
-    await _read_until(client, "session.created")
+async def request_response(client: RawClient, *, is_new: bool = True) -> None:
+    """Request a response and read until it ends, completed or failed; `is_new`: in a session that has just been opened."""
+    if is_new:
+        await _read_until(client, "session.created")
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello?"}]}
     client.send_event(type="conversation.item.create", item=item)
     client.send_event(type="response.create")
@@ -68,6 +69,22 @@ async def converse(client: RawClient) -> None:
     await _read_until(client, "response.done")
     client.send_event(type="response.cancel")
     await _read_until(client, "error")
+
+
+async def until_dropped(client: RawClient) -> None:
+    """Hold a conversation until the other side closes the connection."""
+    await request_response(client)
+    await client.until_close()
+
+
+async def say_and_commit(client: RawClient) -> None:
+    """Say two seconds without transcription, as one turn."""
+    await _read_until(client, "session.created")
+    client.send_event(type="session.update", session=_MANUAL_TURNS)
+    for _ in range(10):
+        client.send_event(type="input_audio_buffer.append", audio=_SPEECH)
+    client.send_event(type="input_audio_buffer.commit")
+    await _read_until(client, "conversation.item.done")
 
 
 async def start_refused_live(client: RawClient) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from service.simulator import Simulator, SimulatorOptions
+from service.simulator import Behaviour, Simulator, SimulatorOptions
 from service.simulator.live.options import LiveOptions
 from tests.observability.programs import terminate, wait_until_ready
 from tests.support.relay_process import environment
@@ -93,11 +93,23 @@ class Provider:
         """The value for OPENAI_BASE_URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def restart(self, scenario: str | None = None, slow_first_event_seconds: float = 3.4) -> None:
-        """Start or restart with a scenario; without one the provider works normally."""
+    @property
+    def simulator(self) -> Simulator:
+        """The running simulator."""
+        assert self._simulator is not None
+        return self._simulator
+
+    async def restart(
+        self,
+        scenario: str | None = None,
+        slow_first_event_seconds: float = 3.4,
+        behaviour: Behaviour = Behaviour(),  # noqa: B008 - immutable
+    ) -> None:
+        """Start or restart with a scenario or a behaviour of all dials; without one the provider works normally."""
         await self.stop()
         options = SimulatorOptions(
             scenario=scenario,
+            default=behaviour,
             pace=0,
             slow_first_event_seconds=slow_first_event_seconds,
             rate_limits_delay_seconds=0.0,
