@@ -67,7 +67,10 @@ class Site:
 async def site(options: SimulatorOptions, *, mode: str = "renew", tree: Path = REPOSITORY) -> AsyncIterator[Site]:
     """Start both; `mode` is RELAY_CONTINUITY."""
     port = free_port()
-    async with Simulator(options) as simulator, aiohttp.ClientSession() as session:
+    async with (
+        Simulator(options) as simulator,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
         with tempfile.TemporaryDirectory(prefix="realtime-relay-continuity-") as name:
             folder = Path(name)
             environment = {
