@@ -222,5 +222,6 @@ def quiet_until(client: Leg, upstream: Leg, limits: SessionLimits, *, started_at
         min(client.last_alive_at, upstream.last_alive_at) + min(ACK_CHECK_SECONDS, limits.silent_seconds),
         min(client.last_received_at, upstream.last_received_at) + ACK_ONLY_SECONDS,
         started_at + (limits.max_session_seconds or math.inf),
+        started_at + (math.inf if limits.token_seconds is None else limits.token_seconds),
         active_at + (limits.idle_timeout_seconds or math.inf),
     )

@@ -1,10 +1,10 @@
 """The limits of a session and how it is closed for each reason, without sockets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
@@ -135,17 +135,20 @@ def test_held_client_that_disconnected_ends_the_session() -> None:
     ),
     started_at=st.floats(NOW - 4000, NOW),
     active_at=st.floats(NOW - 1000, NOW),
+    token_seconds=st.none() | st.floats(0, 4000),
     later=st.floats(0, 130),
 )
+@example(legs=(LegState(), LegState()), started_at=NOW, active_at=NOW, token_seconds=1.0, later=2.0)
 def test_nothing_is_due_while_it_is_quiet(
-    legs: tuple[LegState, LegState], started_at: float, active_at: float, later: float
+    legs: tuple[LegState, LegState], started_at: float, active_at: float, token_seconds: float | None, later: float
 ) -> None:
     """Nor does an acknowledgement count; and a full leg is never quiet."""
     client, upstream = (cast("Leg", leg) for leg in legs)
-    until = quiet_until(client, upstream, LIMITS, started_at=started_at, active_at=active_at)
+    limits = replace(LIMITS, token_seconds=token_seconds)
+    until = quiet_until(client, upstream, limits, started_at=started_at, active_at=active_at)
     now = NOW + later
     if now < until:
-        assert due_ending(now, client, upstream, LIMITS, started_at=started_at, active_at=active_at) is None
+        assert due_ending(now, client, upstream, limits, started_at=started_at, active_at=active_at) is None
         assert all(now - leg.last_alive_at < ACK_CHECK_SECONDS for leg in legs)
     for leg in legs:
         leg.full_since = NOW
