@@ -11,7 +11,7 @@ from service.access.clients import digest_of
 from tests.support.harness import RawClient, Relay, open_raw, simulated_relay
 
 TOKENS: Final = {name: f"CANARY2-{name}-token-0123456789" for name in ("kiosk", "web", "spare")}
-TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
+TIMEOUT: Final = aiohttp.ClientTimeout(total=60)
 
 
 def table(name: str, lines: str = "", token: str | None = None) -> str:

@@ -1,6 +1,5 @@
 """Budgets of a client in the call: what ends a session, what does not, and ways round that do not work. Over sockets."""
 
-import asyncio
 import base64
 import dataclasses
 import json
@@ -21,7 +20,7 @@ from service.store.interface import Amounts, Scope, Spending
 from service.store.shared import SharedStore
 from service.telemetry.metrics import Metrics
 from tests.clients_file.relays import connect, refusal, relay_of, table
-from tests.support.harness import RawClient, Relay, eventually
+from tests.support.harness import RawClient, Relay, eventually, within
 from tests.support.simulator_client import silence, speech
 
 REALTIME = "/v1/realtime?model=gpt-realtime"
@@ -41,14 +40,15 @@ async def respond(client: RawClient) -> dict[str, Any]:
 
 async def next_of(client: RawClient, *types: str) -> dict[str, Any]:
     """The next event of one of these types; {} at the end."""
-    while (event := await asyncio.wait_for(client.next_event(), 20)) is not None:
+    while (event := await within(client.next_event(), 20)) is not None:
         if event["type"] in types:
             return dict(event)
     return {}
 
 
 async def spent_by(relay: Relay, client: str = "kiosk", user: str | None = None) -> Amounts:
-    """What the store has for a client in this day."""
+    """What the store has for a client in this day, once everything that the relay has noted has reached it."""
+    await eventually(lambda: not relay.metric("realtime_relay_store_journal_records"))
     scope = Scope(client, user)
     return (await relay.app.store.totals([scope]))[scope].day
 

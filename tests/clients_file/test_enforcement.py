@@ -1,6 +1,5 @@
 """What a client of the file may do: models, origins, APIs, sessions, starts, duration. Over real sockets."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from service.access.clients import digest_of
 from service.realtime.frames import Opcode
 from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table
-from tests.support.harness import eventually, open_raw
+from tests.support.harness import eventually, open_raw, within
 
 PAGE = "https://app.example.com"
 
@@ -125,7 +124,7 @@ async def test_session_ends_at_the_duration_of_its_client(path: Path) -> None:
     text = table("kiosk", "max_session_seconds = 1") + table("web", 'max_session_seconds = "unlimited"')
     async with relay_of(path, text, RELAY_MAX_SESSION_SECONDS="60") as relay:
         session, other = await connect(relay), await connect(relay, "web")
-        events = [await asyncio.wait_for(session.next_event(), 60) for _ in range(2)]
+        events = [await within(session.next_event(), 60) for _ in range(2)]
 
         assert "max_duration" == events[1]["error"]["code"]
         await session.answer_close()

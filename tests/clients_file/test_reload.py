@@ -93,6 +93,7 @@ async def test_withdrawn_credential_refuses_and_ends_if_asked(path: Path, change
             event = await session.next_event()
             assert ("client_disabled", "relay_error") == (event["error"]["code"], event["error"]["type"])
             assert 1008 == (await session.until_close() or (None,))[0]
+            await session.answer_close()
             await eventually(lambda: relay.metric("realtime_relay_sessions_ended_total", reason="client_disabled") == 1)
         else:
             assert await is_alive(session)

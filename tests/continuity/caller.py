@@ -12,7 +12,7 @@ from service.realtime.events import parse_object
 from service.realtime.frames import Opcode
 from service.realtime.scanner_items import ControlFrame
 from service.simulator.numbered import numbered_audio
-from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of
+from tests.support.harness import POLL_SECONDS, RawClient, Relay, eventually, open_raw, payload_of, within
 
 PATH: Final = "/v1/realtime?model=gpt-realtime&continuity=renew"
 SAMPLES_PER_MS: Final = 24
@@ -79,18 +79,24 @@ class Caller:
         return [event for event in self.events if event["type"] == event_type]
 
     async def until(self, condition: str | Callable[[], object], count: int = 1, seconds: float = 10.0) -> None:
-        """Wait for a condition, or for the `count`-th event of a type; fails if the session ends first."""
+        """Wait for a condition, or for the `count`-th event of a type; fails if the session ends first.
+
+        A condition can be one of the relay, which no event follows. The bound stretches as that of `eventually`.
+        """
         is_true = (lambda: self.count(condition) >= count) if isinstance(condition, str) else condition
-        async with asyncio.timeout(seconds):
-            while not is_true():
-                assert not self.is_over, (condition, self.close, [event["type"] for event in self.events[-5:]])
-                self._changed.clear()
-                await self._changed.wait()
+        polls = round(seconds / POLL_SECONDS)
+        while not is_true():
+            assert not self.is_over, (condition, self.close, [event["type"] for event in self.events[-5:]])
+            assert polls, (condition, "not within", seconds, [event["type"] for event in self.events[-5:]])
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), POLL_SECONDS)
+            except TimeoutError:
+                polls -= 1
 
     async def until_over(self, seconds: float = 20.0) -> None:
         """Wait for the end of the session."""
-        async with asyncio.timeout(seconds):
-            await asyncio.shield(self._reading)
+        await within(asyncio.shield(self._reading), seconds)
 
     async def stop(self) -> None:
         """Disconnect."""

@@ -259,7 +259,7 @@ async def test_client_that_leaves_during_a_recovery_ends_the_session_once(leave:
     """And the connection that was being made is given up."""
     fault = Fault(AFTER_UPDATE, End.RESET, event="session.updated")
     async with (
-        stage(failing(fault), default=Behaviour(scenario="hang"), RELAY_DIAL_TIMEOUT_SECONDS="1") as found,
+        stage(failing(fault), Behaviour(scenario="hang")) as found,
         calling(found.relay) as caller,
     ):
         caller.send("session.update", session={"type": "realtime"})

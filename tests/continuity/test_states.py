@@ -56,17 +56,13 @@ async def test_recovery_goes_on_during_a_drain() -> None:
         caller.send("session.update", session={"type": "realtime"})
         await eventually(lambda: found.swaps("loss") == 1)
         await is_alive(caller)
-        await drain
-        await caller.until_over()
+        await asyncio.gather(drain, caller.until_over())
         assert await found.ended() == "relay_draining"
 
 
 async def test_limit_of_the_session_holds_while_upstream_is_missing() -> None:
     """The operator ends it."""
-    async with (
-        stage(LOSING, default=Behaviour(scenario="hang"), RELAY_DIAL_TIMEOUT_SECONDS="1") as found,
-        calling(found.relay) as caller,
-    ):
+    async with stage(LOSING, Behaviour(scenario="hang")) as found, calling(found.relay) as caller:
         caller.send("session.update", session={"type": "realtime"})
         await found.simulator.wait_dials(found.probes + 2)
         [session] = found.relay.app.sessions

@@ -12,7 +12,16 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.frames import Opcode
 from tests.support.faulty_tcp_proxy import LinkProfile, TcpProxy, tcp_proxy
-from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, running_relay, taking_less_than
+from tests.support.harness import (
+    RawClient,
+    Relay,
+    eventually,
+    open_raw,
+    payload_of,
+    running_relay,
+    taking_less_than,
+    within,
+)
 from tests.support.invariants import assert_no_leaks
 from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
@@ -78,11 +87,13 @@ async def echoed(session: ProxiedSession, events: list[bytes], seconds: float) -
             session.client.send_frame(Opcode.TEXT, event)
             await session.client.writer.drain()
 
-    async with asyncio.timeout(seconds):
+    async def receive() -> list[bytes]:
         sending = asyncio.ensure_future(send())
         received = [payload_of(await session.client.next_item()) for _ in events]
         await sending
-    return received
+        return received
+
+    return await within(receive(), seconds)
 
 
 @pytest.mark.parametrize("side", SIDES)

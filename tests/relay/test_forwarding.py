@@ -12,6 +12,7 @@ from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, within
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
+from tests.support.scaled_limits import scale_limits
 
 PATH = "/v1/realtime?model=scripted"
 READ_BYTES = 256 * 1024  # the largest read of asyncio
@@ -160,8 +161,7 @@ async def test_client_that_reads_nothing_for_too_long_is_aborted() -> None:
     async with session(script) as (relay, client):
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         relay_session = next(iter(relay.app.sessions))
-        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2)
-        relay_session._watch.quiet_until = 0.0
+        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2))
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
         assert relay.events("session.ended")[0]["reason"] == "client_too_slow"
@@ -185,8 +185,7 @@ async def test_pings_are_not_forwarded() -> None:
         assert not received
 
         relay_session = next(iter(relay.app.sessions))
-        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0)
-        relay_session._watch.quiet_until = 0.0
+        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0))
         ping = await client.next_item()
         assert ping.opcode is Opcode.PING
         # Neither peer answers pings; the first one found is lost. If it is upstream, the client has five seconds to close.

@@ -9,7 +9,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.relay import live_call
-from tests.support.harness import eventually
+from tests.support.harness import eventually, within
 from tests.support.live_upstream import LiveConnection, LiveUpstream, closed, live_session
 
 AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
@@ -179,5 +179,5 @@ async def test_second_signal_sends_session_close_and_aborts(monkeypatch: pytest.
         line = await live.ended()
 
         assert ("relay_draining", False) == (line["reason"], line["usage_confirmed"])
-        await asyncio.wait_for(live.upstream.has_ended.wait(), 5)
+        await within(live.upstream.has_ended.wait(), 5)
         assert ["session.start", "session.close"] == live.upstream.types

@@ -1,13 +1,12 @@
 """Recorded speech through relay and simulator as a session of GPT-Live: the same samples return, and the end is confirmed."""
 
-import asyncio
 import hashlib
 import os
 
 import pytest
 
 from service.simulator import SimulatorOptions
-from tests.support.harness import eventually, simulated_relay
+from tests.support.harness import eventually, simulated_relay, within
 from tests.support.live_client import FRAME_BYTES, audio_of, live, quick_live, transcript_of
 from tools.voice import VoiceUnavailable, load_phrase
 
@@ -55,9 +54,8 @@ async def test_vanished_client_leaves_a_session_that_is_closed(phrase: bytes) ->
             client.ws._response.close()
             assert relay.simulator is not None
             (record,) = (record for record in relay.simulator.connections if "live" in record.path)
-            async with asyncio.timeout(10):
-                await record.wait_client_event("session.close")
-                await record.wait_closed()
+            await within(record.wait_client_event("session.close"), 10)
+            await within(record.wait_closed(), 10)
         await eventually(lambda: relay.events("session.ended"))
         (ended,) = relay.events("session.ended")
     assert ("close_requested", True) == (record.closed_reason, ended["usage_confirmed"])

@@ -21,6 +21,7 @@ from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
 from tests.support.harness import RawClient, Relay, eventually, payload_of, within
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
+from tests.support.scaled_limits import scale_limits
 
 PATH: Final = "/v1/realtime?model=scripted"
 UPSTREAM_LOST: Final = (1011, CATALOGUE["upstream_lost"].close_text)
@@ -111,19 +112,18 @@ async def test_peer_that_answers_no_ping_is_lost(
         upstream_close.set_result(await connection.until_close())
 
     async with session(script, reason) as (relay, client, relay_session):
-        relay_session._watch._limits = SessionLimits(
-            max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS
-        )
-        relay_session._watch.quiet_until = 0.0
+        limits = SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.1, silent_seconds=SILENT_SECONDS)
+        clock = scale_limits(relay_session, limits)
+        silent_until = clock.time() + 2 * SILENT_SECONDS
         client_task = asyncio.ensure_future(behave(client, "client"))
         if silent_side == "neither":
-            await asyncio.sleep(2 * SILENT_SECONDS)  # a silent peer would be lost by now
+            await eventually(lambda: clock.time() >= silent_until)  # a silent peer would be lost by now
             assert not relay_session._ended.done()
             client.send_frame(Opcode.CLOSE, close_payload(1000))
         await eventually(relay_session._ended.done)
         if silent_side != "neither":
             leg = relay_session._client if silent_side == "client" else relay_session._upstream
-            silent_seconds = asyncio.get_running_loop().time() - leg.last_alive_at
+            silent_seconds = clock.time() - leg.last_alive_at
             assert silent_seconds > SILENT_SECONDS - 0.01  # the loop's clock has a resolution of 1 ms
         if silent_side == "client":
             with contextlib.suppress(ConnectionError):

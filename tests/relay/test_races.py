@@ -17,8 +17,10 @@ from service.relay.session import Session
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import SessionLimits
 from tests.support import scripted_upstream
+from tests.support.frame_reader import pause_reading, resume_reading
 from tests.support.harness import RawClient, Relay, eventually, open_raw, within
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
+from tests.support.scaled_limits import scale_limits
 
 PATH = "/v1/realtime?model=scripted"
 AUDIO = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
@@ -43,16 +45,6 @@ async def ended(relay: Relay, seconds: float = 3.0) -> str:
     """Wait until the session has ended; returns the reason."""
     await eventually(lambda: bool(relay.events("session.ended")), seconds)
     return reason_of(relay)
-
-
-def pause_reading(peer: ServerConnection | RawClient) -> None:
-    """Stop reading."""
-    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
-
-
-def resume_reading(peer: ServerConnection | RawClient) -> None:
-    """Resume reading."""
-    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
 
 
 @pytest.mark.parametrize("first", ["client", "upstream"])
@@ -141,8 +133,7 @@ async def test_upstream_that_reads_nothing_is_aborted() -> None:
         await connection.wait_closed()
 
     async with session(script) as (relay, client, relay_session, _):
-        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1)
-        relay_session._watch.quiet_until = 0.0
+        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1))
         while "sink_full" not in relay_session._client._hold_reasons:  # a costly read may hold it for a turn
             client.writer.write(APPEND)
             await asyncio.sleep(0)

@@ -21,9 +21,10 @@ from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES, Leg
-from tests.support.frame_reader import FrameReader
+from tests.support.frame_reader import FrameReader, pause_reading, resume_reading
 from tests.support.harness import RawClient, Relay, eventually, open_raw, within
 from tests.support.raw_websocket_server import CREATED, RawUpstream, Script, ServerConnection
+from tests.support.scaled_limits import scale_limits
 from tests.support.scripted_upstream import scripted_relay
 
 PATH: Final = "/v1/realtime?model=scripted"
@@ -33,9 +34,8 @@ BOUND: Final = WRITE_HIGH_BYTES + READ_BYTES + MAX_BUFFERED_FRAME_BYTES
 KERNEL_BYTES: Final = 131_072
 """The size of the kernel's buffers on both sides of a connection, which Linux doubles. With less, TCP on loopback stalls."""
 SLOW_SECONDS: Final = 0.8
-LIMITS: Final = SessionLimits(
-    max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS, ping_seconds=SLOW_SECONDS, silent_seconds=2 * SLOW_SECONDS
-)
+LIMITS: Final = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS, ping_seconds=SLOW_SECONDS)
+"""The limit on silence is that of a service: no client that answers no ping while others open is lost before it is slow."""
 DELTA: Final = build_frame(Opcode.TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 16_000 + b'"}')
 APPEND: Final = build_frame(
     Opcode.TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 16_000 + b'"}', b"key1"
@@ -101,8 +101,7 @@ async def open_client(relay: Relay, *, buffer_bytes: int = KERNEL_BYTES) -> Asyn
     try:
         assert CREATED_FRAME == await client.reader.readexactly(len(CREATED_FRAME))
         relay_session = next(iter(set(relay.app.sessions) - known))
-        relay_session._watch._limits = LIMITS
-        relay_session._watch.quiet_until = 0.0
+        scale_limits(relay_session, LIMITS)
         shrink_buffers(client, buffer_bytes)
         for leg in (relay_session._client, relay_session._upstream):
             leg._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
@@ -115,16 +114,6 @@ def shrink_buffers(peer: RawClient | ServerConnection, buffer_bytes: int = KERNE
     """Limit what the kernel and the reader buffer for a peer."""
     peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
     peer.reader._limit = 4096  # type: ignore[attr-defined]  # a stream has one
-
-
-def pause_reading(peer: RawClient | ServerConnection) -> None:
-    """Stop reading."""
-    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
-
-
-def resume_reading(peer: RawClient | ServerConnection) -> None:
-    """Resume reading."""
-    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
 
 
 def endless_sender(upstream_close: "asyncio.Future[Any]") -> Script:
@@ -144,9 +133,9 @@ def endless_sender(upstream_close: "asyncio.Future[Any]") -> Script:
     return script
 
 
-def is_held(leg: Leg) -> bool:
-    """Whether a leg is held for longer than the kernel needs to make room."""
-    return leg.held_since is not None and asyncio.get_running_loop().time() - leg.held_since > SLOW_SECONDS / 4
+def is_held(leg: Leg, seconds: float = SLOW_SECONDS / 4) -> bool:
+    """Whether a leg is held for so long, by default for longer than the kernel needs to make room."""
+    return leg.held_since is not None and leg._loop.time() - leg.held_since > seconds
 
 
 async def test_client_that_reads_nothing_is_aborted(max_buffered: dict[Leg, int]) -> None:
@@ -222,7 +211,7 @@ async def test_reading_pause_below_the_limit_is_allowed(side: str) -> None:
         reader = FrameReader(peer)
         for _ in range(2):
             pause_reading(peer)
-            await asyncio.sleep(0.75 * SLOW_SECONDS)
+            await eventually(lambda: is_held(senders[0], 0.75 * SLOW_SECONDS))
             resume_reading(peer)
             assert frame * count == await reader.read(len(frame) * count)
         pings.append(reader.pings)
@@ -235,16 +224,20 @@ async def test_reading_pause_below_the_limit_is_allowed(side: str) -> None:
         await finished.wait()
         await cancel(answering)
 
-    finished = asyncio.Event()
+    finished, opened = asyncio.Event(), asyncio.Event()
+    senders: list[Leg] = []
 
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
         shrink_buffers(connection)
+        await opened.wait()
         await (read_with_pauses(connection, APPEND) if side == "upstream" else send_and_answer(connection, DELTA))
         finished.set()
         await connection.wait_closed()
 
     async with clean_relay(script) as (relay, _), open_client(relay) as (client, relay_session):
+        senders.append(relay_session._client if side == "upstream" else relay_session._upstream)
+        opened.set()
         if side == "client":
             await read_with_pauses(client, DELTA)
             finished.set()
@@ -271,8 +264,6 @@ async def test_client_that_reads_slowly_receives_everything() -> None:
         await connection.wait_closed()
 
     async with clean_relay(script) as (relay, _), open_client(relay, buffer_bytes=32_768) as (client, relay_session):
-        relay_session._watch._limits = SessionLimits(max_message_bytes=1 << 24, slow_seconds=SLOW_SECONDS)
-        relay_session._watch.quiet_until = 0.0
         # 160 kB/s: what the relay buffers takes two seconds, longer than a peer may read nothing.
         received = await FrameReader(client).read(count * len(DELTA), limit=1600, pause=0.01)
         finished.set()
@@ -299,6 +290,9 @@ async def test_slow_client_receives_a_burst_and_the_close_behind_it(client_sends
     async with clean_relay(script) as (relay, _), open_client(relay) as (client, relay_session):
         speech_task = asyncio.ensure_future(send_speech(client)) if client_sends else None
         reader, pipe = FrameReader(client), relay_session._to_client
+        pause_reading(client)
+        await eventually(lambda: pipe.is_held_back)
+        resume_reading(client)
         received = await reader.read(len(burst) + 1, limit=20_000, pause=0.002)
         if speech_task is not None:
             await cancel(speech_task)
@@ -332,7 +326,7 @@ async def test_forty_stuck_clients_do_not_disturb_five_others(max_buffered: dict
         for client, _ in stuck:
             pause_reading(client)
             client.send_frame(Opcode.TEXT, b"flood")
-        await eventually(lambda: all(relay_session._upstream.held_since is not None for _, relay_session in stuck), 5)
+        await eventually(lambda: all(found._upstream.held_since or found._ended.done() for _, found in stuck), 5)
 
         async def exchange(client: RawClient) -> None:
             reader = FrameReader(client)

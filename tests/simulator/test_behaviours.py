@@ -12,6 +12,7 @@ from service.simulator import Behaviour, End, Fault, Moment, Simulator, Simulato
 from service.simulator.audio import PCM16, ULAW
 from service.simulator.behaviour import EXPIRIES
 from service.simulator.numbered import numbered_audio, sample_ranges
+from tests.support.harness import within
 from tests.support.simulator_client import RealtimeClient, connect, event_types, output_audio, silence, speech
 
 
@@ -56,7 +57,7 @@ async def test_dials_are_awaited() -> None:
         async with connect(sim):
             assert not waiter.done()
             async with connect(sim):
-                await asyncio.wait_for(waiter, 5)
+                await within(waiter, 5)
 
 
 @pytest.mark.parametrize("expires_at", [*EXPIRIES, 90.0, -5])

@@ -31,7 +31,7 @@ async def test_command_serves_until_signal_and_exits_0(number: signal.Signals) -
         *(sys.executable, "-c", PROGRAM, "--scenario", "key-rejected"), stdout=asyncio.subprocess.PIPE
     )
     assert program.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         url = (await program.stdout.readline()).decode().split()[-1]
         async with (
             aiohttp.ClientSession() as http,
@@ -50,7 +50,7 @@ async def test_command_is_controlled_over_http() -> None:
         *(sys.executable, "-c", PROGRAM, *flags), stdout=asyncio.subprocess.PIPE
     )
     assert program.stdout is not None
-    async with asyncio.timeout(20), aiohttp.ClientSession(headers={"X-Simulator-Control": "1"}) as http:
+    async with asyncio.timeout(60), aiohttp.ClientSession(headers={"X-Simulator-Control": "1"}) as http:
         url = URL((await program.stdout.readline()).decode().split()[-1])
         behaviour = {
             "answer_seconds": 0.5,

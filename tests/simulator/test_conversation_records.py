@@ -10,6 +10,7 @@ from yarl import URL
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.numbered import numbered_audio
+from tests.support.harness import within
 from tests.support.simulator_client import RealtimeClient, connect, silence
 
 OPTIONS = SimulatorOptions(
@@ -88,7 +89,7 @@ async def test_sent_events_are_awaited() -> None:
         await client.update_session()
         assert not waiter.done()
         await client.update_session()
-        await asyncio.wait_for(waiter, 5)
+        await within(waiter, 5)
     async with Simulator() as sim, connect(sim):
         assert sim.connections[0].conversation is None
         with pytest.raises(RuntimeError, match="keep_conversations"):

@@ -11,6 +11,7 @@ from yarl import URL
 
 from service.simulator import Behaviour, ConnectionRecord, End, Fault, Moment, Simulator, SimulatorOptions
 from service.simulator.numbered import numbered_audio
+from tests.support.harness import within
 from tests.support.random_conversation import ConnectionLost, Heard, play, random_script
 from tests.support.simulator_client import Event, RealtimeClient, connect, event_types, silence
 
@@ -104,10 +105,10 @@ async def test_reset_and_fin_differ_on_the_wire() -> None:
         sim.set_dials(Behaviour(faults=(created,)), Behaviour(faults=(Fault(Moment.AFTER_SENT, End.FIN),)))
         reader, writer = await raw_dial(sim)
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), 5)
+            await within(reader.read(), 5)
         writer.close()
         reader, writer = await raw_dial(sim)
-        frame = await asyncio.wait_for(reader.read(), 5)
+        frame = await within(reader.read(), 5)
         assert (frame[:1], b"session.created" in frame, frame[-1:]) == (b"\x81", True, b"}")
         writer.close()
 
@@ -117,7 +118,7 @@ async def test_half_a_frame_is_sent() -> None:
     async with Simulator(OPTIONS) as sim:
         sim.set_dials(Behaviour(faults=(Fault(Moment.MID_FRAME, End.FIN, event="session.created"),)), Behaviour())
         reader, writer = await raw_dial(sim)
-        half = await asyncio.wait_for(reader.read(), 5)
+        half = await within(reader.read(), 5)
         writer.close()
         async with connect(sim, read_created=False) as client:
             whole = len((await client.ws.receive(5)).data)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.simulator import Simulator, SimulatorOptions
 from service.simulator.scenarios import Scenario
-from tests.support.harness import taking_less_than, within
+from tests.support.harness import eventually, taking_less_than, within
 from tests.support.simulator_client import KEY, RealtimeClient, connect, event_types
 
 # scenario, status, header and its value, substring of the body
@@ -81,9 +81,9 @@ async def test_drop_scenario_sends_fin_without_close_frame(sim: Simulator) -> No
 async def test_hang_scenario_sends_nothing_until_client_disconnects(sim: Simulator, scenario: str) -> None:
     """The simulator's side closes within a second of the client's."""
     reader, writer = await _raw_upgrade(sim, f"sk-sim-{scenario}", read_response=scenario == "hang")
+    await eventually(lambda: sim.open_count == 1)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await reader.read(1)
+        await within(reader.read(1), 0.1)
     assert sim.open_count == 1
     writer.close()
     await within(sim.connections[0].wait_closed(), 1)
@@ -94,10 +94,9 @@ async def test_hang_scenario_answers_neither_ping_nor_close(sim: Simulator) -> N
     """The record still has the ping and the close code."""
     reader, writer = await _raw_upgrade(sim, "sk-sim-hang")
     writer.write(b"\x89\x80\0\0\0\0" + b"\x88\x82\0\0\0\0\x03\xe8")
+    await eventually(lambda: (sim.connections[0].close_code, sim.connections[0].pings_received) == (1000, 1))
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await reader.read(1)
-    assert (sim.connections[0].close_code, sim.connections[0].pings_received) == (1000, 1)
+        await within(reader.read(1), 0.1)
     writer.close()
 
 

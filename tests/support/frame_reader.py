@@ -1,4 +1,4 @@
-"""Reads a peer's frames at a chosen rate."""
+"""Reads a peer's frames at a chosen rate, or not at all."""
 
 import asyncio
 
@@ -8,6 +8,16 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame
 from tests.support.harness import RawClient
 from tests.support.raw_websocket_server import ServerConnection
+
+
+def pause_reading(peer: RawClient | ServerConnection) -> None:
+    """Stop reading."""
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
+
+
+def resume_reading(peer: RawClient | ServerConnection) -> None:
+    """Resume reading."""
+    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
 
 
 class FrameReader:

@@ -136,6 +136,7 @@ class RawClient:
     scanner: Scanner = field(default_factory=lambda: Scanner(masked=False, max_message_bytes=1 << 30))
     _items: list[Any] = field(default_factory=list)
     _partial: bytearray = field(default_factory=bytearray)
+    _close: bytes | None = None
 
     def send_frame(self, opcode: Opcode, payload: bytes) -> None:
         """Send one masked frame."""
@@ -155,6 +156,8 @@ class RawClient:
                 elif isinstance(item, MessageEnd):
                     return pop_message(self._partial, masked=False)
                 else:
+                    if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
+                        self._close = item.payload
                     return item
             data = await self.reader.read(65_536)
             if not data:
@@ -182,11 +185,10 @@ class RawClient:
         """Answer the close frame, as a client must, else the relay waits five seconds; what was read can be read again."""
         read = []
         try:
-            while (item := await self.next_item()) is not None:
+            while self._close is None and (item := await self.next_item()) is not None:
                 read.append(item)
-                if isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
-                    self.send_frame(Opcode.CLOSE, item.payload)
-                    break
+            if self._close is not None:
+                self.send_frame(Opcode.CLOSE, self._close)
         finally:
             self._items[:0] = read
 

@@ -16,7 +16,7 @@ from tests.support.harness import Relay, eventually, open_raw, running_relay
 from tests.upstream.test_rotation import NEW, OLD, key_of, notes, put, relay_with, rotations
 
 REFUSED = "realtime_relay_key_file_refused"
-TIMEOUT = aiohttp.ClientTimeout(total=5)
+TIMEOUT = aiohttp.ClientTimeout(total=60)
 KEPT = "The previous key stays in use."
 
 

@@ -15,7 +15,7 @@ from tests.support.harness import Relay, eventually, open_raw, running_relay
 
 OLD, NEW, LATER = "sk-sim-good-CANARY0old0key", "sk-sim-good-CANARY0new0key", "sk-sim-good-CANARY0later0key"
 REFUSED = "sk-sim-key-rejected-CANARY0"
-TIMEOUT = aiohttp.ClientTimeout(total=5)
+TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
 @pytest.fixture

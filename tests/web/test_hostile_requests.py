@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics
 from service.web.admission import AdmissionControl
 from service.web.attempts import ConnectionAttempt
 from service.web.request import parse_handshake, wants_error_event
-from tests.support.harness import Relay, simulated_relay
+from tests.support.harness import Relay, simulated_relay, within
 from tests.support.memory_relay import POLICY
 
 PATH = "/v1/realtime?model=gpt-realtime"
@@ -40,8 +40,7 @@ async def status_of(relay: Relay, head: bytes) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
     writer.write(head)
     try:
-        async with asyncio.timeout(10):
-            return int((await reader.readuntil(b"\r\n")).split()[1])
+        return int((await within(reader.readuntil(b"\r\n"), 10)).split()[1])
     finally:
         writer.close()
 
