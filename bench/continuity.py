@@ -263,7 +263,7 @@ def main() -> int:
     options = parser.parse_args()
     share = 10 if options.short else 1
     sizes = Sizes(
-        options.swaps // share, options.sessions // share, 100 // share, 80 // share, 200 // share, options.seed
+        options.swaps // share, options.sessions // share, 100 // share, 80 // share, 60 // share, options.seed
     )
     prepare()
     _print(", ".join(describe().values()))

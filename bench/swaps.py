@@ -44,8 +44,8 @@ async def measure_swaps(number: int, first_seed: int, report: Report) -> bool:
     return not (lost or doubled or ended)
 
 
-_CALLS_AT_ONCE: Final = 20
-_CALL_SECONDS: Final = 10.0
+_CALLS_AT_ONCE: Final = 30
+_CALL_SECONDS: Final = 20.0
 _LOSSES: Final = (End.RESET, End.FIN, End.close(1001), End.close(1011), End.close(1012))
 
 
@@ -96,5 +96,5 @@ _SHARE_LOST: Final = 0.5
 def _random_dial(rng: random.Random, lag: float, *, may_lose: bool) -> Behaviour:
     faults: tuple[Fault, ...] = ()
     if may_lose and rng.random() < _SHARE_LOST:
-        faults = (Fault(Moment.TIME, rng.choice(_LOSSES), seconds=rng.uniform(0.3, 3.0)),)
-    return Behaviour(session_seconds=rng.uniform(2.0, 4.0), vad_lag_ms=lag, faults=faults)
+        faults = (Fault(Moment.TIME, rng.choice(_LOSSES), seconds=rng.uniform(0.3, 5.0)),)
+    return Behaviour(session_seconds=rng.uniform(4.0, 8.0), vad_lag_ms=lag, faults=faults)
