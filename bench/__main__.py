@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from bench import machine, matrix, report, soak
-from bench.contenders import REPOSITORY, STARTERS, versions
+from bench.contenders import RENEW, REPOSITORY, STARTERS, versions
 from bench.network import SHAPES
 
 _SHORT: Final = ("relay", "websockets", "haproxy")
+_USUAL: Final = tuple(name for name in STARTERS if name != RENEW)
 _SHAPE_SESSIONS: Final = 200
 _MANY_ROUNDS: Final = (50, 200)
 
@@ -43,7 +44,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def _matrix(options: argparse.Namespace) -> matrix.Matrix:
     short = options.short
-    contenders = options.contenders.split(",") if options.contenders else (_SHORT if short else tuple(STARTERS))
+    contenders = options.contenders.split(",") if options.contenders else (_SHORT if short else _USUAL)
     unknown = [name for name in contenders if name.partition("=")[0] not in STARTERS]
     if unknown:
         sys.exit(f"unknown contender: {', '.join(unknown)}")

@@ -24,6 +24,8 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"
 STRICT: Final = "relay-strict"
 """The relay with an allow-list of models. It then scans every byte that the client of GPT-Live sends."""
+RENEW: Final = "relay-renew"
+"""The relay with continuity for every session. It is no part of the usual comparison."""
 _LITELLM: Final = REPOSITORY / ".venv" / "bench-litellm" / "bin" / "litellm"
 
 
@@ -73,7 +75,7 @@ def _direct(site: UpstreamSite) -> Contender:
     )
 
 
-def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY, allowed_models: str = "") -> Contender:
+def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY, **settings: str) -> Contender:
     port, internal = free_port(), free_port()
     scheme, host = ("https", "localhost") if site.is_tls else ("http", "127.0.0.1")
     environment = {
@@ -86,7 +88,7 @@ def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY, 
         "RELAY_INTERNAL_PORT": str(internal),
         "RELAY_MAX_SESSIONS": "20000",
         "RELAY_MAX_RECONNECTS_PER_MINUTE": "100000",
-        "RELAY_ALLOWED_MODELS": allowed_models,
+        **settings,
     }
     if site.bundle:
         environment["SSL_CERT_FILE"] = str(site.bundle)
@@ -98,7 +100,11 @@ def _relay(site: UpstreamSite, *, name: str = "relay", tree: Path = REPOSITORY, 
 
 
 def _relay_strict(site: UpstreamSite) -> Contender:
-    return _relay(site, name=STRICT, allowed_models="gpt-realtime,gpt-live-1")
+    return _relay(site, name=STRICT, RELAY_ALLOWED_MODELS="gpt-realtime,gpt-live-1")
+
+
+def _relay_renew(site: UpstreamSite) -> Contender:
+    return _relay(site, name=RENEW, RELAY_CONTINUITY="renew")
 
 
 def python_of(tree: Path) -> str:
@@ -163,6 +169,7 @@ STARTERS: Final[dict[str, Callable[[UpstreamSite], Contender]]] = {
     "direct": _direct,
     "relay": _relay,
     STRICT: _relay_strict,
+    RENEW: _relay_renew,
     "haproxy": _haproxy,
     "nginx": _nginx,
     "websockets": _websockets,
