@@ -29,7 +29,8 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame, Violation
 from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, parse_server_event
-from tests.support.reference_decoder import CheckedScanner, decode
+from tests.support.checked_scanner import CheckedScanner
+from tests.support.reference_decoder import decode
 
 SIZE_LIMITS: Final = (0, 125, 1000, 200_000)
 MANY_SPACES: Final = (

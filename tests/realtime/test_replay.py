@@ -10,7 +10,8 @@ from service.realtime.mirror_items import cut_text
 from service.realtime.replay import ReplayFault
 from service.realtime.session_form import SessionForm, difference, differing_keys
 from tests.support.kept_session import KeptSession, session_object, user_text
-from tests.support.reference_api import Event, numbers_of, silence, speech
+from tests.support.numbered_speech import numbers_of, silence, speech
+from tests.support.reference_api import Event
 
 
 @pytest.mark.parametrize(

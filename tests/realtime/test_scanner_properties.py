@@ -21,7 +21,8 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_EVENT_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Message, Violation
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
-from tests.support.reference_decoder import HEADER_BYTES, CheckedScanner, DecodedStream, decode, held_bytes
+from tests.support.checked_scanner import CheckedScanner, held_bytes
+from tests.support.reference_decoder import HEADER_BYTES, DecodedStream, decode
 
 SIZE_LIMIT: Final = 150_000
 KEYS: Final = (b"\x01\x7f\x80\xff", b"\x00\x00\x00\x00", b"{{{{", b'"t"\x81')

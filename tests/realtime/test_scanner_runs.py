@@ -12,7 +12,8 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Message, MessageEnd
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES, MIN_PART_BYTES
-from tests.support.reference_decoder import CheckedScanner, decode
+from tests.support.checked_scanner import CheckedScanner
+from tests.support.reference_decoder import decode
 
 # A hundred thousand examples take minutes.
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 180)

@@ -1,5 +1,6 @@
 """A `Continuity` that is fed with single events, for tests of what it makes of them."""
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +9,12 @@ from service.realtime.continuity import Continuity, ContinuityLimits
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.replay import Replay
 from tests.support.continued_call import client_frame, messages_of, upstream_frame
+from tests.support.numbered_speech import numbers_of
 from tests.support.reference_api import Event
 
 DETECTION: Event = {"type": "server_vad", "prefix_padding_ms": 300, "silence_duration_ms": 200}
+
+CALL: Event = {"id": "a", "type": "function_call", "call_id": "c1", "name": "f", "arguments": ""}
 
 
 def session_object(**fields: Any) -> Event:
@@ -148,3 +152,42 @@ class NewUpstream:
     def texts(self) -> dict[str, str]:
         """The text of each message."""
         return {item["id"]: item["content"][0].get("text", "") for item in self.items if item["type"] == "message"}
+
+
+# -- short names for what tests do ------------------------------------------------------------------------------------
+
+
+def types(events: list[Event]) -> list[str]:
+    """Their types."""
+    return [event["type"] for event in events]
+
+
+def append(session: KeptSession, audio: bytes) -> None:
+    """The client sends audio in one event."""
+    session.client("input_audio_buffer.append", audio=base64.b64encode(audio).decode())
+
+
+def heard(events: list[Event]) -> list[int]:
+    """The numbers of the speech in appends."""
+    appends = [event["audio"] for event in events if event["type"] == "input_audio_buffer.append"]
+    return numbers_of(b"".join(map(base64.b64decode, appends)))
+
+
+def committed(session: KeptSession, item_id: str, start_ms: int, end_ms: int) -> None:
+    """Upstream detects a turn."""
+    session.up("input_audio_buffer.speech_started", item_id=item_id, audio_start_ms=start_ms)
+    session.up("input_audio_buffer.speech_stopped", item_id=item_id, audio_end_ms=end_ms)
+    session.up("input_audio_buffer.committed", item_id=item_id, previous_item_id=None)
+
+
+def recovered(session: KeptSession) -> tuple[list[Event], list[Event]]:
+    """What another upstream gets behind the replay, and what the client gets meanwhile."""
+    return session.flush(session.replay().run().replay)
+
+
+def begin_call(session: KeptSession) -> Event:
+    """Upstream begins to call a function; returns the ids of its events."""
+    session.up("response.created", response={"id": "r", "conversation_id": "v"})
+    session.up("response.output_item.added", response_id="r", output_index=0, item={**CALL, "status": "in_progress"})
+    session.up("conversation.item.added", item={**CALL, "status": "in_progress"}, previous_item_id=None)
+    return {"response_id": "r", "item_id": "a", "output_index": 0, "call_id": "c1"}

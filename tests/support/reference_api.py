@@ -1,45 +1,24 @@
 """A small model of the Realtime API for tests of continuity: events in, events out, no clock and no sockets.
 
-It is written from the rules of the API and shares no code with what it checks. Audio is PCM at 24 kHz in frames of 20 ms. A
-frame of speech holds its number, silence holds zeros; a transcript lists the numbers, so that speech can be accounted for as
-audio and as text.
+It is written from the rules of the API and shares no code with what it checks. Speech is that of `numbered_speech.py`; a
+transcript lists the numbers, so that speech can be accounted for as audio and as text.
 """
 
 import base64
 import copy
-import struct
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-FRAME_MS: Final = 20
-FRAME_BYTES: Final = 960
+from tests.support.numbered_speech import FRAME_BYTES, numbers_of
+from tests.support.reference_input import InputBuffer
+
 DELTA_MS: Final = 40
 MAX_ID: Final = 32
-_LOUD_FRAMES: Final = 3
 _READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model"})
 
 Event = dict[str, Any]
-
-
-def speech(numbers: range) -> bytes:
-    """The audio of numbered frames, which begin at 1."""
-    return b"".join(struct.pack("<I", number) * (FRAME_BYTES // 4) for number in numbers)
-
-
-def silence(frames: int) -> bytes:
-    """Frames without a sound."""
-    return bytes(FRAME_BYTES * frames)
-
-
-def numbers_of(audio: bytes) -> list[int]:
-    """The numbers of the speech in audio that may begin and end within a frame; a number counts if it is heard once."""
-    found: list[int] = []
-    for (number,) in struct.iter_unpack("<I", audio[: len(audio) // 4 * 4]):
-        if number and (not found or found[-1] != number):
-            found.append(number)
-    return found
 
 
 @dataclass
@@ -65,7 +44,6 @@ class ReferenceApi:
         self._number = number
         self._ids = 0
         self._plan = plan
-        self._lag = lag_frames
         self.items: list[Event] = []
         self.heard: dict[str, list[int]] = {}  # numbers of the user's items
         self.answer_ms: dict[str, int] = {}
@@ -73,12 +51,7 @@ class ReferenceApi:
         self.errors: list[Event] = []
         self.active: Response | None = None
         self._unheard: list[tuple[str, str]] = []  # transcripts that are due
-        self._late: list[tuple[int, Event | None]] = []  # what the lag holds back: position, event or a commit
-        self._audio = bytearray()
-        self._start = 0  # the position of the buffer, in bytes
-        self._analysed = 0
-        self._loud = self._quiet = 0
-        self._speech_item = ""
+        self._input = InputBuffer(lambda: self._id("item"), lag_frames)
         self.session: Event = {
             "type": "realtime",
             "object": "realtime.session",
@@ -162,8 +135,7 @@ class ReferenceApi:
         was_manual = self._detection is None
         self.session = merged
         if was_manual != (self._detection is None):
-            self._loud = self._quiet = 0
-            self._analysed = len(self._audio)
+            self._input.restart_detection()
         self._send("session.updated", session=merged)
 
     @property
@@ -234,72 +206,22 @@ class ReferenceApi:
     # -- audio --------------------------------------------------------------------------------------------------------
 
     def _append(self, event: Event) -> None:
-        self._audio += base64.b64decode(event["audio"])
-        while self._detection is not None and len(self._audio) - self._analysed >= FRAME_BYTES:
-            frame = self._audio[self._analysed : self._analysed + FRAME_BYTES]
-            self._analysed += FRAME_BYTES
-            self._analyse(is_loud=any(frame))
-            self._release_late()
-
-    def _position(self, offset: int) -> int:
-        return (self._start + offset) * FRAME_MS // FRAME_BYTES
-
-    def _analyse(self, *, is_loud: bool) -> None:
-        detection = self._detection
-        assert detection is not None
-        padding = detection["prefix_padding_ms"] // FRAME_MS
-        if self._speech_item:
-            self._quiet = 0 if is_loud else self._quiet + 1
-            if self._quiet * FRAME_MS >= detection["silence_duration_ms"]:
-                self._stop()
-            return
-        self._loud = self._loud + 1 if is_loud else 0
-        if self._loud >= _LOUD_FRAMES:
-            self._discard(max(0, self._analysed - (self._loud + padding) * FRAME_BYTES))
-            self._speech_item, self._quiet = self._id("item"), 0
-            started = {"audio_start_ms": self._position(0), "item_id": self._speech_item}
-            self._later({"kind": "input_audio_buffer.speech_started", **started})
-        else:
-            self._discard(max(0, self._analysed - (padding + _LOUD_FRAMES) * FRAME_BYTES))
-
-    def _stop(self) -> None:
-        item_id, audio = self._speech_item, bytes(self._audio[: self._analysed])
-        end = self._position(self._analysed)
-        self._discard(self._analysed)
-        self._speech_item, self._loud = "", 0
-        self._later({"kind": "input_audio_buffer.speech_stopped", "audio_end_ms": end, "item_id": item_id})
-        self._later({"kind": "", "item_id": item_id, "audio": audio})
-
-    def _discard(self, size: int) -> None:
-        del self._audio[:size]
-        self._start += size
-        self._analysed -= size
-
-    def _later(self, event: Event) -> None:
-        self._late.append((self._start + self._analysed + self._lag * FRAME_BYTES, event))
-
-    def _release_late(self) -> None:
-        while self._late and self._late[0][0] <= self._start + self._analysed:
-            event = self._late.pop(0)[1]
-            assert event is not None
-            if not event["kind"]:
-                self._commit_audio(event["item_id"], event["audio"], is_detected=True)
+        for due in self._input.append(event["audio"], self._detection):
+            if not due["kind"]:
+                self._commit_audio(due["item_id"], due["audio"], is_detected=True)
                 continue
-            if event["kind"].endswith("started") and self.active is not None:
+            if due["kind"].endswith("started") and self.active is not None:
                 self._end(self.active, "cancelled", "turn_detected")
-            self._send(**event)
+            self._send(**due)
 
     def _commit(self, _: Event) -> None:
-        if len(self._audio) < FRAME_BYTES * 5:
+        if self._input.size < FRAME_BYTES * 5:
             raise Refused("input_audio_buffer_commit_empty", None)
-        audio = bytes(self._audio)
-        self._discard(len(audio))
-        self._analysed = 0
+        audio = self._input.take()
         self._commit_audio(self._id("item"), audio, is_detected=False)
 
     def _clear(self, _: Event) -> None:
-        self._discard(len(self._audio))
-        self._analysed = 0
+        self._input.take()
         self._send("input_audio_buffer.cleared")
 
     def _commit_audio(self, item_id: str, audio: bytes, *, is_detected: bool) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from service.realtime.continuity import ContinuityLimits
 from tests.support.continued_call import ContinuedCall, client_view
-from tests.support.reference_api import DELTA_MS, Event, ReferenceApi, silence, speech
+from tests.support.numbered_speech import silence, speech
+from tests.support.reference_api import DELTA_MS, Event, ReferenceApi
 
 
 class Talk:

@@ -1,0 +1,143 @@
+"""What is intercepted behind a swap, because the new upstream has other items than the client."""
+
+import json
+from typing import Any
+
+from tests.support.continued_call import client_frame, upstream_frame
+from tests.support.kept_session import (
+    KeptSession,
+    append,
+    begin_call,
+    committed,
+    events_of,
+    recovered,
+    types,
+    user_text,
+)
+from tests.support.numbered_speech import silence, speech
+from tests.support.reference_api import Event
+
+
+def swapped() -> KeptSession:
+    """A session whose spoken answer `b` is text upstream, between `a` and `c`, and whose answer `x` is absent."""
+    session = KeptSession()
+    session.item(user_text("a", "hello"))
+    session.answer("b", "one two three four", deltas=10)
+    session.item(user_text("c", "more"))
+    session.begin_answer("x")
+    session.up("response.done", response={"id": "resp_x", "status": "cancelled"})
+    session.lose()
+    recovered(session)
+    return session
+
+
+def intercept(session: KeptSession, kind: str, **fields: Any) -> tuple[list[Event], list[Event]] | None:
+    """What happens in place of forwarding; None: it is forwarded."""
+    done = session.continuity.intercept(kind, client_frame({"type": kind, **fields}), session.now)
+    return None if done is None else (events_of(done.to_upstream), [json.loads(payload) for payload in done.to_client])
+
+
+def test_truncation_of_a_text_replaces_it_by_what_was_heard() -> None:
+    """Upstream would refuse it; the client gets the answer that it expects, and none of the relay's own."""
+    session = swapped()
+    done = intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500)
+    assert done is not None
+    (delete, create), (answer,) = done
+    assert (delete["type"], delete["item_id"]) == ("conversation.item.delete", "b")
+    assert (create["previous_item_id"], create["item"]["content"][0]["text"]) == ("a", "one two")
+    assert (answer["type"], answer["item_id"], answer["audio_end_ms"]) == ("conversation.item.truncated", "b", 500)
+    acks = [
+        ("conversation.item.deleted", {"item_id": "b"}),
+        ("conversation.item.added", {"item": create["item"]}),
+        ("conversation.item.done", {"item": create["item"]}),
+    ]
+    for kind, fields in acks:
+        assert session.continuity.swallows
+        assert session.continuity.swallow(kind, upstream_frame({"type": kind, **fields}), session.now)
+        assert not session.continuity.swallow(kind, upstream_frame({"type": kind, "item_id": "z"}), session.now)
+    assert not session.continuity.swallows
+    session.lose()
+    assert session.replay().run().texts["b"] == "one two"
+
+
+def test_error_about_an_event_of_the_relay_is_hidden() -> None:
+    """The client has not sent it."""
+    session = swapped()
+    done = intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500)
+    assert done is not None
+    for event in done[0]:
+        error = upstream_frame({"type": "error", "error": {"code": "x", "event_id": event["event_id"]}})
+        assert session.continuity.swallow("error", error, session.now)
+    assert not session.continuity.swallows
+
+
+def test_transcript_is_shown_once() -> None:
+    """The new upstream may transcribe a turn whose transcript the client got late from the one before."""
+    session = KeptSession(transcription={"model": "t"})
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.lose()
+    recovered(session)
+    kind = "conversation.item.input_audio_transcription.completed"
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
+    assert session.continuity.old_upstream_event(kind, event, session.now)
+    assert session.continuity.swallow(kind, event, session.now)
+    assert not session.continuity.swallow(kind, event, session.now)
+
+
+def test_truncation_of_a_spoken_answer_of_the_new_upstream_is_forwarded() -> None:
+    """It has the audio."""
+    session = swapped()
+    session.answer("n", "new")
+    assert intercept(session, "conversation.item.truncate", item_id="n", content_index=0, audio_end_ms=5) is None
+    assert intercept(session, "conversation.item.truncate", item_id="?", content_index=0, audio_end_ms=5) is None
+
+
+def test_deletion_of_an_absent_item_is_answered() -> None:
+    """That of another item is forwarded."""
+    session = swapped()
+    assert intercept(session, "conversation.item.delete", item_id="b") is None
+    done = intercept(session, "conversation.item.delete", item_id="x")
+    assert done is not None
+    assert (done[0], types(done[1])) == ([], ["conversation.item.deleted"])
+    assert intercept(session, "conversation.item.delete", item_id="x") is None
+
+
+def test_item_behind_an_absent_one_goes_behind_the_one_before() -> None:
+    """Upstream would refuse it."""
+    session = swapped()
+    item = user_text("n", "new")
+    assert intercept(session, "conversation.item.create", item=item, previous_item_id="c") is None
+    done = intercept(session, "conversation.item.create", item=item, previous_item_id="x")
+    assert done is not None
+    assert done[0][0]["previous_item_id"] == "c"
+    session.lose()
+    assert types(recovered(session)[0]) == ["conversation.item.create"]
+
+
+def test_item_behind_an_absent_first_one_stays_first() -> None:
+    """Also at the upstream after the next."""
+    session = KeptSession()
+    begin_call(session)
+    session.lose()
+    session.client("conversation.item.create", item=user_text("n", "new"), previous_item_id="a")
+    sent, _ = recovered(session)
+    assert [event.get("previous_item_id") for event in sent][-1] == "root"
+    session.item(user_text("z", "other"))
+    session.item(user_text("n", "new"))
+    session.lose()
+    assert [item["id"] for item in session.replay().run().items] == ["n", "z"]
+
+
+def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
+    """Nothing else of it is."""
+    session = KeptSession()
+    committed(session, "a", 0, 100)
+    session.up("response.created", response={"id": "r"})
+    session.up("response.done", response={"id": "r", "status": "completed"})
+    session.flush(session.replay().run().replay)
+    kind = "conversation.item.input_audio_transcription.completed"
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
+    assert session.continuity.old_upstream_event(kind, event, session.now)
+    assert not session.continuity.old_upstream_event("response.done", event, session.now)
+    assert session.replay().run().texts == {"a": "late"}
