@@ -72,8 +72,9 @@ async def converse(client: RawClient) -> None:
 
 
 async def until_dropped(client: RawClient) -> None:
-    """Hold a conversation until the other side closes the connection."""
-    await request_response(client)
+    """Hold a conversation of three turns, then wait until the other side closes the connection."""
+    for number in range(3):
+        await request_response(client, is_new=not number)
     await client.until_close()
 
 
