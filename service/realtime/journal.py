@@ -22,12 +22,11 @@ from service.realtime.kept import (
     ITEM_DELETE,
     ITEM_RETRIEVE,
     ITEM_TRUNCATE,
-    RESPONSE_CANCEL,
-    RESPONSE_CREATE,
     SESSION_UPDATE,
     body_of,
     text,
 )
+from service.realtime.refusals import refused_type
 
 NOTICE_SECONDS: Final = 0.9
 """How late `speech_started` may be, beyond the prefix padding: detection and a round trip."""
@@ -36,25 +35,6 @@ UNANSWERED_SECONDS: Final = 10.0
 _MAX_TURNS: Final = 2_000  # also without their audio
 _START_MARGIN_MS: Final = 100.0  # by how much the position of an append may be wrong
 _IN_ORDER: Final = frozenset({SESSION_UPDATE, ITEM_CREATE, ITEM_DELETE, ITEM_TRUNCATE, ITEM_RETRIEVE, COMMIT, CLEAR})
-_KIND_OF_CODE: Final = {
-    "conversation_already_has_active_response": RESPONSE_CREATE,
-    "response_cancel_not_active": RESPONSE_CANCEL,
-    "input_audio_buffer_commit_empty": COMMIT,
-    "item_create_duplicate_item_id": ITEM_CREATE,
-    "item_create_invalid_previous_item_id": ITEM_CREATE,
-    "invalid_tool_call_id": ITEM_CREATE,
-    "item_retrieve_invalid_item_id": ITEM_RETRIEVE,
-    "item_delete_invalid_item_id": ITEM_DELETE,
-    "item_truncate_invalid_item_id": ITEM_TRUNCATE,
-    "cannot_update_voice": SESSION_UPDATE,
-}
-_KIND_OF_PARAM: Final = {
-    "session": SESSION_UPDATE,
-    "item": ITEM_CREATE,
-    "previous_item_id": ITEM_CREATE,
-    "response": RESPONSE_CREATE,
-    "audio_end_ms": ITEM_TRUNCATE,
-}
 
 
 class Journal:
@@ -282,7 +262,7 @@ class Journal:
         """Remove the event that an `error` answers, and return it; None if it is none of these."""
         entry = next((entry for entry in self.events if event_id and entry.event_id == event_id), None)
         if entry is None and not event_id:
-            kind = _KIND_OF_CODE.get(code) or _KIND_OF_PARAM.get(param.partition(".")[0])
+            kind = refused_type(code, param)
             entry = self.first(kind) if kind else None
         if entry is not None:
             self.resolve(entry)
