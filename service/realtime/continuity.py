@@ -163,7 +163,7 @@ class Continuity:
             return "no_session"
         if not self.mirror.session.is_supported:  # that of the beta, or of another API
             return "unsupported_session"
-        return "mcp_approval" if self.mirror.approvals else None
+        return "mcp_approval" if self.mirror.conversation.approvals else None
 
     def give_up(self, reason: str) -> None:
         """Free everything: the session is not renewable from now on."""
@@ -203,7 +203,7 @@ class Continuity:
         self.fold(now, _ALL)
         if not self.journal.is_sent or self._parts or self.mirror.answers.is_open:
             return Boundary.NONE
-        if self.journal.speech_is_open or self.journal.has_unacknowledged or self.mirror.approvals:
+        if self.journal.speech_is_open or self.journal.has_unacknowledged or self.mirror.conversation.approvals:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 

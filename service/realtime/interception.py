@@ -126,14 +126,14 @@ class Interceptor:
         is_absent = item.fate is Fate.ABSENT if item is not None else item_id in self._gone
         if not is_absent:
             return None
-        self._mirror.remove_item(item_id)
+        self._mirror.conversation.remove(item_id)
         self._gone.pop(item_id, None)
         return Interception(to_client=[self._answer(kept.ITEM_DELETED, item_id=item_id)])
 
     def _truncate(self, item: Item, body: Mapping[str, Any], now: float) -> Interception:
         end_ms = finite_number(body.get("audio_end_ms")) or 0.0
         heard_before = item.shown_text
-        self._mirror.truncate_item(item.item_id, end_ms, now)
+        self._mirror.conversation.truncate(item.item_id, end_ms, now)
         place = {"content_index": body.get("content_index", 0), "audio_end_ms": body.get("audio_end_ms", 0)}
         answer = self._answer(kept.ITEM_TRUNCATED, item_id=item.item_id, **place)
         words = item.shown_text
@@ -148,7 +148,7 @@ class Interceptor:
 
     def _send_text(self, item: Item, words: str) -> bytes:
         before = self._mirror.items.before(item.item_id, present=True)
-        form = parse_object(message(item.item_id, "assistant", self._mirror.answer_part, words))
+        form = parse_object(message(item.item_id, "assistant", self._mirror.conversation.answer_part, words))
         due = [(kept.ITEM_ADDED, item.item_id), (kept.ITEM_DONE, item.item_id)]
         return self._send(kept.ITEM_CREATE, {"previous_item_id": before, "item": form}, due)
 
