@@ -1,5 +1,6 @@
 """A session that may outlive its upstream connection: the client keeps its socket while the relay replaces what is behind."""
 
+import dataclasses
 from typing import Any, Final
 
 from service.realtime.continuity import Continuity
@@ -23,6 +24,7 @@ from service.relay.sideband_continuity import SidebandContinuity
 from service.relay.start_reader import ClientStream
 from service.relay.swap_report import SwapReport
 from service.relay.swapper import Swapper
+from service.relay.view import SessionView
 from service.relay.watchdog import SessionLimits
 from service.upstream import translate
 from service.upstream.dial import UpstreamConnection
@@ -100,6 +102,11 @@ class RenewableSession(Session):
             self._swapper.stop()
             await self._swapper.wait_stopped()
             del self._kept_to_upstream, self._kept_to_client  # a reference cycle would wait for the garbage collector
+
+    def view(self) -> SessionView | None:
+        """See `Session.view`."""
+        view, report = super().view(), self._report
+        return view and dataclasses.replace(view, renewals=report.renewals, recoveries=report.recoveries)
 
     def abort(self) -> None:
         """See `Session.abort`."""

@@ -21,6 +21,8 @@ class SessionView:
     to_upstream: Pipe
     to_client: Pipe
     spending: Spent
+    renewals: int = 0  # of the upstream connection, before the provider's limit
+    recoveries: int = 0  # after a loss
 
     def as_object(self) -> dict[str, object]:
         """The object of the JSON document."""
@@ -42,6 +44,8 @@ class SessionView:
             "billed_seconds": round(spending.billed_seconds, 3),
             "cost_usd": round(spending.cost_usd, 6),
             "cost_is_complete": spending.is_priced,
+            "renewals": self.renewals,
+            "recoveries": self.recoveries,
         }
 
 

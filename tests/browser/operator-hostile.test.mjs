@@ -115,6 +115,8 @@ const SESSION = {
   billed_seconds: 0,
   cost_usd: 0.1,
   cost_is_complete: false,
+  renewals: 1,
+  recoveries: 0,
 };
 const FAILURE = {
   time: 1795751366,

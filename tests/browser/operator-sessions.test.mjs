@@ -62,7 +62,7 @@ test("session of GPT-Live, one that ends and one that is held back are shown as 
       last_event_seconds_ago: 0.4,
     },
     ...{ state: "open", ending_as: null, client_to_upstream: way, upstream_to_client: way, tokens: 1510, billed_seconds: 0 },
-    ...{ cost_usd: 0.05321, cost_is_complete: true },
+    ...{ cost_usd: 0.05321, cost_is_complete: true, renewals: 0, recoveries: 0 },
   };
   const sessions = [
     { ...session, id: "2", api: "live", model: null, billed_seconds: 61, cost_is_complete: false },

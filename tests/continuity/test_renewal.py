@@ -35,6 +35,9 @@ async def test_silent_session_is_renewed_without_a_gap() -> None:
         assert [item["id"] for item in found.conversations[1].items] == caller.items
         await is_alive(caller)
         caller.check()
+        [view] = [session.view() for session in found.relay.app.drainer.sessions]
+        assert view is not None
+        assert (1, 0) == (view.as_object()["renewals"], view.as_object()["recoveries"])
         [line] = found.relay.events("session.renewed")
         assert (line["cause"], line["gap_seconds"], line["items_sent"]) == ("renewal", 0.0, 1)
     assert found.relay.events("session.ended")[0]["renewals"] == 1

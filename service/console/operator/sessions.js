@@ -112,6 +112,11 @@ function totalsOf({ total, matching, sessions }, search) {
   return sessions.length < matching ? `${found}; the newest ${count(sessions.length)} are shown.` : `${found}.`;
 }
 
+/** How often the upstream connection was replaced; null if it was not. @param {Session} session */
+function replaced({ renewals, recoveries }) {
+  return renewals + recoveries ? `${count(renewals)} before the limit, ${count(recoveries)} after a loss` : null;
+}
+
 /** @param {HTMLElement} body */
 function table(body) {
   const heads = COLUMNS.map(([name, kind, isNumber]) =>
@@ -197,6 +202,7 @@ async function confirmEnd(session) {
     ["Address", session.address],
     ["Model", session.model],
     ["Age", age(session.age_seconds)],
+    ["Replaced connections", replaced(session)],
   ]);
   const words = el(
     "p",

@@ -75,6 +75,8 @@
  * @property {number} billed_seconds
  * @property {number} cost_usd
  * @property {boolean} cost_is_complete
+ * @property {number} renewals
+ * @property {number} recoveries
  *
  * @typedef {{total: number, matching: number, limit: number, sessions: Session[]}} SessionList
  *
