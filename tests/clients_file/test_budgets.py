@@ -139,6 +139,13 @@ async def test_model_without_a_price_is_refused_or_counts_at_the_price_of_the_op
         assert tokens * 1000 == (await spent_by(relay, "web")).microusd
 
 
+@pytest.fixture
+def frequent_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report what costs by the second more often than every five."""
+    monkeypatch.setattr("service.relay.budget.REPORT_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("frequent_reports")
 async def test_gpt_live_ends_when_its_seconds_have_used_up_a_budget(path: Path) -> None:
     """Also in silence: no audio, no response."""
     async with relay_of(path, table("kiosk", "usd_per_day = 0.0001")) as relay:
@@ -154,6 +161,7 @@ async def test_gpt_live_ends_when_its_seconds_have_used_up_a_budget(path: Path) 
         assert (await spent_by(relay)).microusd >= 100
 
 
+@pytest.mark.usefixtures("frequent_reports")
 async def test_minutes_end_a_session_that_does_nothing(path: Path) -> None:
     """A minute that is used up elsewhere."""
     async with relay_of(path, table("kiosk", "minutes_per_day = 1")) as relay:

@@ -65,6 +65,7 @@ async def test_call_that_is_over_ends_its_sideband() -> None:
             await eventually(lambda: len(found.upstreams) == 1)
             found.simulator.end_call("rtc_known")
             await found.simulator.drop_all(End.RESET)
+            await client.answer_close()
             assert await found.ended() == "upstream_lost"
         finally:
             await client.close()
