@@ -26,7 +26,7 @@ _HEAD_BYTES: Final = 64  # of a payload: enough for the key and the longest know
 _MIN_PAYLOAD_BYTES: Final = 126  # of a frame with a two-byte length
 _SHORT_HEADER_BYTES: Final = 2  # of a frame with a shorter payload, without a mask
 _TWO_BYTE_LENGTH: Final = 126  # in the second byte of a frame without a mask
-_NO_HEAD: Final = bytes(MAX_BUFFERED_FRAME_BYTES)  # longer than any payload that is compared with it
+_NO_HEAD: Final[tuple[bytes, ...]] = ()  # `startswith` finds no payload that begins with it
 _TEXT: Final = 0x81  # the first byte of a text message in one frame
 _MASK_REPEATER: Final = int.from_bytes(b"\x01\0\0\0" * (_HEAD_BYTES // 4), "little")  # times a mask repeats it
 
@@ -80,12 +80,12 @@ class EventRuns:
         self.event_types: list[str] = []
         """The types of the events that `feed_events` consumed."""
         # Most events have the type of the one before: its payload up to the end of its type, of the client's as a number.
-        self._last_head = _NO_HEAD
+        self._last_head: bytes | tuple[bytes, ...] = _NO_HEAD
         self._last_head_end = 0
         self._last_head_number = -1
         self._last_mask_repeater = 0
         self._last_type: str | None = None
-        self._last_requested_head = _NO_HEAD
+        self._last_requested_head: bytes | tuple[bytes, ...] = _NO_HEAD
         self._last_requested_type = ""
 
     def new_audio_run(self) -> AudioRun:
