@@ -289,6 +289,7 @@ async def test_draining_event_is_sent_between_two_messages() -> None:
         draining = asyncio.ensure_future(relay.app.drainer.drain(DrainTiming(1, 0), DrainSignals()))
         while (item := await client.next_item()) is not None and isinstance(item, bytes):
             frames.append(item.decode("latin-1"))
+        await client.answer_close()
         assert await draining == DrainResult(closed=1)
         await client.close()
 
