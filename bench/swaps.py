@@ -15,7 +15,7 @@ Report = Callable[[str], None]
 
 
 async def measure_swaps(number: int, first_seed: int, report: Report) -> bool:
-    """Hold calls until so many connections have been replaced; returns whether every sample came exactly once."""
+    """Hold calls until the given number of connections has been replaced; returns whether every sample came exactly once."""
     options = SimulatorOptions(keep_conversations=True, numbered_answers=True, pace=0)
     said = lost = doubled = swaps = ended = calls = 0
     began, seeds = time.monotonic(), count(first_seed)

@@ -8,7 +8,7 @@ _SEPARATORS: Final = (b",", b":", b"[", b"{")
 
 
 def is_intricate(payload: bytes) -> bool:
-    """Whether a payload has so many keys and values that to parse it would hold up other sessions.
+    """Whether a payload has more keys and values than can be parsed without a delay for other sessions.
 
     What strings contain does not count: two megabytes of audio, of a picture or of text are one value.
     """

@@ -22,7 +22,7 @@ class SwapReport:
         self._began_at = self._lost_at = 0.0
         self._reason: str | None = None
         self._lost_turns: dict[str, int] = {}
-        self._told: str | None = None
+        self._reported: str | None = None
         self.attempts = 0
         self.renewals = self.recoveries = 0
 
@@ -81,8 +81,8 @@ class SwapReport:
 
     def not_renewable(self, why: str | None) -> None:
         """The session cannot be continued, from now on; counted once."""
-        if why in _PASSING or why == self._told:
+        if why in _PASSING or why == self._reported:
             return
-        self._told = why
+        self._reported = why
         self._metrics.count_not_renewable(why or "")
         self._log.warning("session.not_renewable", reason=why)

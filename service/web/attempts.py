@@ -30,7 +30,7 @@ class ConnectionAttempt:
     wants_draining_event: bool = False
     wants_budget_event: bool = False
     continuity: bool | None = (
-        None  # whether the session outlives its upstream connection; None if the client is not told
+        None  # whether the session outlives its upstream connection; None if the client gets no such header
     )
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False

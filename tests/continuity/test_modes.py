@@ -1,4 +1,4 @@
-"""Which sessions outlive their upstream connections: what a client asks for, what the operator sets, and what it is told."""
+"""Which sessions outlive their upstream connections: what a client asks for, what the operator sets, what the 101 says."""
 
 import json
 
@@ -15,7 +15,7 @@ PLAIN = "/v1/realtime?model=gpt-realtime"
 
 
 @pytest.mark.parametrize(
-    ("mode", "query", "told"),
+    ("mode", "query", "header"),
     [
         ("ask", "", None),
         ("ask", "&continuity=off", None),
@@ -28,13 +28,13 @@ PLAIN = "/v1/realtime?model=gpt-realtime"
     ],
 )
 async def test_header_of_the_101_says_whether_the_session_has_continuity(
-    mode: str, query: str, told: str | None
+    mode: str, query: str, header: str | None
 ) -> None:
     """The loss of upstream shows that it is true; the parameter never goes upstream."""
     async with stage(RELAY_CONTINUITY=mode) as found, calling(found.relay, PLAIN + query) as caller:
-        assert told == caller.client.answer.headers.get("Relay-Continuity")
+        assert header == caller.client.answer.headers.get("Relay-Continuity")
         await found.simulator.drop_all(End.RESET)
-        if told == "renew":
+        if header == "renew":
             await eventually(lambda: found.swaps("loss") == 1)
         else:
             assert await found.ended() == "upstream_lost"
@@ -72,7 +72,7 @@ async def test_translation_runs_without_continuity_where_all_sessions_have_it() 
 
 
 async def test_session_beyond_the_memory_for_continuity_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that then asks for it is told. What an open session has kept is freed."""
+    """The answer says so to a client that then asks for it. What an open session has kept is freed."""
     async with stage() as found, calling(found.relay) as first:
         monkeypatch.setattr(ContinuityPool, "has_room", property(lambda _: False))
         async with calling(found.relay) as second:

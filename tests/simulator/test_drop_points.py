@@ -128,7 +128,7 @@ async def test_half_a_frame_is_sent() -> None:
 
 
 async def test_event_is_generated_but_not_sent() -> None:
-    """The conversation has the item, the client has not been told of it."""
+    """The conversation has the item, the client has not received it."""
     fault = Fault(Moment.BEFORE_SENT, End.FIN, event="conversation.item.added")
     async with failing(fault) as (client, record):
         await ask(client)

@@ -110,7 +110,7 @@ async def test_longest_identifiers_are_accepted(sim: Simulator) -> None:
 
 
 async def test_output_is_refused_once_its_call_is_deleted(sim: Simulator) -> None:
-    """Whoever rebuilds a conversation must create the call first."""
+    """A client that rebuilds a conversation must create the call first."""
     async with connect(sim) as client:
         await create(client, {**CALL, "id": "call"})
         await client.send("conversation.item.delete", item_id="call")

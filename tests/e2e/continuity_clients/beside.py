@@ -3,7 +3,7 @@
     python -m tests.e2e.continuity_clients --beside
 
 LiveKit and strands are the two SDKs that restore a conversation themselves. Each runs directly on the simulator, and beside
-it a plain client and LiveKit through the relay. Upstream is a round trip of 100 ms away from whoever dials it.
+it a plain client and LiveKit through the relay. The upstream is a round trip of 100 ms away from each that dials it.
 """
 
 import asyncio

@@ -80,7 +80,7 @@ class Call:
         await self._quiet.wait()
 
     async def switched(self, count: int = 1) -> None:
-        """Wait until so many connections of the call have been replaced: they are closed, and another one is open."""
+        """Wait until `count` connections of the call have been replaced: they are closed, and another one is open."""
 
         def is_switched() -> bool:
             return len(self.upstreams) > count and all(record.closed for record in self.upstreams[:count])

@@ -94,7 +94,7 @@ def _trace(running: Call) -> list[str]:
 
 
 async def answered(running: Call, count: int = 1) -> None:
-    """Wait until so many answers have ended and been played."""
+    """Wait until `count` answers have ended and been played."""
     done = await running.tap.wait_received("response.done", count)
     deltas = running.tap.received("response.output_audio.delta")
     own = [seen for seen in deltas if seen.event["response_id"] == done.event["response"]["id"]]
@@ -145,15 +145,15 @@ async def _interrupt_after_swap(running: Call) -> str:
     record = running.last.conversation
     assert record is not None
     texts = [accounting.text_of(item) for item in record.items if item["id"] == cut["item_id"]]
-    told = "".join(
+    spoken = "".join(
         seen.event["delta"]
         for seen in running.tap.received("response.output_audio_transcript.delta")
         if seen.event["item_id"] == cut["item_id"]
     )
-    expected = len(told) * cut["audio_end_ms"] / 1000 / _LONG_ANSWER
-    if len(texts) != 1 or not told.startswith(texts[0]) or abs(len(texts[0]) - expected) > _TOLERANCE:
-        raise ClientFailed(f"of {told!r} remain {texts!r}, although it was cut at {cut['audio_end_ms']} ms")
-    return f"cut at {cut['audio_end_ms']} ms: {len(texts[0].split())} of {len(told.split())} words remain"
+    expected = len(spoken) * cut["audio_end_ms"] / 1000 / _LONG_ANSWER
+    if len(texts) != 1 or not spoken.startswith(texts[0]) or abs(len(texts[0]) - expected) > _TOLERANCE:
+        raise ClientFailed(f"of {spoken!r} remain {texts!r}, although it was cut at {cut['audio_end_ms']} ms")
+    return f"cut at {cut['audio_end_ms']} ms: {len(texts[0].split())} of {len(spoken.split())} words remain"
 
 
 async def _lose_in_speech(running: Call) -> str:
