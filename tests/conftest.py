@@ -13,8 +13,11 @@ from service import loop
 # On a fresh checkout the first examples of text cost seconds (Hypothesis builds its table of Unicode), and a busy machine is
 # slow: neither says anything about the code.
 settings.register_profile("relay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("deep", settings.get_profile("relay"), max_examples=100_000)
-settings.load_profile("deep" if os.environ.get("TEST_PROFILE") == "deep" else "relay")
+# A hundred thousand examples took 25 minutes of CPU in a single test.
+settings.register_profile(
+    "deep", settings.get_profile("relay"), max_examples=int(os.environ.get("TEST_EXAMPLES", "10000"))
+)
+settings.load_profile("deep" if {"TEST_PROFILE", "TEST_EXAMPLES"} & os.environ.keys() else "relay")
 
 # They need root and a network of their own: `make test-faults` makes one and says so.
 collect_ignore = [] if os.environ.get("TEST_FAULTS") else ["namespaces"]

@@ -1,7 +1,7 @@
 """Properties of the frame scanner, compared with a reference that decodes the whole stream at once.
 
 Streams are generated valid and then mutated: bits, lengths, opcodes and masks change; frames are removed, copied or moved.
-With TEST_PROFILE=deep each property is tested on a hundred thousand streams.
+With TEST_PROFILE=deep each property is tested on ten thousand streams.
 """
 
 import itertools
@@ -45,7 +45,7 @@ MAX_HELD_TOTAL_BYTES: Final = MAX_BUFFERED_FRAME_BYTES + HEADER_BYTES + MAX_EVEN
 """One incomplete frame, the held fragments and the head of a message."""
 EDGES: Final = (0, 2, 3, 4, 7, 125, 126, 127, 128, 129, 255)
 
-# A hundred thousand examples take minutes.
+# Ten thousand examples take minutes.
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 180)
 
 # -- generated input --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES, MIN_PART_BYT
 from tests.support.checked_scanner import CheckedScanner
 from tests.support.reference_decoder import decode
 
-# A hundred thousand examples take minutes.
+# Ten thousand examples take minutes.
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("TEST_PROFILE") == "deep" else 180)
 
 KEY = b"\x01\x7f\x80\xff"
