@@ -23,13 +23,6 @@ from tests.support.relay_process import serving
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-@pytest.fixture(autouse=True)
-def patient_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no failure of the store, after which each relay would count for itself."""
-    assert SharedStore.__init__.__kwdefaults__ is not None
-    monkeypatch.setitem(SharedStore.__init__.__kwdefaults__, "call_seconds", 5.0)
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of its own, which a test can stop."""
@@ -42,13 +35,8 @@ def text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_limits_hold_for_three_relays_together(
-    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_limits_hold_for_three_relays_together(redis: RedisServer, tmp_path: Path) -> None:
     """30 callers at three relays: 7 sessions. A place that is free at one relay is free at all; starts count together."""
-    defaults = SharedStore.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "call_seconds", 5.0)  # a busy machine is no failure of the store
     text = table("kiosk", "max_sessions = 7") + table("web", "starts_per_minute = 4")
     async with AsyncExitStack() as stack:
         relays = [
