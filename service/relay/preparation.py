@@ -77,12 +77,12 @@ class Preparation:
         connection, replay = self.connection, self.replay
         if self._is_over or connection is None or replay is None:
             return
-        if replay.fault is not None:
-            self._fail(replay.fault)
-        elif connection.leg.full_since is not None:
+        if connection.leg.full_since is not None:
             connection.leg.on_writable = self.pump
         elif self.send_next(is_final=self._is_recovery):
             self._loop.call_soon(self.pump)
+        elif replay.fault is not None:  # known once nothing else is left to send
+            self._fail(replay.fault)
         else:
             self._on_progress()
 
