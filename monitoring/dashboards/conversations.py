@@ -87,25 +87,14 @@ def _continuity() -> tuple[PanelBuilder, ...]:
     return (
         graph_panel(
             "Replaced upstream connections",
-            "Upstream connections of open sessions that were replaced, or could not be: before the limit, or after a loss.",
-            "ok; single ended after a loss. failed means that sessions end at the provider's limit.",
+            (
+                "Upstream connections of open sessions replaced, or not, before the provider's limit or after "
+                "a loss; turns of users that the new connection does not have, by why."
+            ),
+            "ok. failed: sessions end at the provider's limit; no lost turns.",
             PER_MINUTE,
             Query(per_minute("swaps_total", by="cause, result"), "{{cause}} {{result}}"),
-            stacked=True,
-        ),
-        graph_panel(
-            "Time without upstream",
-            "Time during which a session whose connection was lost had none.",
-            "p50 below 1 s; a renewal has none.",
-            SECONDS,
-            *quantiles("swap_gap_seconds", 0.5, 0.95),
-        ),
-        graph_panel(
-            "Lost turns",
-            "Turns of users that a replaced connection does not have, by why.",
-            "none.",
-            PER_MINUTE,
-            Query(per_minute("lost_turns_total", by="why"), "{{why}}"),
+            Query(per_minute("lost_turns_total", by="why"), "lost turns: {{why}}"),
         ),
     )
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from service.web.live import PATHS as LIVE_PATHS
 from service.web.realtime import TRANSLATION_PATHS
 from service.web.unserved import (
+    CLIENT_SECRET_PATHS,
     REALTIME_PATHS,
     WEBSOCKET_PATHS,
     nearest_path,
@@ -77,7 +78,7 @@ def test_any_path_has_a_bounded_remedy(path: str) -> None:
 
     assert failure.remedy.isprintable()
     assert len(failure.remedy) < 500
-    assert nearest_path(path) in {None, *WEBSOCKET_PATHS, "/livez", "/readyz", "/healthz"}
+    assert nearest_path(path) in {None, *WEBSOCKET_PATHS, CLIENT_SECRET_PATHS[0], "/livez", "/readyz", "/healthz"}
 
 
 def test_hints_name_paths_that_the_relay_serves() -> None:
