@@ -37,6 +37,25 @@ async def test_open_turn_of_telephone_audio_is_said_again(name: str) -> None:
         caller.check()
 
 
+async def test_open_turn_of_semantic_turn_detection_is_said_again() -> None:
+    """The kind of turn detection is restored."""
+    async with stage() as found, calling(found.relay) as caller:
+        detection = {"type": "semantic_vad", "eagerness": "high"}
+        caller.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}})
+        await caller.until("session.updated")
+        caller.speak(600)
+        await caller.until("input_audio_buffer.speech_started")
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        caller.speak(200)
+        caller.be_silent(4_000)
+        await caller.until("response.done")
+        restored = found.conversations[1].sessions[-1]["audio"]["input"]["turn_detection"]
+        assert (restored["type"], restored["eagerness"]) == ("semantic_vad", "high")
+        assert spoken(found, caller) == everything(caller)
+        caller.check()
+
+
 @pytest.mark.parametrize("when", ["before the commit", "behind the commit"])
 async def test_turn_that_the_client_commits_is_heard_once(when: str) -> None:
     """Without turn detection, nothing leaves the journal until the commit."""

@@ -218,9 +218,9 @@ async def test_events_that_end_every_upstream_end_the_session_after_three() -> N
         assert len(found.upstreams) == 1 + 3
 
 
-@pytest.mark.parametrize("item", [1, 2, 5])
+@pytest.mark.parametrize("item", range(1, 6))
 async def test_second_loss_during_the_replay_starts_it_again(item: int) -> None:
-    """At any item."""
+    """At each item of it."""
     first = Fault(AFTER_UPDATE, End.RESET, event="session.updated")
     second = Fault(Moment.RECEIVED, End.RESET, event="conversation.item.create", count=item)
     async with stage(failing(first), failing(second)) as found, calling(found.relay) as caller:

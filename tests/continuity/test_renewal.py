@@ -81,15 +81,45 @@ async def test_endless_answer_is_cut_at_the_limit_and_asked_for_again() -> None:
         caller.check()
 
 
-async def test_refused_renewal_leaves_the_session_until_its_end() -> None:
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        ("quota-exhausted", "quota_exhausted"),
+        ("key-rejected", "key_rejected"),
+        ("http-429", "rate_limited"),
+        ("hang", "timeout"),
+    ],
+)
+async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, reason: str) -> None:
     """The session then ends with the provider's reason, at the provider's time."""
-    async with stage(SHORT, default=Behaviour(scenario="quota-exhausted")) as found, calling(found.relay) as caller:
+    refusing = Behaviour(scenario=scenario)
+    async with (
+        stage(SHORT, default=refusing, RELAY_RECOVERY_SECONDS="1", RELAY_DIAL_TIMEOUT_SECONDS="0.2") as found,
+        calling(found.relay) as caller,
+    ):
         await eventually(lambda: found.swaps("renewal", "failed") >= 1, 10)
         await is_alive(caller)
         await caller.until_over()
         assert await found.ended() == "session_expired"
         assert caller.of_type("error")[-1]["error"]["code"] == "session_expired"
-        assert found.relay.events("session.renewal_failed")[0]["reason"] == "quota_exhausted"
+        assert found.relay.events("session.renewal_failed")[0]["reason"] == reason
+
+
+@pytest.mark.parametrize("pause_ms", [0, 60])
+async def test_speech_that_begins_just_before_a_switch_is_one_turn(pause_ms: int) -> None:
+    """Upstream notices it 300 ms late: the connection that carries it then hears all of it."""
+    late = Behaviour(session_seconds=4, vad_lag_ms=300)
+    async with stage(late, Behaviour(vad_lag_ms=300, round_trip_ms=80)) as found, calling(found.relay) as caller:
+        caller.say("before")
+        while len(found.upstreams) < 2:
+            await talk(caller, words_ms=0, pause_ms=PIECE_MS)
+        await talk(caller, words_ms=0, pause_ms=pause_ms)
+        await talk(caller, words_ms=600, pause_ms=1_400)
+        await caller.until("response.done")
+        await is_alive(caller)
+        assert found.swaps("renewal") + found.swaps("forced") == 1
+        assert spoken(found, caller) == everything(caller)
+        caller.check()
 
 
 async def test_prepared_connection_takes_over_at_once_when_the_old_one_is_lost() -> None:

@@ -72,6 +72,22 @@ async def test_limit_of_the_session_holds_while_upstream_is_missing() -> None:
         await upstream_is_left(found)
 
 
+async def test_flood_of_the_client_ends_the_session_while_upstream_is_missing() -> None:
+    """Its limits hold meanwhile."""
+    hanging = Behaviour(scenario="hang")
+    async with (
+        stage(LOSING, hanging, RELAY_MAX_MESSAGES_PER_SECOND="50") as found,
+        calling(found.relay) as caller,
+    ):
+        caller.send("session.update", session={"type": "realtime"})
+        await found.simulator.wait_dials(found.probes + 2)
+        for _ in range(1_000):
+            caller.be_silent(20)
+        await caller.until_over()
+        assert await found.ended() == "rate_exceeded"
+        await upstream_is_left(found)
+
+
 @pytest.mark.parametrize(
     ("settings", "seconds"),
     [
