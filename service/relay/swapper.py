@@ -139,7 +139,11 @@ class Swapper:
         if self._is_over:
             return
         now = self._clock()
-        match self._swap.due(now, lambda: self._kept.continuity.boundary(self._clock())):
+        step = self._swap.due(now, lambda: self._kept.continuity.boundary(self._clock()))
+        if self._swap.state is not SwapState.LIVE and (why := self._obstacle) is not None:
+            self._failed(why, is_final=True)
+            step = None
+        match step:
             case Step.PREPARE:
                 self._prepare(now)
             case Step.DIAL:
@@ -156,6 +160,12 @@ class Swapper:
             case _:
                 pass
         self._wake()
+
+    @property
+    def _obstacle(self) -> str | None:
+        """Why the conversation cannot go on at another upstream; what has been replayed of it there is not all of it."""
+        why = self._kept.continuity.not_renewable
+        return None if why == "mcp_approval" else why
 
     def _prepare(self, now: float) -> None:
         why = self._kept.continuity.not_renewable
@@ -179,8 +189,8 @@ class Swapper:
     def _lose(self, end: Ending, *, delay: float = 0.0, is_forced: bool = False) -> bool:
         """Go on without upstream, if that is possible; `end` is the ending otherwise."""
         host, now = self._host, self._clock()
-        why = self._kept.continuity.not_renewable
-        if host is None or why not in {None, "mcp_approval"} or not host.can_swap:
+        why = self._obstacle
+        if host is None or why is not None or not host.can_swap:
             self._report.not_recovered(why or "inside_a_message")
             return False
         if not self._swap.lost(now, delay=delay, is_forced=is_forced):
@@ -257,7 +267,10 @@ class Swapper:
         host, new = self._host, self._new
         if host is None or new is None or new.replay is None or not self.is_lost:
             return
-        if new.replay.is_done and new.at_boundary:  # else the next delivery comes here again
+        self._kept.continuity.boundary(self._clock())  # folds what the client has sent
+        if (why := self._obstacle) is not None:
+            self._failed(why, is_final=True)
+        elif new.replay.is_done and new.at_boundary:  # else the next delivery comes here again
             self._swap.replayed()
             self._join(host, new)
 

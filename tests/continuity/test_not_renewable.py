@@ -1,0 +1,48 @@
+"""Sessions that can no longer be continued while they have two upstream connections, or none."""
+
+from service.simulator import Behaviour, End, Fault, Moment
+from tests.continuity.caller import Caller, calling
+from tests.continuity.relays import Stage, failing, stage
+from tests.continuity.test_recovery import is_alive
+from tests.support.harness import eventually
+
+LIFE = Behaviour(session_seconds=4)
+LOSING = failing(Fault(Moment.AFTER_SENT, End.RESET, event="session.updated"))
+
+
+def send_what_cannot_be_kept(caller: Caller) -> None:
+    """Send an item that is forwarded and too intricate to be parsed."""
+    caller.say("hello", metadata=[0] * 20_000)
+
+
+async def is_told(found: Stage) -> None:
+    """Wait for the report of it."""
+    await eventually(lambda: found.relay.metric("realtime_relay_not_renewable_total", why="kept_event_too_large") == 1)
+
+
+async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> None:
+    """It is dropped: the session goes on at the old one, which has all of the conversation."""
+    async with stage(LIFE) as found, calling(found.relay) as caller:
+        caller.speak(100)  # no boundary: it stays prepared
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        send_what_cannot_be_kept(caller)
+        await is_told(found)
+        await eventually(lambda: found.upstreams[1].closed)
+        await is_alive(caller)
+        assert not found.upstreams[0].closed
+        assert found.swaps("renewal") == found.swaps("forced") == 0
+
+
+async def test_session_that_cannot_be_continued_ends_with_the_reason_of_its_loss() -> None:
+    """Another connection would have neither its configuration nor its conversation."""
+    async with (
+        stage(LOSING, Behaviour(scenario="hang"), RELAY_DIAL_TIMEOUT_SECONDS="2") as found,
+        calling(found.relay) as caller,
+    ):
+        caller.send("session.update", session={"type": "realtime", "instructions": "be brief"})
+        await found.simulator.wait_dials(found.probes + 2)
+        send_what_cannot_be_kept(caller)
+        await caller.until_over()
+        assert await found.ended() == "upstream_lost"
+        assert found.swaps("loss", "ended") == 1
+        await eventually(lambda: all(record.closed for record in found.simulator.connections), 5)
