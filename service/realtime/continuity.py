@@ -54,6 +54,8 @@ class ContinuityLimits:
 class Continuity:
     """One session. See the head of this file."""
 
+    is_renewed = True  # before upstream ends it
+
     def __init__(self, limits: ContinuityLimits | None = None) -> None:
         self._limits = limits or ContinuityLimits()
         self._log: deque[tuple[str, bytes | tuple[int, int], float]] = deque()

@@ -105,6 +105,10 @@ class Swap:
         self._prepare_at = self._expires_at - before if seconds_left < inf else inf
         self._failures = 0
 
+    def renew_never(self) -> None:
+        """Plan no renewal; for a session that is LIVE or has lost its upstream."""
+        self._expires_at = self._prepare_at = inf
+
     def due(self, now: float, boundary: Callable[[], Boundary]) -> Step | None:
         """Return what to do now. `boundary` is called only if it matters."""
         match self.state:
@@ -166,7 +170,9 @@ class Swap:
         self.state, self._deadline, self._is_dialled = SwapState.LIVE, inf, False
         wait = self._times.retry * 2 ** min(self._failures, _LARGEST_RETRY)
         self._failures += 1
-        self._prepare_at = now + min(wait, max(_SHORTEST_SECONDS, (self._expires_at - now) / 2))
+        if now < self._expires_at:  # an upstream that goes on behind its time is not worth a dial a second
+            wait = min(wait, max(_SHORTEST_SECONDS, (self._expires_at - now) / 2))
+        self._prepare_at = now + wait
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ MAX_BYTES = 262_144
 class SidebandContinuity(Continuity):
     """Keeps only what the client sends while there is no connection. A sideband is never renewed."""
 
+    is_renewed = False
+
     def __init__(self) -> None:
         super().__init__()
         self._frames: list[bytes] = []

@@ -51,7 +51,6 @@ class Swapper:
         self._report = report
         self._clock = asyncio.get_running_loop().time
         self._swap = Swap(times=pool.times, random=random.random)
-        self._swap.schedule(self._clock(), None)
         self._expires_at: float | None = None
         self._original: Ending | None = (
             None  # with which the session ends if it is not recovered; None unless upstream is lost
@@ -62,6 +61,7 @@ class Swapper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_over = self._is_draining = False
         self._accounted = 0
+        self._schedule(self._clock())
 
     # -- called by the session ----------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class Swapper:
             self._drop_new()
             if self._swap.state is not SwapState.LIVE:
                 self._swap.preparation_failed(self._clock())
-            self._swap.schedule(self._clock(), None)
+            self._schedule(self._clock())
 
     def stop(self) -> None:
         """Abort everything: the session ends."""
@@ -315,8 +315,10 @@ class Swapper:
     # -- by the clock -------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> None:
-        seconds = None if self._expires_at is None else self._expires_at - time.time()
-        self._swap.schedule(now, None if self._is_draining else seconds)
+        if self._is_draining or not self._kept.continuity.is_renewed:
+            self._swap.renew_never()
+        else:
+            self._swap.schedule(now, None if self._expires_at is None else self._expires_at - time.time())
 
     def _account(self) -> None:
         """Count the bytes that are kept. Beyond the bound of the process, this session keeps nothing any more."""

@@ -101,3 +101,17 @@ async def test_sideband_joins_its_call_again() -> None:
             assert len(found.upstreams) == 2
         finally:
             await client.close()
+
+
+async def test_sideband_is_not_renewed() -> None:
+    """Also where sessions that state no end are."""
+    async with stage(RELAY_RENEW_AFTER_SECONDS="1") as found:
+        client = await open_raw(found.relay.app.public_port, "/v1/realtime?call_id=rtc_known&continuity=renew")
+        try:
+            await eventually(lambda: len(found.upstreams) == 1)
+            [session] = found.relay.app.sessions
+            await eventually(lambda: (view := session.view()) is not None and view.age_seconds > 1.5)
+            assert len(found.upstreams) == 1
+            assert found.swaps("renewal") == found.swaps("forced") == 0
+        finally:
+            await client.close()

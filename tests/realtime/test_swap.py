@@ -95,6 +95,26 @@ def test_preparation_is_repeated_before_the_session_expires() -> None:
     assert now < 3600
 
 
+def test_preparations_behind_the_expiry_keep_their_waits() -> None:
+    """Upstream may go on behind its time, or the time is only a setting: a dial a second would never end."""
+    swap = new_swap(60.0)
+    dials, now = 0, 0.0
+    while now < 3600:
+        now = max(now, swap.next_at())
+        assert swap.due(now, at(Boundary.NONE)) is Step.PREPARE
+        swap.preparing(now)
+        swap.preparation_failed(now)
+        dials += 1
+    assert dials < 20
+
+
+def test_session_that_is_never_renewed_is_not_by_the_setting_either() -> None:
+    """A sideband, or the session of a process that drains."""
+    swap = new_swap(renew_after=600.0)
+    swap.renew_never()
+    assert swap.due(100_000, at(Boundary.SOFT)) is None
+
+
 def test_loss_during_the_preparation_keeps_what_is_prepared() -> None:
     """The new upstream takes over."""
     swap = new_swap()
