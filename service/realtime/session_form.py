@@ -42,7 +42,7 @@ class SessionForm:
         self.turn_detection = turns if isinstance(turns, Mapping) else None
         self.transcribes = isinstance(source.get("transcription"), Mapping)
         self.keeps_all = session.get("truncation") == "disabled"
-        self.expires_at = finite_number(session.get("expires_at"))
+        self.expires_at = finite_number(session.get("expires_at")) or self.expires_at
 
     def moved(self, created: bytes) -> None:
         """Take over the times of another upstream, which has this session from now on."""

@@ -128,3 +128,13 @@ def test_long_call_stays_within_its_bounds() -> None:
     talk.call.lose()
     talk.call.recover()
     assert talk.call.continuity.lost_turns["audio_over_limit"] > 0
+
+
+def test_update_that_states_no_expiry_leaves_the_one_that_is_known() -> None:
+    """Else the session would not be renewed any more."""
+    session = KeptSession()
+    update = session_object()
+    del update["expires_at"]
+    session.up("session.updated", session=update)
+    session.continuity.fold(session.now)
+    assert session.continuity.expires_at == 5000
