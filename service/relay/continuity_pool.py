@@ -49,6 +49,7 @@ class ContinuityPool:
         self._storm = StormSpread()
         self._max_bytes = options.max_bytes
         self._bytes = 0
+        self._sessions = 0
         metrics.kept_bytes.set_function(lambda: self._bytes)
 
     @property
@@ -61,6 +62,22 @@ class ContinuityPool:
         if limits.max_session_seconds != self.options.default_session_seconds:
             return limits
         return replace(limits, max_session_seconds=self.options.max_session_seconds)
+
+    def join(self) -> None:
+        """Count a session that keeps its conversation."""
+        self._sessions += 1
+
+    def leave(self, size: int) -> None:
+        """Count one less, which has kept `size` bytes."""
+        self._sessions -= 1
+        self._bytes -= size
+
+    def must_free(self, size: int) -> bool:
+        """Whether a session that keeps `size` bytes has to free them: beyond the bound, those that keep at least the mean.
+
+        So a client that fills the memory loses its own conversations, and not those of all others.
+        """
+        return not self.has_room and size * self._sessions >= self._bytes
 
     def account(self, more: int) -> None:
         """Count bytes that a session keeps, or below 0 no longer keeps."""

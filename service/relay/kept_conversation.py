@@ -101,6 +101,7 @@ class KeptConversation:
                 self.continuity.unkeepable()
             else:
                 self.continuity.keep_upstream(message.type, message.raw, self._clock())
+            self._release_client()  # not half a second later: the audio of a microphone may wait behind a picture
 
     # -- called by the swaps ------------------------------------------------------------------------------------------
 
@@ -130,8 +131,7 @@ class KeptConversation:
         """Read a slice of what was kept, and ask upstream whether it has what was said; called twice a second."""
         self.continuity.fold(self._clock())
         self._ask_what_has_arrived(self._clock())
-        if self.upstream is not None and not self.continuity.is_full:
-            self._client.release("journal_full")
+        self._release_client()
 
     def stop(self) -> None:
         """Read the client again: the session ends, and needs its close frame."""
@@ -140,9 +140,23 @@ class KeptConversation:
             _send_nothing  # else it refers to the session, which would wait for the garbage collector
         )
 
+    def hold_client(self) -> None:
+        """Read no more of the client until there is an upstream: the sessions of the process keep too much."""
+        if self.upstream is None:
+            self._client.hold("journal_full")
+
+    def _release_client(self) -> None:
+        if self._client.held_since is not None and self.upstream is not None and not self.continuity.is_full:
+            self._client.release("journal_full")
+
     def _ask_what_has_arrived(self, now: float) -> None:
-        """Ping while the client speaks: what was said before a ping that is answered need not be said again."""
-        if self.upstream is None or self._ping is not None or not self._has_audio:
+        """Ping while the client speaks: what was said before a ping that is answered need not be said again.
+
+        Also while an event is not acknowledged: of one that upstream has for long, no acknowledgement will come.
+        """
+        if self.upstream is None or self._ping is not None:
+            return
+        if not (self._has_audio or self.continuity.journal.has_unacknowledged):
             return
         if now - self._pinged_at >= PING_SECONDS:
             self._pings += 1

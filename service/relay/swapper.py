@@ -61,6 +61,7 @@ class Swapper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_over = self._is_draining = False
         self._accounted = 0
+        pool.join()
         self._schedule(self._clock())
 
     # -- called by the session ----------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ class Swapper:
         self._is_over = True
         self._host = None
         self._drop_new()
-        self._pool.account(-self._accounted)
+        self._pool.leave(self._accounted)
         self._kept.stop()
         if self._timer is not None:
             self._timer.cancel()
@@ -321,9 +322,14 @@ class Swapper:
             self._swap.schedule(now, None if self._expires_at is None else self._expires_at - time.time())
 
     def _account(self) -> None:
-        """Count the bytes that are kept. Beyond the bound of the process, this session keeps nothing any more."""
+        """Count the bytes that are kept. Beyond the bound of the process, this session may have to free them.
+
+        Without upstream it does not, since it would end: it reads nothing more of its client.
+        """
         continuity = self._kept.continuity
-        if not self._pool.has_room and not self.is_lost:
+        if self.is_lost and not self._pool.has_room:
+            self._kept.hold_client()
+        elif self._pool.must_free(self._accounted):
             continuity.give_up("over_budget")
         size = continuity.kept_bytes
         self._pool.account(size - self._accounted)

@@ -1,0 +1,128 @@
+"""service/relay/kept_conversation.py and the memory that sessions share: when a client is held back, and who frees memory."""
+
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.realtime.continuity import Continuity, ContinuityLimits
+from service.realtime.frames import Opcode
+from service.realtime.kept import payload_of
+from service.realtime.scanner_items import Message
+from service.relay.continuity_pool import ContinuityOptions, ContinuityPool
+from service.relay.kept_conversation import KeptConversation
+from service.telemetry.continuity import ContinuityMetrics
+from service.wire.leg import Leg
+from tests.support.continued_call import client_frame, upstream_frame
+from tests.support.kept_session import session_object, user_text
+from tests.support.reference_api import Event
+
+LIMITS = ContinuityLimits(journal_bytes=100_000)
+PICTURE = user_text("a", "x" * 150_000)
+
+
+class FakeLeg:
+    """Records why it is held, and the pings that it is to send."""
+
+    def __init__(self) -> None:
+        self.reasons: set[str] = set()
+        self.pings: list[bytes] = []
+
+    @property
+    def held_since(self) -> float | None:
+        """Whether it is held."""
+        return 0.0 if self.reasons else None
+
+    def hold(self, reason: str) -> None:
+        """Called to hold it."""
+        self.reasons.add(reason)
+
+    def release(self, reason: str) -> None:
+        """Called to release it."""
+        self.reasons.discard(reason)
+
+    def send_control(self, _: Opcode, payload: bytes) -> None:
+        """Called to ping."""
+        self.pings.append(payload)
+
+
+def message(body: Event, frame: bytes, *, masked: bool) -> Message:
+    """An event as a scanner shows it."""
+    return Message(body["type"], payload_of(frame, masked=masked), frame)
+
+
+class Kept:
+    """A conversation of which the time is set."""
+
+    def __init__(self) -> None:
+        self.client, self.upstream, self.now = FakeLeg(), FakeLeg(), 0.0
+        legs = cast("Leg", self.client), cast("Leg", self.upstream)
+        self.kept = KeptConversation(Continuity(LIMITS), *legs, lambda _: None)
+        self.kept._clock = lambda: self.now
+        self.up(type="session.created", session=session_object())
+
+    def up(self, **body: Any) -> None:
+        """Upstream sends an event."""
+        self.kept.upstream_event(message(body, upstream_frame(body), masked=False))
+
+    def send(self, **body: Any) -> None:
+        """The client sends an event."""
+        self.kept.client_event(message(body, client_frame(body), masked=True))
+
+    def tick(self, seconds: float) -> None:
+        """Time passes, and upstream answers pings at once."""
+        self.now += seconds
+        self.kept.tick()
+        for payload in self.upstream.pings:
+            self.kept.pong_received(payload)
+        self.upstream.pings.clear()
+
+
+@pytest.fixture
+async def kept() -> Kept:
+    """A conversation within an event loop."""
+    return Kept()
+
+
+async def test_client_is_released_by_the_acknowledgement(kept: Kept) -> None:
+    """Without waiting for the next tick."""
+    kept.send(type="conversation.item.create", item=PICTURE)
+    assert kept.client.reasons == {"journal_full"}
+    kept.up(type="conversation.item.added", item=PICTURE, previous_item_id=None)
+    assert not kept.client.reasons
+
+
+async def test_event_that_upstream_never_acknowledges_holds_no_silent_client_for_ever(kept: Kept) -> None:
+    """An error that names neither the event nor what is wrong with it; the client says nothing."""
+    kept.send(type="conversation.item.create", item=PICTURE)
+    kept.up(type="error", error={"type": "server_error", "code": None, "param": None, "event_id": None})
+    for _ in range(30):
+        kept.tick(0.5)
+    assert not kept.client.reasons
+    assert not kept.kept.continuity.journal.events
+    kept.tick(5)
+    assert not kept.upstream.pings  # nothing to be asked
+
+
+async def test_client_without_upstream_is_held_until_there_is_one(kept: Kept) -> None:
+    """If the sessions of the process keep too much; one that has an upstream is not held."""
+    kept.kept.hold_client()
+    assert not kept.client.reasons
+    kept.kept.lose_upstream()
+    kept.kept.hold_client()
+    kept.tick(0.5)
+    assert kept.client.reasons == {"journal_full"}
+
+
+async def test_sessions_that_keep_the_most_free_the_memory_of_the_process() -> None:
+    """One client cannot take it from all others."""
+    pool = ContinuityPool(ContinuityOptions("ask", 1000, 4), ContinuityMetrics("relay", CollectorRegistry()))
+    sizes = [400, 400, 150, 60]
+    for size in sizes:
+        pool.join()
+        assert not pool.must_free(size)
+        pool.account(size)
+    assert [pool.must_free(size) for size in sizes] == [True, True, False, False]
+    pool.leave(400)
+    assert pool.has_room
+    assert not any(map(pool.must_free, sizes))
