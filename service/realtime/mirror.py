@@ -213,6 +213,7 @@ class Mirror:
         See `Answers.end_all`. While the user speaks, nothing is: the turn brings an answer.
         """
         events = list(self.conversation.announcements(new_id))
+        self.conversation.approvals.clear()  # another upstream does not wait for them
         done = {item.item_id for item in self.items if item.is_announced_done}
         ends, again, outputs = self.answers.end_all(new_id, done)
         for output in outputs:

@@ -141,3 +141,14 @@ def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
     assert session.continuity.old_upstream_event(kind, event, session.now)
     assert not session.continuity.old_upstream_event("response.done", event, session.now)
     assert session.replay().run().texts == {"a": "late"}
+
+
+def test_loss_forgets_the_approval_that_upstream_waited_for() -> None:
+    """Else the session would not be renewed any more."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_approval_request", "name": "f", "arguments": "{}", "server_label": "s"})
+    session.continuity.fold(session.now)
+    assert session.continuity.not_renewable == "mcp_approval"
+    session.lose()
+    recovered(session)
+    assert session.continuity.not_renewable is None
