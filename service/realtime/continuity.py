@@ -246,6 +246,8 @@ class Continuity:
         cut = [item_id for item_id in replay.created_as_audio if item_id in turns and turns[item_id].is_beheaded]
         if lost := len(cut) + self.journal.take_beheaded():
             self.lost_turns["audio_over_limit"] = self.lost_turns.get("audio_over_limit", 0) + lost
+        if dropped := self.mirror.items.dropped_messages:
+            self.lost_turns["items_over_limit"] = dropped
         for item in self.mirror.items:
             why = "refused" if item.item_id in replay.refused else replay.omitted.get(item.item_id)
             if why and item.kind is Kind.USER_SPEECH:

@@ -180,7 +180,7 @@ class Items:
         self._order: list[str] = []
         self._items: dict[str, Item] = {}
         self.bytes = 0
-        self.dropped = 0
+        self.dropped_messages = 0  # of users, and of the system
         self.revision = 0
         """Grows with every change."""
 
@@ -242,5 +242,6 @@ class Items:
                 self.remove(item.item_id)
             if self.bytes <= self._limit:
                 break
-        self.dropped += len(gone)
+        is_message = [item.kind is Kind.USER_SPEECH or (item.kind is Kind.COPY and not item.call_id) for item in gone]
+        self.dropped_messages += sum(is_message)
         return gone

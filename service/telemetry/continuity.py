@@ -9,7 +9,7 @@ SwapResult = Literal["ok", "failed", "ended"]
 CAUSES: Final[tuple[SwapCause, ...]] = ("renewal", "forced", "loss")
 RESULTS: Final[tuple[SwapResult, ...]] = ("ok", "failed", "ended")
 ITEM_FATES: Final = ("sent", "refused", "omitted")
-LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "refused", "other")
+LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "items_over_limit", "refused", "other")
 NOT_RENEWABLE: Final = (
     "kept_event_too_large",
     "kept_event_too_deep",
