@@ -153,8 +153,7 @@ class Continuity:
     @property
     def kept_bytes(self) -> int:
         """All bytes that are kept."""
-        journal = self.journal
-        return self._log_bytes + journal.audio_bytes + journal.event_bytes + self.mirror.size
+        return self._log_bytes + self.journal.size + self.mirror.size
 
     @property
     def not_renewable(self) -> str | None:

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Final
 
 from service.realtime.audio_length import PCM, AppendSizes
-from service.realtime.journal_entries import UNSENT, Append, Entry, Speech, Turn
+from service.realtime.journal_entries import OVERHEAD_BYTES, UNSENT, Append, Entry, Speech, Turn
 from service.realtime.kept import (
     CLEAR,
     COMMIT,
@@ -82,7 +82,7 @@ class Journal:
         """Add another event."""
         entry = Entry(self._next_order(), kind, raw, now, event_id, item_id, self.is_sent)
         self.events.append(entry)
-        self.event_bytes += len(raw)
+        self.event_bytes += entry.size
         return entry
 
     def _place(self, append: Append) -> None:
@@ -289,10 +289,11 @@ class Journal:
 
     def ask(self, kind: str, frames: list[bytes]) -> None:
         """Put events in front of all others, to be sent first."""
-        self.events[:0] = [
+        entries = [
             Entry(0, kind, raw, 0.0, text(body_of(raw, masked=True).get("event_id")), is_sent=False) for raw in frames
         ]
-        self.event_bytes += sum(map(len, frames))
+        self.events[:0] = entries
+        self.event_bytes += sum(entry.size for entry in entries)
 
     def reopen_turns(self, commit: bytes) -> None:
         """Make the audio of all kept turns unsent again, each with the commit that ends it if no turn detection does."""
@@ -303,8 +304,8 @@ class Journal:
                 appends.append(Append(order, raw, 0.0, last - first, offset_ms=first))
                 order += 1
             if turn.parts and not self.detects_turns:
-                self.events.append(Entry(order, COMMIT, commit, 0.0, is_sent=False))
-                self.event_bytes += len(commit)
+                self.events.append(entry := Entry(order, COMMIT, commit, 0.0, is_sent=False))
+                self.event_bytes += entry.size
             order += 1
         self.turns.clear()
         self.appends.extendleft(reversed(appends))
@@ -317,7 +318,7 @@ class Journal:
     def remove(self, entry: Entry) -> None:
         """Remove an event that is not to be sent."""
         self.events.remove(entry)
-        self.event_bytes -= len(entry.raw)
+        self.event_bytes -= entry.size
 
     def sent(self, entry: Append | Entry, now: float) -> None:
         """Count an entry as sent to the current upstream just now."""
@@ -326,6 +327,12 @@ class Journal:
             self._place(entry)
         else:
             entry.is_sent = True
+
+    @property
+    def size(self) -> int:
+        """The bytes that it keeps in memory, also for audio in many small pieces."""
+        pieces = len(self.appends) + sum(len(turn.parts) for turn in self.turns.values())
+        return self.audio_bytes + self.event_bytes + pieces * OVERHEAD_BYTES
 
     @property
     def speech_is_open(self) -> bool:

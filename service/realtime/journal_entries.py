@@ -8,6 +8,8 @@ from service.realtime.audio_length import AudioFormat, append_audio
 
 UNSENT: Final = inf
 """The position of an append that the current upstream has not been sent."""
+OVERHEAD_BYTES: Final = 250
+"""Of an entry in memory, beside its frames: small ones are many, and each acknowledgement searches them."""
 
 
 class Part(NamedTuple):
@@ -60,6 +62,11 @@ class Entry:
     event_id: str = ""
     item_id: str = ""
     is_sent: bool = True  # to the current upstream
+
+    @property
+    def size(self) -> int:
+        """Its bytes in memory."""
+        return OVERHEAD_BYTES + len(self.raw)
 
 
 @dataclass(slots=True)

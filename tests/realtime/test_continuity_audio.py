@@ -92,3 +92,19 @@ def test_duration_of_an_answer_is_known_to_a_millisecond_for_each_event() -> Non
     item = session.continuity.mirror.items.get("b")
     assert item is not None
     assert abs(item.audio_ms - 4000) < 40
+
+
+def test_audio_and_events_in_small_pieces_count_as_what_they_take_in_memory() -> None:
+    """A client must not keep four times of what is counted."""
+    session = KeptSession(detection=None)
+    for _ in range(1_000):
+        session.client("input_audio_buffer.append", audio="")
+    session.continuity.fold(session.now, 10_000)
+    assert session.continuity.kept_bytes > 300_000
+    session.lose()
+    events = 0
+    while not session.continuity.is_full:
+        session.client("input_audio_buffer.clear")
+        session.continuity.fold(session.now)
+        events += 1
+    assert events < 1_000  # of 262,144 bytes

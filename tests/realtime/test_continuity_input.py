@@ -96,7 +96,7 @@ def test_any_events_are_read(actions: list[tuple[str, str, dict[str, Any]]]) -> 
         feed(continuity, action, kind, body, float(number))
         assert continuity.mirror.items.bytes <= 3_000 + 2_000
         assert continuity.journal.audio_bytes >= 0
-        assert continuity.journal.event_bytes == sum(len(entry.raw) for entry in continuity.journal.events)
+        assert continuity.journal.event_bytes == sum(entry.size for entry in continuity.journal.events)
     continuity.boundary(100.0)
     lose(continuity, {}, 100.0)
     assert sum(item.size for item in continuity.mirror.items) == continuity.mirror.items.bytes
