@@ -183,6 +183,7 @@ class Swapper:
         if host is None or not host.can_swap or self._kept.continuity.not_renewable is not None:
             return  # later, or the provider's end decides
         if self._lose(_ENDED_AT_LIMIT, is_forced=True):
+            host.connection.leg.drop_data()  # else it would answer what the next one answers as well
             retired = RetiredConnection(host.connection, self._old_message)
             self._close_later(retired.close(RETIRED_SECONDS), host.connection)
             self._go_on()

@@ -249,6 +249,11 @@ class Leg(SignsOfLife):
         if not mid_frame and (self._pending_control or self._pending_pong is not None):
             self._send_pending()
 
+    def drop_data(self) -> None:
+        """Send no more data frames, at a frame boundary; control frames go on."""
+        self.write_frames = drop
+        self.__dict__["write"] = _drop_write  # hides the method
+
     def send_event(self, payload: bytes) -> None:
         """Send an event of the relay's own. The caller guarantees a message boundary."""
         self.write(build_frame(Opcode.TEXT, payload, self._mask_key()))
@@ -328,3 +333,7 @@ class Leg(SignsOfLife):
 
     def _mask_key(self) -> bytes:
         return os.urandom(4) if self._masks else b""
+
+
+def _drop_write(_: bytes, *, mid_frame: bool = False) -> None:
+    """Nothing more is sent."""

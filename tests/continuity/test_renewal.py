@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 
+from service.relay.renewable_session import RenewableSession
+from service.relay.swapper import Swapper
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import PIECE_MS, SAMPLES_PER_MS, Caller, calling
 from tests.continuity.relays import failing, stage
@@ -79,6 +81,26 @@ async def test_endless_answer_is_cut_at_the_limit_and_asked_for_again() -> None:
         assert (len(found.upstreams), found.swaps("forced")) == (2, 1)
         await is_alive(caller)
         caller.check()
+
+
+async def test_connection_that_was_given_up_at_the_limit_is_sent_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would answer what the next one answers as well, and the client would not get that."""
+    finish = Swapper._finish_recovery
+    monkeypatch.setattr(
+        Swapper, "_finish_recovery", lambda self: asyncio.get_running_loop().call_later(0.3, finish, self)
+    )
+    async with stage(SHORT) as found, calling(found.relay) as caller:
+        caller.speak(400)
+        [session] = found.relay.app.sessions
+        assert isinstance(session, RenewableSession)
+        await eventually(lambda: session._swapper.is_lost, 10)
+        caller.say("hello")
+        caller.send("response.create")
+        await caller.until("response.done")
+        old, new = (conversation.events for conversation in found.conversations)
+        assert ("in", "response.create") not in old
+        assert new.count(("in", "response.create")) == 1
+        assert found.swaps("forced") == 1
 
 
 @pytest.mark.parametrize(
