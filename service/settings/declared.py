@@ -153,7 +153,7 @@ class Settings(AccessSettings):
         default="268435456",
         unit="bytes",
         sentence="Memory for the conversations of all such sessions; a quarter of the container's memory limit can lower it. "
-        "Beyond it new sessions do without.",
+        "Beyond it new sessions do without, and the largest are no longer kept.",
     )
     continuity_audio_bytes: int = setting(
         "RELAY_CONTINUITY_AUDIO_BYTES",
