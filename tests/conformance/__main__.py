@@ -77,8 +77,8 @@ def _run(side: str, wstest: Wstest, patterns: Sequence[str]) -> bool:
 def _show(title: str, findings: Findings, verdict: Verdict, seconds: float) -> None:
     counts = ", ".join(f"{verdict.counts.get(word, 0)} {word}" for word in OUTCOMES)
     _print(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
-    for explanation, cases in verdict.non_strict.items():
-        _print(f"  non-strict {' '.join(cases)}: {explanation}")
+    for explanation, cases in verdict.accepted.items():
+        _print(f"  accepted {' '.join(cases)}: {explanation}")
     for problem in verdict.problems:
         _print(f"  FAILED {problem}")
     for fault in findings.faults[:FAULTS_SHOWN]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.verdict import EXPLAINED, FULL, SHORT, SIZES, Verdict, judge
+from tests.conformance.verdict import EXPLAINED, FULL, LIMITED, SHORT, SIZES, Verdict, judge
 
 CHAPTER_3 = tuple(f"3.{number}" for number in range(1, 8))
 
@@ -59,7 +59,7 @@ def test_failed_case_is_a_problem_despite_explanation(words: tuple[str, str]) ->
 
     assert {"ok": 6, "failed": 1} == verdict.counts
     assert [f"3.4: failed (behaviour {words[0]}, close {words[1]})"] == verdict.problems
-    assert not verdict.non_strict
+    assert not verdict.accepted
 
 
 @pytest.mark.parametrize("words", [("NON-STRICT", "OK"), ("OK", "NON-STRICT")])
@@ -70,8 +70,20 @@ def test_non_strict_case_needs_an_explanation(words: tuple[str, str]) -> None:
 
     assert len(unexplained.problems) == 1
     assert unexplained.problems[0].startswith("3.4: non-strict without an explanation")
-    assert ([], {"Because.": ["3.4"]}) == (explained.problems, explained.non_strict)
+    assert ([], {"Because.": ["3.4"]}) == (explained.problems, explained.accepted)
     assert {"ok": 6, "non-strict": 1} == explained.counts
+
+
+@pytest.mark.parametrize(("close_code", "passes"), [(1008, True), (1002, False), (None, False)])
+def test_limited_case_passes_only_if_the_relay_closed_with_1008(close_code: int | None, *, passes: bool) -> None:
+    """Any other end of it is a failure, and so is the same end of another case."""
+    found = reports(case_3_4=("FAILED", "FAILED"))
+    found["3.4"]["remoteCloseCode"] = close_code
+    limited = judge(found, CHAPTER_3, ("3.*",), {}, {"3.4": "A limit."})
+    other = judge(found, CHAPTER_3, ("3.*",), {}, {"3.5": "A limit."})
+
+    assert ({"A limit.": ["3.4"]} if passes else {}) == limited.accepted
+    assert [not passes, True] == [bool(verdict.problems) for verdict in (limited, other)]
 
 
 def test_missing_report_is_a_problem() -> None:
@@ -123,3 +135,4 @@ def test_tables_of_cases_are_consistent() -> None:
         assert case in FULL or any(fnmatchcase(case, pattern) for pattern in FULL)
     for case in EXPLAINED:
         assert any(fnmatchcase(case, pattern) for pattern in SHORT)
+    assert all(any(fnmatchcase(case, pattern) for pattern in FULL) for case in LIMITED)

@@ -2,7 +2,8 @@
 
 A case passes if both its behaviour and its closing handshake are OK or informational. A NON-STRICT case (conformant, but not
 the behaviour that the suite prefers) passes only with an explanation in `EXPLAINED`. The relay never negotiates compression:
-cases about compression must be unimplemented, all others must not.
+cases about compression must be unimplemented, all others must not. A case of `LIMITED` passes, too, if the relay closed with
+1008.
 """
 
 import re
@@ -24,8 +25,16 @@ SIZES: Final[Mapping[str, int]] = {
 
 COMPRESSION: Final = ("12.*", "13.*")
 
-Outcome = Literal["ok", "informational", "unimplemented", "non-strict", "failed", "missing"]
-OUTCOMES: Final[Sequence[Outcome]] = ("ok", "informational", "unimplemented", "non-strict", "failed", "missing")
+Outcome = Literal["ok", "informational", "unimplemented", "non-strict", "limited", "failed", "missing"]
+OUTCOMES: Final[Sequence[Outcome]] = (
+    "ok",
+    "informational",
+    "unimplemented",
+    "non-strict",
+    "limited",
+    "failed",
+    "missing",
+)
 """From best to worst."""
 
 # The suite's results that are not failures. The others are FAILED, UNCLEAN, WRONG CODE (a close code that RFC 6455 does not
@@ -50,6 +59,13 @@ EXPLAINED: Final[Mapping[str, str]] = {
 }
 """The reason for which a NON-STRICT case is accepted."""
 
+LIMITED: Final[Mapping[str, str]] = dict.fromkeys(
+    ("9.3.1", "9.4.1"),
+    "A message of 4 MiB in 65,537 frames within a second from upstream: the limit on its frames ends the session with 1008.",
+)
+"""The reason for which a limit may end a case."""
+_POLICY_VIOLATION: Final = 1008
+
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -61,8 +77,8 @@ class Verdict:
     """The number of cases per outcome."""
     problems: Sequence[str]
     """Failed, missing and unexplained cases; empty if the side passes."""
-    non_strict: Mapping[str, Sequence[str]]
-    """Accepted non-strict cases, by their explanation."""
+    accepted: Mapping[str, Sequence[str]]
+    """Non-strict and limited cases, by their explanation."""
 
 
 def judge(
@@ -70,11 +86,12 @@ def judge(
     cases: Sequence[str],
     patterns: Sequence[str],
     explained: Mapping[str, str] = EXPLAINED,
+    limited: Mapping[str, str] = LIMITED,
 ) -> Verdict:
     """Judge one agent's part of `index.json`, given the cases that the suite selected and the patterns that selected them."""
     counts: Counter[Outcome] = Counter()
     problems = list(_missing_from_the_suite(cases, patterns))
-    non_strict: dict[str, list[str]] = {}
+    accepted: dict[str, list[str]] = {}
     for case in sorted(cases, key=_case_order):
         if case not in reports:
             counts["missing"] += 1
@@ -82,13 +99,17 @@ def judge(
             continue
         behavior, close = reports[case]["behavior"], reports[case]["behaviorClose"]
         outcome = _outcome(behavior, close)
+        if outcome == "failed" and case in limited and reports[case]["remoteCloseCode"] == _POLICY_VIOLATION:
+            outcome = "limited"
         counts[outcome] += 1
         problem = _problem(case, outcome)
-        if outcome == "non-strict" and case in explained:
-            non_strict.setdefault(explained[case], []).append(case)
+        if outcome == "limited":
+            accepted.setdefault(limited[case], []).append(case)
+        elif outcome == "non-strict" and case in explained:
+            accepted.setdefault(explained[case], []).append(case)
         elif problem is not None:
             problems.append(f"{case}: {problem} (behaviour {behavior}, close {close})")
-    return Verdict(counts, problems, non_strict)
+    return Verdict(counts, problems, accepted)
 
 
 def _outcome(behavior: str, close: str) -> Outcome:
