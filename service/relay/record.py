@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from service.realtime.events import Api
 from service.realtime.pricing import uncached
 from service.realtime.usage import ASSISTANT_AUDIO_MS_PER_TOKEN, USER_AUDIO_MS_PER_TOKEN, Tokens
+from service.relay.session_info import SessionInfo
 from service.relay.spent import Spent
-
-if TYPE_CHECKING:
-    from service.relay.reporter import SessionInfo
 
 VERSION: Final = 1
 
 
 def record_of(
-    info: "SessionInfo",
+    info: SessionInfo,
     spent: Spent,
     *,
     reason: str,

@@ -18,8 +18,9 @@ from service.relay.kept_pipes import KeptClientPipe, KeptUpstreamPipe
 from service.relay.latency import ResponseTimer
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict
-from service.relay.reporter import SessionInfo, SharedTelemetry
+from service.relay.reporter import SharedTelemetry
 from service.relay.session import Session
+from service.relay.session_info import SessionInfo
 from service.relay.sideband_continuity import SidebandContinuity
 from service.relay.start_reader import ClientStream
 from service.relay.swap_report import SwapReport

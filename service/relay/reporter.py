@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,6 +14,7 @@ from service.realtime.server_events import ParsedEvent
 from service.relay.ending import Ending
 from service.relay.pipe import Pipe
 from service.relay.record import record_of
+from service.relay.session_info import SessionInfo
 from service.relay.spent import Spent
 from service.telemetry.metrics import Metrics
 from service.telemetry.records import RecordWriter
@@ -30,20 +30,6 @@ class SharedTelemetry:
         self.redactor = redactor
         self.client_to_upstream = {api: metrics.traffic[api, Direction.CLIENT_TO_UPSTREAM] for api in Api}
         self.upstream_to_client = {api: metrics.traffic[api, Direction.UPSTREAM_TO_CLIENT] for api in Api}
-
-
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """Identifies a session in log lines. Contains no secret, and nothing from the client that is not escaped."""
-
-    session_id: str
-    client: str
-    address: str
-    model: str | None
-    limited_as: str = ""  # the client as the limit on its sessions counts it
-    api: Api = Api.REALTIME
-    credential: str = field(default="", repr=False)  # the hash of the client's token
-    user: str | None = None  # of the client, if its token names one; never a metric's label
 
 
 class SessionReporter:

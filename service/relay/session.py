@@ -24,7 +24,8 @@ from service.relay.latency import ResponseTimer
 from service.relay.own_events import DrainEvent, ErrorEvent, OwnEvents
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict
-from service.relay.reporter import SessionInfo, SessionReporter, SharedTelemetry
+from service.relay.reporter import SessionReporter, SharedTelemetry
+from service.relay.session_info import SessionInfo
 from service.relay.session_watch import SessionWatch
 from service.relay.start_reader import ClientStream
 from service.relay.view import SessionView
@@ -37,8 +38,7 @@ class Session:
     """One client connection joined to one upstream connection.
 
     Ownership: the session owns both legs from its creation on, and has closed both when `run` returns.
-    Ending: a call of `end`, a peer or a limit can end the session at any time, even before `run` starts. The first reason
-    counts; later calls have no effect.
+    Ending: `end`, a peer or a limit can end it at any time, even before `run` starts. Only the first reason counts.
     Deadlines: after the reason is set, the client has `CLIENT_CLOSE_SECONDS` and upstream `UPSTREAM_CLOSE_SECONDS` for
     flushing and the closing handshake, then the socket is aborted. `abort` ends these waits early.
     Cancellation: `run` must not be cancelled. It would abort both legs, and neither count nor log the ending.

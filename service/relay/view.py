@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.relay.pipe import Pipe
-from service.relay.reporter import SessionInfo
+from service.relay.session_info import SessionInfo
 from service.relay.spent import Spent
 
 

@@ -5,24 +5,38 @@ header ``X-Simulator-Control``, which a web page cannot add to a request for ano
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 
 from service.realtime.names import is_loopback
 from service.simulator.behaviour import Behaviour, End, Fault, Moment
 from service.simulator.events import JSON, JSONObject, encode
-
-if TYPE_CHECKING:
-    from service.simulator.record import ConnectionRecord
-    from service.simulator.server import Simulator
+from service.simulator.record import ConnectionRecord
 
 HEADER: Final = "X-Simulator-Control"
 _PREFIX = "/simulator/"
+
+
+class Controlled(Protocol):
+    """The simulator, as a program that controls it sees it."""
+
+    @property
+    def connections(self) -> Sequence[ConnectionRecord]:
+        """The records of the connections, oldest first."""
+
+    def set_dials(self, *behaviours: Behaviour, lane: str | None = None) -> None:
+        """Set how the next dials behave."""
+
+    async def drop_all(self, end: End, lane: str | None = None) -> int:
+        """End every open connection, of a lane if one is given; return how many."""
+
+    def end_call(self, call_id: str) -> None:
+        """End a call."""
 
 
 class _Verb(Enum):
@@ -37,7 +51,7 @@ def is_control(request: web.Request) -> bool:
     return request.path.startswith(_PREFIX)
 
 
-async def handle(request: web.Request, simulator: "Simulator") -> web.Response:
+async def handle(request: web.Request, simulator: Controlled) -> web.Response:
     """Answer a control request."""
     peer = request.remote
     if HEADER not in request.headers or peer is None or not is_loopback(peer):
@@ -50,7 +64,7 @@ async def handle(request: web.Request, simulator: "Simulator") -> web.Response:
         return _response(HTTPStatus.BAD_REQUEST, {"error": f"{type(error).__name__}: {error}"})
 
 
-async def _run(verb: _Verb, body: Mapping[str, Any], lane: str | None, simulator: "Simulator") -> JSONObject:
+async def _run(verb: _Verb, body: Mapping[str, Any], lane: str | None, simulator: Controlled) -> JSONObject:
     if verb is _Verb.DIALS:
         simulator.set_dials(*map(parse_behaviour, body["dials"]), lane=body.get("lane"))
         return {"dials": len(body["dials"])}
@@ -80,7 +94,7 @@ def _known(kind: type[Behaviour | Fault], source: Mapping[str, Any]) -> dict[str
     return dict(source)
 
 
-def _record(record: "ConnectionRecord") -> JSONObject:
+def _record(record: ConnectionRecord) -> JSONObject:
     return {
         "dial": record.dial,
         "lane": record.lane,

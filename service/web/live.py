@@ -20,8 +20,9 @@ from service.relay.drain import Drainer
 from service.relay.live_call import SETTLE_SECONDS, LiveCall
 from service.relay.live_start import LiveStart, StartPolicy
 from service.relay.record import record_of
-from service.relay.reporter import SessionInfo, SharedTelemetry
+from service.relay.reporter import SharedTelemetry
 from service.relay.session import Session
+from service.relay.session_info import SessionInfo
 from service.relay.spent import Spent
 from service.relay.start_reader import ByteBudget, ClientStream
 from service.store.interface import Amounts, Spending, Store

@@ -17,9 +17,10 @@ from service.relay.call import NewCall, RealtimeCall
 from service.relay.continuity_pool import ContinuityPool, Redial
 from service.relay.latency import CREATE
 from service.relay.renewable_session import RenewableSession
-from service.relay.reporter import SessionInfo, SharedTelemetry
+from service.relay.reporter import SharedTelemetry
 from service.relay.reviewed_call import ReviewedCall
 from service.relay.session import Session
+from service.relay.session_info import SessionInfo
 from service.relay.start_reader import ClientStream
 from service.relay.watchdog import SessionLimits
 from service.store.interface import Store

@@ -9,8 +9,8 @@ import structlog
 from service.realtime.frames import Opcode, build_frame
 from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.live_call import SETTLE_SECONDS
-from service.relay.reporter import SessionInfo
 from service.relay.session import Session
+from service.relay.session_info import SessionInfo
 from service.upstream.dials import DialsInFlight
 from tests.support.harness import eventually, open_raw, running_relay, simulated_relay, within
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream

@@ -8,8 +8,8 @@ import pytest
 
 from service.failures import CATALOGUE
 from service.realtime.events import Api
-from service.relay.reporter import SessionInfo
 from service.relay.session import Session
+from service.relay.session_info import SessionInfo
 from service.web.console_report import session_list
 from tests.support.console import OPERATOR, ask
 from tests.support.harness import Relay, eventually, open_raw, simulated_relay, within
