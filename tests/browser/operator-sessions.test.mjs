@@ -188,6 +188,19 @@ test("doctor runs at the press of a button, and shows its steps", async () => {
   await done(page);
 });
 
+test("page whose file did not arrive is shown once it does", async () => {
+  await bench.relay();
+  const page = await bench.open("", { expected: /ERR_FAILED/ });
+  let asked = 0;
+  await page.route("**/doctor.js", (route) => (++asked > 3 ? route.continue() : route.abort()));
+  await page.goto("about:blank");
+  await page.goto(`${bench.internal}/#doctor`);
+  await shows(page, "main", "The relay did not answer with this page.");
+  await page.locator("text=Run the doctor").waitFor();
+  await shows(page, "#freshness[data-state=fresh]", "live");
+  await done(page);
+});
+
 test("settings show sources, fingerprints and no secret, also after a restart with others", async () => {
   const key = "sk-sim-good-CANARY0key1234567890";
   await bench.relay({ ...TOKENS, OPENAI_API_KEY: key, RELAY_OPERATOR_TOKEN: TOKEN });

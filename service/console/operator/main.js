@@ -28,6 +28,8 @@ let lastAt = 0;
 /** @type {View | null} */
 let view = null;
 let turns = 0;
+/** Whether the file of the page that was asked for did not arrive. */
+let isUnloaded = false;
 
 const context = {
   restarts: 0,
@@ -71,6 +73,7 @@ async function read() {
   await readCatalogue();
   showCounts(overview);
   head.answered(overview);
+  if (isUnloaded) return void route();
   if (shown !== view) return poll.now();
   view?.update(overview, null);
   if (path !== null && path === view?.list()) view.apply(list);
@@ -164,6 +167,7 @@ async function route() {
   }
   const next = await viewOf(tab).catch(() => null);
   if (turn !== turns) return;
+  isUnloaded = next === null;
   if (next === null) return showUnloaded();
   const isOther = next !== view;
   view = next;
@@ -179,6 +183,7 @@ async function route() {
 }
 
 function showUnloaded() {
+  if (!poll.isRunning && poll.nextAt === null) poll.now(); // otherwise the page would ask for nothing, and stay as it is
   view = null;
   const reload = el("button", { type: "button", class: "primary", click: () => location.reload() }, "Reload");
   main.replaceChildren(el("p", { class: "problem", role: "alert" }, "The relay did not answer with this page. "), reload);
