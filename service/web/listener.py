@@ -1,6 +1,7 @@
 """A listener: an aiohttp server on a socket of its own, with the limits that aiohttp leaves unset."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -18,7 +19,13 @@ from service.web.protocol import HEAD_SECONDS
 
 RESOLVE_SECONDS: Final = 10.0
 _BACKLOG: Final = 256
-"""A longer backlog only queues clients that admission refuses, and multiplies asyncio's log lines when accept fails."""
+"""How many connections asyncio's own loop accepts in a turn; more would multiply its log lines when accept fails."""
+_QUEUE: Final = 1024
+"""Connections that the kernel keeps until they are accepted. It drops what arrives beyond, and the peer tries again after a
+second: a probe that is lost in a flood of connections then takes that long."""
+_ACCEPTS_PER_TURN: Final = 8
+"""uvloop accepts one connection of a listener in each turn of the event loop. A probe would wait for hundreds of turns behind
+clients that connect again as soon as they are turned away, so each listening socket has several listeners."""
 
 
 async def listen(
@@ -65,12 +72,25 @@ async def listen(
     await _check_name(host, port)
     server = runner.server
     assert server is not None  # noqa: S101 - set by setup
-    listener = await asyncio.get_running_loop().create_server(connection_limit(server), host, port, backlog=_BACKLOG)
+    factory = connection_limit(server)
+    listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
     stack.callback(listener.close)
     addresses = [str(bound.getsockname()[0]) for bound in listener.sockets]
     host_check.bound(host, addresses)
     on_bound(addresses)
+    for bound in listener.sockets:
+        await _listen_again(stack, factory, bound.fileno())
     return int(listener.sockets[0].getsockname()[1])
+
+
+async def _listen_again(stack: AsyncExitStack, factory: Callable[[], asyncio.BaseProtocol], descriptor: int) -> None:
+    """Add listeners to a listening socket, and lengthen its queue."""
+    for _ in range(_ACCEPTS_PER_TURN - 1):
+        duplicate = socket.socket(fileno=os.dup(descriptor))
+        listener = await asyncio.get_running_loop().create_server(factory, sock=duplicate, backlog=_BACKLOG)
+        stack.callback(listener.close)
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.listen(_QUEUE)
 
 
 async def _check_name(host: str, port: int) -> None:

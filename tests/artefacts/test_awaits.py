@@ -122,6 +122,11 @@ EXCEPTIONS: Final = {
         "listen",
         "asyncio.get_running_loop().create_server(...)",
     ): "`_check_name` has resolved the host, with a deadline",
+    (
+        "service/web/listener.py",
+        "_listen_again",
+        "asyncio.get_running_loop().create_server(...)",
+    ): "the socket listens already",
     ("service/web/protocol.py", "PublicProtocol._handle_request", "super()._handle_request(...)"): AIOHTTP,
     ("service/web/protocol.py", "PublicProtocol.finish_response", "super().finish_response(...)"): CLIENT,
     ("service/web/realtime.py", "RealtimeHandler._run_session", "asyncio.shield(...)"): "lasts as long as the session",
