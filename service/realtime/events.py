@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from service.realtime.intricacy import MAX_PARSED_SEPARATORS, is_intricate
+
 HEAD_BYTES: Final = 512
 """Bytes of a message that are searched for its type before the whole message is read. Most servers and SDKs put it first."""
 
@@ -235,9 +237,11 @@ class ErrorEvent:
 
 
 def parse_object(payload: bytes | str) -> Mapping[str, Any]:
-    """Return the JSON object in a payload, or an empty mapping if there is none."""
+    """Return the JSON object in a payload, or an empty mapping if there is none, or one too intricate to be parsed."""
     try:
         if not isinstance(payload, str):  # invalid UTF-8 must not hide an error
+            if is_intricate(payload, MAX_PARSED_SEPARATORS):
+                return {}
             payload = payload.decode(json.detect_encoding(payload), "replace")
         body = json.loads(payload)
     except (ValueError, RecursionError):

@@ -14,8 +14,10 @@ and `auto`, which is a value of the setting RELAY_UPSTREAM_PROXY.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
+from service.realtime.intricacy import MAX_PARSED_SEPARATORS, is_intricate
 from service.realtime.keys import FAMILIES
 
 REDACTED: Final = "[redacted]"
@@ -146,7 +148,7 @@ def redact_json(payload: bytes, redact_text: Callable[[str], str]) -> bytes | No
 
 
 def _without_escapes(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text.removeprefix("\ufeff")), ensure_ascii=False, separators=(",", ":"))
-    except (ValueError, RecursionError):
-        return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    if not is_intricate(text.encode("utf-8", "surrogateescape"), MAX_PARSED_SEPARATORS):
+        with suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(text.removeprefix("\ufeff")), ensure_ascii=False, separators=(",", ":"))
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)

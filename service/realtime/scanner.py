@@ -9,8 +9,7 @@ Rules of this file:
 * A type that was not found may matter: where types are requested, a message whose first bytes do not show its type is read
   whole before any of it is yielded. If it is too large for that, it is a violation and never a `Chunk`; an event of a
   requested type that reports no failure passes unread.
-* Memory is bounded: at most one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, and
-  `MAX_EVENT_BYTES` of a message that has to be read whole.
+* Memory is bounded: one frame of `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments, or `MAX_EVENT_BYTES` if read.
 * Text is not checked for UTF-8. The receiving endpoint checks it, and its 1007 is forwarded.
 """
 
@@ -18,12 +17,11 @@ import sys
 from copy import deepcopy
 from typing import Final
 
-from service.realtime.closing import CloseCode
 from service.realtime.events import HEAD_BYTES
 from service.realtime.frames import Header, Opcode, ProtocolError, check_close, check_fragmentation, read_header, unmask
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, ItemBuilder, Message, MessageEnd, Violation
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES, EventRuns
-from service.realtime.scanner_types import payload_of, too_large_to_read, type_rules
+from service.realtime.scanner_types import FRAGMENT_COST, payload_of, too_big, too_large_to_read, type_rules
 
 MAX_HELD_BYTES: Final = 65_536
 """Maximum bytes of fragments held until their message is complete, unless the message has to be read whole."""
@@ -67,12 +65,14 @@ class Scanner(EventRuns):
         "_bytes_needed",
         "_ended",
         "_head",
+        "_head_verdict",
         "_held",
         "_held_size",
         "_max_event_bytes",
         "_message_size",
         "_message_type",
         "_partly_forwarded",
+        "_payload",
         "_rest",
         "_rules",
         "_rules_of",
@@ -99,11 +99,12 @@ class Scanner(EventRuns):
         self._stream_remaining = 0  # missing payload bytes of a frame that is being streamed
         self._stream_fin = self._ended = False
         self._rest = b""  # what the last `feed` left
-        self._message_size = 0  # declared payload bytes of the open message
+        self._message_size = self._held_size = 0  # declared payload bytes of the open message, and those that are held
         self._message_type: str | None = None
         self._head = b""  # first payload bytes of the open message, while it is held
+        self._head_verdict = (False, False)  # whether a message with that head is read whole, or may be forwarded
+        self._payload = b""  # once it is complete and to be yielded as `Message`
         self._held: list[bytes] = []  # frames of the open message that are not forwarded yet
-        self._held_size = 0
         self._partly_forwarded = False  # part of the open message was yielded
         self.fragments = 0
         """Number of data frames that did not end their message."""
@@ -194,8 +195,10 @@ class Scanner(EventRuns):
         if isinstance(header, int):
             self._bytes_needed = header
             return offset
-        self._check_size(header)
         is_data, is_buffered = header.opcode <= Opcode.BINARY, header.length <= MAX_BUFFERED_FRAME_BYTES
+        size = header.length + (self._message_size if self._message_open else 0)
+        if is_data and size > self._max_message_bytes:
+            raise too_big(size, self._max_message_bytes)
         self._bytes_needed = header.size + (header.length if is_buffered else HEAD_BYTES)
         if end - offset < self._bytes_needed:
             return offset
@@ -209,14 +212,6 @@ class Scanner(EventRuns):
         if not is_buffered:
             return self._start_streaming(header, data, offset, end, builder)
         return self._handle_data_frame(header, data, offset, builder)
-
-    def _check_size(self, header: Header) -> None:
-        size = header.length + (self._message_size if self._message_open else 0)
-        if header.opcode <= Opcode.BINARY and size > self._max_message_bytes:
-            raise ProtocolError(
-                CloseCode.MESSAGE_TOO_BIG,
-                f"the message has at least {size:,} bytes; the limit is {self._max_message_bytes:,} bytes",
-            )
 
     # -- control frames -----------------------------------------------------------------------------------------------
 
@@ -261,25 +256,31 @@ class Scanner(EventRuns):
                 return False
         payload = unmask(payload, key)
         self._message_type = self._rules.type_of(payload)
-        return self._rules.must_parse(self._message_type, payload)
+        is_requested = self._rules.must_parse(self._message_type, payload)
+        self._payload = payload if is_requested else b""
+        return is_requested
 
     def _handle_fragment(self, header: Header, frame: bytes, offset: int, builder: ItemBuilder) -> None:
         """Hold a fragment; at the end of its message, and at the limit, decide about the held ones."""
         next_offset = offset + len(frame)
-        self._head += unmask(frame[header.size : header.size + HEAD_BYTES - len(self._head)], header.key)
+        is_first, more = not self._held, frame[header.size : header.size + HEAD_BYTES - len(self._head)]
         self._hold(frame, offset, builder)
+        self._head += unmask(more, header.key)
         if header.fin:
-            payload = payload_of(self._held, masked=self._masked)
+            self._payload = payload = payload_of(self._held, masked=self._masked)
             self._message_type = self._rules.type_of(payload)
             if not self._rules.must_parse(self._message_type, payload):
                 self._forward_held(next_offset, builder)
             return
-        self._message_type = self._rules.type_in_head(self._head)
-        if self._rules.must_read_whole(self._head):
+        if is_first or more:  # else the head is what it was
+            self._message_type = self._rules.type_in_head(self._head)
+            self._head_verdict = self._rules.must_read_whole(self._head), self._rules.may_forward(self._head)
+        read_whole, may_forward = self._head_verdict
+        if read_whole:
             if self._held_size > self._max_event_bytes:
                 self._refuse_unless_unread(self._head)
                 self._forward_held(next_offset, builder)
-        elif self._held_size > MAX_HELD_BYTES or self._rules.may_forward(self._head):
+        elif self._held_size > MAX_HELD_BYTES or may_forward:
             self._forward_held(next_offset, builder)
 
     def _needs_whole_frame(self, header: Header, data: bytes, offset: int) -> bool:
@@ -307,8 +308,7 @@ class Scanner(EventRuns):
     def _hold(self, frame: bytes, offset: int, builder: ItemBuilder) -> None:
         builder.end_run(offset, offset + len(frame))
         self._held.append(frame)
-        # 64 bytes for the object of each frame: a flood of empty fragments must not exceed the limit.
-        self._held_size += len(frame) + 64
+        self._held_size += len(frame) + FRAGMENT_COST
 
     def _forward_held(self, offset: int, builder: ItemBuilder) -> None:
         """Forward the held frames before the bytes from `offset` on, which stay part of the run."""
@@ -319,13 +319,13 @@ class Scanner(EventRuns):
         self._partly_forwarded = True
 
     def _clear_held(self) -> None:
-        self._held = []
+        self._held, self._payload = [], b""
         self._held_size = 0
 
     def _complete_message(self, next_offset: int, builder: ItemBuilder) -> None:
         """End the open message; the next frame begins at `next_offset`."""
         if self._held:  # only a message to be parsed is still held
-            message = Message(self._message_type, payload_of(self._held, masked=self._masked), b"".join(self._held))
+            message = Message(self._message_type, self._payload, b"".join(self._held))
             self._clear_held()
             builder.add_item(message, next_offset, next_offset)
         builder.add_completed(MessageEnd(self._message_type, self._message_size))

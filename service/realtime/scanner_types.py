@@ -11,19 +11,23 @@ from service.realtime.intricacy import is_intricate
 from service.realtime.policy import SESSION_EVENT_TYPES
 
 UNREADABLE_EVENT: Final = (
-    "a message over {} MiB is an error, or shows no type in its first 512 bytes: the relay does not forward it unread, "
-    "because it may contain the key"
+    "a message over {} MiB, or in thousands of fragments, is an error, or shows no type in its first 512 bytes: the relay "
+    "does not forward it unread, because it may contain the key"
 )
 """Detail of the violation by a message of a requested or unknown type that is too large to be read whole."""
 
 LARGE_CLIENT_EVENT: Final = (
-    "a message over {} MiB is an event that the relay has to read, such as session.start, or its first 512 bytes show no "
-    "type"
+    "a message over {} MiB, or in thousands of fragments, is an event that the relay has to read, such as session.start, or "
+    "its first 512 bytes show no type"
 )
 """Detail of the violation by such a message of a client."""
 
 INTRICATE_EVENT: Final = "an event has more values or strings than the relay reads: send fewer in one event"
 """Detail of the violation by such an event of a client."""
+
+FRAGMENT_COST: Final = 512
+"""Bytes that each held frame counts in addition to its own: for its object, and for the time that it takes to join thousands
+of fragments at the end of their message, which would delay other sessions."""
 
 _READ_OR_REFUSED: Final = frozenset({"error", live.SESSION_START, live.SESSION_UPDATE})
 """The requested types that never pass unread: the first may contain the key, the others request models."""
@@ -47,6 +51,13 @@ def type_start(head: bytes) -> int:
     """Return the offset of the type if it is the first value; else an offset behind the head, where no type is."""
     # Servers and JavaScript write no space after the colon, Python writes one.
     return 9 if head.startswith(b'{"type":"') else 10 if head.startswith(b'{"type": "') else len(head)
+
+
+def too_big(size: int, limit: int) -> ProtocolError:
+    """The violation by a message of at least `size` bytes."""
+    return ProtocolError(
+        CloseCode.MESSAGE_TOO_BIG, f"the message has at least {size:,} bytes; the limit is {limit:,} bytes"
+    )
 
 
 def too_large_to_read(max_event_bytes: int, *, masked: bool) -> ProtocolError:

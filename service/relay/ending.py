@@ -6,15 +6,22 @@ from typing import Final, Literal
 
 from service.failures import CATALOGUE
 from service.realtime.closing import CloseCode, close_code_to_forward
+from service.realtime.events import Direction
 from service.realtime.live import ENDING_BY_CLOSED_REASON
 from service.realtime.scanner_items import Violation
 from service.realtime.scanner_types import INTRICATE_EVENT
 
 Side = Literal["client", "upstream"]
 
+
 _EXPIRED: Final = re.compile(r"maximum duration|session_expired")
 _GOING_AWAY: Final = int(CloseCode.GOING_AWAY)
 _TOO_SLOW: Final = frozenset({"client_too_slow", "upstream_too_slow"})
+
+
+def side_of(direction: Direction) -> Side:
+    """The peer at the source of a direction."""
+    return "client" if direction == Direction.CLIENT_TO_UPSTREAM else "upstream"
 
 
 @dataclass(frozen=True, slots=True)

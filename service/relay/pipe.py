@@ -19,6 +19,7 @@ from service.relay.held_source import HeldSource
 from service.relay.latency import ResponseTimer
 from service.relay.lookahead import find_close
 from service.relay.pipe_owner import PipeOwner, Rewritten, Verdict
+from service.relay.watchdog import UNLIMITED
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
 from service.wire.turns import feed_some
@@ -60,6 +61,7 @@ class Pipe(HeldSource):
         "dropped_bytes",
         "dropped_messages",
         "on_processed",
+        "rate",
     )
 
     def __init__(
@@ -79,6 +81,7 @@ class Pipe(HeldSource):
         self.control_frames = self._former_fragments = 0
         # Called after items were processed, so not after a read that was one whole message.
         self.on_processed: Callable[[], None] | None = None
+        self.rate = UNLIMITED  # of the source's frames
 
     @property
     def at_message_boundary(self) -> bool:
@@ -99,9 +102,11 @@ class Pipe(HeldSource):
     def totals(self) -> tuple[int, int, int]:
         """The messages forwarded so far, all frames of the source, and the bytes of all its messages, for the limits."""
         messages = self.count_audio()
+        return messages, self._frames(), self._bytes + self.dropped_bytes
+
+    def _frames(self) -> int:
         fragments = self._former_fragments + self._scanner.fragments
-        frames = messages + self.dropped_messages + self.control_frames + fragments
-        return messages, frames, self._bytes + self.dropped_bytes
+        return self._messages + self.dropped_messages + self.control_frames + fragments
 
     def replace_source(self, source: Leg, scanner: Scanner) -> None:
         """Read another leg from now on; the last message of the one before is whole. The caller starts this pipe on it."""
@@ -258,6 +263,8 @@ class Pipe(HeldSource):
             self._answer(pings)
         if self.on_processed is not None:
             self.on_processed()
+        if self._frames() > self.rate.maximum:
+            self._owner.rate_exceeded()
 
     def _receive_message(self, data: bytes) -> bool:
         """Process `data` if it is a whole message of a requested type, as `process` would; returns whether it is."""

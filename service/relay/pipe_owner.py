@@ -35,6 +35,9 @@ class PipeOwner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The source violated RFC 6455 or the limit on messages."""
 
+    def rate_exceeded(self) -> None:
+        """The source sent more frames than its rate allows, as counted while they were parsed."""
+
     def event_read(self, direction: Direction, message: Message) -> Verdict | Rewritten:
         """The source sent one of the few events that the relay reads whole. Called before it is forwarded."""
 

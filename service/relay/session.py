@@ -19,7 +19,7 @@ from service.relay.closing_sides import (
     close_side,
     settle_response,
 )
-from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.ending import CloseInstruction, Ending, Side, side_of
 from service.relay.latency import ResponseTimer
 from service.relay.own_events import DrainEvent, ErrorEvent, OwnEvents
 from service.relay.pipe import Pipe
@@ -42,8 +42,7 @@ class Session:
     Deadlines: after the reason is set, the client has `CLIENT_CLOSE_SECONDS` and upstream `UPSTREAM_CLOSE_SECONDS` for
     flushing and the closing handshake, then the socket is aborted. `abort` ends these waits early.
     Cancellation: `run` must not be cancelled. It would abort both legs, and neither count nor log the ending.
-    Errors: an unexpected exception ends this session with `internal_error`, and no other. `run` raises only if counting or
-    logging the ending fails.
+    Errors: an unexpected exception ends only this session, as `internal_error`. `run` raises only if its report fails.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Session:
         self._connected, self._upstream = connected, connected.leg
         self._telemetry = telemetry
         self._error_event = error_event
-        self._is_closed = False
+        self._is_closed = self._skips_tick = False  # the latter: the last tick
         self._further_summary: Mapping[str, object] = {}  # fields of the log line `session.ended`
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
         self._reporter = SessionReporter(info, telemetry)
@@ -79,13 +78,13 @@ class Session:
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._watch = SessionWatch(client, connected.leg, limits, self._loop.time())
         self._over_by = 0.0  # once the session is ending
-        self._skips_tick = False  # the last one
         self._client_at_boundary = True  # when the session ended
         self._client_stream = client_stream or ClientStream(
             Scanner(masked=True, max_message_bytes=limits.max_message_bytes)
         )
         self._own_events = OwnEvents(client, drain_event)
         self._to_upstream, self._to_client = self._new_pipes(timer)
+        self._to_upstream.rate, self._to_client.rate = self._watch.frame_rates
 
     def _new_pipes(self, timer: ResponseTimer) -> tuple[Pipe, Pipe]:
         api, telemetry = self.info.api, self._telemetry
@@ -115,9 +114,9 @@ class Session:
             if self._budget is not None:
                 self._budget.finish()
         try:
-            duration_seconds = self._loop.time() - self._watch.started_at
+            seconds = self._loop.time() - self._watch.started_at
             summary = {**self._call.summary(), **self._further_summary}
-            self._reporter.ended(end, duration_seconds, self._to_upstream, self._to_client, summary)
+            self._reporter.ended(end, seconds, self._to_upstream, self._to_client, summary)
         finally:
             self._is_closed = True
             del self._to_upstream, self._to_client  # a reference cycle would wait for the garbage collector
@@ -166,8 +165,7 @@ class Session:
         """What the session has done so far, read from its pipes; None once both sides are closed."""
         if self._is_closed:
             return None
-        now = self._loop.time()
-        ending_as = self._ended.result().reason if self._ended.done() else None
+        now, ending_as = self._loop.time(), self._ended.result().reason if self._ended.done() else None
         times = (now - self._watch.started_at, now - self._watch.active_at)
         return SessionView(self.info, *times, ending_as, self._to_upstream, self._to_client, self._reporter.spending)
 
@@ -233,7 +231,7 @@ class Session:
             leg.send_close(code if code is None else close_code_to_forward(code), "")
             leg.close()
             return
-        side = _side(direction)
+        side = side_of(direction)
         text = self.redact(reason) if side == "upstream" else reason
         self._peer_ended(side, ending.peer_closed(side, code, text, expired=self._call.has_expired), code, text)
 
@@ -242,14 +240,14 @@ class Session:
         if self._ended.done():
             self._leg_of(direction).close()
         else:
-            self._peer_ended(_side(direction), ending.peer_lost(_side(direction)))
+            self._peer_ended(side_of(direction), ending.peer_lost(side_of(direction)))
 
     def _peer_ended(self, _side: Side, end: Ending, _code: int | None = None, _text: str = "") -> None:
         self._end(end)
 
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """End the session."""
-        side = _side(direction)
+        side = side_of(direction)
         self._reporter.protocol_broken(side, violation.detail)
         self._end(ending.peer_broke_protocol(side, violation))
 
@@ -302,6 +300,7 @@ class Session:
         if self._ended.done():
             return
         now, watch = self._loop.time(), self._watch
+        watch.ticked_at = now
         is_quiet = watch.is_quiet(now) and self._budget is None and self._call.due_ending() is None
         # Nearly every tick is quiet. Then one of two does not even count what has passed.
         self._skips_tick = is_quiet and not self._skips_tick
@@ -326,6 +325,12 @@ class Session:
             self._to_upstream.scan_for_close()  # the session must not last until upstream reads again
         self._watch.rest(now, is_waiting=self._to_client.on_processed is not None)
 
+    def rate_exceeded(self) -> None:
+        """End the session, unless the process has been paused: the next tick decides then."""
+        end = self._watch.exceeded_rate(self._loop.time(), self._to_upstream, self._to_client)
+        if end is not None and not self._ended.done():
+            self._limit_reached(end)
+
     def _limit_reached(self, end: Ending) -> None:
         self._end(end)
 
@@ -343,8 +348,3 @@ class Session:
 
     def _leg_of(self, direction: Direction) -> Leg:
         return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream
-
-
-def _side(direction: Direction) -> Side:
-    """The peer at the source of a direction."""
-    return "client" if direction == Direction.CLIENT_TO_UPSTREAM else "upstream"

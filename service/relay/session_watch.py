@@ -3,9 +3,12 @@
 from service.realtime.frames import Opcode
 from service.relay import ending
 from service.relay.ending import Ending
+from service.relay.pipe import Pipe
+from service.relay.ticker import STALL_SECONDS, TICK_SECONDS
 from service.relay.watchdog import (
     PING_ANSWER_SECONDS,
     ClientProber,
+    RateMeter,
     SessionLimits,
     SessionRates,
     due_ending,
@@ -18,7 +21,7 @@ class SessionWatch:
     """The state behind the limits of a session. Reads the legs and pings their peers; ends nothing.
 
     `upstream` is None while the session has no upstream connection. `quiet_until`: before this time a tick need not check the
-    limits; set it to 0 to have them checked at the next tick.
+    limits; set it to 0 to have them checked at the next tick. `ticked_at`: the time of the last tick.
     """
 
     __slots__ = (
@@ -31,6 +34,7 @@ class SessionWatch:
         "active_at",
         "quiet_until",
         "started_at",
+        "ticked_at",
         "upstream",
     )
 
@@ -38,7 +42,7 @@ class SessionWatch:
         self._client = client
         self.upstream: Leg | None = upstream
         self._limits = limits
-        self.started_at = self.active_at = self._pinged_at = now
+        self.started_at = self.active_at = self._pinged_at = self.ticked_at = now
         self._activity = 0
         self._rates = SessionRates(limits, now)
         self._prober = ClientProber(client)
@@ -74,6 +78,21 @@ class SessionWatch:
         end = due_ending(now, self._client, self.upstream, self._limits, **times)
         return end or self._rates.due_ending(now, frames, size, upstream_frames)
 
+    @property
+    def frame_rates(self) -> tuple[RateMeter, RateMeter]:
+        """Those of the frames of client and upstream."""
+        return self._rates.client_frames, self._rates.upstream_frames
+
+    def exceeded_rate(self, now: float, to_upstream: Pipe, to_client: Pipe) -> Ending | None:
+        """The ending that a rate requires between two ticks, or None.
+
+        After a pause of the process the tick comes first: what the peers sent meanwhile is credited to them.
+        """
+        if now - self.ticked_at > TICK_SECONDS + STALL_SECONDS:
+            return None
+        _, frames, size = to_upstream.totals()
+        return self._rates.due_ending(now, frames, size, to_client.totals()[1])
+
     def rest(self, now: float, *, is_waiting: bool) -> None:
         """Ping if it is time, and set `quiet_until`; `is_waiting`: something else is to be checked at the next tick."""
         if now - self._pinged_at >= self._limits.ping_seconds:
@@ -91,6 +110,7 @@ class SessionWatch:
         for leg in self._legs():
             leg.credit_stall(seconds, alive_until=alive_until)
         self._rates.credit_stall(now, seconds)
+        self.ticked_at = now
         self.active_at = min(now, self.active_at + seconds)
         self._prober.last = None  # the answer may have arrived unread
         self.quiet_until = 0.0

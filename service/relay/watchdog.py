@@ -146,40 +146,43 @@ class RateMeter:
         self.maximum += passed * self._limit_per_second
 
 
+UNLIMITED: Final = RateMeter(0.0)
+
+
 class SessionRates:
     """The rates of one session: what the client sends, against its limits, and the frames of upstream."""
 
-    __slots__ = ("_bytes", "_messages", "_upstream")
+    __slots__ = ("_bytes", "client_frames", "upstream_frames")
 
     def __init__(self, limits: SessionLimits, started_at: float) -> None:
-        self._messages = RateMeter(limits.max_messages_per_second, started_at=started_at)
+        self.client_frames = RateMeter(limits.max_messages_per_second, started_at=started_at)
         self._bytes = RateMeter(limits.max_bytes_per_second, started_at=started_at)
-        self._upstream = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=started_at)
+        self.upstream_frames = RateMeter(UPSTREAM_FRAMES_PER_SECOND, started_at=started_at)
 
     @property
     def window_ends_at(self) -> float:
         """When the next window begins, of all three."""
-        return self._messages.window_ends_at
+        return self.client_frames.window_ends_at
 
     def allow(self, frames: int, size: int, upstream_frames: int) -> bool:
         """Whether no rate is exceeded, whose window has not ended."""
         return (
-            frames <= self._messages.maximum
+            frames <= self.client_frames.maximum
             and size <= self._bytes.maximum
-            and upstream_frames <= self._upstream.maximum
+            and upstream_frames <= self.upstream_frames.maximum
         )
 
     def due_ending(self, now: float, frames: int, size: int, upstream_frames: int) -> Ending | None:
         """The ending that a rate requires, from the totals of the client's frames and bytes and of upstream's frames."""
-        if self._messages.is_exceeded(now, frames) | self._bytes.is_exceeded(now, size):
+        if self.client_frames.is_exceeded(now, frames) | self._bytes.is_exceeded(now, size):
             return ending.relay_ended("rate_exceeded")
-        if self._upstream.is_exceeded(now, upstream_frames):
+        if self.upstream_frames.is_exceeded(now, upstream_frames):
             return ending.upstream_flood(UPSTREAM_FRAMES_PER_SECOND)
         return None
 
     def credit_stall(self, now: float, seconds: float) -> None:
         """See `RateMeter.credit_stall`."""
-        for meter in (self._messages, self._bytes, self._upstream):
+        for meter in (self.client_frames, self._bytes, self.upstream_frames):
             meter.credit_stall(now, seconds)
 
 

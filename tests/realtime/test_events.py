@@ -119,3 +119,18 @@ def test_error_is_parsed_from_event_and_http_body() -> None:
 def test_parse_error_returns_none_without_an_error(body: bytes) -> None:
     """HTML, random bytes and deep nesting contain no error and raise nothing."""
     assert parse_error(body) is None
+
+
+@pytest.mark.parametrize(
+    "values", [b"[0%b]" % (b",0" * 40_000), b"{%b}" % (b'"a":0,' * 20_000 + b'"a":0'), b"[" * 40_000]
+)
+def test_event_with_too_many_values_is_not_parsed(values: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser would take tens of milliseconds, in which no other session goes on. The type that the head shows counts."""
+    parsed: list[object] = []
+    monkeypatch.setattr("service.realtime.events.json.loads", parsed.append)
+    late, early = b'{"a":%b,"type":"error"}' % values, b'{"type":"error","type":"error","a":%b}' % values
+
+    assert None is event_type(late)
+    assert "error" == event_type(early)
+    assert None is parse_error(early)
+    assert [] == parsed

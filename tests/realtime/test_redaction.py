@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
-from service.realtime.redaction import REDACTED, KnownSecrets, redact
+from service.realtime.redaction import REDACTED, KnownSecrets, redact, redact_json
 
 KEY: Final = "sk-proj-" + "A1b2C3d4" * 9 + "T3BlbkFJ" + "Z9y8X7w6" * 9
 SERVICE: Final = Path(__file__).parents[2] / "service"
@@ -234,3 +234,15 @@ def test_jwt_is_a_shape_however_its_header_is_written(head: str) -> None:
 
     assert f"token {REDACTED}, and" == redact(f"token {token}, and")
     assert "eyes.of-the-world.example.com" == redact("eyes.of-the-world.example.com")
+
+
+def test_key_in_escapes_is_redacted_where_the_text_is_too_intricate_to_be_parsed() -> None:
+    """Its escapes are read without a parser."""
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in KEY)
+    payload = b'{"a":[0%b],"b":"%b"}' % (b",0" * 40_000, escaped.encode())
+    redacted = redact_json(payload, KnownSecrets([KEY]).redact)
+
+    assert redacted is not None
+    assert REDACTED.encode() in redacted
+    assert KEY.encode() not in redacted
+    assert escaped.encode() not in redacted

@@ -9,7 +9,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_EVENT_BYTES, MAX_HELD_BYTES, Scanner
 from service.realtime.scanner_items import Chunk, Message, MessageEnd, Violation
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
-from service.realtime.scanner_types import UNREADABLE_EVENT
+from service.realtime.scanner_types import UNREADABLE_EVENT, TypeRules, payload_of
 from tests.realtime.test_scanner import SIZE_LIMIT, event, fragment, joined, scanner
 
 
@@ -91,3 +91,36 @@ def test_size_limit_applies_to_the_whole_message() -> None:
     items = subject.feed(b"\x80\x01")
     detail = "the message has at least 101 bytes; the limit is 100 bytes"
     assert [Violation(CloseCode.MESSAGE_TOO_BIG, detail)] == items
+
+
+def test_fragments_of_a_message_are_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, of a byte each: joining thousands of them would delay other sessions."""
+    joined_frames: list[int] = []
+
+    def count(frames: list[bytes], *, masked: bool) -> bytes:
+        joined_frames.append(len(frames))
+        return payload_of(frames, masked=masked)
+
+    monkeypatch.setattr("service.realtime.scanner.payload_of", count)
+    payload = event("error", 600)
+    frames = [
+        fragment(Opcode.CONTINUATION if at else Opcode.TEXT, payload[at : at + 1], fin=False) for at in range(600)
+    ]
+    frames.append(fragment(Opcode.CONTINUATION, payload[600:], fin=True))
+
+    assert [Message("error", payload, b"".join(frames)), MessageEnd("error", len(payload))] == scanner().feed(
+        b"".join(frames)
+    )
+    assert [601] == joined_frames
+
+
+def test_type_is_searched_for_only_while_fragments_show_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fragments behind the searched bytes, or without any, cost no search each."""
+    heads: list[bytes] = []
+    monkeypatch.setattr(TypeRules, "type_in_head", lambda _, head: heads.append(head))
+    subject = Scanner(masked=False, max_message_bytes=SIZE_LIMIT)
+    subject.feed(fragment(Opcode.TEXT, b'{"a":"' + b"x" * 600, fin=False))
+    subject.feed(fragment(Opcode.CONTINUATION, b"", fin=False) * 20)
+    subject.feed(fragment(Opcode.CONTINUATION, b"x", fin=False) * 20)
+
+    assert len(heads) <= 2

@@ -5,7 +5,8 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import pytest
 
@@ -13,7 +14,9 @@ from service.failures import CATALOGUE
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, MessageEnd
 from service.relay.pipe import Pipe
-from service.relay.watchdog import RATE_WINDOW_SECONDS
+from service.relay.session_watch import SessionWatch
+from service.relay.watchdog import RATE_WINDOW_SECONDS, SessionLimits
+from service.wire.leg import Leg
 from service.wire.turns import FRAMES_PER_DELIVERY
 from tests.relay.test_message_floods import PATH, echo, newest_session, open_client
 from tests.support.harness import RawClient, Relay, eventually, payload_of, taking_less_than, within
@@ -66,6 +69,43 @@ async def test_flood_of_small_frames_ends_with_rate_exceeded(prefix: bytes, fram
         await eventually(lambda: bool(relay.events("session.ended")))
         assert 1 == relay.metric("realtime_relay_sessions_ended_total", reason="rate_exceeded")
         assert exchanges > 0
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+async def test_flood_of_frames_ends_the_session_without_a_tick(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is judged where the frames are counted: on a busy machine a tick may be late."""
+    monkeypatch.setattr("service.relay.ticker.TICK_SECONDS", 3600.0)
+    monkeypatch.setattr("service.relay.watchdog.UPSTREAM_FRAMES_PER_SECOND", float(MAX_MESSAGES_PER_SECOND))
+    above_limit = int(MAX_MESSAGES_PER_SECOND * RATE_WINDOW_SECONDS) + 1
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        if side == "upstream":
+            connection.writer.write(b"\x01\x00" + b"\x00\x00" * above_limit)
+        await connection.wait_closed()
+
+    async with scripted_relay(script, RELAY_MAX_MESSAGES_PER_SECOND=str(MAX_MESSAGES_PER_SECOND)) as (relay, _):
+        async with open_client(relay) as client:
+            if side == "client":
+                client.writer.write(b"\x01\x80abcd" + FRAGMENT * above_limit)
+            reason = "rate_exceeded" if side == "client" else "upstream_protocol_error"
+            close = await within(client.until_close(), 30)
+            assert close is not None
+            assert CATALOGUE[reason].close_text == close[1]
+        await eventually(lambda: bool(relay.events("session.ended")), 10)
+        assert reason == relay.events("session.ended")[0]["reason"]
+
+
+async def test_pause_of_the_process_is_credited_before_the_rate_is_judged() -> None:
+    """What peers sent meanwhile arrives at once, possibly before the tick that notices the pause."""
+    watch = SessionWatch(cast("Leg", None), cast("Leg", None), SessionLimits(1, max_messages_per_second=1.0), 100.0)
+    sent, nothing = (cast("Pipe", SimpleNamespace(totals=lambda n=n: (n, n, n))) for n in (11, 0))
+
+    assert None is watch.exceeded_rate(103.0, sent, nothing)
+    watch.ticked_at = 102.9
+    due = watch.exceeded_rate(103.0, sent, nothing)
+    assert due is not None
+    assert "rate_exceeded" == due.reason
 
 
 async def test_burst_of_the_allowed_messages_is_forwarded() -> None:

@@ -10,8 +10,9 @@ from functools import cached_property
 from service.realtime.events import HEAD_BYTES, event_type, may_be_object, type_in_head
 from service.realtime.scanner import MAX_HELD_BYTES
 from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
+from service.realtime.scanner_types import FRAGMENT_COST
 
-FRAME_COST = 64
+FRAME_COST = FRAGMENT_COST
 """Added to the size of each held fragment, so that the number of empty fragments is limited, too."""
 MAX_UNTYPED_FRAMES = 800
 """A message of more fragments may reach `MAX_HELD_BYTES` before its type is found, and then has no type."""
