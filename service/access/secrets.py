@@ -7,15 +7,18 @@ Rules of this file:
   disabled, the secret is refused. All that the client may do is read from the clients as they are when it is used.
 """
 
+import asyncio
 import heapq
 import json
 import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+from weakref import WeakValueDictionary
 
 from service.access.clients import ClientDirectory, Identity
 from service.access.reconnects import ReconnectLimiter
@@ -124,6 +127,7 @@ class ClientSecrets:
         self._store = store
         self._directory = directory
         self._wall_clock = wall_clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by the hash of a secret
 
     @property
     def are_shared(self) -> bool:
@@ -135,6 +139,16 @@ class ClientSecrets:
         secret = Secret(PREFIX + secrets.token_urlsafe(_RANDOM_BYTES))
         await self._store.put_secret(secret, grant.encode(), seconds)
         return secret, int(self._wall_clock()) + seconds
+
+    @asynccontextmanager
+    async def turn(self, token: str) -> AsyncIterator[None]:
+        """Let requests of this instance with the same secret wait for each other: only one of them can use it up.
+
+        The others would take places and count starts of the client, with which one holder of a secret could keep out its
+        other users.
+        """
+        async with self._turns.setdefault(digest_of(token), asyncio.Lock()):
+            yield
 
     async def read(self, token: str) -> PresentedSecret:
         """Find out what a secret is for. Raises Failure, with the reason why it opens no session."""

@@ -1,8 +1,8 @@
 """Admission: every check of a request that needs no upstream connection, in a fixed order."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 import structlog
@@ -58,8 +58,8 @@ class AdmissionControl:
 
     `RealtimeHandler` checks the opening handshake before this; after it `ClientPlaces`, which has the limits of a client of
     the clients file in place of the first limit above, then the limit on dials, then `redeem`. `jwt` is None where no clients
-    file can name the issuer of a JWT, `client_secrets` where there is no store. `prepare` precedes `admit`, which waits for
-    nothing.
+    file can name the issuer of a JWT, `client_secrets` where there is no store. All of it happens within `prepared`; `admit`
+    waits for nothing.
     """
 
     def __init__(
@@ -91,8 +91,17 @@ class AdmissionControl:
         self._proxy_reported = False
         self._log = structlog.get_logger()
 
-    async def prepare(self, request: web.Request, attempt: ConnectionAttempt) -> None:
-        """Wait for what the client's credential needs: the keys of its JWT, or what the store has of its secret."""
+    @asynccontextmanager
+    async def prepared(self, request: web.Request, attempt: ConnectionAttempt) -> AsyncIterator[None]:
+        """Wait for what the client's credential needs: the keys of its JWT, or what the store has of its secret.
+
+        Other requests with the same client secret wait until the context ends.
+        """
+        async with AsyncExitStack() as turn:
+            await self._prepare(request, attempt, turn)
+            yield
+
+    async def _prepare(self, request: web.Request, attempt: ConnectionAttempt, turn: AsyncExitStack) -> None:
         try:
             token = parse_token(request)
         except Failure:  # `identify` finds it again, in its order
@@ -145,7 +154,7 @@ class AdmissionControl:
         return dial_request
 
     def identify(self, request: web.Request, attempt: ConnectionAttempt) -> Identity:
-        """Return whose request it is, the first two checks. Raises Failure; `prepare` has been awaited."""
+        """Return whose request it is, the first two checks. Raises Failure; called within `prepared`."""
         origins = request.headers.getall("Origin", [])
         is_page = self._clients.is_open or header_token(request) is None
         if is_page:  # before the token: a page that no client allows learns nothing about tokens

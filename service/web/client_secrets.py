@@ -76,8 +76,8 @@ class ClientSecretHandler:
     async def _create(self, request: web.Request, attempt: ConnectionAttempt) -> dict[str, object]:
         if is_client_secret(parse_token(request) or ""):
             raise Failure("token_invalid", detail="a client secret creates no other", hint=_CREATES_NO_OTHER)
-        await self._admission.prepare(request, attempt)
-        identity = self._admission.identify(request, attempt)
+        async with self._admission.prepared(request, attempt):
+            identity = self._admission.identify(request, attempt)
         safety_identifier = _safety_identifier(request)
         wanted = _parse(await _read_body(request))
         attempt.model = wanted.session.model

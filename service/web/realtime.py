@@ -195,18 +195,18 @@ class RealtimeHandler:
             with ExitStack() as dial_slot:
                 try:
                     handshake = parse_handshake(request)
-                    await self._admission.prepare(request, attempt)
-                    dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
-                    dial_request = with_continuity(request, attempt, dial_request, self._continuity)
-                    attempt.budgets = budgets_for(attempt.identity)
-                    if attempt.budgets is not None:
-                        further = dial_request.further_types | _BUDGET_TYPES
-                        dial_request = dataclasses.replace(dial_request, further_types=further)
-                    await self._places.take(attempt, session_slot)
-                    dial_slot.enter_context(self.dial_limit.acquire())
-                    dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
-                    dial_slot.enter_context(self._dials_in_flight.track())
-                    await self._admission.redeem(attempt)  # last: a refused client can connect again
+                    async with self._admission.prepared(request, attempt):
+                        dial_request = self._admission.admit(request, attempt, session_slot, endpoint)
+                        dial_request = with_continuity(request, attempt, dial_request, self._continuity)
+                        attempt.budgets = budgets_for(attempt.identity)
+                        if attempt.budgets is not None:
+                            further = dial_request.further_types | _BUDGET_TYPES
+                            dial_request = dataclasses.replace(dial_request, further_types=further)
+                        await self._places.take(attempt, session_slot)
+                        dial_slot.enter_context(self.dial_limit.acquire())
+                        dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
+                        dial_slot.enter_context(self._dials_in_flight.track())
+                        await self._admission.redeem(attempt)  # last: a refused client can connect again
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)
                     session_slot.close()  # a refused client holds no place during its closing handshake

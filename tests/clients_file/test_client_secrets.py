@@ -90,12 +90,24 @@ async def test_secret_opens_one_session_and_is_distinguished(path: Path, monkeyp
     assert ["secret_used"] * 2 + ["secret_expired"] + ["token_invalid"] * 2 + ["secret_used"] == logged
 
 
-async def test_concurrent_uses_of_a_secret_open_one_session(path: Path) -> None:
-    """Of ten requests at the same time one gets the session."""
-    async with relay_of(path, table("kiosk")) as relay:
+async def test_concurrent_uses_of_a_secret_open_one_session(redis: RedisServer, path: Path) -> None:
+    """Of ten requests at the same time one gets the session; the others take no place and count as no start."""
+    text = table("kiosk", "starts_per_minute = 2\nmax_sessions = 2")
+    async with relay_of(path, text, RELAY_STORE_URL=redis.url) as relay:
         secret = await created(relay)
         clients = await asyncio.gather(*(use(relay, secret) for _ in range(10)))
         assert ["secret_used 3000"] * 9 + ["session.created"] == sorted([await outcome(client) for client in clients])
+        found = [await outcome(await use(relay, await created(relay))) for _ in range(2)]
+        assert ["session.created", "429 too_many_connects"] == found
+
+
+async def test_refused_use_of_a_secret_leaves_it_to_a_concurrent_one(redis: RedisServer, path: Path) -> None:
+    """Which waits for the refusal."""
+    async with relay_of(path, table("kiosk"), RELAY_STORE_URL=redis.url) as relay:
+        secret = await created(relay)
+        foreign = {"Origin": "https://evil.example"}
+        clients = await asyncio.gather(use(relay, secret, headers=foreign), use(relay, secret))
+        assert ["403 origin_refused", "session.created"] == [await outcome(client) for client in clients]
 
 
 async def test_refused_client_can_use_its_secret_again(path: Path) -> None:
