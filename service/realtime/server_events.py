@@ -17,8 +17,8 @@ from service.realtime.incidents import (
     Incident,
     find_incident,
 )
-from service.realtime.usage import Usage, UsageInconsistent, parse_usage
-from service.realtime.values import bounded_number, finite_number, member
+from service.realtime.usage import Usage, UsageInconsistent, parse_usage, user_audio_tokens
+from service.realtime.values import bounded_number, child, finite_number, member
 
 RESPONSE_STATUSES: Final = ("completed", "cancelled", "failed", "incomplete", OTHER)
 INTERRUPTION_REASONS: Final = ("turn_detected", "client_cancelled", OTHER)
@@ -40,16 +40,20 @@ class ResponseResult:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionUsage:
-    """What the transcription of an item used: tokens, or seconds of audio, by its model."""
+    """What the transcription of an item used: tokens, or seconds of audio, by its model.
+
+    `is_reported` is False if the event has no usage, or none that can be read.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+    is_reported: bool = True
 
     @property
     def tokens(self) -> int:
-        """All tokens."""
-        return self.input_tokens + self.output_tokens
+        """All tokens; seconds count as those of a user's audio, so that a budget in tokens holds for each model."""
+        return self.input_tokens + self.output_tokens + user_audio_tokens(self.seconds * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +73,15 @@ def parse_server_event(kind: str, payload: bytes) -> ParsedEvent:
         find_incident(kind, body),
         _response_end(body.get("response")) if kind == RESPONSE_DONE else None,
         _remaining_ratios(body.get("rate_limits")) if kind == RATE_LIMITS_UPDATED else (),
-        _transcription(body.get("usage")) if kind == TRANSCRIPTION_COMPLETED else None,
+        _transcription(child(body, "usage")) if kind == TRANSCRIPTION_COMPLETED else None,
     )
 
 
-def _transcription(usage: Any) -> TranscriptionUsage | None:  # noqa: ANN401 - JSON from the wire
-    if not isinstance(usage, Mapping):
-        return None
-    tokens, output = (
-        int(bounded_number(usage.get(name), _MAX_TOKENS) or 0) for name in ("input_tokens", "output_tokens")
-    )
-    return TranscriptionUsage(tokens, output, bounded_number(usage.get("seconds"), _MAX_SECONDS) or 0.0)
+def _transcription(usage: Mapping[str, Any]) -> TranscriptionUsage:
+    tokens, output = (bounded_number(usage.get(name), _MAX_TOKENS) for name in ("input_tokens", "output_tokens"))
+    seconds = bounded_number(usage.get("seconds"), _MAX_SECONDS)
+    is_reported = seconds is not None or (tokens is not None and output is not None)
+    return TranscriptionUsage(int(tokens or 0), int(output or 0), seconds or 0.0, is_reported)
 
 
 def _response_end(response: Any) -> ResponseResult | None:  # noqa: ANN401 - JSON from the wire

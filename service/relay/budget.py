@@ -32,8 +32,8 @@ _UNPRICED_HINT: Final = (
     "the client in RELAY_CLIENTS_FILE."
 )
 _UNMEASURED_HINT: Final = (
-    "Use a provider that reports the tokens of each response: without them a budget in tokens or USD cannot hold. Operator: "
-    "give the client budgets in minutes instead, in RELAY_CLIENTS_FILE."
+    "Use a provider that reports the usage of each response and transcription: without it a budget in tokens or USD cannot "
+    "hold. Operator: give the client budgets in minutes instead, in RELAY_CLIENTS_FILE."
 )
 
 
@@ -202,7 +202,7 @@ class SessionBudget:
 
     def _judge(self, amounts: Amounts, totals: Mapping[Scope, Totals], *, is_running: bool) -> None:
         if self._budgets.count_responses and not self._spent.is_measured:
-            self._end_with("a response without its tokens", _UNMEASURED_HINT)
+            self._end_with("a response or transcription without its usage", _UNMEASURED_HINT)
             return
         if self._budgets.count_money and not self._spent.is_priced:
             self._end_with("a charge without a known price", _UNPRICED_HINT)

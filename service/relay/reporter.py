@@ -79,7 +79,10 @@ class SessionReporter:
             else:
                 self.spending.add(cost, tokens=usage.total if usage is not None else 0, usage=usage)
         if (transcription := event.transcription) is not None:
-            self.spending.add(transcription_cost_usd(transcription), tokens=transcription.tokens)
+            if transcription.is_reported:
+                self.spending.add(transcription_cost_usd(transcription), tokens=transcription.tokens)
+            else:
+                self.spending.add_unmeasured()
         for limit, ratio in event.remaining_ratios:
             conversations.set_remaining_ratio(limit, ratio)
 

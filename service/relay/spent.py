@@ -15,7 +15,7 @@ _MICRO: Final = 1_000_000
 class Spent:
     """What a session has used so far. `is_priced` is False once something had no price: the cost is then higher.
 
-    `is_measured` is False once a response ended without its tokens: then neither they nor the cost are known.
+    `is_measured` is False once a response or transcription ended without its usage: then neither that nor the cost is known.
     `is_estimated`: a response whose tokens were never reported counts by an estimate. `rates` are those of the operator for
     what has no known price; `on_change` is called after each change.
     """
@@ -52,7 +52,7 @@ class Spent:
         self._changed()
 
     def add_unmeasured(self) -> None:
-        """Note a response whose tokens the provider does not report. No price of the operator's replaces them."""
+        """Note what the provider does not report the usage of. No price of the operator's replaces that."""
         self.is_measured = self.is_priced = False
         self._changed()
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
+from service.realtime.incidents import TRANSCRIPTION_COMPLETED
 from service.realtime.pricing import cost_usd
 from service.realtime.usage import parse_usage
 from service.relay.response_counter import MAX_RESPONSES
@@ -209,7 +210,7 @@ async def test_session_ends_where_the_provider_reports_no_tokens(limits: str, us
         assert "budgets in minutes instead" in error["remedy"]
         await client.close()
         await eventually(lambda: bool(relay.events("session.ended")))
-        assert "a response without its tokens" == relay.events("session.ended")[0]["detail"]
+        assert "a response or transcription without its usage" == relay.events("session.ended")[0]["detail"]
 
 
 @pytest.mark.parametrize("kind", ["transcription", "realtime"])
@@ -225,6 +226,32 @@ async def test_transcription_counts_and_ends_a_session(kind: str, path: Path) ->
         assert "budget_exhausted" == (await next_of(client, "error"))["error"]["code"]
         await client.close()
         assert (await spent_by(relay)).microusd >= 10
+
+
+@pytest.mark.parametrize(
+    ("usage", "detail"),
+    [
+        (None, "a response or transcription without its usage"),
+        ({"type": "tokens", "total_tokens": 50}, "a response or transcription without its usage"),
+        ({"type": "duration", "seconds": 6}, "tokens_per_session: 60 of 60 tokens used"),
+        ({"type": "tokens", "input_tokens": 50, "output_tokens": 10}, "tokens_per_session: 60 of 60 tokens used"),
+    ],
+)
+async def test_transcription_counts_tokens_or_ends_the_session(usage: Any, detail: str, path: Path) -> None:
+    """Seconds count as tokens of audio; where nothing is reported no budget could hold."""
+
+    async def transcribe(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.send(json.dumps({"type": TRANSCRIPTION_COMPLETED, "transcript": "Rome", "usage": usage}).encode())
+        await connection.until_close()
+
+    write(path, table("kiosk", "tokens_per_session = 60"))
+    async with scripted_relay(transcribe, RELAY_CLIENTS_FILE=str(path)) as (relay, _):
+        client = await open_raw(relay.app.public_port, PATH, {"Authorization": f"Bearer {TOKENS['kiosk']}"})
+        assert "budget_exhausted" == (await next_of(client, "error"))["error"]["code"]
+        await client.close()
+        await eventually(lambda: bool(relay.events("session.ended")))
+    assert detail == relay.events("session.ended")[0]["detail"]
 
 
 async def test_translation_counts_by_the_clock(path: Path) -> None:
