@@ -1,9 +1,10 @@
-"""From the settings of the process to the configuration of each package. Pure.
+"""From the settings of the process to the configuration of each package. Pure, but for a random key in place of none.
 
 The composition root, the commands and the doctor call these functions; no other package sees `Settings`.
 """
 
 from collections.abc import Iterator, Sequence
+from secrets import token_hex
 from typing import Final, TypedDict
 
 from service.access.clients import Client, ClientLimits, digest_of
@@ -111,7 +112,8 @@ def access_policy(settings: Settings, max_sessions: int) -> AccessPolicy:
         max_sessions_per_client=settings.max_sessions_per_client,
         max_reconnects_per_minute=settings.max_reconnects_per_minute,
         draining_event=settings.draining_event,
-        safety_key=settings.safety_key or settings.openai_api_key,
+        # Without a key anybody who knows a user could compute its name; a key that a file brings later is too late.
+        safety_key=settings.safety_key or settings.openai_api_key or Secret(token_hex(16)),
     )
 
 

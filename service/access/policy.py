@@ -28,7 +28,7 @@ class AccessPolicy:
     max_sessions: int
     max_sessions_per_client: int
     max_reconnects_per_minute: int
-    safety_key: Secret | None  # of the hash that names users to the provider
+    safety_key: Secret  # of the hash that names users to the provider
     draining_event: bool  # whether clients get `relay.draining` unless their query says otherwise
 
     def directory(self, file: ClientSet | None = None) -> ClientDirectory:

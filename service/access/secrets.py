@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
-from service.access.clients import ClientDirectory, Identity
+from service.access.clients import ClientDirectory, Identity, digest_of
 from service.access.reconnects import ReconnectLimiter
 from service.failures import Failure
 from service.realtime.keys import Secret
@@ -68,7 +68,8 @@ def explain_foreign(failure: Failure, token: str | None) -> None:
 class Grant:
     """What a client secret is for: whose it is, and the session that it opens.
 
-    `credential` is that of `Identity`. `safety_identifier` is the provider's name of the user, if the creator has sent it.
+    `credential` is that of `Identity`. `safety_identifier` is the provider's name of the user, if the server of the
+    app has sent it.
     """
 
     client: str

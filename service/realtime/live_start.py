@@ -28,10 +28,14 @@ class InvalidStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RequestedModels:
-    """The models of a session: `model` speaks, None if the message names none; `backends` answer what it delegates."""
+    """The models of a session: `model` speaks, None if the message names none; `backends` answer what it delegates.
+
+    `names_user`: whether it also gives the provider a name of the user.
+    """
 
     model: str | None
     backends: tuple[str, ...] = ()
+    names_user: bool = False
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -125,7 +129,11 @@ def _models_of(session: Mapping[str, Any]) -> RequestedModels:
     named = [user for backend in backends for user in (backend, *_list(backend.get("tools")))]
     models = [user["model"] for user in named if isinstance(user, Mapping) and isinstance(user.get("model"), str)]
     model = session.get("model")
-    return RequestedModels(model if isinstance(model, str) and model else None, tuple(models))
+    return RequestedModels(
+        model if isinstance(model, str) and model else None,
+        tuple(models),
+        names_user=session.get("safety_identifier") is not None,
+    )
 
 
 def _list(value: object) -> list[Any]:

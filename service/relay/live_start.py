@@ -48,6 +48,7 @@ class StartPolicy:
     permit: Callable[[str], AbstractContextManager[object]] = nullcontext
     model_hint: str | None = None  # the remedy for a model that is not allowed, in place of the catalogue's
     unpriced_hint: str | None = None  # the remedy for one without a known price; None if those are allowed
+    is_user_named: bool = False  # by the relay: the client could name another user
 
     @property
     def reads_updates(self) -> bool:
@@ -68,7 +69,9 @@ class StartPolicy:
         )
 
     def check(self, requested: RequestedModels) -> None:
-        """Raise Failure with model_refused for a model that is not allowed."""
+        """Raise Failure: model_refused for a model that is not allowed, start_invalid for the name of another user."""
+        if self.is_user_named and requested.names_user:
+            raise invalid_start(_NAMES_USER)
         refused = [model for model in requested.all if self.allowed_models and model not in self.allowed_models]
         if refused:
             is_backend = refused[0] in requested.backends
@@ -92,6 +95,12 @@ class StartPolicy:
 _BACKEND_HINT: Final = (
     "Request a model that RELAY_ALLOWED_MODELS lists in session.delegation and session.triggers as well, or add the model to "
     "RELAY_ALLOWED_MODELS and restart the relay."
+)
+
+
+_NAMES_USER: Final = InvalidStart(
+    "session.start has safety_identifier",
+    "Leave session.safety_identifier out: the relay names the user of the client's token",
 )
 
 

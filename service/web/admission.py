@@ -107,6 +107,7 @@ class AdmissionControl:
         except Failure:  # `identify` finds it again, in its order
             return
         if self._secrets is not None and token is not None and is_client_secret(token):
+            await turn.enter_async_context(self._secrets.turn(token))
             try:
                 attempt.secret = await self._secrets.read(token)
             except Failure as refusal:
@@ -142,7 +143,7 @@ class AdmissionControl:
         )
         if attempt.secret is not None:
             dial_request = for_client_secret(dial_request, attempt.secret)
-        dial_request = with_safety_identifier(dial_request, attempt.identity, self._policy.safety_key)
+        dial_request = with_safety_identifier(dial_request, attempt.identity, attempt.secret, self._policy.safety_key)
         check_price(attempt.identity, dial_request)
         dial_request = with_policy(client, dial_request)
         attempt.model = dict(dial_request.query).get("model")

@@ -109,20 +109,29 @@ def for_client_secret(request: DialRequest, secret: PresentedSecret) -> DialRequ
     locked = locked_param(secret.identity.client, secret.grant.session)
     if locked is not None:
         raise Failure("secret_expired", detail=f"the policy of the client has locked {locked} since it was created")
-    if secret.grant.user is not None:  # the holder of the secret names no other
-        request = dataclasses.replace(request, safety_identifier=secret.grant.safety_identifier)
     if not secret.grant.session.settings and not secret.grant.session.locked:
         return request
     return dataclasses.replace(request, further_types=request.further_types | SESSION_EVENT_TYPES)
 
 
-def with_safety_identifier(request: DialRequest, identity: Identity, key: Secret | None) -> DialRequest:
-    """The request with a name of the user for the provider, unless the client sent one: a keyed hash of client and user."""
-    if identity.user is None or request.safety_identifier is not None:
+def with_safety_identifier(
+    request: DialRequest, identity: Identity, secret: PresentedSecret | None, key: Secret
+) -> DialRequest:
+    """The request with the name of the user for the provider; whatever the client sent, since it could name another user.
+
+    The name is what the server of the app sent for the client secret, else a keyed hash of client and user. Only a client
+    without a user names one itself.
+    """
+    if identity.user is None:
         return request
-    names = f"{identity.client.name}\0{identity.user}".encode("utf-8", "surrogatepass")
-    digest = hmac.digest(key.reveal().encode("utf-8", "surrogatepass") if key is not None else b"", names, "sha256")
-    return dataclasses.replace(request, safety_identifier=f"user-{digest.hex()[:32]}")
+    named = secret.grant.safety_identifier if secret is not None else None
+    return dataclasses.replace(request, safety_identifier=named or _hashed_user(identity.client, identity.user, key))
+
+
+def _hashed_user(client: Client, user: str, key: Secret) -> str:
+    names = f"{client.name}\0{user}".encode("utf-8", "surrogatepass")
+    digest = hmac.digest(key.reveal().encode("utf-8", "surrogatepass"), names, "sha256")
+    return f"user-{digest.hex()[:32]}"
 
 
 def with_policy(client: Client, request: DialRequest) -> DialRequest:

@@ -78,7 +78,7 @@ class ClientSecretHandler:
             raise Failure("token_invalid", detail="a client secret creates no other", hint=_CREATES_NO_OTHER)
         async with self._admission.prepared(request, attempt):
             identity = self._admission.identify(request, attempt)
-        safety_identifier = _safety_identifier(request)
+        named = _safety_identifier(request)
         wanted = _parse(await _read_body(request))
         attempt.model = wanted.session.model
         _check(identity, wanted)
@@ -86,9 +86,9 @@ class ClientSecretHandler:
         grant = Grant(
             identity.client.name,
             identity.credential,
-            identity.user or safety_identifier,
+            identity.user or named,
             identity.ends_at,
-            safety_identifier,
+            named if identity.user is None else None,  # a user could name another one
             wanted.session,
         )
         size = len(grant.encode())

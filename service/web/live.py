@@ -138,6 +138,7 @@ class LiveSessions:
             allowed_models=frozenset(client.models),
             model_hint=model_hint(client),
             unpriced_hint=unpriced_hint(attempt.identity),
+            is_user_named=attempt.identity.user is not None,
             permit=partial(self._connector.permit_live_start, attempt.limited_as),
         )
 

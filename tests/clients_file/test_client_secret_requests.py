@@ -226,7 +226,7 @@ async def test_user_with_a_jwt_does_not_keep_out_the_others(path: Path, monkeypa
 
 
 async def test_jwt_creates_secrets_of_its_user(path: Path) -> None:
-    """`sub` is the user, whatever the header says; with end_at_expiry the secret ends with the token."""
+    """`sub` is the user, and names it to the provider, whatever a header says; with end_at_expiry the secret ends with it."""
     async with running_issuer() as issuer:
         text = "[clients.kiosk]\n" + issuer_table(issuer.url, "end_at_expiry = true\nclock_skew_seconds = 0")
         async with relay_of(path, text) as relay:
@@ -239,21 +239,24 @@ async def test_jwt_creates_secrets_of_its_user(path: Path) -> None:
                 )
                 names.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
                 await client.close()
-            direct = await open_raw(relay.app.public_port, DEFAULT_PATH, {"Authorization": f"Bearer {token}"})
+            another = {"OpenAI-Safety-Identifier": "hash-of-bob"}
+            for headers in ({}, another):
+                direct = await open_raw(
+                    relay.app.public_port, DEFAULT_PATH, {"Authorization": f"Bearer {token}", **headers}
+                )
+                names.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
+                await direct.close()
+            client = await use(relay, await created(relay, token=token, headers=another))
             names.append(upstream_of(relay).headers["OpenAI-Safety-Identifier"])
-            await direct.close()
+            assert "session.created" == await outcome(client)
             assert re.fullmatch(r"user-[0-9a-f]{32}", names[0])
-            assert names == [names[0]] * 3
+            assert names == [names[0]] * 5
             bob = await open_raw(
                 relay.app.public_port, DEFAULT_PATH, {"Authorization": f"Bearer {sign(claims(sub='bob'))}"}
             )
             assert names[0] != upstream_of(relay).headers["OpenAI-Safety-Identifier"]
             await bob.close()
-            secret = await created(relay, token=token, headers={"OpenAI-Safety-Identifier": "hash-of-alice"})
-            client = await use(relay, secret)
-            assert "hash-of-alice" == upstream_of(relay).headers["OpenAI-Safety-Identifier"]
-            assert "session.created" == await outcome(client)
-            await eventually(lambda: 5 == len(relay.events("session.ended")))
+            await eventually(lambda: 6 == len(relay.events("session.ended")))
             assert {"alice"} == {event["user"] for event in relay.events("secret.created")}
 
 

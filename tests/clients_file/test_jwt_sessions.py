@@ -10,7 +10,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from tests.clients_file.issuers import answer_to, connect_with, relay_with
-from tests.clients_file.relays import connect, notes, relay_of, table, write
+from tests.clients_file.relays import TOKENS, connect, notes, relay_of, table, write
 from tests.support.harness import Relay, eventually
 from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
 
@@ -98,6 +98,22 @@ async def test_session_ends_with_its_token_only_if_the_table_says_so(
             assert ["token_expired"] == [line["reason"] for line in relay.events("session.ended")]
             await ending.close()
             await other.close()
+
+
+async def test_user_of_gpt_live_names_no_other_to_the_provider(path: Path) -> None:
+    """In `session.start`, which the relay does not change. A client without a user can name one."""
+    async with running_issuer() as issuer, relay_with(issuer, path) as relay:
+        found = []
+        for token in (sign(), TOKENS["kiosk"]):
+            for name in ("hash-of-bob", None):
+                client = await connect_with(relay, token, "/v1/live/sessions")
+                named = {} if name is None else {"safety_identifier": name}
+                client.send_event(type="session.start", session={"model": "gpt-live-1", **named})
+                event = await client.next_event()
+                found.append(event["error"]["code"] if event["type"] == "error" else event["type"])
+                await client.close()
+        assert ["start_invalid", *["session.started"] * 3] == found
+        assert "session.start has safety_identifier" == relay.events("admission.refused")[0]["detail"]
 
 
 async def test_one_set_serves_several_tables(path: Path) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from service.access.policy import AccessPolicy
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
+from service.realtime.keys import Secret
 from service.relay.drain import Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
@@ -43,7 +44,7 @@ POLICY: Final = AccessPolicy(
     max_sessions_per_client=0,
     max_reconnects_per_minute=0,
     draining_event=False,
-    safety_key=None,
+    safety_key=Secret("k" * 16),
 )
 SESSION_LIMITS: Final = SessionLimits(
     max_message_bytes=16 << 20, idle_timeout_seconds=900, max_session_seconds=3900, max_messages_per_second=5000
