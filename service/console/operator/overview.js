@@ -207,7 +207,7 @@ function mostOf({ succeeded_points: succeeded, failed_points: failed }) {
   return count(Math.max(0, ...succeeded.map((number, index) => number + (failed[index] ?? 0))));
 }
 
-/** @param {string} value @param {string} name @param {string} [kind] the part of the plot that it stands for */
+/** @param {string} value @param {string} name @param {string} [kind] the part of the plot that it represents */
 function figure(value, name, kind) {
   const mark = kind && el("span", { class: `mark-${kind}`, "aria-hidden": "true" }, kind === "good" ? "▲ " : "▼ ");
   return el("p", { class: "figure" }, mark, el("strong", null, value), " ", el("span", null, name));
