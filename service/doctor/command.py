@@ -170,12 +170,17 @@ def _parse_relay(text: str) -> URL:
     try:
         parts = urlsplit(text)
         url = URL(text)
-        is_valid = parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname)
+        port = parts.port
     except ValueError:
         is_valid = False
     if not is_valid:
         raise UsageError(
             f"--relay must be a URL such as http://127.0.0.1:{_DEFAULTS.port} or wss://relay.example.com/v1/realtime"
+        )
+    if port == 0:
+        raise UsageError(
+            "--relay names port 0, on which no relay listens; use the port that its log names in service.started"
         )
     if url.user or url.password:
         raise UsageError("--relay must not contain credentials; use --token-env or --token-file")

@@ -162,7 +162,11 @@ class ProviderChain:
     async def _query_running_relay(self) -> Finding:
         settings = self._local.settings
         if settings.internal_port == 0:
-            return Finding("RELAY_INTERNAL_PORT is 0: there is no known port to query", status="skipped")
+            return Finding(
+                "not asked: RELAY_INTERNAL_PORT is 0, so that a relay listens on any free port",
+                ["To let the doctor find a running relay, set RELAY_INTERNAL_PORT to a fixed port, for example 9464."],
+                "skipped",
+            )
         relay = await running.query_relay(settings)
         files = [file.path for file in self._local.env_files.read]
         return running.compare(relay, settings, self._require_target().label, files)

@@ -110,6 +110,7 @@ RELAY = ["--relay", "http://127.0.0.1:1"]
         (["--relay", "127.0.0.1:8080"], {}, "--relay must be a URL"),
         (["--relay", "ftp://127.0.0.1"], {}, "--relay must be a URL"),
         (["--relay", "http://127.0.0.1:99999"], {}, "--relay must be a URL"),
+        (["--relay", "http://127.0.0.1:0"], {}, "--relay names port 0"),
         (["--relay", "http://me:CANARY@127.0.0.1"], {}, "--relay must not contain credentials"),
         (["--relay", "http://127.0.0.1/v1/realtime?token=CANARY"], {}, "--relay must not contain a token"),
         ([*RELAY, "--origin", "app.example.com"], {}, "--origin must be scheme, host and port only"),

@@ -31,6 +31,15 @@ async def test_running_relay_with_the_same_settings_passes(tmp_path: Path) -> No
     assert "is running, upstream compatible, started " in report["running"].finding
 
 
+async def test_relay_on_any_free_port_is_not_asked(tmp_path: Path) -> None:
+    """The finding names the setting, and what makes a relay known."""
+    report = await run_provider_chain({"RELAY_UPSTREAM": "simulator", "RELAY_INTERNAL_PORT": "0"}, tmp_path)
+
+    assert "skipped" == report["running"].status
+    assert "RELAY_INTERNAL_PORT is 0" in report["running"].finding
+    assert "set RELAY_INTERNAL_PORT to a fixed port" in report.text("running")
+
+
 async def test_env_file_newer_than_running_relay_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay reads its settings only at startup, so that a later change has no effect until a restart."""
     (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-sim-good\n")
