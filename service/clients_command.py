@@ -74,7 +74,12 @@ def describe(client: Client) -> Iterator[str]:
 def _limits(limits: ClientLimits) -> str:
     values = ((item.name, getattr(limits, item.name)) for item in fields(limits))
     return ", ".join(
-        f"{name.replace('microusd', 'usd')} {value / _MICRO if name.startswith('microusd') else value:g}"
+        f"{name.replace('microusd', 'usd')} {_number(value / _MICRO if name.startswith('microusd') else value)}"
         for name, value in values
         if value is not None
     )
+
+
+def _number(value: float) -> str:
+    """A number as it is written in the file: whole, or with at most six decimals."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")

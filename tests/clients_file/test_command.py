@@ -53,6 +53,18 @@ def test_clients_command_shows_a_file_without_secrets(tmp_path: Path) -> None:
     assert digest_of(TOKENS["kiosk"]) not in by_name[1]
 
 
+def test_clients_command_shows_limits_as_the_file_has_them(tmp_path: Path) -> None:
+    """Not rounded to six digits, nor with an exponent."""
+    path = tmp_path / "clients.toml"
+    lines = ("tokens_per_day 12345678", "usd_per_session 0.00001", "usd_per_month 234567.5", "max_sessions 1000000")
+    path.write_text(table("kiosk", "\n".join(line.replace(" ", " = ") for line in lines)))
+    code, out, _ = run("clients", str(path))
+
+    assert 0 == code
+    for line in lines:
+        assert line in out
+
+
 def test_clients_command_has_an_exit_code_for_mistakes_and_for_no_file(tmp_path: Path) -> None:
     """1 with every mistake, 2 without a file to check."""
     path = tmp_path / "clients.toml"
