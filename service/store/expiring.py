@@ -28,6 +28,17 @@ class ExpiringDict(Generic[_T]):
             heapq.heappush(self._due, (until, name))
         self._entries[name] = (value, until)
 
+    def drop_first(self) -> None:
+        """Free the entry whose time comes first, of those that there are."""
+        while self._due:
+            until, name = heapq.heappop(self._due)
+            found = self._entries.get(name)
+            if found is not None and found[1] <= until:
+                del self._entries[name]
+                return
+            if found is not None:
+                heapq.heappush(self._due, (found[1], name))
+
     def purge(self, now: int) -> None:
         """Free what has expired."""
         while self._due and self._due[0][0] <= now:

@@ -31,6 +31,8 @@ LIMIT_NAMES: Final[tuple[LimitName, ...]] = get_args(LimitName)
 FINAL_RECORD_MS: Final = 2 * periods.DAY_MS
 OPEN_RECORD_MS: Final = 8 * periods.DAY_MS
 SPENT_MS: Final = 40 * periods.DAY_MS
+MAX_USERS: Final = 50_000
+"""Users whose spending is kept, in about 40 MB. Beyond it the spending that has changed least recently is forgotten."""
 MEMORY_RECORD_MS: Final = 600_000
 """Here no answer is lost, so that no report is sent again much later."""
 
@@ -82,7 +84,8 @@ class StoreState:
         self._fence = 0
         self._members: dict[str, _Membership] = {}
         self._starts: ExpiringDict[deque[int]] = ExpiringDict()
-        self._spent: ExpiringDict[_Spent] = ExpiringDict()
+        self._spent: ExpiringDict[_Spent] = ExpiringDict()  # of clients, whose number the clients file bounds
+        self._spent_by_user: ExpiringDict[_Spent] = ExpiringDict()
         self._records: ExpiringDict[Amounts] = ExpiringDict()
         self._secrets: ExpiringDict[_Kept] = ExpiringDict()
         self._payloads: ExpiringDict[bytes] = ExpiringDict()  # of secrets that are neither used nor expired
@@ -171,7 +174,7 @@ class StoreState:
         return sum(member.open[scope] for name, member in self._members.items() if self._is_alive(name, now))
 
     def _check(self, limits: Limits, now: int) -> Refused | None:
-        totals = self._totals(limits.scope.key, now)
+        totals = self._totals(limits.scope, now)
         ends = (periods.seconds_to_next_month, periods.seconds_to_next_day)
         ceilings = (*_ceilings(limits.month, totals.month), *_ceilings(limits.day, totals.day))
         for name, end, (maximum, used) in zip(LIMIT_NAMES, (ends[0],) * 3 + (ends[1],) * 3, ceilings, strict=False):
@@ -206,23 +209,26 @@ class StoreState:
             keep = self._final_record_ms if report.is_final else OPEN_RECORD_MS
             self._records.put(report.record, after, now + keep)
             for scope in report.scopes:
-                totals = self._totals(scope.key, now)
-                self._put_totals(scope.key, now, Totals(_plus(totals.day, new), _plus(totals.month, new)))
+                totals = self._totals(scope, now)
+                self._put_totals(scope, now, Totals(_plus(totals.day, new), _plus(totals.month, new)))
         return self.totals([scope for report in reports for scope in report.scopes])
 
     def totals(self, scopes: Sequence[Scope]) -> Mapping[Scope, Totals]:
         """See `StoreBackend`."""
         now = self._now()
-        return {scope: self._totals(scope.key, now) for scope in scopes}
+        return {scope: self._totals(scope, now) for scope in scopes}
 
     def learn(self, totals: Mapping[Scope, Totals]) -> None:
         """Replace the totals of scopes by what the shared store has said."""
         now = self._now()
         for scope, said in totals.items():
-            self._put_totals(scope.key, now, said)
+            self._put_totals(scope, now, said)
 
-    def _totals(self, scope: str, now: int) -> Totals:
-        spent = self._spent.get(scope)
+    def _spending_of(self, scope: Scope) -> ExpiringDict[_Spent]:
+        return self._spent if scope.user is None else self._spent_by_user
+
+    def _totals(self, scope: Scope, now: int) -> Totals:
+        spent = self._spending_of(scope).get(scope.key)
         if spent is None:
             return Totals()
         day = periods.current_day(now, spent.day)
@@ -231,10 +237,13 @@ class StoreState:
             spent.totals.month if spent.month == periods.month_of(day) else Amounts(),
         )
 
-    def _put_totals(self, scope: str, now: int, totals: Totals) -> None:
-        stored = self._spent.get(scope)
+    def _put_totals(self, scope: Scope, now: int, totals: Totals) -> None:
+        kept, name = self._spending_of(scope), scope.key
+        stored = kept.get(name)
         day = periods.current_day(now, stored.day if stored is not None else 0)
-        self._spent.put(scope, _Spent(day, periods.month_of(day), totals), now + SPENT_MS)
+        kept.put(name, _Spent(day, periods.month_of(day), totals), now + SPENT_MS)
+        if len(self._spent_by_user) > MAX_USERS:
+            self._spent_by_user.drop_first()
 
     # -- secrets ------------------------------------------------------------------------------------------------------
 
@@ -273,7 +282,14 @@ class StoreState:
 
     def _now(self) -> int:
         now = self._clock()
-        for kept in (self._starts, self._spent, self._records, self._secrets, self._payloads):
+        for kept in (
+            self._starts,
+            self._spent,
+            self._spent_by_user,
+            self._records,
+            self._secrets,
+            self._payloads,
+        ):
             kept.purge(now)
         return now
 
