@@ -69,14 +69,12 @@ class Settings(AccessSettings):
         "RELAY_DIAL_TIMEOUT_SECONDS",
         number(0.1, 120),
         default="8",
-        unit="seconds",
         sentence="Time from a client's request to the provider's first event; the official clients give up after 10 seconds.",
     )
     live_start_seconds: float = setting(
         "RELAY_LIVE_START_SECONDS",
         number(1, 600),
         default="60",
-        unit="seconds",
         sentence="Time that a GPT-Live client has for its first message, session.start; some frameworks send it late.",
     )
     first_event: FirstEvent = setting(
@@ -89,7 +87,6 @@ class Settings(AccessSettings):
         "RELAY_MAX_MESSAGE_BYTES",
         integer(65_536, 1 << 30),
         default="16777216",
-        unit="bytes",
         sentence="Maximum size of a message in either direction; the provider accepts up to 15 MiB.",
     )
     max_messages_per_second: int = setting(
@@ -112,14 +109,12 @@ class Settings(AccessSettings):
         "RELAY_IDLE_TIMEOUT_SECONDS",
         number(0, 86_400, zero="is off"),
         default="900",
-        unit="seconds",
         sentence="Time without a message in either direction after which a session is closed.",
     )
     max_session_seconds: float = setting(
         "RELAY_MAX_SESSION_SECONDS",
         number(0, 604_800, zero="is off"),
         default="3900",
-        unit="seconds",
         sentence="Maximum duration of a session; the provider's limit of 60 minutes is below the default and applies first.",
     )
 
@@ -136,7 +131,6 @@ class Settings(AccessSettings):
         "RELAY_RENEW_AFTER_SECONDS",
         number(0, 86_400, zero="is never"),
         default="0",
-        unit="seconds",
         example="1500",
         sentence="Time after which such a session gets another connection if the provider states none; OpenAI states one.",
     )
@@ -144,14 +138,12 @@ class Settings(AccessSettings):
         "RELAY_RECOVERY_SECONDS",
         number(1, 120),
         default="15",
-        unit="seconds",
         sentence="Time that the relay has to replace a connection that was lost, before the session ends.",
     )
     continuity_bytes: int = setting(
         "RELAY_CONTINUITY_BYTES",
         integer(1_048_576, 1 << 40),
         default="268435456",
-        unit="bytes",
         sentence="Memory for the conversations of all such sessions; a quarter of the container's memory limit can lower it. "
         "Beyond it new sessions do without, and the largest are no longer kept.",
     )
@@ -159,14 +151,12 @@ class Settings(AccessSettings):
         "RELAY_CONTINUITY_AUDIO_BYTES",
         integer(65_536, 1 << 30),
         default="2097152",
-        unit="bytes",
         sentence="Memory for speech of one such session that the provider has not transcribed; 2 MiB hold 32 seconds of PCM.",
     )
     continuity_max_seconds: float = setting(
         "RELAY_CONTINUITY_MAX_SECONDS",
         number(0, 604_800, zero="is off"),
         default="14400",
-        unit="seconds",
         sentence="Maximum duration of such a session in place of the default of RELAY_MAX_SESSION_SECONDS; if you set that "
         "variable, it applies.",
     )
@@ -197,7 +187,6 @@ class Settings(AccessSettings):
         "RELAY_DRAIN_SECONDS",
         number(0, 86_400),
         default="30",
-        unit="seconds",
         example="150",
         sentence="Time that open sessions have to finish after SIGTERM.",
     )
@@ -205,7 +194,6 @@ class Settings(AccessSettings):
         "RELAY_CLOSE_SPREAD_SECONDS",
         number(0, 600),
         default="5",
-        unit="seconds",
         sentence="Sessions that outlast the drain close over at most this time, so that not all clients reconnect at once.",
     )
     draining_event: bool = setting(

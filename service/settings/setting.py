@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, overload
 from service.settings.parsers import SettingParser
 
 _METADATA_KEY: Final = "setting"
+_UNITS: Final = ("SECONDS", "BYTES")
 _T = TypeVar("_T")
 
 
@@ -62,14 +63,17 @@ def setting(
     unit: str = "",
     secret: bool = False,
 ) -> Any:
-    """Declare a setting as a dataclass field. The field's default is the parsed `default`; `example` defaults to it."""
+    """Declare a setting as a dataclass field. The field's default is the parsed `default`; `example` defaults to it.
+
+    `unit` defaults to that in which the name ends.
+    """
     declaration = Setting(
         name=name,
         parser=parser,
         default=default,
         example=example if example is not None else (default or ""),
         sentence=sentence,
-        unit=unit,
+        unit=unit or next((suffix.lower() for suffix in _UNITS if name.endswith(f"_{suffix}")), ""),
         secret=secret,
     )
     value = None if default is None else parser(default)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from service.doctor import live as module
-from service.doctor import relay
 from service.doctor.live import CHUNKS, COST
 from service.upstream.live_key import UNPROVEN
 from tests.support.doctor_chain import ChainReport, run_provider_chain
@@ -17,15 +16,7 @@ from tests.support.raw_http_server import raw_http
 
 MACHINE = ["files", "settings", "running", "key", "proxy", "dns", "tcp", "tls", "model", "clock"]
 ORIGIN = "https://app.example.com"
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second of silence takes no second, and what does not come is not awaited for long."""
-    monkeypatch.setattr(module, "CHUNK_SECONDS", 0.001)
-    monkeypatch.setattr(module, "_CLOSED_SECONDS", 0.3)
-    monkeypatch.setattr(module, "_RELAY_ERROR_SECONDS", 0.3)
-    monkeypatch.setattr(relay, "_LIVE_START_SECONDS", 3.0)
+pytestmark = pytest.mark.usefixtures("short_live_waits")
 
 
 async def check_provider(

@@ -8,7 +8,6 @@ import pytest
 from yarl import URL
 
 from service.doctor import live as module
-from service.doctor import relay
 from service.doctor.relay_url import websocket_url
 from service.failures import CATALOGUE
 from service.settings import Settings
@@ -19,14 +18,7 @@ from tests.support.live_provider import LiveConnection, LiveProvider, Script, co
 from tests.support.raw_http_server import Exchange, RawHttp, raw_http
 from tests.support.raw_websocket_server import ServerConnection
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second of silence takes no second, and what does not come is not awaited for long."""
-    monkeypatch.setattr(module, "CHUNK_SECONDS", 0.001)
-    monkeypatch.setattr(module, "_CLOSED_SECONDS", 0.3)
-    monkeypatch.setattr(module, "_RELAY_ERROR_SECONDS", 0.3)
-    monkeypatch.setattr(relay, "_LIVE_START_SECONDS", 3.0)
+pytestmark = pytest.mark.usefixtures("short_live_waits")
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -82,6 +82,18 @@ def provider_at(base_url: str, **settings: Any) -> FailureSetup:
     return set_up
 
 
+@asynccontextmanager
+async def _serving(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """A server on loopback; yields its port."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+
+
 def other_server(
     answer: bytes | None, *, scheme: str = "http", tls: Callable[[], ssl.SSLContext] | None = None
 ) -> FailureSetup:
@@ -96,13 +108,11 @@ def other_server(
             await reader.read()
             writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls() if tls else None)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            async with provider_at(f"{scheme}://127.0.0.1:{port}/v1")() as failing:
-                yield failing
-        finally:
-            server.close()
+        async with (
+            _serving(serve, tls() if tls else None) as port,
+            provider_at(f"{scheme}://127.0.0.1:{port}/v1")() as failing,
+        ):
+            yield failing
 
     return set_up
 
@@ -153,13 +163,10 @@ def refusing_proxy(status: bytes, headers: bytes = b"") -> FailureSetup:
             await writer.drain()
             writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        proxy = f"http://user:CANARY6password@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
+        async with _serving(serve) as port:
+            proxy = f"http://user:CANARY6password@127.0.0.1:{port}"
             async with provider_at("https://relay-test.invalid/v1", RELAY_UPSTREAM_PROXY=proxy)() as failing:
                 yield failing
-        finally:
-            server.close()
 
     return set_up
 
@@ -180,13 +187,8 @@ def refusal(status: str, body: bytes = b"", **headers: str) -> FailureSetup:
                 await writer.drain()
             writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            async with provider_at(f"http://127.0.0.1:{port}/v1")() as failing:
-                yield failing
-        finally:
-            server.close()
+        async with _serving(serve) as port, provider_at(f"http://127.0.0.1:{port}/v1")() as failing:
+            yield failing
 
     return set_up
 

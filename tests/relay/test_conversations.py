@@ -47,11 +47,7 @@ def tokens(relay: Relay, model: str) -> dict[tuple[str, str], float]:
 async def test_response_is_counted_by_its_usage() -> None:
     """Tokens by kind and modality, cost by the model's family, responses by status, and the remaining rate limit."""
     async with simulated_relay(QUICK) as relay, caller(relay) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(1_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        done = (await client.read_until("response.done"))[-1]
+        done = (await client.speak(1_000, "response.done"))[-1]
         limits = (await client.read_until("rate_limits.updated"))[-1]["rate_limits"][0]
 
         usage = parse_usage(done["response"]["usage"])

@@ -49,11 +49,7 @@ async def test_g711_audio_is_returned_unchanged(sim: Simulator, name: str) -> No
 async def test_audio_response_events_follow_provider_order(sim: Simulator) -> None:
     """Four transcript deltas precede the audio, which follows in deltas of 250 ms; the done events come last."""
     async with connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(1_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        events = await client.read_until("rate_limits.updated")
+        events = await client.speak(1_000, "rate_limits.updated")
     types = [name.removeprefix("response.").removeprefix("output_") for name in event_types(events)]
     assert types[:7] == [
         "input_audio_buffer.committed",
@@ -86,11 +82,7 @@ async def test_audio_response_events_follow_provider_order(sim: Simulator) -> No
 async def test_usage_is_proportional_to_audio_duration(sim: Simulator) -> None:
     """2.8 seconds are 28 input tokens and 56 output tokens."""
     async with connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(2_800))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        usage = (await client.read_until("response.done"))[-1]["response"]["usage"]
+        usage = (await client.speak(2_800, "response.done"))[-1]["response"]["usage"]
     assert usage["input_token_details"]["audio_tokens"] == 28
     assert usage["output_token_details"]["audio_tokens"] == 56
 
@@ -179,11 +171,7 @@ async def test_speech_does_not_cancel_response_without_interrupt_response() -> N
 async def test_response_cancel_ends_response_as_client_cancelled() -> None:
     """The usage counts only the audio that was sent."""
     async with Simulator(SimulatorOptions(pace=1)) as sim, connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(5_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        await client.read_until("response.output_audio.delta")
+        await client.speak(5_000, "response.output_audio.delta")
         await client.send("response.cancel")
         events = await client.read_until("response.done")
     response = events[-1]["response"]

@@ -146,11 +146,7 @@ async def test_event_id_above_512_characters_is_refused(sim: Simulator) -> None:
 
 async def spoken_turn(client: RealtimeClient, milliseconds: int) -> tuple[str, str]:
     """Speak and commit; return the identifiers of the user's item and of the answer."""
-    await client.update_audio_input(turn_detection=None)
-    await client.append_audio(speech(milliseconds))
-    await client.send("input_audio_buffer.commit")
-    await client.send("response.create")
-    events = await client.read_until("rate_limits.updated")
+    events = await client.speak(milliseconds, "rate_limits.updated")
     user, assistant = (e["item"]["id"] for e in events if e["type"] == "conversation.item.added")
     return user, assistant
 
@@ -204,11 +200,7 @@ async def test_truncation_deletes_the_transcript_and_the_rest_of_the_audio(sim: 
 async def test_answer_is_truncated_while_it_is_spoken() -> None:
     """Only what was sent can be kept, and the end of the response does not bring the rest back."""
     async with Simulator(SimulatorOptions(pace=0.5)) as sim, connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(2_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        assistant = (await client.read_until("response.output_audio.delta"))[-1]["item_id"]
+        assistant = (await client.speak(2_000, "response.output_audio.delta"))[-1]["item_id"]
         assert (await truncate(client, assistant, 2_000))["error"]["code"] == "invalid_value"
         assert (await truncate(client, assistant, 100))["type"] == "conversation.item.truncated"
         await client.send("response.cancel")

@@ -1,7 +1,7 @@
 """Conversation items: order, retrieval, deletion, truncation."""
 
 from service.simulator import Simulator
-from tests.support.simulator_client import RealtimeClient, connect, event_types, speech
+from tests.support.simulator_client import RealtimeClient, connect, event_types
 
 
 async def _create_item(client: RealtimeClient, item_id: str, **fields: object) -> list[dict[str, object]]:
@@ -71,11 +71,7 @@ async def test_item_is_retrieved_and_deleted(sim: Simulator) -> None:
 async def test_assistant_audio_is_truncated(sim: Simulator) -> None:
     """The answer names the item, the part and the position."""
     async with connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(1_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        events = await client.read_until("rate_limits.updated")
+        events = await client.speak(1_000, "rate_limits.updated")
         _, assistant = (e["item"]["id"] for e in events if e["type"] == "conversation.item.added")
         await client.send("conversation.item.truncate", item_id=assistant, content_index=0, audio_end_ms=400)
         truncated = await client.next_event()

@@ -162,11 +162,7 @@ async def test_tracing_is_fixed_once_it_is_on(sim: Simulator) -> None:
 async def test_speed_changes_only_between_responses() -> None:
     """Other keys change during a response."""
     async with Simulator(SimulatorOptions(pace=0.5)) as sim, connect(sim) as client:
-        await client.update_audio_input(turn_detection=None)
-        await client.append_audio(speech(2_000))
-        await client.send("input_audio_buffer.commit")
-        await client.send("response.create")
-        await client.read_until("response.output_audio.delta")
+        await client.speak(2_000, "response.output_audio.delta")
         await client.send("session.update", session={"type": "realtime", "audio": {"output": {"speed": 1.2}}})
         error = (await client.read_until("error"))[-1]["error"]
         assert (error["code"], error["param"]) == ("invalid_value", "session.audio.output.speed")

@@ -60,6 +60,14 @@ class RealtimeClient:
         for at in range(0, len(audio), chunk):
             await self.send("input_audio_buffer.append", audio=base64.b64encode(audio[at : at + chunk]).decode())
 
+    async def speak(self, milliseconds: int, until: str) -> list[Event]:
+        """Switch turn detection off, commit speech and request a response; return all events up to one of a type."""
+        await self.update_audio_input(turn_detection=None)
+        await self.append_audio(speech(milliseconds))
+        await self.send("input_audio_buffer.commit")
+        await self.send("response.create")
+        return await self.read_until(until)
+
     async def run_text_turn(self, text: str) -> list[Event]:
         """Create a user message and a text response; return all events up to rate_limits.updated."""
         content = [{"type": "input_text", "text": text}]
