@@ -47,7 +47,8 @@ class Answers:
 
     def trim(self, now: float) -> None:
         """Forget answers that are owed for so long that none will come."""
-        self._owed = [since for since in self._owed if since > now - UNANSWERED_SECONDS]
+        if self._owed:
+            self._owed = [since for since in self._owed if since > now - UNANSWERED_SECONDS]
 
     def cancel(self, response_id: str) -> None:
         """Note that the client cancels a response, or all of them."""

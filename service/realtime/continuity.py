@@ -15,6 +15,7 @@ A switch at a boundary is the same without `upstream_lost`.
 
 import base64
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -22,13 +23,12 @@ from typing import Final
 from service.realtime import kept
 from service.realtime.interception import INTERCEPTED_TYPES, Interception, Interceptor, OwnEvents
 from service.realtime.journal import Journal
-from service.realtime.journal_entries import Append, Entry
+from service.realtime.journal_entries import Append, Entry, LoggedAppends, LoggedAudio
 from service.realtime.kept import dumps
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import Kind
 from service.realtime.replay import Replay
 
-_PART: Final = ""  # in the log, the type of a part of a client's message
 _ENTRIES_AT_ONCE: Final = 200  # folded in about a millisecond
 _ALL: Final = 1 << 60
 
@@ -58,11 +58,10 @@ class Continuity:
 
     def __init__(self, limits: ContinuityLimits | None = None) -> None:
         self._limits = limits or ContinuityLimits()
-        self._log: deque[tuple[str, bytes | tuple[int, int], float]] = deque()
+        self.log: deque[tuple[str, bytes | LoggedAudio | LoggedAppends, float]] = deque()
         self._log_bytes = 0
         self._own = OwnEvents()
         self._new_state()
-        self._parts: list[bytes] = []
         self._reason: str | None = None  # why the session is not renewable, once for all
         self._is_off = False
         self._is_lost = False
@@ -81,26 +80,37 @@ class Continuity:
 
     def keep_client(self, event_type: str, raw: bytes, now: float) -> None:
         """Keep a client's message of a type in `KEEP_FROM_CLIENT`: once it was forwarded, or instead of that."""
-        self._log.append((event_type, raw, now))
+        self.log.append((event_type, raw, now))
         self._log_bytes += len(raw)
         if self._log_bytes > self._limits.log_bytes:
             self.fold(now, _ALL)
 
-    def keep_client_part(self, raw: bytes, now: float) -> None:
-        """Keep a part of a client's message. The last part of it goes to `keep_client`."""
-        self._log.append((_PART, raw, now))
-        self._log_bytes += len(raw)
+    def keep_appends(self, frames: Sequence[bytes], since: float, now: float) -> None:
+        """Keep audio of the client, each message as one frame or as its fragments, that was sent between two times."""
+        if self.log:
+            size = sum(map(len, frames))
+            self.log.append((kept.APPEND, LoggedAppends(tuple(frames), since, size), now))
+            self._log_bytes += size
+            if self._log_bytes > self._limits.log_bytes:
+                self.fold(now, _ALL)
+        elif not self._is_off:  # at once: nothing that passed before is to be folded
+            self.journal.append(frames, since, now)
+            if self.journal.audio_bytes > self._limits.audio_bytes:
+                self.journal.trim()
 
     def keep_upstream(self, event_type: str, raw: bytes, now: float) -> None:
         """Keep an upstream message of a type in `KEEP_FROM_UPSTREAM` that the client was sent."""
-        self._log.append((event_type, raw, now))
+        self.log.append((event_type, raw, now))
         self._log_bytes += len(raw)
         if self._log_bytes > self._limits.log_bytes or self.journal.is_full:
             self.fold(now, _ALL)
 
     def keep_audio(self, events: int, size: int, now: float) -> None:
         """Count events of an answer's audio, and the bytes of their frames; before any later event is kept."""
-        self._log.append((kept.AUDIO_DELTA, (events, size), now))
+        if self.log:
+            self.log.append((kept.AUDIO_DELTA, LoggedAudio(events, size), now))
+        else:
+            self.mirror.answers.audio_passed(events, size, now)
 
     def reached(self, sent_at: float) -> None:
         """Note that what was sent before a time has reached upstream: a ping that was sent then is answered.
@@ -108,6 +118,8 @@ class Continuity:
         Only this, and acknowledgements, free the audio of an open microphone.
         """
         self.journal.reached(sent_at)
+        if not self.log:  # else speech may begin in it
+            self.journal.trim()
 
     def unkeepable(self) -> None:
         """Note that a message of a kept type could not be kept: the session is not renewable."""
@@ -122,27 +134,21 @@ class Continuity:
             return False
 
     def _fold(self, now: float, max_entries: int) -> bool:
-        log, mirror, append = self._log, self.mirror, self.journal.append
+        log, mirror = self.log, self.mirror
         if self._is_off:
             log.clear()
             self._log_bytes = 0
         for _ in range(min(max_entries, len(log))):
             kind, raw, time = log.popleft()
-            if isinstance(raw, tuple):
-                mirror.answers.audio_passed(*raw, time)
+            if isinstance(raw, LoggedAudio):
+                mirror.answers.audio_passed(raw.events, raw.size, time)
+                continue
+            if isinstance(raw, LoggedAppends):
+                self._log_bytes -= raw.size
+                self.journal.append(raw.frames, raw.since, time)
                 continue
             self._log_bytes -= len(raw)
-            if kind == kept.APPEND and not self._parts:  # most of all
-                append(raw, time)
-            elif kind == _PART:
-                self._parts.append(raw)
-            elif kind in kept.KEEP_FROM_CLIENT:
-                if self._parts:
-                    raw = b"".join([*self._parts, raw])
-                    self._parts = []
-                mirror.client_event(kind, raw, time)
-            else:
-                mirror.upstream_event(kind, raw, time)
+            (mirror.client_event if kind in kept.KEEP_FROM_CLIENT else mirror.upstream_event)(kind, raw, time)
         if not log:
             self._interceptor.dropped(mirror.trim(now))
             self.journal.trim()
@@ -169,9 +175,8 @@ class Continuity:
     def give_up(self, reason: str) -> None:
         """Free everything: the session is not renewable from now on."""
         self._reason, self._is_off = reason, True
-        self._log.clear()
+        self.log.clear()
         self._log_bytes = 0
-        self._parts = []
         self._new_state()
 
     @property
@@ -202,7 +207,7 @@ class Continuity:
     def boundary(self, now: float) -> Boundary:
         """Fold everything and return whether upstream can be replaced now."""
         self.fold(now, _ALL)
-        if not self.journal.is_sent or self._parts or self.mirror.answers.is_open:
+        if not self.journal.is_sent or self.mirror.answers.is_open:
             return Boundary.NONE
         if self.journal.speech_is_open or self.journal.has_unacknowledged or self.mirror.conversation.approvals:
             return Boundary.NONE

@@ -52,7 +52,7 @@ class Conversation:
             item_id for item_id, since in self.untranscribed.items() if since < now - _NO_TRANSCRIPT_SECONDS
         ]:
             self._no_transcript(item_id)
-        gone = self.items.limit(set(self.calls) if len(self.calls) < _MAX_OPEN_CALLS else ())
+        gone = self.items.limit(self.calls if len(self.calls) < _MAX_OPEN_CALLS else ())
         for item in gone:
             self._forget(item)
         return gone

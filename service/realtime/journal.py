@@ -11,6 +11,8 @@ Positions are milliseconds of the audio that was sent to the current upstream, a
 """
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
 from service.realtime.audio_length import PCM, AppendSizes
@@ -26,6 +28,7 @@ from service.realtime.kept import (
     body_of,
     text,
 )
+from service.realtime.kept_audio import KeptAudio, Run
 from service.realtime.refusals import refused_type
 
 NOTICE_SECONDS: Final = 0.9
@@ -46,7 +49,7 @@ class Journal:
         self._sizes = AppendSizes()
         self._order = 0
         self._position_ms = 0.0
-        self.appends: deque[Append] = deque()
+        self._audio = KeptAudio()
         self.events: list[Entry] = []
         self.turns: dict[str, Turn] = {}  # by the id of their item
         self.speech: Speech | None = None
@@ -62,21 +65,27 @@ class Journal:
 
     # -- what the client sends ----------------------------------------------------------------------------------------
 
-    def append(self, raw: bytes, now: float) -> None:
-        """Add an append."""
-        size = len(raw)
-        audio = self._sizes.known.get(size)
-        if audio is None:
-            audio = self._sizes.audio_bytes(raw)
-        length = audio / self.form.bytes_per_ms
-        self._order = order = self._order + 1
-        if self.is_sent:
-            start = self._position_ms
-            self._position_ms = start + length
-        else:
-            start = UNSENT
-        self.appends.append(Append(order, raw, now, length, start))
-        self.audio_bytes += size
+    @property
+    def appends(self) -> deque[Append]:
+        """The audio that upstream may not have processed, one by one."""
+        return self._audio.entries
+
+    def append(self, frames: Sequence[bytes], since: float, now: float) -> None:
+        """Add appends that were sent between two times, evenly as far as is known."""
+        step = (now - since) / len(frames)
+        for size, group in groupby(frames, len):
+            run = list(group)
+            audio = self._sizes.known.get(size)
+            if audio is None:
+                audio = self._sizes.audio_bytes(run[0])
+            length, start = audio / self.form.bytes_per_ms, UNSENT
+            if self.is_sent:
+                start = self._position_ms
+                self._position_ms = start + len(run) * length
+            self._audio.add(Run(self._order + 1, run, since + step, step, length, start))
+            self._order += len(run)
+            self.audio_bytes += size * len(run)
+            since += len(run) * step
 
     def add(self, kind: str, raw: bytes, now: float, *, event_id: str = "", item_id: str = "") -> Entry:
         """Add another event."""
@@ -201,24 +210,16 @@ class Journal:
 
     def _trim_silence(self, seconds: float) -> None:
         """Free what upstream got this long ago, with this much audio behind it: it has noticed no speech in it."""
-        appends, size, last = self.appends, 0, self.reached_at - seconds
-        if not appends or appends[0].time >= last:
-            return
-        arrived = next((append.end_ms for append in reversed(appends) if append.time < self.reached_at), 0.0)
-        position = arrived - seconds * 1000
-        while appends:  # without calls: this is done for each append
-            first = appends[0]
-            if first.time >= last or first.start_ms + first.length_ms >= position:
-                break
-            size += len(first.raw)
-            del appends[0]
-        self.audio_bytes -= size
+        last = self.reached_at - seconds
+        if self._audio.first_time < last:
+            position = self._audio.end_before(self.reached_at) - seconds * 1000
+            self.audio_bytes -= self._audio.drop(sent_before=last, ended_before=position)
 
     def _trim_events(self) -> None:
         unanswered = [entry for entry in self.events if entry.time < self.reached_at - UNANSWERED_SECONDS]
         for entry in unanswered:
             self.resolve(entry)
-        if self.appends and self.appends[0].time < self.reached_at - UNANSWERED_SECONDS:
+        if self._audio.first_time < self.reached_at - UNANSWERED_SECONDS:
             self._speech_was_open = False
 
     def _limit_audio(self) -> None:
@@ -331,7 +332,7 @@ class Journal:
     @property
     def size(self) -> int:
         """The bytes that it keeps in memory, also for audio in many small pieces."""
-        pieces = len(self.appends) + sum(len(turn.parts) for turn in self.turns.values())
+        pieces = len(self._audio) + sum(len(turn.parts) for turn in self.turns.values())
         return self.audio_bytes + self.event_bytes + pieces * OVERHEAD_BYTES
 
     @property

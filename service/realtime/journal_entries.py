@@ -1,5 +1,6 @@
-"""The entries of a journal: appends, other events, turns. Pure."""
+"""What a journal is fed with, and its entries: appends, other events, turns. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
@@ -10,6 +11,21 @@ UNSENT: Final = inf
 """The position of an append that the current upstream has not been sent."""
 OVERHEAD_BYTES: Final = 250
 """Of an entry in memory, beside its frames: small ones are many, and each acknowledgement searches them."""
+
+
+class LoggedAudio(NamedTuple):
+    """Events of an answer's audio that passed: their number, and the bytes of their frames."""
+
+    events: int
+    size: int
+
+
+class LoggedAppends(NamedTuple):
+    """Appends that passed: the first one behind `since`, the last one when they were logged."""
+
+    frames: Sequence[bytes]
+    since: float
+    size: int
 
 
 class Part(NamedTuple):

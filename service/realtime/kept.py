@@ -44,6 +44,9 @@ ARGUMENTS_DONE: Final = "response.function_call_arguments.done"
 TRANSCRIPT_DELTA: Final = "response.output_audio_transcript.delta"
 TEXT_DELTA: Final = "response.output_text.delta"
 
+DELTAS: Final = frozenset({TRANSCRIPT_DELTA, TEXT_DELTA})
+"""The words of an answer as they come. They are needed only if the answer is cut."""
+
 KEEP_FROM_UPSTREAM: Final = frozenset(
     {
         ERROR,

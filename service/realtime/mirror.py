@@ -62,7 +62,7 @@ class Mirror:
     def client_event(self, kind: str, raw: bytes, now: float) -> Entry | None:
         """Take up an event of the client; returns its entry if it is no audio."""
         if kind == kept.APPEND:
-            self.journal.append(raw, now)
+            self.journal.append((raw,), now, now)
             return None
         body = body_of(raw, masked=True)
         item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
@@ -73,7 +73,7 @@ class Mirror:
     def upstream_event(self, kind: str, raw: bytes, now: float) -> None:
         """Take up an event of upstream."""
         payload = payload_of(raw, masked=False)
-        if kind in {kept.TRANSCRIPT_DELTA, kept.TEXT_DELTA}:
+        if kind in kept.DELTAS:
             self.answers.delta(payload)
         elif handler := self._handlers.get(kind):
             handler(payload, parse_object(payload), now)

@@ -88,12 +88,13 @@ class EventRuns:
         self._last_requested_head: bytes | tuple[bytes, ...] = _NO_HEAD
         self._last_requested_type = ""
 
-    def new_audio_run(self) -> AudioRun:
-        """Return what recognises events of audio that follow one that `whole_event_type` has recognised."""
+    def new_audio_run(self, max_bytes: int = MAX_BUFFERED_FRAME_BYTES) -> AudioRun:
+        """Return what recognises events of audio up to a size that follow one that `whole_event_type` has recognised."""
         transcripts = None
         if not self._masked and self._requested_types.keys() >= TRANSCRIPT_TYPES:
             transcripts = TranscriptRun(max_message_bytes=self._max_message_bytes)
-        return AudioRun(masked=self._masked, max_message_bytes=self._max_message_bytes, transcripts=transcripts)
+        limit = min(max_bytes, self._max_message_bytes)
+        return AudioRun(masked=self._masked, max_message_bytes=limit, transcripts=transcripts)
 
     def add_part(self, data: bytes) -> None:
         """Keep a read of fewer than `missing_bytes`, the next part of the incomplete frame. It then counts as fed."""

@@ -7,6 +7,7 @@ from service.realtime.audio_run import AudioRun
 from service.realtime.events import may_repeat_type
 from service.realtime.frames import unmask
 from service.realtime.scanner import Scanner
+from service.realtime.scanner_runs import MAX_BUFFERED_FRAME_BYTES
 
 _TYPE_AND_STRING: Final = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"\s*,\s*"(?!type")[a-z_]+"\s*:\s*"')
 
@@ -31,9 +32,9 @@ class StrictScanner(Scanner):
             max_event_bytes=MAX_CLIENT_EVENT_BYTES,
         )
 
-    def new_audio_run(self) -> AudioRun:
+    def new_audio_run(self, max_bytes: int = MAX_BUFFERED_FRAME_BYTES) -> AudioRun:
         """Return one that searches each event."""
-        return _StrictAudioRun(masked=True, max_message_bytes=self._max_message_bytes)
+        return _StrictAudioRun(masked=True, max_message_bytes=min(max_bytes, self._max_message_bytes))
 
     def _masked_type(self, data: bytes, start: int, end: int) -> str | None:
         found = super()._masked_type(data, start, end)

@@ -8,18 +8,20 @@ from collections.abc import Callable
 from typing import Final
 
 from service.realtime.continuity import Continuity
-from service.realtime.frames import Opcode
+from service.realtime.frames import Opcode, build_frame
 from service.realtime.interception import Interception
 from service.realtime.intricacy import is_intricate
 from service.realtime.kept import KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
-from service.realtime.kept_scanner import APPEND
 from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
 from service.relay.pipe_owner import Verdict
 from service.wire.leg import Leg
 
-PING_SECONDS: Final = 1.5
+PING_SECONDS: Final = 0.9
 """How often upstream is asked whether it has received what the client says: until then, that is kept."""
+MAX_APPENDS: Final = 31
+"""Of audio that passed and is not taken yet: at most 256 KiB, a second of it in most clients."""
+_MAX_DELTA_BYTES: Final = 16_384
 MAX_OTHER_BYTES: Final = 262_144
 """Of the client's events that are not kept while upstream is missing, because no swap repeats them."""
 
@@ -42,18 +44,31 @@ class KeptConversation:
         self._others: list[bytes] = []
         self._other_bytes = 0
         self._pings = 0
-        self._ping: tuple[bytes, float] | None = None  # the last one, while it is not answered, and when it was sent
+        self._ping = b""
+        self.awaited_pong = b""
+        """The frame that answers the last ping; empty if it has arrived."""
         self._pinged_at = 0.0
+        self._ping_is_due = False  # behind the next append, which saves a write of its own
+        self.appends: list[bytes] = []
+        """Whole messages of audio of the client that were forwarded, before `take_appends`."""
+        self.max_appends = MAX_APPENDS
+        self._taken_at = self._clock()
         self._has_audio = False  # since the last ping
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
-    def keep_append(self, raw: bytes) -> None:
-        """One whole message of audio of the client was forwarded."""
-        self.continuity.keep_client(APPEND, raw, self._clock())
-        self._has_audio = True
-        if self.upstream is None and self.continuity.is_full:
-            self._client.hold("journal_full")
+    def take_appends(self) -> None:
+        """Keep `appends`, before any other event is kept."""
+        now, appends = self._clock(), self.appends
+        if appends:
+            self.continuity.keep_appends(appends, self._taken_at, now)
+            appends.clear()
+            self._has_audio = True
+            if self.upstream is None and self.continuity.is_full:
+                self._client.hold("journal_full")
+        self._taken_at = now
+        if self._ping_is_due:
+            self._send_ping(now)
 
     def keep_unread(self) -> None:
         """A message of the client was forwarded that is too large to be kept."""
@@ -65,14 +80,15 @@ class KeptConversation:
 
     def pong_received(self, payload: bytes) -> None:
         """Upstream answered the ping with this payload."""
-        if self._ping is not None and payload == self._ping[0]:
-            self.continuity.reached(self._ping[1])
-            self._ping = None
+        if self.awaited_pong and payload == self._ping:
+            self.awaited_pong = b""
+            self.continuity.reached(self._pinged_at)
 
     # -- called by the session, before it forwards --------------------------------------------------------------------
 
     def client_event(self, message: Message) -> Verdict:
         """Keep an event of the client, and have it forwarded unless the relay answers it or sends another in its place."""
+        self.take_appends()
         continuity, event_type, now = self.continuity, message.type, self._clock()
         if event_type not in KEEP_FROM_CLIENT:
             if self.upstream is None:
@@ -94,9 +110,17 @@ class KeptConversation:
         """Whether an event of upstream answers the relay, so that the client must not see it."""
         return self.continuity.swallows and self.continuity.swallow(message.type or "", message.raw, self._clock())
 
+    def delta_read(self, message: Message) -> None:
+        """Keep a part of an answer's words, of a type in `DELTAS`. It acknowledges nothing, and its place does not matter."""
+        if self.continuity.log or len(message.raw) > _MAX_DELTA_BYTES:
+            self.upstream_event(message)
+        else:
+            self.continuity.mirror.answers.delta(message.payload)
+
     def upstream_event(self, message: Message) -> None:
         """Keep an event of upstream that the client gets."""
         if message.type in KEEP_FROM_UPSTREAM:
+            self.take_appends()
             if len(message.raw) > MAX_KEPT_BYTES or is_intricate(message.payload):
                 self.continuity.unkeepable()
             else:
@@ -107,7 +131,8 @@ class KeptConversation:
 
     def lose_upstream(self) -> list[bytes]:
         """From now on there is no upstream; returns what ends the answers that it has cut, for the client."""
-        self.upstream = None
+        self.take_appends()
+        self.upstream, self._ping_is_due, self.max_appends = None, False, 0
         return self.continuity.upstream_lost(self._clock())
 
     def flush(self, replay: Replay, upstream: Leg) -> None:
@@ -115,6 +140,8 @@ class KeptConversation:
 
         All of it in one turn of the event loop, so that nothing the client sends can overtake it: the journal is bounded.
         """
+        self._ping_is_due = False
+        self.take_appends()
         continuity = self.continuity
         continuity.begin_flush(replay, self._clock())
         while (due := continuity.next_flush(self._clock())) is not None:
@@ -123,15 +150,21 @@ class KeptConversation:
             upstream.write(raw)
         self._others.clear()
         self._other_bytes = 0
-        self.upstream = upstream
-        self._ping = None
+        self.upstream, self.awaited_pong, self.max_appends = upstream, b"", MAX_APPENDS
         self._client.release("journal_full")
 
     def tick(self) -> None:
         """Read a slice of what was kept, and ask upstream whether it has what was said; called twice a second."""
-        self.continuity.fold(self._clock())
-        self._ask_what_has_arrived(self._clock())
+        is_speaking = bool(self.appends)
+        self.take_appends()
+        self.continuity.fold(self._taken_at)
+        self._ask_what_has_arrived(self._taken_at, is_speaking=is_speaking)
         self._release_client()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing but audio has passed since the last tick."""
+        return self.upstream is not None and self._client.held_since is None and not self.continuity.log
 
     def stop(self) -> None:
         """Read the client again: the session ends, and needs its close frame."""
@@ -149,19 +182,26 @@ class KeptConversation:
         if self._client.held_since is not None and self.upstream is not None and not self.continuity.is_full:
             self._client.release("journal_full")
 
-    def _ask_what_has_arrived(self, now: float) -> None:
+    def _ask_what_has_arrived(self, now: float, *, is_speaking: bool) -> None:
         """Ping while the client speaks: what was said before a ping that is answered need not be said again.
 
         Also while an event is not acknowledged: of one that upstream has for long, no acknowledgement will come.
         """
-        if self.upstream is None or self._ping is not None:
+        if self.upstream is None or self.awaited_pong or now - self._pinged_at < PING_SECONDS:
             return
-        if not (self._has_audio or self.continuity.journal.has_unacknowledged):
-            return
-        if now - self._pinged_at >= PING_SECONDS:
+        if is_speaking:
+            self._ping_is_due, self.max_appends = True, 0
+        elif self._has_audio or self.continuity.journal.has_unacknowledged:
+            self._send_ping(now)
+
+    def _send_ping(self, now: float) -> None:
+        self._ping_is_due, self.max_appends = False, MAX_APPENDS
+        if self.upstream is not None:
             self._pings += 1
-            self._ping, self._pinged_at, self._has_audio = (b"%d" % self._pings, now), now, False
-            self.upstream.send_control(Opcode.PING, self._ping[0])
+            self._ping = b"%d" % self._pings
+            self.awaited_pong = build_frame(Opcode.PONG, self._ping)
+            self._pinged_at, self._has_audio = now, False
+            self.upstream.send_control(Opcode.PING, self._ping)
 
     def _keep_other(self, raw: bytes) -> None:
         self._others.append(raw)

@@ -1,5 +1,7 @@
 """The pipes of a session that may go on with another upstream: they report what the session keeps. Forwarding is the same."""
 
+from collections.abc import Iterator
+from struct import Struct
 from typing import Final, Protocol
 
 from service.realtime.frames import Header, Opcode, read_header
@@ -13,16 +15,28 @@ from service.relay.pipe_owner import PipeOwner
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
+MAX_APPEND_BYTES: Final = 8192
+"""A larger append, of more than 120 ms of speech, is taken at once, so that those that are not taken yet are bounded."""
 _HEADER_BYTES: Final = 4
 """Of a frame of upstream, if its length has two bytes, as that of nearly every event of audio."""
+_CLIENT_HEADER_BYTES: Final = 8  # of such a frame of the client
+_PONG_HEADER_BYTES: Final = 2
 _FIN: Final = 0x80
+_unpack_length = Struct(">H").unpack_from
 
 
 class Keeper(Protocol):
     """What a session keeps of its two streams, beside the messages that `PipeOwner.event_read` shows."""
 
-    def keep_append(self, raw: bytes) -> None:
-        """One whole message of audio of the client was forwarded."""
+    appends: list[bytes]
+    """Whole messages of audio of the client that were forwarded and are not taken yet."""
+    max_appends: int
+    """With more of them, call `take_appends`."""
+    awaited_pong: bytes
+    """The frame with which upstream answers the last ping, empty if it has."""
+
+    def take_appends(self) -> None:
+        """Take `appends`."""
 
     def keep_unread(self) -> None:
         """A message, or a part of one, was forwarded that is too large to be kept."""
@@ -37,7 +51,7 @@ class Keeper(Protocol):
 class KeptClientPipe(Pipe):
     """Forwards what the client sends. Its scanner is a `KeptScanner` or a `ReviewedScanner`, whose chunks are audio."""
 
-    __slots__ = ("_is_unread", "_keeper")
+    __slots__ = ("_appends", "_is_unread", "_keeper")
 
     def __init__(
         self,
@@ -51,7 +65,9 @@ class KeptClientPipe(Pipe):
         keeper: Keeper,
     ) -> None:
         super().__init__(source, sink, scanner, traffic=traffic, latency=latency, owner=owner)
+        self._audio = scanner.new_audio_run(MAX_APPEND_BYTES)
         self._keeper = keeper
+        self._appends = keeper.appends
         self._is_unread = False  # within a message that is too large
 
     def read(self, data: bytes) -> None:
@@ -60,22 +76,30 @@ class KeptClientPipe(Pipe):
             if self._audio.goes_on_with(data):
                 write = self._sink.write_frames
                 write(data)
-                self._keeper.keep_append(data)
+                appends = self._appends
+                appends.append(data)
+                if len(appends) > self._keeper.max_appends:
+                    self._keeper.take_appends()
             else:
                 self._source.receive_read(data)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
 
+    def _keep_append(self, raw: bytes) -> None:
+        self._appends.append(raw)
+        if len(raw) > MAX_APPEND_BYTES or len(self._appends) > self._keeper.max_appends:
+            self._keeper.take_appends()
+
     def _forward_event(self, event_type: str, data: bytes) -> None:
         super()._forward_event(event_type, data)
         if event_type == APPEND:
-            self._keeper.keep_append(data)
+            self._keep_append(data)
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         super()._forward_run(data, event_types)
-        for event_type, raw in zip(event_types, _frames(data), strict=False):
+        for event_type, raw in zip(event_types, _events(data, _CLIENT_HEADER_BYTES), strict=True):
             if event_type == APPEND:
-                self._keeper.keep_append(raw)
+                self._keep_append(raw)
 
     def _process_data(self, item: Item) -> None:
         super()._process_data(item)
@@ -90,7 +114,7 @@ class KeptClientPipe(Pipe):
         for raw in () if self._is_unread or chunk.mid_frame else _frames(chunk.raw):
             message.append(raw)
             if raw[0] & _FIN:
-                self._keeper.keep_append(raw if len(message) == 1 else b"".join(message))
+                self._keep_append(raw if len(message) == 1 else b"".join(message))
                 message.clear()
         if message or chunk.mid_frame:
             self._is_unread = True
@@ -116,6 +140,23 @@ class KeptUpstreamPipe(Pipe):
         super().__init__(source, sink, scanner, traffic=traffic, latency=latency, owner=owner)
         self._keeper = keeper
 
+    def read(self, data: bytes) -> None:
+        """Called by the source's transport. The answers to pings are recognised as they are expected."""
+        try:
+            if self._audio.goes_on_with(data):
+                write = self._sink.write_frames
+                write(data)
+            elif data == self._keeper.awaited_pong and not (
+                self._scanner.missing_bytes or self._scanner.mid_frame or self.on_processed
+            ):
+                self._source.note_life()
+                self.control_frames += 1
+                self._keeper.pong_received(self._keeper.awaited_pong[_PONG_HEADER_BYTES:])
+            else:
+                self._source.receive_read(data)
+        except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
+            self._owner.fail()
+
     def count_audio(self) -> int:
         """Report the events of audio that `read` has forwarded, and count them."""
         messages, size = self._messages, self._bytes
@@ -131,9 +172,14 @@ class KeptUpstreamPipe(Pipe):
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         super()._forward_run(data, event_types)
-        for event_type, raw in zip(event_types, _frames(data), strict=False):
-            if event_type == AUDIO_DELTA:
-                self._keeper.keep_audio(1, len(raw))
+        events = event_types.count(AUDIO_DELTA)
+        if events == len(event_types):
+            self._keeper.keep_audio(events, len(data))
+        elif events:
+            sizes = map(len, _events(data, _HEADER_BYTES))
+            self._keeper.keep_audio(
+                events, sum(size for size, kind in zip(sizes, event_types, strict=True) if kind == AUDIO_DELTA)
+            )
 
     def process(self, items: list[Item]) -> None:
         """Report answers to pings."""
@@ -149,6 +195,15 @@ class KeptUpstreamPipe(Pipe):
                 self._keeper.keep_audio(1, item.size + _HEADER_BYTES)
             elif item.size > MAX_KEPT_BYTES and item.type in KEEP_FROM_UPSTREAM:
                 self._keeper.keep_unread()
+
+
+def _events(data: bytes, header_bytes: int) -> Iterator[bytes]:
+    """The events of a run, each one frame with a length of two bytes."""
+    offset, end = 0, len(data)
+    while offset < end:
+        next_offset = offset + header_bytes + _unpack_length(data, offset + 2)[0]
+        yield data[offset:next_offset]
+        offset = next_offset
 
 
 def _frames(data: bytes) -> list[bytes]:

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any, Final
 
 from service.realtime.continuity import Continuity
-from service.realtime.events import Direction, ErrorEvent, event_type, parse_error
+from service.realtime.events import PARSED_EVENT_TYPES, Direction, ErrorEvent, event_type, parse_error
 from service.realtime.incidents import ERROR, RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED
+from service.realtime.kept import DELTAS, KEEP_FROM_UPSTREAM
+from service.realtime.policy import SESSION_EVENT_TYPES
 from service.realtime.redaction import redact_json
 from service.realtime.scanner_items import Message
 from service.relay import own_events
@@ -31,6 +33,10 @@ from service.upstream import translate
 from service.upstream.dial import UpstreamConnection
 from service.wire.leg import Leg
 
+_ONLY_KEPT: Final = (
+    KEEP_FROM_UPSTREAM - PARSED_EVENT_TYPES - SESSION_EVENT_TYPES - {TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED}
+)
+"""What a session without continuity does not read, so that nothing of it is counted or hidden."""
 _COUNTED_LATE: Final = frozenset({RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED})
 
 
@@ -144,10 +150,14 @@ class RenewableSession(Session):
         if direction == Direction.CLIENT_TO_UPSTREAM:
             verdict = super().event_read(direction, message)
             return self._kept.client_event(message) if verdict is Verdict.FORWARD else verdict
+        if message.type in DELTAS:
+            self._last_error = None
+            self._kept.delta_read(message)
+            return Verdict.FORWARD
         self._to_client.count_audio()
         if self._kept.is_swallowed(message):
             return Verdict.DROP
-        verdict = super().event_read(direction, message)
+        verdict = Verdict.FORWARD if message.type in _ONLY_KEPT else super().event_read(direction, message)
         self._last_error = parse_error(message.payload) if message.type == ERROR else None
         if message.type == ERROR and self._call.has_expired:
             self._hidden_errors.append(message.payload)

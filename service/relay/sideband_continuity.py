@@ -1,5 +1,7 @@
 """Continuity of a sideband: the call is the provider's, with all of its state, so another connection joins it as it is."""
 
+from collections.abc import Sequence
+
 from service.realtime.continuity import Boundary, Continuity
 from service.realtime.interception import Interception
 from service.realtime.mirror import Mirror
@@ -25,6 +27,12 @@ class SidebandContinuity(Continuity):
         if not self._has_upstream:
             self._frames.append(raw)
             self._bytes += len(raw)
+
+    def keep_appends(self, frames: Sequence[bytes], since: float, now: float) -> None:  # noqa: ARG002 - of the class
+        """Keep them while there is no connection."""
+        if not self._has_upstream:
+            self._frames += frames
+            self._bytes += sum(map(len, frames))
 
     def keep_upstream(self, event_type: str, raw: bytes, now: float) -> None:
         """Nothing: no connection needs it again."""

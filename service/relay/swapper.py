@@ -53,13 +53,13 @@ class Swapper:
         self._swap = Swap(times=pool.times, random=random.random)
         self._expires_at: float | None = None
         self._original: Ending | None = (
-            None  # with which the session ends if it is not recovered; None unless upstream is lost
+            None  # with which the session ends if it is not recovered; None unless it is lost
         )
         self._dialling: asyncio.Task[None] | None = None
         self._new: Preparation | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_over = self._is_draining = False
+        self._is_over = self._is_draining = self._skips_tick = False
         self._accounted = 0
         pool.join()
         self._schedule(self._clock())
@@ -72,8 +72,11 @@ class Swapper:
         return self._original is not None
 
     def tick(self) -> None:
-        """Do what is due; called twice a second."""
+        """Do what is due; called twice a second. While nothing but audio passes, one of two ticks does nothing."""
         if self._is_over:
+            return
+        self._skips_tick = not self._skips_tick and self._swap.state is SwapState.LIVE and self._kept.is_idle
+        if self._skips_tick:
             return
         now, continuity = self._clock(), self._kept.continuity
         self._kept.tick()
@@ -81,7 +84,8 @@ class Swapper:
         if continuity.expires_at != self._expires_at:
             self._expires_at = continuity.expires_at
             self._schedule(now)
-        self.advance()
+        if self._swap.state is not SwapState.LIVE or now >= self._swap.next_at():
+            self.advance()
 
     def lost(self, end: Ending, code: int | None, *, is_fatal: bool) -> bool:
         """Upstream is lost, which would end the session with `end`; returns whether the session goes on without it."""

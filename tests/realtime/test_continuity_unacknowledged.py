@@ -83,15 +83,3 @@ def test_event_that_is_never_acknowledged_does_not_block_a_boundary() -> None:
     assert session.continuity.boundary(session.now) is Boundary.NONE
     session.continuity.reached(session.now + 11)
     assert session.continuity.boundary(session.now + 12) is Boundary.SOFT
-
-
-def test_message_in_parts_is_kept_whole() -> None:
-    """Also if upstream was lost inside it."""
-    session = KeptSession()
-    raw = client_frame({"type": "conversation.item.create", "item": user_text("a", "x" * 100)})
-    session.continuity.keep_client_part(raw[:10], session.now)
-    session.continuity.keep_client_part(raw[10:20], session.now)
-    assert session.continuity.boundary(session.now) is Boundary.NONE
-    session.lose()
-    session.continuity.keep_client("conversation.item.create", raw[20:], session.now)
-    assert recovered(session)[0][0]["item"]["id"] == "a"

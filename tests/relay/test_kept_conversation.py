@@ -126,3 +126,57 @@ async def test_sessions_that_keep_the_most_free_the_memory_of_the_process() -> N
     pool.leave(400)
     assert pool.has_room
     assert not any(map(pool.must_free, sizes))
+
+
+AUDIO = client_frame({"type": "input_audio_buffer.append", "audio": "A" * 2560})
+
+
+def speak(kept: Kept, seconds: float) -> None:
+    """The client speaks, in pieces of 40 ms; upstream answers pings at once, and the clock ticks."""
+    for number in range(round(seconds * 25)):
+        kept.now += 0.04
+        kept.kept.appends.append(AUDIO)
+        if len(kept.kept.appends) > kept.kept.max_appends:
+            kept.kept.take_appends()
+        if number % 12 == 0 and not (number % 24 and kept.kept.is_idle):
+            kept.kept.tick()
+        for payload in kept.upstream.pings:
+            kept.kept.pong_received(payload)
+        kept.upstream.pings.clear()
+
+
+async def test_open_microphone_costs_little_more_than_the_lookback(kept: Kept) -> None:
+    """Two and a half seconds of audio at most, of which 1.2 may hold the start of speech."""
+    kept.tick(0.5)
+    for _ in range(20):
+        speak(kept, 1)
+        assert kept.kept.continuity.journal.audio_bytes <= 2.5 * 25 * len(AUDIO)
+
+
+async def test_ping_follows_the_next_append(kept: Kept) -> None:
+    """One write carries both; without another append it is sent at the next tick."""
+    for speaks in (True, False):
+        kept.now += 5
+        kept.kept.appends.append(AUDIO)
+        kept.kept.tick()
+        assert not kept.upstream.pings
+        assert kept.kept.max_appends == 0
+        kept.now += 0.5
+        if speaks:
+            kept.kept.take_appends()
+        else:
+            kept.kept.tick()
+        assert len(kept.upstream.pings) == 1
+        assert kept.kept.awaited_pong
+        kept.kept.pong_received(kept.upstream.pings.pop())
+        assert not kept.kept.awaited_pong
+
+
+async def test_audio_of_the_last_moment_goes_to_the_next_upstream(kept: Kept) -> None:
+    """What was forwarded and not taken yet, and what the client says meanwhile."""
+    kept.kept.appends.append(AUDIO)
+    kept.kept.lose_upstream()
+    assert kept.kept.max_appends == 0
+    kept.kept.appends.append(AUDIO)
+    kept.kept.take_appends()
+    assert len(kept.kept.continuity.journal.unsent()) == 2

@@ -4,6 +4,7 @@ import time
 from itertools import pairwise
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from service.realtime.kept import KEEP_FROM_UPSTREAM
 from service.realtime.kept_scanner import KeptScanner
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message
-from service.relay.kept_pipes import KeptClientPipe, KeptUpstreamPipe
+from service.relay.kept_pipes import MAX_APPEND_BYTES, KeptClientPipe, KeptUpstreamPipe
 from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Verdict
@@ -61,15 +62,22 @@ class Recorder:
         self.unread = 0
         self.audio = [0, 0]
         self.pongs: list[bytes] = []
+        self.appends: list[bytes] = []
+        self.max_appends = 2
+        self.awaited_pong = b""
+        self.most_appends = 0
 
     def event_read(self, _direction: Direction, message: Message) -> Verdict:
         """Called by the pipe."""
+        self.take_appends()
         self.kept += message.raw
         return Verdict.FORWARD
 
-    def keep_append(self, raw: bytes) -> None:
+    def take_appends(self) -> None:
         """Called by the pipe."""
-        self.kept += raw
+        self.most_appends = max(self.most_appends, len(self.appends))
+        self.kept += b"".join(self.appends)
+        self.appends.clear()
 
     def keep_unread(self) -> None:
         """Called by the pipe."""
@@ -150,6 +158,8 @@ def test_everything_of_the_client_is_kept_and_forwarded(case: tuple[list[tuple[s
     pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
     for read in reads:
         pipe.read(read)
+        assert len(recorder.appends) <= recorder.max_appends
+    recorder.take_appends()
     assert sink.written == recorder.kept == b"".join(raw for _, raw in messages)
     assert not recorder.unread
     assert pipe.messages == len(messages)
@@ -183,12 +193,45 @@ def test_message_that_is_too_large_is_forwarded_and_not_kept() -> None:
     pipe.read(small)
     assert sink.written == large + small
     assert recorder.unread
+    recorder.take_appends()
     assert recorder.kept == small
 
 
-def test_answers_to_pings_are_reported() -> None:
-    """With their payload, which says which one was answered."""
+def test_large_appends_are_taken_at_once() -> None:
+    """So that those that are not taken yet are few bytes."""
     recorder = Recorder()
-    pipe, _ = pipe_of(recorder, Direction.UPSTREAM_TO_CLIENT)
-    pipe.read(build_frame(Opcode.PONG, b"7"))
-    assert recorder.pongs == [b"7"]
+    recorder.max_appends = 1_000
+    pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
+    for size in (200, MAX_APPEND_BYTES, 200, MAX_APPEND_BYTES, MAX_APPEND_BYTES, 60_000, 60_000):
+        pipe.read(build_frame(Opcode.TEXT, event("input_audio_buffer.append", size), KEY))
+        assert sum(map(len, recorder.appends)) < 1_000
+    assert sink.written == recorder.kept
+
+
+@pytest.mark.parametrize("awaited", [b"", build_frame(Opcode.PONG, b"7")])
+@pytest.mark.parametrize("size", [0, 200, 5_000])
+def test_answers_to_pings_are_reported(awaited: bytes, size: int) -> None:
+    """With their payload, which says which one was answered: also between two events of audio, and behind a part of one."""
+    recorder = Recorder()
+    recorder.awaited_pong = awaited
+    pipe, sink = pipe_of(recorder, Direction.UPSTREAM_TO_CLIENT)
+    pong = build_frame(Opcode.PONG, b"7")
+    audio = build_frame(Opcode.TEXT, event("response.output_audio.delta", size))
+    for read in (pong, audio, audio, pong, audio, audio[:3], audio[3:] + pong, pong):
+        pipe.read(read)
+    assert recorder.pongs == [b"7"] * 4
+    assert sink.written == audio * 4
+    assert (pipe.messages, pipe.totals()[1]) == (4, 8)
+
+
+def test_bytes_of_a_pong_within_an_event_are_no_pong() -> None:
+    """They are a read of their own."""
+    recorder = Recorder()
+    recorder.awaited_pong = pong = build_frame(Opcode.PONG, b"7")
+    for size in (3_000, 100_000):  # kept until it is whole, and forwarded as it arrives
+        pipe, sink = pipe_of(recorder, Direction.UPSTREAM_TO_CLIENT)
+        raw = build_frame(Opcode.TEXT, event("response.output_audio.delta", size))
+        for read in (raw[:2_000], pong, raw[2_000 + len(pong) :]):
+            pipe.read(read)
+        assert sink.written == raw[:2_000] + pong + raw[2_000 + len(pong) :]
+    assert not recorder.pongs

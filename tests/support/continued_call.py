@@ -16,6 +16,7 @@ from service.realtime.replay import Replay
 from tests.support.reference_api import Event, ReferenceApi
 
 _KEY: Final = b"\x12\x34\x56\x78"
+_MAX_APPENDS: Final = 5
 _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 
 
@@ -84,7 +85,8 @@ class ContinuedCall:
         self.replay: Replay | None = None  # of a renewal
         self.next_leg: Leg | None = None
         self.refused: list[str] = []
-        self._pinged_at = self.now
+        self._pinged_at = self._taken_at = self.now
+        self._appends: list[bytes] = []  # that passed, and are kept together, as the relay does it
 
     def _dial(self) -> Leg:
         leg = Leg(self._new_api(), deque(), deque())
@@ -96,6 +98,8 @@ class ContinuedCall:
     def send(self, event: Event) -> None:
         """The client sends an event."""
         kind, raw = event["type"], client_frame(event)
+        if kind != APPEND:
+            self._take_appends()
         if self.leg is not None and kind in self.continuity.intercepts:
             done = self.continuity.intercept(kind, raw, self.now)
             if done is not None:
@@ -105,8 +109,19 @@ class ContinuedCall:
         assert kind in KEEP_FROM_CLIENT
         if self.leg is not None:
             self.leg.up.append(event)
-        self.continuity.keep_client(kind, raw, self.now)
+        if kind != APPEND:
+            self.continuity.keep_client(kind, raw, self.now)
+        else:
+            self._appends.append(raw)
+            if self.leg is None or len(self._appends) > _MAX_APPENDS:
+                self._take_appends()
         self._count(kind)
+
+    def _take_appends(self) -> None:
+        if self._appends:
+            self.continuity.keep_appends(self._appends, self._taken_at, self.now)
+            self._appends.clear()
+        self._taken_at = self.now
 
     def _to_client(self, payloads: Any) -> None:
         self.seen += [json.loads(payload) for payload in payloads]
@@ -121,6 +136,7 @@ class ContinuedCall:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
+        self._take_appends()
         if self.leg is not None and self.now > self._pinged_at + 0.2:
             self._pinged_at = self.now
             self.leg.up.append({"type": "ping", "at": self.now})
@@ -149,6 +165,7 @@ class ContinuedCall:
             self.continuity.keep_audio(1, len(raw), self.now)
         else:
             if kind in KEEP_FROM_UPSTREAM:
+                self._take_appends()
                 if self.continuity.swallows and self.continuity.swallow(kind, raw, self.now):
                     return
                 self.continuity.keep_upstream(kind, raw, self.now)
@@ -179,6 +196,7 @@ class ContinuedCall:
 
     def lose(self) -> None:
         """Upstream is lost, with all that is under way."""
+        self._take_appends()
         self.leg = None
         self.losses += 1
         self._to_client(self.continuity.upstream_lost(self.now))
@@ -228,6 +246,7 @@ class ContinuedCall:
         self.refused += replay.refused.values()
 
     def _flush(self, leg: Leg, replay: Replay, lost_at: int = 0) -> None:
+        self._take_appends()
         self.continuity.begin_flush(replay, self.now)
         self.leg = leg
         steps = 0
