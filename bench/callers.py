@@ -41,13 +41,11 @@ SILENCE: Final = append_event(bytes(CHUNK_BYTES))
 
 
 @dataclass
-class Site:
-    """A running relay, its log and its simulator."""
+class RunningRelay:
+    """A running relay and its log."""
 
-    simulator: Simulator
     process: Process
     port: int
-    session: aiohttp.ClientSession
 
     def log(self, *events: str) -> list[dict[str, Any]]:
         """The relay's log lines with these events."""
@@ -63,37 +61,54 @@ class Site:
         return found
 
 
+@dataclass
+class Site(RunningRelay):
+    """A running relay and its simulator."""
+
+    simulator: Simulator
+    session: aiohttp.ClientSession
+
+
+@asynccontextmanager
+async def running_relay(
+    upstream_url: str, *, mode: str = "renew", tree: Path = REPOSITORY
+) -> AsyncIterator[RunningRelay]:
+    """Start a relay; `mode` is RELAY_CONTINUITY."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="realtime-relay-continuity-") as name:
+        folder = Path(name)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(tree),
+            "OPENAI_API_KEY": f"sk-sim-good-{KEY}",
+            "OPENAI_BASE_URL": upstream_url,
+            "RELAY_ACCESS": "open",
+            "RELAY_PORT": str(port),
+            "RELAY_INTERNAL_PORT": str(free_port()),
+            "RELAY_MAX_SESSIONS": "20000",
+            "RELAY_MAX_RECONNECTS_PER_MINUTE": "100000",
+            "RELAY_DRAIN_SECONDS": "0",
+            "RELAY_CONTINUITY": mode,
+        }
+        command = [python_of(tree), "-m", "service", "serve"]
+        process = Process(command, folder / "relay.log", environment, folder)
+        relay = RunningRelay(process, port)
+        try:
+            await relay.wait_log("service.started", 1, _START_SECONDS)
+            yield relay
+        finally:
+            await process.stop()
+
+
 @asynccontextmanager
 async def site(options: SimulatorOptions, *, mode: str = "renew", tree: Path = REPOSITORY) -> AsyncIterator[Site]:
-    """Start both; `mode` is RELAY_CONTINUITY."""
-    port = free_port()
+    """Start a relay on a simulator; `mode` is RELAY_CONTINUITY."""
     async with (
         Simulator(options) as simulator,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        running_relay(simulator.url, mode=mode, tree=tree) as relay,
     ):
-        with tempfile.TemporaryDirectory(prefix="realtime-relay-continuity-") as name:
-            folder = Path(name)
-            environment = {
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(tree),
-                "OPENAI_API_KEY": f"sk-sim-good-{KEY}",
-                "OPENAI_BASE_URL": simulator.url,
-                "RELAY_ACCESS": "open",
-                "RELAY_PORT": str(port),
-                "RELAY_INTERNAL_PORT": str(free_port()),
-                "RELAY_MAX_SESSIONS": "20000",
-                "RELAY_MAX_RECONNECTS_PER_MINUTE": "100000",
-                "RELAY_DRAIN_SECONDS": "0",
-                "RELAY_CONTINUITY": mode,
-            }
-            command = [python_of(tree), "-m", "service", "serve"]
-            process = Process(command, folder / "relay.log", environment, folder)
-            running = Site(simulator, process, port, session)
-            try:
-                await running.wait_log("service.started", 1, _START_SECONDS)
-                yield running
-            finally:
-                await process.stop()
+        yield Site(relay.process, relay.port, simulator, session)
 
 
 @dataclass

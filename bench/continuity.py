@@ -1,21 +1,22 @@
 """`python -m bench.continuity`: what renewals and recoveries of upstream connections cost, and what they lose.
 
-    .venv/dev/bin/python -m bench.continuity [PART ...] [--swaps N] [--sessions N] [--short]
+    .venv/dev/bin/python -m bench.continuity [PART ...] [--swaps N] [--calls N] [--seed N] [--sessions N] [--short]
 
 Each part prints a line or a table. Exit code 1: a sample was lost or doubled, or a call ended that should have gone on.
 """
 
 import argparse
 import asyncio
-import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.callers import Caller, Site, site, switches_of
 from bench.machine import describe, prepare
+from bench.renewal import measure_renewal
+from bench.spread import percentile, spread
 from bench.swaps import measure_swaps
 from service.simulator import Behaviour, End, SimulatorOptions
 
@@ -31,6 +32,7 @@ class Sizes:
     """How much is measured."""
 
     swaps: int
+    calls: int  # at the same time, with swaps
     sessions: int  # of the storm
     recoveries: int
     renewals: int
@@ -39,52 +41,6 @@ class Sizes:
 
 
 Part = Callable[[Sizes], Awaitable[bool]]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of them is."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round((len(ordered) - 1) * share))] if ordered else 0.0
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median, 99th percentile and largest of seconds, in milliseconds."""
-    p50, p99, largest = (1000 * percentile(values, share) for share in (0.5, 0.99, 1.0))
-    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {largest:.1f} ms ({len(values)})"
-
-
-# -- renewal ----------------------------------------------------------------------------------------------------------
-
-
-async def measure_renewal(sizes: Sizes) -> bool:
-    """The delay from `append` to `speech_started`, near a switch and away from any."""
-    callers, life = 8, 5.0
-    near, far = list[float](), list[float]()
-    async with site(SimulatorOptions(default=Behaviour(session_seconds=life))) as running:
-
-        async def talk(number: int) -> None:
-            caller = await Caller.connect(running)
-            await caller.configure(create_response=False)
-            await caller.be_silent(0.1 * number)
-            delays = list[tuple[float, float]]()
-            while len(caller.upstreams) <= sizes.renewals // callers:
-                at = await caller.speak(0.2)
-                delays.append((at, await caller.wait("input_audio_buffer.speech_started", len(delays) + 1) - at))
-                await caller.be_silent(0.4 + random.random() * 0.2)  # noqa: S311 - jitter
-            for at, delay in delays:
-                (near if any(abs(at - switch) < _NEAR_SECONDS for switch in switches_of(caller)) else far).append(delay)
-            await caller.close()
-
-        await asyncio.gather(*map(talk, range(callers)))
-        renewed = running.log("session.renewed")
-    _print(
-        f"append to speech_started, away from a switch: {spread(far)}; within {_NEAR_SECONDS} s of one: {spread(near)}"
-    )
-    _print(f"renewals: {len(renewed)}, {sum(line['cause'] == 'forced' for line in renewed)} of them forced")
-    return bool(near)
-
-
-_NEAR_SECONDS: Final = 0.6
 
 
 # -- recovery ---------------------------------------------------------------------------------------------------------
@@ -243,9 +199,9 @@ async def _newcomer(running: Site) -> float:
 
 
 PARTS: Final[dict[str, Part]] = {
-    "renewal": measure_renewal,
+    "renewal": lambda sizes: measure_renewal(sizes.renewals, _print),
     "recovery": measure_recovery,
-    "swaps": lambda sizes: measure_swaps(sizes.swaps, sizes.first_seed, _print),
+    "swaps": lambda sizes: measure_swaps(sizes.swaps, sizes.first_seed, sizes.calls, _print),
     "replay": measure_replay,
     "memory": measure_memory,
     "storm": measure_storm,
@@ -259,11 +215,18 @@ def main() -> int:
     parser.add_argument("--swaps", type=int, default=1000)
     parser.add_argument("--sessions", type=int, default=1000, help="of the storm")
     parser.add_argument("--seed", type=int, default=1, help="of the first call with swaps")
+    parser.add_argument("--calls", type=int, default=30, help="with swaps, at the same time")
     parser.add_argument("--short", action="store_true", help="a tenth of each")
     options = parser.parse_args()
     share = 10 if options.short else 1
     sizes = Sizes(
-        options.swaps // share, options.sessions // share, 100 // share, 80 // share, 60 // share, options.seed
+        swaps=options.swaps // share,
+        calls=options.calls,
+        sessions=options.sessions // share,
+        recoveries=100 // share,
+        renewals=240 // share,
+        memory_sessions=60 // share,
+        first_seed=options.seed,
     )
     prepare()
     _print(", ".join(describe().values()))

@@ -204,24 +204,13 @@ class UpstreamEndpoint(Endpoint):
     def handshake_received(self, head: bytes) -> None:
         """A request arrived: an upgrade, or a REST request for the model."""
         assert self.transport is not None  # noqa: S101 - data has just arrived
-        headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-        }
-        key = headers.get(b"sec-websocket-key")
-        if key is None:
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-                % (len(_MODELS_REPLY), _MODELS_REPLY)
-            )
+        answer, is_upgrade = answer_to(head)
+        self.transport.write(answer)
+        if not is_upgrade:
             self.transport.close()
             return
-        self.transport.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-            + accept_key(key)
-            + b"\r\n\r\n"
-            + (b"" if self._api.start else build_frame(TEXT, self._api.first_event))
-        )
+        if not self._api.start:
+            self.transport.write(build_frame(TEXT, self._api.first_event))
         self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
 
     def message(self, payload: bytes) -> None:
@@ -265,6 +254,27 @@ class UpstreamEndpoint(Endpoint):
             if not self.is_within_frame:
                 self.transport.write(build_frame(PING, os.urandom(4)))
             self._pings = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
+
+
+def answer_to(head: bytes) -> tuple[bytes, bool]:
+    """The response to a request: 101 and True if it is an upgrade, otherwise the model that a REST request asks for."""
+    headers = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    }
+    key = headers.get(b"sec-websocket-key")
+    if key is not None:
+        return (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+            + accept_key(key)
+            + b"\r\n\r\n",
+            True,
+        )
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(_MODELS_REPLY), _MODELS_REPLY),
+        False,
+    )
 
 
 def accept_key(key: bytes) -> bytes:

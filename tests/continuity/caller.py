@@ -23,8 +23,9 @@ PCM_BYTES: Final = 2
 class Caller:
     """One client. A task reads all events; `said_ms` is how much numbered speech it has sent."""
 
-    def __init__(self, client: RawClient) -> None:
+    def __init__(self, client: RawClient, *, piece_ms: int = PIECE_MS) -> None:
         self.client = client
+        self._piece_ms = piece_ms
         self.events: list[Any] = []
         self.close: tuple[int | None, str] | None = None
         self.is_over = False
@@ -52,14 +53,14 @@ class Caller:
 
     def speak(self, ms: int) -> None:
         """Say the next words, in pieces."""
-        for _ in range(ms // PIECE_MS):
-            self.append(numbered_audio(self.said_ms * SAMPLES_PER_MS, PIECE_MS * SAMPLES_PER_MS))
-            self.said_ms += PIECE_MS
+        for _ in range(ms // self._piece_ms):
+            self.append(numbered_audio(self.said_ms * SAMPLES_PER_MS, self._piece_ms * SAMPLES_PER_MS))
+            self.said_ms += self._piece_ms
 
     def be_silent(self, ms: int) -> None:
         """Send silence, in pieces."""
-        for _ in range(ms // PIECE_MS):
-            self.append(bytes(PIECE_MS * SAMPLES_PER_MS * PCM_BYTES))
+        for _ in range(ms // self._piece_ms):
+            self.append(bytes(self._piece_ms * SAMPLES_PER_MS * PCM_BYTES))
 
     def append(self, audio: bytes) -> None:
         """Send a piece of audio."""

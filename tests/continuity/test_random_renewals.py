@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 
 from service.simulator import Behaviour
 from tests.continuity.caller import calling
-from tests.continuity.relays import stage
-from tests.continuity.test_loss_at_every_event import (
-    check_items,
-    check_words,
+from tests.continuity.conversations import (
+    check_all,
     delete,
     speak,
     type_text,
     update,
     use_tool,
 )
+from tests.continuity.relays import stage
 
 STEPS = (speak, speak, type_text, use_tool, update, delete)
 
@@ -35,7 +34,4 @@ async def test_random_conversation_over_renewals_loses_and_doubles_nothing(
         before = caller.count("session.updated")
         caller.send("session.update", session={"type": "realtime"})
         await caller.until("session.updated", before + 1)
-        caller.check()
-        check_words(found, caller)
-        check_items(found, caller)
-        assert not caller.count("error")
+        check_all(found, caller)

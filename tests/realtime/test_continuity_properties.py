@@ -10,18 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.talk import Talk
+from tests.support.talk import ACTIONS, talk_through
 
 IS_DEEP: Final = os.environ.get("TEST_PROFILE") == "deep"
 EXAMPLES: Final = int(os.environ.get("TEST_EXAMPLES", "10000" if IS_DEEP else "60"))
 pytestmark = pytest.mark.timeout(36_000 if IS_DEEP else 180)
 
-# Each action is its name and two numbers.
-ACTIONS: Final = (
-    "speak", "speak", "speak", "hush", "hush", "type", "type", "answer", "answer", "deliver", "deliver", "deliver",
-    "deliver", "deliver", "output", "output", "cancel", "truncate", "truncate", "delete", "update", "system", "first",
-    "wait", "commit", "clear", "renew", "renew", "rest", "rest",
-)  # fmt: skip
 actions = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30), st.integers(0, 30)), min_size=5, max_size=45)
 plans = st.lists(st.sampled_from([0, 1, 3, 3, 8, -2]), min_size=1, max_size=12)
 
@@ -37,25 +31,14 @@ options = st.fixed_dictionaries(
 )
 
 
-def run(steps: list[tuple[str, int, int]], plan: list[int], lose_at: tuple[int, ...], **options: Any) -> Talk:
-    """Talk, with a loss of upstream behind events of these numbers, and check what has to hold."""
-    talk = Talk(plan, **options)
-    talk.call.lose_at.update(lose_at)
-    for name, a, b in steps:
-        talk.act(name, a, b)
-    talk.finish()
-    talk.check()
-    return talk
-
-
 @given(actions, plans, options, st.lists(st.integers(0, 1000), max_size=3))
 @settings(max_examples=EXAMPLES)
 def test_conversation_survives_a_loss_at_any_event(
     steps: list[tuple[str, int, int]], plan: list[int], options: dict[str, Any], places: list[int]
 ) -> None:
     """Speech is in one turn, items and texts are those that the client has, and each answer ends once."""
-    whole = run(steps, plan, (), **options).call
+    whole = talk_through(steps, plan, (), **options).call
     numbers = [whole.points[place * len(whole.points) // 1001] for place in places]
     for number in range(1, whole.passed + 1) if IS_DEEP else numbers:
-        run(steps, plan, (number,), **options)
-    run(steps, plan, tuple(numbers), **options)
+        talk_through(steps, plan, (number,), **options)
+    talk_through(steps, plan, tuple(numbers), **options)

@@ -22,7 +22,12 @@ _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 
 def client_frame(event: Event) -> bytes:
     """An event as a client sends it."""
-    return build_frame(Opcode.TEXT, json.dumps(event).encode(), _KEY)
+    audio = event.get("audio")
+    if not isinstance(audio, str):
+        return build_frame(Opcode.TEXT, json.dumps(event).encode(), _KEY)
+    # The encoder would search the audio for characters to escape, which is most of the time of a test.
+    rest = json.dumps({name: value for name, value in event.items() if name != "audio"})
+    return build_frame(Opcode.TEXT, f'{rest[:-1]}, "audio": "{audio}"}}'.encode(), _KEY)
 
 
 def upstream_frame(event: Event) -> bytes:

@@ -4,6 +4,8 @@ It is PCM at 24 kHz in frames of 20 ms.
 """
 
 import struct
+from array import array
+from itertools import groupby
 from typing import Final
 
 FRAME_MS: Final = 20
@@ -22,8 +24,6 @@ def silence(frames: int) -> bytes:
 
 def numbers_of(audio: bytes) -> list[int]:
     """The numbers of the speech in audio that may begin and end within a frame; a number counts if it is heard once."""
-    found: list[int] = []
-    for (number,) in struct.iter_unpack("<I", audio[: len(audio) // 4 * 4]):
-        if number and (not found or found[-1] != number):
-            found.append(number)
-    return found
+    words = array("I", audio[: len(audio) // 4 * 4])
+    numbers = [number for number, _ in groupby(words) if number]
+    return [number for number, _ in groupby(numbers)]

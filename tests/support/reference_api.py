@@ -5,20 +5,28 @@ transcript lists the numbers, so that speech can be accounted for as audio and a
 """
 
 import base64
-import copy
+import marshal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support.numbered_speech import FRAME_BYTES, numbers_of
-from tests.support.reference_input import InputBuffer
+from tests.support.reference_input import InputBuffer, decoded
 
 DELTA_MS: Final = 40
 MAX_ID: Final = 32
 _READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model"})
 
 Event = dict[str, Any]
+
+_DELTA: Final = base64.b64encode(bytes(DELTA_MS * 48)).decode()
+
+
+def _copy(fields: Event) -> Event:
+    """A deep copy of JSON, in a tenth of the time of `copy.deepcopy`."""
+    copied: Event = marshal.loads(marshal.dumps(fields))  # noqa: S302 - of what was just written
+    return copied
 
 
 @dataclass
@@ -71,7 +79,7 @@ class ReferenceApi:
             },
         }
         self._has_transcripts = has_transcripts
-        self._send("session.created", session=copy.deepcopy(self.session))
+        self._send("session.created", session=_copy(self.session))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -80,7 +88,7 @@ class ReferenceApi:
         return f"{prefix}_{self._number:04d}{self._ids:017d}"
 
     def _send(self, kind: str, **fields: Any) -> None:
-        self.out.append({"type": kind, "event_id": self._id("event"), **copy.deepcopy(fields)})
+        self.out.append({"type": kind, "event_id": self._id("event"), **_copy(fields)})
 
     def receive(self, event: Event) -> None:
         """Process a client's event."""
@@ -126,7 +134,7 @@ class ReferenceApi:
         for key in wanted:
             if key in _READ_ONLY or key not in self.session:
                 raise Refused("unknown_parameter", f"session.{key}")
-        merged = copy.deepcopy(self.session)
+        merged = _copy(self.session)
         for key, value in wanted.items():
             if key != "audio":
                 merged[key] = value
@@ -171,7 +179,7 @@ class ReferenceApi:
             if part["type"] not in allowed[item["role"]]:
                 raise Refused("missing_required_parameter", "item.content[0].text")
             if part["type"] == "input_audio":
-                numbers += numbers_of(base64.b64decode(part.pop("audio")))
+                numbers += numbers_of(decoded(part.pop("audio")))
             elif item["role"] == "user":
                 numbers += [int(word) for word in part["text"].split() if word.isdigit()]
         previous = self._place(item, event.get("previous_item_id"))
@@ -297,8 +305,7 @@ class ReferenceApi:
                 item["content"][0]["transcript"] += word
             yield {"kind": "response.output_audio_transcript.delta", **ids, "delta": word}
             self.answer_ms[item["id"]] += DELTA_MS
-            audio = base64.b64encode(bytes(DELTA_MS * 48)).decode()
-            yield {"kind": "response.output_audio.delta", **ids, "delta": audio}
+            yield {"kind": "response.output_audio.delta", **ids, "delta": _DELTA}
 
     def _call_events(self, ids: Event, item: Event) -> Iterator[Event]:
         ids = {**ids, "call_id": item["call_id"]}

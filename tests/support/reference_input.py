@@ -2,11 +2,18 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from tests.support.numbered_speech import FRAME_BYTES, FRAME_MS
 
 _LOUD_FRAMES: Final = 3
+
+
+@lru_cache(maxsize=1024)
+def decoded(encoded: str) -> bytes:
+    """Audio from base64. The same is decoded again and again: at each upstream of each run of a conversation."""
+    return base64.b64decode(encoded)
 
 
 class InputBuffer:
@@ -41,11 +48,11 @@ class InputBuffer:
 
     def append(self, encoded: str, detection: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         """Add audio. Yields what is due after each frame: an event, or a commit, whose `kind` is empty."""
-        self._audio += base64.b64decode(encoded)
+        self._audio += decoded(encoded)
         while detection is not None and len(self._audio) - self._analysed >= FRAME_BYTES:
             frame = self._audio[self._analysed : self._analysed + FRAME_BYTES]
             self._analysed += FRAME_BYTES
-            self._analyse(detection, is_loud=any(frame))
+            self._analyse(detection, is_loud=bool(frame.strip(b"\0")))
             while self._late and self._late[0][0] <= self._start + self._analysed:
                 yield self._late.pop(0)[1]
 

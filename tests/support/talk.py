@@ -2,12 +2,47 @@
 
 import base64
 from collections import Counter
-from typing import Any
+from random import Random
+from typing import Any, Final
 
 from service.realtime.continuity import ContinuityLimits
 from tests.support.continued_call import ContinuedCall, client_view
 from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import DELTA_MS, Event, ReferenceApi
+
+Step = tuple[str, int, int]  # the name of an action, and two numbers
+
+ACTIONS: Final = (
+    "speak", "speak", "speak", "hush", "hush", "type", "type", "answer", "answer", "deliver", "deliver", "deliver",
+    "deliver", "deliver", "output", "output", "cancel", "truncate", "truncate", "delete", "update", "system", "first",
+    "wait", "commit", "clear", "renew", "renew", "rest", "rest",
+)  # fmt: skip
+
+
+def random_talk(seed: int) -> tuple[list[Step], list[int], dict[str, Any]]:
+    """The steps, plan and options of `talk_through`: the same for the same seed."""
+    rng = Random(seed)
+    steps = [(rng.choice(ACTIONS), rng.randint(0, 30), rng.randint(0, 30)) for _ in range(rng.randint(4, 20))]
+    plan = [rng.choice([0, 1, 3, 3, 8, -2]) for _ in range(rng.randint(1, 12))]
+    options = {
+        "is_manual": rng.random() < 0.5,
+        "has_transcripts": rng.random() < 0.5,
+        "lag": rng.choice([0, 0, 5, 15]),
+        "fold_entries": rng.choice([1, 3, 1000]),
+        "chunk": rng.choice([4800, 4800, 9600, 5000, 31_000, rng.choice([960, 1000, 4800, 4800])]),
+    }
+    return steps, plan, options
+
+
+def talk_through(steps: list[Step], plan: list[int], lose_at: tuple[int, ...], **options: Any) -> "Talk":
+    """Talk, with a loss of upstream behind events of these numbers, and check what has to hold."""
+    talk = Talk(plan, **options)
+    talk.call.lose_at.update(lose_at)
+    for name, a, b in steps:
+        talk.act(name, a, b)
+    talk.finish()
+    talk.check()
+    return talk
 
 
 class Talk:
