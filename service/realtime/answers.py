@@ -9,7 +9,7 @@ from service.realtime.events import parse_object
 from service.realtime.journal import UNANSWERED_SECONDS, Journal
 from service.realtime.journal_entries import Entry
 from service.realtime.kept import body_of, text
-from service.realtime.open_responses import NewEventId, OpenResponse, Output
+from service.realtime.open_responses import NewEventId, OpenResponse, Output, is_outside_conversation
 from service.realtime.values import child
 
 _MAX_OPEN: Final = 32
@@ -51,9 +51,9 @@ class Answers:
             self._owed = [since for since in self._owed if since > now - UNANSWERED_SECONDS]
 
     def cancel(self, response_id: str) -> None:
-        """Note that the client cancels a response, or all of them."""
+        """Note that the client cancels a response, or without an id that of the conversation."""
         for response in self._responses.values():
-            if response_id in {"", response.response_id}:
+            if response_id == response.response_id or (not response_id and response.in_conversation):
                 response.is_cancelled = True
 
     def stop_playing(self, now: float) -> None:
@@ -73,29 +73,31 @@ class Answers:
     def created(self, payload: bytes, body: Mapping[str, Any]) -> None:
         """A response begins: the one that is owed, or the one that the client requested."""
         response = child(body, "response")
-        request = self._request_of(response.get("metadata"))
+        is_outside = response.get("conversation_id", "") is None
+        request = self._request_of(response, is_outside=is_outside)
         if request is not None:
             self._journal.resolve(request)
-        elif self._owed:
+        elif self._owed and not is_outside:
             self._owed.pop(0)
         response_id = text(response.get("id"))
         while len(self._responses) >= _MAX_OPEN:  # some servers never end a response
             del self._responses[next(iter(self._responses))]
         self._responses[response_id] = OpenResponse(response_id, payload, request.raw if request else None)
 
-    def _request_of(self, metadata: object) -> Entry | None:
-        """The client's request that a response answers: by its metadata; without any, upstream answers a turn first."""
+    def _request_of(self, response: Mapping[str, Any], *, is_outside: bool) -> Entry | None:
+        """The client's request that a response answers, by conversation and metadata; upstream answers a turn first."""
         requests = [entry for entry in self._journal.events if entry.kind == kept.RESPONSE_CREATE and entry.is_sent]
-        if not requests:
+        if "conversation_id" in response:
+            requests = [entry for entry in requests if is_outside_conversation(entry.raw) is is_outside]
+        metadata = response.get("metadata") or None
+        if not requests or (self._owed and not metadata and not is_outside):
             return None
         same = [
             entry
             for entry in requests
-            if (child(body_of(entry.raw, masked=True), "response").get("metadata") or None) == (metadata or None)
+            if (child(body_of(entry.raw, masked=True), "response").get("metadata") or None) == metadata
         ]
-        if metadata:
-            return (same or requests)[0]
-        return None if self._owed else (same or requests)[0]
+        return (same or requests)[0]
 
     def done(self, body: Mapping[str, Any], now: float) -> list[Output]:
         """A response ends; returns its items that upstream has not ended."""

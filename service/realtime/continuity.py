@@ -27,6 +27,7 @@ from service.realtime.journal_entries import Append, Entry, LoggedAppends, Logge
 from service.realtime.kept import dumps
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import Kind
+from service.realtime.open_responses import is_outside_conversation
 from service.realtime.replay import Replay
 
 _ENTRIES_AT_ONCE: Final = 200  # folded in about a millisecond
@@ -261,16 +262,18 @@ class Continuity:
         return self._own.masked_frame(dumps({"type": kind, "event_id": self._own.new_upstream_id()}))
 
     def _ask_again(self) -> None:
-        """Ask for the answers that were cut, unless the client has cancelled them or asks itself."""
+        """Ask for the answers that were cut: for that of the conversation unless the client has cancelled it or asks itself."""
         create, cancel = kept.RESPONSE_CREATE, kept.RESPONSE_CANCEL
-        events = self.journal.events
-        asked = min((entry.order for entry in events if entry.kind == create), default=None)
+        events, again = self.journal.events, self._again
+        requests = [entry for entry in events if entry.kind == create and not is_outside_conversation(entry.raw)]
+        asked = min((entry.order for entry in requests), default=None)
         cancels = [entry for entry in events if entry.kind == cancel and (asked is None or entry.order < asked)]
-        if self._has_settled or self._again:
+        if self._has_settled or again:
             for entry in cancels:  # of what has ended
                 self.journal.remove(entry)
-            if asked is None and not cancels:
-                self.journal.ask(create, [raw or self._own_frame(create) for raw in self._again])
+            if requests or cancels:
+                again = [*filter(is_outside_conversation, again)]
+            self.journal.ask(create, [raw or self._own_frame(create) for raw in again])
         self._again, self._has_settled = [], False
 
     def next_flush(self, now: float, max_bytes: int = 262_144) -> Interception | None:

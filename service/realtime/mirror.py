@@ -15,7 +15,7 @@ from service.realtime.events import parse_object
 from service.realtime.journal import Journal
 from service.realtime.journal_entries import Entry
 from service.realtime.kept import body_of, payload_of, text
-from service.realtime.open_responses import AUDIO_PARTS, NewEventId
+from service.realtime.open_responses import AUDIO_PARTS, NewEventId, is_outside_conversation
 from service.realtime.values import child, finite_number
 
 TRANSCRIPT_SECONDS: Final = 5.0
@@ -210,7 +210,7 @@ class Mirror:
     def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[bytes | None]]:
         """End what is open. Returns the events for the client, and what is to be asked again.
 
-        See `Answers.end_all`. While the user speaks, nothing is: the turn brings an answer.
+        See `Answers.end_all`. While the user speaks, only what is outside the conversation is: the turn brings an answer.
         """
         events = list(self.conversation.announcements(new_id))
         self.conversation.approvals.clear()  # another upstream does not wait for them
@@ -218,4 +218,6 @@ class Mirror:
         ends, again, outputs = self.answers.end_all(new_id, done)
         for output in outputs:
             self.conversation.end_output(output)
-        return events + ends, [] if self.journal.speech_is_open else again
+        if self.journal.speech_is_open:
+            again = [*filter(is_outside_conversation, again)]
+        return events + ends, again

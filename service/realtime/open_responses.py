@@ -14,6 +14,7 @@ from service.realtime.kept import (
     ITEM_DONE,
     OUTPUT_DONE,
     RESPONSE_DONE,
+    body_of,
     dumps,
     text,
 )
@@ -33,6 +34,11 @@ _NO_USAGE: Final = {
 """Upstream has not reported what the answer cost. pipecat 1.10 stops receiving where there is no object."""
 
 NewEventId = Callable[[], str]
+
+
+def is_outside_conversation(request: bytes | None) -> bool:
+    """Whether the frames of a `response.create` request an answer outside the conversation; None: upstream's own answer."""
+    return child(body_of(request or b"", masked=True), "response").get("conversation") == "none"
 
 
 @dataclass(slots=True, eq=False)

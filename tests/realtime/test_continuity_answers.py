@@ -184,3 +184,54 @@ def test_committed_turn_is_announced_if_upstream_could_not() -> None:
     assert types([added, done]) == ["conversation.item.added", "conversation.item.done"]
     assert (added["item"]["id"], added["previous_item_id"]) == ("b", "a")
     assert added["item"]["content"] == [{"type": "input_audio", "transcript": None}]
+
+
+OUTSIDE = {"conversation": "none", "output_modalities": ["text"]}
+
+
+def test_request_outside_the_conversation_leaves_the_answer_to_the_turn_owed() -> None:
+    """An application classifies each turn beside its answer; the loss is before upstream has begun either."""
+    session = KeptSession()
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.client("response.create", response=OUTSIDE)
+    session.lose()
+    sent, _ = recovered(session)
+    assert [event.get("response") for event in sent if event["type"] == "response.create"] == [None, OUTSIDE]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_response_outside_the_conversation_answers_its_own_request(is_first: bool) -> None:
+    """Whichever upstream begins first: each is requested again as it was."""
+    session = KeptSession()
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.client("response.create", response=OUTSIDE)
+    outside = {"id": "r", "conversation_id": None, "metadata": None}
+    if is_first:
+        session.up("response.created", response=outside)
+    session.answer("b", "one two", is_whole=False)
+    if not is_first:
+        session.up("response.created", response=outside)
+    session.lose()
+    sent, _ = recovered(session)
+    assert [event.get("response") for event in sent if event["type"] == "response.create"] == [OUTSIDE, None]
+
+
+@pytest.mark.parametrize("why", ["cancelled", "speaks", "asks"])
+def test_request_outside_the_conversation_is_asked_again_alone(why: str) -> None:
+    """The answer of the conversation is cancelled, not wanted while the user speaks, or requested by the client."""
+    session = KeptSession(detection={"type": "server_vad", "interrupt_response": False})
+    session.client("response.create", response=OUTSIDE)
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    session.answer("b", "one two", is_whole=False)
+    if why == "speaks":
+        append(session, speech(range(1, 31)))
+        session.up("input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
+    elif why == "cancelled":
+        session.client("response.cancel")
+    session.lose()
+    if why == "asks":
+        session.client("response.create", response={"instructions": "again"})
+    sent = [event.get("response") for event in recovered(session)[0] if event["type"] == "response.create"]
+    assert sent == [OUTSIDE, *([{"instructions": "again"}] if why == "asks" else [])]
