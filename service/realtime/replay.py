@@ -278,7 +278,7 @@ class Replay:
         self._update_id = ""
         if self._configured_revision != self._mirror.session.revision:
             return  # the mirror has gone on: the next update is compared
-        self.differing = differing_keys(self._mirror.session.session, session)
+        self.differing = differing_keys(self._mirror.session.wanted, session)
         if self.differing:
             self._fallback = ReplayFault.UPDATE_UNEQUAL
         else:
@@ -287,7 +287,8 @@ class Replay:
     def _refused(self, event_id: str, code: str) -> None:
         if self._update_id and event_id in {self._update_id, ""}:
             self._update_id = ""
-            self._fallback = ReplayFault.UPDATE_REFUSED
+            # With a difference, the update before was accepted: that may do after a loss.
+            self._fallback = ReplayFault.UPDATE_UNEQUAL if self.differing else ReplayFault.UPDATE_REFUSED
             return
         if not event_id and self._pending:
             event_id = next(iter(self._pending))  # acknowledgements come in order

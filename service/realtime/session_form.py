@@ -12,7 +12,24 @@ from service.realtime.events import parse_object
 from service.realtime.kept import SESSION_UPDATE, dumps, text
 from service.realtime.values import child, finite_number
 
-_READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model", "client_secret", "type"})
+_SETTABLE: Final = frozenset(
+    {
+        "audio",
+        "include",
+        "instructions",
+        "max_output_tokens",
+        "output_modalities",
+        "parallel_tool_calls",
+        "prompt",
+        "reasoning",
+        "tool_choice",
+        "tools",
+        "tracing",
+        "truncation",
+    }
+)
+"""The keys of `session.update` in the API reference. A client may know later ones; the others belong to one session."""
+_FIXED: Final = frozenset({"model", "type"})
 _TYPES: Final = frozenset({"realtime", "transcription"})
 _NESTED: Final = ("input", "output")
 
@@ -68,9 +85,15 @@ class SessionForm:
         """The session object of the client's accepted updates."""
         return parse_object(self._own)
 
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What another session must show as well: what a client can set, or has set."""
+        known = (_SETTABLE | self.own.keys()) - _FIXED
+        return {key: value for key, value in self.session.items() if key in known}
+
     def update(self, current: Mapping[str, Any], event_id: str) -> bytes:
         """The `session.update` that makes `current` this session; empty if there is no difference."""
-        wanted = dict(self.session)
+        wanted = self.wanted
         tools = self.own.get("tools")
         if isinstance(tools, list) and any(isinstance(tool, Mapping) and tool.get("type") == "mcp" for tool in tools):
             # What upstream shows of them may lack their credentials.
@@ -81,7 +104,7 @@ class SessionForm:
 
     def own_update(self, event_id: str) -> bytes:
         """The client's own updates as one; empty if there is none."""
-        own = {key: value for key, value in self.own.items() if key != "model"}
+        own = {key: value for key, value in self.own.items() if key not in _FIXED}
         return update_event(own | {"type": self.type}, event_id) if own else b""
 
 
@@ -94,7 +117,7 @@ def difference(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> dict[st
     """What has to be set so that `current` becomes `wanted`. A key is set as a whole, those of audio one by one."""
     changes: dict[str, Any] = {}
     for key, value in wanted.items():
-        if key in _READ_ONLY or value == current.get(key):
+        if value == current.get(key):
             continue
         if key == "audio" and isinstance(value, Mapping):
             audio = _audio_difference(value, child(current, "audio"))
@@ -123,21 +146,29 @@ def _without_nulls(value: object) -> object:
 
 
 def differing_keys(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys in which two sessions differ, for a log: those of audio with their path."""
+    """The keys of a session that another one does not show alike, for a log: those of audio with their path.
+
+    Another one may show more: a server that is newer has defaults that the one before did not have.
+    """
     names = []
-    for key in sorted((wanted.keys() | current.keys()) - _READ_ONLY):
-        mine, other = wanted.get(key), current.get(key)
-        if mine == other:
-            continue
-        if key != "audio" or not isinstance(mine, Mapping) or not isinstance(other, Mapping):
+    for key in sorted(wanted):
+        mine, other = wanted[key], current.get(key)
+        if key == "audio" and isinstance(mine, Mapping) and isinstance(other, Mapping):
+            for side in sorted(mine):
+                one, two = child(mine, side), child(other, side)
+                names += [f"audio.{side}.{name}" for name in sorted(one) if not _is_shown(one[name], two.get(name))]
+        elif not _is_shown(mine, other):
             names.append(key)
-            continue
-        for side in sorted(mine.keys() | other.keys()):
-            one, two = child(mine, side), child(other, side)
-            names += [
-                f"audio.{side}.{name}" for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)
-            ]
     return tuple(names)
+
+
+def _is_shown(wanted: object, current: object) -> bool:
+    """Whether a value has at least the keys of another; a null is no key."""
+    if isinstance(wanted, Mapping) and isinstance(current, Mapping):
+        return all(_is_shown(value, current.get(name)) for name, value in wanted.items())
+    if isinstance(wanted, list) and isinstance(current, list) and len(wanted) == len(current):
+        return all(map(_is_shown, wanted, current))
+    return wanted == current
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

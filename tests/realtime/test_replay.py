@@ -1,15 +1,16 @@
 """How a conversation is created again on another upstream."""
 
 import base64
-from typing import Any
+import json
 
 import pytest
 
 from service.realtime.continuity import Boundary, ContinuityLimits
 from service.realtime.mirror_items import cut_text
 from service.realtime.replay import ReplayFault
-from service.realtime.session_form import SessionForm, difference, differing_keys
-from tests.support.kept_session import KeptSession, session_object, user_text
+from service.realtime.session_form import SessionForm, differing_keys
+from tests.support.continued_call import upstream_frame
+from tests.support.kept_session import DETECTION, KeptSession, session_object, user_text
 from tests.support.numbered_speech import numbers_of, silence, speech
 from tests.support.reference_api import Event
 
@@ -276,19 +277,54 @@ def test_accepted_updates_are_merged() -> None:
     assert form.own == {"instructions": "b", "audio": {"input": source, "output": {"speed": 1}}}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("expires_at", 1), ("id", "other"), ("model", "other"), ("object", "other")]
-)
-def test_read_only_keys_do_not_differ(key: str, value: Any) -> None:
-    """They differ in each session."""
-    wanted, current = session_object(), session_object(**{key: value})
-    assert difference(wanted, current) == {}
-    assert differing_keys(wanted, current) == ()
+@pytest.mark.parametrize("key", ["expires_at", "model", "object", "created_at"])
+def test_keys_that_no_client_can_set_do_not_differ(key: str) -> None:
+    """They differ in each session, those that a later version of the API adds as well."""
+    session = KeptSession(None, **{key: "one"})
+    session.client("session.update", session={"type": "realtime", "instructions": "be brief"})
+    session.up("session.updated", session=session_object(instructions="be brief", **{key: "one"}))
+    new = session.replay(**{key: "two"}).run()
+    assert (new.updates, new.replay.differing) == ([{"instructions": "be brief", "type": "realtime"}], ())
+
+
+def test_key_that_only_the_client_knows_is_set_again() -> None:
+    """A later version of the API has it."""
+    session = KeptSession()
+    session.client("session.update", session={"type": "realtime", "new": 1})
+    session.up("session.updated", session=session_object(new=1))
+    assert session.replay().run().updates == [{"new": 1, "type": "realtime"}]
+
+
+def test_session_of_a_newer_server_may_show_more() -> None:
+    """Its defaults are no difference: servers are replaced while calls go on."""
+    tool = {"type": "function", "name": "f"}
+    session = KeptSession(instructions="be brief", tools=[tool])
+    detection = {**DETECTION, "later": True}
+    shown = session_object(instructions="be brief", tools=[{**tool, "strict": False}], detection=detection, more=1)
+    new = session.replay(detection=detection, more=1).run(session=shown)
+    assert (new.replay.differing, new.replay.fault) == ((), None)
+
+
+def test_update_that_was_accepted_is_good_enough_after_a_loss_if_that_of_the_client_is_refused() -> None:
+    """The provider fixes some keys once they are set, such as `tracing`."""
+    session = KeptSession()
+    session.client("session.update", session={"type": "realtime", "instructions": "be brief"})
+    session.up("session.updated", session=session_object(instructions="be brief"))
+    session.lose()
+    replay = session.replay().replay
+    [first] = replay.take(is_final=True)
+    shown = {"type": "session.updated", "session": session_object(instructions="other")}
+    replay.received("session.updated", upstream_frame(shown))
+    [second] = replay.take(is_final=True)
+    event_id = json.loads(second)["event_id"]
+    replay.received("error", upstream_frame({"type": "error", "error": {"code": "x", "event_id": event_id}}))
+    assert (json.loads(first)["session"], replay.take(is_final=True)) == (json.loads(second)["session"], [])
+    assert (replay.fault, replay.is_done, replay.differing) == (None, True, ("instructions",))
 
 
 def test_differing_keys_are_named_with_their_path() -> None:
     """For the log, which has no contents."""
-    assert differing_keys(session_object(voice="a", tools=[]), session_object(voice="b")) == (
+    assert differing_keys(session_object(voice="a", tools=[1]), session_object(voice="b")) == (
         "audio.output.voice",
         "tools",
     )
