@@ -38,7 +38,7 @@ class Boundary(IntEnum):
     """Whether upstream can be replaced now, so that the client does not notice."""
 
     NONE = 0
-    HARD = 1  # nothing is active, owed, being spoken or unacknowledged, and no tool waits for an approval
+    HARD = 1  # nothing is active, owed, being spoken or unacknowledged, and no MCP call runs or waits for an approval
     SOFT = 2  # moreover no output of a tool and no transcript is awaited, and the answer is played out
 
 
@@ -210,7 +210,10 @@ class Continuity:
         self.fold(now, _ALL)
         if not self.journal.is_sent or self.mirror.answers.is_open:
             return Boundary.NONE
-        if self.journal.speech_is_open or self.journal.has_unacknowledged or self.mirror.conversation.approvals:
+        conversation = self.mirror.conversation
+        if conversation.approvals or conversation.mcp_calls:
+            return Boundary.NONE
+        if self.journal.speech_is_open or self.journal.has_unacknowledged:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 

@@ -41,6 +41,7 @@ class Conversation:
         self.items = Items(item_limit)
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
+        self.mcp_calls: dict[str, int] = {}  # that run, often behind their response, and the index of the output
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
         self.answer_part = "output_text"  # the type of a part of an answer's text
 
@@ -68,6 +69,7 @@ class Conversation:
     def _forget(self, item: Item) -> None:
         """Forget what is known of an item that is gone."""
         self._journal.forget(item.item_id)
+        self.mcp_calls.pop(item.item_id, None)
         self.approvals.discard(item.item_id)
         self.untranscribed.pop(item.item_id, None)
         if item.kind is Kind.CALL:
@@ -131,6 +133,8 @@ class Conversation:
             self.approvals.add(item.item_id)
         elif kind == "mcp_approval_response":
             self.approvals.discard(text(source.get("approval_request_id")))
+        elif kind == "mcp_call":
+            self.mcp_calls.setdefault(item.item_id, 0)
 
     def done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
         """Take up `conversation.item.done`."""
@@ -152,11 +156,17 @@ class Conversation:
             item.payload = call_payload(item.item_id, source)
             self.calls[item.call_id] = now
         elif source.get("type") == "mcp_call" and is_done:
+            if source.get("output") is not None or source.get("error") is not None:
+                self.mcp_calls.pop(item.item_id, None)
             item.payload = mcp_text(item.item_id, source)
             item.kind = Kind.COPY if item.payload else Kind.UNKNOWN
         if item.kind is not Kind.CALL or source.get("status") != "incomplete":
             item.is_done = item.is_done or is_done
         self.items.changed(item, size)
+
+    def mcp_call_ended(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        """Take up `response.mcp_call.completed` or `.failed`."""
+        self.mcp_calls.pop(text(body.get("item_id")), None)
 
     def deleted(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         """Take up `conversation.item.deleted`."""
@@ -188,9 +198,9 @@ class Conversation:
         self._answers.stop_playing(now)
         return item
 
-    def retrieved(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
-        """Take up `conversation.item.retrieved`."""
-        self._acknowledge(kept.ITEM_RETRIEVE, text(child(body, "item").get("id")))
+    def retrieved(self, *_: object) -> None:
+        """Take up `conversation.item.retrieved`, of which the item is not kept; upstream answers in order."""
+        self._acknowledge(kept.ITEM_RETRIEVE)
 
     def _acknowledge(self, kind: str, item_id: str | None = None) -> None:
         entry = self._journal.first(kind, item_id)
@@ -223,7 +233,8 @@ class Conversation:
     def announcements(self, new_id: NewEventId) -> Iterator[bytes]:
         """What the client has not been sent of items that upstream had acknowledged, answers aside."""
         for item in self.items:
-            if item.is_announced_done or self._answers.output(item.item_id) is not None:
+            is_unknown = item.kind is Kind.UNKNOWN and not item.payload  # what upstream began by itself
+            if item.is_announced_done or is_unknown or self._answers.output(item.item_id) is not None:
                 continue
             body, before = item.body(), self.items.before(item.item_id, present=False)
             fields = {"previous_item_id": None if before == ROOT else before, "item": body}
@@ -232,6 +243,13 @@ class Conversation:
             if item.is_done:
                 yield dumps({"type": kept.ITEM_DONE, "event_id": new_id(), **fields})
             item.is_announced = item.is_announced_done = True
+
+    def end_mcp(self, new_id: NewEventId) -> Iterator[bytes]:
+        """End for the client the MCP calls that run: another upstream knows neither them nor an approval."""
+        for item_id, index in self.mcp_calls.items():
+            yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id(), "output_index": index, "item_id": item_id})
+        self.mcp_calls.clear()
+        self.approvals.clear()
 
     def end_output(self, output: Output) -> None:
         """Note that an item of an answer ends as far as it has arrived."""

@@ -16,6 +16,7 @@ from service.realtime.kept import body_of, dumps, payload_of, text
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import ROOT, Fate, Item, Kind, message
 from service.realtime.replay import Replay
+from service.realtime.tool_lists import LIST_TYPES, ToolLists
 from service.realtime.values import child, finite_number
 
 INTERCEPTED_TYPES: Final = frozenset({kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_TRUNCATE})
@@ -71,12 +72,14 @@ class Interceptor:
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
         self._gone: dict[str, None] = {}  # ids of items that the mirror dropped
         self._created_as_audio: set[str] = set()
+        self._tool_lists = ToolLists()  # whose beginning the client was not sent
         self.is_active = False
 
     def adopt(self, replay: Replay) -> None:
         """Note what the new upstream has of each item."""
         self.is_active = True
         self._due = {}
+        self._tool_lists = replay.tool_lists
         # Upstream may transcribe them once more.
         self._created_as_audio = replay.created_as_audio if self._mirror.session.transcribes else set()
         for item in self._mirror.items:
@@ -166,10 +169,16 @@ class Interceptor:
     def swallows(self) -> bool:
         """Whether an event of upstream may have to be hidden."""
         asked = any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
-        return asked or bool(self._due or self._created_as_audio)
+        return asked or bool(self._due or self._created_as_audio or self._tool_lists.are_open)
 
     def swallow(self, event_type: str, raw: bytes) -> bool:
-        """Whether an event of upstream answers one of the relay's own, or repeats a transcript: the client is not sent it."""
+        """Whether the client is not sent an event of upstream.
+
+        It answers one of the relay's own, repeats a transcript, or goes on with what upstream began before the switch.
+        """
+        lists = self._tool_lists
+        if lists.are_open and event_type in LIST_TYPES and lists.goes_on(event_type, body_of(raw, masked=False)):
+            return True
         due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS_AND_ERRORS
         if event_type not in due or not self.swallows:
             return False

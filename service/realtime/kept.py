@@ -41,6 +41,11 @@ OUTPUT_ADDED: Final = "response.output_item.added"
 OUTPUT_DONE: Final = "response.output_item.done"
 PART_ADDED: Final = "response.content_part.added"
 ARGUMENTS_DONE: Final = "response.function_call_arguments.done"
+MCP_CALLED: Final = "response.mcp_call.completed"
+MCP_NOT_CALLED: Final = "response.mcp_call.failed"
+MCP_LISTING: Final = "mcp_list_tools.in_progress"
+MCP_LISTED: Final = "mcp_list_tools.completed"
+MCP_NOT_LISTED: Final = "mcp_list_tools.failed"
 TRANSCRIPT_DELTA: Final = "response.output_audio_transcript.delta"
 TEXT_DELTA: Final = "response.output_text.delta"
 
@@ -71,6 +76,11 @@ KEEP_FROM_UPSTREAM: Final = frozenset(
         OUTPUT_DONE,
         PART_ADDED,
         ARGUMENTS_DONE,
+        MCP_CALLED,
+        MCP_NOT_CALLED,
+        MCP_LISTING,
+        MCP_LISTED,
+        MCP_NOT_LISTED,
         TRANSCRIPT_DELTA,
         TEXT_DELTA,
     }
@@ -94,6 +104,9 @@ KEEP_FROM_CLIENT: Final = frozenset(
 
 MAX_KEPT_BYTES: Final = 1_048_576
 """A larger message of a kept type is not kept, and its session is not renewable."""
+
+BODILESS: Final = frozenset({ITEM_RETRIEVED})
+"""Types of which only is kept that an event came: an item that is retrieved has all of its audio."""
 
 
 def payload_of(raw: bytes, *, masked: bool) -> bytes:

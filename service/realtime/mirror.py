@@ -54,6 +54,8 @@ class Mirror:
             kept.OUTPUT_DONE: self._output_done,
             kept.ARGUMENTS_DONE: self._arguments_done,
             kept.PART_ADDED: self._part_added,
+            kept.MCP_CALLED: conversation.mcp_call_ended,
+            kept.MCP_NOT_CALLED: conversation.mcp_call_ended,
             kept.ERROR: self._error,
         }
 
@@ -167,8 +169,11 @@ class Mirror:
             self.conversation.end_output(output)
 
     def _output_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
-        item = self.items.get(text(child(body, "item").get("id")))
-        self.answers.output_added(payload, body, in_conversation=item is not None)
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        if source.get("type") == "mcp_call":
+            self.conversation.mcp_calls[item_id] = int(finite_number(body.get("output_index")) or 0)
+        self.answers.output_added(payload, body, in_conversation=self.items.get(item_id) is not None)
 
     def _output_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
         source = child(body, "item")
@@ -212,8 +217,7 @@ class Mirror:
 
         See `Answers.end_all`. While the user speaks, only what is outside the conversation is: the turn brings an answer.
         """
-        events = list(self.conversation.announcements(new_id))
-        self.conversation.approvals.clear()  # another upstream does not wait for them
+        events = [*self.conversation.announcements(new_id), *self.conversation.end_mcp(new_id)]
         done = {item.item_id for item in self.items if item.is_announced_done}
         ends, again, outputs = self.answers.end_all(new_id, done)
         for output in outputs:

@@ -14,7 +14,6 @@ from service.realtime.events import parse_object
 from service.realtime.kept import dumps, text
 
 ROOT: Final = "root"
-MAX_ID_CHARACTERS: Final = 32
 _OVERHEAD_BYTES: Final = 250  # of an item in memory, beside its text
 _TEXT_KEYS: Final = ("text", "transcript")
 

@@ -69,6 +69,8 @@ class Output:
             call = parse_object(self.arguments)
             item |= {key: call[key] for key in ("name", "arguments") if isinstance(call.get(key), str)}
             return item | {"status": "completed" if self.arguments else "incomplete"}
+        if item.get("type") != "message":
+            return item | {"status": "incomplete"}
         parts = [
             part | {"type": _ITEM_PARTS.get(text(part.get("type")), part.get("type"))} for _, part in self._open_parts()
         ]
@@ -156,9 +158,10 @@ class OpenResponse:
 
     @property
     def has_call(self) -> bool:
-        """Whether it holds a whole function call: its output brings the next answer."""
+        """Whether it holds a whole function call, whose output brings the next answer, or an MCP call, which may have run."""
         return any(
-            output.kind == "function_call" and (output.done or output.arguments) for output in self.outputs.values()
+            output.kind == "mcp_call" or (output.kind == "function_call" and (output.done or output.arguments))
+            for output in self.outputs.values()
         )
 
     def ends(self, new_id: NewEventId, done: Container[str]) -> Iterator[bytes]:

@@ -16,12 +16,17 @@ from service.realtime.kept import dumps, payload_of, text
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import Item, Kind, message, speech
 from service.realtime.session_form import differing_keys
+from service.realtime.tool_lists import LIST_TYPES, ToolLists
 from service.realtime.values import child
 
 EVENT_ID_PREFIX: Final = "relay_replay_"
-REPLAY_TYPES: Final = frozenset(
-    {kept.SESSION_UPDATED, kept.ITEM_ADDED, kept.ITEM_DONE, kept.ITEM_CREATED, kept.ITEM_DELETED, kept.ERROR}
-)
+REPLAY_TYPES: Final = LIST_TYPES | {
+    kept.SESSION_UPDATED,
+    kept.ITEM_ADDED,
+    kept.ITEM_CREATED,
+    kept.ITEM_DELETED,
+    kept.ERROR,
+}
 """The types of upstream that `Replay.received` evaluates."""
 _MAX_UNACKNOWLEDGED: Final = 200
 _MAX_TAKEN: Final = 100  # items of one call of `take`: about 2 ms
@@ -55,6 +60,8 @@ class Replay:
         self._texts: dict[str, str] = {}  # of answers, as they were created
         self._calls: set[str] = set()
         self._pending: dict[str, tuple[str, str]] = {}  # event id: type of the acknowledgement, item id
+        self.tool_lists = ToolLists()
+        self.awaits_lists = True
         self.created_as_audio: set[str] = set()
         self.omitted: dict[str, str] = {}  # items that are not created, and why
         self.differing: tuple[str, ...] = ()
@@ -80,8 +87,13 @@ class Replay:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all that was taken is acknowledged."""
+        """Whether all that was taken is acknowledged, and the model has the tools of all MCP servers.
+
+        Their lists are not awaited after a loss, nor if `awaits_lists` is set to False.
+        """
         is_answered = not self._update_id and self._fallback is None
+        if self.awaits_lists and not self.is_tolerant and not self.tool_lists.have(self._mirror.session.mcp_servers):
+            return False
         return self._configured_revision >= 0 and is_answered and not self._pending
 
     @property
@@ -262,7 +274,9 @@ class Replay:
         elif event_type == kept.ERROR:
             error = child(body, "error")
             self._refused(text(error.get("event_id")), text(error.get("code")))
-        elif event_type != kept.ITEM_ADDED:
+        elif event_type == kept.ITEM_ADDED:
+            self.tool_lists.added(child(body, "item"))
+        elif event_type not in LIST_TYPES or not self.tool_lists.goes_on(event_type, body):
             is_deleted = event_type == kept.ITEM_DELETED
             item_id = text(body.get("item_id")) if is_deleted else text(child(body, "item").get("id"))
             wanted = (kept.ITEM_DELETED if is_deleted else kept.ITEM_DONE, item_id)

@@ -5,7 +5,7 @@ The provider shows the whole effective session in each of its session events. Wh
 afterwards, the client's own accepted words are sent instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from service.realtime.events import parse_object
@@ -43,6 +43,7 @@ class SessionForm:
         self.type = ""
         self.turn_detection: Mapping[str, Any] | None = None
         self.transcribes = False
+        self.mcp_servers: frozenset[str] = frozenset()  # whose tools upstream lists
         self.keeps_all = False  # the server drops nothing of the conversation, so nothing may be lost here
         self.expires_at: float | None = None
         self.is_supported = False
@@ -58,6 +59,7 @@ class SessionForm:
         turns = source.get("turn_detection")
         self.turn_detection = turns if isinstance(turns, Mapping) else None
         self.transcribes = isinstance(source.get("transcription"), Mapping)
+        self.mcp_servers = frozenset(text(tool.get("server_label")) for tool in _mcp_tools(session.get("tools")))
         self.keeps_all = session.get("truncation") == "disabled"
         self.expires_at = finite_number(session.get("expires_at")) or self.expires_at
 
@@ -95,7 +97,7 @@ class SessionForm:
         """The `session.update` that makes `current` this session; empty if there is no difference."""
         wanted = self.wanted
         tools = self.own.get("tools")
-        if isinstance(tools, list) and any(isinstance(tool, Mapping) and tool.get("type") == "mcp" for tool in tools):
+        if any(_mcp_tools(tools)):
             # What upstream shows of them may lack their credentials.
             current = {**current, "tools": None}
             wanted["tools"] = tools
@@ -106,6 +108,12 @@ class SessionForm:
         """The client's own updates as one; empty if there is none."""
         own = {key: value for key, value in self.own.items() if key not in _FIXED}
         return update_event(own | {"type": self.type}, event_id) if own else b""
+
+
+def _mcp_tools(tools: object) -> Iterator[Mapping[str, Any]]:
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, Mapping) and tool.get("type") == "mcp":
+            yield tool
 
 
 def update_event(session: Mapping[str, Any], event_id: str) -> bytes:

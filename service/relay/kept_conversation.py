@@ -11,7 +11,7 @@ from service.realtime.continuity import Continuity
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.interception import Interception
 from service.realtime.intricacy import is_intricate
-from service.realtime.kept import KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
+from service.realtime.kept import BODILESS, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
 from service.relay.pipe_owner import Verdict
@@ -74,6 +74,12 @@ class KeptConversation:
         """A message of the client was forwarded that is too large to be kept."""
         self.continuity.unkeepable()
 
+    def keep_bodiless(self, event_type: str) -> None:
+        """An event of a type in `BODILESS` was forwarded."""
+        self.take_appends()
+        self.continuity.keep_upstream(event_type, b"", self._clock())
+        self._release_client()
+
     def keep_audio(self, events: int, size: int) -> None:
         """Events of audio of upstream were forwarded."""
         self.continuity.keep_audio(events, size, self._clock())
@@ -119,7 +125,10 @@ class KeptConversation:
 
     def upstream_event(self, message: Message) -> None:
         """Keep an event of upstream that the client gets."""
-        if message.type in KEEP_FROM_UPSTREAM:
+        if message.type in BODILESS:
+            if len(message.payload) <= MAX_KEPT_BYTES:  # else the pipe reports it
+                self.keep_bodiless(message.type)
+        elif message.type in KEEP_FROM_UPSTREAM:
             self.take_appends()
             if len(message.raw) > MAX_KEPT_BYTES or is_intricate(message.payload):
                 self.continuity.unkeepable()

@@ -5,7 +5,7 @@ from struct import Struct
 from typing import Final, Protocol
 
 from service.realtime.frames import Header, Opcode, read_header
-from service.realtime.kept import KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
+from service.realtime.kept import BODILESS, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.kept_scanner import APPEND
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, MessageEnd
@@ -40,6 +40,9 @@ class Keeper(Protocol):
 
     def keep_unread(self) -> None:
         """A message, or a part of one, was forwarded that is too large to be kept."""
+
+    def keep_bodiless(self, event_type: str) -> None:
+        """An event of a type in `BODILESS` was forwarded, that was too large to be read."""
 
     def keep_audio(self, events: int, size: int) -> None:
         """Events of audio of upstream were forwarded."""
@@ -193,6 +196,8 @@ class KeptUpstreamPipe(Pipe):
         if isinstance(item, MessageEnd):
             if item.type == AUDIO_DELTA:
                 self._keeper.keep_audio(1, item.size + _HEADER_BYTES)
+            elif item.size > MAX_KEPT_BYTES and item.type in BODILESS:
+                self._keeper.keep_bodiless(item.type)
             elif item.size > MAX_KEPT_BYTES and item.type in KEEP_FROM_UPSTREAM:
                 self._keeper.keep_unread()
 

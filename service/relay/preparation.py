@@ -72,6 +72,12 @@ class Preparation:
             self.replay.is_tolerant = True
             self.pump()
 
+    def await_no_lists(self) -> bool:
+        """Wait for no list of tools any more, which may never come; returns whether all else is in step."""
+        if self.replay is not None:
+            self.replay.awaits_lists = False
+        return self.replay is not None and self.replay.is_ready
+
     def pump(self) -> None:
         """Send what is to be sent next, as far as the connection takes it."""
         connection, replay = self.connection, self.replay

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from service.realtime.continuity import Boundary, Continuity
 from service.realtime.interception import Interception
+from service.realtime.kept import SESSION_CREATED
 from service.realtime.mirror import Mirror
 from service.realtime.replay import Replay
 
@@ -21,6 +22,7 @@ class SidebandContinuity(Continuity):
         self._frames: list[bytes] = []
         self._bytes = 0
         self._has_upstream = True
+        self._has_rejoined = False
 
     def keep_client(self, event_type: str, raw: bytes, now: float) -> None:  # noqa: ARG002 - of the class
         """Keep it while there is no connection."""
@@ -68,14 +70,24 @@ class SidebandContinuity(Continuity):
         self._has_upstream = False
         return []
 
-    def begin_flush(self, replay: Replay, now: float) -> None:
+    def begin_flush(self, replay: Replay, now: float) -> None:  # noqa: ARG002 - of the class
         """The call is joined."""
+        self._has_rejoined = True
 
     def next_flush(self, now: float, max_bytes: int = 0) -> Interception | None:  # noqa: ARG002 - of the class
         """Return everything, once."""
         self._has_upstream = True
         frames, self._frames, self._bytes = self._frames, [], 0
         return Interception(frames) if frames else None
+
+    @property
+    def swallows(self) -> bool:
+        """Whether another connection has joined the call."""
+        return self._has_rejoined
+
+    def swallow(self, event_type: str, raw: bytes, now: float) -> bool:  # noqa: ARG002 - of the class
+        """Whether an event begins the session once more: some servers send that first, and SDKs would configure it anew."""
+        return event_type == SESSION_CREATED
 
 
 class _NoReplay(Replay):

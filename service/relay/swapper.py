@@ -52,9 +52,7 @@ class Swapper:
         self._clock = asyncio.get_running_loop().time
         self._swap = Swap(times=pool.times, random=random.random)
         self._expires_at: float | None = None
-        self._original: Ending | None = (
-            None  # with which the session ends if it is not recovered; None unless it is lost
-        )
+        self._original: Ending | None = None  # of the session if it is not recovered; None unless upstream is lost
         self._dialling: asyncio.Task[None] | None = None
         self._new: Preparation | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -158,6 +156,8 @@ class Swapper:
                 self._try_switch()
             case Step.FORCE:
                 self._force()
+            case Step.ABANDON if self._new is not None and self._new.await_no_lists():
+                self._progressed()
             case Step.ABANDON | Step.RESTART:
                 self._failed("timeout", is_final=False)
             case Step.GIVE_UP:

@@ -25,6 +25,7 @@ class Reply:
     text: str
     audio: bytes | None = None  # None for a response without audio
     function: str | None = None  # the function's name; `text` is then its arguments
+    mcp_server: str | None = None  # whose function it is
     truncated: bool = False  # at max_output_tokens
 
     @property
@@ -52,7 +53,9 @@ def compose_reply(items: Sequence[Item], options: ResponseOptions, input_format:
     prompt = next((item for item in reversed(items) if item.role == "user" or "output" in item.body), None)
     function = _required_function(options)
     if function is not None:
-        return Reply(encode({"heard": prompt.text if prompt else ""}), function=function)
+        server = options.tool_choice.get("server_label") if isinstance(options.tool_choice, dict) else None
+        arguments = encode({"heard": prompt.text if prompt else ""})
+        return Reply(arguments, function=function, mcp_server=str(server) if server else None)
     text = _reply_text(prompt)
     if not options.with_audio:
         return _truncated_reply(text, options.max_output_tokens)
@@ -116,6 +119,8 @@ def _required_function(options: ResponseOptions) -> str | None:
     tools = options.tools if isinstance(options.tools, list) else []
     names = [tool["name"] for tool in tools if isinstance(tool, dict) and tool.get("type") == "function"]
     choice: JSON = options.tool_choice
+    if isinstance(choice, dict) and choice.get("type") == "mcp":
+        return str(choice.get("name"))
     if isinstance(choice, dict):
         return str(choice["name"]) if choice.get("type") == "function" and choice.get("name") in names else None
     return str(names[0]) if choice == "required" and names else None

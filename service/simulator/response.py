@@ -88,6 +88,20 @@ class Response:
         """The duration of the audio that was sent."""
         return self._options.audio_format.duration_ms(len(self._sent_audio))
 
+    @property
+    def mcp_call(self) -> JSONObject | None:
+        """The item of the MCP call that runs from the end of the response on; None without one."""
+        is_call = self._reply.mcp_server is not None and self._record.status == "completed"
+        return self._item("completed") if is_call else None
+
+    @property
+    def _call_type(self) -> str:
+        return "mcp_call" if self._reply.mcp_server is not None else "function_call"
+
+    @property
+    def _call_ids(self) -> JSONObject:
+        return {} if self._reply.mcp_server is not None else {"call_id": self._call_id}
+
     def cancel(self, reason: str) -> None:
         """Stop sending output; the response ends with status `cancelled`. Only the first call has an effect."""
         if not self._cancelled.is_set():
@@ -140,8 +154,8 @@ class Response:
     async def _close_item(self, outcome: Outcome) -> None:
         item = self._item(outcome.item_status)
         if self._reply.function is not None:
-            call: JSONObject = {**self._response_item_ids(), "call_id": self._call_id, "name": self._reply.function}
-            await self._send("response.function_call_arguments.done", **call, arguments=self._sent_text)
+            call: JSONObject = {**self._response_item_ids(), **self._call_ids, "name": self._reply.function}
+            await self._send(f"response.{self._call_type}_arguments.done", **call, arguments=self._sent_text)
         elif self._reply.audio is not None:
             await self._send("response.output_audio.done", **self._part_ids())
             await self._send("response.output_audio_transcript.done", **self._part_ids(), transcript=self._sent_text)
@@ -149,7 +163,7 @@ class Response:
             await self._send("response.output_text.done", **self._part_ids(), text=self._sent_text)
         if self._reply.function is None:
             await self._send("response.content_part.done", **self._part_ids(), part=self._part())
-        if self._options.in_conversation:
+        if self._options.in_conversation and self._reply.mcp_server is None:
             self._conversation.finish(self._as_item(item), self._options.audio_format)
             await self._send("conversation.item.done", previous_item_id=None, item=item)
         await self._send("response.output_item.done", **self._response_ids(), item=item)
@@ -183,8 +197,8 @@ class Response:
         self._sent_text += piece
         self._record.text = self._sent_text
         if self._reply.function is not None:
-            event_type, ids = "response.function_call_arguments.delta", self._response_item_ids()
-            ids["call_id"] = self._call_id
+            event_type, ids = f"response.{self._call_type}_arguments.delta", self._response_item_ids()
+            ids |= self._call_ids
         else:
             has_audio = self._reply.audio is not None
             event_type = "response.output_audio_transcript.delta" if has_audio else "response.output_text.delta"
@@ -245,7 +259,9 @@ class Response:
     def _item(self, status: str) -> JSONObject:
         item: JSONObject = {"id": self._item_id, "object": "realtime.item"}
         if self._reply.function is not None:
-            call: JSONObject = {"name": self._reply.function, "call_id": self._call_id, "arguments": self._sent_text}
+            call: JSONObject = {"name": self._reply.function, **self._call_ids, "arguments": self._sent_text}
+            if self._reply.mcp_server is not None:
+                return {**item, "type": "mcp_call", "server_label": self._reply.mcp_server, **call}
             return {**item, "type": "function_call", "status": status, **call}
         has_audio = self._reply.audio is not None
         content: JSONObject = (

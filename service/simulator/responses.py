@@ -10,6 +10,7 @@ from service.simulator.conversation import Conversation
 from service.simulator.conversation_record import ResponseRecord
 from service.simulator.events import JSON, ApiError, JSONObject, require_object, require_string
 from service.simulator.items import Item, parse_item
+from service.simulator.mcp import McpServers
 from service.simulator.refusals import internal_error, model_not_found_error, rate_limit_error
 from service.simulator.reply import Reply, ResponseOptions, compose_reply, merge_response_options
 from service.simulator.response import InjectedFailure, Response
@@ -27,6 +28,7 @@ class Responses:
         configuration: SessionConfiguration,
         scenario: Scenario,
         *,
+        mcp_servers: McpServers,
         sideband: bool,
         voice: NumberedVoice | None,
         on_answer: Callable[[float], None],
@@ -35,6 +37,7 @@ class Responses:
         self._conversation = conversation
         self._configuration = configuration
         self._scenario = scenario
+        self._mcp_servers = mcp_servers
         self._sideband = sideband
         self._voice = voice
         self._on_answer = on_answer  # at each end of a response, with the milliseconds of its audio
@@ -50,13 +53,14 @@ class Responses:
         """Start the response of a ``response.create``. Raises ApiError."""
         if self._configuration.is_transcription:
             raise ApiError("invalid_event", "Responses cannot be created in a transcription session.", param="type")
-        if self._response is not None and self._response.active:
+        params = require_object(event, "response") if event.get("response") is not None else {}
+        is_outside = params.get("conversation") == "none"  # at the same time as that of the conversation
+        if self._response is not None and self._response.active and not is_outside:
             message = (
                 f"Conversation already has an active response in progress: {self._response.response_id}. "
                 "Wait until the response is finished before creating a new one."
             )
             raise ApiError("conversation_already_has_active_response", message)
-        params = require_object(event, "response") if event.get("response") is not None else {}
         schema.validate(schema.RESPONSE, params, "response")
         self._start(params, "client")
 
@@ -89,7 +93,7 @@ class Responses:
         self._configuration.assistant_audio_sent |= options.with_audio
         reply = compose_reply(items, options, self._configuration.input_format)
         reply, first_sample = self._in_numbered_voice(reply, options)
-        self._response = Response(
+        response = Response(
             self._connection,
             self._conversation,
             options,
@@ -99,12 +103,16 @@ class Responses:
             sideband=self._sideband,
             record=self._record(requested, options, first_sample),
         )
-        self._connection.spawn(self._run(self._response))
+        if options.in_conversation:
+            self._response = response
+        self._connection.spawn(self._run(response))
 
     async def _run(self, response: Response) -> None:
         await response.run()
+        if response.mcp_call is not None:
+            self._connection.spawn(self._mcp_servers.run_call(response.mcp_call))
         self._on_answer(response.sent_audio_ms)
-        if self._is_pending:
+        if self._is_pending and not self.is_active:
             self._is_pending = False
             self._start({}, "vad")
         await response.send_rate_limits()

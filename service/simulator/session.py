@@ -25,6 +25,7 @@ from service.simulator.events import (
 from service.simulator.faults import close_at_expiry, inject_mid_session_fault
 from service.simulator.ids import new_id
 from service.simulator.items import Item, audio_item, parse_item
+from service.simulator.mcp import McpServers
 from service.simulator.refusals import model_cannot_transcribe
 from service.simulator.responses import Responses
 from service.simulator.scenarios import Scenario
@@ -72,11 +73,13 @@ class Session:
         self._conversation = conversation or Conversation(connection.options.kept_audio_bytes)
         self._record = connection.record.conversation
         self._buffer = InputAudioBuffer(connection.behaviour.vad_lag_ms)
+        self._mcp_servers = McpServers(connection, self._conversation)
         self._responses = Responses(
             connection,
             self._conversation,
             configuration,
             scenario,
+            mcp_servers=self._mcp_servers,
             sideband=sideband,
             voice=voice,
             on_answer=self._buffer.expect_speech,
@@ -107,7 +110,7 @@ class Session:
         """Serve the session until the connection closes."""
         if self._scenario is Scenario.SLOW_FIRST_EVENT:
             self._connection.spawn(self._send_session_created(self._connection.options.slow_first_event_seconds))
-        elif not self._sideband:  # the provider sends no session.created on a sideband
+        elif not self._sideband or self._connection.behaviour.creates_on_sideband:
             await self._send_session_created(0)
         self._connection.spawn(close_at_expiry(self._connection, self._scenario))
         async for message in self._connection.messages():
@@ -117,6 +120,7 @@ class Session:
         if delay_seconds:
             await asyncio.sleep(delay_seconds)
         await self._send("session.created", session=self._configuration.session)
+        self._mcp_servers.list_tools(self._configuration.get("tools"))
 
     async def _handle_message(self, message: str | bytes) -> None:
         event: JSONObject | None = None
@@ -139,6 +143,7 @@ class Session:
         self._configure_buffer()
         self._record_session()
         await self._send("session.updated", session=self._configuration.session)
+        self._mcp_servers.list_tools(self._configuration.get("tools"))
 
     async def _close(self, _event: JSONObject) -> None:
         await self._connection.close(1000)

@@ -129,6 +129,7 @@ class Caller:
         known: set[str] = set()
         finished: set[str] = set()
         for event in self.events:
+            assert "item" not in event or event["item"].get("type"), event
             item = event.get("item_id") or (event.get("item") or {}).get("id")
             match event["type"]:
                 case "conversation.item.added":

@@ -1,0 +1,113 @@
+"""MCP servers across a swap: each connection lists their tools anew, and a call runs on behind its response."""
+
+import pytest
+
+from service.simulator import Behaviour, End, Fault, Moment
+from tests.continuity.caller import Caller, calling
+from tests.continuity.relays import Stage, failing, stage
+from tests.support.harness import eventually
+
+SERVER = {"type": "mcp", "server_label": "shop", "server_url": "https://mcp.example", "require_approval": "never"}
+CALL = {"tool_choice": {"type": "mcp", "server_label": "shop", "name": "search"}}
+
+
+async def configure(caller: Caller) -> None:
+    """Have upstream list the tools."""
+    caller.send("session.update", session={"type": "realtime", "tools": [SERVER]})
+    await caller.until(lambda: caller.count("mcp_list_tools.completed") and caller.count("conversation.item.done"))
+
+
+def listed(found: Stage) -> list[object]:
+    """The tools that the second connection has listed."""
+    lists = [item for item in found.conversations[1].items if item["type"] == "mcp_list_tools"]
+    return [tool for item in lists for tool in item["tools"]]
+
+
+async def test_renewal_waits_for_the_tools_and_hides_their_list() -> None:
+    """An answer without them could not call any; the client was sent the list of the first connection."""
+    slow = Behaviour(mcp_seconds=0.6)
+    async with stage(Behaviour(session_seconds=4), slow) as found, calling(found.relay) as caller:
+        await configure(caller)
+        seen = len(caller.events)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        assert len(listed(found)) == 1
+        caller.say("hello")
+        await caller.until("conversation.item.done", 2)
+        assert [event["type"] for event in caller.events[seen:]] == [
+            "conversation.item.added",
+            "conversation.item.done",
+        ]
+        caller.check()
+
+
+@pytest.mark.parametrize("seconds", [0.3, None])
+async def test_recovery_does_not_wait_for_the_tools(seconds: float | None) -> None:
+    """The user waits. The rest of a list that the client was not sent the beginning of is hidden, too."""
+    async with stage(Behaviour(), Behaviour(mcp_seconds=seconds)) as found, calling(found.relay) as caller:
+        await configure(caller)
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        assert listed(found) == []
+        caller.say("hello")
+        await caller.until("conversation.item.done", 2)
+        if seconds is not None:
+            await eventually(lambda: len(listed(found)) == 1)
+            caller.say("hello again")
+            await caller.until("conversation.item.done", 3)
+        caller.check()
+
+
+async def test_renewal_waits_for_a_call_that_runs() -> None:
+    """It runs on behind its response, and the next connection would know nothing of it."""
+    slow = Behaviour(session_seconds=6, mcp_seconds=1.5)
+    async with stage(slow) as found, calling(found.relay) as caller:
+        await configure(caller)
+        caller.send("response.create", response=CALL)
+        await caller.until("response.mcp_call.in_progress")
+        assert caller.count("response.done") == 1
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        await caller.until("response.mcp_call.completed")
+        assert found.swaps("renewal") == 0
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        [result] = [item for item in found.conversations[1].items if item["type"] == "message"]
+        assert result["content"][0]["text"] == "Tool search returned: found"
+        caller.check()
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [
+        ("response.output_item.added", 1),
+        ("response.mcp_call_arguments.done", 1),
+        ("response.done", 1),
+        ("response.mcp_call.in_progress", 1),
+    ],
+)
+async def test_call_that_a_loss_cuts_fails_and_is_not_called_again(event: str, count: int) -> None:
+    """It may have run: what it does must not be done twice. The client learns that no result comes."""
+    async with (
+        stage(failing(Fault(Moment.AFTER_SENT, End.RESET, event=event, count=count))) as found,
+        calling(found.relay) as caller,
+    ):
+        await configure(caller)
+        caller.send("response.create", response=CALL)
+        await eventually(lambda: found.swaps("loss") == 1)
+        await caller.until("response.mcp_call.failed")
+        await caller.until("response.done")
+        caller.say("hello")
+        await caller.until(lambda: caller.items[-1] in str(caller.of_type("conversation.item.done")))
+        assert found.conversations[1].responses == []
+        assert caller.count("response.created") == 1
+        caller.check()
+
+
+async def test_loss_within_a_list_of_tools_ends_nothing_that_has_no_content() -> None:
+    """Upstream began the item by itself; the next connection lists the tools anew."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="mcp_list_tools.in_progress")
+    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime", "tools": [SERVER]})
+        await eventually(lambda: found.swaps("loss") == 1)
+        await eventually(lambda: len(listed(found)) == 1)
+        caller.say("hello")
+        await caller.until("conversation.item.done")
+        caller.check()
