@@ -200,11 +200,6 @@ class Continuity:
         """Whether upstream has noticed speech that it has not committed."""
         return self.journal.speech_is_open
 
-    @property
-    def answer_is_owed(self) -> bool:
-        """Whether the user waits for an answer, or hears one."""
-        return self.mirror.answers.is_open or bool(self._again)
-
     def boundary(self, now: float) -> Boundary:
         """Fold everything and return whether upstream can be replaced now."""
         self.fold(now, _ALL)
@@ -265,7 +260,7 @@ class Continuity:
         return self._own.masked_frame(dumps({"type": kind, "event_id": self._own.new_upstream_id()}))
 
     def _ask_again(self) -> None:
-        """Ask for the answers that were cut: for that of the conversation unless the client has cancelled it or asks itself."""
+        """Ask for the answers that were cut: for the conversation's unless the client has cancelled it or asks itself."""
         create, cancel = kept.RESPONSE_CREATE, kept.RESPONSE_CANCEL
         events, again = self.journal.events, self._again
         requests = [entry for entry in events if entry.kind == create and not is_outside_conversation(entry.raw)]

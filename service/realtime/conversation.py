@@ -16,7 +16,6 @@ from service.realtime.mirror_items import (
     Items,
     Kind,
     call_payload,
-    content_parts,
     content_text,
     has_audio,
     mcp_text,
@@ -27,7 +26,6 @@ from service.realtime.values import child, finite_number
 
 _NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
 _MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
-_BETA_PARTS: Final = frozenset({"text", "audio"})
 _OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
 
 
@@ -43,7 +41,6 @@ class Conversation:
         self.approvals: set[str] = set()
         self.mcp_calls: dict[str, int] = {}  # that run, often behind their response, and the index of the output
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
-        self.answer_part = "output_text"  # the type of a part of an answer's text
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
@@ -84,10 +81,6 @@ class Conversation:
         if not item_id:
             return
         known = self.items.get(item_id)
-        if source.get("role") == "assistant" and any(
-            text(part.get("type")) in _BETA_PARTS for part in content_parts(source)
-        ):
-            self.answer_part = "text"
         if known is not None:
             known.is_announced = True
             self.complete(known, source, now, is_done=False)
@@ -103,7 +96,7 @@ class Conversation:
         self._note_call(item, source, now)
 
     def created(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
-        """The beta's only event of an item that is not an answer."""
+        """Take up the only event of an item that some compatible servers send, as the beta did."""
         self.added(payload, body, now)
         item = self.items.get(text(child(body, "item").get("id")))
         if item is not None:

@@ -151,7 +151,7 @@ class Interceptor:
 
     def _send_text(self, item: Item, words: str) -> bytes:
         before = self._mirror.items.before(item.item_id, present=True)
-        form = parse_object(message(item.item_id, "assistant", self._mirror.conversation.answer_part, words))
+        form = parse_object(message(item.item_id, "assistant", "output_text", words))
         due = [(kept.ITEM_ADDED, item.item_id), (kept.ITEM_DONE, item.item_id)]
         return self._send(kept.ITEM_CREATE, {"previous_item_id": before, "item": form}, due)
 
@@ -187,7 +187,7 @@ class Interceptor:
             return self._is_repeated(text(body.get("item_id")))
         if event_type == kept.ERROR:
             return self._is_own_error(text(child(body, "error").get("event_id")))
-        if event_type == kept.ITEM_CREATED:  # the beta's only acknowledgement
+        if event_type == kept.ITEM_CREATED:  # the only acknowledgement of some servers
             is_ours = self._take_due(kept.ITEM_ADDED, text(child(body, "item").get("id")))
             return is_ours and self._take_due(kept.ITEM_DONE, text(child(body, "item").get("id")))
         return self._take_due(event_type, text(body.get("item_id")) or text(child(body, "item").get("id")))

@@ -6,10 +6,10 @@ from typing import Final
 from service.realtime.events import CLIENT_EVENT_TYPES, HEAD_BYTES
 from service.realtime.frames import Opcode
 from service.realtime.intricacy import is_intricate
+from service.realtime.kept import APPEND
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_types import TypeRules
 
-APPEND: Final = "input_audio_buffer.append"
 _READ_TYPES: Final = CLIENT_EVENT_TYPES - {APPEND}
 
 

@@ -228,7 +228,7 @@ class Replay:
                 words = self._texts[item.item_id] = item.shown_text
                 if not words.strip():
                     return b"", "empty"
-                return message(item.item_id, "assistant", self._mirror.conversation.answer_part, words), ""
+                return message(item.item_id, "assistant", "output_text", words), ""
             case Kind.CALL if item.is_done:
                 self._calls.add(item.call_id)
                 return item.payload, ""

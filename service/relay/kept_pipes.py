@@ -5,8 +5,7 @@ from struct import Struct
 from typing import Final, Protocol
 
 from service.realtime.frames import Header, Opcode, read_header
-from service.realtime.kept import BODILESS, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
-from service.realtime.kept_scanner import APPEND
+from service.realtime.kept import APPEND, BODILESS, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, MessageEnd
 from service.relay.latency import AUDIO_DELTA, ResponseTimer

@@ -28,7 +28,7 @@ class SwapHost(Protocol):
         """Count an event of a connection that was replaced, and forward it if `is_shown`."""
 
     def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
-        """See `Session.replace_upstream`."""
+        """Join the client to another upstream connection, between two messages of both sides; returns the one before."""
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""

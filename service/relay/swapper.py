@@ -162,8 +162,6 @@ class Swapper:
                 self._failed("timeout", is_final=False)
             case Step.GIVE_UP:
                 self._give_up("timeout")
-            case _:
-                pass
         self._wake()
 
     @property

@@ -66,8 +66,7 @@ async def test_renewal_waits_for_a_call_that_runs() -> None:
         await caller.until("response.mcp_call.in_progress")
         assert caller.count("response.done") == 1
         await eventually(lambda: len(found.upstreams) == 2, 10)
-        await caller.until("response.mcp_call.completed")
-        assert found.swaps("renewal") == 0
+        await caller.until("response.mcp_call.completed")  # which no other connection sends
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         [result] = [item for item in found.conversations[1].items if item["type"] == "message"]
         assert result["content"][0]["text"] == "Tool search returned: found"

@@ -337,4 +337,4 @@ class Talk:
         calls = [event["call_id"] for event in self.of("response.function_call_arguments.done")]
         assert len(calls) == len(set(calls))
         self.call.continuity.boundary(self.call.now)  # folds
-        assert not self.call.continuity.answer_is_owed
+        assert not self.call.continuity.mirror.answers.is_open
