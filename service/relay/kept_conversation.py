@@ -19,8 +19,6 @@ from service.wire.leg import Leg
 
 PING_SECONDS: Final = 0.9
 """How often upstream is asked whether it has received what the client says: until then, that is kept."""
-MAX_APPENDS: Final = 31
-"""Of audio that passed and is not taken yet: at most 256 KiB, a second of it in most clients."""
 _MAX_DELTA_BYTES: Final = 16_384
 MAX_OTHER_BYTES: Final = 262_144
 """Of the client's events that are not kept while upstream is missing, because no swap repeats them."""
@@ -48,17 +46,18 @@ class KeptConversation:
         self.awaited_pong = b""
         """The frame that answers the last ping; empty if it has arrived."""
         self._pinged_at = 0.0
-        self._ping_is_due = False  # behind the next append, which saves a write of its own
         self.appends: list[bytes] = []
         """Whole messages of audio of the client that were forwarded, before `take_appends`."""
-        self.max_appends = MAX_APPENDS
         self._taken_at = self._clock()
         self._has_audio = False  # since the last ping
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
     def take_appends(self) -> None:
-        """Keep `appends`, before any other event is kept."""
+        """Keep `appends`: before any other event is kept, and when they are many.
+
+        A ping then follows them at once, so that one write carries both.
+        """
         now, appends = self._clock(), self.appends
         if appends:
             self.continuity.keep_appends(appends, self._taken_at, now)
@@ -67,8 +66,7 @@ class KeptConversation:
             if self.upstream is None and self.continuity.is_full:
                 self._client.hold("journal_full")
         self._taken_at = now
-        if self._ping_is_due:
-            self._send_ping(now)
+        self._ask_what_has_arrived(now)
 
     def keep_unread(self) -> None:
         """A message of the client was forwarded that is too large to be kept."""
@@ -141,7 +139,7 @@ class KeptConversation:
     def lose_upstream(self) -> list[bytes]:
         """From now on there is no upstream; returns what ends the answers that it has cut, for the client."""
         self.take_appends()
-        self.upstream, self._ping_is_due, self.max_appends = None, False, 0
+        self.upstream = None
         return self.continuity.upstream_lost(self._clock())
 
     def flush(self, replay: Replay, upstream: Leg) -> None:
@@ -149,7 +147,6 @@ class KeptConversation:
 
         All of it in one turn of the event loop, so that nothing the client sends can overtake it: the journal is bounded.
         """
-        self._ping_is_due = False
         self.take_appends()
         continuity = self.continuity
         continuity.begin_flush(replay, self._clock())
@@ -159,20 +156,18 @@ class KeptConversation:
             upstream.write(raw)
         self._others.clear()
         self._other_bytes = 0
-        self.upstream, self.awaited_pong, self.max_appends = upstream, b"", MAX_APPENDS
+        self.upstream, self.awaited_pong = upstream, b""
         self._client.release("journal_full")
 
     def tick(self) -> None:
         """Read a slice of what was kept, and ask upstream whether it has what was said; called twice a second."""
-        is_speaking = bool(self.appends)
         self.take_appends()
         self.continuity.fold(self._taken_at)
-        self._ask_what_has_arrived(self._taken_at, is_speaking=is_speaking)
         self._release_client()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing but audio has passed since the last tick."""
+        """Whether nothing is to be done but for what the client says."""
         return self.upstream is not None and self._client.held_since is None and not self.continuity.log
 
     def stop(self) -> None:
@@ -191,21 +186,14 @@ class KeptConversation:
         if self._client.held_since is not None and self.upstream is not None and not self.continuity.is_full:
             self._client.release("journal_full")
 
-    def _ask_what_has_arrived(self, now: float, *, is_speaking: bool) -> None:
+    def _ask_what_has_arrived(self, now: float) -> None:
         """Ping while the client speaks: what was said before a ping that is answered need not be said again.
 
         Also while an event is not acknowledged: of one that upstream has for long, no acknowledgement will come.
         """
         if self.upstream is None or self.awaited_pong or now - self._pinged_at < PING_SECONDS:
             return
-        if is_speaking:
-            self._ping_is_due, self.max_appends = True, 0
-        elif self._has_audio or self.continuity.journal.has_unacknowledged:
-            self._send_ping(now)
-
-    def _send_ping(self, now: float) -> None:
-        self._ping_is_due, self.max_appends = False, MAX_APPENDS
-        if self.upstream is not None:
+        if self._has_audio or self.continuity.journal.has_unacknowledged:
             self._pings += 1
             self._ping = b"%d" % self._pings
             self.awaited_pong = build_frame(Opcode.PONG, self._ping)

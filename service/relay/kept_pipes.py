@@ -14,8 +14,11 @@ from service.relay.pipe_owner import PipeOwner
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
+MAX_APPENDS: Final = 48
+_APPENDS_BYTES: Final = 65_536
+"""Of appends that are not taken yet, about a second of speech; at most `MAX_APPENDS`, of `MAX_APPEND_BYTES`."""
 MAX_APPEND_BYTES: Final = 8192
-"""A larger append, of more than 120 ms of speech, is taken at once, so that those that are not taken yet are bounded."""
+"""A larger append, of more than 120 ms of speech, is taken at once."""
 _HEADER_BYTES: Final = 4
 """Of a frame of upstream, if its length has two bytes, as that of nearly every event of audio."""
 _CLIENT_HEADER_BYTES: Final = 8  # of such a frame of the client
@@ -29,8 +32,6 @@ class Keeper(Protocol):
 
     appends: list[bytes]
     """Whole messages of audio of the client that were forwarded and are not taken yet."""
-    max_appends: int
-    """With more of them, call `take_appends`."""
     awaited_pong: bytes
     """The frame with which upstream answers the last ping, empty if it has."""
 
@@ -53,7 +54,7 @@ class Keeper(Protocol):
 class KeptClientPipe(Pipe):
     """Forwards what the client sends. Its scanner is a `KeptScanner` or a `ReviewedScanner`, whose chunks are audio."""
 
-    __slots__ = ("_appends", "_is_unread", "_keeper")
+    __slots__ = ("_appends", "_is_unread", "_keeper", "_most_appends")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class KeptClientPipe(Pipe):
         self._audio = scanner.new_audio_run(MAX_APPEND_BYTES)
         self._keeper = keeper
         self._appends = keeper.appends
+        self._most_appends = MAX_APPENDS  # fewer of larger ones
         self._is_unread = False  # within a message that is too large
 
     def read(self, data: bytes) -> None:
@@ -80,7 +82,7 @@ class KeptClientPipe(Pipe):
                 write(data)
                 appends = self._appends
                 appends.append(data)
-                if len(appends) > self._keeper.max_appends:
+                if len(appends) >= self._most_appends:
                     self._keeper.take_appends()
             else:
                 self._source.receive_read(data)
@@ -89,7 +91,8 @@ class KeptClientPipe(Pipe):
 
     def _keep_append(self, raw: bytes) -> None:
         self._appends.append(raw)
-        if len(raw) > MAX_APPEND_BYTES or len(self._appends) > self._keeper.max_appends:
+        self._most_appends = min(MAX_APPENDS, _APPENDS_BYTES // len(raw))
+        if len(raw) > MAX_APPEND_BYTES or len(self._appends) >= self._most_appends:
             self._keeper.take_appends()
 
     def _forward_event(self, event_type: str, data: bytes) -> None:

@@ -28,8 +28,8 @@ from service.relay.swap_report import SwapReport
 from service.upstream.dial import UpstreamConnection
 from service.wire.receiver import InputDiscarder
 
-_WAKE_SECONDS: Final = 0.02
-"""The least time until what is due is tried again."""
+_WAKE_SECONDS: Final = 0.02  # the least time until what is due is tried again
+_IDLE_SECONDS: Final = 1.75  # until the next tick that does something: of four, the last one
 _ENDED_AT_LIMIT: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000), send_error=True)
 
 
@@ -57,7 +57,7 @@ class Swapper:
         self._new: Preparation | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_over = self._is_draining = self._skips_tick = False
+        self._is_over, self._is_draining, self._idle_until = False, False, 0.0
         self._accounted = 0
         pool.join()
         self._schedule(self._clock())
@@ -70,20 +70,18 @@ class Swapper:
         return self._original is not None
 
     def tick(self) -> None:
-        """Do what is due; called twice a second. While nothing but audio passes, one of two ticks does nothing."""
-        if self._is_over:
-            return
-        self._skips_tick = not self._skips_tick and self._swap.state is SwapState.LIVE and self._kept.is_idle
-        if self._skips_tick:
-            return
+        """Do what is due; called twice a second. While nothing but audio passes, most ticks do nothing."""
         now, continuity = self._clock(), self._kept.continuity
+        if self._is_over or (now < self._idle_until and not continuity.log):
+            return
         self._kept.tick()
         self._account()
         if continuity.expires_at != self._expires_at:
             self._expires_at = continuity.expires_at
             self._schedule(now)
-        if self._swap.state is not SwapState.LIVE or now >= self._swap.next_at():
-            self.advance()
+        self.advance()
+        is_idle = self._swap.state is SwapState.LIVE and self._kept.is_idle
+        self._idle_until = min(now + _IDLE_SECONDS, self._swap.next_at()) if is_idle else 0.0
 
     def lost(self, end: Ending, code: int | None, *, is_fatal: bool) -> bool:
         """Upstream is lost, which would end the session with `end`; returns whether the session goes on without it."""
@@ -94,8 +92,8 @@ class Swapper:
         delay = self._pool.delay_of_recovery(is_urgent=is_urgent)
         if not self._lose(end, delay=delay):
             return False
-        former = self._host.connection if self._host is not None else None
-        if former is not None:
+        if self._host is not None:
+            former = self._host.connection
             former.leg.start(InputDiscarder(former.leg))
             former.leg.release("sink_full")
             self._close_later(close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS), former)
@@ -200,7 +198,7 @@ class Swapper:
         if not self._swap.lost(now, delay=delay, is_forced=is_forced):
             self._report.not_recovered("too_many")
             return False
-        self._original = end
+        self._original, self._idle_until = end, 0.0
         self._report.begin("forced" if is_forced else "loss", now, reason=end.reason)
         host.upstream_missing(self._kept.lose_upstream())
         return True

@@ -14,7 +14,7 @@ from service.realtime.kept import KEEP_FROM_UPSTREAM
 from service.realtime.kept_scanner import KeptScanner
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Message
-from service.relay.kept_pipes import MAX_APPEND_BYTES, KeptClientPipe, KeptUpstreamPipe
+from service.relay.kept_pipes import MAX_APPEND_BYTES, MAX_APPENDS, KeptClientPipe, KeptUpstreamPipe
 from service.relay.latency import LatencyTimer
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Verdict
@@ -63,9 +63,7 @@ class Recorder:
         self.audio = [0, 0]
         self.pongs: list[bytes] = []
         self.appends: list[bytes] = []
-        self.max_appends = 2
         self.awaited_pong = b""
-        self.most_appends = 0
 
     def event_read(self, _direction: Direction, message: Message) -> Verdict:
         """Called by the pipe."""
@@ -75,7 +73,6 @@ class Recorder:
 
     def take_appends(self) -> None:
         """Called by the pipe."""
-        self.most_appends = max(self.most_appends, len(self.appends))
         self.kept += b"".join(self.appends)
         self.appends.clear()
 
@@ -158,7 +155,7 @@ def test_everything_of_the_client_is_kept_and_forwarded(case: tuple[list[tuple[s
     pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
     for read in reads:
         pipe.read(read)
-        assert len(recorder.appends) <= recorder.max_appends
+        assert len(recorder.appends) < MAX_APPENDS
     recorder.take_appends()
     assert sink.written == recorder.kept == b"".join(raw for _, raw in messages)
     assert not recorder.unread
@@ -197,10 +194,21 @@ def test_message_that_is_too_large_is_forwarded_and_not_kept() -> None:
     assert recorder.kept == small
 
 
+def test_appends_are_taken_when_they_are_many() -> None:
+    """However they arrive."""
+    recorder = Recorder()
+    pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
+    small = build_frame(Opcode.TEXT, event("input_audio_buffer.append", 200), KEY)
+    for number in range(100):
+        pipe.read(small * (1 + 9 * (number % 10 == 9)))
+        assert len(recorder.appends) < MAX_APPENDS
+    recorder.take_appends()
+    assert sink.written == recorder.kept == small * 190
+
+
 def test_large_appends_are_taken_at_once() -> None:
     """So that those that are not taken yet are few bytes."""
     recorder = Recorder()
-    recorder.max_appends = 1_000
     pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
     for size in (200, MAX_APPEND_BYTES, 200, MAX_APPEND_BYTES, MAX_APPEND_BYTES, 60_000, 60_000):
         pipe.read(build_frame(Opcode.TEXT, event("input_audio_buffer.append", size), KEY))
