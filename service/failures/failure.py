@@ -67,5 +67,12 @@ class Failure(Exception):
         """The status that the provider sent: its close code if there is one, else its HTTP status."""
         return self.close_code if self.close_code is not None else self.http_status
 
+    def forget_frames(self) -> None:
+        """Drop the tracebacks of this failure and of those before it: their frames hold sockets, and often refer to it."""
+        found: BaseException | None = self
+        while found is not None:
+            found.__traceback__ = None
+            found.__context__, found = None, found.__context__
+
     def __str__(self) -> str:
         return self.row.sentence

@@ -119,7 +119,8 @@ class Session:
             self._reporter.ended(end, seconds, self._to_upstream, self._to_client, summary)
         finally:
             self._is_closed = True
-            del self._to_upstream, self._to_client  # a reference cycle would wait for the garbage collector
+            # They refer to this object: a reference cycle would wait for the garbage collector.
+            del self._to_upstream, self._to_client, self._call
         return end.reason
 
     def _start(self) -> None:

@@ -53,9 +53,9 @@ class StoreCalls:
             async with asyncio.timeout(self.seconds):
                 result = await operation()
         except TimeoutError:
-            error = StoreError(f"no answer within {self.seconds * 1000:g} ms")
-            self._finished(name, "timeout", started_at, error)
-            raise error from None
+            message = f"no answer within {self.seconds * 1000:g} ms"
+            self._finished(name, "timeout", started_at, StoreError(message))
+            raise StoreError(message) from None  # not in a local: its traceback refers to this frame
         except StoreError as error:
             self._finished(name, "error", started_at, error)
             raise

@@ -111,6 +111,7 @@ class AdmissionControl:
             try:
                 attempt.secret = await self._secrets.read(token)
             except Failure as refusal:
+                refusal.forget_frames()  # which refer to the attempt
                 attempt.secret_refusal = refusal
         elif self._jwt is not None:
             await self._jwt.prepare(token)
@@ -168,8 +169,11 @@ class AdmissionControl:
     def check_state(self) -> None:
         """Raise the failure with which the relay refuses every client at present."""
         refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
+        try:
+            if refusal is not None:
+                raise refusal
+        finally:
+            del refusal  # its traceback refers to this frame: the cycle would wait for the garbage collector
 
     def _acquire_client_slot(self, limited_as: str, client: Client, slot: ExitStack) -> None:
         if client.is_from_file:
@@ -200,9 +204,10 @@ class AdmissionControl:
 
     def _authenticate(self, request: web.Request, attempt: ConnectionAttempt) -> Identity:
         token = parse_token(request)
+        refusal, attempt.secret_refusal = attempt.secret_refusal, None
         try:
-            if attempt.secret_refusal is not None:
-                raise attempt.secret_refusal
+            if refusal is not None:
+                raise refusal
             attempt.identity = (
                 attempt.secret.identity if attempt.secret is not None else self._authenticator.authenticate(token)
             )
@@ -211,6 +216,8 @@ class AdmissionControl:
             if failure.reason in _LIMITED:
                 self._limit_invalid_tokens(attempt)
             raise
+        finally:
+            del refusal
         return attempt.identity
 
     def _limit_invalid_tokens(self, attempt: ConnectionAttempt) -> None:

@@ -126,6 +126,7 @@ class LiveSessions:
                 await asyncio.gather(
                     self._refuse(client, start, failure, attempt), self._abandon(start, failure, attempt)
                 )
+                failure.forget_frames()
                 return failure
         attempt.model = start.requested.model
         self._reporter.live_started(start.start_seconds)

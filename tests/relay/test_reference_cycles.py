@@ -3,6 +3,7 @@
 import gc
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -10,13 +11,16 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.web_protocol import RequestHandler
 
+from service.access.secrets import PREFIX
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.upstream.first_event import FirstEventReader
 from service.wire.leg import Leg
+from tests.clients_file.relays import connect, table
 from tests.support.harness import Relay, eventually, open_raw, running_relay
+from tests.support.live_upstream import START, STARTED, LiveUpstream, live_connection
 from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
 
 RELAY_TYPES = (
@@ -96,6 +100,53 @@ async def test_ended_session_leaves_no_reference_cycle(end: str) -> None:
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("lines", ['policy = "a"', "tokens_per_day = 9999\nmax_sessions = 2"], ids=["policy", "limits"])
+async def test_ended_session_of_a_limited_client_leaves_no_reference_cycle(lines: str, tmp_path: Path) -> None:
+    """What reviews the client's events, and what counts its use, ends the session or sends errors by it."""
+    path = tmp_path / "clients.toml"
+    path.write_text(table("kiosk", lines) + '[policies.a]\nvoice = "ash"\nlocked = ["voice"]\n')
+
+    async def update(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        if await connection.next_message():
+            connection.send(CREATED.replace(b"session.created", b"session.updated"))
+        await connection.wait_closed()
+
+    async with (
+        raw_upstream(update) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_CLIENTS_FILE=str(path)) as relay,
+    ):
+        client = await connect(relay, path=PATH)
+        client.send_event(type="session.update", session={"voice": "ash"})
+        while (await client.next_event())["type"] not in {"error", "session.updated"}:
+            pass
+        await client.close()
+        await wait_until_idle(relay, upstream)
+
+        assert {} == objects_in_cycles()
+        assert 1 == len(relay.events("session.ended"))
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("start", ["started", "refused", "invalid", "left"])
+async def test_gpt_live_leaves_no_reference_cycle(start: str) -> None:
+    """A session that has ended, and one that did not start: refused, without a valid start, or left by its client."""
+    error = {"type": "error", "error": {"type": "invalid_request_error", "code": "model_not_found", "message": ""}}
+    upstream = LiveUpstream(on_start=error if start == "refused" else None if start == "left" else STARTED)
+    async with live_connection(upstream) as live:
+        live.client.send_event(**START if start != "invalid" else {"type": "session.update"})
+        if start == "left":
+            await eventually(lambda: bool(upstream.received))
+        else:
+            assert ("session.started" if start == "started" else "error") == (await live.client.next_event())["type"]
+        await live.client.close()
+        await eventually(lambda: upstream.has_ended.is_set() and not live.relay.app.sessions)
+        await eventually(lambda: not len(live.relay.app.dials))
+
+        assert {} == objects_in_cycles()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost:3000"}], ids=["http", "event"])
 async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) -> None:
     """Whether it is answered with an HTTP status or an error event."""
@@ -111,6 +162,26 @@ async def test_failed_dial_leaves_no_reference_cycle(headers: dict[str, str]) ->
 
         assert {} == objects_in_cycles()
         assert SESSIONS <= len(relay.events("upstream.connect_failed"))
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost:3000"}], ids=["http", "event"])
+@pytest.mark.parametrize("reason", ["bad_request", "token_invalid", "relay_draining"])
+async def test_refused_admission_leaves_no_reference_cycle(reason: str, headers: dict[str, str]) -> None:
+    """A failure that is kept, or is a local name where it is raised, refers to itself by its traceback."""
+    token = {"Authorization": f"Bearer {PREFIX}{'A' * 43}"} if reason == "token_invalid" else {}
+    async with raw_upstream(serve) as upstream, running_relay(OPENAI_BASE_URL=upstream.url) as relay:
+        relay.app.drainer.is_draining = reason == "relay_draining"
+        for _ in range(SESSIONS):
+            query = "&model=b" if reason == "bad_request" else ""
+            client = await open_raw(relay.app.public_port, PATH + query, {**headers, **token})
+            if client.answer.status == 101:
+                await client.until_close()
+            await client.close()
+        await wait_until_idle(relay, upstream)
+
+        assert {} == objects_in_cycles()
+        assert [reason] * SESSIONS == [event["reason"] for event in relay.events("admission.refused")]
 
 
 async def test_failure_that_the_breaker_remembers_keeps_no_request() -> None:
