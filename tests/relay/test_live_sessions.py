@@ -159,7 +159,9 @@ async def test_event_that_is_too_large_to_be_read_is_explained(allowed: str) -> 
         remedy = (await live.client.next_event())["error"]["remedy"]
         assert (1009, CATALOGUE["message_too_big"].close_text) == await live.client.until_close()
 
-        assert remedy.startswith("A message over 2 MiB is an event that the relay has to read, such as session.start")
+        assert remedy.startswith(
+            "A message over 2 MiB, or in thousands of fragments, is an event that the relay has to read"
+        )
         assert ["session.start", "session.close"] == live.upstream.types
 
 
