@@ -60,8 +60,9 @@ ENDINGS: Final = catalogue_of(
     Row("max_duration", "relay", _OPERATOR, None, 1001, _NOW, _INFO,
         "The session reached the relay's maximum duration.",
         "Connect again, or raise RELAY_MAX_SESSION_SECONDS.",
-        "If sessions have to last longer, raise RELAY_MAX_SESSION_SECONDS and restart the relay, or raise "
-        "max_session_seconds of the client in RELAY_CLIENTS_FILE."),
+        "If sessions have to last longer, raise RELAY_MAX_SESSION_SECONDS, for those with continuity "
+        "RELAY_CONTINUITY_MAX_SECONDS, and restart the relay, or raise max_session_seconds of the client in "
+        "RELAY_CLIENTS_FILE."),
     Row("ended_by_operator", "relay", _OPERATOR, None, 1001, _NEVER, _INFO,
         "The operator of the relay ended the session.",
         "Ask the operator of the relay before you connect again.",
