@@ -4,6 +4,8 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.telemetry.series import start_at_zero
+
 SwapCause = Literal["renewal", "forced", "loss"]
 SwapResult = Literal["ok", "failed", "ended"]
 CAUSES: Final[tuple[SwapCause, ...]] = ("renewal", "forced", "loss")
@@ -70,17 +72,12 @@ class ContinuityMetrics:
         self.kept_bytes = Gauge(
             f"{prefix}_continuity_bytes", "Bytes of conversations that are kept for swaps.", registry=registry
         )
-        for cause in CAUSES:
-            self.seconds.labels(cause)
-            self.gap.labels(cause)
-            for result in RESULTS:
-                self._swaps.labels(cause, result)
-        for fate in ITEM_FATES:
-            self._items.labels(fate)
-        for why in LOST_TURNS:
-            self._lost_turns.labels(why)
-        for why in NOT_RENEWABLE:
-            self._not_renewable.labels(why)
+        start_at_zero(self._swaps, CAUSES, RESULTS)
+        start_at_zero(self.seconds, CAUSES)
+        start_at_zero(self.gap, CAUSES)
+        start_at_zero(self._items, ITEM_FATES)
+        start_at_zero(self._lost_turns, LOST_TURNS)
+        start_at_zero(self._not_renewable, NOT_RENEWABLE)
 
     def count_swap(self, cause: SwapCause, result: SwapResult) -> None:
         """Count a swap, or an attempt that failed."""

@@ -12,6 +12,7 @@ from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES
 from service.realtime.pricing import MODELS, cost_usd, uncached
 from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, ResponseResult
 from service.realtime.usage import Tokens
+from service.telemetry.series import start_at_zero
 
 # An answer within 0.5 s feels like conversation, one after 2 s like a bad connection; tool calls can take tens of seconds.
 _ANSWER_BUCKETS: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -81,12 +82,9 @@ class ConversationMetrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for reason in _REFUSED_EVENTS:
-            self.refused_events.labels(reason)
-        for status in RESPONSE_STATUSES:
-            self._responses.labels(status)
-        for reason in INTERRUPTION_REASONS:
-            self._interruptions.labels(reason)
+        start_at_zero(self.refused_events, _REFUSED_EVENTS)
+        start_at_zero(self._responses, RESPONSE_STATUSES)
+        start_at_zero(self._interruptions, INTERRUPTION_REASONS)
         for limit in (*RATE_LIMIT_NAMES, OTHER):
             self._remaining_ratios.labels(limit).set(math.nan)
         for model in MODELS:

@@ -12,6 +12,7 @@ from service.realtime.live_events import RESPONSE_ENDS, RESPONSE_FAILED, Backend
 from service.realtime.live_usage import Charge, LiveMeter
 from service.realtime.pricing import LIVE_MODELS, OTHER, live_cost_usd, uncached
 from service.telemetry.conversations import ConversationMetrics
+from service.telemetry.series import start_at_zero
 
 # A start takes 0.3 to 0.8 s, with a long history 1.2 s.
 _START_BUCKETS: Final = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 15, 30)
@@ -90,21 +91,14 @@ class LiveMetrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for model in LIVE_MODELS:
-            for kind in _KINDS:
-                self._seconds.labels(model, kind)
-            if model != OTHER:
-                self._cost.labels(model)
-        for reason in (*DIAL_FAILURES, *START_FAILURES):  # what the clients cause, alerts and dashboards leave out
-            self.start_failures.labels(reason)
-        for reason in _REFUSED_EVENTS:
-            self.refused_events.labels(reason)
-        for result in _RESULTS:
-            self._final_usage.labels(result)
-        for event in (*RESPONSE_ENDS, _DECISION):
-            self._backend.labels(event)
-        for kind in _TOKEN_KINDS:
-            self._tokens.labels(kind)
+        start_at_zero(self._seconds, LIVE_MODELS, _KINDS)
+        start_at_zero(self._cost, (model for model in LIVE_MODELS if model != OTHER))
+        # What the clients cause, alerts and dashboards leave out.
+        start_at_zero(self.start_failures, (*DIAL_FAILURES, *START_FAILURES))
+        start_at_zero(self.refused_events, _REFUSED_EVENTS)
+        start_at_zero(self._final_usage, _RESULTS)
+        start_at_zero(self._backend, (*RESPONSE_ENDS, _DECISION))
+        start_at_zero(self._tokens, _TOKEN_KINDS)
 
     def count_charge(self, model: str, charge: Charge) -> None:
         """Count what an event adds to the usage of its session; `model` is one of `LIVE_MODELS`."""

@@ -22,6 +22,7 @@ from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
 from service.telemetry.recent import Recent
+from service.telemetry.series import start_at_zero
 from service.telemetry.shared_store import StoreMetrics
 from service.telemetry.tokens import TokenMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
@@ -256,41 +257,24 @@ class Metrics:
             self.connection_failures.labels(self.upstream, phase, status, reason)
         for reason in _REFUSED_BY_RELAY:
             self.connection_failures.labels(self.upstream, Phase.ACCESS, _relay_status(reason), reason)
-        for result in ("admitted", *_REFUSED_BY_RELAY):
-            self.admissions.labels(result)
-        for result in ("ok", *DIAL_FAILURES):
-            self.upstream_connects.labels(self.upstream, result)
-        for api in Api:
-            self.sessions_active.labels(api)
-            self.session_duration.labels(api)
-            for reason in (
-                "relay_draining",
-                "client_disabled",
-                "token_expired",
-                "store_unavailable",
-                "budget_exhausted",
-                *ENDINGS,
-            ):
-                self.sessions_ended.labels(api, reason)
-        self.upstream_retries.labels(self.upstream)
-        self.breaker_open.labels(self.upstream)
-        self.time_to_first_event.labels(self.upstream)
-        for phase in (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT):
-            self.connect_duration.labels(self.upstream, phase)
-        for counter, results in (
-            (self.records, ("written", "lost")),
-            (self.key_rotations, ("taken", "refused")),
-            (self.clients_file_loads, ("loaded", "rejected", "unreadable")),
-        ):
-            for result in results:
-                counter.labels(result)
-        for code in (*ERROR_CODES, OTHER):
-            self.upstream_errors.labels(code)
-            self.incidents.labels(RESPONSE_DONE, code)
-            self.incidents.labels(TRANSCRIPTION_FAILED, code)
-            self.incidents.labels(live.RESPONSE_EVENT, code)
-        for limit in (*RATE_LIMIT_NAMES, OTHER):
-            self.incidents.labels(RATE_LIMITS_UPDATED, limit)
+        start_at_zero(self.admissions, ("admitted", *_REFUSED_BY_RELAY))
+        upstream = (self.upstream,)
+        start_at_zero(self.upstream_connects, upstream, ("ok", *DIAL_FAILURES))
+        start_at_zero(self.sessions_active, Api)
+        start_at_zero(self.session_duration, Api)
+        others = ("relay_draining", "client_disabled", "token_expired", "store_unavailable", "budget_exhausted")
+        start_at_zero(self.sessions_ended, Api, (*others, *ENDINGS))
+        start_at_zero(self.upstream_retries, upstream)
+        start_at_zero(self.breaker_open, upstream)
+        start_at_zero(self.time_to_first_event, upstream)
+        start_at_zero(self.connect_duration, upstream, (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT))
+        start_at_zero(self.records, ("written", "lost"))
+        start_at_zero(self.key_rotations, ("taken", "refused"))
+        start_at_zero(self.clients_file_loads, ("loaded", "rejected", "unreadable"))
+        codes = (*ERROR_CODES, OTHER)
+        start_at_zero(self.upstream_errors, codes)
+        start_at_zero(self.incidents, (RESPONSE_DONE, TRANSCRIPTION_FAILED, live.RESPONSE_EVENT), codes)
+        start_at_zero(self.incidents, (RATE_LIMITS_UPDATED,), (*RATE_LIMIT_NAMES, OTHER))
 
     def count_admission_failure(self, failure: Failure) -> None:
         """Count a request that the relay refuses; the status label is the relay's own answer."""

@@ -4,6 +4,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.telemetry.series import start_at_zero
+
 CALLS: Final = (
     "register",
     "hold",
@@ -62,9 +64,6 @@ class StoreMetrics:
             registry=registry,
         )
         self.up.set(1)
-        for call in CALLS:
-            self.duration.labels(call)
-            for result in RESULTS:
-                self.calls.labels(call, result)
-        for what in LOSSES:
-            self.losses.labels(what)
+        start_at_zero(self.duration, CALLS)
+        start_at_zero(self.calls, CALLS, RESULTS)
+        start_at_zero(self.losses, LOSSES)

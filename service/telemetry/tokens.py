@@ -4,6 +4,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.telemetry.series import start_at_zero
+
 CHECKS: Final = (
     "accepted", "malformed", "algorithm", "issuer", "audience", "user", "signature", "unknown_key", "no_keys", "expired",
     "not_yet_valid",
@@ -38,9 +40,6 @@ class TokenMetrics:
             ("event",),
             registry=registry,
         )
-        for event in ("created", "used"):
-            self.client_secrets.labels(event)
-        for result in CHECKS:
-            self.checks.labels(result)
-        for result in FETCHES:
-            self.fetches.labels(result)
+        start_at_zero(self.client_secrets, ("created", "used"))
+        start_at_zero(self.checks, CHECKS)
+        start_at_zero(self.fetches, FETCHES)
