@@ -82,3 +82,70 @@ async def test_turn_of_audio_whose_type_is_not_first_is_heard_once(monkeypatch: 
         ]
         assert turns == [(0, caller.said_ms * SAMPLES_PER_MS)]
         caller.check()
+
+
+RICH: dict[str, object] = {
+    "type": "realtime",
+    "output_modalities": ["text"],
+    "instructions": "Speak slowly.",
+    "tools": [{"type": "function", "name": "look", "description": "Look.", "parameters": {"type": "object"}}],
+    "tool_choice": {"type": "function", "name": "look"},
+    "parallel_tool_calls": False,
+    "max_output_tokens": 500,
+    "reasoning": {"effort": "low"},
+    "tracing": {"workflow_name": "calls", "group_id": "g1", "metadata": {"team": "a"}},
+    "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
+    "prompt": {"id": "pmpt_1", "version": "2", "variables": {"name": "Ada"}},
+    "include": ["item.input_audio_transcription.logprobs"],
+    "audio": {
+        "input": {
+            "format": {"type": "audio/pcmu"},
+            "noise_reduction": {"type": "far_field"},
+            "transcription": {"model": "gpt-4o-transcribe", "language": "en", "prompt": "names"},
+            "turn_detection": {"type": "semantic_vad", "eagerness": "low", "interrupt_response": False},
+        },
+        "output": {"format": {"type": "audio/pcma"}, "voice": {"id": "voice_1"}, "speed": 1.2},
+    },
+}
+
+
+@pytest.mark.parametrize("is_renewal", [True, False])
+async def test_every_setting_of_a_session_is_that_of_the_next_connection(*, is_renewal: bool) -> None:
+    """Set in one update, or changed by a second one."""
+    first = Behaviour(session_seconds=3) if is_renewal else Behaviour()
+    async with stage(first) as found, calling(found.relay) as caller:
+        caller.send(
+            "session.update", session={"type": "realtime", "instructions": "Before.", "tracing": RICH["tracing"]}
+        )
+        caller.send("session.update", session=RICH)
+        await caller.until("session.updated", 2)
+        if not is_renewal:
+            await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("renewal" if is_renewal else "loss") == 1, 10)
+        one, two = (conversation.sessions[-1] for conversation in found.conversations)
+        own = {"id", "expires_at"}
+        assert {key: one[key] for key in one.keys() - own} == {key: two[key] for key in two.keys() - own}
+        assert RICH.keys() <= two.keys()
+        assert not caller.count("error")
+        assert not found.conversations[1].errors
+        caller.check()
+
+
+async def test_idle_prompt_that_a_loss_cuts_is_given_once() -> None:
+    """Upstream commits the silence and prompts the user by itself."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="input_audio_buffer.committed", count=2)
+    detection = {"type": "server_vad", "idle_timeout_ms": 5_000}
+    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}})
+        await caller.until("session.updated")
+        caller.speak(600)
+        caller.be_silent(800)
+        await caller.until("response.done")
+        caller.be_silent(7_500)
+        await caller.until("input_audio_buffer.timeout_triggered")
+        await caller.until("response.done", 2)
+        assert [event["response"]["status"] for event in caller.of_type("response.done")] == ["completed"] * 2
+        assert len(caller.items) == 4
+        caller.check()
+    [recovered] = found.relay.events("session.recovered")
+    assert recovered["turns_lost"] == 0
