@@ -24,7 +24,8 @@ QUESTIONS: Final = {
         "sessions_active", "sessions_ended", "session_duration_seconds", "upstream_error_events", "session_incidents",
     ),
     "Do sessions outlive their upstream connections?": (
-        "swaps", "swap_seconds", "swap_gap_seconds", "replayed_items", "lost_turns", "not_renewable", "continuity_bytes",
+        "swaps", "swap_seconds", "swap_gap_seconds", "replayed_items", "lost_turns", "not_renewable", "text_drift",
+        "continuity_bytes",
     ),
     "How fast are responses, and what do they cost?": (
         "speech_to_audio_seconds", "response_first_delta_seconds", "responses", "interruptions", "tokens",

@@ -9,7 +9,8 @@ from service.realtime.events import parse_object
 from service.realtime.journal import UNANSWERED_SECONDS, Journal
 from service.realtime.journal_entries import Entry
 from service.realtime.kept import body_of, text
-from service.realtime.open_responses import NewEventId, OpenResponse, Output, is_outside_conversation
+from service.realtime.mirror_items import content_parts
+from service.realtime.open_responses import AUDIO_PARTS, NewEventId, OpenResponse, Output, is_outside_conversation
 from service.realtime.values import child
 
 _MAX_OPEN: Final = 32
@@ -98,6 +99,20 @@ class Answers:
             if (child(body_of(entry.raw, masked=True), "response").get("metadata") or None) == metadata
         ]
         return (same or requests)[0]
+
+    def is_text(self, response: Mapping[str, Any], *, is_spoken: bool) -> bool:
+        """Whether a response that ends has text only, although the client wants speech, as by default if `is_spoken`."""
+        ended = self._responses.get(text(response.get("id")))
+        if ended is None or response.get("status") != "completed":
+            return False
+        request = child(body_of(ended.request, masked=True), "response") if ended.request else {}
+        wanted = request.get("output_modalities")
+        if not ("audio" in wanted if isinstance(wanted, list) else is_spoken):
+            return False
+        outputs = response.get("output")
+        items = [item for item in (outputs if isinstance(outputs, list) else ()) if isinstance(item, Mapping)]
+        kinds = {text(part.get("type")) for item in items for part in content_parts(item)}
+        return bool(kinds) and not kinds & AUDIO_PARTS
 
     def done(self, body: Mapping[str, Any], now: float) -> list[Output]:
         """A response ends; returns its items that upstream has not ended."""

@@ -240,6 +240,7 @@ class Continuity:
         self._interceptor.adopt(replay)
         self._count_lost(replay)
         self.mirror.session.moved(replay.created)
+        self.mirror.is_restored = True
         if self.mirror.is_transcription:
             self.journal.reopen_turns(self._own_frame(kept.COMMIT))
         self._ask_again()

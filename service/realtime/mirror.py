@@ -32,6 +32,8 @@ class Mirror:
         self.conversation = conversation = Conversation(journal, self.answers, item_limit=item_limit)
         self.items = conversation.items
         self.failure: str | None = None  # why the session is not renewable
+        self.is_restored = False  # the current upstream knows earlier answers as text
+        self.text_answers = 0  # of such an upstream, where speech was due
         self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
             kept.SESSION_CREATED: self._session_created,
             kept.SESSION_UPDATED: self._session_updated,
@@ -165,6 +167,8 @@ class Mirror:
         self.answers.created(payload, body)
 
     def _response_done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        if self.is_restored:
+            self.text_answers += self.answers.is_text(child(body, "response"), is_spoken=self.session.is_spoken)
         for output in self.answers.done(body, now):
             self.conversation.end_output(output)
 

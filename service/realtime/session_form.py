@@ -44,6 +44,7 @@ class SessionForm:
         self.turn_detection: Mapping[str, Any] | None = None
         self.transcribes = False
         self.mcp_servers: frozenset[str] = frozenset()  # whose tools upstream lists
+        self.is_spoken = False  # answers are speech unless a request wants text
         self.keeps_all = False  # the server drops nothing of the conversation, so nothing may be lost here
         self.expires_at: float | None = None
         self.is_supported = False
@@ -60,6 +61,8 @@ class SessionForm:
         self.turn_detection = turns if isinstance(turns, Mapping) else None
         self.transcribes = isinstance(source.get("transcription"), Mapping)
         self.mcp_servers = frozenset(text(tool.get("server_label")) for tool in _mcp_tools(session.get("tools")))
+        modalities = session.get("output_modalities")
+        self.is_spoken = isinstance(modalities, list) and "audio" in modalities
         self.keeps_all = session.get("truncation") == "disabled"
         self.expires_at = finite_number(session.get("expires_at")) or self.expires_at
 

@@ -23,6 +23,7 @@ class SwapReport:
         self._reason: str | None = None
         self._lost_turns: dict[str, int] = {}
         self._reported: str | None = None
+        self._text_answers = 0
         self.attempts = 0
         self.renewals = self.recoveries = 0
 
@@ -78,6 +79,12 @@ class SwapReport:
         """Upstream is lost, and no other connection was found in time."""
         self._metrics.count_swap(self._cause, "ended")
         self._log.warning("session.not_recovered", reason=why, attempts=self.attempts)
+
+    def text_answers(self, count: int) -> None:
+        """Behind a swap this many answers were text, where speech was due."""
+        if count > self._text_answers:
+            self._metrics.text_answers.inc(count - self._text_answers)
+            self._text_answers = count
 
     def not_renewable(self, why: str | None) -> None:
         """The session cannot be continued, from now on; counted once."""

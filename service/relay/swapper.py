@@ -336,6 +336,7 @@ class Swapper:
         self._pool.account(size - self._accounted)
         self._accounted = size
         self._report.not_renewable(continuity.not_renewable)
+        self._report.text_answers(continuity.mirror.text_answers)
 
     def _close_later(self, work: Coroutine[object, object, object], connection: UpstreamConnection) -> None:
         """Close a connection by `work`; it is aborted in the end, also if the work is cancelled before it has begun."""

@@ -69,6 +69,11 @@ class ContinuityMetrics:
             ("why",),
             registry=registry,
         )
+        self.text_answers = Counter(
+            f"{prefix}_text_drift_total",
+            "Answers in text only behind a swap, where speech was due: the new upstream knows earlier answers as text.",
+            registry=registry,
+        )
         self.kept_bytes = Gauge(
             f"{prefix}_continuity_bytes", "Bytes of conversations that are kept for swaps.", registry=registry
         )
