@@ -6,6 +6,8 @@ What one client meets refuses that client only. Rules of this file:
   The second opens when two clients met the same reason there. The third opens when two clients met it on two routes or
   models; for a rejected key and for a failure before the request was sent, two clients are enough. The health monitor
   counts as a client, so no client alone can have others refused.
+* Where a client has users, each has a circuit of its own, and that of the client opens when two users met the same reason:
+  the provider may refuse one user by its name.
 * A definite failure (key, credit, certificate) opens a circuit at once, as pgbouncer's `server_login_retry` does. For
   `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the provider does not get the bad key again.
 * A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
@@ -30,7 +32,8 @@ from service.upstream.circuit import DEFINITE_OPEN_SECONDS, Circuit, Witness
 MAX_ENDPOINTS: Final = 64
 """Pairs of route and model whose failures are remembered."""
 MAX_CLIENTS: Final = 256
-"""Clients' routes and models whose failures are remembered."""
+"""Routes and models of clients, and of users, whose failures are remembered."""
+_ALL_USERS: Final = "\0all users"
 MONITOR_TRIAL_SECONDS: Final = 10.0
 MONITOR: Final = "\0health monitor"
 """The monitor's name among the clients; no setting can contain NUL."""
@@ -73,6 +76,7 @@ class CircuitBreaker:
         self._everybody = Circuit(clock, _concerns_everybody)
         self._endpoints: OrderedDict[Hashable, Circuit] = OrderedDict()
         self._clients: OrderedDict[Hashable, Circuit] = OrderedDict()
+        self._users: OrderedDict[Hashable, Circuit] = OrderedDict()
         self._trial_requested_for = 0.0  # the end of the open time for which the monitor was asked
         self._target = 0
         self._generation = 0
@@ -82,7 +86,9 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         """Whether any client is refused at present."""
         return self.refuses_everybody or any(
-            circuit.refuses for circuits in (self._endpoints, self._clients) for circuit in circuits.values()
+            circuit.refuses
+            for circuits in (self._endpoints, self._clients, self._users)
+            for circuit in circuits.values()
         )
 
     @property
@@ -107,7 +113,7 @@ class CircuitBreaker:
 
     def is_provoked(self, failure: Failure, witness: Witness) -> bool:
         """Whether a refusal from memory is due to the client's own definite refusal, which the monitor did not meet."""
-        own = self._clients.get(witness)
+        own = (self._users if witness.user else self._clients).get(witness)
         return (
             failure.phase is Phase.BREAKER
             and failure.row.is_definite
@@ -122,13 +128,14 @@ class CircuitBreaker:
         self._generation += 1
         self._monitor_reason = None
         self._everybody.close()
-        self._endpoints.clear()
-        self._clients.clear()
+        for circuits in (self._endpoints, self._clients, self._users):
+            circuits.clear()
 
     def succeeded(self, witness: Witness, *, proves_key: bool = True) -> None:
         """Close the circuits of a dial that succeeded; everybody's only if it received its first event."""
         self._endpoints.pop(witness.endpoint, None)
-        self._clients.pop(witness, None)
+        self._clients.pop(_of_client(witness), None)
+        self._users.pop(witness, None)
         if proves_key:
             self._everybody.close()
             self._generation += 1
@@ -144,10 +151,13 @@ class CircuitBreaker:
         if permit.target != self._target or self._is_uncounted(failure, permit.witness):
             return
         witness, is_definite = permit.witness, failure.row.is_definite and not _may_be_request_specific(failure)
+        is_shared = _concerns_client if witness.user else None
         circuits = [
-            self._remember(self._clients, witness, MAX_CLIENTS, None),
+            self._remember(self._clients, _of_client(witness), MAX_CLIENTS, is_shared),
             self._remember(self._endpoints, witness.endpoint, MAX_ENDPOINTS, _concerns_endpoint),
         ]
+        if witness.user:
+            circuits.append(self._remember(self._users, witness, MAX_CLIENTS, None))
         if permit.generation == self._generation:
             circuits.append(self._everybody)
         for circuit in circuits:
@@ -175,7 +185,12 @@ class CircuitBreaker:
                 circuit.failed(failure, witness, is_definite=is_definite)
 
     def _circuits_of(self, witness: Witness) -> list[Circuit]:
-        known = (self._clients.get(witness), self._endpoints.get(witness.endpoint), self._everybody)
+        known = (
+            self._users.get(witness),
+            self._clients.get(_of_client(witness)),
+            self._endpoints.get(witness.endpoint),
+            self._everybody,
+        )
         return [circuit for circuit in known if circuit is not None]
 
     def _leave_the_trial_to_the_monitor(self) -> None:
@@ -209,6 +224,15 @@ class CircuitBreaker:
                 circuits.popitem(last=False)
         circuits.move_to_end(key)
         return circuit
+
+
+def _of_client(witness: Witness) -> Witness:
+    """What a client, or all its users, have in common."""
+    return witness._replace(user=_ALL_USERS) if witness.user else witness
+
+
+def _concerns_client(_: Failure, first: Witness, second: Witness) -> bool:
+    return first.user != second.user
 
 
 def _concerns_endpoint(_: Failure, first: Witness, second: Witness) -> bool:

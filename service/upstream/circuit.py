@@ -18,11 +18,12 @@ WITNESS_SECONDS: Final = 60.0
 
 
 class Witness(NamedTuple):
-    """Who dialled, and what: the client's name (with open access its address), the route and the model."""
+    """Who dialled, and what: the client's name (with open access its address), the route, the model, and the user if any."""
 
     client: str
     route: str
     model: str
+    user: str = ""
 
     @property
     def endpoint(self) -> tuple[str, str]:

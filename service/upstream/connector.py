@@ -54,21 +54,23 @@ class UpstreamConnector:
         """Whether a dial waits for a first event. Without one it proves only a 101, and a rejected key gets one."""
         return request.promises_first_event and self.dialler.first_event == "required"
 
-    def witness(self, client: str, request: DialRequest) -> Witness:
+    def witness(self, client: str, request: DialRequest, user: str | None = None) -> Witness:
         """What the breaker knows of a dial. On the simulator each scenario of `?simulate=` is a provider of its own."""
         scenario = next((value for name, value in request.query if name == "simulate"), "")
         suffix = f"?simulate={scenario}" if scenario and self.dialler.target.simulated else ""
-        return Witness(client, request.route, request.model + suffix)
+        return Witness(client, request.route, request.model + suffix, user or "")
 
-    async def dial(self, request: DialRequest, progress: DialProgress, client: str) -> UpstreamConnection:
-        """Dial for `client`, the name under which it is limited, and retry once if the failure is temporary.
+    async def dial(
+        self, request: DialRequest, progress: DialProgress, client: str, user: str | None = None
+    ) -> UpstreamConnection:
+        """Dial for `client`, the name under which it is limited, and its user, and retry once if the failure is temporary.
 
         Both attempts share the timeout of one dial. Raises Failure: from the breaker, without an attempt (phase `breaker`),
         or from the last attempt. Cancellation aborts the attempt's socket; the breaker remembers a refusal that the provider
         had begun to send (`DialProgress.refusal`). The caller owns the connection that is returned; see `UpstreamConnection`.
         """
         deadline = asyncio.get_running_loop().time() + self.dialler.timeout_seconds
-        with self.breaker.permit(self.witness(client, request)) as permit:
+        with self.breaker.permit(self.witness(client, request, user)) as permit:
             self._retry_budget.record_dial()
             try:
                 connected = await self._dial(request, progress, deadline, may_retry=not permit.is_trial)
@@ -83,12 +85,12 @@ class UpstreamConnector:
         return connected
 
     @contextmanager
-    def permit_live_start(self, client: str, model: str) -> Iterator[None]:
+    def permit_live_start(self, client: str, model: str, *, user: str | None = None) -> Iterator[None]:
         """Remember the outcome of a GPT-Live start, which the block awaits, like that of a dial.
 
         The provider refuses model, credit and access only then. Raises Failure with phase `breaker` on entry, as `dial` does.
         """
-        witness = Witness(client, "live", model)
+        witness = Witness(client, "live", model, user or "")
         with self.breaker.permit(witness) as permit:
             try:
                 yield

@@ -33,7 +33,7 @@ class ClientDialler:
     async def _connect(
         self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
     ) -> UpstreamConnection:
-        connected = await self._connector.dial(dial_request, progress, attempt.limited_as)
+        connected = await self._connector.dial(dial_request, progress, attempt.limited_as, attempt.identity.user)
         policy, session = attempt.policy, attempt.bound_session
         if policy is None and session is None:
             return connected

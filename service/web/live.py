@@ -140,7 +140,7 @@ class LiveSessions:
             model_hint=model_hint(client),
             unpriced_hint=unpriced_hint(attempt.identity),
             is_user_named=attempt.identity.user is not None,
-            permit=partial(self._connector.permit_live_start, attempt.limited_as),
+            permit=partial(self._connector.permit_live_start, attempt.limited_as, user=attempt.identity.user),
         )
 
     async def _abandon(self, start: LiveStart, failure: Failure, attempt: ConnectionAttempt) -> None:

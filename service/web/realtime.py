@@ -247,7 +247,7 @@ class RealtimeHandler:
             else:
                 self._reporter.dial_failed(failure, attempt, progress)
                 if self._connector.breaker.is_provoked(
-                    failure, self._connector.witness(attempt.limited_as, dial_request)
+                    failure, self._connector.witness(attempt.limited_as, dial_request, attempt.identity.user)
                 ):
                     attempt.counts_as_reconnect = True
             raise

@@ -1,6 +1,7 @@
 """Sessions of the users of an OpenID provider: how they are shown, and when they end."""
 
 import logging
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from tests.clients_file.issuers import answer_to, connect_with, relay_with
 from tests.clients_file.relays import TOKENS, connect, notes, relay_of, table, write
 from tests.support.harness import Relay, eventually
 from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
+from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.scripted_upstream import PATH, scripted_relay
 
 FETCHES: Final = "realtime_relay_jwks_fetches_total"
 NEW: Final = ECKey.generate_key("P-256", {"kid": "new"})
@@ -114,6 +117,35 @@ async def test_user_of_gpt_live_names_no_other_to_the_provider(path: Path) -> No
                 await client.close()
         assert ["start_invalid", *["session.started"] * 3] == found
         assert "session.start has safety_identifier" == relay.events("admission.refused")[0]["detail"]
+
+
+async def test_user_whom_the_provider_refuses_refuses_no_other(path: Path) -> None:
+    """The provider knows each by a name of their own, and may block one of them."""
+    blocked: list[str] = []
+
+    async def serve(connection: ServerConnection) -> None:
+        found = re.search(r"(?i)openai-safety-identifier: (\S+)", connection.head)
+        name = found[1] if found else "health check"
+        if found and not blocked:
+            blocked.append(name)
+        if name in blocked:
+            connection.send(b'{"type":"error","error":{"type":"invalid_request_error","code":"insufficient_quota"}}')
+            connection.send_close(3000, "invalid_request_error.insufficient_quota")
+        else:
+            connection.send(CREATED)
+        await connection.wait_closed()
+
+    async with running_issuer() as issuer:
+        write(path, "[clients.kiosk]\n" + issuer_table(issuer.url))
+        async with scripted_relay(serve, RELAY_CLIENTS_FILE=str(path)) as (relay, _):
+            found = []
+            for sub in ("alice", "alice", "bob", "alice"):
+                client = await connect_with(relay, sign(claims(sub=sub)), PATH)
+                found.append(client.answer.status)
+                await client.close()
+            phases = [event["phase"] for event in relay.events("upstream.connect_failed")]
+
+    assert ([424, 424, 101, 424], ["first_event", "breaker", "breaker"]) == (found, phases)
 
 
 async def test_one_set_serves_several_tables(path: Path) -> None:

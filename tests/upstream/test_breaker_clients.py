@@ -65,6 +65,27 @@ def test_refusal_of_one_client_refuses_that_client_on_that_model(clock: Clock) -
     assert permits(breaker, BOB)
 
 
+def test_refusal_of_one_user_refuses_that_user(clock: Clock) -> None:
+    """Two users with the same reason refuse all users of the client on that model, until one of them succeeds."""
+    breaker = CircuitBreaker(clock)
+    first, second, third = (ADA._replace(user=name) for name in ("1", "2", "3"))
+    fail(breaker, first, "quota_exhausted")
+    assert not permits(breaker, first)
+    assert breaker.is_provoked(Failure("quota_exhausted", Phase.BREAKER), first)
+    assert all(permits(breaker, other) for other in (second, ADA, BOB, first._replace(model="b")))
+
+    fail(breaker, second, "key_forbidden")
+    assert permits(breaker, third)
+    fail(breaker, third, "key_forbidden")
+    assert not permits(breaker, ADA._replace(user="4"))
+    assert permits(breaker, ADA)
+    assert permits(breaker, BOB._replace(user="4"))
+
+    clock.now += DEFINITE_OPEN_SECONDS + 1
+    breaker.succeeded(third)
+    assert permits(breaker, ADA._replace(user="4"))
+
+
 def test_two_clients_with_one_refusal_on_a_model_refuse_everybody_on_that_model(clock: Clock) -> None:
     """Other models and routes stay open."""
     breaker = CircuitBreaker(clock)
