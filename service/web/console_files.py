@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -30,21 +31,26 @@ _TEXTS: Final = frozenset({".html", ".css", ".js", ".svg"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StaticFile:
     """One file, with the validator of its content."""
 
     body: bytes
     content_type: str
     etag: str
-    gzipped: bytes | None
-    """Of texts: a page is read over slow networks, too."""
 
     @classmethod
     def of(cls, body: bytes, content_type: str) -> "StaticFile":
         """The file with this content."""
-        gzipped = gzip.compress(body, mtime=0) if "charset" in content_type else None
-        return cls(body, content_type, hashlib.sha256(body).hexdigest()[:32], gzipped)
+        return cls(body, content_type, hashlib.sha256(body).hexdigest()[:32])
+
+    @cached_property
+    def gzipped(self) -> bytes | None:
+        """The content of a text, compressed: a page is read over slow networks, too.
+
+        Made for the first request that accepts it, in a millisecond or two. At the start, all files would take 20 ms.
+        """
+        return gzip.compress(self.body, mtime=0) if "charset" in self.content_type else None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Handle a request."""
@@ -57,12 +63,13 @@ class StaticFile:
         if any(tag.value in {self.etag, "*"} for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         body, headers["Content-Type"] = self.body, self.content_type
-        if self.gzipped is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
+        if "gzip" in request.headers.get("Accept-Encoding", "") and self.gzipped is not None:
             body, headers["Content-Encoding"] = self.gzipped, "gzip"
         return web.Response(body=body, headers=headers)
 
 
-def static_files(folder: Path) -> dict[str, StaticFile]:
+@cache
+def static_files(folder: Path) -> Mapping[str, StaticFile]:
     """The files of a folder by path, such as `/` for its index and `/page.js`; none if the folder is missing.
 
     Other types, hidden files and what would hide an interface of the relay are left out.
@@ -81,7 +88,12 @@ def static_files(folder: Path) -> dict[str, StaticFile]:
 def page_files(name: str) -> dict[str, StaticFile]:
     """The files of a page, and under `/shared` those of both pages."""
     shared = static_files(PAGES / "shared").items()
-    return static_files(PAGES / name) | {f"/shared{path}": file for path, file in shared if path != "/"}
+    return {**static_files(PAGES / name), **{f"/shared{path}": file for path, file in shared if path != "/"}}
+
+
+@cache
+def _markdown_files(folder: Path) -> Mapping[str, StaticFile]:
+    return {path.stem: StaticFile.of(path.read_bytes(), _MARKDOWN) for path in sorted(folder.glob("*.md"))}
 
 
 class Runbooks:
@@ -89,8 +101,7 @@ class Runbooks:
 
     def __init__(self) -> None:
         folder = next((folder for folder in RUNBOOKS if folder.is_dir()), None)
-        paths = sorted(folder.glob("*.md")) if folder is not None else []
-        self.files = {path.stem: StaticFile.of(path.read_bytes(), _MARKDOWN) for path in paths}
+        self.files = _markdown_files(folder) if folder is not None else {}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Respond with the runbook that the path names, as Markdown."""

@@ -244,7 +244,7 @@ async def test_provider_without_an_answer_to_the_policy_is_a_failed_connection(p
         connection.send(CREATED)
         await connection.wait_closed()
 
-    async with scripted(path, KIOSK + POLICY, script, RELAY_CONNECT_TIMEOUT_SECONDS="1") as relay:
+    async with scripted(path, KIOSK + POLICY, script, RELAY_DIAL_TIMEOUT_SECONDS="1") as relay:
         assert (504, "first_event_timeout") == await refusal(relay, path=SCRIPTED)
 
 
