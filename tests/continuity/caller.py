@@ -27,6 +27,7 @@ class Caller:
         self.client = client
         self._piece_ms = piece_ms
         self.events: list[Any] = []
+        self._counts: Counter[str] = Counter()
         self.close: tuple[int | None, str] | None = None
         self.is_over = False
         self.said_ms = 0
@@ -37,6 +38,7 @@ class Caller:
         while (item := await self.client.next_item()) is not None:
             if isinstance(item, bytes):
                 self.events.append(parse_object(payload_of(item)))
+                self._counts[self.events[-1]["type"]] += 1
             elif isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
                 self.close = parse_close(item.payload)
                 self.client.send_frame(Opcode.CLOSE, item.payload)
@@ -73,7 +75,7 @@ class Caller:
 
     def count(self, event_type: str) -> int:
         """How many events of a type have arrived."""
-        return sum(event["type"] == event_type for event in self.events)
+        return self._counts[event_type]
 
     def of_type(self, event_type: str) -> list[Any]:
         """The events of a type."""
