@@ -42,21 +42,30 @@ _KEY_CHARACTER: Final = r"[A-Za-z0-9_*.\u2026-]"
 # A prefix alone, or with an ellipsis in place of the key.
 _NO_KEY: Final = rf"[.\u2026]*(?!{_KEY_CHARACTER})"
 _FAMILY: Final = "(?:" + "|".join(family.prefix[3:] for family in FAMILIES if re.match("sk-.", family.prefix)) + ")?"
+_RUN: Final = "[A-Za-z0-9_-]"  # of a part of a JWT
+# Each text of upstream's failures and of the log is searched, so the time has to grow with its length only, whatever it
+# holds: repetitions before something that may be missing are possessive, and the search for the end of a JWT is bounded.
+# The first characters are listed for both cases: `re` then skips all others at once.
 _SECRET_SHAPES: Final = re.compile(
-    r"(?P<lead>\b(?:bearer|basic)\s+|openai-insecure-api-key\.|[?&](?:api[-_]?key|token|access_token)=)"
-    rf"(?!{_NO_CREDENTIAL})[^\s\\\"',;&]+"
+    r"(?P<start>[bBoO?&sSxXeEgGhH])(?:"
+    r"(?<!\w.)(?:"
     # The key may be masked in the middle, as the provider echoes it: sk-proj-****abcd
-    rf"|\b(?:sk-(?!{_FAMILY}{_NO_KEY})|(?:sess|xai)-(?!{_NO_KEY})|(?:ek|gsk|hf)_(?!{_NO_KEY})){_KEY_CHARACTER}{{4,}}"
-    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*"
+    rf"(?i:(?<=s)k-(?!{_FAMILY}{_NO_KEY})|(?<=s)ess-(?!{_NO_KEY})|(?<=x)ai-(?!{_NO_KEY})"
+    rf"|(?<=e)k_(?!{_NO_KEY})|(?<=g)sk_(?!{_NO_KEY})|(?<=h)f_(?!{_NO_KEY})){_KEY_CHARACTER}{{4,}}"
+    rf"|(?<=[eE])(?i:yJ){_RUN}{{8,}}(?:\.{_RUN}+)*"
     # Of a JWT whose header begins with a brace and white space.
-    r"|\be[wy][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}",
-    re.IGNORECASE,
+    rf"|(?<=[eE])[wWyY]{_RUN}(?:(?<!{_RUN}...){_RUN}{{7,}}+|{_RUN}{{7,99}}+)\.{_RUN}{{8,}}+\.{_RUN}{{16,}})"
+    r"|(?P<lead>(?i:(?<=b)(?<!\w.)(?:earer|asic)\s++|(?<=o)penai-insecure-api-key\."
+    r"|(?<=[?&])(?:api[-_]?key|token|access_token)=))"
+    rf"(?i:(?!{_NO_CREDENTIAL}))[^\s\\\"',;&]+"
+    ")"
 )
 
 _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 _PIECE_CHARACTERS: Final = 8
 """Length of the head and tail of a known secret that are hidden too: the provider's masked echo shows the first eight."""
+_BLOCK: Final = 4
 _MIN_SECRET_CHARACTERS: Final = 4
 _MAX_SEARCHED: Final = 16
 """Up to this many secrets are searched for one by one, which is faster for a few."""
@@ -83,11 +92,19 @@ class KnownSecrets:
         is_indexed = len(known) > _MAX_SEARCHED
         indexed = [secret for secret in known if is_indexed and _LONG_WORD.fullmatch(secret)]
         self._searched = tuple(secret for secret in known if not is_indexed or not _LONG_WORD.fullmatch(secret))
-        self._by_tail: dict[str, list[str]] = {}
-        self._by_head: dict[str, list[str]] = {}  # one secret of each head: only the head is to be replaced
+        self._by_piece: dict[str, list[str]] = {}
         for secret in indexed:
-            self._by_tail.setdefault(secret[-_PIECE_CHARACTERS:], []).append(secret)
-            self._by_head.setdefault(secret[:_PIECE_CHARACTERS], [secret])
+            self._by_piece.setdefault(secret[-_PIECE_CHARACTERS:], []).append(secret)
+        heads = {secret[:_PIECE_CHARACTERS]: secret for secret in indexed}
+        for head, secret in heads.items():  # one secret of each head: only the head is to be replaced
+            self._by_piece.setdefault(head, []).append(secret)
+        self._pieces_of_block: dict[int, set[str]] = {}
+        for piece in self._by_piece:
+            for start in range(
+                _BLOCK
+            ):  # wherever the piece begins, the text has one of these blocks at a multiple of four
+                [block] = _blocks(piece[start : start + _BLOCK])
+                self._pieces_of_block.setdefault(block, set()).add(piece)
 
     def redact(self, text: str) -> str:
         """Return `text` with the secrets, their heads and tails, and everything in the shape of a key replaced."""
@@ -95,7 +112,7 @@ class KnownSecrets:
         for secret in known:
             text = text.replace(secret, REDACTED)
         # Shapes before heads and tails: a masked echo is one shape, and is not recognised without its head.
-        text = _SECRET_SHAPES.sub(lambda found: (found["lead"] or "") + REDACTED, text)
+        text = _SECRET_SHAPES.sub(_hidden, text)
         for piece in dict.fromkeys(piece for secret in known for piece in _pieces(secret)):
             text = text.replace(piece, REDACTED)
         return text
@@ -103,19 +120,25 @@ class KnownSecrets:
     def _candidates(self, text: str) -> Iterable[str]:
         """The secrets that `text` may contain a part of.
 
-        A thousand secrets, each with head and tail, are three thousand searches of every text. So the text's own pieces of
-        eight characters are looked up among the heads and tails instead.
+        A thousand secrets, each with head and tail, are three thousand searches of every text. So the text's own blocks of
+        four characters are looked up among those of the heads and tails instead.
         """
-        if not self._by_tail:
+        if not self._by_piece:
             return self._searched
-        pieces = {
-            word[start : start + _PIECE_CHARACTERS]
-            for word in _LONG_WORD.findall(text)
-            for start in range(len(word) - _PIECE_CHARACTERS + 1)
-        }
-        found = [secret for piece in self._by_tail.keys() & pieces for secret in self._by_tail[piece]]
-        found += [secret for piece in self._by_head.keys() & pieces for secret in self._by_head[piece]]
-        return [*self._searched, *found]
+        blocks = self._pieces_of_block.keys() & _blocks(text)
+        pieces = {piece for block in blocks for piece in self._pieces_of_block[block] if piece in text}
+        return [*self._searched, *dict.fromkeys(secret for piece in pieces for secret in self._by_piece[piece])]
+
+
+def _hidden(found: re.Match[str]) -> str:
+    lead: str | None = found["lead"]
+    return REDACTED if lead is None else f"{found['start']}{lead}{REDACTED}"
+
+
+def _blocks(text: str) -> set[int]:
+    """The text in blocks of four characters, as numbers: made by `memoryview`, since a large text has many."""
+    data = text.encode("latin-1", "replace")
+    return set(memoryview(data + bytes(-len(data) % _BLOCK)).cast("I"))
 
 
 def _pieces(secret: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, M
 from service.relay.held_source import HeldSource
 from service.relay.latency import ResponseTimer
 from service.relay.lookahead import find_close
-from service.relay.pipe_owner import PipeOwner, Rewritten, Verdict
+from service.relay.pipe_owner import MAX_REDACTED_BYTES, UNSEARCHED, PipeOwner, Rewritten, Verdict
 from service.relay.watchdog import UNLIMITED
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
@@ -79,8 +79,7 @@ class Pipe(HeldSource):
         self.dropped_messages = self.dropped_bytes = 0
         self._messages = self._bytes = 0
         self.control_frames = self._former_fragments = 0
-        # Called after items were processed, so not after a read that was one whole message.
-        self.on_processed: Callable[[], None] | None = None
+        self.on_processed: Callable[[], None] | None = None  # not called after a read that was one whole message
         self.rate = UNLIMITED  # of the source's frames
 
     @property
@@ -332,11 +331,15 @@ class Pipe(HeldSource):
 
     def _forward_as(self, verdict: Verdict | Rewritten, payload: bytes, raw: bytes) -> None:
         """Forward an event unchanged, unless the owner has it dropped, rewritten, or redacted and it holds a key's part."""
+        is_redacted = verdict is Verdict.REDACT or (isinstance(verdict, Rewritten) and verdict.is_redacted)
+        if is_redacted and len(payload) > MAX_REDACTED_BYTES:
+            self._owner.peer_broke_protocol(self._direction, UNSEARCHED)
+            return
         if isinstance(verdict, Rewritten):
-            payload, is_redacted = verdict
+            payload = verdict.payload
             self._sink.send_event((redact_json(payload, self._owner.redact) if is_redacted else None) or payload)
             return
-        redacted = redact_json(payload, self._owner.redact) if verdict is Verdict.REDACT else None
+        redacted = redact_json(payload, self._owner.redact) if is_redacted else None
         if redacted is not None:
             self._sink.send_event(redacted)
         elif verdict is Verdict.DROP:

@@ -1,11 +1,19 @@
 """What a pipe asks of its session, and reports to it."""
 
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from service.realtime.closing import CloseCode
 from service.realtime.events import Direction
 from service.realtime.live_events import Transcript
 from service.realtime.scanner_items import Message, Violation
+
+MAX_REDACTED_BYTES: Final = 262_144
+"""A larger event that has to be redacted is not forwarded: the search would delay other sessions."""
+UNSEARCHED: Final = Violation(
+    CloseCode.POLICY_VIOLATION,
+    "an event over 256 KiB reports a failure, or has no type: the relay does not forward it, because it may contain the key",
+)
 
 
 class Verdict(Enum):

@@ -24,8 +24,8 @@ CHEAP_SECONDS: Final = 0.0005
 HEAVY_SECONDS: Final = 0.005
 """A leg that was charged more within about a second is heavy: its bytes are delivered in small slices."""
 MAX_CHARGE_SECONDS: Final = 0.004
-"""What one delivery counts for at most. It cannot take longer by itself: the process had no core meanwhile, or was throttled,
-which is not the fault of the leg. So one delivery makes no leg heavy."""
+"""What a delivery by the transport counts for at most, and no more than the processor time since that was last read: without
+a core nothing works. One such delivery makes no leg heavy. Of bytes that wait, the processor time counts."""
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
@@ -105,6 +105,7 @@ class TurnScheduler:
         self._waiting: list[tuple[float, int, Waiting]] = []  # a heap
         self._numbers = itertools.count()
         self._spent_seconds = 0.0
+        self._cpu_seconds = time.thread_time()  # when it was last read
         self._is_scheduled = False
         self.is_spent = False
         self.uncharged_seconds = 0.0
@@ -125,12 +126,18 @@ class TurnScheduler:
 
     def charge(self, leg: Waiting, seconds: float) -> None:
         """Count what is uncharged towards this turn, and the last delivery against its leg if it was costly."""
+        worked = self._worked()
         if seconds > CHEAP_SECONDS:
-            leg.debt.add(min(seconds, MAX_CHARGE_SECONDS))
+            leg.debt.add(min(seconds, worked, MAX_CHARGE_SECONDS))
         self._spent_seconds += self.uncharged_seconds
         self.uncharged_seconds = 0.0
         self.is_spent = self._spent_seconds >= READ_SECONDS
         self._schedule()
+
+    def _worked(self) -> float:
+        """The processor time since the last call."""
+        before, self._cpu_seconds = self._cpu_seconds, time.thread_time()
+        return self._cpu_seconds - before
 
     def add(self, leg: Waiting) -> None:
         """Queue a leg that has bytes, once: not again before `deliver` has returned False."""
@@ -146,12 +153,12 @@ class TurnScheduler:
         self._is_scheduled, self.is_spent, self._spent_seconds = False, False, 0.0
         served_until = time.perf_counter() + TURN_SECONDS
         now = 0.0
+        self._worked()
         while self._waiting and now < served_until:
             leg = heapq.heappop(self._waiting)[-1]
-            started = time.perf_counter()
             has_more = leg.deliver(HEAVY_SLICE_BYTES if leg.debt.is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
-            leg.debt.add(min(now - started, MAX_CHARGE_SECONDS))
+            leg.debt.add(self._worked())
             if has_more:
                 self.add(leg)
         if self._waiting:

@@ -246,3 +246,28 @@ def test_key_in_escapes_is_redacted_where_the_text_is_too_intricate_to_be_parsed
     assert REDACTED.encode() in redacted
     assert KEY.encode() not in redacted
     assert escaped.encode() not in redacted
+
+
+@pytest.mark.parametrize(
+    "words", ["ew-", "ey-", "ey.", "eyJ-", "ew-aaaaaaaa.", "sk-", "bearer ", "bearer", "e-", "?token=", ".", " "]
+)
+@pytest.mark.parametrize("start", ["", "bearer", "ew", "sk-"])
+def test_time_of_redaction_grows_with_the_length_only(start: str, words: str) -> None:
+    """A text of half a million characters, as an error of upstream may be, took hours in which no session went on."""
+    started = time.process_time()
+    KnownSecrets([KEY]).redact(start + words * (500_000 // len(words)))
+
+    assert time.process_time() - started < 30
+
+
+@pytest.mark.parametrize("before", ["", "x ", "token-", '"'])
+def test_jwt_whose_header_begins_with_white_space_is_redacted(before: str) -> None:
+    """At the start of a word, and behind a hyphen."""
+    header, body, signature = (
+        base64.urlsafe_b64encode(part).decode().rstrip("=")
+        for part in (b'{\n "alg":"HS256"}', b'{"sub":"a"}', b"s" * 32)
+    )
+    token = f"{header}.{body}.{signature}"
+
+    assert body not in redact(f"{before}{token}")
+    assert signature not in redact(f"{before}{token}")

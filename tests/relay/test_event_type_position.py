@@ -6,6 +6,7 @@ from typing import Final
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
+from service.relay.pipe_owner import MAX_REDACTED_BYTES, UNSEARCHED
 from service.simulator.options import SimulatorOptions
 from tests.support.harness import KEY_CANARY, eventually, open_raw, payload_of, running_relay, simulated_relay
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
@@ -218,3 +219,23 @@ async def test_session_works_with_a_provider_that_writes_the_type_last() -> None
         counted = "realtime_relay_events_total"
         assert 1 == relay.metric(counted, direction="upstream_to_client", type="response.done")
         assert 0 == relay.metric(counted, direction="upstream_to_client", type="other")
+
+
+@pytest.mark.parametrize(
+    "start", [b'{"type":"error",', b'{"x":[],', b'{"type":"response.done","response":{"status":"failed"},']
+)
+async def test_event_that_is_too_large_to_be_redacted_ends_the_session(start: bytes) -> None:
+    """It may hold the key, and a search of it would delay other sessions. No byte of it is forwarded."""
+    payload = start + b'"error":%s,"a":"%s"}' % (_BODY, b"x" * MAX_REDACTED_BYTES)
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(text(payload))
+        await connection.until_close()
+
+    async with session(script) as scripted:
+        error = await scripted.client.next_event()
+        assert "upstream_protocol_error" == error["error"]["code"]
+        await scripted.client.close()
+        assert "upstream_protocol_error" == await scripted.ended()
+        assert UNSEARCHED.detail == scripted.relay.events("session.ended")[0]["detail"]

@@ -19,14 +19,19 @@ from service.wire.turns import (
 
 
 class FakeClock:
-    """Seconds that pass only where a test lets them."""
+    """Seconds that pass only where a test lets them. In `paused` of them the process had no core."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.paused = 0.0
 
     def perf_counter(self) -> float:
         """The time."""
         return self.now
+
+    def thread_time(self) -> float:
+        """The processor time."""
+        return self.now - self.paused
 
 
 class CostlyLeg:
@@ -112,31 +117,51 @@ def test_light_leg_is_served_before_heavy_ones(clock: FakeClock, calls: list[Cal
 
 
 def test_flood_becomes_heavy_and_recovers(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """The first slices are large ones; a leg that rests is light again after some seconds."""
+    """The first slice is a large one; a leg that rests is light again after some seconds."""
     scheduler = scheduler_with(calls)
     flood = CostlyLeg(clock, "flood", 65_536, SMALL_FRAMES)
     scheduler.add(flood)
     while calls:
         calls.pop()()
 
-    assert [LIGHT_SLICE_BYTES, LIGHT_SLICE_BYTES, HEAVY_SLICE_BYTES] == [size for _, size in flood.log[:3]]
+    assert [LIGHT_SLICE_BYTES, HEAVY_SLICE_BYTES, HEAVY_SLICE_BYTES] == [size for _, size in flood.log[:3]]
     assert flood.debt.is_heavy
     clock.now += 10
     assert not flood.debt.is_heavy
 
 
 def test_pause_of_the_process_makes_no_leg_heavy(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """A delivery during which the process had no core counts like the costliest that there is, read or waiting."""
+    """A read during which the process had no core counts like the costliest that there is, bytes that wait nothing."""
+
+    class Pausing(CostlyLeg):
+        def deliver(self, size: int) -> bool:
+            clock.paused += 0.1
+            return super().deliver(size)
+
     scheduler = scheduler_with(calls)
-    read, waiting = CostlyLeg(clock, "read", 0, 0.0), CostlyLeg(clock, "waiting", 1000, 0.1 / 1000)
+    read, waiting = CostlyLeg(clock, "read", 0, 0.0), Pausing(clock, "waiting", 1000, 0.1 / 1000)
+    clock.now += 0.1
     scheduler.charge(read, 0.1)
     scheduler.add(waiting)
     while calls:
         calls.pop()()
 
     assert (False, False) == (read.debt.is_heavy, waiting.debt.is_heavy)
+    clock.now += 0.002
     scheduler.charge(read, 0.002)
     assert read.debt.is_heavy
+
+
+def test_costly_delivery_of_waiting_bytes_makes_a_leg_heavy(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """At once, and for as long as it was costly: it waits behind others for seconds."""
+    scheduler = scheduler_with(calls)
+    leg = CostlyLeg(clock, "costly", 1000, 0.1 / 1000)
+    scheduler.add(leg)
+    while calls:
+        calls.pop()()
+
+    clock.now += 3
+    assert leg.debt.is_heavy
 
 
 def test_charged_read_lets_others_wait_for_the_next_turn(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
