@@ -4,7 +4,7 @@ An event that acknowledges one of the client's removes that from the journal. `m
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from service.realtime import kept
 from service.realtime.answers import Answers
@@ -25,8 +25,16 @@ from service.realtime.open_responses import NewEventId, Output
 from service.realtime.values import child, finite_number
 
 _NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
+_MCP_CALL_SECONDS: Final = 120.0  # later than that no end of a call comes
 _MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
 _OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
+
+
+class McpCall(NamedTuple):
+    """A call that an MCP server runs for upstream."""
+
+    output_index: int
+    since: float
 
 
 class Conversation:
@@ -39,7 +47,7 @@ class Conversation:
         self.items = Items(item_limit)
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
-        self.mcp_calls: dict[str, int] = {}  # that run, often behind their response, and the index of the output
+        self.mcp_calls: dict[str, McpCall] = {}  # that run, often behind their response
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
 
     # -- limits -------------------------------------------------------------------------------------------------------
@@ -50,6 +58,8 @@ class Conversation:
             item_id for item_id, since in self.untranscribed.items() if since < now - _NO_TRANSCRIPT_SECONDS
         ]:
             self._no_transcript(item_id)
+        for item_id in [key for key, call in self.mcp_calls.items() if call.since < now - _MCP_CALL_SECONDS]:
+            del self.mcp_calls[item_id]
         gone = self.items.limit(self.calls if len(self.calls) < _MAX_OPEN_CALLS else ())
         for item in gone:
             self._forget(item)
@@ -127,7 +137,7 @@ class Conversation:
         elif kind == "mcp_approval_response":
             self.approvals.discard(text(source.get("approval_request_id")))
         elif kind == "mcp_call":
-            self.mcp_calls.setdefault(item.item_id, 0)
+            self.mcp_calls.setdefault(item.item_id, McpCall(0, now))
 
     def done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
         """Take up `conversation.item.done`."""
@@ -239,8 +249,9 @@ class Conversation:
 
     def end_mcp(self, new_id: NewEventId) -> Iterator[bytes]:
         """End for the client the MCP calls that run: another upstream knows neither them nor an approval."""
-        for item_id, index in self.mcp_calls.items():
-            yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id(), "output_index": index, "item_id": item_id})
+        for item_id, call in self.mcp_calls.items():
+            place = {"output_index": call.output_index, "item_id": item_id}
+            yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id()} | place)
         self.mcp_calls.clear()
         self.approvals.clear()
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from service.realtime import kept, session_form
 from service.realtime.answers import Answers
 from service.realtime.audio_length import audio_format
-from service.realtime.conversation import Conversation
+from service.realtime.conversation import Conversation, McpCall
 from service.realtime.events import parse_object
 from service.realtime.journal import Journal
 from service.realtime.journal_entries import Entry
@@ -172,11 +172,12 @@ class Mirror:
         for output in self.answers.done(body, now):
             self.conversation.end_output(output)
 
-    def _output_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+    def _output_added(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
         source = child(body, "item")
         item_id = text(source.get("id"))
         if source.get("type") == "mcp_call":
-            self.conversation.mcp_calls[item_id] = int(finite_number(body.get("output_index")) or 0)
+            index = int(finite_number(body.get("output_index")) or 0)
+            self.conversation.mcp_calls[item_id] = McpCall(index, now)
         self.answers.output_added(payload, body, in_conversation=self.items.get(item_id) is not None)
 
     def _output_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:

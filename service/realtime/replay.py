@@ -89,10 +89,10 @@ class Replay:
     def is_ready(self) -> bool:
         """Whether all that was taken is acknowledged, and the model has the tools of all MCP servers.
 
-        Their lists are not awaited after a loss, nor if `awaits_lists` is set to False.
+        Their lists are not awaited if `awaits_lists` is set to False.
         """
         is_answered = not self._update_id and self._fallback is None
-        if self.awaits_lists and not self.is_tolerant and not self.tool_lists.have(self._mirror.session.mcp_servers):
+        if self.awaits_lists and not self.tool_lists.have(self._mirror.session.mcp_servers):
             return False
         return self._configured_revision >= 0 and is_answered and not self._pending
 

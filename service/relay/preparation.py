@@ -15,6 +15,8 @@ from service.relay.continuity_pool import Redial
 from service.relay.sideband_continuity import SidebandContinuity
 from service.upstream.dial import UpstreamConnection
 
+_LISTS_SHARE: Final = 0.2
+"""The share of its time that a recovery waits for the tools of MCP servers: the user waits, but for an answer with them."""
 _FINAL_REASONS: Final = frozenset({"relay_draining"})
 
 
@@ -44,6 +46,8 @@ class Preparation:
         self._is_over = False
         self._dialling: asyncio.Task[None] | None = None
         self._receiver: MessageReceiver | None = None
+        self._lists_seconds = 0.0
+        self._lists_timer: asyncio.TimerHandle | None = None
         self.connection: UpstreamConnection | None = None
         self.replay: Replay | None = None
 
@@ -55,6 +59,7 @@ class Preparation:
 
     async def dial_and_begin(self, redial: Redial, slots: asyncio.Semaphore, timeout_seconds: float) -> None:
         """Dial within a slot, and begin. Cancellation aborts the attempt."""
+        self._lists_seconds = timeout_seconds * _LISTS_SHARE
         try:
             async with asyncio.timeout(timeout_seconds), slots:
                 connected = await redial()
@@ -70,6 +75,7 @@ class Preparation:
         self._is_recovery = True
         if self.replay is not None:
             self.replay.is_tolerant = True
+            self._await_lists_for_a_while()
             self.pump()
 
     def await_no_lists(self) -> bool:
@@ -77,6 +83,20 @@ class Preparation:
         if self.replay is not None:
             self.replay.awaits_lists = False
         return self.replay is not None and self.replay.is_ready
+
+    def _await_lists_for_a_while(self) -> None:
+        def go_on() -> None:
+            self.await_no_lists()
+            self.pump()
+
+        if self._continuity.mirror.session.mcp_servers:
+            self._lists_timer = self._loop.call_later(self._lists_seconds, go_on)
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self._receiver = None  # it refers to this object: the cycle would wait for the garbage collector
+        if self._lists_timer is not None:
+            self._lists_timer.cancel()
 
     def pump(self) -> None:
         """Send what is to be sent next, as far as the connection takes it."""
@@ -104,14 +124,12 @@ class Preparation:
     def hand_over(self) -> tuple[UpstreamConnection, Replay]:
         """Give the connection to the session, which starts another receiver on it."""
         assert self.connection is not None and self.replay is not None  # noqa: PT018, S101 - the caller has checked it
-        self._is_over = True
-        self._receiver = None  # it refers to this object: the cycle would wait for the garbage collector
+        self._stop()
         return self.connection, self.replay
 
     def abort(self) -> None:
         """Close the connection."""
-        self._is_over = True
-        self._receiver = None
+        self._stop()
         if self.connection is not None:
             self.connection.abort()
 
@@ -148,6 +166,8 @@ class Preparation:
         now = self._loop.time()
         self.replay = self._continuity.start_replay(created, now, is_tolerant=self._is_recovery)
         self._swap.dialled(now)
+        if self._is_recovery:
+            self._await_lists_for_a_while()
 
     def _fail(self, why: str, *, is_final: bool = False) -> None:
         if not self._is_over:

@@ -46,6 +46,23 @@ def test_there_is_no_boundary_inside_a_turn(open_: str) -> None:
     assert session.continuity.boundary(session.now) is Boundary.NONE
 
 
+def test_mcp_call_blocks_a_boundary_for_two_minutes() -> None:
+    """Some servers send no end of it."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s"})
+    assert session.continuity.boundary(session.now + 119) is Boundary.NONE
+    assert session.continuity.boundary(session.now + 121) is Boundary.SOFT
+
+
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_mcp_call_that_has_ended_blocks_no_boundary(end: str) -> None:
+    """Also if its item shows no output."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s"})
+    session.up(f"response.mcp_call.{end}", item_id="a", output_index=0)
+    assert session.continuity.boundary(session.now) is Boundary.SOFT
+
+
 # -- other sessions ---------------------------------------------------------------------------------------------------
 
 
