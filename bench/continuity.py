@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,11 +109,22 @@ async def measure_replay(sizes: Sizes) -> bool:
 
 
 async def measure_memory(sizes: Sizes) -> bool:
-    """Bytes of a session without and with continuity: silent, in a sentence, after an hour of turns."""
+    """Bytes of a session without and with continuity: silent, in a sentence; in another process after an hour of turns.
+
+    The memory that speech has needed stays with the process, which reuses it for other speech only.
+    """
     rows = dict[str, list[float]]()
     for mode in ("off", "renew"):
-        async with site(SimulatorOptions(pace=0), mode=mode) as running:
-            rows[mode] = await _memory_of(running, sizes.memory_sessions)
+        rows[mode] = []
+        for states in (_speech, _items):
+            async with site(SimulatorOptions(pace=0), mode=mode) as running:
+                before = running.process.memory().rss
+                callers = [await Caller.connect(running) for _ in range(sizes.memory_sessions)]
+                for caller in callers:
+                    await caller.configure(create_response=False)
+                async for _ in states(callers):
+                    rows[mode].append((running.process.memory().rss - before) / sizes.memory_sessions)
+                await asyncio.gather(*(caller.close() for caller in callers))
     for at, state in enumerate(("idle", "five seconds into a sentence", f"after {_HOUR_ITEMS} items")):
         off, renew = rows["off"][at], rows["renew"][at]
         _print(f"memory of a session, {state}: {off:.1f} kB off, {renew:.1f} kB renew: {renew - off:+.1f} kB")
@@ -123,19 +134,14 @@ async def measure_memory(sizes: Sizes) -> bool:
 _HOUR_ITEMS: Final = 480
 
 
-async def _memory_of(running: Site, sessions: int) -> list[float]:
-    before, found = running.process.memory().rss, list[float]()
-
-    def note() -> None:
-        found.append((running.process.memory().rss - before) / sessions)
-
-    callers = [await Caller.connect(running) for _ in range(sessions)]
-    for caller in callers:
-        await caller.configure(create_response=False)
+async def _speech(callers: list[Caller]) -> AsyncIterator[None]:
     await asyncio.gather(*(caller.be_silent(3) for caller in callers))
-    note()
+    yield
     await asyncio.gather(*(caller.speak(5) for caller in callers))
-    note()
+    yield
+
+
+async def _items(callers: list[Caller]) -> AsyncIterator[None]:
     await asyncio.gather(*(caller.be_silent(1) for caller in callers))
     message: dict[str, Any] = {
         "type": "message",
@@ -147,11 +153,9 @@ async def _memory_of(running: Site, sessions: int) -> list[float]:
             await caller.send({"type": "conversation.item.create", "item": message})
         if at % 20 == 0:
             await asyncio.sleep(0.6)
-    await asyncio.gather(*(caller.wait("conversation.item.done", _HOUR_ITEMS + 1) for caller in callers))
+    await asyncio.gather(*(caller.wait("conversation.item.done", _HOUR_ITEMS) for caller in callers))
     await asyncio.sleep(1.5)
-    note()
-    await asyncio.gather(*(caller.close() for caller in callers))
-    return found
+    yield
 
 
 # -- storm ------------------------------------------------------------------------------------------------------------
