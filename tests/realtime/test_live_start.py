@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.realtime.live_start import InvalidStart, RequestedModels, parse_start, parse_update
+from tests.support.memory_transport import examples
 
 MODELS = st.sampled_from(["gpt-live-1", "gpt-live-1.1", "gpt-5-mini"])
 JSON = st.recursive(
@@ -17,6 +18,7 @@ JSON = st.recursive(
 )
 
 
+@examples(30)  # Hypothesis takes 30 ms to make one
 @given(
     model=MODELS,
     backend=MODELS,

@@ -24,8 +24,8 @@ PEER_BUFFER_BYTES: Final = 4096
 
 
 def examples(normal: int) -> settings:
-    """Hypothesis settings with this number of examples, or the number of the deep profile."""
-    return settings() if IS_DEEP else settings(max_examples=normal)
+    """Hypothesis settings with this number of examples, or the number of the deep profile or of TEST_EXAMPLES."""
+    return settings() if IS_DEEP or "TEST_EXAMPLES" in os.environ else settings(max_examples=normal)
 
 
 class _SkippingSelector(selectors.SelectSelector):
