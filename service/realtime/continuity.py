@@ -327,7 +327,7 @@ class Continuity:
 
     @property
     def swallows(self) -> bool:
-        """Whether upstream's events of kept types go to `swallow` before they are forwarded."""
+        """Whether upstream's events of kept types go to `swallow` before they are forwarded; an `error` always does."""
         return self._interceptor.swallows
 
     def swallow(self, event_type: str, raw: bytes, now: float) -> bool:

@@ -15,6 +15,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.realtime.kept import body_of, dumps, payload_of, text
 from service.realtime.mirror import Mirror
 from service.realtime.mirror_items import ROOT, Fate, Item, Kind, message
+from service.realtime.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
 from service.realtime.replay import Replay
 from service.realtime.tool_lists import LIST_TYPES, ToolLists
 from service.realtime.values import child, finite_number
@@ -22,8 +23,7 @@ from service.realtime.values import child, finite_number
 INTERCEPTED_TYPES: Final = frozenset({kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_TRUNCATE})
 EVENT_ID_PREFIX: Final = "relay_own_"
 _TRANSCRIPTS: Final = frozenset({kept.TRANSCRIBED, kept.NOT_TRANSCRIBED})
-_TRANSCRIPTS_AND_ERRORS: Final = _TRANSCRIPTS | {kept.ERROR}
-_ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS_AND_ERRORS | {
+_ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
     kept.ITEM_ADDED,
     kept.ITEM_CREATED,
     kept.ITEM_DELETED,
@@ -179,8 +179,8 @@ class Interceptor:
         lists = self._tool_lists
         if lists.are_open and event_type in LIST_TYPES and lists.goes_on(event_type, body_of(raw, masked=False)):
             return True
-        due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS_AND_ERRORS
-        if event_type not in due or not self.swallows:
+        due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS
+        if event_type != kept.ERROR and (event_type not in due or not self.swallows):
             return False
         body = parse_object(payload_of(raw, masked=False))
         if event_type in _TRANSCRIPTS:
@@ -193,7 +193,8 @@ class Interceptor:
         return self._take_due(event_type, text(body.get("item_id")) or text(child(body, "item").get("id")))
 
     def _is_own_error(self, event_id: str) -> bool:
-        if not event_id.startswith(EVENT_ID_PREFIX):
+        """An item that is created anew may be refused late, as an image that is checked behind its acknowledgement."""
+        if not event_id.startswith((EVENT_ID_PREFIX, REPLAY_ID_PREFIX)):
             return False
         self._due.pop(event_id, None)
         self._mirror.journal.refused(event_id, "", "")

@@ -11,7 +11,7 @@ from service.realtime.continuity import Continuity
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.interception import Interception
 from service.realtime.intricacy import is_intricate
-from service.realtime.kept import BODILESS, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
+from service.realtime.kept import BODILESS, ERROR, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
 from service.relay.pipe_owner import Verdict
@@ -112,7 +112,9 @@ class KeptConversation:
 
     def is_swallowed(self, message: Message) -> bool:
         """Whether an event of upstream answers the relay, so that the client must not see it."""
-        return self.continuity.swallows and self.continuity.swallow(message.type or "", message.raw, self._clock())
+        if message.type != ERROR and not self.continuity.swallows:
+            return False
+        return self.continuity.swallow(message.type or "", message.raw, self._clock())
 
     def delta_read(self, message: Message) -> None:
         """Keep a part of an answer's words, of a type in `DELTAS`. It acknowledges nothing, and its place does not matter."""

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.continued_call import client_frame, upstream_frame
 from tests.support.kept_session import (
     KeptSession,
@@ -69,6 +71,17 @@ def test_error_about_an_event_of_the_relay_is_hidden() -> None:
         error = upstream_frame({"type": "error", "error": {"code": "x", "event_id": event["event_id"]}})
         assert session.continuity.swallow("error", error, session.now)
     assert not session.continuity.swallows
+
+
+@pytest.mark.parametrize(
+    ("event_id", "is_hidden"), [("relay_replay_1", True), ("relay_own_1", True), ("mine_1", False)]
+)
+def test_late_error_about_an_event_of_the_relay_is_hidden(event_id: str, *, is_hidden: bool) -> None:
+    """Behind its acknowledgement, as for an image that is checked then."""
+    session = swapped()
+    assert not session.continuity.swallows
+    error = upstream_frame({"type": "error", "error": {"code": "x", "event_id": event_id}})
+    assert session.continuity.swallow("error", error, session.now) is is_hidden
 
 
 def test_transcript_is_shown_once() -> None:

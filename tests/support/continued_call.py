@@ -171,7 +171,7 @@ class ContinuedCall:
         else:
             if kind in KEEP_FROM_UPSTREAM:
                 self._take_appends()
-                if self.continuity.swallows and self.continuity.swallow(kind, raw, self.now):
+                if (kind == "error" or self.continuity.swallows) and self.continuity.swallow(kind, raw, self.now):
                     return
                 self.continuity.keep_upstream(kind, raw, self.now)
             self.seen.append(event)
