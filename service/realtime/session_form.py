@@ -100,7 +100,7 @@ class SessionForm:
         """The `session.update` that makes `current` this session; empty if there is no difference."""
         wanted = self.wanted
         tools = self.own.get("tools")
-        if any(_mcp_tools(tools)):
+        if isinstance(tools, list) and not all(map(_is_function, tools)):
             # What upstream shows of them may lack their credentials.
             current = {**current, "tools": None}
             wanted["tools"] = tools
@@ -117,6 +117,10 @@ def _mcp_tools(tools: object) -> Iterator[Mapping[str, Any]]:
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, Mapping) and tool.get("type") == "mcp":
             yield tool
+
+
+def _is_function(tool: object) -> bool:
+    return isinstance(tool, Mapping) and tool.get("type") == "function"
 
 
 def update_event(session: Mapping[str, Any], event_id: str) -> bytes:

@@ -240,16 +240,30 @@ def test_session_like_a_new_one_needs_no_update() -> None:
     assert (new.updates, new.replay.is_configured) == ([], True)
 
 
-def test_tools_with_credentials_are_sent_as_the_client_sent_them() -> None:
-    """What upstream shows of them may lack the credentials."""
-    tool = {"type": "mcp", "server_label": "s", "authorization": "secret"}
-    session = KeptSession()
-    session.client("session.update", session={"type": "realtime", "tools": [tool]})
-    shown = [{**tool, "authorization": None}]
-    session.up("session.updated", session=session_object(tools=shown))
-    new = session.replay().run(session=session_object(tools=shown))
-    assert new.updates[0]["tools"] == [tool]
-    assert new.replay.differing == ()
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"type": "mcp", "authorization": "secret"},
+        {"type": "mcp", "headers": {"Authorization": "secret"}},
+        {"type": "mcp", "connector_id": "c", "authorization": "secret", "headers": {"x-key": "secret"}},
+        {"type": "of_the_future", "key": "secret"},
+    ],
+)
+def test_tools_with_credentials_are_sent_as_the_client_sent_them(secrets: Event) -> None:
+    """What upstream shows of them may lack the credentials, or hide them; the client has sent others since."""
+    tool = {"server_label": "s", **secrets}
+    function = {"type": "function", "name": "f", "parameters": {}}
+    for shown in ({"type": tool["type"], "server_label": "s"}, {**tool, "authorization": None, "headers": "***"}):
+        session = KeptSession()
+        for words in ("old", "new"):
+            tools = [function, {**tool, "description": words}]
+            session.client("session.update", session={"type": "realtime", "tools": tools})
+            session.up("session.updated", session=session_object(tools=[function, shown]))
+        session.client("session.update", session={"type": "realtime", "instructions": "be brief"})
+        session.up("session.updated", session=session_object(tools=[function, shown], instructions="be brief"))
+        new = session.replay().run(session=session_object(tools=[function, shown], instructions="be brief"))
+        assert new.updates[0]["tools"] == tools
+        assert new.replay.differing == ()
 
 
 def test_unequal_session_is_configured_by_the_words_of_the_client_then_fails() -> None:
