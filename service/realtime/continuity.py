@@ -30,6 +30,9 @@ from service.realtime.mirror_items import Kind
 from service.realtime.open_responses import is_outside_conversation
 from service.realtime.replay import Replay
 
+PENDING_APPROVAL: Final = "mcp_approval"
+PASSING: Final = frozenset({PENDING_APPROVAL, "no_session"})
+"""Why a session is not renewable at present, but may be later."""
 _ENTRIES_AT_ONCE: Final = 200  # folded in about a millisecond
 _ALL: Final = 1 << 60
 
@@ -48,6 +51,7 @@ class ContinuityLimits:
 
     log_bytes: int = 65_536
     item_bytes: int = 524_288
+    image_bytes: int = 4 << 20
     audio_bytes: int = 2 << 20
     journal_bytes: int = 262_144
 
@@ -74,7 +78,7 @@ class Continuity:
     def _new_state(self) -> None:
         limits = self._limits
         self.journal = Journal(audio_limit=limits.audio_bytes, event_limit=limits.journal_bytes)
-        self.mirror = Mirror(self.journal, item_limit=limits.item_bytes)
+        self.mirror = Mirror(self.journal, item_limit=limits.item_bytes, image_limit=limits.image_bytes)
         self._interceptor = Interceptor(self.mirror, self._own)
 
     # -- what passes --------------------------------------------------------------------------------------------------
@@ -164,14 +168,14 @@ class Continuity:
 
     @property
     def not_renewable(self) -> str | None:
-        """Why no other upstream can continue the conversation, or None. Only `mcp_approval` passes."""
+        """Why no other upstream can continue the conversation, or None. Only those of `PASSING` pass."""
         if self._reason or self.mirror.failure:
             return self._reason or self.mirror.failure
         if not self.mirror.session.type:
             return "no_session"
         if not self.mirror.session.is_supported:  # that of the beta, or of another API
             return "unsupported_session"
-        return "mcp_approval" if self.mirror.conversation.approvals else None
+        return PENDING_APPROVAL if self.mirror.conversation.approvals else None
 
     def give_up(self, reason: str) -> None:
         """Free everything: the session is not renewable from now on."""

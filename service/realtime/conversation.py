@@ -40,11 +40,11 @@ class McpCall(NamedTuple):
 class Conversation:
     """See the head of this file. Times are those at which the events passed."""
 
-    def __init__(self, journal: Journal, answers: Answers, *, item_limit: int) -> None:
+    def __init__(self, journal: Journal, answers: Answers, items: Items) -> None:
         self._journal = journal
         self._answers = answers
         self._requested_after: object = None  # where the client wanted the item that is being added
-        self.items = Items(item_limit)
+        self.items = items
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
         self.mcp_calls: dict[str, McpCall] = {}  # that run, often behind their response

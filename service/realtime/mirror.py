@@ -15,6 +15,7 @@ from service.realtime.events import parse_object
 from service.realtime.journal import Journal
 from service.realtime.journal_entries import Entry
 from service.realtime.kept import body_of, payload_of, text
+from service.realtime.mirror_items import Items
 from service.realtime.open_responses import AUDIO_PARTS, NewEventId, is_outside_conversation
 from service.realtime.values import child, finite_number
 
@@ -25,12 +26,12 @@ TRANSCRIPT_SECONDS: Final = 5.0
 class Mirror:
     """See the head of this file. Times are those at which the events passed."""
 
-    def __init__(self, journal: Journal, *, item_limit: int) -> None:
+    def __init__(self, journal: Journal, *, item_limit: int, image_limit: int) -> None:
         self.journal = journal
         self.session = session_form.SessionForm()
         self.answers = Answers(journal)
-        self.conversation = conversation = Conversation(journal, self.answers, item_limit=item_limit)
-        self.items = conversation.items
+        self.items = Items(item_limit, image_limit)
+        self.conversation = conversation = Conversation(journal, self.answers, self.items)
         self.failure: str | None = None  # why the session is not renewable
         self.is_restored = False  # the current upstream knows earlier answers as text
         self.text_answers = 0  # of such an upstream, where speech was due

@@ -52,6 +52,7 @@ class Item:
     is_announced: bool = True  # the client has been sent its `added`
     is_announced_done: bool = False  # and its `done`
     call_id: str = ""
+    holds_image: bool = False
     fate: Fate = Fate.SAME
     revision: int = 0
 
@@ -113,6 +114,11 @@ def has_audio(item: Mapping[str, Any]) -> bool:
     return any(text(part.get("type")) in {"input_audio", "output_audio", "audio"} for part in content_parts(item))
 
 
+def has_image(item: Mapping[str, Any]) -> bool:
+    """Whether a content part is an image."""
+    return any(text(part.get("type")) == "input_image" for part in content_parts(item))
+
+
 def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
     """Return the item of `conversation.item.added`; `own` is the item of the client's create if that created it."""
     item_id, type_ = text(body.get("id")), text(body.get("type"))
@@ -121,14 +127,15 @@ def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
         kind = Kind.CALL if type_ == "function_call" else Kind.COPY
         if type_ == "mcp_approval_response":
             kind = Kind.UNKNOWN
-        return Item(item_id, kind, dumps(copy), is_done=True, call_id=text(body.get("call_id")))
+        call_id = text(body.get("call_id"))
+        return Item(item_id, kind, dumps(copy), is_done=True, call_id=call_id, holds_image=has_image(own))
     if type_ == "message" and body.get("role") == "assistant":
         return Item(item_id, Kind.ANSWER, text=content_text(body), is_spoken=has_audio(body))
     if type_ == "message" and body.get("role") == "user" and has_audio(body):
         return Item(item_id, Kind.USER_SPEECH, text=content_text(body), is_spoken=True, is_done=True)
     if type_ == "message":
         copy = {"id": item_id, "type": type_, "role": body.get("role"), "content": body.get("content")}
-        return Item(item_id, Kind.COPY, dumps(copy), is_done=True)
+        return Item(item_id, Kind.COPY, dumps(copy), is_done=True, holds_image=has_image(body))
     if type_ in {"function_call", "function_call_output"}:
         return call_item(item_id, body)
     if type_ == "mcp_call":
@@ -172,10 +179,12 @@ def speech(item_id: str, encoded_audio: str) -> bytes:
 
 
 class Items:
-    """The items in the order of the conversation, bounded in bytes: the oldest go."""
+    """The items in the order of the conversation, bounded in bytes, those with images by themselves: the oldest go."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, image_limit: int) -> None:
         self._limit = limit
+        self._image_limit = image_limit
+        self._image_bytes = 0  # of `bytes`
         self._order: list[str] = []
         self._items: dict[str, Item] = {}
         self.bytes = 0
@@ -204,6 +213,7 @@ class Items:
             self._order.append(item.item_id)
         self._items[item.item_id] = item
         self.bytes += item.size
+        self._image_bytes += item.size if item.holds_image else 0
         self.changed(item)
 
     def remove(self, item_id: str) -> Item | None:
@@ -212,6 +222,7 @@ class Items:
         if item is not None:
             self._order.remove(item_id)
             self.bytes -= item.size
+            self._image_bytes -= item.size if item.holds_image else 0
             self.revision += 1
         return item
 
@@ -230,17 +241,28 @@ class Items:
                 return earlier
         return ROOT
 
+    @property
+    def _are_images_over_limit(self) -> bool:
+        return self._image_bytes > self._image_limit
+
+    @property
+    def _are_texts_over_limit(self) -> bool:
+        return self.bytes - self._image_bytes > self._limit
+
+    @property
+    def _is_over_limit(self) -> bool:
+        return self._are_images_over_limit or self._are_texts_over_limit
+
     def limit(self, open_calls: Container[str]) -> list[Item]:
-        """Drop the oldest items beyond the limit, and return them. A call that awaits its output is kept."""
-        if self.bytes <= self._limit:
-            return []
-        gone = []
-        for item in list(self)[:-1]:
-            if item.kind is not Kind.CALL or item.call_id not in open_calls:
+        """Drop the oldest items beyond the limits, and return them. A call that awaits its output is kept."""
+        gone: list[Item] = []
+        for item in list(self)[:-1] if self._is_over_limit else ():
+            is_over = self._are_images_over_limit if item.holds_image else self._are_texts_over_limit
+            if is_over and (item.kind is not Kind.CALL or item.call_id not in open_calls):
                 gone.append(item)
                 self.remove(item.item_id)
-            if self.bytes <= self._limit:
-                break
+                if not self._is_over_limit:
+                    break
         is_message = [item.kind is Kind.USER_SPEECH or (item.kind is Kind.COPY and not item.call_id) for item in gone]
         self.dropped_messages += sum(is_message)
         return gone
