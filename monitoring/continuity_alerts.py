@@ -15,7 +15,7 @@ CONTINUITY_ALERTS: Final = (
         severity="warning",
         area=CONTINUITY,
         query=(
-            f"""{increase("swaps_total", "15m", f'{_BEFORE_LIMIT},result!="ok"')} """
+            f"""{increase("swaps_total", "15m", f'{_BEFORE_LIMIT},result=~"failed|ended"')} """
             f"""unless on ({DEPLOYMENT}) {increase("swaps_total", "15m", f'{_BEFORE_LIMIT},result="ok"')} > 0"""
         ),
         operator=">",

@@ -148,6 +148,7 @@ def clients_file(settings: Settings) -> ClientsFileReader | None:
             max_sessions=settings.max_sessions_per_client or None,
             max_session_seconds=settings.max_session_seconds or None,
         ),
+        has_default_duration=_has_default_duration(settings),
     )
     owned = {digest_of(token.secret.reveal()): "RELAY_CLIENT_TOKENS" for token in settings.client_tokens}
     if settings.operator_token is not None:
@@ -180,7 +181,6 @@ def session_limits(settings: Settings) -> SessionLimits:
 
 def continuity_options(settings: Settings, memory_limit: int | None) -> ContinuityOptions:
     """The limits of continuity; `memory_limit` is that of the container in bytes, None without one."""
-    is_default = "RELAY_MAX_SESSION_SECONDS" not in settings.origins
     return ContinuityOptions(
         mode=settings.continuity,
         max_bytes=min(settings.continuity_bytes, memory_limit // 4 if memory_limit is not None else 1 << 60),
@@ -191,9 +191,12 @@ def continuity_options(settings: Settings, memory_limit: int | None) -> Continui
             recovery=settings.recovery_seconds,
             renew_after=settings.renew_after_seconds,
         ),
-        default_session_seconds=settings.max_session_seconds if is_default else None,
-        max_session_seconds=settings.continuity_max_seconds,
+        max_session_seconds=settings.continuity_max_seconds if _has_default_duration(settings) else None,
     )
+
+
+def _has_default_duration(settings: Settings) -> bool:
+    return "RELAY_MAX_SESSION_SECONDS" not in settings.origins
 
 
 def drain_timing(settings: Settings) -> DrainTiming:

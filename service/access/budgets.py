@@ -70,10 +70,16 @@ def session_ceiling(client: Client, user: str | None) -> Ceiling:
     )
 
 
-def max_session_seconds(client: Client, user: str | None) -> float:
-    """The duration of a session, the smaller of the client's and the user's; 0 is no limit."""
-    limits = [client.limits, client.per_user] if user is not None else [client.limits]
-    return min((seconds for limit in limits if (seconds := limit.max_session_seconds)), default=0.0)
+def max_session_seconds(client: Client, user: str | None, default: float | None = None) -> float:
+    """The duration of a session, the smaller of the client's and the user's; 0 is no limit.
+
+    `default` is in the place of one that nothing has set.
+    """
+    is_replaced = client.has_default_duration and default is not None
+    durations = [default if is_replaced else client.limits.max_session_seconds]
+    if user is not None:
+        durations.append(client.per_user.max_session_seconds)
+    return min((seconds for seconds in durations if seconds), default=0.0)
 
 
 def _smallest(values: Iterator[int | None]) -> int | None:

@@ -74,6 +74,7 @@ class Client:
     origins: tuple[str, ...] = ()
     apis: frozenset[ApiName] = frozenset({"realtime", "translation", "live"})
     limits: ClientLimits = ClientLimits()
+    has_default_duration: bool = False  # `limits.max_session_seconds` is the default of RELAY_MAX_SESSION_SECONDS
     per_user: ClientLimits = ClientLimits()
     unpriced_microusd_per_million_tokens: int | None = None  # what counts for a model without a known price
     unpriced_microusd_per_minute: int | None = None

@@ -212,7 +212,9 @@ class _Parser:
             table.take_into(found, key, values.usd, field_name)
         table.take_into(found, "policy", self._policy, "policy")
         table.take_into(found, "end_sessions", values.boolean, "end_sessions")
-        found["limits"] = replace(base.limits, **self._limits(table))
+        limits = self._limits(table)
+        found["limits"] = replace(base.limits, **limits)
+        found["has_default_duration"] = base.has_default_duration and "max_session_seconds" not in limits
         if (per_user := table.table("per_user")) is not None:
             found["per_user"] = replace(base.per_user, **self._limits(per_user))
             per_user.close()

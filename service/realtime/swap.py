@@ -4,7 +4,7 @@ Times are those of one monotonic clock, in seconds. The caller dials, writes and
 `due` what to do now.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
@@ -151,6 +151,10 @@ class Swap:
         """The dial of a second upstream has begun."""
         self.state, self._deadline, self._is_dialled = SwapState.PREPARING, now + self._times.dial, False
 
+    def postpone(self, now: float) -> None:
+        """The session cannot be renewed at present. A dial was not tried, so that this is no failure."""
+        self._prepare_at = now + _SHORTEST_SECONDS
+
     def dialled(self, now: float) -> None:
         """The new upstream has sent its first event; its configuration is sent."""
         self._deadline, self._is_dialled = now + self._times.update, True
@@ -237,16 +241,23 @@ class StormSpread:
         self._recent: deque[float] = deque(maxlen=_STORM_LOSSES + 1)
         self._began_at = -inf
         self._all = self._urgent = 0
+        self._of_clients: Counter[str] = Counter()
 
-    def delay(self, now: float, *, is_urgent: bool, random: float) -> float:
-        """Return how long the first attempt of a session that was lost just now waits. `is_urgent`: its user waits."""
+    def delay(self, now: float, client: str, *, is_urgent: bool, random: float) -> float:
+        """Return how long the first attempt of a session that was lost just now waits. `is_urgent`: its user waits.
+
+        Clients take turns: behind the sessions of one that loses many, a session of another waits for one of each client.
+        """
         self._recent.append(now)
         if len(self._recent) <= _STORM_LOSSES or self._recent[0] < now - 1.0:
             self._all = self._urgent = 0
+            self._of_clients.clear()
             return 0.0
         if not self._all:
             self._began_at = now
         self._all += 1
         self._urgent += is_urgent
-        place = (self._urgent if is_urgent else self._all) + random
+        self._of_clients[client] += 1
+        turn = self._of_clients[client] * len(self._of_clients)
+        place = min(self._urgent if is_urgent else self._all, turn) + random
         return max(0.0, place / _STORM_RATE - (now - self._began_at))

@@ -1,12 +1,13 @@
 """Upstream connections of a session that do not carry it: one that is prepared, and one that has been replaced."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Final
 
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
+from service.relay.guarded_calls import GuardedCalls
 from service.upstream.dial import UpstreamConnection
 from service.wire.control import handle_control
 from service.wire.leg import Leg
@@ -19,8 +20,8 @@ RETIRED_SECONDS: Final = 2.0
 class MessageReceiver:
     """The receiver of an upstream leg whose events are not forwarded. It shows the messages that the scanner reads whole.
 
-    `on_read` is called after each delivery, `on_lost` once upstream has closed, lost or broken the connection. The receiver
-    answers control frames and does not close the leg; its owner does.
+    `on_read` is called after each delivery, `on_lost` once upstream has closed, lost or broken the connection, all by
+    `calls`. The receiver answers control frames and does not close the leg; its owner does.
     """
 
     def __init__(
@@ -28,10 +29,12 @@ class MessageReceiver:
         leg: Leg,
         scanner: Scanner,
         *,
+        calls: GuardedCalls,
         on_message: Callable[[Message], object],
         on_lost: Callable[[], object],
         on_read: Callable[[], object] = lambda: None,
     ) -> None:
+        self._calls = calls
         self._leg = leg
         self._scanner = scanner
         self._on_message = on_message
@@ -45,6 +48,9 @@ class MessageReceiver:
 
     def receive(self, data: bytes) -> None:
         """Called by the leg."""
+        self._calls.run(self._receive, data)
+
+    def _receive(self, data: bytes) -> None:
         self.process(feed_some(self._leg, self._scanner, data))
 
     def process(self, items: list[Item]) -> None:
@@ -59,17 +65,22 @@ class MessageReceiver:
 
     def peer_lost(self) -> None:
         """Called by the leg."""
-        self._on_lost()
+        self._calls.run(self._on_lost)
 
 
 class RetiredConnection:
     """A connection that has been replaced: from its creation on, what it sends goes to `on_message` and nowhere else."""
 
-    def __init__(self, connected: UpstreamConnection, on_message: Callable[[Message], object]) -> None:
+    def __init__(
+        self, connected: UpstreamConnection, calls: GuardedCalls, on_message: Callable[[Message], object]
+    ) -> None:
         self._connected = connected
         self._is_over = asyncio.Event()
         leg = connected.leg
-        leg.start(MessageReceiver(leg, connected.scanner, on_message=on_message, on_lost=self._is_over.set))
+        receiver = MessageReceiver(
+            leg, connected.scanner, calls=calls, on_message=on_message, on_lost=self._is_over.set
+        )
+        leg.start(receiver)
         leg.release("sink_full")
 
     async def close(self, seconds: float) -> None:
@@ -84,3 +95,15 @@ class RetiredConnection:
                 await self._connected.close()
         finally:
             self._connected.abort()
+
+
+def retire(
+    connected: UpstreamConnection, calls: GuardedCalls, on_message: Callable[[Message], object], seconds: float
+) -> None:
+    """Read a connection that has been replaced for `seconds`, and close it."""
+    close_later(connected, calls, RetiredConnection(connected, calls, on_message).close(seconds))
+
+
+def close_later(connected: UpstreamConnection, calls: GuardedCalls, work: Coroutine[object, object, object]) -> None:
+    """Close a connection by `work`; it is aborted in the end, also if the work is cancelled before it has begun."""
+    calls.spawn(work).add_done_callback(lambda _: connected.abort())

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from service.realtime.continuity import ContinuityLimits
 from service.realtime.swap import StormSpread, SwapTimes
-from service.relay.watchdog import SessionLimits
+from service.relay.fair_slots import FairSlots
 from service.telemetry.continuity import ContinuityMetrics
 from service.upstream.dial import UpstreamConnection
 
@@ -20,7 +20,8 @@ Redial = Callable[[], Awaitable[UpstreamConnection]]
 class ContinuityOptions:
     """The settings of continuity. `max_bytes` is the bound of the whole process.
 
-    A session whose maximum duration is `default_session_seconds`, since nothing else is set, has `max_session_seconds`.
+    `max_session_seconds` is the maximum duration of a session for which nothing else is set; None if the operator has set
+    that of all sessions.
     """
 
     mode: Literal["off", "ask", "renew"]
@@ -28,15 +29,14 @@ class ContinuityOptions:
     max_dials: int
     limits: ContinuityLimits = field(default_factory=ContinuityLimits)
     times: SwapTimes = field(default_factory=SwapTimes)
-    default_session_seconds: float | None = None
-    max_session_seconds: float = 0.0
+    max_session_seconds: float | None = None
 
 
 class ContinuityPool:
     """Shared by the sessions of a process.
 
     Slots: renewals dial at most a quarter of RELAY_MAX_DIALS at the same time, recoveries half of it, both beside the dials
-    of new clients, which therefore never wait for them.
+    of new clients, which therefore never wait for them. Clients take turns at both, and at the places in a storm.
     """
 
     def __init__(self, options: ContinuityOptions, metrics: ContinuityMetrics) -> None:
@@ -44,8 +44,8 @@ class ContinuityPool:
         self.limits = options.limits
         self.times = options.times
         self.metrics = metrics
-        self.renewals = asyncio.Semaphore(max(1, options.max_dials // 4))
-        self.recoveries = asyncio.Semaphore(max(1, options.max_dials // 2))
+        self.renewals = FairSlots(max(1, options.max_dials // 4))
+        self.recoveries = FairSlots(max(1, options.max_dials // 2))
         self._storm = StormSpread()
         self._max_bytes = options.max_bytes
         self._bytes = 0
@@ -56,12 +56,6 @@ class ContinuityPool:
     def has_room(self) -> bool:
         """Whether another session may keep its conversation."""
         return self._bytes < self._max_bytes
-
-    def limits_of(self, limits: SessionLimits) -> SessionLimits:
-        """The limits of a session that continues, from those of one that does not."""
-        if limits.max_session_seconds != self.options.default_session_seconds:
-            return limits
-        return replace(limits, max_session_seconds=self.options.max_session_seconds)
 
     def join(self) -> None:
         """Count a session that keeps its conversation."""
@@ -83,7 +77,7 @@ class ContinuityPool:
         """Count bytes that a session keeps, or below 0 no longer keeps."""
         self._bytes += more
 
-    def delay_of_recovery(self, *, is_urgent: bool) -> float:
+    def delay_of_recovery(self, client: str, *, is_urgent: bool) -> float:
         """How long a session that has lost its upstream waits before it dials, so that many of them do not dial at once."""
         now = asyncio.get_running_loop().time()
-        return self._storm.delay(now, is_urgent=is_urgent, random=random.random())  # noqa: S311 - jitter
+        return self._storm.delay(now, client, is_urgent=is_urgent, random=random.random())  # noqa: S311 - jitter

@@ -11,6 +11,7 @@ from service.realtime.continuity import Continuity
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.interception import Interception
 from service.realtime.intricacy import is_intricate
+from service.realtime.journal_entries import OVERHEAD_BYTES
 from service.realtime.kept import BODILESS, ERROR, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
@@ -50,6 +51,11 @@ class KeptConversation:
         """Whole messages of audio of the client that were forwarded, before `take_appends`."""
         self._taken_at = self._clock()
         self._has_audio = False  # since the last ping
+
+    @property
+    def kept_bytes(self) -> int:
+        """All bytes that are kept."""
+        return self.continuity.kept_bytes + self._other_bytes
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
@@ -204,7 +210,7 @@ class KeptConversation:
 
     def _keep_other(self, raw: bytes) -> None:
         self._others.append(raw)
-        self._other_bytes += len(raw)
+        self._other_bytes += len(raw) + OVERHEAD_BYTES
         if self._other_bytes > MAX_OTHER_BYTES:
             self._client.hold("journal_full")
 

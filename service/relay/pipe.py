@@ -304,7 +304,10 @@ class Pipe(HeldSource):
 
     def peer_lost(self) -> None:
         """Report that the source disconnected."""
-        self._owner.peer_lost(self._direction)
+        try:
+            self._owner.peer_lost(self._direction)
+        except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
+            self._owner.fail()
 
     def scan_for_close(self) -> None:
         """Search the unread bytes of a held source for its close frame, and report it."""

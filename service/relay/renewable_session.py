@@ -1,6 +1,7 @@
 """A session that may outlive its upstream connection: the client keeps its socket while the relay replaces what is behind."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Final
 
 from service.realtime.continuity import Continuity
@@ -67,6 +68,7 @@ class RenewableSession(Session):
         client_stream: ClientStream | None = None,
         budget: SessionBudget | None = None,
     ) -> None:
+        self._at_boundary: Callable[[], object] | None = None
         continuity = SidebandContinuity() if is_sideband else Continuity(pool.limits)
         self._kept = KeptConversation(continuity, client, connected.leg, self.send_to_client)
         super().__init__(
@@ -160,7 +162,8 @@ class RenewableSession(Session):
         verdict = Verdict.FORWARD if message.type in _ONLY_KEPT else super().event_read(direction, message)
         self._last_error = parse_error(message.payload) if message.type == ERROR else None
         if message.type == ERROR and self._call.has_expired:
-            self._hidden_errors.append(message.payload)
+            if len(self._hidden_errors) < own_events.MAX_WAITING_EVENTS:
+                self._hidden_errors.append(message.payload)
             return Verdict.DROP
         self._kept.upstream_event(message)
         self._swapper.event_kept()
@@ -194,6 +197,23 @@ class RenewableSession(Session):
             and self._client.can_send
         )
 
+    def await_boundary(self, call: Callable[[], object]) -> None:
+        """Call `call` once `can_swap` may be true, in a turn of its own; another call replaces it."""
+        self._at_boundary = call
+        self._to_upstream.on_processed = self._to_client.on_processed = self._delivery_processed
+
+    def _delivery_processed(self) -> None:
+        call = self._at_boundary
+        if call is not None and self.can_swap:
+            self._at_boundary = self._to_upstream.on_processed = self._to_client.on_processed = None
+            self._loop.call_soon(call)  # within this one a pipe cannot get another source
+        self._send_own_events()
+
+    def _send_own_events(self) -> None:
+        super()._send_own_events()
+        if self._at_boundary is not None and not self._ended.done():  # both wait for the same
+            self._to_client.on_processed = self._delivery_processed
+
     def send_to_client(self, payload: bytes) -> None:
         """Send the client an event at a message boundary, whether it reads or not, as far as it may see it."""
         shown = self._call.shown(payload)
@@ -219,12 +239,12 @@ class RenewableSession(Session):
         if is_shown:
             self.send_to_client(message.payload)
 
-    def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
-        """Join the client to another upstream connection, between two messages of both sides; returns the one before.
+    def replace_upstream(self, connected: UpstreamConnection) -> None:
+        """Join the client to another upstream connection, between two messages of both sides.
 
-        The caller then owns that one and starts another receiver on it.
+        The caller then owns the one before, and starts another receiver on it.
         """
-        former, self._connected, self._upstream = self._connected, connected, connected.leg
+        self._connected, self._upstream = connected, connected.leg
         self._call.upstream_replaced()
         self._hidden_errors.clear()
         self._last_error = None
@@ -234,7 +254,6 @@ class RenewableSession(Session):
         self._kept_to_client.replace_source(connected.leg, connected.scanner)
         connected.leg.start(self._to_client, self._to_client.read)
         connected.leg.release("first_event")
-        return former
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from service.realtime.continuity import Boundary, Continuity
 from service.realtime.interception import Interception
+from service.realtime.journal_entries import OVERHEAD_BYTES
 from service.realtime.kept import SESSION_CREATED
 from service.realtime.mirror import Mirror
 from service.realtime.replay import Replay
@@ -28,7 +29,7 @@ class SidebandContinuity(Continuity):
         """Keep it while there is no connection."""
         if not self._has_upstream:
             self._frames.append(raw)
-            self._bytes += len(raw)
+            self._bytes += len(raw) + OVERHEAD_BYTES
 
     def keep_appends(self, frames: Sequence[bytes], since: float, now: float) -> None:  # noqa: ARG002 - of the class
         """Keep them while there is no connection."""

@@ -1,14 +1,18 @@
 """What the swaps of a session ask of it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from service.realtime.scanner_items import Message
 from service.relay.ending import Ending
+from service.relay.session_info import SessionInfo
 from service.upstream.dial import UpstreamConnection
 
 
 class SwapHost(Protocol):
     """The session, as its swaps see it."""
+
+    info: SessionInfo
 
     @property
     def connection(self) -> UpstreamConnection:
@@ -17,6 +21,12 @@ class SwapHost(Protocol):
     @property
     def can_swap(self) -> bool:
         """Whether client and upstream are between two messages."""
+
+    def await_boundary(self, call: Callable[[], object]) -> None:
+        """Call `call` once `can_swap` may be true, in a turn of its own; another call replaces it."""
+
+    def fail(self) -> None:
+        """End the session because of an unexpected exception, which is being handled."""
 
     def send_to_client(self, payload: bytes) -> None:
         """Send the client an event at a message boundary, whether it reads or not."""
@@ -27,8 +37,8 @@ class SwapHost(Protocol):
     def forward_late(self, message: Message, *, is_shown: bool) -> None:
         """Count an event of a connection that was replaced, and forward it if `is_shown`."""
 
-    def replace_upstream(self, connected: UpstreamConnection) -> UpstreamConnection:
-        """Join the client to another upstream connection, between two messages of both sides; returns the one before."""
+    def replace_upstream(self, connected: UpstreamConnection) -> None:
+        """Join the client to another upstream connection, between two messages of both sides."""
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""

@@ -1,15 +1,12 @@
 """How the swaps of one session are counted and logged: causes and counts, never words."""
 
 from collections.abc import Mapping
-from typing import Final
 
 import structlog
 
+from service.realtime.continuity import PASSING
 from service.realtime.replay import Replay
 from service.telemetry.continuity import ContinuityMetrics, SwapCause
-
-_PASSING: Final = frozenset({None, "no_session", "mcp_approval"})
-"""Why a session is not renewable at present, but may be later."""
 
 
 class SwapReport:
@@ -24,6 +21,7 @@ class SwapReport:
         self._lost_turns: dict[str, int] = {}
         self._reported: str | None = None
         self._text_answers = 0
+        self._is_postponed = False
         self.attempts = 0
         self.renewals = self.recoveries = 0
 
@@ -31,7 +29,7 @@ class SwapReport:
         """A renewal is due, or upstream is lost; `reason` is that of the ending otherwise."""
         if cause == "loss" or not (cause == "forced" and self._began_at):
             self._began_at, self.attempts = now, 0
-        self._cause, self._reason = cause, reason
+        self._cause, self._reason, self._is_postponed = cause, reason, False
         self._lost_at = now
 
     def done(self, now: float, replay: Replay, lost_turns: Mapping[str, int]) -> None:
@@ -70,6 +68,13 @@ class SwapReport:
         self._metrics.count_swap("renewal", "failed")
         self._log.warning("session.renewal_failed", reason=why, attempts=self.attempts)
 
+    def postponed(self, why: str) -> None:
+        """A renewal is due, and waits for the end of what prevents it; reported once for each renewal."""
+        if not self._is_postponed:
+            self._is_postponed = True
+            self._metrics.count_swap("renewal", "postponed")
+            self._log.info("session.renewal_postponed", reason=why)
+
     def not_recovered(self, why: str) -> None:
         """Upstream is lost, and the session ends, because it cannot be continued."""
         self._metrics.count_swap("loss", "ended")
@@ -88,8 +93,8 @@ class SwapReport:
 
     def not_renewable(self, why: str | None) -> None:
         """The session cannot be continued, from now on; counted once."""
-        if why in _PASSING or why == self._reported:
+        if why is None or why in PASSING or why == self._reported:
             return
         self._reported = why
-        self._metrics.count_not_renewable(why or "")
+        self._metrics.count_not_renewable(why)
         self._log.warning("session.not_renewable", reason=why)

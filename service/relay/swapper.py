@@ -10,18 +10,21 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Coroutine
+from functools import partial
 from typing import Final
 
-from service.realtime.continuity import Boundary
+from service.realtime.continuity import PASSING, PENDING_APPROVAL, Boundary
 from service.realtime.replay import Replay
 from service.realtime.scanner_items import Message
 from service.realtime.swap import Step, Swap, SwapState, is_recoverable
 from service.relay.closing_sides import UPSTREAM_CLOSE_SECONDS, close_side
-from service.relay.connections import RETIRED_SECONDS, RetiredConnection
+from service.relay.connections import RETIRED_SECONDS, close_later, retire
 from service.relay.continuity_pool import ContinuityPool, Redial
 from service.relay.ending import CloseInstruction, Ending
+from service.relay.fair_slots import FairSlots
+from service.relay.guarded_calls import GuardedCalls
 from service.relay.kept_conversation import KeptConversation
+from service.relay.kept_memory import KeptMemory
 from service.relay.preparation import Preparation
 from service.relay.swap_host import SwapHost
 from service.relay.swap_report import SwapReport
@@ -38,28 +41,25 @@ class Swapper:
 
     Ownership: it owns every upstream connection but the host's, and the tasks that dial and close them. `stop` aborts them,
     `wait_stopped` waits for the tasks.
-    Errors: an exception of a dial other than Failure is logged by the event loop.
+    Errors: an unexpected exception of a dial or of a callback ends the session with `internal_error`.
     """
 
     def __init__(
         self, host: SwapHost, kept: KeptConversation, pool: ContinuityPool, redial: Redial, report: SwapReport
     ) -> None:
         self._host: SwapHost | None = host
-        self._kept = kept
-        self._pool = pool
-        self._redial = redial
-        self._report = report
+        self._client = host.info.limited_as  # takes turns with others
+        self._kept, self._pool, self._redial, self._report = kept, pool, redial, report
         self._clock = asyncio.get_running_loop().time
         self._swap = Swap(times=pool.times, random=random.random)
         self._expires_at: float | None = None
-        self._original: Ending | None = None  # of the session if it is not recovered; None unless upstream is lost
-        self._dialling: asyncio.Task[None] | None = None
+        self._original: Ending | None = None  # that of the session if it is not recovered; None unless upstream is lost
+        self._dialling: asyncio.Task[object] | None = None
         self._new: Preparation | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = GuardedCalls(host.fail)
         self._is_over, self._is_draining, self._idle_until = False, False, 0.0
-        self._accounted = 0
-        pool.join()
+        self._memory = KeptMemory(kept, pool)
         self._schedule(self._clock())
 
     # -- called by the session ----------------------------------------------------------------------------------------
@@ -75,7 +75,11 @@ class Swapper:
         if self._is_over or (now < self._idle_until and not continuity.log):
             return
         self._kept.tick()
-        self._account()
+        self._memory.update(is_lost=self.is_lost)
+        self._report.not_renewable(continuity.not_renewable)
+        self._report.text_answers(continuity.mirror.text_answers)
+        if self._new is not None:
+            self._new.check()
         if continuity.expires_at != self._expires_at:
             self._expires_at = continuity.expires_at
             self._schedule(now)
@@ -89,24 +93,28 @@ class Swapper:
         if self._is_over or self.is_lost or not is_recoverable(code, is_fatal=is_fatal, has_expired=expired):
             return False
         is_urgent = self._kept.continuity.boundary(self._clock()) is Boundary.NONE
-        delay = self._pool.delay_of_recovery(is_urgent=is_urgent)
+        delay = self._pool.delay_of_recovery(self._client, is_urgent=is_urgent)
         if not self._lose(end, delay=delay):
             return False
         if self._host is not None:
             former = self._host.connection
             former.leg.start(InputDiscarder(former.leg))
             former.leg.release("sink_full")
-            self._close_later(close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS), former)
+            closing = close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS)
+            close_later(former, self._calls, closing)
         self._go_on()
         return True
 
     def event_kept(self) -> None:
         """An event of upstream passes. Where a switch waits for a boundary, it may be the last one before it."""
         if self._swap.state is SwapState.READY:
-            asyncio.get_running_loop().call_soon(self.advance)
+            self._calls.soon(self.advance)
 
     def stop_renewing(self) -> None:
-        """Prepare no other connection from now on, and drop one that is prepared: the process drains."""
+        """Prepare no other connection from now on, and drop one that is prepared: the process drains. Raises nothing."""
+        self._calls.run(self._stop_renewing)
+
+    def _stop_renewing(self) -> None:
         self._is_draining = True
         if not self._is_over and not self.is_lost:
             self._drop_new()
@@ -118,20 +126,17 @@ class Swapper:
         """Abort everything: the session ends."""
         if self._is_over:
             return
-        self._is_over = True
-        self._host = None
+        self._is_over, self._host = True, None
         self._drop_new()
-        self._pool.leave(self._accounted)
+        self._memory.leave()
         self._kept.stop()
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._calls.stop()
 
     async def wait_stopped(self) -> None:
         """Wait until everything is closed, behind `stop`."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=UPSTREAM_CLOSE_SECONDS)
+        await self._calls.wait_stopped(UPSTREAM_CLOSE_SECONDS)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
 
@@ -141,8 +146,8 @@ class Swapper:
             return
         now = self._clock()
         step = self._swap.due(now, lambda: self._kept.continuity.boundary(self._clock()))
-        if self._swap.state is not SwapState.LIVE and (why := self._obstacle) is not None:
-            self._failed(why, is_final=True)
+        if self._swap.state is not SwapState.LIVE and self._obstacle is not None:
+            self._stop_swap()
             step = None
         match step:
             case Step.PREPARE:
@@ -162,30 +167,43 @@ class Swapper:
                 self._give_up("timeout")
         self._wake()
 
+    def _stop_swap(self) -> None:
+        """Give up a swap that the conversation does not allow any more: the session stays as it is, or ends."""
+        self._drop_new()
+        if self.is_lost:
+            self._give_up(self._obstacle or "")
+        else:
+            self._swap.preparation_failed(self._clock())
+            self._swap.renew_never()
+
     @property
     def _obstacle(self) -> str | None:
         """Why the conversation cannot go on at another upstream; what has been replayed of it there is not all of it."""
         why = self._kept.continuity.not_renewable
-        return None if why == "mcp_approval" else why
+        return None if why == PENDING_APPROVAL else why
 
     def _prepare(self, now: float) -> None:
         why = self._kept.continuity.not_renewable
-        self._swap.preparing(now)
-        self._report.begin("renewal", now)
         if why is None:
+            self._swap.preparing(now)
+            self._report.begin("renewal", now)
             self._start_dial(self._pool.renewals)
+        elif why in PASSING:
+            self._swap.postpone(now)
+            self._report.postponed(why)
         else:
-            self._failed(why, is_final=False)
+            self._swap.renew_never()
 
     def _force(self) -> None:
         """Go over to the prepared connection although an answer or a turn is open: the provider ends the session now."""
         host = self._host
-        if host is None or not host.can_swap or self._kept.continuity.not_renewable is not None:
-            return  # later, or the provider's end decides
-        if self._lose(_ENDED_AT_LIMIT, is_forced=True):
+        if host is None or self._kept.continuity.not_renewable is not None:
+            return  # an event that ends this is one that is kept; or the provider's end decides
+        if not host.can_swap:
+            host.await_boundary(partial(self._calls.run, self.advance))
+        elif self._lose(_ENDED_AT_LIMIT, is_forced=True):
             host.connection.leg.drop_data()  # else it would answer what the next one answers as well
-            retired = RetiredConnection(host.connection, self._old_message)
-            self._close_later(retired.close(RETIRED_SECONDS), host.connection)
+            retire(host.connection, self._calls, self._old_message, RETIRED_SECONDS)
             self._go_on()
 
     def _lose(self, end: Ending, *, delay: float = 0.0, is_forced: bool = False) -> bool:
@@ -210,35 +228,35 @@ class Swapper:
         self.advance()
 
     def _give_up(self, why: str) -> None:
-        self._report.given_up(why)
+        (self._report.given_up if self._obstacle is None else self._report.not_recovered)(why)
         if self._host is not None and self._original is not None:
             self._host.end_unrecovered(self._original)
 
     # -- the new connection -------------------------------------------------------------------------------------------
 
-    def _start_dial(self, slots: asyncio.Semaphore) -> None:
+    def _start_dial(self, slots: FairSlots) -> None:
         self._report.attempts += 1
         self._new = Preparation(
             self._kept.continuity,
             self._swap,
+            calls=self._calls,
             is_recovery=self.is_lost,
             on_progress=self._progressed,
             on_failed=self._failed,
         )
-        self._dialling = self._spawn(self._new.dial_and_begin(self._redial, slots, self._pool.times.recovery))
+        work = self._new.dial_and_begin(self._redial, slots.slot(self._client), self._pool.times.recovery)
+        self._dialling = self._calls.spawn(work)
 
     def _progressed(self) -> None:
         replay = self._new.replay if self._new is not None else None
         if replay is None:
             return
-        loop = asyncio.get_running_loop()
-        if self.is_lost:
-            if replay.is_done:
-                loop.call_soon(self._finish_recovery)
-            return
-        if self._swap.state is SwapState.PREPARING and replay.is_ready:
-            self._swap.prepared()
-        loop.call_soon(self.advance)
+        if not self.is_lost:
+            if self._swap.state is SwapState.PREPARING and replay.is_ready:
+                self._swap.prepared()
+            self._calls.soon(self.advance)
+        elif replay.is_done:
+            self._calls.soon(self._finish_recovery)
 
     def _failed(self, why: str, is_final: bool) -> None:  # noqa: FBT001 - of the callback
         self._drop_new()
@@ -257,22 +275,22 @@ class Swapper:
         host, new = self._host, self._new
         if host is None or new is None or new.replay is None or not new.at_boundary or not host.can_swap:
             return
-        if new.send_next(is_final=True) or not new.replay.is_done:
+        is_answering = new.is_answering()
+        if new.send_next(is_final=True) or not new.replay.is_done or not is_answering:
             return
         is_soft = self._kept.continuity.boundary(self._clock()) is Boundary.SOFT
         # At once: what the former connection still sends must not reach the client's pipe.
         former = self._join(host, new)
-        retired = RetiredConnection(former, self._old_message)
-        self._close_later(retired.close(0.0 if is_soft else RETIRED_SECONDS), former)
+        retire(former, self._calls, self._old_message, 0.0 if is_soft else RETIRED_SECONDS)
 
     def _finish_recovery(self) -> None:
         host, new = self._host, self._new
         if host is None or new is None or new.replay is None or not self.is_lost:
             return
         self._kept.continuity.boundary(self._clock())  # folds what the client has sent
-        if (why := self._obstacle) is not None:
-            self._failed(why, is_final=True)
-        elif new.replay.is_done and new.at_boundary:  # else the next delivery comes here again
+        if self._obstacle is not None:
+            self._stop_swap()
+        elif new.replay.is_done and new.at_boundary and new.is_answering():  # else the next delivery comes here again
             self._swap.replayed()
             self._join(host, new)
 
@@ -280,8 +298,14 @@ class Swapper:
         """Make the new connection that of the session, in one turn of the event loop; returns the former one."""
         self._new = None
         connection, replay = new.hand_over()
-        former = host.replace_upstream(connection)
-        self._kept.flush(replay, connection.leg)
+        former = host.connection
+        try:
+            host.replace_upstream(connection)
+            self._kept.flush(replay, connection.leg)
+        except Exception:  # the session ends, which has one of the two
+            former.abort()
+            connection.abort()
+            raise
         self._original = None
         self._swap.live()
         self._finished(replay)
@@ -304,10 +328,12 @@ class Swapper:
         """Take the next step in time, while upstream is missing or about to be replaced: ticks are for what can wait."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        is_waiting = not self._is_over and self._swap.state is not SwapState.LIVE
-        if is_waiting and (at := self._swap.next_at()) < math.inf:
-            self._timer = asyncio.get_running_loop().call_at(max(at, self._clock() + _WAKE_SECONDS), self.advance)
+        state, at, now = self._swap.state, self._swap.next_at(), self._clock()
+        is_timed = state is not SwapState.LIVE and (
+            at > now or state is not SwapState.READY
+        )  # else an event, or the tick
+        if is_timed and at < math.inf and not self._is_over:
+            self._timer = self._calls.at(max(at, now + _WAKE_SECONDS), self.advance)
 
     def _old_message(self, message: Message) -> None:
         if self._host is not None:
@@ -321,29 +347,3 @@ class Swapper:
             self._swap.renew_never()
         else:
             self._swap.schedule(now, None if self._expires_at is None else self._expires_at - time.time())
-
-    def _account(self) -> None:
-        """Count the bytes that are kept. Beyond the bound of the process, this session may have to free them.
-
-        Without upstream it does not, since it would end: it reads nothing more of its client.
-        """
-        continuity = self._kept.continuity
-        if self.is_lost and not self._pool.has_room:
-            self._kept.hold_client()
-        elif self._pool.must_free(self._accounted):
-            continuity.give_up("over_budget")
-        size = continuity.kept_bytes
-        self._pool.account(size - self._accounted)
-        self._accounted = size
-        self._report.not_renewable(continuity.not_renewable)
-        self._report.text_answers(continuity.mirror.text_answers)
-
-    def _close_later(self, work: Coroutine[object, object, object], connection: UpstreamConnection) -> None:
-        """Close a connection by `work`; it is aborted in the end, also if the work is cancelled before it has begun."""
-        self._spawn(work).add_done_callback(lambda _: connection.abort())
-
-    def _spawn(self, work: Coroutine[object, object, object]) -> "asyncio.Task[None]":
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -53,7 +53,10 @@ class Lapse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A ping sent to a client because another of its connections was refused, and what it had acknowledged by then."""
+    """A ping sent to a client because another of its connections was refused, and what it had acknowledged by then.
+
+    Or one sent to an upstream connection that waits to take over.
+    """
 
     sent_at: float
     acknowledged_bytes: int
@@ -62,10 +65,13 @@ class Probe:
         """Whether the client has sent anything since."""
         return client.last_received_at >= self.sent_at
 
-    def has_failed(self, now: float, client: Leg, limits: SessionLimits) -> bool:
-        """Whether the client is lost. A pong may wait behind data that the client still reads, or that the relay does not."""
+    def has_failed(self, now: float, client: Leg, seconds: float) -> bool:
+        """Whether the client has not answered within `seconds`, and is lost.
+
+        A pong may wait behind data that the client still reads, or that the relay does not.
+        """
         return (
-            now - self.sent_at >= limits.probe_seconds
+            now - self.sent_at >= seconds
             and not self.is_answered(client)
             and client.held_since is None
             and client.full_since is None
@@ -103,7 +109,7 @@ class ClientProber:
 
     def has_failed(self, now: float, limits: SessionLimits) -> bool:
         """Whether the client is lost: it has not answered the last ping."""
-        return self.last is not None and self.last.has_failed(now, self._client, limits)
+        return self.last is not None and self.last.has_failed(now, self._client, limits.probe_seconds)
 
     def probe(self, now: float, limits: SessionLimits) -> float | None:
         """Ping, unless it was done within `probe_seconds`; see `seconds_until_lost`."""

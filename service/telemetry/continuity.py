@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from service.telemetry.series import start_at_zero
 
 SwapCause = Literal["renewal", "forced", "loss"]
-SwapResult = Literal["ok", "failed", "ended"]
+SwapResult = Literal["ok", "failed", "postponed", "ended"]
 CAUSES: Final[tuple[SwapCause, ...]] = ("renewal", "forced", "loss")
-RESULTS: Final[tuple[SwapResult, ...]] = ("ok", "failed", "ended")
+RESULTS: Final[tuple[SwapResult, ...]] = ("ok", "failed", "postponed", "ended")
 ITEM_FATES: Final = ("sent", "refused", "omitted")
 LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "items_over_limit", "refused", "other")
 NOT_RENEWABLE: Final = (
@@ -32,8 +32,8 @@ class ContinuityMetrics:
         self._swaps = Counter(
             f"{prefix}_swaps_total",
             "Upstream connections of sessions that the relay replaced, or tried to, by cause (renewal: before the provider's "
-            "limit, forced: at the limit, loss) and result (ok; failed: the session stays on its connection; ended: the "
-            "session ended).",
+            "limit, forced: at the limit, loss) and result (ok; failed: the session stays on its connection; postponed: it "
+            "waits for the approval of a tool; ended: the session ended).",
             ("cause", "result"),
             registry=registry,
         )

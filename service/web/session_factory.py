@@ -95,17 +95,17 @@ class SessionFactory:
         )
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
         new_session: Callable[..., Session] = Session
-        limits = self._limits_of(identity)
+        duration: float | None = None
         if self._continuity is not None and redial is not None and attempt.continuity:
             new_session = partial(
                 RenewableSession, pool=self._continuity, redial=redial, is_sideband=dial_request.has("call_id")
             )
-            limits = self._continuity.limits_of(limits)
+            duration = self._continuity.options.max_session_seconds
         session = new_session(
             info,
             client,
             connected,
-            limits=limits,
+            limits=self._limits_of(identity, duration),
             telemetry=self._telemetry,
             call=call,
             error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(
@@ -162,12 +162,13 @@ class SessionFactory:
         price, rates = live_cost_usd(live_model_label(attempt.model), 1.0, 0.0), rates_of(attempt.identity.client)
         return price if price is not None else rates.per_second if rates is not None else 0.0
 
-    def _limits_of(self, identity: Identity) -> SessionLimits:
+    def _limits_of(self, identity: Identity, duration: float | None) -> SessionLimits:
+        """The limits of a session; `duration` is its maximum if nothing has set one, None for the default."""
         if not identity.client.is_from_file:
-            return self._limits
+            return self._limits if duration is None else dataclasses.replace(self._limits, max_session_seconds=duration)
         return dataclasses.replace(
             self._limits,
-            max_session_seconds=max_session_seconds(identity.client, identity.user),
+            max_session_seconds=max_session_seconds(identity.client, identity.user, duration),
             token_seconds=None if identity.ends_at is None else max(0.0, identity.ends_at - time.time()),
         )
 

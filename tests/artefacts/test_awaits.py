@@ -92,6 +92,11 @@ EXCEPTIONS: Final = {
         "asyncio.shield(...)",
     ): "lasts as long as the session: the watchdog ends one whose peers are gone, idle or too slow",
     ("service/relay/renewable_session.py", "RenewableSession.run", "super().run()"): "`Session.run`, which is judged",
+    (
+        "service/relay/fair_slots.py",
+        "FairSlots._acquire",
+        "place",
+    ): "`Preparation.dial_and_begin` bounds it and each holder",
     ("service/store/calls.py", "StoreCalls.call", "self._slots"): "the calls that hold the slots have deadlines",
     ("service/store/redis_backend.py", "RedisBackend._run", "self._client.eval(...)"): STORE_CALL,
     ("service/store/redis_backend.py", "RedisBackend._run", "self._client.evalsha(...)"): STORE_CALL,

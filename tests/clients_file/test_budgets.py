@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.access.budgets import budgets_of
+from service.access.budgets import budgets_of, max_session_seconds
 from service.access.clients import Client, ClientDirectory, ClientLimits, ClientSet, Identity
 from service.realtime import pricing
 from service.realtime.frames import Opcode
@@ -305,3 +305,19 @@ async def test_model_of_gpt_live_without_a_price_is_refused(session: dict[str, A
 
     assert "model_refused" == error["code"]
     assert "unpriced_usd_per_minute of [clients.kiosk] in RELAY_CLIENTS_FILE" in error["remedy"]
+
+
+def test_duration_that_nothing_has_set_gives_way() -> None:
+    """To that of calls that outlive their connection. The smaller one of client and user holds, whatever is the default."""
+    limits = ClientLimits(max_session_seconds=3900)
+    plain = Client(name="kiosk", limits=limits, has_default_duration=True)
+    users = dataclasses.replace(plain, per_user=ClientLimits(max_session_seconds=7200))
+    for client, expected in (
+        (plain, 14_400),
+        (users, 7200),
+        (dataclasses.replace(users, has_default_duration=False), 3900),
+        (Client(name="kiosk"), 0),
+    ):
+        assert max_session_seconds(client, "ann", 14_400) == expected
+    assert max_session_seconds(users, None, 14_400) == 14_400
+    assert max_session_seconds(plain, None) == 3900

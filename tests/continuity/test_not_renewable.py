@@ -1,5 +1,8 @@
 """Sessions that can no longer be continued while they have two upstream connections, or none."""
 
+from math import inf
+
+from service.relay.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import Caller, calling
 from tests.continuity.relays import Stage, failing, stage
@@ -31,6 +34,41 @@ async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> No
         await is_alive(caller)
         assert not found.upstreams[0].closed
         assert found.swaps("renewal") == found.swaps("forced") == 0
+        assert found.swaps("renewal", "failed") == 0  # the provider has refused nothing
+
+
+async def test_renewal_waits_for_an_approval_and_does_not_fail() -> None:
+    """Its alert is for what the relay or the provider does; a user may take minutes."""
+    async with stage(Behaviour(expires_at="absent"), RELAY_RENEW_AFTER_SECONDS="6") as found, calling(found.relay):
+        [session] = found.relay.app.sessions
+        assert isinstance(session, RenewableSession)
+        approvals = session._kept.continuity.mirror.conversation.approvals
+        approvals.add("item_1")
+        await eventually(lambda: found.swaps("renewal", "postponed") == 1, 10)
+        assert len(found.upstreams) == 1
+        approvals.clear()
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        assert found.swaps("renewal", "failed") == 0
+        assert found.swaps("renewal", "postponed") == 1
+        [line] = found.relay.events("session.renewal_postponed")
+        assert line["reason"] == "mcp_approval"
+
+
+async def test_session_that_cannot_be_continued_is_not_renewed_and_does_not_fail() -> None:
+    """It is counted as not renewable, once; nothing is tried again and again."""
+    async with (
+        stage(Behaviour(expires_at="absent"), RELAY_RENEW_AFTER_SECONDS="2") as found,
+        calling(found.relay) as caller,
+    ):
+        send_what_cannot_be_kept(caller)
+        await is_told(found)
+        [session] = found.relay.app.sessions
+        assert isinstance(session, RenewableSession)
+        swap = session._swapper._swap
+        await eventually(lambda: swap.next_at() == inf, 10)
+        assert found.swaps("renewal", "failed") == found.swaps("renewal", "postponed") == 0
+        assert len(found.upstreams) == 1
+        await is_alive(caller)
 
 
 async def test_session_that_cannot_be_continued_ends_with_the_reason_of_its_loss() -> None:

@@ -1,6 +1,7 @@
 """Clients that leave, drains, policies and limits while a session has no upstream, or two."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.relay.drain import DrainSignals, DrainTiming
 from service.simulator import Behaviour, End, Fault, Moment
+from tests.clients_file.relays import TOKENS, table, write
 from tests.continuity.caller import calling
 from tests.continuity.relays import Stage, failing, stage
 from tests.continuity.test_recovery import is_alive
@@ -86,6 +88,64 @@ async def test_flood_of_the_client_ends_the_session_while_upstream_is_missing() 
         await caller.until_over()
         assert await found.ended() == "rate_exceeded"
         await upstream_is_left(found)
+
+
+async def test_end_by_the_operator_while_a_connection_is_prepared_closes_both() -> None:
+    """Also in the dial of it."""
+    for second in (Behaviour(), Behaviour(scenario="hang")):
+        async with stage(SHORT, second) as found, calling(found.relay) as caller:
+            caller.speak(100)  # no boundary: it stays prepared
+            await eventually(lambda: len(found.upstreams) == 2, 10)
+            [session] = found.relay.app.sessions
+            session.end("ended_by_operator")
+            await caller.until_over()
+            assert await found.ended() == "ended_by_operator"
+            await upstream_is_left(found)
+            assert len(found.upstreams) == 2
+
+
+async def test_flood_of_the_client_while_a_connection_is_prepared_ends_the_session() -> None:
+    """As without one; neither connection is left."""
+    async with stage(SHORT, RELAY_MAX_MESSAGES_PER_SECOND="50") as found, calling(found.relay) as caller:
+        caller.speak(100)
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        for _ in range(1_000):
+            caller.be_silent(20)
+        await caller.until_over()
+        assert await found.ended() == "rate_exceeded"
+        await upstream_is_left(found)
+
+
+async def test_limit_of_the_session_while_a_connection_is_prepared_ends_it() -> None:
+    """It counts from the beginning of the call."""
+    life = Behaviour(session_seconds=4)
+    async with stage(life, RELAY_MAX_SESSION_SECONDS="3") as found, calling(found.relay) as caller:
+        caller.speak(100)
+        await eventually(lambda: len(found.upstreams) == 2, 10)
+        await caller.until_over()
+        assert await found.ended() == "max_duration"
+        await upstream_is_left(found)
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        ("", 14400),
+        ("max_session_seconds = 3900", 3900),
+        ("max_session_seconds = 600", 600),
+        ('max_session_seconds = "unlimited"', 0),
+    ],
+)
+async def test_maximum_duration_that_a_client_has_holds_whatever_its_value(
+    tmp_path: Path, lines: str, seconds: float
+) -> None:
+    """3900 seconds are the default of the setting as well."""
+    file = tmp_path / "clients.toml"
+    write(file, table("kiosk", lines))
+    headers = {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    async with stage(RELAY_CLIENTS_FILE=str(file)) as found, calling(found.relay, headers=headers):
+        [session] = found.relay.app.sessions
+        assert session._watch._limits.max_session_seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -181,16 +181,28 @@ def test_refused_dials_do_not_count_as_losses() -> None:
 def test_few_losses_are_recovered_at_once() -> None:
     """Ten sessions are no storm."""
     storm = StormSpread()
-    assert [storm.delay(0.0, is_urgent=False, random=0.5) for _ in range(10)] == [0.0] * 10
+    assert [storm.delay(0.0, "a", is_urgent=False, random=0.5) for _ in range(10)] == [0.0] * 10
 
 
 def test_storm_is_spread_over_seconds_and_users_who_wait_come_first() -> None:
-    """A thousand sessions lose their upstream at once."""
+    """A thousand sessions lose their upstream at once, of one client or of a thousand."""
+    for clients in (1, 1000):
+        storm = StormSpread()
+        delays = [
+            storm.delay(0.0, f"client {number % clients}", is_urgent=number % 10 == 0, random=0.5)
+            for number in range(1000)
+        ]
+        assert 9 < max(delays) < 11
+        assert max(delays[::10]) < 1.5
+        assert storm.delay(100.0, "client 0", is_urgent=False, random=0.5) == 0.0
+
+
+def test_clients_take_turns_in_a_storm() -> None:
+    """One that loses a thousand sessions delays that of another by its own share."""
     storm = StormSpread()
-    delays = [storm.delay(0.0, is_urgent=number % 10 == 0, random=0.5) for number in range(1000)]
-    assert 9 < max(delays) < 11
-    assert max(delays[::10]) < 1.5
-    assert storm.delay(100.0, is_urgent=False, random=0.5) == 0.0
+    many = [storm.delay(0.0, "many", is_urgent=True, random=0.5) for _ in range(1000)]
+    assert 9 < max(many) < 11
+    assert storm.delay(0.0, "one", is_urgent=False, random=0.5) < 0.05
 
 
 @pytest.mark.parametrize("code", [None, 1001, 1005, 1006, 1011, 1012, 1013])

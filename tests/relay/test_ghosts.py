@@ -138,7 +138,7 @@ def test_only_a_silent_client_that_is_read_and_reads_nothing_fails_a_probe(
         acknowledged_bytes=acknowledged,
     )
     leg, probe = cast("Leg", client), Probe(now - probed, 0)
-    failed = probe.has_failed(now, leg, LIMITS)
+    failed = probe.has_failed(now, leg, LIMITS.probe_seconds)
     lapse = seconds_until_lost(now, leg, probe, LIMITS)
 
     is_read_and_reads_nothing = not (held or full is not None or acknowledged)

@@ -7,10 +7,11 @@ from prometheus_client import CollectorRegistry
 
 from service.realtime.continuity import Continuity, ContinuityLimits
 from service.realtime.frames import Opcode
+from service.realtime.journal_entries import OVERHEAD_BYTES
 from service.realtime.kept import payload_of
 from service.realtime.scanner_items import Message
 from service.relay.continuity_pool import ContinuityOptions, ContinuityPool
-from service.relay.kept_conversation import KeptConversation
+from service.relay.kept_conversation import MAX_OTHER_BYTES, KeptConversation
 from service.telemetry.continuity import ContinuityMetrics
 from service.wire.leg import Leg
 from tests.support.continued_call import client_frame, upstream_frame
@@ -112,6 +113,18 @@ async def test_client_without_upstream_is_held_until_there_is_one(kept: Kept) ->
     kept.kept.hold_client()
     kept.tick(0.5)
     assert kept.client.reasons == {"journal_full"}
+
+
+async def test_all_that_is_kept_is_counted(kept: Kept) -> None:
+    """Also what no swap repeats, and small events by what they take in memory."""
+    kept.kept.lose_upstream()
+    before = kept.kept.kept_bytes
+    for _ in range(100):
+        kept.send(type="some.event")
+    assert kept.kept.kept_bytes - before > 100 * OVERHEAD_BYTES
+    while not kept.client.reasons:
+        kept.send(type="some.event", text="x" * 1000)
+    assert MAX_OTHER_BYTES < kept.kept.kept_bytes - before < MAX_OTHER_BYTES + 2000
 
 
 async def test_sessions_that_keep_the_most_free_the_memory_of_the_process() -> None:

@@ -1,0 +1,80 @@
+"""A connection that waits to take over may be lost without a sign: it is pinged, and a silent one is replaced."""
+
+import pytest
+
+from service.relay import preparation
+from service.relay.renewable_session import RenewableSession
+from service.simulator import End, Fault, Moment
+from tests.continuity.caller import calling
+from tests.continuity.relays import FAST, Stage, failing, stage
+from tests.continuity.test_recovery import is_alive
+from tests.support.harness import eventually
+
+SILENT = failing(Fault(Moment.AFTER_SENT, End.SILENCE, event="conversation.item.done"))
+"""In step, then without an event or a pong."""
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that upstream has sent counts for a later moment."""
+    monkeypatch.setattr(preparation, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(preparation, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(preparation, "_FRESH_SECONDS", -1.0)
+
+
+async def renew(found: Stage) -> None:
+    """Let the renewal of the session be due, long before its end."""
+    [session] = found.relay.app.sessions
+    assert isinstance(session, RenewableSession)
+    swapper = session._swapper
+    await eventually(lambda: swapper._expires_at is not None)
+    swapper._swap._prepare_at = swapper._idle_until = 0.0
+
+
+async def test_silent_connection_does_not_take_over_at_a_boundary() -> None:
+    """Another one is prepared, and the session stays on its connection until then."""
+    async with stage(FAST, SILENT) as found, calling(found.relay) as caller:
+        caller.say("hello")
+        await caller.until("conversation.item.done")
+        await renew(found)
+        await eventually(lambda: found.relay.events("session.renewal_failed"), 10)
+        await renew(found)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        [line] = found.relay.events("session.renewal_failed")
+        assert (line["reason"], len(found.upstreams)) == ("silent", 3)
+        assert found.upstreams[1].closed
+        await is_alive(caller)
+        assert [item["id"] for item in found.conversations[2].items] == caller.items
+        caller.check()
+
+
+async def test_silent_connection_does_not_take_over_from_one_that_is_lost() -> None:
+    """Both are lost in one failure of the network: a third one is dialled, within the time for a recovery."""
+    async with stage(FAST, SILENT) as found, calling(found.relay) as caller:
+        caller.speak(100)  # no boundary: it waits
+        caller.say("hello")
+        await caller.until("conversation.item.done")
+        await renew(found)
+        await eventually(lambda: len(found.conversations) == 2 and found.upstreams[1].ended_by, 10)
+        [session] = found.relay.app.sessions
+        session._connected.leg.abort()
+        await eventually(lambda: found.swaps("loss") == 1)
+        assert len(found.upstreams) == 3
+        await is_alive(caller)
+        assert [item["id"] for item in found.conversations[2].items] == caller.items
+        caller.check()
+
+
+async def test_connection_that_waits_is_pinged() -> None:
+    """So that neither side nor a proxy forgets it, and that its loss is noticed before it is needed."""
+    async with stage() as found, calling(found.relay) as caller:
+        caller.speak(100)
+        await caller.until("input_audio_buffer.speech_started")
+        await renew(found)
+        await eventually(lambda: len(found.upstreams) == 2 and found.upstreams[1].pings_received >= 2, 10)
+        assert found.swaps("renewal") == 0
+        caller.be_silent(800)
+        await caller.until("response.done")
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        await is_alive(caller)
+        caller.check()
