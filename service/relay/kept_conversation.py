@@ -175,8 +175,11 @@ class KeptConversation:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is to be done but for what the client says."""
-        return self.upstream is not None and self._client.held_since is None and not self.continuity.log
+        """Whether nothing is to be done, and what is kept does not grow: upstream is there, and hears silence."""
+        if self.upstream is None or self._client.held_since is not None or self.continuity.log:
+            return False
+        journal = self.continuity.journal
+        return journal.detects_turns and not journal.speech_is_open
 
     def stop(self) -> None:
         """Read the client again: the session ends, and needs its close frame."""

@@ -70,7 +70,7 @@ class Swapper:
         return self._original is not None
 
     def tick(self) -> None:
-        """Do what is due; called twice a second. While nothing but audio passes, most ticks do nothing."""
+        """Do what is due; called twice a second. While only silence is said, most ticks do nothing."""
         now, continuity = self._clock(), self._kept.continuity
         if self._is_over or (now < self._idle_until and not continuity.log):
             return

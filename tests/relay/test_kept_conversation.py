@@ -185,3 +185,23 @@ async def test_audio_of_the_last_moment_goes_to_the_next_upstream(kept: Kept) ->
     kept.kept.appends.append(AUDIO)
     kept.kept.take_appends()
     assert len(kept.kept.continuity.journal.unsent()) == 2
+
+
+async def test_conversation_that_grows_is_not_idle(kept: Kept) -> None:
+    """What is kept of it counts towards the limit of the process."""
+    kept.tick(0.5)
+    assert kept.kept.is_idle
+    kept.up(type="input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
+    assert not kept.kept.is_idle
+    kept.tick(0.5)
+    assert not kept.kept.is_idle
+    kept.up(type="input_audio_buffer.committed", item_id="a", previous_item_id=None)
+    kept.tick(0.5)
+    assert kept.kept.is_idle
+    kept.up(type="session.updated", session=session_object(detection=None))
+    kept.tick(0.5)
+    assert not kept.kept.is_idle
+    kept.up(type="session.updated", session=session_object())
+    kept.tick(0.5)
+    kept.kept.lose_upstream()
+    assert not kept.kept.is_idle
