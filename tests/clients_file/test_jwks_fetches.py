@@ -16,6 +16,7 @@ from tests.clients_file.relays import notes, table, write
 from tests.clients_file.test_jwks import ANSWERS
 from tests.support.harness import eventually
 from tests.support.jwt_issuer import RSA, Issuer, key_set, running_issuer, sign
+from tools.ports import free_port
 
 FETCHES: Final = "realtime_relay_jwks_fetches_total"
 NEW: Final = ECKey.generate_key("P-256", {"kid": "new"})
@@ -113,10 +114,8 @@ async def test_keys_are_fetched_again_in_time(path: Path, monkeypatch: pytest.Mo
 
 async def test_issuer_on_a_closed_port_is_reported(path: Path) -> None:
     """Nothing of the URL, which can name internal hosts, reaches the client."""
-    async with running_issuer() as stopped:
-        url = stopped.url
     issuer = Issuer()
-    issuer.url = url
+    issuer.url = f"http://127.0.0.1:{free_port()}/"
     async with relay_with(issuer, path, is_fetched=False) as relay:
         client = await connect_with(relay, sign())
         await client.close()
