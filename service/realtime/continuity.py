@@ -342,6 +342,10 @@ class Continuity:
         self.swallowed_events += is_hidden
         return is_hidden
 
+    def placed(self, event_type: str, raw: bytes) -> bytes | None:
+        """Return the payload that replaces an event of upstream, because that names an item that the client never saw."""
+        return self._interceptor.placed(event_type, raw)
+
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of the upstream before is forwarded: a late transcript is, and it is kept."""
         if not event_type.startswith("conversation.item.input_audio_transcription."):

@@ -27,7 +27,7 @@ from service.realtime.values import child, finite_number
 _NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
 _MCP_CALL_SECONDS: Final = 120.0  # later than that no end of a call comes
 _MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
-_OUTPUT_TYPES: Final = frozenset({"function_call", "mcp_call", "mcp_list_tools", "mcp_approval_request"})
+_OUTPUT_TYPES: Final = kept.MCP_CALL_TYPES | {"function_call", "mcp_list_tools", "mcp_approval_request"}
 
 
 class McpCall(NamedTuple):
@@ -136,7 +136,7 @@ class Conversation:
             self.approvals.add(item.item_id)
         elif kind == "mcp_approval_response":
             self.approvals.discard(text(source.get("approval_request_id")))
-        elif kind == "mcp_call":
+        elif text(kind) in kept.MCP_CALL_TYPES:
             self.mcp_calls.setdefault(item.item_id, McpCall(0, now))
 
     def done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
@@ -158,7 +158,7 @@ class Conversation:
         elif item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") != "incomplete":
             item.payload = call_payload(item.item_id, source)
             self.calls[item.call_id] = now
-        elif source.get("type") == "mcp_call" and is_done:
+        elif text(source.get("type")) in kept.MCP_CALL_TYPES and is_done:
             if source.get("output") is not None or source.get("error") is not None:
                 self.mcp_calls.pop(item.item_id, None)
             item.payload = mcp_text(item.item_id, source)

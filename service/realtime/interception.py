@@ -29,6 +29,7 @@ _ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
     kept.ITEM_DELETED,
     kept.ITEM_DONE,
 }
+_PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
 _MAX_GONE: Final = 4096
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
 
@@ -191,6 +192,17 @@ class Interceptor:
             is_ours = self._take_due(kept.ITEM_ADDED, text(child(body, "item").get("id")))
             return is_ours and self._take_due(kept.ITEM_DONE, text(child(body, "item").get("id")))
         return self._take_due(event_type, text(body.get("item_id")) or text(child(body, "item").get("id")))
+
+    def placed(self, event_type: str, raw: bytes) -> bytes | None:
+        """Return the payload of an event whose `previous_item_id` is a list that the client never saw; None: it is not."""
+        if event_type not in _PLACED or not self._tool_lists.are_any:
+            return None
+        body = body_of(raw, masked=False)
+        if not self._tool_lists.has(text(body.get("previous_item_id"))):
+            return None
+        item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
+        known = [item.item_id for item in self._mirror.items if item.item_id != item_id]
+        return dumps({**body, "previous_item_id": known[-1] if known else None})
 
     def _is_own_error(self, event_id: str) -> bool:
         """An item that is created anew may be refused late, as an image that is checked behind its acknowledgement."""

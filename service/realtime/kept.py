@@ -41,6 +41,8 @@ OUTPUT_ADDED: Final = "response.output_item.added"
 OUTPUT_DONE: Final = "response.output_item.done"
 PART_ADDED: Final = "response.content_part.added"
 ARGUMENTS_DONE: Final = "response.function_call_arguments.done"
+MCP_CALL_TYPES: Final = frozenset({"mcp_call", "mcp_tool_call"})
+"""The types of an item: the API reference has named it both ways, and so do clients."""
 MCP_CALLED: Final = "response.mcp_call.completed"
 MCP_NOT_CALLED: Final = "response.mcp_call.failed"
 MCP_LISTING: Final = "mcp_list_tools.in_progress"

@@ -176,7 +176,7 @@ class Mirror:
     def _output_added(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
         source = child(body, "item")
         item_id = text(source.get("id"))
-        if source.get("type") == "mcp_call":
+        if text(source.get("type")) in kept.MCP_CALL_TYPES:
             index = int(finite_number(body.get("output_index")) or 0)
             self.conversation.mcp_calls[item_id] = McpCall(index, now)
         self.answers.output_added(payload, body, in_conversation=self.items.get(item_id) is not None)

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from service.realtime.events import parse_object
-from service.realtime.kept import dumps, text
+from service.realtime.kept import MCP_CALL_TYPES, dumps, text
 
 ROOT: Final = "root"
 _OVERHEAD_BYTES: Final = 250  # of an item in memory, beside its text
@@ -138,7 +138,7 @@ def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
         return Item(item_id, Kind.COPY, dumps(copy), is_done=True, holds_image=has_image(body))
     if type_ in {"function_call", "function_call_output"}:
         return call_item(item_id, body)
-    if type_ == "mcp_call":
+    if type_ in MCP_CALL_TYPES:
         return Item(item_id, Kind.UNKNOWN, mcp_text(item_id, body))
     return Item(item_id, Kind.UNKNOWN, is_done=True)
 

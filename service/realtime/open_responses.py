@@ -12,6 +12,7 @@ from typing import Any, Final
 from service.realtime.events import parse_object
 from service.realtime.kept import (
     ITEM_DONE,
+    MCP_CALL_TYPES,
     OUTPUT_DONE,
     RESPONSE_DONE,
     body_of,
@@ -88,8 +89,11 @@ class Output:
 
     @property
     def is_unfinished_call(self) -> bool:
-        """Whether it is a function call of which the arguments are incomplete."""
-        return not self.done and not self.arguments and self.kind == "function_call"
+        """Whether it is a function call of which the arguments are incomplete, or a request to approve a call.
+
+        The client would have that answered, and no other upstream knows it.
+        """
+        return not self.done and not self.arguments and self.kind in {"function_call", "mcp_approval_request"}
 
     @property
     def kind(self) -> str:
@@ -160,7 +164,7 @@ class OpenResponse:
     def has_call(self) -> bool:
         """Whether it holds a whole function call, whose output brings the next answer, or an MCP call, which may have run."""
         return any(
-            output.kind == "mcp_call" or (output.kind == "function_call" and (output.done or output.arguments))
+            output.kind in MCP_CALL_TYPES or (output.kind == "function_call" and (output.done or output.arguments))
             for output in self.outputs.values()
         )
 

@@ -44,6 +44,15 @@ class ToolLists:
                 del self._open[item_id]
         return True
 
+    def has(self, item_id: str) -> bool:
+        """Whether an item is one of these lists, of which the client does not know."""
+        return item_id in self._servers
+
+    @property
+    def are_any(self) -> bool:
+        """Whether there is such an item."""
+        return bool(self._servers)
+
     @property
     def are_open(self) -> bool:
         """Whether events of a list are due."""

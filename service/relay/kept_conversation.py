@@ -129,6 +129,11 @@ class KeptConversation:
         else:
             self.continuity.mirror.answers.delta(message.payload)
 
+    def placed(self, message: Message) -> Message | None:
+        """Return an event of upstream without the name of an item that the client never saw; None: it has none."""
+        payload = self.continuity.placed(message.type or "", message.raw)
+        return None if payload is None else Message(message.type, payload, build_frame(Opcode.TEXT, payload))
+
     def upstream_event(self, message: Message) -> None:
         """Keep an event of upstream that the client gets."""
         if message.type in BODILESS:

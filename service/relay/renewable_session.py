@@ -159,6 +159,8 @@ class RenewableSession(Session):
         self._to_client.count_audio()
         if self._kept.is_swallowed(message):
             return Verdict.DROP
+        placed = self._kept.placed(message)
+        message = placed or message
         verdict = Verdict.FORWARD if message.type in _ONLY_KEPT else super().event_read(direction, message)
         self._last_error = parse_error(message.payload) if message.type == ERROR else None
         if message.type == ERROR and self._call.has_expired:
@@ -167,7 +169,7 @@ class RenewableSession(Session):
             return Verdict.DROP
         self._kept.upstream_event(message)
         self._swapper.event_kept()
-        return verdict
+        return Rewritten(placed.payload, is_redacted=False) if placed and verdict is Verdict.FORWARD else verdict
 
     def _peer_ended(self, side: Side, end: Ending, code: int | None = None, text: str = "") -> None:
         if side == "upstream" and self._swapper.is_lost:

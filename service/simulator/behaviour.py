@@ -128,6 +128,9 @@ class Behaviour:
     pace: float | None = None  # speed of the answers' audio relative to real time; 0: none
     transcription_seconds: float = 0.0  # between the commit and the transcript
     transcription_fails: bool = False
+    context_tokens: int | None = None  # of input; what `truncation` drops beyond it is as old as possible
+    refuses_other_model: bool = False  # a `session.update` with another `model`, which is ignored otherwise
+    mcp_call_type: str = "mcp_call"  # of the items; some clients also expect `mcp_tool_call`
     mcp_seconds: float | None = 0.0  # that an MCP server takes for its list of tools, or a call; None: for ever
     creates_on_sideband: bool = False  # `session.created`, which the provider does not send there
     transcribes_created_audio: bool = False  # also `input_audio` of items that the client creates

@@ -21,6 +21,7 @@ _INSTRUCTIONS = (
     "When you are interrupted you stop immediately, as a well-mannered bird does."
 )
 _REQUIRED_OBJECTS = ("audio", "input", "output", "format")  # an update that sets one of these to null is ignored
+_SECRETS = ("authorization", "headers")  # of an MCP server. Whether the provider shows them is not known
 _SEMANTIC_SILENCE_MS: dict[JSON, int] = {"low": 1_000, "high": 200}  # by eagerness
 _DEFAULT_SEMANTIC_SILENCE_MS = 500
 
@@ -114,6 +115,7 @@ class SessionConfiguration:
         self._override = override or {}  # wins against what the client asks for
         _merge(self._session, self._override)
         self.assistant_audio_sent = False  # from then on the voice cannot be changed
+        self.refuses_other_model = False
 
     @property
     def session(self) -> JSONObject:
@@ -191,7 +193,9 @@ class SessionConfiguration:
         schema.validate(self._rules, patch, "session")
         changed = copy.deepcopy(self._session)
         _merge(changed, patch)
-        # Type and model cannot change after the start. The provider ignores another model instead of refusing it.
+        # Type and model cannot change after the start. The API reference does not say how another model is refused.
+        if self.refuses_other_model and "model" in self._session and changed.get("model") != self._session["model"]:
+            raise ApiError("invalid_value", "The model of a session cannot be changed.", param="session.model")
         for fixed in ("type", "model"):
             if fixed in self._session:
                 changed[fixed] = self._session[fixed]
@@ -280,7 +284,8 @@ def _ordered_tool(tool: JSON) -> JSON:
         return tool
     # The provider returns these keys first, in this order.
     leading: JSONObject = {name: tool[name] for name in ("type", "name", "description", "parameters") if name in tool}
-    return leading | tool
+    shown: JSONObject = {name: value for name, value in tool.items() if name not in _SECRETS}
+    return leading | shown
 
 
 def _output(session: JSONObject, name: str) -> str:

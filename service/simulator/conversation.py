@@ -2,8 +2,9 @@
 
 Source: the API reference "conversation.item.*". Without ``previous_item_id`` an item is appended, with ``root`` it is
 inserted first, with an item's identifier after that item; an unknown identifier is an error. The output of a function call
-needs its call in the conversation (livekit/agents#3344). The newest audio of the user is always kept, because replies repeat
-it; other audio only up to a bound, because that of a 60-minute session would take too much memory.
+needs its call in the conversation (livekit/agents#3344), an approval its request. The newest audio of the user is always
+kept, because replies repeat it; other audio only up to a bound, because that of a 60-minute session would take too much
+memory.
 """
 
 from dataclasses import replace
@@ -111,6 +112,11 @@ class Conversation:
         self.replace_item(_cut(item, end_ms, audio_format))
 
     def _check_call(self, item: Item) -> None:
+        if item.kind == "mcp_approval_response":
+            request_id = item.body["approval_request_id"]
+            if self._items.get(str(request_id), item).kind != "mcp_approval_request":
+                message = f"Approval request ID '{request_id}' not found in conversation."
+                raise ApiError("invalid_value", message, param="item.approval_request_id")
         if item.kind != "function_call_output":
             return
         call_id = item.body["call_id"]

@@ -2,7 +2,7 @@
 
 Source: the guide "Realtime with tools" and the example `mcp_approval.rb` of openai-ruby. A list is an item that the session
 creates behind `session.created` or `session.updated`. A call runs on behind the end of its response, and the client then
-asks for an answer to it.
+asks for an answer to it. A call that needs an approval is a request first; where it is approved, an item of its own follows.
 """
 
 import asyncio
@@ -41,6 +41,16 @@ class McpServers:
         await self._wait()
         await self._send("response.mcp_call.completed", **ids)
         await self._end_item({**item, "output": "found"})
+
+    async def approved(self, response: Item) -> None:
+        """Run the call whose request the client approves."""
+        request = self._conversation.find(str(response.body["approval_request_id"]), "retrieve").body
+        call: JSONObject = {name: request[name] for name in ("object", "server_label", "name", "arguments")}
+        kind = self._connection.behaviour.mcp_call_type
+        call = {"id": new_id("item"), "type": kind, **call, "approval_request_id": request["id"], "output": None}
+        previous = self._conversation.add(Item(call, Tokens()))
+        await self._send("conversation.item.added", previous_item_id=previous, item=call)
+        await self.run_call(call)
 
     async def _list(self, label: str) -> None:
         item: JSONObject = {"id": new_id("item"), "type": "mcp_list_tools", "server_label": label, "tools": []}

@@ -26,6 +26,7 @@ class Reply:
     audio: bytes | None = None  # None for a response without audio
     function: str | None = None  # the function's name; `text` is then its arguments
     mcp_server: str | None = None  # whose function it is
+    needs_approval: bool = False  # the client has to approve the call
     truncated: bool = False  # at max_output_tokens
 
     @property
@@ -55,7 +56,10 @@ def compose_reply(items: Sequence[Item], options: ResponseOptions, input_format:
     if function is not None:
         server = options.tool_choice.get("server_label") if isinstance(options.tool_choice, dict) else None
         arguments = encode({"heard": prompt.text if prompt else ""})
-        return Reply(arguments, function=function, mcp_server=str(server) if server else None)
+        needs_approval = _needs_approval(options, server)
+        return Reply(
+            arguments, function=function, mcp_server=str(server) if server else None, needs_approval=needs_approval
+        )
     text = _reply_text(prompt)
     if not options.with_audio:
         return _truncated_reply(text, options.max_output_tokens)
@@ -124,3 +128,9 @@ def _required_function(options: ResponseOptions) -> str | None:
     if isinstance(choice, dict):
         return str(choice["name"]) if choice.get("type") == "function" and choice.get("name") in names else None
     return str(names[0]) if choice == "required" and names else None
+
+
+def _needs_approval(options: ResponseOptions, server: JSON) -> bool:
+    tools = options.tools if isinstance(options.tools, list) else []
+    mine = [tool for tool in tools if isinstance(tool, dict) and server and tool.get("server_label") == server]
+    return any(tool.get("require_approval") == "always" for tool in mine)

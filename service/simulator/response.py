@@ -92,7 +92,7 @@ class Response:
     def mcp_call(self) -> JSONObject | None:
         """The item of the MCP call that runs from the end of the response on; None without one."""
         is_call = self._reply.mcp_server is not None and self._record.status == "completed"
-        return self._item("completed") if is_call else None
+        return self._item("completed") if is_call and not self._reply.needs_approval else None
 
     @property
     def _call_type(self) -> str:
@@ -163,7 +163,8 @@ class Response:
             await self._send("response.output_text.done", **self._part_ids(), text=self._sent_text)
         if self._reply.function is None:
             await self._send("response.content_part.done", **self._part_ids(), part=self._part())
-        if self._options.in_conversation and self._reply.mcp_server is None:
+        runs_on = self._reply.mcp_server is not None and not self._reply.needs_approval
+        if self._options.in_conversation and not runs_on:
             self._conversation.finish(self._as_item(item), self._options.audio_format)
             await self._send("conversation.item.done", previous_item_id=None, item=item)
         await self._send("response.output_item.done", **self._response_ids(), item=item)
@@ -261,7 +262,9 @@ class Response:
         if self._reply.function is not None:
             call: JSONObject = {"name": self._reply.function, **self._call_ids, "arguments": self._sent_text}
             if self._reply.mcp_server is not None:
-                return {**item, "type": "mcp_call", "server_label": self._reply.mcp_server, **call}
+                kind = self._connection.behaviour.mcp_call_type
+                kind = "mcp_approval_request" if self._reply.needs_approval else kind
+                return {**item, "type": kind, "server_label": self._reply.mcp_server, **call}
             return {**item, "type": "function_call", "status": status, **call}
         has_audio = self._reply.audio is not None
         content: JSONObject = (

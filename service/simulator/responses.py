@@ -6,6 +6,7 @@ from service.realtime.usage import Tokens
 from service.simulator import schema
 from service.simulator.configuration import SessionConfiguration, parse_audio_format
 from service.simulator.connection import Connection
+from service.simulator.context import Context, ContextExceeded
 from service.simulator.conversation import Conversation
 from service.simulator.conversation_record import ResponseRecord
 from service.simulator.events import JSON, ApiError, JSONObject, require_object, require_string
@@ -42,6 +43,7 @@ class Responses:
         self._voice = voice
         self._on_answer = on_answer  # at each end of a response, with the milliseconds of its audio
         self._response: Response | None = None
+        self._context = Context(connection.behaviour.context_tokens)
         self._is_pending = False  # speech ended during the active response
 
     @property
@@ -84,11 +86,8 @@ class Responses:
         response.cancel("client_cancelled")
 
     def _start(self, params: JSONObject, requested: str) -> None:
-        items, input_tokens = self._conversation.items, self._conversation.input_tokens
-        inline = params.get("input")
-        if isinstance(inline, list):
-            items = self._inline_items(inline)
-            input_tokens = sum((item.tokens for item in items), Tokens())
+        items, failure = self._input_items(params)
+        input_tokens = sum((item.tokens for item in items), Tokens())
         options = self._options(params, items)
         self._configuration.assistant_audio_sent |= options.with_audio
         reply = compose_reply(items, options, self._configuration.input_format)
@@ -99,7 +98,7 @@ class Responses:
             options,
             reply,
             input_tokens=input_tokens,
-            failure=self._injected_failure(),
+            failure=failure,
             sideband=self._sideband,
             record=self._record(requested, options, first_sample),
         )
@@ -134,6 +133,16 @@ class Responses:
         if self._connection.record.conversation is not None:
             self._connection.record.conversation.responses.append(record)
         return record
+
+    def _input_items(self, params: JSONObject) -> tuple[tuple[Item, ...], InjectedFailure | None]:
+        """Return the items that the response gets, and the failure of the response if it fails."""
+        items, failure, inline = self._conversation.items, self._injected_failure(), params.get("input")
+        if isinstance(inline, list):
+            return self._inline_items(inline), failure
+        try:
+            return self._context.input_of(items, self._configuration.get("truncation")), failure
+        except ContextExceeded as error:
+            return items, InjectedFailure(error, halfway=False)
 
     def _inline_items(self, inline: list[JSON]) -> tuple[Item, ...]:
         items = []

@@ -310,6 +310,7 @@ class Simulator:
             session = {**copy.deepcopy(secret_session), "id": new_id("sess"), "expires_at": expires_at}
         show_expiry(session, connection.behaviour.expires_at)
         configuration = SessionConfiguration(session, rules, connection.behaviour.session_patch)
+        configuration.refuses_other_model = connection.behaviour.refuses_other_model
         call = Call(configuration, Conversation(self.options.kept_audio_bytes))
         if upgrade.call_id is not None:
             call = self._calls.state(upgrade.call_id, call)

@@ -207,6 +207,8 @@ class Session:
         item = with_words(parse_item(require_object(event, "item"), audio_format), audio_format)
         previous = self._conversation.add(item, after)
         await self._send_item_events(item, previous)
+        if item.kind == "mcp_approval_response" and item.body["approve"] is True:
+            self._connection.spawn(self._mcp_servers.approved(item))
         if item.audio is not None:
             self._record_turn(item, "created")
             if self._connection.behaviour.transcribes_created_audio:

@@ -114,3 +114,93 @@ async def test_loss_within_a_list_of_tools_ends_nothing_that_has_no_content() ->
         caller.say("hello")
         await caller.until("conversation.item.done")
         caller.check()
+
+
+async def test_item_behind_a_hidden_list_is_placed_where_the_client_knows() -> None:
+    """The list is the first item of the next connection, and here its only one."""
+    async with stage(Behaviour(), Behaviour(mcp_seconds=0.3)) as found, calling(found.relay) as caller:
+        await configure(caller)
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        caller.say("hello")
+        await caller.until("conversation.item.done", 2)
+        assert found.conversations[1].items[0]["type"] == "mcp_list_tools"
+        places = {event["previous_item_id"] for event in caller.events if "previous_item_id" in event}
+        assert places <= {None, *caller.items}
+        caller.check()
+
+
+@pytest.mark.parametrize("call_type", ["mcp_call", "mcp_tool_call"])
+async def test_result_of_a_call_is_known_behind_a_loss(call_type: str) -> None:
+    """As text of the system, under the id of the call, whichever of its names upstream uses."""
+    async with stage(Behaviour(mcp_call_type=call_type)) as found, calling(found.relay) as caller:
+        await configure(caller)
+        caller.send("response.create", response=CALL)
+        await caller.until("conversation.item.done", 2)
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        caller.say("And?")
+        await caller.until("conversation.item.done", 3)
+        [result] = [item for item in found.conversations[1].items if item["id"] == caller.items[1]]
+        assert result["role"] == "system"
+        assert result["content"] == [{"type": "input_text", "text": "Tool search returned: found"}]
+        caller.check()
+
+
+async def request_approval(caller: Caller) -> str:
+    """Have the model ask for an approval; returns the id of the request."""
+    answers = caller.count("response.done")
+    caller.send("response.create", response={**CALL, "tools": [{**SERVER, "require_approval": "always"}]})
+    await caller.until("response.done", answers + 1)
+    return str(caller.of_type("response.done")[-1]["response"]["output"][0]["id"])
+
+
+def approve(caller: Caller, request: str) -> None:
+    """Answer it."""
+    item = {"type": "mcp_approval_response", "approval_request_id": request, "approve": True}
+    caller.send("conversation.item.create", item=item, event_id="approval")
+
+
+async def test_renewal_follows_the_answer_to_a_request_for_approval() -> None:
+    """And the call that this allows."""
+    async with stage(Behaviour(expires_at=4.0)) as found, calling(found.relay) as caller:
+        request = await request_approval(caller)
+        await eventually(lambda: found.swaps("renewal", "postponed") >= 1, 10)
+        assert len(found.upstreams) == 1
+        approve(caller, request)
+        await caller.until("response.mcp_call.completed")
+        await eventually(lambda: found.swaps("renewal") + found.swaps("forced") == 1, 10)
+        assert [item["type"] for item in found.conversations[1].items] == ["message"]
+        assert not caller.count("error")
+        caller.check()
+
+
+async def test_request_for_approval_is_forgotten_at_a_loss() -> None:
+    """The client's answer is refused by the next connection; another request of the model is answered as usual."""
+    async with stage() as found, calling(found.relay) as caller:
+        request = await request_approval(caller)
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        approve(caller, request)
+        await caller.until("error")
+        [refused] = caller.of_type("error")
+        assert (refused["error"]["event_id"], refused["error"]["param"]) == ("approval", "item.approval_request_id")
+        approve(caller, await request_approval(caller))
+        await caller.until("response.mcp_call.completed")
+        caller.check()
+
+
+async def test_request_for_approval_that_a_loss_cuts_is_not_shown_as_done() -> None:
+    """The client would ask its user in vain: the answer is requested again, and with it another approval."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="conversation.item.added")
+    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+        caller.send("response.create", response={**CALL, "tools": [{**SERVER, "require_approval": "always"}]})
+        await eventually(lambda: found.swaps("loss") == 1)
+        await caller.until("response.done", 2)
+        await caller.until("conversation.item.done")
+        [request] = [event["item"] for event in caller.of_type("conversation.item.done")]
+        assert request["id"] == found.conversations[1].items[-1]["id"]
+        approve(caller, request["id"])
+        await caller.until("response.mcp_call.completed")
+        assert not caller.count("error")
+        caller.check()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.simulator import Simulator, SimulatorOptions
+from service.simulator import Behaviour, Simulator, SimulatorOptions
 from tests.support.simulator_client import connect, speech
 
 
@@ -83,10 +83,16 @@ async def test_empty_instructions_restore_default(sim: Simulator) -> None:
         assert (await client.update_session(instructions=""))["instructions"] == before["instructions"]
 
 
-async def test_model_in_update_is_ignored(sim: Simulator) -> None:
-    """The provider does not refuse it either."""
+async def test_model_in_update_is_ignored_or_refused(sim: Simulator) -> None:
+    """It cannot change; whether the provider says so is not known. The same model is accepted."""
     async with connect(sim) as client:
         assert (await client.update_session(model="gpt-realtime-2.1"))["model"] == "gpt-realtime"
+    sim.set_dials(Behaviour(refuses_other_model=True))
+    async with connect(sim) as client:
+        assert (await client.update_session(model="gpt-realtime"))["model"] == "gpt-realtime"
+        await client.send("session.update", session={"type": "realtime", "model": "gpt-realtime-2.1"})
+        error = (await client.read_until("error"))[-1]["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "session.model")
 
 
 @pytest.mark.parametrize(
