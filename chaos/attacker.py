@@ -63,7 +63,7 @@ class Connection:
         attack = self.attack
         token = client_token(self.number % attack.names) if attack.names else None
         model = f"{attack.model}.{next(_model_numbers)}" if attack.new_models else attack.model
-        return upgrade(attack.path, model, token)
+        return upgrade(attack.path, f"{model}&continuity=renew" if attack.is_renewable else model, token)
 
     async def open(self, *, limit: int = _BLOCK) -> Stream:
         """Connect."""

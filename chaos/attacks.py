@@ -4,12 +4,23 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from hashlib import sha256
+from typing import Any, Final, Literal
 
 from bench.wire import TEXT, build_frame, frame_head
+from chaos.costly import READ_BYTES, commits, costly_frames, costly_items, fragmented
 
 Family = Literal[
-    "no token", "small frames", "upstream frames", "refusals", "reads nothing", "pause", "upstream", "resets", "other"
+    "no token",
+    "small frames",
+    "upstream frames",
+    "costly events",
+    "refusals",
+    "reads nothing",
+    "pause",
+    "upstream",
+    "resets",
+    "other",
 ]
 MIB: Final = 1 << 20
 CLIENT_NAMES: Final = 50
@@ -34,7 +45,7 @@ class Attack:
 
     `first` and `repeated` are the bytes that it sends. `model` selects what the hostile upstream does. `names` is the number
     of client tokens that it uses, 0 for none; `addresses` the number of source addresses. `settings` and `open_files` are
-    those of the relay.
+    those of the relay. `is_reviewed`: its clients have a locked policy and a budget; `is_renewable`: continuity.
     """
 
     name: str
@@ -52,6 +63,8 @@ class Attack:
     settings: Mapping[str, str] = field(default_factory=dict)
     open_files: int | None = None
     in_short: bool = False
+    is_reviewed: bool = False
+    is_renewable: bool = False
 
     @property
     def growth_mb(self) -> float:
@@ -62,6 +75,16 @@ class Attack:
 def client_token(number: int) -> str:
     """The token of an attacker."""
     return f"attacker{number % CLIENT_NAMES:02}-" + "a" * 32
+
+
+def clients_file(names: int) -> str:
+    """The clients file of attackers with a locked policy and a budget."""
+    clients = [
+        f'[clients.attacker{number:02}]\ntoken_sha256 = ["{sha256(client_token(number).encode()).hexdigest()}"]\n'
+        'policy = "locked"\ntokens_per_session = 1000000000\n'
+        for number in range(names)
+    ]
+    return "".join([*clients, '[policies.locked]\nlocked = ["instructions", "tools", "voice"]\n'])
 
 
 def upgrade(path: str, model: str, token: str | None, extra: bytes = b"") -> bytes:
@@ -149,6 +172,36 @@ _UPSTREAM_FRAMES: Final = tuple(
     for kind in ("pings", "pongs", "tiny", "audio", "continuations")
     for connections in (1, 20)
 )
+_MODELS: Final = {"RELAY_ALLOWED_MODELS": "gpt-realtime,chaos-sink"}
+_COSTLY: Final = costly_frames("session.update", from_client=True)
+_LATE_TYPE: Final = fragmented(b'{"k":[' + b"0," * 1000 + b'0],"type":"x"}', from_client=True)
+
+
+def _costly(name: str, connections: int, repeated: bytes = b"", **more: Any) -> Attack:  # noqa: ANN401 - of an attack
+    program = "flood" if repeated else "listen"
+    return Attack(name, "costly events", program, connections, b"", repeated, names=connections, **more)
+
+
+_COSTLY_EVENTS: Final = (
+    _costly("costly-events-50", 50, _COSTLY, in_short=True),
+    _costly("costly-fragments-50", 50, _LATE_TYPE),
+    _costly("costly-events-strict-50", 50, _COSTLY, settings=_MODELS),
+    _costly("costly-events-reviewed-50", 50, _COSTLY, is_reviewed=True, in_short=True),
+    _costly(
+        "costly-large-events-reviewed-20",
+        20,
+        costly_frames("session.update", READ_BYTES // 4, from_client=True),
+        is_reviewed=True,
+    ),
+    _costly("costly-items-renewable-20", 20, costly_items(), is_renewable=True),
+    _costly("commits-renewable-20", 20, commits(), is_renewable=True),
+    _costly("recoveries-20", 20, costly_items(), model="chaos-lost", is_renewable=True),
+    _costly("upstream-costly-events-20", 20, model="chaos-costly", in_short=True),
+    _costly("upstream-costly-errors-20", 20, model="chaos-costly-errors"),
+    _costly("upstream-costly-fragments-20", 20, model="chaos-costly-fragments"),
+    _costly("upstream-costly-events-reviewed-20", 20, model="chaos-costly-sessions", is_reviewed=True),
+    _costly("upstream-costly-items-renewable-20", 20, model="chaos-costly-items", is_renewable=True),
+)
 _REFUSALS: Final = (
     Attack("no-quota", "refusals", "dial", 1, model="chaos-quota", names=1, pause_seconds=0.1, in_short=True),
     Attack("no-scope", "refusals", "dial", 1, path=_TRANSLATIONS, model="chaos-forbidden", names=1, pause_seconds=0.1),
@@ -193,6 +246,7 @@ ATTACKS: Final[Mapping[str, Attack]] = {
         *_NO_TOKEN,
         *_SMALL_FRAMES,
         *_UPSTREAM_FRAMES,
+        *_COSTLY_EVENTS,
         *_REFUSALS,
         *_READS_NOTHING,
         *_UPSTREAM,

@@ -6,18 +6,22 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Final
 
 from bench.endpoints import accept_key
 from bench.wire import CLOSE, TEXT, build_frame, frame_head
 from chaos.attacker import DISCONNECTED
+from chaos.costly import LARGE_BYTES, READ_BYTES, costly_frames, fragmented
 
 LONGEST_SECONDS: Final = 60
 _BLOCK: Final = 65_536
 _BYTES_PER_SECOND: Final = 20_000_000  # of one connection
-_CREATED: Final = build_frame(TEXT, b'{"type":"session.created","event_id":"event_1","session":{"id":"sess_1"}}')
+_SESSION: Final = b'{"id":"sess_1","object":"realtime.session","type":"realtime","audio":{"input":{},"output":{}}}'
+_CREATED: Final = build_frame(TEXT, b'{"type":"session.created","event_id":"event_1","session":%b}' % _SESSION)
+_LOST_AFTER_SECONDS: Final = 0.2
 FRAMES: Final = {
     "pings": (b"", frame_head(0x9, 0)),
     "pongs": (b"", frame_head(0xA, 0)),
@@ -26,6 +30,23 @@ FRAMES: Final = {
     "continuations": (b"\x01\x00", b"\x00\x00"),
     "large": (b"", build_frame(TEXT, b'{"type":"response.output_audio.delta","delta":"' + b"A" * 60_000 + b'"}')),
 }
+
+
+def _costly(event_types: Sequence[str], size: int) -> tuple[bytes, bytes]:
+    return b"", b"".join(costly_frames(event_type, size, from_client=False) for event_type in event_types)
+
+
+_LATE_TYPE: Final = fragmented(b'{"k":[' + b"0," * 5_000 + b'0],"type":"error"}', from_client=False)
+COSTLY: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
+    "costly": lambda: _costly(("response.done", "rate_limits.updated", "conversation.item.added", "x"), LARGE_BYTES),
+    "costly-errors": lambda: _costly(("error", ""), READ_BYTES // 4),
+    "costly-fragments": lambda: (b"", _LATE_TYPE),
+    "costly-sessions": lambda: _costly(("session.updated", "response.created", "error"), LARGE_BYTES),
+    "costly-items": lambda: _costly(
+        ("session.updated", "conversation.item.added", "conversation.item.done", "response.done"), LARGE_BYTES
+    ),
+}
+"""Made by the first connection that asks for them: they are large."""
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n"
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -76,6 +97,11 @@ async def _flood(stream: Stream, first: bytes, repeated: bytes) -> None:
         await asyncio.sleep(len(block) / _BYTES_PER_SECOND)
 
 
+@cache
+def _made(behaviour: str) -> tuple[bytes, bytes]:
+    return COSTLY[behaviour]()
+
+
 async def _discard(reader: asyncio.StreamReader) -> None:
     with suppress(OSError):
         while await reader.read(_BLOCK):
@@ -114,8 +140,13 @@ async def _serve(stream: Stream) -> None:
     writer.write(FIRST_EVENTS.get(behaviour, _CREATED))
     if behaviour == "deaf":
         await asyncio.sleep(LONGEST_SECONDS)
+    elif behaviour == "lost":
+        await asyncio.sleep(_LOST_AFTER_SECONDS)
+        writer.transport.abort()
     elif behaviour in FRAMES:
         await _flood(stream, *FRAMES[behaviour])
+    elif behaviour in COSTLY:
+        await _flood(stream, *_made(behaviour))
     else:
         await _discard(reader)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from bench.contenders import REPOSITORY
 from bench.load import SessionGroup
-from chaos.attacks import SUSPENDED, Attack
+from chaos.attacks import SUSPENDED, Attack, clients_file
 from chaos.calls import MESSAGES_PER_SECOND, CallClock, EchoUpstream, Observer, call_group
 from chaos.relay import Relay, start_relay
 from chaos.verdict import Measurement, percentile
@@ -79,6 +79,7 @@ async def running(attack: Attack | None, plan: Plan) -> AsyncIterator[tuple[Rela
                 tree=plan.tree,
                 settings=attack.settings if attack else None,
                 open_files=attack.open_files if attack else None,
+                clients=clients_file(attack.names) if attack and attack.is_reviewed else "",
             )
             try:
                 yield relay, upstream

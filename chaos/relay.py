@@ -117,7 +117,8 @@ class Relay:
 
 
 def _environment(tree: Path, upstream_port: int, settings: Mapping[str, str]) -> dict[str, str]:
-    tokens = [f"caller:{CALLER_TOKEN}", *(f"attacker{n:02}:{client_token(n)}" for n in range(CLIENT_NAMES))]
+    attackers = [f"attacker{n:02}:{client_token(n)}" for n in range(CLIENT_NAMES)]
+    tokens = [f"caller:{CALLER_TOKEN}", *([] if "RELAY_CLIENTS_FILE" in settings else attackers)]
     more = settings.get("RELAY_CLIENT_TOKENS")
     return {
         "PATH": os.environ["PATH"],
@@ -142,9 +143,14 @@ async def start_relay(
     tree: Path = REPOSITORY,
     settings: Mapping[str, str] | None = None,
     open_files: int | None = None,
+    clients: str = "",
     cgroup: MemoryCgroup | None = None,
 ) -> Relay:
-    """Start the relay of a working tree, and wait until it is ready."""
+    """Start the relay of a working tree, and wait until it is ready. `clients`: the text of its clients file."""
+    settings = dict(settings or {})
+    if clients:
+        settings["RELAY_CLIENTS_FILE"] = str(folder / "clients.toml")
+        (folder / "clients.toml").write_text(clients, encoding="utf-8")
     script = "".join([
         cgroup.enter_command() if cgroup else "",
         f"ulimit -n {open_files}; " if open_files else "",
@@ -154,7 +160,7 @@ async def start_relay(
     process = Process(
         ["sh", "-c", script, python_of(tree)],
         folder / f"relay-{time.monotonic_ns()}.log",
-        _environment(tree, upstream_port, settings or {}),
+        _environment(tree, upstream_port, settings),
         folder,
     )
     try:

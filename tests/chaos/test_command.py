@@ -12,8 +12,8 @@ from chaos.attacker import PROGRAMS
 from chaos.attacks import ADMITTED, ATTACKS, SHORT, SUSPENDED, WITHOUT_TOKEN, Attack
 from chaos.endurance import attack_words
 
-BEHAVIOURS: Final = {"sink", "deaf", "slow"}.union(
-    hostile.FRAMES, hostile.HTTP_ANSWERS, hostile.FIRST_EVENTS, hostile.HEADS, hostile.FIRST_MESSAGES
+BEHAVIOURS: Final = {"sink", "deaf", "slow", "lost"}.union(
+    hostile.FRAMES, hostile.COSTLY, hostile.HTTP_ANSWERS, hostile.FIRST_EVENTS, hostile.HEADS, hostile.FIRST_MESSAGES
 )
 
 
