@@ -30,10 +30,14 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {loop.NAME: loop.new_event_loop}
 
 
+gc.disable()  # while modules and test items are made, which live to the end
+
+
 def pytest_collection_finish() -> None:
-    """Tests that look for leaks collect garbage first, without a search of modules and test items, which live to the end."""
+    """Tests that look for leaks collect garbage first, without a search of modules and test items."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_teardown() -> None:

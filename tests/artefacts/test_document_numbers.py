@@ -174,7 +174,7 @@ def test_readme_shows_defaults_of_settings() -> None:
 
 def test_documents_agree_on_the_duration_of_the_tests() -> None:
     """README and docs/testing.md state the same."""
-    duration = "about five minutes on two cores"
+    duration = "under four minutes on two cores"
 
     assert f"runs the tests, in {duration}" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(
