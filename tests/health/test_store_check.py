@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from service.settings import SettingsRejected, load_settings, rules
+from service.store.shared import SharedStore
 from tests.support.harness import Relay, eventually, open_raw, simulated_relay
 from tests.support.redis_server import RedisServer, running_redis
 
@@ -20,6 +21,13 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server with a password."""
     with running_redis(tmp_path, "--appendonly", "yes", "--requirepass", PASSWORD) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check follows the heartbeats, which are five seconds apart."""
+    assert SharedStore.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(SharedStore.__init__.__kwdefaults__, "heartbeat_seconds", 0.5)
 
 
 def settings(server: RedisServer, mode: str) -> dict[str, str]:
