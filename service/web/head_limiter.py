@@ -93,11 +93,13 @@ class HeadLimiter:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a parser raises for foreign bytes is a malformed request
             raise BadHttpMessage(type(exc).__name__) from None
-        if len(parsed) == 1 and not self.head_complete:
-            self._body_bytes = unserved.max_body_bytes(parsed[0][0])
         for message, _ in parsed:
+            if not message.path:  # the parser lets a CONNECT pass without one
+                raise BadHttpMessage("no target in the request line")
             if message.version not in {HttpVersion10, HttpVersion11}:  # aiohttp's parser accepts 0.9 and 2.0
                 raise UnsupportedVersion(message.version.major)
+        if len(parsed) == 1 and not self.head_complete:
+            self._body_bytes = unserved.max_body_bytes(parsed[0][0])
         messages += parsed
         self.head_complete = self.head_complete or bool(parsed)
         return upgraded, tail

@@ -17,6 +17,7 @@ from tests.web.test_unserved import CANARY, rest
         (rest("/metrics", "POST"), 405, "method_not_allowed", ""),
         (CANARY.encode() + b"\r\n\r\n", 400, "bad_request", ""),
         (b"\x16\x03\x01\x02\x00\x01", 400, "tls_refused", ""),
+        (b"CONNECT \r\nHost: example.com\r\n\r\n", 400, "bad_request", ""),
     ],
 )
 async def test_internal_port_answers_in_its_own_words(sent: bytes, status: int, reason: str, remedy: str) -> None:
