@@ -19,7 +19,7 @@ from service.clients_file.watcher import ClientsFileWatcher
 from service.health.monitor import HealthMonitor
 from service.health.schedule import RefreshIntervals
 from service.health.store_check import StoreCheck
-from service.relay.continuity_pool import ContinuityPool
+from service.relay.continuity.pool import ContinuityPool
 from service.relay.drain import Drainer, DrainResult
 from service.relay.reporter import SharedTelemetry
 from service.settings import Settings

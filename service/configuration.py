@@ -12,11 +12,11 @@ from service.access.policy import AccessPolicy
 from service.clients_file.load import ClientsFileReader, name_for_messages
 from service.clients_file.parse import Surroundings
 from service.failures import CATALOGUE, Blame
-from service.realtime.continuity import ContinuityLimits
+from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.swap import SwapTimes
 from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint
-from service.realtime.swap import SwapTimes
-from service.relay.continuity_pool import ContinuityOptions
+from service.relay.continuity.pool import ContinuityOptions
 from service.relay.drain import DrainTiming
 from service.relay.watchdog import SessionLimits
 from service.settings import SETTINGS, Setting, Settings

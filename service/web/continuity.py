@@ -4,8 +4,8 @@ import dataclasses
 
 from aiohttp import web
 
-from service.realtime.kept import KEEP_FROM_UPSTREAM
-from service.relay.continuity_pool import ContinuityPool
+from service.realtime.continuity.kept import KEEP_FROM_UPSTREAM
+from service.relay.continuity.pool import ContinuityPool
 from service.upstream.target import DialRequest
 from service.web.attempts import ConnectionAttempt
 from service.web.request import asks_for_continuity, wants_continuity

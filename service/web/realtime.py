@@ -19,7 +19,7 @@ from service.access.policy import AccessPolicy
 from service.access.secrets import ClientSecrets
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
-from service.relay.continuity_pool import ContinuityPool
+from service.relay.continuity.pool import ContinuityPool
 from service.relay.drain import Drainer
 from service.relay.live_start import StartPolicy
 from service.relay.reporter import SharedTelemetry

@@ -8,15 +8,15 @@ from functools import partial
 from service.access.budgets import Budgets, budgets_of, max_session_seconds, rates_of
 from service.access.clients import Identity
 from service.failures import Failure
-from service.realtime.kept_scanner import KeptScanner
+from service.realtime.continuity.kept_scanner import KeptScanner
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.realtime.scanner_strict import StrictScanner
 from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
-from service.relay.continuity_pool import ContinuityPool, Redial
+from service.relay.continuity.pool import ContinuityPool, Redial
+from service.relay.continuity.renewable_session import RenewableSession
 from service.relay.latency import CREATE
-from service.relay.renewable_session import RenewableSession
 from service.relay.reporter import SharedTelemetry
 from service.relay.reviewed_call import ReviewedCall
 from service.relay.session import Session

@@ -91,9 +91,13 @@ EXCEPTIONS: Final = {
         "Session.run",
         "asyncio.shield(...)",
     ): "lasts as long as the session: the watchdog ends one whose peers are gone, idle or too slow",
-    ("service/relay/renewable_session.py", "RenewableSession.run", "super().run()"): "`Session.run`, which is judged",
     (
-        "service/relay/fair_slots.py",
+        "service/relay/continuity/renewable_session.py",
+        "RenewableSession.run",
+        "super().run()",
+    ): "`Session.run`, which is judged",
+    (
+        "service/relay/continuity/fair_slots.py",
         "FairSlots._acquire",
         "place",
     ): "`Preparation.dial_and_begin` bounds it and each holder",

@@ -78,7 +78,15 @@ def test_file_imports_lower_packages_only(path: Path) -> None:
     assert set() == broken
 
 
-@pytest.mark.parametrize("path", sorted((SERVICE / "realtime").glob("*.py")), ids=lambda path: str(path.name))
+@pytest.mark.parametrize("room", ["realtime", "relay"])
+def test_only_continuity_knows_continuity(room: str) -> None:
+    """A session without it runs none of its code."""
+    plain = {name for path in (SERVICE / room).glob("*.py") for name in imports(path)}
+
+    assert set() == {name for name in plain if "continuity" in name}
+
+
+@pytest.mark.parametrize("path", sorted((SERVICE / "realtime").rglob("*.py")), ids=lambda path: str(path.name))
 def test_realtime_package_imports_no_io(path: Path) -> None:
     """The protocol package uses no event loop, socket, clock or operating system."""
     assert set() == {name.split(".")[0] for name in imports(path)} & PURE_FORBIDDEN

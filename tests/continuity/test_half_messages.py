@@ -10,9 +10,9 @@ import pytest
 
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_EVENT_BYTES
+from service.relay.continuity.renewable_session import RenewableSession
+from service.relay.continuity.swapper import Swapper
 from service.relay.pipe import Pipe
-from service.relay.renewable_session import RenewableSession
-from service.relay.swapper import Swapper
 from service.simulator import Behaviour, End, Fault, Moment, response
 from service.wire.leg import Leg
 from tests.continuity.caller import calling

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from service.realtime.continuity import Continuity
-from service.realtime.replay import Replay
-from service.relay.kept_conversation import KeptConversation
-from service.relay.preparation import Preparation
-from service.relay.renewable_session import RenewableSession
-from service.relay.swapper import Swapper
+from service.realtime.continuity.continuity import Continuity
+from service.realtime.continuity.replay import Replay
+from service.relay.continuity.kept_conversation import KeptConversation
+from service.relay.continuity.preparation import Preparation
+from service.relay.continuity.renewable_session import RenewableSession
+from service.relay.continuity.swapper import Swapper
 from service.simulator import Behaviour, End
 from service.web.client_dialler import ClientDialler
 from tests.continuity.caller import Caller, calling

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.failures import CATALOGUE
-from service.relay.continuity_pool import ContinuityPool
+from service.relay.continuity.pool import ContinuityPool
 from service.simulator import End
 from tests.continuity.caller import calling
 from tests.continuity.relays import stage

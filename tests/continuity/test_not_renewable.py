@@ -2,7 +2,7 @@
 
 from math import inf
 
-from service.relay.renewable_session import RenewableSession
+from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import Caller, calling
 from tests.continuity.relays import Stage, failing, stage

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.relay import preparation
-from service.relay.renewable_session import RenewableSession
+from service.relay.continuity import preparation
+from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import End, Fault, Moment
 from tests.continuity.caller import calling
 from tests.continuity.relays import FAST, Stage, failing, stage

@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 
-from service.relay.renewable_session import RenewableSession
-from service.relay.swapper import Swapper
+from service.relay.continuity.renewable_session import RenewableSession
+from service.relay.continuity.swapper import Swapper
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import PIECE_MS, SAMPLES_PER_MS, Caller, calling
 from tests.continuity.relays import failing, stage

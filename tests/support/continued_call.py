@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.realtime.continuity import Boundary, Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Boundary, Continuity, ContinuityLimits
+from service.realtime.continuity.kept import APPEND, AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
+from service.realtime.continuity.replay import Replay
 from service.realtime.frames import Opcode, build_frame, read_header
-from service.realtime.kept import APPEND, AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
-from service.realtime.replay import Replay
 from tests.support.reference_api import Event, ReferenceApi
 
 _KEY: Final = b"\x12\x34\x56\x78"

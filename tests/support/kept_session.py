@@ -5,9 +5,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from service.realtime.continuity import Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Continuity, ContinuityLimits
+from service.realtime.continuity.replay import Replay
 from service.realtime.frames import Opcode, build_frame
-from service.realtime.replay import Replay
 from tests.support.continued_call import client_frame, messages_of, upstream_frame
 from tests.support.numbered_speech import numbers_of
 from tests.support.reference_api import Event

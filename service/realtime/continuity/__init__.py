@@ -1,0 +1,1 @@
+"""What continues a conversation at another upstream connection. Pure."""

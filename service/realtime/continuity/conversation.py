@@ -1,0 +1,271 @@
+"""The items of a conversation as upstream's events change them, and what is awaited for them. Pure.
+
+An event that acknowledges one of the client's removes that from the journal. `mirror.py` passes the events here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from service.realtime.continuity import kept
+from service.realtime.continuity.answers import Answers
+from service.realtime.continuity.journal import Journal
+from service.realtime.continuity.kept import body_of, dumps, text
+from service.realtime.continuity.mirror_items import (
+    ROOT,
+    Item,
+    Items,
+    Kind,
+    call_payload,
+    content_text,
+    has_audio,
+    mcp_text,
+    new_item,
+)
+from service.realtime.continuity.open_responses import NewEventId, Output
+from service.realtime.values import child, finite_number
+
+_NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
+_MCP_CALL_SECONDS: Final = 120.0  # later than that no end of a call comes
+_MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
+_OUTPUT_TYPES: Final = kept.MCP_CALL_TYPES | {"function_call", "mcp_list_tools", "mcp_approval_request"}
+
+
+class McpCall(NamedTuple):
+    """A call that an MCP server runs for upstream."""
+
+    output_index: int
+    since: float
+
+
+class Conversation:
+    """See the head of this file. Times are those at which the events passed."""
+
+    def __init__(self, journal: Journal, answers: Answers, items: Items) -> None:
+        self._journal = journal
+        self._answers = answers
+        self._requested_after: object = None  # where the client wanted the item that is being added
+        self.items = items
+        self.calls: dict[str, float] = {}  # function calls without output, and since when
+        self.approvals: set[str] = set()
+        self.mcp_calls: dict[str, McpCall] = {}  # that run, often behind their response
+        self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
+
+    # -- limits -------------------------------------------------------------------------------------------------------
+
+    def trim(self, now: float) -> list[Item]:
+        """Await no transcript that is long overdue, and drop the items beyond the limit; returns those."""
+        for item_id in [
+            item_id for item_id, since in self.untranscribed.items() if since < now - _NO_TRANSCRIPT_SECONDS
+        ]:
+            self._no_transcript(item_id)
+        for item_id in [key for key, call in self.mcp_calls.items() if call.since < now - _MCP_CALL_SECONDS]:
+            del self.mcp_calls[item_id]
+        gone = self.items.limit(self.calls if len(self.calls) < _MAX_OPEN_CALLS else ())
+        for item in gone:
+            self._forget(item)
+        return gone
+
+    def _no_transcript(self, item_id: str) -> None:
+        """Wait no longer for a transcript: the turn is created as audio."""
+        self.untranscribed.pop(item_id, None)
+        item = self.items.get(item_id)
+        if item is not None:
+            item.awaits_transcript = False
+            self.items.changed(item)
+
+    def _forget(self, item: Item) -> None:
+        """Forget what is known of an item that is gone."""
+        self._journal.forget(item.item_id)
+        self.mcp_calls.pop(item.item_id, None)
+        self.approvals.discard(item.item_id)
+        self.untranscribed.pop(item.item_id, None)
+        if item.kind is Kind.CALL:
+            self.calls.pop(item.call_id, None)
+
+    # -- events of items ----------------------------------------------------------------------------------------------
+
+    def added(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        """Take up `conversation.item.added`, of an item that is new or was committed."""
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        if not item_id:
+            return
+        known = self.items.get(item_id)
+        if known is not None:
+            known.is_announced = True
+            self.complete(known, source, now, is_done=False)
+            return
+        item = new_item(source, self._own_item(source, item_id))
+        output = self._answers.output(item_id)
+        if output is not None:
+            output.in_conversation = True
+        after = body.get("previous_item_id")
+        if after is None:  # first, or upstream does not say where
+            after = self._requested_after
+        self.items.insert(item, after if isinstance(after, str) else None)
+        self._note_call(item, source, now)
+
+    def created(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        """Take up the only event of an item that some compatible servers send, as the beta did."""
+        self.added(payload, body, now)
+        item = self.items.get(text(child(body, "item").get("id")))
+        if item is not None:
+            item.is_announced_done = True
+
+    def _own_item(self, source: Mapping[str, Any], item_id: str) -> Mapping[str, Any]:
+        """The item of the client's create that this one answers; empty if upstream made it."""
+        self._requested_after = None
+        entry = self._journal.first(kept.ITEM_CREATE, item_id)
+        if entry is None and self._answers.output(item_id) is None and text(source.get("type")) not in _OUTPUT_TYPES:
+            entry = self._journal.first(kept.ITEM_CREATE, "")
+        if entry is None:
+            return {}
+        self._journal.resolve(entry)
+        body = body_of(entry.raw, masked=True)
+        # Behind an item that upstream lacks, the relay had it created first.
+        self._requested_after = body.get("previous_item_id")
+        return child(body, "item")
+
+    def _note_call(self, item: Item, source: Mapping[str, Any], now: float) -> None:
+        kind = source.get("type")
+        if kind == "function_call_output":
+            self.calls.pop(item.call_id, None)
+        elif kind == "function_call" and item.is_done:
+            self.calls[item.call_id] = now
+        elif kind == "mcp_approval_request":
+            self.approvals.add(item.item_id)
+        elif kind == "mcp_approval_response":
+            self.approvals.discard(text(source.get("approval_request_id")))
+        elif text(kind) in kept.MCP_CALL_TYPES:
+            self.mcp_calls.setdefault(item.item_id, McpCall(0, now))
+
+    def done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        """Take up `conversation.item.done`."""
+        source = child(body, "item")
+        item = self.items.get(text(source.get("id")))
+        if item is not None:
+            item.is_announced_done = True
+            self.complete(item, source, now, is_done=True)
+
+    def complete(self, item: Item, source: Mapping[str, Any], now: float, *, is_done: bool) -> None:
+        """Take over what upstream says of an item that is known. What the client created stays as it created it."""
+        size = item.size
+        if item.kind is Kind.ANSWER:
+            item.text = content_text(source) or item.text
+            item.is_spoken = item.is_spoken or has_audio(source)
+        elif item.kind is Kind.USER_SPEECH:
+            item.text = item.text or content_text(source)
+        elif item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") != "incomplete":
+            item.payload = call_payload(item.item_id, source)
+            self.calls[item.call_id] = now
+        elif text(source.get("type")) in kept.MCP_CALL_TYPES and is_done:
+            if source.get("output") is not None or source.get("error") is not None:
+                self.mcp_calls.pop(item.item_id, None)
+            item.payload = mcp_text(item.item_id, source)
+            item.kind = Kind.COPY if item.payload else Kind.UNKNOWN
+        if item.kind is not Kind.CALL or source.get("status") != "incomplete":
+            item.is_done = item.is_done or is_done
+        self.items.changed(item, size)
+
+    def mcp_call_ended(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        """Take up `response.mcp_call.completed` or `.failed`."""
+        self.mcp_calls.pop(text(body.get("item_id")), None)
+
+    def deleted(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        """Take up `conversation.item.deleted`."""
+        item_id = text(body.get("item_id"))
+        self._acknowledge(kept.ITEM_DELETE, item_id)
+        self.remove(item_id)
+
+    def remove(self, item_id: str) -> None:
+        """Forget an item that is deleted."""
+        item = self.items.remove(item_id)
+        if item is not None:
+            self._forget(item)
+
+    def truncated(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        """Take up `conversation.item.truncated`."""
+        item_id = text(body.get("item_id"))
+        self._acknowledge(kept.ITEM_TRUNCATE, item_id)
+        self.truncate(item_id, finite_number(body.get("audio_end_ms")) or 0.0, now)
+
+    def truncate(self, item_id: str, end_ms: float, now: float) -> Item | None:
+        """Note how much of an answer was heard."""
+        item = self.items.get(item_id)
+        if item is not None:
+            size, output = item.size, self._answers.output(item_id)
+            if output is not None and not item.is_done:  # upstream deletes the transcript, and does not show it later
+                item.text, item.audio_ms = self._answers.text_of(output), output.audio_ms
+            item.cut_ms = end_ms if item.cut_ms is None else min(item.cut_ms, end_ms)
+            self.items.changed(item, size)
+        self._answers.stop_playing(now)
+        return item
+
+    def retrieved(self, *_: object) -> None:
+        """Take up `conversation.item.retrieved`, of which the item is not kept; upstream answers in order."""
+        self._acknowledge(kept.ITEM_RETRIEVE)
+
+    def _acknowledge(self, kind: str, item_id: str | None = None) -> None:
+        entry = self._journal.first(kind, item_id)
+        if entry is not None:
+            self._journal.resolve(entry)
+
+    # -- turns of the user --------------------------------------------------------------------------------------------
+
+    def committed(self, item_id: str, after: str | None, now: float, *, awaits_transcript: bool) -> None:
+        """Insert the item of a turn, unless it is known."""
+        if self.items.get(item_id) is not None:
+            return
+        item = Item(item_id, Kind.USER_SPEECH, is_spoken=True, is_done=True, is_announced=False)
+        item.awaits_transcript = awaits_transcript
+        if awaits_transcript:
+            self.untranscribed[item_id] = now
+        self.items.insert(item, after)
+
+    def transcribed(self, item_id: str, words: str) -> None:
+        """Note the transcript of a turn; empty if there is none."""
+        self.untranscribed.pop(item_id, None)
+        item = self.items.get(item_id)
+        if item is not None:
+            size = item.size
+            item.text, item.awaits_transcript = words or item.text, False
+            self.items.changed(item, size)
+
+    # -- upstream is lost ---------------------------------------------------------------------------------------------
+
+    def announcements(self, new_id: NewEventId) -> Iterator[bytes]:
+        """What the client has not been sent of items that upstream had acknowledged, answers aside."""
+        for item in self.items:
+            is_unknown = item.kind is Kind.UNKNOWN and not item.payload  # what upstream began by itself
+            if item.is_announced_done or is_unknown or self._answers.output(item.item_id) is not None:
+                continue
+            body, before = item.body(), self.items.before(item.item_id, present=False)
+            fields = {"previous_item_id": None if before == ROOT else before, "item": body}
+            if not item.is_announced:
+                yield dumps({"type": kept.ITEM_ADDED, "event_id": new_id(), **fields})
+            if item.is_done:
+                yield dumps({"type": kept.ITEM_DONE, "event_id": new_id(), **fields})
+            item.is_announced = item.is_announced_done = True
+
+    def end_mcp(self, new_id: NewEventId) -> Iterator[bytes]:
+        """End for the client the MCP calls that run: another upstream knows neither them nor an approval."""
+        for item_id, call in self.mcp_calls.items():
+            place = {"output_index": call.output_index, "item_id": item_id}
+            yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id()} | place)
+        self.mcp_calls.clear()
+        self.approvals.clear()
+
+    def end_output(self, output: Output) -> None:
+        """Note that an item of an answer ends as far as it has arrived."""
+        item = self.items.get(output.item_id)
+        if item is None:
+            return
+        if item.is_done:
+            item.is_announced_done = True
+            return
+        if item.kind is Kind.CALL:
+            item.kind = Kind.UNKNOWN  # the next answer calls again
+        item.is_announced_done = True
+        size = item.size
+        item.text, item.audio_ms, item.is_done = output.text, output.audio_ms, True
+        self.items.changed(item, size)

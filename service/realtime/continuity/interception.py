@@ -1,0 +1,229 @@
+"""What a client requests of items that its current upstream lacks, or has as text. Pure.
+
+After a replay a spoken answer is text, and some items are absent. Upstream would refuse to truncate the one and to delete
+the other, so the relay answers in its place: it replaces a text by what the user has heard of it, and hides the
+acknowledgements of its own events.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.realtime.continuity import kept
+from service.realtime.continuity.kept import body_of, dumps, payload_of, text
+from service.realtime.continuity.mirror import Mirror
+from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, message
+from service.realtime.continuity.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
+from service.realtime.continuity.replay import Replay
+from service.realtime.continuity.tool_lists import LIST_TYPES, ToolLists
+from service.realtime.events import parse_object
+from service.realtime.frames import Opcode, build_frame
+from service.realtime.values import child, finite_number
+
+INTERCEPTED_TYPES: Final = frozenset({kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_TRUNCATE})
+EVENT_ID_PREFIX: Final = "relay_own_"
+_TRANSCRIPTS: Final = frozenset({kept.TRANSCRIBED, kept.NOT_TRANSCRIBED})
+_ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
+    kept.ITEM_ADDED,
+    kept.ITEM_CREATED,
+    kept.ITEM_DELETED,
+    kept.ITEM_DONE,
+}
+_PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
+_MAX_GONE: Final = 4096
+_MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
+
+
+@dataclass(frozen=True, slots=True)
+class Interception:
+    """What happens in place of forwarding: frames to write upstream, and payloads of events for the client."""
+
+    to_upstream: Sequence[bytes] = ()
+    to_client: Sequence[bytes] = ()
+
+
+class OwnEvents:
+    """Numbers the relay's own events and frames them. `masked_frame` is a message as a client sends it."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def new_id(self) -> str:
+        """Return the id of an event for the client."""
+        self._number += 1
+        return f"event_relay{self._number:016d}"
+
+    def new_upstream_id(self) -> str:
+        """Return the id of an event for upstream."""
+        self._number += 1
+        return f"{EVENT_ID_PREFIX}{self._number}"
+
+    def masked_frame(self, payload: bytes) -> bytes:
+        """Return an event as one frame."""
+        self._number += 1
+        return build_frame(Opcode.TEXT, payload, (self._number * _MASK & 0xFFFFFFFF).to_bytes(4, "big"))
+
+
+class Interceptor:
+    """Answers for one session. `is_active` once an upstream was replaced."""
+
+    def __init__(self, mirror: Mirror, own: OwnEvents) -> None:
+        self._mirror = mirror
+        self._own = own
+        self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
+        self._gone: dict[str, None] = {}  # ids of items that the mirror dropped
+        self._created_as_audio: set[str] = set()
+        self._tool_lists = ToolLists()  # whose beginning the client was not sent
+        self.is_active = False
+
+    def adopt(self, replay: Replay) -> None:
+        """Note what the new upstream has of each item."""
+        self.is_active = True
+        self._due = {}
+        self._tool_lists = replay.tool_lists
+        # Upstream may transcribe them once more.
+        self._created_as_audio = replay.created_as_audio if self._mirror.session.transcribes else set()
+        for item in self._mirror.items:
+            if not replay.has(item.item_id):
+                item.fate = Fate.ABSENT
+            else:
+                item.fate = Fate.TEXT if item.kind is Kind.ANSWER and item.is_spoken else Fate.SAME
+
+    def dropped(self, item_ids: Sequence[str]) -> None:
+        """Note items that exceed the mirror's limit, so that another upstream will lack them."""
+        for item_id in item_ids[-_MAX_GONE:]:
+            self._gone[item_id] = None
+        while len(self._gone) > _MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    # -- events of the client -----------------------------------------------------------------------------------------
+
+    def intercept(self, event_type: str, raw: bytes, now: float) -> Interception | bytes | None:
+        """Return what happens instead of forwarding, or the event as upstream can process it; None: nothing is changed."""
+        if not self.is_active or event_type not in INTERCEPTED_TYPES:
+            return None
+        body = body_of(raw, masked=True)
+        if event_type == kept.ITEM_CREATE:
+            return self._create(body)
+        item_id = text(body.get("item_id"))
+        item = self._mirror.items.get(item_id)
+        if event_type == kept.ITEM_DELETE:
+            return self._delete(item_id, item)
+        if item is None or item.fate is Fate.SAME:
+            return None
+        return self._truncate(item, body, now)
+
+    def _create(self, body: Mapping[str, Any]) -> bytes | None:
+        after = body.get("previous_item_id")
+        if not isinstance(after, str):
+            return None
+        item = self._mirror.items.get(after)
+        if item is not None and item.fate is Fate.ABSENT:
+            before = self._mirror.items.before(after, present=True)
+        elif item is None and after in self._gone:
+            before = ROOT
+        else:
+            return None
+        return self._own.masked_frame(dumps({**body, "previous_item_id": before}))
+
+    def _delete(self, item_id: str, item: Item | None) -> Interception | None:
+        is_absent = item.fate is Fate.ABSENT if item is not None else item_id in self._gone
+        if not is_absent:
+            return None
+        self._mirror.conversation.remove(item_id)
+        self._gone.pop(item_id, None)
+        return Interception(to_client=[self._answer(kept.ITEM_DELETED, item_id=item_id)])
+
+    def _truncate(self, item: Item, body: Mapping[str, Any], now: float) -> Interception:
+        end_ms = finite_number(body.get("audio_end_ms")) or 0.0
+        heard_before = item.shown_text
+        self._mirror.conversation.truncate(item.item_id, end_ms, now)
+        place = {"content_index": body.get("content_index", 0), "audio_end_ms": body.get("audio_end_ms", 0)}
+        answer = self._answer(kept.ITEM_TRUNCATED, item_id=item.item_id, **place)
+        words = item.shown_text
+        if item.fate is Fate.ABSENT or words == heard_before:
+            return Interception(to_client=[answer])
+        frames = [self._send(kept.ITEM_DELETE, {"item_id": item.item_id}, [(kept.ITEM_DELETED, item.item_id)])]
+        if words.strip():
+            frames.append(self._send_text(item, words))
+        else:
+            item.fate = Fate.ABSENT
+        return Interception(frames, [answer])
+
+    def _send_text(self, item: Item, words: str) -> bytes:
+        before = self._mirror.items.before(item.item_id, present=True)
+        form = parse_object(message(item.item_id, "assistant", "output_text", words))
+        due = [(kept.ITEM_ADDED, item.item_id), (kept.ITEM_DONE, item.item_id)]
+        return self._send(kept.ITEM_CREATE, {"previous_item_id": before, "item": form}, due)
+
+    def _send(self, kind: str, fields: Mapping[str, Any], due: list[tuple[str, str]]) -> bytes:
+        event_id = self._own.new_upstream_id()
+        self._due[event_id] = due
+        return self._own.masked_frame(dumps({"type": kind, "event_id": event_id, **fields}))
+
+    def _answer(self, kind: str, **fields: object) -> bytes:
+        return dumps({"type": kind, "event_id": self._own.new_id(), **fields})
+
+    # -- events of upstream -------------------------------------------------------------------------------------------
+
+    @property
+    def swallows(self) -> bool:
+        """Whether an event of upstream may have to be hidden."""
+        asked = any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
+        return asked or bool(self._due or self._created_as_audio or self._tool_lists.are_open)
+
+    def swallow(self, event_type: str, raw: bytes) -> bool:
+        """Whether the client is not sent an event of upstream.
+
+        It answers one of the relay's own, repeats a transcript, or goes on with what upstream began before the switch.
+        """
+        lists = self._tool_lists
+        if lists.are_open and event_type in LIST_TYPES and lists.goes_on(event_type, body_of(raw, masked=False)):
+            return True
+        due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS
+        if event_type != kept.ERROR and (event_type not in due or not self.swallows):
+            return False
+        body = parse_object(payload_of(raw, masked=False))
+        if event_type in _TRANSCRIPTS:
+            return self._is_repeated(text(body.get("item_id")))
+        if event_type == kept.ERROR:
+            return self._is_own_error(text(child(body, "error").get("event_id")))
+        if event_type == kept.ITEM_CREATED:  # the only acknowledgement of some servers
+            is_ours = self._take_due(kept.ITEM_ADDED, text(child(body, "item").get("id")))
+            return is_ours and self._take_due(kept.ITEM_DONE, text(child(body, "item").get("id")))
+        return self._take_due(event_type, text(body.get("item_id")) or text(child(body, "item").get("id")))
+
+    def placed(self, event_type: str, raw: bytes) -> bytes | None:
+        """Return the payload of an event whose `previous_item_id` is a list that the client never saw; None: it is not."""
+        if event_type not in _PLACED or not self._tool_lists.are_any:
+            return None
+        body = body_of(raw, masked=False)
+        if not self._tool_lists.has(text(body.get("previous_item_id"))):
+            return None
+        item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
+        known = [item.item_id for item in self._mirror.items if item.item_id != item_id]
+        return dumps({**body, "previous_item_id": known[-1] if known else None})
+
+    def _is_own_error(self, event_id: str) -> bool:
+        """An item that is created anew may be refused late, as an image that is checked behind its acknowledgement."""
+        if not event_id.startswith((EVENT_ID_PREFIX, REPLAY_ID_PREFIX)):
+            return False
+        self._due.pop(event_id, None)
+        self._mirror.journal.refused(event_id, "", "")
+        return True
+
+    def _take_due(self, event_type: str, item_id: str) -> bool:
+        for event_id, due in self._due.items():
+            if (event_type, item_id) in due:
+                due.remove((event_type, item_id))
+                if not due:
+                    del self._due[event_id]
+                return True
+        return False
+
+    def _is_repeated(self, item_id: str) -> bool:
+        if item_id not in self._created_as_audio:
+            return False
+        self._created_as_audio.discard(item_id)
+        item = self._mirror.items.get(item_id)
+        return item is not None and bool(item.text)

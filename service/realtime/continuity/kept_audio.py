@@ -1,0 +1,111 @@
+"""The audio of a client that upstream may not have processed yet, in the order in which it was sent. Pure.
+
+An open microphone sends events of one size, and nearly all of them are freed unread. They are kept as runs: the frames in a
+list, with one length, one position and one time for all. An `Append` for each is created only where a turn begins or ends,
+or where the audio has to be sent again.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, inf
+
+from service.realtime.continuity.journal_entries import Append
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Appends of one length. The first one was sent at `time`, each further one `step` seconds behind the one before."""
+
+    order: int  # of the first one, in the journal
+    frames: list[bytes]
+    time: float
+    step: float
+    length_ms: float
+    start_ms: float
+
+    def sent_before(self, time: float) -> int:
+        """How many of them were sent before a time."""
+        if self.time >= time:
+            return 0
+        return min(len(self.frames), ceil((time - self.time) / self.step) if self.step > 0 else len(self.frames))
+
+    def ended_before(self, position_ms: float) -> int:
+        """How many of them end before a position."""
+        if self.start_ms >= position_ms:
+            return 0
+        if self.length_ms <= 0:
+            return len(self.frames)
+        ended = (position_ms - self.start_ms) / self.length_ms
+        return len(self.frames) if ended == inf else min(len(self.frames), ceil(ended) - 1)
+
+    def drop(self, count: int) -> int:
+        """Remove the first ones; returns their bytes."""
+        size = sum(map(len, self.frames[:count]))
+        del self.frames[:count]
+        self.order += count
+        self.time += count * self.step
+        self.start_ms += count * self.length_ms
+        return size
+
+    def appends(self) -> Iterator[Append]:
+        """Return each of them."""
+        for at, raw in enumerate(self.frames):
+            start_ms = self.start_ms + at * self.length_ms
+            yield Append(self.order + at, raw, self.time + at * self.step, self.length_ms, start_ms)
+
+
+class KeptAudio:
+    """See the head of this file."""
+
+    __slots__ = ("_entries", "_runs")
+
+    def __init__(self) -> None:
+        self._entries: deque[Append] = deque()
+        self._runs: deque[Run] = deque()  # behind the entries
+
+    def __len__(self) -> int:
+        return len(self._entries) + sum([len(run.frames) for run in self._runs])
+
+    @property
+    def entries(self) -> deque[Append]:
+        """All of it, one by one; it may be changed."""
+        for run in self._runs:
+            self._entries += run.appends()
+        self._runs.clear()
+        return self._entries
+
+    def add(self, run: Run) -> None:
+        """Add appends behind all others."""
+        self._runs.append(run)
+
+    @property
+    def first_time(self) -> float:
+        """When the first one was sent."""
+        if self._entries:
+            return self._entries[0].time
+        return self._runs[0].time if self._runs else inf
+
+    def end_before(self, time: float) -> float:
+        """The position behind what was sent before a time; 0 if there is none."""
+        for run in reversed(self._runs):
+            if count := run.sent_before(time):
+                return run.start_ms + count * run.length_ms
+        return next((append.end_ms for append in reversed(self._entries) if append.time < time), 0.0)
+
+    def drop(self, *, sent_before: float, ended_before: float) -> int:
+        """Remove the first ones, as long as both are true of them; returns their bytes."""
+        size, entries, runs = 0, self._entries, self._runs
+        while entries:
+            first = entries[0]
+            if first.time >= sent_before or first.end_ms >= ended_before:
+                return size
+            size += len(first.raw)
+            del entries[0]
+        while runs:
+            run = runs[0]
+            size += run.drop(min(run.sent_before(sent_before), run.ended_before(ended_before)))
+            if run.frames:
+                break
+            del runs[0]
+        return size

@@ -1,0 +1,233 @@
+"""What upstream has acknowledged: the session, the conversation, what is open or owed. Pure.
+
+A mirror is fed with a session's events in the order in which they passed, long after they did. It moves the events of the
+client through the journal: each acknowledgement removes one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from service.realtime.continuity import kept, session_form
+from service.realtime.continuity.answers import Answers
+from service.realtime.continuity.audio_length import audio_format
+from service.realtime.continuity.conversation import Conversation, McpCall
+from service.realtime.continuity.journal import Journal
+from service.realtime.continuity.journal_entries import Entry
+from service.realtime.continuity.kept import body_of, payload_of, text
+from service.realtime.continuity.mirror_items import Items
+from service.realtime.continuity.open_responses import AUDIO_PARTS, NewEventId, is_outside_conversation
+from service.realtime.events import parse_object
+from service.realtime.values import child, finite_number
+
+TRANSCRIPT_SECONDS: Final = 5.0
+"""How long a boundary waits for a transcript."""
+
+
+class Mirror:
+    """See the head of this file. Times are those at which the events passed."""
+
+    def __init__(self, journal: Journal, *, item_limit: int, image_limit: int) -> None:
+        self.journal = journal
+        self.session = session_form.SessionForm()
+        self.answers = Answers(journal)
+        self.items = Items(item_limit, image_limit)
+        self.conversation = conversation = Conversation(journal, self.answers, self.items)
+        self.failure: str | None = None  # why the session is not renewable
+        self.is_restored = False  # the current upstream knows earlier answers as text
+        self.text_answers = 0  # of such an upstream, where speech was due
+        self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
+            kept.SESSION_CREATED: self._session_created,
+            kept.SESSION_UPDATED: self._session_updated,
+            kept.ITEM_ADDED: conversation.added,
+            kept.ITEM_CREATED: conversation.created,
+            kept.ITEM_DONE: conversation.done,
+            kept.ITEM_DELETED: conversation.deleted,
+            kept.ITEM_TRUNCATED: conversation.truncated,
+            kept.ITEM_RETRIEVED: conversation.retrieved,
+            kept.TRANSCRIBED: self._transcribed,
+            kept.NOT_TRANSCRIBED: self._transcribed,
+            kept.COMMITTED: self._committed,
+            kept.CLEARED: self._cleared,
+            kept.SPEECH_STARTED: self._speech_started,
+            kept.SPEECH_STOPPED: self._speech_stopped,
+            kept.IDLE_TIMEOUT: self._idle_timeout,
+            kept.RESPONSE_CREATED: self._response_created,
+            kept.RESPONSE_DONE: self._response_done,
+            kept.OUTPUT_ADDED: self._output_added,
+            kept.OUTPUT_DONE: self._output_done,
+            kept.ARGUMENTS_DONE: self._arguments_done,
+            kept.PART_ADDED: self._part_added,
+            kept.MCP_CALLED: conversation.mcp_call_ended,
+            kept.MCP_NOT_CALLED: conversation.mcp_call_ended,
+            kept.ERROR: self._error,
+        }
+
+    # -- fed by the log -----------------------------------------------------------------------------------------------
+
+    def client_event(self, kind: str, raw: bytes, now: float) -> Entry | None:
+        """Take up an event of the client; returns its entry if it is no audio."""
+        if kind == kept.APPEND:
+            self.journal.append((raw,), now, now)
+            return None
+        body = body_of(raw, masked=True)
+        item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
+        if kind == kept.RESPONSE_CANCEL:
+            self.answers.cancel(text(body.get("response_id")))
+        return self.journal.add(kind, raw, now, event_id=text(body.get("event_id")), item_id=item_id)
+
+    def upstream_event(self, kind: str, raw: bytes, now: float) -> None:
+        """Take up an event of upstream."""
+        payload = payload_of(raw, masked=False)
+        if kind in kept.DELTAS:
+            self.answers.delta(payload)
+        elif handler := self._handlers.get(kind):
+            handler(payload, parse_object(payload), now)
+
+    @property
+    def size(self) -> int:
+        """The bytes that the mirror keeps."""
+        return self.items.bytes + self.session.size + self.answers.size
+
+    @property
+    def is_transcription(self) -> bool:
+        """Whether the session transcribes only, so that it has no items."""
+        return self.session.type == "transcription"
+
+    # -- what is due --------------------------------------------------------------------------------------------------
+
+    def is_soft(self, now: float) -> bool:
+        """Whether no output of a tool and no transcript is awaited, and the answer is played out."""
+        if self.conversation.calls or self.answers.played_until > now:
+            return False
+        return all(since <= now - TRANSCRIPT_SECONDS for since in self.conversation.untranscribed.values())
+
+    def trim(self, now: float) -> list[str]:
+        """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
+        self.answers.trim(now)
+        gone = self.conversation.trim(now)
+        if gone and self.session.keeps_all:
+            self.failure = "items_over_limit"
+        return [item.item_id for item in gone]
+
+    # -- session ------------------------------------------------------------------------------------------------------
+
+    def _session_created(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        self._set_session(payload, body)
+
+    def _session_updated(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        self._set_session(payload, body)
+        update = self.journal.first(kept.SESSION_UPDATE)
+        if update is not None:
+            self.journal.resolve(update)
+            self.session.accepted(payload_of(update.raw, masked=True))
+
+    def _set_session(self, payload: bytes, body: Mapping[str, Any]) -> None:
+        session = child(body, "session")
+        self.session.set(payload, session)
+        self.answers.audio_format = audio_format(session, "output")
+        self.journal.form = audio_format(session, "input")
+        turns = self.session.turn_detection
+        self.journal.detects_turns = turns is not None
+        self.journal.padding_ms = finite_number((turns or {}).get("prefix_padding_ms")) or 300.0
+        self.journal.silence_ms = finite_number((turns or {}).get("silence_duration_ms")) or 200.0
+
+    # -- what the user says -------------------------------------------------------------------------------------------
+
+    def _transcribed(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        item_id, words = text(body.get("item_id")), text(body.get("transcript"))
+        if self.is_transcription or words.strip():
+            self.journal.forget(item_id)
+        self.conversation.transcribed(item_id, words)
+
+    def _committed(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        item_id = text(body.get("item_id"))
+        is_detected = self.journal.committed(item_id, now, keep=bool(item_id))
+        if self.is_transcription or not item_id:
+            return
+        after = text(body.get("previous_item_id")) or None
+        self.conversation.committed(item_id, after, now, awaits_transcript=self.session.transcribes)
+        if is_detected and (self.session.turn_detection or {}).get("create_response", True):
+            self.answers.owe(now)
+
+    def _cleared(self, *_: object) -> None:
+        self.journal.cleared()
+
+    def _speech_started(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        self.journal.speech_started(text(body.get("item_id")), finite_number(body.get("audio_start_ms")))
+
+    def _speech_stopped(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        self.journal.speech_stopped(text(body.get("item_id")), finite_number(body.get("audio_end_ms")))
+
+    def _idle_timeout(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        self._speech_started(payload, body, now)
+        self._speech_stopped(payload, body, now)
+
+    # -- responses ----------------------------------------------------------------------------------------------------
+
+    def _response_created(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        self.answers.created(payload, body)
+
+    def _response_done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
+        if self.is_restored:
+            self.text_answers += self.answers.is_text(child(body, "response"), is_spoken=self.session.is_spoken)
+        for output in self.answers.done(body, now):
+            self.conversation.end_output(output)
+
+    def _output_added(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        if text(source.get("type")) in kept.MCP_CALL_TYPES:
+            index = int(finite_number(body.get("output_index")) or 0)
+            self.conversation.mcp_calls[item_id] = McpCall(index, now)
+        self.answers.output_added(payload, body, in_conversation=self.items.get(item_id) is not None)
+
+    def _output_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        source = child(body, "item")
+        item_id = text(source.get("id"))
+        output = self.answers.output(item_id)
+        if output is None:
+            return
+        output.done, output.text = payload, ""
+        item = self.items.get(item_id)
+        if item is not None:
+            item.audio_ms = output.audio_ms
+            if not item.is_done:
+                self.conversation.complete(item, source, now, is_done=True)
+
+    def _arguments_done(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
+        item_id = text(body.get("item_id"))
+        output = self.answers.output(item_id)
+        if output is None:
+            return
+        output.arguments = payload
+        item = self.items.get(item_id)
+        if item is not None and not item.is_done:
+            self.conversation.complete(item, output.item(), now, is_done=True)
+
+    def _part_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
+        output = self.answers.output(text(body.get("item_id")))
+        if output is not None:
+            output.parts.append(payload)
+            item = self.items.get(output.item_id)
+            if item is not None and text(child(body, "part").get("type")) in AUDIO_PARTS:
+                item.is_spoken = True
+
+    def _error(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        error = child(body, "error")
+        self.journal.refused(text(error.get("event_id")), text(error.get("code")), text(error.get("param")))
+
+    # -- upstream is lost ---------------------------------------------------------------------------------------------
+
+    def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[bytes | None]]:
+        """End what is open. Returns the events for the client, and what is to be asked again.
+
+        See `Answers.end_all`. While the user speaks, only what is outside the conversation is: the turn brings an answer.
+        """
+        events = [*self.conversation.announcements(new_id), *self.conversation.end_mcp(new_id)]
+        done = {item.item_id for item in self.items if item.is_announced_done}
+        ends, again, outputs = self.answers.end_all(new_id, done)
+        for output in outputs:
+            self.conversation.end_output(output)
+        if self.journal.speech_is_open:
+            again = [*filter(is_outside_conversation, again)]
+        return events + ends, again

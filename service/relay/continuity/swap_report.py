@@ -1,0 +1,100 @@
+"""How the swaps of one session are counted and logged: causes and counts, never words."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from service.realtime.continuity.continuity import PASSING
+from service.realtime.continuity.replay import Replay
+from service.telemetry.continuity import ContinuityMetrics, SwapCause
+
+
+class SwapReport:
+    """Reports of one session. `begin` precedes each swap."""
+
+    def __init__(self, session_id: str, client: str, model: str | None, metrics: ContinuityMetrics) -> None:
+        self._log = structlog.get_logger().bind(session_id=session_id, client=client, model=model)
+        self._metrics = metrics
+        self._cause: SwapCause = "renewal"
+        self._began_at = self._lost_at = 0.0
+        self._reason: str | None = None
+        self._lost_turns: dict[str, int] = {}
+        self._reported: str | None = None
+        self._text_answers = 0
+        self._is_postponed = False
+        self.attempts = 0
+        self.renewals = self.recoveries = 0
+
+    def begin(self, cause: SwapCause, now: float, *, reason: str | None = None) -> None:
+        """A renewal is due, or upstream is lost; `reason` is that of the ending otherwise."""
+        if cause == "loss" or not (cause == "forced" and self._began_at):
+            self._began_at, self.attempts = now, 0
+        self._cause, self._reason, self._is_postponed = cause, reason, False
+        self._lost_at = now
+
+    def done(self, now: float, replay: Replay, lost_turns: Mapping[str, int]) -> None:
+        """Another connection carries the session."""
+        is_renewal = self._cause == "renewal"
+        self.renewals += self._cause != "loss"
+        self.recoveries += self._cause == "loss"
+        gap = 0.0 if is_renewal else now - self._lost_at
+        metrics, lost = self._metrics, {why: n - self._lost_turns.get(why, 0) for why, n in lost_turns.items()}
+        self._lost_turns = dict(lost_turns)
+        metrics.count_swap(self._cause, "ok")
+        metrics.seconds.labels(self._cause).observe(now - self._began_at)
+        metrics.gap.labels(self._cause).observe(gap)
+        metrics.count_items(sent=replay.sent_items, refused=len(replay.refused), omitted=len(replay.omitted))
+        for why, count in lost.items():
+            metrics.count_lost_turns(why, count)
+        self._log.info(
+            "session.recovered" if self._cause == "loss" else "session.renewed",
+            cause=self._cause,
+            reason=self._reason,
+            seconds=round(now - self._began_at, 3),
+            gap_seconds=round(gap, 3),
+            attempts=self.attempts,
+            items_sent=replay.sent_items,
+            items_refused=len(replay.refused),
+            items_omitted=len(replay.omitted),
+            turns_lost=sum(lost.values()),
+            bytes_sent=replay.sent_bytes,
+            differing=list(replay.differing),
+        )
+        self._began_at = 0.0
+
+    def renewal_failed(self, why: str) -> None:
+        """A connection could not be prepared: the session stays on the one that it has."""
+        self._began_at = 0.0
+        self._metrics.count_swap("renewal", "failed")
+        self._log.warning("session.renewal_failed", reason=why, attempts=self.attempts)
+
+    def postponed(self, why: str) -> None:
+        """A renewal is due, and waits for the end of what prevents it; reported once for each renewal."""
+        if not self._is_postponed:
+            self._is_postponed = True
+            self._metrics.count_swap("renewal", "postponed")
+            self._log.info("session.renewal_postponed", reason=why)
+
+    def not_recovered(self, why: str) -> None:
+        """Upstream is lost, and the session ends, because it cannot be continued."""
+        self._metrics.count_swap("loss", "ended")
+        self._log.warning("session.not_recovered", reason=why, attempts=0)
+
+    def given_up(self, why: str) -> None:
+        """Upstream is lost, and no other connection was found in time."""
+        self._metrics.count_swap(self._cause, "ended")
+        self._log.warning("session.not_recovered", reason=why, attempts=self.attempts)
+
+    def text_answers(self, count: int) -> None:
+        """Behind a swap this many answers were text, where speech was due."""
+        if count > self._text_answers:
+            self._metrics.text_answers.inc(count - self._text_answers)
+            self._text_answers = count
+
+    def not_renewable(self, why: str | None) -> None:
+        """The session cannot be continued, from now on; counted once."""
+        if why is None or why in PASSING or why == self._reported:
+            return
+        self._reported = why
+        self._metrics.count_not_renewable(why)
+        self._log.warning("session.not_renewable", reason=why)

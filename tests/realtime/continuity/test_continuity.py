@@ -1,0 +1,157 @@
+"""When a session may go over to another upstream, and what sessions of other kinds keep."""
+
+import pytest
+
+from service.realtime.continuity.continuity import Boundary, Continuity, ContinuityLimits
+from tests.support.kept_session import CALL, KeptSession, append, committed, heard, recovered, session_object, types
+from tests.support.numbered_speech import silence, speech
+from tests.support.reference_api import Event
+from tests.support.talk import Talk
+
+# -- boundaries -------------------------------------------------------------------------------------------------------
+
+
+def test_boundary_waits_for_the_end_of_the_playback() -> None:
+    """The answer comes faster than it is played."""
+    session = KeptSession()
+    session.answer("b", "one", deltas=40)
+    assert session.continuity.boundary(session.now) is Boundary.HARD
+    assert session.continuity.boundary(session.now + 4.2) is Boundary.SOFT
+
+
+def test_boundary_waits_for_the_output_of_a_tool_and_for_a_transcript() -> None:
+    """Both are only soft, and a transcript is awaited for five seconds."""
+    session = KeptSession(transcription={"model": "t"}, detection={"type": "server_vad", "create_response": False})
+    committed(session, "a", 0, 100)
+    assert session.continuity.boundary(session.now) is Boundary.HARD
+    assert session.continuity.boundary(session.now + 6) is Boundary.SOFT
+    session.item({**CALL, "id": "x", "status": "completed"})
+    assert session.continuity.boundary(session.now + 6) is Boundary.HARD
+    session.item({"id": "o", "type": "function_call_output", "call_id": "c1", "output": "1"})
+    assert session.continuity.boundary(session.now + 6) is Boundary.SOFT
+
+
+@pytest.mark.parametrize("open_", ["response", "owed", "speech", "request"])
+def test_there_is_no_boundary_inside_a_turn(open_: str) -> None:
+    """From speech to the end of the answer."""
+    session = KeptSession()
+    if open_ == "response":
+        session.begin_answer("b")
+    elif open_ == "owed":
+        committed(session, "a", 0, 100)
+    elif open_ == "speech":
+        session.up("input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
+    else:
+        session.client("response.create")
+    assert session.continuity.boundary(session.now) is Boundary.NONE
+
+
+def test_mcp_call_blocks_a_boundary_for_two_minutes() -> None:
+    """Some servers send no end of it."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s"})
+    assert session.continuity.boundary(session.now + 119) is Boundary.NONE
+    assert session.continuity.boundary(session.now + 121) is Boundary.SOFT
+
+
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_mcp_call_that_has_ended_blocks_no_boundary(end: str) -> None:
+    """Also if its item shows no output."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s"})
+    session.up(f"response.mcp_call.{end}", item_id="a", output_index=0)
+    assert session.continuity.boundary(session.now) is Boundary.SOFT
+
+
+# -- other sessions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_manual", [False, True])
+def test_turns_of_a_transcription_session_are_sent_again_until_transcribed(is_manual: bool) -> None:
+    """It has no items; what ends the turn is sent as well."""
+    detection = {"detection": None} if is_manual else {}
+    session = KeptSession(type="transcription", **detection)
+    append(session, speech(range(1, 31)) + silence(10))
+    if is_manual:
+        session.client("input_audio_buffer.commit")
+        session.up("input_audio_buffer.committed", item_id="a", previous_item_id=None)
+    else:
+        committed(session, "a", 0, 800)
+    session.lose()
+    new = session.replay(type="transcription", **detection).run()
+    assert new.items == []
+    sent, _ = session.flush(new.replay)
+    assert heard(sent) == list(range(1, 31))
+    assert ("input_audio_buffer.commit" in types(sent)) is is_manual
+
+
+def test_transcribed_turn_of_a_transcription_session_is_not_sent_again() -> None:
+    """Even if nothing was said."""
+    session = KeptSession(type="transcription", detection=None)
+    append(session, speech(range(1, 31)))
+    session.client("input_audio_buffer.commit")
+    session.up("input_audio_buffer.committed", item_id="a", previous_item_id=None)
+    session.up("conversation.item.input_audio_transcription.completed", item_id="a", transcript="")
+    session.lose()
+    assert recovered(session)[0] == []
+
+
+def test_session_without_a_session_event_is_not_renewable() -> None:
+    """Its configuration is unknown."""
+    assert Continuity().not_renewable == "no_session"
+
+
+@pytest.mark.parametrize(
+    "session", [{"type": "translation", "audio": {}}, {"modalities": ["audio"], "turn_detection": None}]
+)
+def test_session_of_another_shape_is_not_renewable(session: Event) -> None:
+    """That of the beta is flat, and a translation has no items."""
+    kept = KeptSession()
+    kept.up("session.updated", session=session)
+    kept.continuity.fold(kept.now)
+    assert kept.continuity.not_renewable == "unsupported_session"
+
+
+def test_session_beyond_the_budget_of_the_process_keeps_nothing() -> None:
+    """For the rest of its life."""
+    session = KeptSession()
+    append(session, silence(50))
+    session.continuity.give_up("over_budget")
+    assert (session.continuity.not_renewable, session.continuity.kept_bytes) == ("over_budget", 0)
+    append(session, silence(50))
+    session.continuity.fold(session.now)
+    assert session.continuity.kept_bytes == 0
+
+
+def test_expiry_is_that_of_the_upstream_in_use() -> None:
+    """An update does not change it."""
+    session = KeptSession()
+    session.flush(session.replay(expires_at=9000).run().replay)
+    assert session.continuity.expires_at == 9000
+    session.up("session.updated", session=session_object(expires_at=9000))
+    session.continuity.fold(session.now)
+    assert session.continuity.expires_at == 9000
+
+
+def test_long_call_stays_within_its_bounds() -> None:
+    """A call of many turns, of which no turn is transcribed."""
+    limits = ContinuityLimits(item_bytes=20_000, audio_bytes=100_000)
+    talk = Talk([2] * 100, has_transcripts=False, limits=limits)
+    for _ in range(60):
+        for name, a, b in (("type", 1, 1), ("speak", 9, 9), ("hush", 30, 9), ("rest", 9, 9)):
+            talk.act(name, a, b)
+        assert talk.call.continuity.mirror.items.bytes <= 20_000 + 1_000
+        assert talk.call.continuity.kept_bytes < 20_000 + 100_000 + 65_536 + 20_000
+    talk.call.lose()
+    talk.call.recover()
+    assert talk.call.continuity.lost_turns["audio_over_limit"] > 0
+
+
+def test_update_that_states_no_expiry_leaves_the_one_that_is_known() -> None:
+    """Else the session would not be renewed any more."""
+    session = KeptSession()
+    update = session_object()
+    del update["expires_at"]
+    session.up("session.updated", session=update)
+    session.continuity.fold(session.now)
+    assert session.continuity.expires_at == 5000

@@ -1,0 +1,85 @@
+"""Events of the client that upstream has not acknowledged go to the next upstream."""
+
+import base64
+
+import pytest
+
+from service.realtime.continuity.continuity import Boundary
+from tests.support.continued_call import client_frame
+from tests.support.kept_session import KeptSession, append, heard, recovered, types, user_text
+from tests.support.numbered_speech import numbers_of, speech
+from tests.support.reference_api import Event
+
+
+def test_events_go_out_in_order_until_they_are_acknowledged() -> None:
+    """Audio and other events alike."""
+    session = KeptSession(detection=None)
+    append(session, speech(range(1, 6)))
+    session.client("input_audio_buffer.commit")
+    append(session, speech(range(6, 11)))
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    session.client("response.create")
+    session.lose()
+    sent, _ = recovered(session)
+    assert types(sent) == [
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "input_audio_buffer.append",
+        "conversation.item.create",
+        "response.create",
+    ]
+    session.up("input_audio_buffer.committed", item_id="c", previous_item_id=None)
+    session.up("conversation.item.added", item=user_text("a", "hello"), previous_item_id="c")
+    session.lose()
+    new = session.replay().run()
+    assert numbers_of(base64.b64decode(new.items[0]["content"][0]["audio"])) == list(range(1, 6))
+    sent, _ = session.flush(new.replay)
+    assert (types(sent), heard(sent)) == (["input_audio_buffer.append", "response.create"], list(range(6, 11)))
+
+
+def test_frames_of_the_client_are_sent_as_they_are() -> None:
+    """With its mask, byte for byte."""
+    session = KeptSession()
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    session.lose()
+    replay = session.replay().run().replay
+    session.continuity.begin_flush(replay, session.now)
+    step = session.continuity.next_flush(session.now)
+    assert step is not None
+    assert step.to_upstream == [client_frame({"type": "conversation.item.create", "item": user_text("a", "hello")})]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"event_id": "e1", "code": "any"},
+        {"event_id": None, "code": "invalid_value", "param": "item.id"},
+        {"event_id": None, "code": "item_create_duplicate_item_id", "param": None},
+    ],
+)
+def test_refused_event_is_not_sent_again(error: Event) -> None:
+    """The error names it, or shows its kind."""
+    session = KeptSession()
+    session.client("conversation.item.create", event_id="e1", item=user_text("a", "hello"))
+    session.up("error", error=error)
+    session.lose()
+    assert recovered(session)[0] == []
+
+
+def test_event_before_an_acknowledged_one_is_not_sent_again() -> None:
+    """Upstream processes events in order, so that it has refused the first."""
+    session = KeptSession()
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    session.client("conversation.item.create", item=user_text("b", "hello"))
+    session.item(user_text("b", "hello"))
+    session.lose()
+    assert recovered(session)[0] == []
+
+
+def test_event_that_is_never_acknowledged_does_not_block_a_boundary() -> None:
+    """Upstream has answered a ping that was sent ten seconds later."""
+    session = KeptSession()
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    assert session.continuity.boundary(session.now) is Boundary.NONE
+    session.continuity.reached(session.now + 11)
+    assert session.continuity.boundary(session.now + 12) is Boundary.SOFT
