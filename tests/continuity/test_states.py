@@ -95,13 +95,14 @@ async def test_end_by_the_operator_while_a_connection_is_prepared_closes_both() 
     for second in (Behaviour(), Behaviour(scenario="hang")):
         async with stage(SHORT, second) as found, calling(found.relay) as caller:
             caller.speak(100)  # no boundary: it stays prepared
-            await eventually(lambda: len(found.upstreams) == 2, 10)
+            await eventually(lambda: found.simulator.dials_left() == 0, 10)
+            dials = len(found.simulator.connections)
             [session] = found.relay.app.sessions
             session.end("ended_by_operator")
             await caller.until_over()
             assert await found.ended() == "ended_by_operator"
             await upstream_is_left(found)
-            assert len(found.upstreams) == 2
+            assert len(found.simulator.connections) == dials
 
 
 async def test_flood_of_the_client_while_a_connection_is_prepared_ends_the_session() -> None:
