@@ -130,10 +130,21 @@ class Answers:
             self._last_output = None
         if response.get("status") == "cancelled":
             self.stop_playing(now)
-            cancel = self._journal.first(kept.RESPONSE_CANCEL)
-            if cancel is not None:
-                self._journal.resolve(cancel)
+            self._cancelled(text(child(response, "status_details").get("reason")))
         return [output for output in ended.outputs.values() if not output.done] if ended is not None else []
+
+    def _cancelled(self, reason: str) -> None:
+        """Take up what a cancelled response says of the client's own cancellation, which may still be under way.
+
+        Where the user has interrupted it, it says nothing: what was said before the cancellation may not have arrived.
+        """
+        cancel = self._journal.first(kept.RESPONSE_CANCEL)
+        if cancel is None or reason == "turn_detected":
+            return
+        if reason == "client_cancelled":
+            self._journal.resolve(cancel)
+        else:
+            self._journal.remove(cancel)
 
     # -- their items --------------------------------------------------------------------------------------------------
 

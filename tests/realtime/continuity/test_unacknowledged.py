@@ -7,7 +7,7 @@ import pytest
 from service.realtime.continuity.continuity import Boundary
 from tests.support.continued_call import client_frame
 from tests.support.kept_session import KeptSession, append, heard, recovered, types, user_text
-from tests.support.numbered_speech import numbers_of, speech
+from tests.support.numbered_speech import numbers_of, silence, speech
 from tests.support.reference_api import Event
 
 
@@ -83,3 +83,28 @@ def test_event_that_is_never_acknowledged_does_not_block_a_boundary() -> None:
     assert session.continuity.boundary(session.now) is Boundary.NONE
     session.continuity.reached(session.now + 11)
     assert session.continuity.boundary(session.now + 12) is Boundary.SOFT
+
+
+@pytest.mark.parametrize(
+    ("details", "is_sent_again"),
+    [
+        ({"type": "cancelled", "reason": "turn_detected"}, True),
+        ({"type": "cancelled", "reason": "client_cancelled"}, False),
+        (None, True),
+    ],
+)
+def test_interrupted_answer_says_nothing_of_what_the_client_has_sent(
+    details: Event | None, *, is_sent_again: bool
+) -> None:
+    """Upstream interrupts its answer before the client's cancellation arrives, and is lost before it says more."""
+    session = KeptSession()
+    response, _ = session.begin_answer("a")
+    append(session, speech(range(1, 31)))
+    session.now += 2
+    append(session, silence(100))
+    session.client("response.cancel")
+    session.up("response.done", response={**response, "status": "cancelled", "status_details": details, "output": []})
+    session.continuity.fold(session.now)
+    session.lose()
+    sent, _ = recovered(session)
+    assert (heard(sent) == list(range(1, 31))) is is_sent_again
