@@ -12,6 +12,7 @@ from service.realtime.continuity.journal import Journal
 from service.realtime.continuity.kept import body_of, dumps, text
 from service.realtime.continuity.mirror_items import (
     ROOT,
+    Fate,
     Item,
     Items,
     Kind,
@@ -122,8 +123,12 @@ class Conversation:
             return {}
         self._journal.resolve(entry)
         body = body_of(entry.raw, masked=True)
-        # Behind an item that upstream lacks, the relay had it created first.
-        self._requested_after = body.get("previous_item_id")
+        self._requested_after = after = body.get("previous_item_id")
+        behind = self.items.get(after) if isinstance(after, str) else None
+        if isinstance(after, str) and (behind is None or behind.fate is Fate.ABSENT):
+            self._requested_after = (
+                ROOT  # upstream lacks that one: the relay had it created behind one before, or first
+            )
         return child(body, "item")
 
     def _note_call(self, item: Item, source: Mapping[str, Any], now: float) -> None:

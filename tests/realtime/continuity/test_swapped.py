@@ -142,6 +142,21 @@ def test_item_behind_an_absent_first_one_stays_first() -> None:
     assert [item["id"] for item in session.replay().run().items] == ["n", "z"]
 
 
+def test_item_that_was_put_first_stays_before_one_that_the_client_put_first() -> None:
+    """The client has seen both as first, the later one last: the order of upstream and of the client."""
+    session = KeptSession()
+    begin_call(session)
+    session.client("conversation.item.create", item=user_text("f", "first"), previous_item_id="root")
+    session.lose()
+    session.client("conversation.item.create", item=user_text("n", "new"), previous_item_id="a")
+    sent, _ = recovered(session)
+    assert [event.get("previous_item_id") for event in sent] == ["root", "root"]
+    session.item(user_text("f", "first"))
+    session.item(user_text("n", "new"))
+    session.lose()
+    assert [item["id"] for item in session.replay().run().items] == ["n", "f"]
+
+
 def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
     """Nothing else of it is."""
     session = KeptSession()
