@@ -123,6 +123,11 @@ class AudioRun:
         self._other_bytes += self.events * (self._event_bytes - size)
         self._event_bytes = size
 
+    @property
+    def size_mark(self) -> object:
+        """An object that is replaced by another when a run starts, or goes on with another size."""
+        return self._start
+
     def take(self) -> tuple[int, int]:
         """Return the number and the bytes of the events that were counted since the last call."""
         events = self.events

@@ -125,7 +125,7 @@ class ContinuedCall:
     def _take_appends(self) -> None:
         if self._appends:
             self.continuity.keep_appends(self._appends, self._taken_at, self.now)
-            self._appends.clear()
+            self._appends = []
         self._taken_at = self.now
 
     def _to_client(self, payloads: Any) -> None:

@@ -15,7 +15,6 @@ A switch at a boundary is the same without `upstream_lost`.
 
 import base64
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -90,16 +89,22 @@ class Continuity:
         if self._log_bytes > self._limits.log_bytes:
             self.fold(now, _ALL)
 
-    def keep_appends(self, frames: Sequence[bytes], since: float, now: float) -> None:
-        """Keep audio of the client, each message as one frame or as its fragments, that was sent between two times."""
+    def keep_appends(self, frames: list[bytes], since: float, now: float, *, is_alike: bool = False) -> None:
+        """Keep audio of the client, each message as one frame or as its fragments, that was sent between two times.
+
+        The list is kept, too. `is_alike`: the messages are known to have one size.
+        """
         if self.log:
             size = sum(map(len, frames))
-            self.log.append((kept.APPEND, LoggedAppends(tuple(frames), since, size), now))
+            self.log.append((kept.APPEND, LoggedAppends(frames, since, size), now))
             self._log_bytes += size
             if self._log_bytes > self._limits.log_bytes:
                 self.fold(now, _ALL)
         elif not self._is_off:  # at once: nothing that passed before is to be folded
-            self.journal.append(frames, since, now)
+            if is_alike:
+                self.journal.append_run(frames, since, (now - since) / len(frames))
+            else:
+                self.journal.append(frames, since, now)
             if self.journal.audio_bytes > self._limits.audio_bytes:
                 self.journal.trim()
 

@@ -73,19 +73,24 @@ class Journal:
     def append(self, frames: Sequence[bytes], since: float, now: float) -> None:
         """Add appends that were sent between two times, evenly as far as is known."""
         step = (now - since) / len(frames)
-        for size, group in groupby(frames, len):
+        for _, group in groupby(frames, len):
             run = list(group)
-            audio = self._sizes.known.get(size)
-            if audio is None:
-                audio = self._sizes.audio_bytes(run[0])
-            length, start = audio / self.form.bytes_per_ms, UNSENT
-            if self.is_sent:
-                start = self._position_ms
-                self._position_ms = start + len(run) * length
-            self._audio.add(Run(self._order + 1, run, since + step, step, length, start))
-            self._order += len(run)
-            self.audio_bytes += size * len(run)
+            self.append_run(run, since, step)
             since += len(run) * step
+
+    def append_run(self, run: list[bytes], since: float, step: float) -> None:
+        """Add appends of one size, each sent `step` seconds behind the one before. The list is the journal's from now on."""
+        count, size = len(run), len(run[0])
+        audio = self._sizes.known.get(size)
+        if audio is None:
+            audio = self._sizes.audio_bytes(run[0])
+        length, start = audio / self.form.bytes_per_ms, UNSENT
+        if self.is_sent:
+            start = self._position_ms
+            self._position_ms = start + count * length
+        self._audio.add(Run(self._order + 1, run, since + step, step, length, start))
+        self._order += count
+        self.audio_bytes += size * count
 
     def add(self, kind: str, raw: bytes, now: float, *, event_id: str = "", item_id: str = "") -> Entry:
         """Add another event."""
@@ -205,8 +210,10 @@ class Journal:
             return
         if self.speech is None and self.detects_turns and not self._speech_was_open:
             self._trim_silence(self.padding_ms / 1000 + NOTICE_SECONDS)
-        self._trim_events()
-        self._limit_audio()
+        if self.events or self._speech_was_open:
+            self._trim_events()
+        if self.audio_bytes > self._audio_limit:
+            self._limit_audio()
 
     def _trim_silence(self, seconds: float) -> None:
         """Free what upstream got this long ago, with this much audio behind it: it has noticed no speech in it."""
@@ -223,8 +230,6 @@ class Journal:
             self._speech_was_open = False
 
     def _limit_audio(self) -> None:
-        if self.audio_bytes <= self._audio_limit:
-            return
         for turn in self.turns.values():
             if not turn.is_over_limit and self.audio_bytes > self._audio_limit:
                 self.audio_bytes -= turn.size

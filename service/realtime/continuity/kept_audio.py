@@ -15,7 +15,7 @@ from service.realtime.continuity.journal_entries import Append
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Appends of one length. The first one was sent at `time`, each further one `step` seconds behind the one before."""
+    """Appends of one size, so of one length. The first was sent at `time`, each further one `step` seconds later."""
 
     order: int  # of the first one, in the journal
     frames: list[bytes]
@@ -26,23 +26,24 @@ class Run:
 
     def sent_before(self, time: float) -> int:
         """How many of them were sent before a time."""
-        if self.time >= time:
+        count, since = len(self.frames), time - self.time
+        if since <= 0:
             return 0
-        return min(len(self.frames), ceil((time - self.time) / self.step) if self.step > 0 else len(self.frames))
+        return count if since > count * self.step else ceil(since / self.step)
 
-    def ended_before(self, position_ms: float) -> int:
-        """How many of them end before a position."""
-        if self.start_ms >= position_ms:
+    def free(self, *, sent_before: float, ended_before: float) -> int:
+        """Remove the first ones, as long as both are true of them; returns their bytes.
+
+        Looks at one frame only: the others are in no cache of the processor.
+        """
+        frames, count = self.frames, self.sent_before(sent_before)
+        if not count or self.start_ms >= ended_before:
             return 0
-        if self.length_ms <= 0:
-            return len(self.frames)
-        ended = (position_ms - self.start_ms) / self.length_ms
-        return len(self.frames) if ended == inf else min(len(self.frames), ceil(ended) - 1)
-
-    def drop(self, count: int) -> int:
-        """Remove the first ones; returns their bytes."""
-        size = sum(map(len, self.frames[:count]))
-        del self.frames[:count]
+        early = ended_before - self.start_ms
+        if early <= count * self.length_ms:
+            count = ceil(early / self.length_ms) - 1
+        size = count * len(frames[0])
+        del frames[:count]
         self.order += count
         self.time += count * self.step
         self.start_ms += count * self.length_ms
@@ -104,7 +105,7 @@ class KeptAudio:
             del entries[0]
         while runs:
             run = runs[0]
-            size += run.drop(min(run.sent_before(sent_before), run.ended_before(ended_before)))
+            size += run.free(sent_before=sent_before, ended_before=ended_before)
             if run.frames:
                 break
             del runs[0]

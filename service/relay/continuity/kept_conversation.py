@@ -59,15 +59,15 @@ class KeptConversation:
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
 
-    def take_appends(self) -> None:
-        """Keep `appends`: before any other event is kept, and when they are many.
+    def take_appends(self, *, are_alike: bool = False) -> None:
+        """Keep `appends`: before any other event is kept, and when they are many. `are_alike`: they have one size.
 
         A ping then follows them at once, so that one write carries both.
         """
         now, appends = self._clock(), self.appends
         if appends:
-            self.continuity.keep_appends(appends, self._taken_at, now)
-            appends.clear()
+            self.appends = []
+            self.continuity.keep_appends(appends, self._taken_at, now, is_alike=are_alike)
             self._has_audio = True
             if self.upstream is None and self.continuity.is_full:
                 self._client.hold("journal_full")

@@ -31,12 +31,12 @@ class Keeper(Protocol):
     """What a session keeps of its two streams, beside the messages that `PipeOwner.event_read` shows."""
 
     appends: list[bytes]
-    """Whole messages of audio of the client that were forwarded and are not taken yet."""
+    """Whole messages of audio of the client that were forwarded and are not taken yet. Taking them replaces the list."""
     awaited_pong: bytes
     """The frame with which upstream answers the last ping, empty if it has."""
 
-    def take_appends(self) -> None:
-        """Take `appends`."""
+    def take_appends(self, *, are_alike: bool = False) -> None:
+        """Take `appends`. `are_alike`: they have one size."""
 
     def keep_unread(self) -> None:
         """A message, or a part of one, was forwarded that is too large to be kept."""
@@ -54,7 +54,7 @@ class Keeper(Protocol):
 class KeptClientPipe(Pipe):
     """Forwards what the client sends. Its scanner is a `KeptScanner` or a `ReviewedScanner`, whose chunks are audio."""
 
-    __slots__ = ("_appends", "_is_unread", "_keeper", "_most_appends")
+    __slots__ = ("_is_unread", "_keeper", "_most_appends", "_size_mark")
 
     def __init__(
         self,
@@ -70,8 +70,10 @@ class KeptClientPipe(Pipe):
         super().__init__(source, sink, scanner, traffic=traffic, latency=latency, owner=owner)
         self._audio = scanner.new_audio_run(MAX_APPEND_BYTES)
         self._keeper = keeper
-        self._appends = keeper.appends
         self._most_appends = MAX_APPENDS  # fewer of larger ones
+        self._size_mark: object = (
+            None  # of the run of audio when a full list was taken; None if others came behind that
+        )
         self._is_unread = False  # within a message that is too large
 
     def read(self, data: bytes) -> None:
@@ -80,19 +82,26 @@ class KeptClientPipe(Pipe):
             if self._audio.goes_on_with(data):
                 write = self._sink.write_frames
                 write(data)
-                appends = self._appends
+                appends = self._keeper.appends
                 appends.append(data)
                 if len(appends) >= self._most_appends:
-                    self._keeper.take_appends()
+                    self._take_run()
             else:
                 self._source.receive_read(data)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
 
+    def _take_run(self) -> None:
+        """Have a full list taken. If all of it is of a run in which no size has changed, nothing of it need be looked at."""
+        mark = self._audio.size_mark
+        self._keeper.take_appends(are_alike=mark is self._size_mark)
+        self._size_mark = mark
+
     def _keep_append(self, raw: bytes) -> None:
-        self._appends.append(raw)
-        self._most_appends = min(MAX_APPENDS, _APPENDS_BYTES // len(raw))
-        if len(raw) > MAX_APPEND_BYTES or len(self._appends) >= self._most_appends:
+        appends = self._keeper.appends
+        appends.append(raw)
+        self._most_appends, self._size_mark = min(MAX_APPENDS, _APPENDS_BYTES // len(raw)), None
+        if len(raw) > MAX_APPEND_BYTES or len(appends) >= self._most_appends:
             self._keeper.take_appends()
 
     def _forward_event(self, event_type: str, data: bytes) -> None:

@@ -1,7 +1,5 @@
 """Continuity of a sideband: the call is the provider's, with all of its state, so another connection joins it as it is."""
 
-from collections.abc import Sequence
-
 from service.realtime.continuity.continuity import Boundary, Continuity
 from service.realtime.continuity.interception import Interception
 from service.realtime.continuity.journal_entries import OVERHEAD_BYTES
@@ -31,7 +29,7 @@ class SidebandContinuity(Continuity):
             self._frames.append(raw)
             self._bytes += len(raw) + OVERHEAD_BYTES
 
-    def keep_appends(self, frames: Sequence[bytes], since: float, now: float) -> None:  # noqa: ARG002 - of the class
+    def keep_appends(self, frames: list[bytes], since: float, now: float, *, is_alike: bool = False) -> None:  # noqa: ARG002 - of the class
         """Keep them while there is no connection."""
         if not self._has_upstream:
             self._frames += frames

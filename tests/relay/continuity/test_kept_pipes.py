@@ -63,6 +63,7 @@ class Recorder:
         self.audio = [0, 0]
         self.pongs: list[bytes] = []
         self.appends: list[bytes] = []
+        self.alike = 0  # lists that were taken as of one size
         self.awaited_pong = b""
 
     def event_read(self, _direction: Direction, message: Message) -> Verdict:
@@ -71,10 +72,13 @@ class Recorder:
         self.kept += message.raw
         return Verdict.FORWARD
 
-    def take_appends(self) -> None:
+    def take_appends(self, *, are_alike: bool = False) -> None:
         """Called by the pipe."""
+        if are_alike:
+            self.alike += 1
+            assert len(set(map(len, self.appends))) == 1
         self.kept += b"".join(self.appends)
-        self.appends.clear()
+        self.appends = []
 
     def keep_unread(self) -> None:
         """Called by the pipe."""
@@ -204,6 +208,32 @@ def test_appends_are_taken_when_they_are_many() -> None:
         assert len(recorder.appends) < MAX_APPENDS
     recorder.take_appends()
     assert sink.written == recorder.kept == small * 190
+
+
+@given(st.lists(st.tuples(st.sampled_from((200, 204, 208)), st.integers(1, 120), st.booleans()), max_size=8))
+def test_appends_are_alike_only_if_no_size_changes(runs: list[tuple[int, int, bool]]) -> None:
+    """Also if sizes change back, others take in between, or an append arrives in two reads. The recorder compares them."""
+    recorder = Recorder()
+    pipe, sink = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
+    for size, count, others_take in runs:
+        raw = build_frame(Opcode.TEXT, event("input_audio_buffer.append", size), KEY)
+        for _ in range(count):
+            pipe.read(raw)
+        if others_take:
+            recorder.take_appends()
+            pipe.read(raw[:100])
+            pipe.read(raw[100:])
+    recorder.take_appends()
+    assert sink.written == recorder.kept
+
+
+def test_appends_of_an_open_microphone_are_alike() -> None:
+    """All but the first ones, which begin the run."""
+    recorder = Recorder()
+    pipe, _ = pipe_of(recorder, Direction.CLIENT_TO_UPSTREAM)
+    for _ in range(10 * MAX_APPENDS):
+        pipe.read(build_frame(Opcode.TEXT, event("input_audio_buffer.append", 200), KEY))
+    assert recorder.alike == 9
 
 
 def test_large_appends_are_taken_at_once() -> None:
