@@ -32,7 +32,7 @@ from service.upstream.dial import UpstreamConnection
 from service.wire.receiver import InputDiscarder
 
 _WAKE_SECONDS: Final = 0.02  # the least time until what is due is tried again
-_IDLE_SECONDS: Final = 1.75  # until the next tick that does something: of four, the last one
+_IDLE_SECONDS: Final = 3.75  # until the next tick that does something: of eight, the last one
 _ENDED_AT_LIMIT: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000), send_error=True)
 
 
