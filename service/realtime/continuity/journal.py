@@ -346,6 +346,11 @@ class Journal:
         return self.speech is not None or self._speech_was_open
 
     @property
+    def is_in_turn(self) -> bool:
+        """Whether all audio is kept until upstream commits or clears the buffer, whatever has reached it."""
+        return self.speech is not None or not self.detects_turns
+
+    @property
     def has_unacknowledged(self) -> bool:
         """Whether an event other than an append is unacknowledged."""
         return bool(self.events)

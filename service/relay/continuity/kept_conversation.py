@@ -203,13 +203,15 @@ class KeptConversation:
             self._client.release("journal_full")
 
     def _ask_what_has_arrived(self, now: float) -> None:
-        """Ping while the client speaks: what was said before a ping that is answered need not be said again.
+        """Ping while the client sends silence: what was sent before a ping that is answered need not be sent again.
 
-        Also while an event is not acknowledged: of one that upstream has for long, no acknowledgement will come.
+        A turn is kept whatever has arrived of it, so that no ping is needed before it is committed. Also ping while an event
+        is not acknowledged: of one that upstream has for long, no acknowledgement will come.
         """
         if self.upstream is None or self.awaited_pong or now - self._pinged_at < PING_SECONDS:
             return
-        if self._has_audio or self.continuity.journal.has_unacknowledged:
+        journal = self.continuity.journal
+        if (self._has_audio and not journal.is_in_turn) or journal.has_unacknowledged:
             self._pings += 1
             self._ping = b"%d" % self._pings
             self.awaited_pong = build_frame(Opcode.PONG, self._ping)

@@ -178,6 +178,28 @@ async def test_ping_follows_the_appends_that_are_taken(kept: Kept) -> None:
         assert not kept.kept.awaited_pong
 
 
+async def test_turn_is_not_asked_for(kept: Kept) -> None:
+    """It is kept until it is committed. Then silence is freed as before."""
+    kept.tick(0.5)
+    speak(kept, 3)
+    kept.up(type="input_audio_buffer.speech_started", item_id="a", audio_start_ms=2_000)
+    kept.tick(0.5)
+    for _ in range(5):
+        kept.now += 1
+        kept.kept.appends.append(AUDIO)
+        kept.tick(0.0)
+        assert not kept.kept.awaited_pong
+        assert kept.kept._has_audio
+    kept.up(type="input_audio_buffer.committed", item_id="a", previous_item_id=None)
+    kept.tick(0.5)  # reads the commit
+    kept.tick(0.5)
+    assert kept.kept.continuity.journal.reached_at == kept.now
+    kept.kept.continuity.journal.forget("a")
+    for _ in range(5):
+        speak(kept, 1)
+        assert kept.kept.continuity.journal.audio_bytes <= 2.5 * 25 * len(AUDIO)
+
+
 async def test_audio_of_the_last_moment_goes_to_the_next_upstream(kept: Kept) -> None:
     """What was forwarded and not taken yet, and what the client says meanwhile."""
     kept.kept.appends.append(AUDIO)
