@@ -12,7 +12,7 @@ from service.access.policy import AccessPolicy
 from service.clients_file.load import ClientsFileReader, name_for_messages
 from service.clients_file.parse import Surroundings
 from service.failures import CATALOGUE, Blame
-from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.swap import SwapTimes
 from service.realtime.events import Api
 from service.realtime.keys import Secret, fingerprint

@@ -338,13 +338,10 @@ class Pipe(HeldSource):
         if is_redacted and len(payload) > MAX_REDACTED_BYTES:
             self._owner.peer_broke_protocol(self._direction, UNSEARCHED)
             return
-        if isinstance(verdict, Rewritten):
-            payload = verdict.payload
-            self._sink.send_event((redact_json(payload, self._owner.redact) if is_redacted else None) or payload)
-            return
-        redacted = redact_json(payload, self._owner.redact) if is_redacted else None
-        if redacted is not None:
-            self._sink.send_event(redacted)
+        rewritten = verdict.payload if isinstance(verdict, Rewritten) else None
+        event = (redact_json(rewritten or payload, self._owner.redact) if is_redacted else None) or rewritten
+        if event is not None:
+            self._sink.send_event(event)
         elif verdict is Verdict.DROP:
             self._dropped_last = True
             self.dropped_messages += 1

@@ -303,8 +303,7 @@ class Session:
         now, watch = self._loop.time(), self._watch
         watch.ticked_at = now
         is_quiet = watch.is_quiet(now) and self._budget is None and self._call.due_ending() is None
-        # Nearly every tick is quiet. Then one of two does not even count what has passed.
-        self._skips_tick = is_quiet and not self._skips_tick
+        self._skips_tick = is_quiet and not self._skips_tick  # nearly all are quiet: one of two counts nothing
         if self._skips_tick:
             return
         messages, frames, size = self._to_upstream.totals()

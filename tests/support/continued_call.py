@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.realtime.continuity.continuity import Boundary, Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Boundary, Continuity
 from service.realtime.continuity.kept import APPEND, AUDIO_DELTA, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, payload_of
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.replay import Replay
 from service.realtime.frames import Opcode, build_frame, read_header
 from tests.support.reference_api import Event, ReferenceApi

@@ -5,7 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from service.realtime.continuity.continuity import Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Continuity
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.replay import Replay
 from service.realtime.frames import Opcode, build_frame
 from tests.support.continued_call import client_frame, messages_of, upstream_frame

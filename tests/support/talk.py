@@ -5,7 +5,7 @@ from collections import Counter
 from random import Random
 from typing import Any, Final
 
-from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import ContinuedCall, client_view
 from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import DELTA_MS, Event, ReferenceApi

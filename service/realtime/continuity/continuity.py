@@ -15,7 +15,6 @@ A switch at a boundary is the same without `upstream_lost`.
 
 import base64
 from collections import deque
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -24,6 +23,7 @@ from service.realtime.continuity.interception import INTERCEPTED_TYPES, Intercep
 from service.realtime.continuity.journal import Journal
 from service.realtime.continuity.journal_entries import Append, Entry, LoggedAppends, LoggedAudio
 from service.realtime.continuity.kept import dumps
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import Kind
 from service.realtime.continuity.open_responses import is_outside_conversation
@@ -42,17 +42,6 @@ class Boundary(IntEnum):
     NONE = 0
     HARD = 1  # nothing is active, owed, being spoken or unacknowledged, and no MCP call runs or waits for an approval
     SOFT = 2  # moreover no output of a tool and no transcript is awaited, and the answer is played out
-
-
-@dataclass(frozen=True, slots=True)
-class ContinuityLimits:
-    """Bounds in bytes of one session."""
-
-    log_bytes: int = 65_536
-    item_bytes: int = 524_288
-    image_bytes: int = 4 << 20
-    audio_bytes: int = 2 << 20
-    journal_bytes: int = 262_144
 
 
 class Continuity:

@@ -16,7 +16,17 @@ from itertools import groupby
 from typing import Final
 
 from service.realtime.continuity.audio_length import PCM, AppendSizes
-from service.realtime.continuity.journal_entries import OVERHEAD_BYTES, UNSENT, Append, Entry, Speech, Turn
+from service.realtime.continuity.journal_entries import (
+    NOTICE_SECONDS,
+    OVERHEAD_BYTES,
+    START_MARGIN_MS,
+    UNSENT,
+    Append,
+    Entry,
+    Speech,
+    Turn,
+    span_of_turn,
+)
 from service.realtime.continuity.kept import (
     CLEAR,
     COMMIT,
@@ -31,12 +41,9 @@ from service.realtime.continuity.kept import (
 from service.realtime.continuity.kept_audio import KeptAudio, Run
 from service.realtime.continuity.refusals import refused_type
 
-NOTICE_SECONDS: Final = 0.9
-"""How late `speech_started` may be, beyond the prefix padding: detection and a round trip."""
 UNANSWERED_SECONDS: Final = 10.0
 """An event that upstream has not acknowledged this long before another that reached it is never acknowledged."""
 _MAX_TURNS: Final = 2_000  # also without their audio
-_START_MARGIN_MS: Final = 100.0  # by how much the position of an append may be wrong
 _IN_ORDER: Final = frozenset({SESSION_UPDATE, ITEM_CREATE, ITEM_DELETE, ITEM_TRUNCATE, ITEM_RETRIEVE, COMMIT, CLEAR})
 
 
@@ -121,7 +128,7 @@ class Journal:
         self._speech_was_open = False
         self.speech = Speech(item_id, start_ms)
         if start_ms is not None:
-            self._drop_before(min(start_ms, self._position_ms) - _START_MARGIN_MS)
+            self._drop_before(min(start_ms, self._position_ms) - START_MARGIN_MS)
 
     def speech_stopped(self, item_id: str, end_ms: float | None) -> None:
         """Remember where the turn ends; it is cut off when it is committed."""
@@ -143,7 +150,7 @@ class Journal:
             self.resolve(commit)
         else:
             commit = None
-            start, end, rest = self._span(now)
+            start, end, rest = span_of_turn(self.speech, self.appends, now, self._position_ms, self.silence_ms)
         if keep:
             kept = [append for append in self.appends if append.end_ms > start and append.start_ms < end]
             parts = [append.part(start, end) for append in kept]
@@ -157,23 +164,6 @@ class Journal:
         self.speech = None
         self._cut(rest)
         return commit is None
-
-    def _span(self, now: float) -> tuple[float, float, float]:
-        """Where the turn that upstream committed starts and ends, and where the audio of the next one starts.
-
-        The rest starts in the middle of the silence that upstream waited for, so that an error of half of it neither loses
-        nor doubles a word.
-        """
-        speech = self.speech or Speech("", None)
-        start = speech.start_ms if speech.start_ms is not None else 0.0
-        first = self.appends[0].start_ms if self.appends else 0.0
-        # An end that was trimmed already, or is not sent yet, is no position of this audio.
-        if speech.end_ms is not None and max(start, first) < speech.end_ms <= self._position_ms + _START_MARGIN_MS:
-            return start, speech.end_ms + 1.0, max(start, speech.end_ms - self.silence_ms / 2)
-        # Positions are unknown: what was sent a round trip ago.
-        heard = [append.end_ms for append in self.appends if append.time <= now - NOTICE_SECONDS / 2]
-        end = heard[-1] if heard else start
-        return start, end, max(start, end - self.silence_ms / 2)
 
     def _cut(self, rest_ms: float) -> None:
         """Remove the audio before `rest_ms`."""

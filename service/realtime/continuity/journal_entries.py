@@ -13,6 +13,12 @@ OVERHEAD_BYTES: Final = 250
 """Of an entry in memory, beside its frames: small ones are many, and each acknowledgement searches them."""
 
 
+NOTICE_SECONDS: Final = 0.9
+"""How late `speech_started` may be, beyond the prefix padding: detection and a round trip."""
+START_MARGIN_MS: Final = 100.0
+"""By how much the position of an append may be wrong."""
+
+
 class LoggedAudio(NamedTuple):
     """Events of an answer's audio that passed: their number, and the bytes of their frames."""
 
@@ -114,3 +120,23 @@ class Speech:
     item_id: str
     start_ms: float | None
     end_ms: float | None = None
+
+
+def span_of_turn(
+    speech: Speech | None, appends: Sequence[Append], now: float, position_ms: float, silence_ms: float
+) -> tuple[float, float, float]:
+    """Where a turn that upstream committed by itself starts and ends, and where the audio of the next one starts.
+
+    `position_ms`: the end of the audio that was sent. The rest starts in the middle of the silence that upstream waited for,
+    so that an error of half of it neither loses nor doubles a word.
+    """
+    start = speech.start_ms if speech is not None and speech.start_ms is not None else 0.0
+    stated = speech.end_ms if speech is not None else None
+    first = appends[0].start_ms if appends else 0.0
+    # An end that was trimmed already, or is not sent yet, is no position of this audio.
+    if stated is not None and max(start, first) < stated <= position_ms + START_MARGIN_MS:
+        return start, stated + 1.0, max(start, stated - silence_ms / 2)
+    # Positions are unknown: what was sent a round trip ago.
+    heard = [append.end_ms for append in appends if append.time <= now - NOTICE_SECONDS / 2]
+    end = heard[-1] if heard else start
+    return start, end, max(start, end - silence_ms / 2)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.swap import StormSpread, SwapTimes
 from service.relay.continuity.fair_slots import FairSlots
 from service.telemetry.continuity import ContinuityMetrics

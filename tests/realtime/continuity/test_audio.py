@@ -2,7 +2,7 @@
 
 import base64
 
-from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.kept_session import KeptSession, append, committed, heard, recovered, user_text
 from tests.support.numbered_speech import numbers_of, silence, speech
 

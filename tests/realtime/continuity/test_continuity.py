@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.realtime.continuity.continuity import Boundary, Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Boundary, Continuity
+from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.kept_session import CALL, KeptSession, append, committed, heard, recovered, session_object, types
 from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import Event

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.realtime.continuity.continuity import Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.kept import KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.replay import REPLAY_TYPES
 from service.realtime.frames import Opcode, build_frame
 from tests.support.continued_call import client_frame

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from service.realtime.continuity.continuity import Boundary, ContinuityLimits
+from service.realtime.continuity.continuity import Boundary
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.mirror_items import cut_text
 from service.realtime.continuity.replay import ReplayFault
 from service.realtime.continuity.session_form import SessionForm, differing_keys

@@ -2,7 +2,7 @@
 
 import json
 
-from service.realtime.continuity.continuity import ContinuityLimits
+from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import upstream_frame
 from tests.support.kept_session import KeptSession, user_text
 

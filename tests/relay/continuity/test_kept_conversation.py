@@ -5,9 +5,10 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.realtime.continuity.continuity import Continuity, ContinuityLimits
+from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.journal_entries import OVERHEAD_BYTES
 from service.realtime.continuity.kept import payload_of
+from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.frames import Opcode
 from service.realtime.scanner_items import Message
 from service.relay.continuity.kept_conversation import MAX_OTHER_BYTES, KeptConversation
