@@ -174,6 +174,10 @@ class ContinuedCall:
                 self._take_appends()
                 if (kind == "error" or self.continuity.swallows) and self.continuity.swallow(kind, raw, self.now):
                     return
+                placed = self.continuity.placed(kind, raw)
+                if placed is not None:
+                    event = json.loads(placed)
+                    raw = upstream_frame(event)
                 self.continuity.keep_upstream(kind, raw, self.now)
             self.seen.append(event)
         self._count(kind)

@@ -194,13 +194,19 @@ class Interceptor:
         return self._take_due(event_type, text(body.get("item_id")) or text(child(body, "item").get("id")))
 
     def placed(self, event_type: str, raw: bytes) -> bytes | None:
-        """Return the payload of an event whose `previous_item_id` is a list that the client never saw; None: it is not."""
-        if event_type not in _PLACED or not self._tool_lists.are_any:
+        """Return the payload of an event with an item before that the client knows; None: it has one.
+
+        It names a list that the client never saw, or none because the relay is replacing the item before: upstream puts what
+        it makes itself behind all others.
+        """
+        if event_type not in _PLACED or not (self._tool_lists.are_any or self._due):
             return None
         body = body_of(raw, masked=False)
-        if not self._tool_lists.has(text(body.get("previous_item_id"))):
+        before, item = body.get("previous_item_id"), child(body, "item")
+        is_made_by_upstream = event_type == kept.COMMITTED or item.get("status") == "in_progress"
+        if not (self._tool_lists.has(text(before)) or (self._due and before is None and is_made_by_upstream)):
             return None
-        item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
+        item_id = text(item.get("id")) or text(body.get("item_id"))
         known = [item.item_id for item in self._mirror.items if item.item_id != item_id]
         return dumps({**body, "previous_item_id": known[-1] if known else None})
 

@@ -157,6 +157,20 @@ def test_item_that_was_put_first_stays_before_one_that_the_client_put_first() ->
     assert [item["id"] for item in session.replay().run().items] == ["n", "f"]
 
 
+@pytest.mark.parametrize(("status", "before"), [("in_progress", "b"), ("completed", None)])
+def test_answer_that_begins_while_a_text_is_replaced_is_behind_it(status: str, before: str | None) -> None:
+    """Upstream lacks that item for a moment. What the client itself put first stays first."""
+    session = KeptSession()
+    session.answer("b", "one two three four", deltas=10)
+    session.lose()
+    recovered(session)
+    assert intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500) is not None
+    item = {"id": "n", "type": "message", "role": "assistant", "status": status, "content": []}
+    event = {"type": "conversation.item.added", "previous_item_id": None, "item": item}
+    placed = session.continuity.placed("conversation.item.added", upstream_frame(event))
+    assert (json.loads(placed)["previous_item_id"] if placed else None) == before
+
+
 def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
     """Nothing else of it is."""
     session = KeptSession()
