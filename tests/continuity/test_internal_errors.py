@@ -88,7 +88,7 @@ async def test_exception_in_a_late_event_of_the_former_connection_ends_the_sessi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is read for its late transcripts."""
-    behaviour = Behaviour(session_seconds=3, pace=1, answer_seconds=8)
+    behaviour = Behaviour(session_seconds=6, pace=1, answer_seconds=12)
     async with stage(behaviour) as found, calling(found.relay) as caller:
         monkeypatch.setattr(Continuity, "old_upstream_event", broken)
         caller.say("hello")
