@@ -8,7 +8,7 @@ from service.relay.continuity.fair_slots import FairSlots
 
 
 class Dials:
-    """Dials that end when they are told to."""
+    """Dials whose end a test decides."""
 
     def __init__(self, maximum: int) -> None:
         self._slots = FairSlots(maximum)
