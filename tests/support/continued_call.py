@@ -174,7 +174,7 @@ class ContinuedCall:
                 self._take_appends()
                 if (kind == "error" or self.continuity.swallows) and self.continuity.swallow(kind, raw, self.now):
                     return
-                placed = self.continuity.placed(kind, raw)
+                placed = self.continuity.placed(kind, raw, self.now)
                 if placed is not None:
                     event = json.loads(placed)
                     raw = upstream_frame(event)

@@ -52,7 +52,6 @@ class Continuity:
     def __init__(self, limits: ContinuityLimits | None = None) -> None:
         self._limits = limits or ContinuityLimits()
         self.log: deque[tuple[str, bytes | LoggedAudio | LoggedAppends, float]] = deque()
-        self._log_bytes = 0
         self._own = OwnEvents()
         self._new_state()
         self._reason: str | None = None  # why the session is not renewable, once for all
@@ -64,7 +63,7 @@ class Continuity:
         self.swallowed_events = 0
 
     def _new_state(self) -> None:
-        limits = self._limits
+        self._log_bytes, limits = 0, self._limits
         self.journal = Journal(audio_limit=limits.audio_bytes, event_limit=limits.journal_bytes)
         self.mirror = Mirror(self.journal, item_limit=limits.item_bytes, image_limit=limits.image_bytes)
         self._interceptor = Interceptor(self.mirror, self._own)
@@ -175,7 +174,6 @@ class Continuity:
         """Free everything: the session is not renewable from now on."""
         self._reason, self._is_off = reason, True
         self.log.clear()
-        self._log_bytes = 0
         self._new_state()
 
     @property
@@ -204,9 +202,7 @@ class Continuity:
         if not self.journal.is_sent or self.mirror.answers.is_open:
             return Boundary.NONE
         conversation = self.mirror.conversation
-        if conversation.approvals or conversation.mcp_calls:
-            return Boundary.NONE
-        if self.journal.speech_is_open or self.journal.has_unacknowledged:
+        if conversation.approvals or conversation.mcp_calls or self.speech_is_open or self.journal.has_unacknowledged:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 
@@ -336,8 +332,11 @@ class Continuity:
         self.swallowed_events += is_hidden
         return is_hidden
 
-    def placed(self, event_type: str, raw: bytes) -> bytes | None:
-        """Return the payload that replaces an event of upstream, because that names an item that the client never saw."""
+    def placed(self, event_type: str, raw: bytes, now: float) -> bytes | None:
+        """Return the payload that replaces an event of upstream, because for the client another item is before."""
+        if not self._interceptor.may_misplace(event_type):
+            return None
+        self.fold(now, _ALL)
         return self._interceptor.placed(event_type, raw)
 
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from service.realtime.continuity import kept
 from service.realtime.continuity.answers import Answers
 from service.realtime.continuity.journal import Journal
+from service.realtime.continuity.journal_entries import Entry
 from service.realtime.continuity.kept import body_of, dumps, text
 from service.realtime.continuity.mirror_items import (
     ROOT,
@@ -96,7 +97,7 @@ class Conversation:
             known.is_announced = True
             self.complete(known, source, now, is_done=False)
             return
-        item = new_item(source, self._own_item(source, item_id))
+        item = new_item(source, self._own_item(source))
         output = self._answers.output(item_id)
         if output is not None:
             output.in_conversation = True
@@ -113,12 +114,18 @@ class Conversation:
         if item is not None:
             item.is_announced_done = True
 
-    def _own_item(self, source: Mapping[str, Any], item_id: str) -> Mapping[str, Any]:
-        """The item of the client's create that this one answers; empty if upstream made it."""
-        self._requested_after = None
+    def own_create(self, source: Mapping[str, Any]) -> Entry | None:
+        """The client's create that an item which upstream adds answers; None if upstream made it."""
+        item_id = text(source.get("id"))
         entry = self._journal.first(kept.ITEM_CREATE, item_id)
         if entry is None and self._answers.output(item_id) is None and text(source.get("type")) not in _OUTPUT_TYPES:
             entry = self._journal.first(kept.ITEM_CREATE, "")
+        return entry
+
+    def _own_item(self, source: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The item of that create; empty if upstream made it."""
+        self._requested_after = None
+        entry = self.own_create(source)
         if entry is None:
             return {}
         self._journal.resolve(entry)
@@ -244,7 +251,7 @@ class Conversation:
             is_unknown = item.kind is Kind.UNKNOWN and not item.payload  # what upstream began by itself
             if item.is_announced_done or is_unknown or self._answers.output(item.item_id) is not None:
                 continue
-            body, before = item.body(), self.items.before(item.item_id, present=False)
+            body, before = item.body(), self.items.before(item.item_id)
             fields = {"previous_item_id": None if before == ROOT else before, "item": body}
             if not item.is_announced:
                 yield dumps({"type": kept.ITEM_ADDED, "event_id": new_id(), **fields})

@@ -74,6 +74,7 @@ class Interceptor:
         self._gone: dict[str, None] = {}  # ids of items that the mirror dropped
         self._created_as_audio: set[str] = set()
         self._tool_lists = ToolLists()  # whose beginning the client was not sent
+        self._lacks_items = False  # upstream, of those that the client knows
         self.is_active = False
 
     def adopt(self, replay: Replay) -> None:
@@ -88,6 +89,7 @@ class Interceptor:
                 item.fate = Fate.ABSENT
             else:
                 item.fate = Fate.TEXT if item.kind is Kind.ANSWER and item.is_spoken else Fate.SAME
+        self._lacks_items = any(item.fate is Fate.ABSENT for item in self._mirror.items)
 
     def dropped(self, item_ids: Sequence[str]) -> None:
         """Note items that exceed the mirror's limit, so that another upstream will lack them."""
@@ -119,7 +121,7 @@ class Interceptor:
             return None
         item = self._mirror.items.get(after)
         if item is not None and item.fate is Fate.ABSENT:
-            before = self._mirror.items.before(after, present=True)
+            before = self._before(after)
         elif item is None and after in self._gone:
             before = ROOT
         else:
@@ -147,14 +149,19 @@ class Interceptor:
         if words.strip():
             frames.append(self._send_text(item, words))
         else:
-            item.fate = Fate.ABSENT
+            item.fate, self._lacks_items = Fate.ABSENT, True
         return Interception(frames, [answer])
 
     def _send_text(self, item: Item, words: str) -> bytes:
-        before = self._mirror.items.before(item.item_id, present=True)
+        before = self._before(item.item_id)
         form = parse_object(message(item.item_id, "assistant", "output_text", words))
         due = [(kept.ITEM_ADDED, item.item_id), (kept.ITEM_DONE, item.item_id)]
         return self._send(kept.ITEM_CREATE, {"previous_item_id": before, "item": form}, due)
+
+    def _before(self, item_id: str) -> str:
+        """The item before another one, of those that upstream has and will have when it processes what is sent now."""
+        lacking = {entry.item_id for entry in self._mirror.journal.events if entry.kind == kept.ITEM_DELETE}
+        return self._mirror.items.before(item_id, lacking)
 
     def _send(self, kind: str, fields: Mapping[str, Any], due: list[tuple[str, str]]) -> bytes:
         event_id = self._own.new_upstream_id()
@@ -165,6 +172,10 @@ class Interceptor:
         return dumps({"type": kind, "event_id": self._own.new_id(), **fields})
 
     # -- events of upstream -------------------------------------------------------------------------------------------
+
+    def may_misplace(self, event_type: str) -> bool:
+        """Whether upstream may name another item before than the client knows, or none."""
+        return event_type in _PLACED and (self._lacks_items or self._tool_lists.are_any or bool(self._due))
 
     @property
     def swallows(self) -> bool:
@@ -196,25 +207,48 @@ class Interceptor:
     def placed(self, event_type: str, raw: bytes) -> bytes | None:
         """Return the payload of an event with an item before that the client knows; None: it has one.
 
-        It names a list that the client never saw, or none because the relay is replacing the item before: upstream puts what
-        it makes itself behind all others.
+        What is appended is behind the last item for the client. Upstream names another, or none, where it has begun a list
+        that the client never saw, or lacks the last items: for good, or because the relay is replacing one.
         """
-        if event_type not in _PLACED or not (self._tool_lists.are_any or self._due):
-            return None
         body = body_of(raw, masked=False)
-        before, item = body.get("previous_item_id"), child(body, "item")
-        is_made_by_upstream = event_type == kept.COMMITTED or item.get("status") == "in_progress"
-        if not (self._tool_lists.has(text(before)) or (self._due and before is None and is_made_by_upstream)):
+        source, before = child(body, "item"), body.get("previous_item_id")
+        item_id = text(source.get("id")) or text(body.get("item_id"))
+        if self._mirror.items.get(item_id) is not None:
+            known = self._mirror.items.before(item_id)
+            if before is None and event_type == kept.ITEM_DONE:  # some servers never name it here
+                return None
+        elif self._is_appended(event_type, source) and self._is_last(before):
+            known = self._mirror.items.last_id
+        else:
             return None
-        item_id = text(item.get("id")) or text(body.get("item_id"))
-        known = [item.item_id for item in self._mirror.items if item.item_id != item_id]
-        return dumps({**body, "previous_item_id": known[-1] if known else None})
+        place = None if known == ROOT else known
+        return None if place == before else dumps({**body, "previous_item_id": place})
+
+    def _is_appended(self, event_type: str, source: Mapping[str, Any]) -> bool:
+        """Whether a new item is behind all others: what upstream makes is, and what the client gives no place."""
+        create = None if event_type == kept.COMMITTED else self._mirror.conversation.own_create(source)
+        return create is None or not isinstance(body_of(create.raw, masked=True).get("previous_item_id"), str)
+
+    def _is_last(self, before: object) -> bool:
+        """Whether upstream has nothing that the client knows behind the item that it names, or nothing at all."""
+        if self._tool_lists.has(text(before)):
+            return True
+        replaced = {item_id for due in self._due.values() for _, item_id in due}
+        for item in reversed(self._mirror.items):
+            if item.item_id == before:
+                return True
+            if item.fate is not Fate.ABSENT and item.item_id not in replaced:
+                return False
+        return before is None
 
     def _is_own_error(self, event_id: str) -> bool:
         """An item that is created anew may be refused late, as an image that is checked behind its acknowledgement."""
         if not event_id.startswith((EVENT_ID_PREFIX, REPLAY_ID_PREFIX)):
             return False
-        self._due.pop(event_id, None)
+        for kind, item_id in self._due.pop(event_id, ()):
+            item = self._mirror.items.get(item_id)
+            if kind == kept.ITEM_ADDED and item is not None:
+                item.fate, self._lacks_items = Fate.ABSENT, True
         self._mirror.journal.refused(event_id, "", "")
         return True
 

@@ -195,8 +195,16 @@ class Items:
     def __iter__(self) -> Iterator[Item]:
         return (self._items[item_id] for item_id in self._order)
 
+    def __reversed__(self) -> Iterator[Item]:
+        return (self._items[item_id] for item_id in reversed(self._order))
+
     def __len__(self) -> int:
         return len(self._order)
+
+    @property
+    def last_id(self) -> str:
+        """The id of the last item; `root` if there is none."""
+        return self._order[-1] if self._order else ROOT
 
     def get(self, item_id: str) -> Item | None:
         """The item with an id."""
@@ -233,11 +241,14 @@ class Items:
         self.revision += 1
         item.revision = self.revision
 
-    def before(self, item_id: str, *, present: bool) -> str:
-        """The id of the item before another one, of those that upstream has if `present`; `root` if there is none."""
+    def before(self, item_id: str, lacking: Container[str] | None = None) -> str:
+        """The id of the item before another one; `root` if there is none.
+
+        `lacking`: of those that upstream has, without these.
+        """
         index = self._order.index(item_id)
         for earlier in reversed(self._order[:index]):
-            if not present or self._items[earlier].fate is not Fate.ABSENT:
+            if lacking is None or (self._items[earlier].fate is not Fate.ABSENT and earlier not in lacking):
                 return earlier
         return ROOT
 

@@ -131,7 +131,7 @@ class KeptConversation:
 
     def placed(self, message: Message) -> Message | None:
         """Return an event of upstream without the name of an item that the client never saw; None: it has none."""
-        payload = self.continuity.placed(message.type or "", message.raw)
+        payload = self.continuity.placed(message.type or "", message.raw, self._clock())
         return None if payload is None else Message(message.type, payload, build_frame(Opcode.TEXT, payload))
 
     def upstream_event(self, message: Message) -> None:

@@ -157,18 +157,80 @@ def test_item_that_was_put_first_stays_before_one_that_the_client_put_first() ->
     assert [item["id"] for item in session.replay().run().items] == ["n", "f"]
 
 
-@pytest.mark.parametrize(("status", "before"), [("in_progress", "b"), ("completed", None)])
-def test_answer_that_begins_while_a_text_is_replaced_is_behind_it(status: str, before: str | None) -> None:
-    """Upstream lacks that item for a moment. What the client itself put first stays first."""
+def placed(session: KeptSession, item: Event, before: str | None, kind: str = "conversation.item.added") -> str | None:
+    """The item before that the client is sent with one that upstream adds."""
+    event = {"type": kind, "item": item, "item_id": item["id"], "previous_item_id": before}
+    payload = session.continuity.placed(kind, upstream_frame(event), session.now)
+    place: str | None = json.loads(payload)["previous_item_id"] if payload else before
+    return place
+
+
+@pytest.mark.parametrize(("is_first", "before"), [(False, "b"), (True, None)])
+def test_item_that_is_added_while_a_text_is_replaced_is_behind_it(is_first: bool, before: str | None) -> None:
+    """Upstream lacks that item for a moment. What the client itself puts first is first."""
     session = KeptSession()
     session.answer("b", "one two three four", deltas=10)
     session.lose()
     recovered(session)
     assert intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500) is not None
-    item = {"id": "n", "type": "message", "role": "assistant", "status": status, "content": []}
-    event = {"type": "conversation.item.added", "previous_item_id": None, "item": item}
-    placed = session.continuity.placed("conversation.item.added", upstream_frame(event))
-    assert (json.loads(placed)["previous_item_id"] if placed else None) == before
+    item = user_text("n", "new")
+    if is_first:
+        session.client("conversation.item.create", item=item, previous_item_id="root")
+    assert placed(session, item, None) == before
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_appended_item_is_behind_items_that_upstream_lacks(is_typed: bool) -> None:
+    """The client knows them, and another upstream may have them again; each event about the item says the same."""
+    session = swapped()
+    item = user_text("n", "new")
+    if is_typed:
+        session.client("conversation.item.create", item=item)
+    else:
+        assert placed(session, item, "c", "input_audio_buffer.committed") == "x"
+        session.up("input_audio_buffer.committed", item_id="n", previous_item_id="x")
+    assert placed(session, item, "c") == "x"
+    session.up("conversation.item.added", item=item, previous_item_id="x")
+    assert placed(session, item, "c", "conversation.item.done") == "x"
+    assert placed(session, item, None, "conversation.item.done") is None
+    assert placed(session, user_text("m", "more"), "n") == "n"
+
+
+@pytest.mark.parametrize("after", ["root", "a", "c"])
+def test_item_is_where_the_client_puts_it_among_items_that_upstream_lacks(after: str) -> None:
+    """Only what is appended is behind them."""
+    session = swapped()
+    item = user_text("n", "new")
+    session.client("conversation.item.create", item=item, previous_item_id=after)
+    before = None if after == "root" else after
+    assert placed(session, item, before) == before
+
+
+def test_item_is_created_behind_none_that_the_client_deletes() -> None:
+    """Upstream would refuse that, and lack the item: the deletion is before it."""
+    session = swapped()
+    session.lose()
+    session.client("conversation.item.delete", item_id="a")
+    session.client("conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500)
+    session.client("conversation.item.delete", item_id="c")
+    session.client("conversation.item.create", item=user_text("n", "new"), previous_item_id="x")
+    sent, _ = recovered(session)
+    places = {event["item"]["id"]: event["previous_item_id"] for event in sent if "item" in event}
+    assert places == {"b": "root", "n": "b"}
+
+
+def test_item_that_upstream_refuses_from_the_relay_is_absent() -> None:
+    """The relay answers for it from then on, and creates it again at another upstream."""
+    session = swapped()
+    done = intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500)
+    assert done is not None
+    error = {"type": "error", "error": {"code": "x", "event_id": done[0][-1]["event_id"]}}
+    assert session.continuity.swallow("error", upstream_frame(error), session.now)
+    done = intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=200)
+    assert done is not None
+    assert (done[0], types(done[1])) == ([], ["conversation.item.truncated"])
+    session.lose()
+    assert "b" in session.replay().run().texts
 
 
 def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
