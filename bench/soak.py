@@ -140,7 +140,7 @@ async def hold_idle(contender: Contender, process: Process, upstream: Upstream, 
 
 
 async def _scrape(contender: Contender, process: Process) -> None:
-    """Scrape many times as Prometheus does; prints the CPU time of a scrape, during which no frame is forwarded."""
+    """Scrape many times as Prometheus does; prints the CPU time of a scrape."""
     assert contender.scrape_port is not None  # noqa: S101 - the relay serves metrics
     cpu = process.cpu_seconds()
     for _ in range(_SCRAPES):

@@ -3,9 +3,12 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
+from prometheus_client import exposition
 
-from tests.support.harness import simulated_relay, within
+from service.web import internal
+from tests.support.harness import Relay, simulated_relay, within
 from tests.web.test_unserved import CANARY, rest
 
 
@@ -59,3 +62,30 @@ async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> N
 
         assert received.startswith(b"HTTP/1.1 200 ")
         assert b"realtime_relay_build_info" in received
+
+
+async def scraped(relay: Relay, accept: str) -> str:
+    """The body of one scrape."""
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(f"http://127.0.0.1:{relay.app.internal_port}/metrics", headers={"Accept": accept}) as response,
+    ):
+        return await response.text()
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "text/plain;version=1.0.0;escaping=allow-utf-8", "application/openmetrics-text;version=1.0.0"]
+)
+async def test_metrics_are_rendered_part_by_part(accept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop goes on between them, and the whole is what the library renders at once."""
+    monkeypatch.setattr(internal, "RENDERED_AT_ONCE_SECONDS", 0.0)
+    async with simulated_relay() as relay:
+        scrape = asyncio.create_task(scraped(relay, accept))
+        iterations = 0
+        while not scrape.done():
+            iterations += 1
+            await asyncio.sleep(0)
+        at_once = exposition.choose_encoder(accept)[0](relay.app.metrics.registry).decode()
+        names = [[line.rpartition(" ")[0] for line in text.splitlines()] for text in (await scrape, at_once)]
+        assert names[0] == names[1]
+        assert iterations > at_once.count("# TYPE ")
