@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -24,7 +25,6 @@ from service.relay.drain import Drainer, DrainResult
 from service.relay.reporter import SharedTelemetry
 from service.settings import Settings
 from service.signals import Signals
-from service.simulator import SCENARIO_NAMES, Simulator, SimulatorOptions
 from service.store.factory import make_backend
 from service.store.shared import SharedStore
 from service.supervisor import Supervisor, measure_lag
@@ -47,6 +47,9 @@ from service.web.listener import listen
 from service.web.probes import ProbeHandler
 from service.web.realtime import RealtimeHandler
 from service.web.unserved_requests import UnservedRequests
+
+if TYPE_CHECKING:  # see `_choose_target`
+    from service.simulator import Simulator
 
 
 class CannotListen(Exception):
@@ -85,6 +88,7 @@ class App:
         self._supervisor = Supervisor(self.metrics.task_crashes)
         self._signals = Signals(settings.drain_seconds, self.sessions.__len__, self._check_files)
         self.simulator: Simulator | None = None
+        self._scenarios: Sequence[str] = ()  # of the simulator
         store = settings.store_url
         self._store_check = (
             None if store is None else StoreCheck(self.metrics, is_required=settings.store_failure == "closed")
@@ -138,6 +142,10 @@ class App:
     async def _choose_target(self) -> Target:
         if not configuration.needs_simulator(self._settings):
             return configuration.target(self._settings)
+        # Its modules are a tenth of the start's CPU time.
+        from service.simulator import SCENARIO_NAMES, Simulator, SimulatorOptions  # noqa: PLC0415 - see above
+
+        self._scenarios = SCENARIO_NAMES
         self.simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
         if configuration.simulator_replaces_openai(self._settings):
             startup.report_simulator(self._unread_keys)
@@ -198,8 +206,7 @@ class App:
                 end_withdrawn=handler.end_withdrawn,
             )
         console = self._build_console(handler, directory, max_sessions)
-        scenarios = SCENARIO_NAMES if self.simulator is not None else ()
-        talk = talk_routes(configuration.talk_page(settings, scenarios)) if settings.console == "on" else []
+        talk = talk_routes(configuration.talk_page(settings, self._scenarios)) if settings.console == "on" else []
         probes = ProbeHandler(
             self.monitor,
             self.drainer,

@@ -16,7 +16,6 @@ from service.doctor.staged_dial import StagedDial
 from service.doctor.steps import Finding, StepFailed, StepRunner, evidence_notes
 from service.failures import Failure
 from service.realtime.live import DEFAULT_MODEL, is_live_model
-from service.simulator import Simulator, SimulatorOptions
 from service.upstream import hints
 from service.upstream.dial import Dialler
 from service.upstream.live_key import UNPROVEN, check_live_key
@@ -139,6 +138,8 @@ class ProviderChain:
         settings = self._local.settings
         if not configuration.needs_simulator(settings):
             return configuration.target(settings)
+        from service.simulator import Simulator, SimulatorOptions  # noqa: PLC0415 - as in `App`
+
         simulator = await self._stack.enter_async_context(Simulator(SimulatorOptions()))
         return configuration.target(settings, simulator.url)
 

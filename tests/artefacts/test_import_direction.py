@@ -1,6 +1,8 @@
 """Packages of the service import only the packages below them."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,17 @@ def test_only_continuity_knows_continuity(room: str) -> None:
     plain = {name for path in (SERVICE / room).glob("*.py") for name in imports(path)}
 
     assert set() == {name for name in plain if "continuity" in name}
+
+
+def test_relay_and_doctor_import_no_simulator() -> None:
+    """Only where it runs: its modules are a tenth of the start."""
+    code = (
+        "import sys, service.process, service.doctor.provider\n"
+        "print([name for name in sys.modules if name.startswith('service.simulator')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SERVICE.parent, check=True, capture_output=True, timeout=60)
+
+    assert done.stdout.strip() == b"[]"
 
 
 @pytest.mark.parametrize("path", sorted((SERVICE / "realtime").rglob("*.py")), ids=lambda path: str(path.name))
