@@ -239,7 +239,7 @@ class App:
             return None
         target, loop = self._settings.records, asyncio.get_running_loop()
 
-        def report(error: str | None) -> None:
+        def report(error: OSError | None) -> None:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(startup.report_records, target, error)
 
@@ -327,7 +327,8 @@ class App:
         """Further lines of detailed health."""
         notes = self._key_file.notes() if self._key_file is not None else list(self._unread_keys)
         notes = notes + (self._clients_file.notes() if self._clients_file is not None else [])
-        return notes + (self._jwt.notes() if self._jwt is not None else [])
+        notes = notes + (self._jwt.notes() if self._jwt is not None else [])
+        return notes + startup.records_notes(self._records)
 
     async def run(self) -> DrainResult:
         """Serve until a signal, drain, and stop; returns how the open sessions ended."""

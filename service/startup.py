@@ -12,6 +12,7 @@ from service import machine
 from service.loop import NAME
 from service.realtime.names import reached_locally, url_host
 from service.settings import Settings
+from service.telemetry.records import RecordWriter
 from service.upstream import key_lint
 from service.upstream.key_lint import KeyRefusal
 from service.upstream.target import Target
@@ -120,15 +121,50 @@ def report_start(settings: Settings, target: Target, *, public_port: int, intern
     )
 
 
-def report_records(target: str | Path, error: str | None) -> None:
-    """Log that records begin to be lost, or are written again."""
+def explain_records_error(target: str | Path, exc: OSError) -> tuple[str, str]:
+    """Why records cannot be written to the target of RELAY_RECORDS, and what to do."""
+    cause = os.strerror(exc.errno) if exc.errno else type(exc).__name__
+    match exc.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            cause = "its folder is missing"
+            remedy = "Create the folder of RELAY_RECORDS. No restart is needed."
+        case errno.EISDIR | errno.ENXIO:
+            cause = "it is not a regular file"
+            remedy = "Set RELAY_RECORDS to the path of a regular file and restart the relay."
+        case errno.EACCES | errno.EPERM:
+            remedy = (
+                f"Let user id {os.geteuid()} write to the file of RELAY_RECORDS and its folder. No restart is needed."
+            )
+        case errno.EROFS:
+            remedy = (
+                "Mount a volume at the folder of RELAY_RECORDS, or set RELAY_RECORDS=stdout, and restart the relay."
+            )
+        case errno.ENOSPC | errno.EDQUOT:
+            remedy = "Free space on the disk of RELAY_RECORDS. No restart is needed."
+        case _ if target == "stdout":
+            remedy = "Start the relay with a standard output that is read, or set RELAY_RECORDS to the path of a file."
+        case _:
+            remedy = "Check the file of RELAY_RECORDS and its file system."
+    return f"Records of sessions cannot be written: {cause}.", remedy
+
+
+def records_notes(records: RecordWriter | None) -> list[str]:
+    """A line of detailed health while records cannot be written."""
+    if records is None or records.error is None:
+        return []
+    return [f"RELAY_RECORDS: {' '.join(explain_records_error(records.target, records.error))}"]
+
+
+def report_records(target: str | Path, error: OSError | None) -> None:
+    """Log that records cannot be written, or are written again."""
     log = structlog.get_logger()
     if error is None:
         log.info("records.recovered", message="Records of sessions are written again.", path=str(target))
         return
+    cause, remedy = explain_records_error(target, error)
     log.error(
         "records.lost",
-        message=f"Records of sessions cannot be written: {error}. Calls go on; their records are lost.",
-        remedy="Free space on the disk of RELAY_RECORDS, or let the relay write there. No restart is needed.",
+        message=f"{cause} Calls go on; their records are lost.",
+        remedy=remedy,
         path=str(target),
     )

@@ -1,6 +1,7 @@
 """The steps on this machine, which send nothing: files, settings, key and proxy."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,10 +20,12 @@ from service.settings import SETTING_NAMES, SETTINGS, Settings, SettingsRejected
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.secrecy import Secrecy
 from service.settings.warnings import find_warnings, ships_to_browsers
+from service.startup import explain_records_error
+from service.telemetry.records import check_writable
 from service.upstream import key_lint
 from service.upstream.file_reader import FileReader
 from service.upstream.proxy import PROXY_SETTING, PROXY_VARIABLES, InvalidProxy, bypasses_proxy, parse_proxy
-from service.upstream.secret_file import SecretFileError
+from service.upstream.secret_file import SecretFileError, printable_path
 from service.upstream.target import Target
 
 # Not 'sk-proj': the redaction of the output would remove it.
@@ -127,11 +130,25 @@ class LocalConfiguration:
             ) from None
         if self.settings.openai_api_key_problem:
             notes.append(f"{self.settings.openai_api_key_problem}.")
+        notes += await self._problems_of_records()
         return Finding(self._describe_origins(), [*notes, *empty], "warn" if notes else "ok")
 
     def _describe_origins(self) -> str:
         origins = [f"{name} ({origin})" for name, origin in sorted(self.settings.origins.items())]
         return f"set: {', '.join(origins)}" if origins else "all settings have their defaults"
+
+    async def _problems_of_records(self) -> list[str]:
+        target = self.settings.records
+        if isinstance(target, str):
+            return []
+        name = f"RELAY_RECORDS {printable_path(str(target))}"
+        try:
+            await FileReader().read_in_thread(partial(check_writable, target))
+        except SecretFileError as hangs:
+            return [f"{name} {hangs}."]
+        except OSError as exc:
+            return [f"{name}: {' '.join(explain_records_error(target, exc))}"]
+        return []
 
     # -- clients ------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,22 @@ async def test_different_values_in_two_env_files_warn(tmp_path: Path) -> None:
     assert "RELAY_DRAIN_SECONDS from" not in text
 
 
+async def test_records_that_cannot_be_written_warn(tmp_path: Path) -> None:
+    """With the cause; a path that can be written is no warning, and the doctor does not create it."""
+    path = tmp_path / "records.jsonl"
+    good = await run_provider_chain(SIMULATED | {"RELAY_RECORDS": str(path)}, tmp_path)
+    bad = await run_provider_chain(SIMULATED | {"RELAY_RECORDS": str(path / "below")}, tmp_path)
+    path.mkdir()
+    folder = await run_provider_chain(SIMULATED | {"RELAY_RECORDS": str(path)}, tmp_path)
+
+    assert ["ok", "warn", "warn"] == [report["settings"].status for report in (good, bad, folder)]
+    sentence = "Records of sessions cannot be written"
+    assert f"RELAY_RECORDS '{path}/below': {sentence}: its folder is missing." in bad.text("settings")
+    assert f"RELAY_RECORDS '{path}': {sentence}: it is not a regular file. Set RELAY_RECORDS to" in folder.text(
+        "settings"
+    )
+
+
 async def test_key_and_key_file_in_two_sources_warn(tmp_path: Path) -> None:
     """The warning names the one that is used."""
     (tmp_path / "key").write_text("sk-sim-good\n")

@@ -1,16 +1,21 @@
 """service/telemetry/records.py and RELAY_RECORDS: what a session leaves behind, and that a full disk harms no call."""
 
 import base64
+import errno
 import json
 import os
 import resource
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
-from service.telemetry.records import RecordWriter
+from service.startup import explain_records_error
+from service.telemetry.records import RecordWriter, check_writable
 from tests.support.harness import KEY_CANARY, TOKEN_CANARY, eventually, open_raw, simulated_relay
 from tests.support.simulator_client import speech
 
@@ -60,7 +65,7 @@ class Written:
 
     def __init__(self, path: Path, max_queued: int = 100) -> None:
         self.results: list[bool] = []
-        self.errors: list[str | None] = []
+        self.errors: list[OSError | None] = []
         self.writer = RecordWriter(
             path, on_result=self.results.append, on_change=self.errors.append, max_queued=max_queued
         )
@@ -72,9 +77,10 @@ class Written:
 
 
 @pytest.fixture
-def written(path: Path) -> Iterator[Written]:
-    """A writer to the file."""
+async def written(path: Path) -> AsyncIterator[Written]:
+    """A writer to the file, which it has opened."""
     found = Written(path)
+    await eventually(path.exists)
     yield found
     found.writer.close()
 
@@ -120,16 +126,97 @@ async def test_disk_that_is_full_within_a_record_tears_no_other(path: Path, writ
     assert [True, False, True] == written.results
 
 
-@pytest.mark.parametrize("kind", ["directory", "pipe", "full", "missing folder", "read-only"])
+def unusable(path: Path, kind: str) -> Path:
+    """A path that cannot be written."""
+    match kind:
+        case "missing folder":
+            return path.parent / "missing" / path.name
+        case "folder that is a file":
+            path.write_text("")
+            return path / path.name
+        case "broken link":
+            path.symlink_to(path.parent / "missing" / path.name)
+        case "read-only":
+            return Path("/proc/version")  # it can be opened; root may write everywhere else
+        case _:
+            replace(path, kind)
+    return path
+
+
+UNUSABLE = {
+    "directory": "it is not a regular file",
+    "pipe": "it is not a regular file",
+    "full": "it is not a regular file",
+    "missing folder": "its folder is missing",
+    "folder that is a file": "its folder is missing",
+    "broken link": "its folder is missing",
+}
+
+
+@pytest.mark.parametrize(("kind", "cause"), UNUSABLE.items())
+async def test_path_that_cannot_be_written_is_reported_at_the_start(kind: str, cause: str, path: Path) -> None:
+    """With path, cause and remedy, once, in the log and in detailed health; the doctor says the same, and creates nothing."""
+    target = unusable(path, kind)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number differs
+        check_writable(target)
+    sentence, remedy = explain_records_error(target, caught.value)
+    assert cause in sentence
+    assert not list(path.parent.glob("missing"))
+    async with simulated_relay(None, RELAY_RECORDS=str(target)) as relay:
+        await eventually(lambda: relay.events("records.lost"))
+        [line] = relay.events("records.lost")
+        assert (str(target), remedy) == (line["path"], line["remedy"])
+        assert line["message"].startswith(sentence)
+        async with ClientSession() as session, session.get(f"{relay.internal_url}/healthz?verbose") as response:
+            assert f"RELAY_RECORDS: {sentence} {remedy}" in (await response.json())["notes"]
+
+
+async def test_path_that_can_be_written_is_no_problem(path: Path) -> None:
+    """It is missing, a link to a file that is missing, or exists; the doctor does not create it, the relay does at once."""
+    link = path.with_suffix(".link")
+    link.symlink_to(path)
+    for name in (path, link):
+        check_writable(name)
+        assert not path.exists()  # noqa: ASYNC240 - a file of the test
+    writer = RecordWriter(link)
+    await eventually(path.exists)
+    check_writable(link)
+    writer.close()
+    assert writer.error is None
+
+
+@pytest.mark.parametrize(
+    ("number", "cause", "remedy"),
+    [
+        (errno.EACCES, "Permission denied", f"Let user id {os.geteuid()} write to the file"),
+        (errno.EROFS, "Read-only file system", "Mount a volume"),
+        (errno.ENOSPC, "No space left on device", "Free space"),
+        (errno.EIO, "Input/output error", "Check the file of RELAY_RECORDS and its file system."),
+    ],
+)
+def test_error_has_cause_and_remedy(number: int, cause: str, remedy: str) -> None:
+    """Those that a test cannot cause as root."""
+    sentence, advice = explain_records_error(Path("records.jsonl"), OSError(number, ""))
+    assert sentence == f"Records of sessions cannot be written: {cause}."
+    assert advice.startswith(remedy)
+
+
+def test_folder_of_another_user_cannot_be_written() -> None:
+    """The file is missing, and the user of the image could not create it."""
+    code = (
+        "import os; from pathlib import Path; from service.telemetry.records import check_writable\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "try: check_writable(Path('/realtime-relay-records.jsonl'))\n"
+        "except OSError as exc: print(exc.errno)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert int(done.stdout) in {errno.EACCES, errno.EROFS}
+
+
+@pytest.mark.parametrize("kind", [*UNUSABLE, "read-only"])
 async def test_path_that_cannot_be_written_harms_no_call(kind: str, path: Path) -> None:
     """From the start, or under way: calls go on, the log has the path and the cause once, and each record counts as lost."""
-    target = path
-    if kind == "missing folder":
-        target = path.parent / "missing" / path.name
-    elif kind == "read-only":
-        target = Path("/proc/version")  # root may write everywhere else
-    else:
-        replace(path, kind)
+    target = unusable(path, kind)
     async with simulated_relay(None, RELAY_RECORDS=str(target)) as relay:
         for number in range(1, 3):
             client = await open_raw(relay.app.public_port, REALTIME)
@@ -141,10 +228,12 @@ async def test_path_that_cannot_be_written_harms_no_call(kind: str, path: Path) 
         assert relay.metric("realtime_relay_sessions_ended_total", reason="client_lost") == 2
 
 
-async def test_half_a_line_of_another_writer_spoils_no_record(path: Path, written: Written) -> None:
+async def test_half_a_line_of_another_writer_spoils_no_record(path: Path) -> None:
     """The process was killed within a line, or the disk was full."""
     replace(path, "half")
+    written = Written(path)
     await written.write(0)
+    written.writer.close()
 
     assert '{"number": 9\n{"number":0}\n' == text_of(path)
 
@@ -214,10 +303,11 @@ def test_stdout_is_a_target(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 async def test_records_for_a_closed_stdout_are_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was started without standard output has none in Python."""
     results: list[bool] = []
-    errors: list[str | None] = []
+    errors: list[OSError | None] = []
     monkeypatch.setattr("sys.stdout", None)
     writer = RecordWriter("stdout", on_result=results.append, on_change=errors.append)
     for number in range(2):
         writer.write({"number": number})
     writer.close()
-    assert ([False, False], ["standard output is closed"]) == (results, errors)
+    assert [False, False] == results
+    assert ["standard output is closed"] == [error.strerror for error in errors if error is not None]
