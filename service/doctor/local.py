@@ -17,6 +17,7 @@ from service.failures import Failure
 from service.realtime.keys import Secret, family_of, fingerprint, lint
 from service.realtime.names import is_loopback
 from service.settings import SETTING_NAMES, SETTINGS, Settings, SettingsRejected, load_settings
+from service.settings.effect import without_effect
 from service.settings.envfiles import ENVIRONMENT_ORIGIN, Layers, read_layers
 from service.settings.secrecy import Secrecy
 from service.settings.warnings import find_warnings, ships_to_browsers
@@ -130,6 +131,7 @@ class LocalConfiguration:
             ) from None
         if self.settings.openai_api_key_problem:
             notes.append(f"{self.settings.openai_api_key_problem}.")
+        notes += [f"{warning.variable} {warning.sentence}." for warning in without_effect(self.settings)]
         notes += await self._problems_of_records()
         return Finding(self._describe_origins(), [*notes, *empty], "warn" if notes else "ok")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.settings.declared import SETTING_NAMES, SETTINGS, Settings
+from service.settings.effect import without_effect
 from service.settings.envfiles import Layers, read_layers
 from service.settings.parsers import NotAccepted
 from service.settings.problems import Problem, SettingsRejected, SourceProblem
@@ -40,7 +41,7 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
     layers = read_layers(environ, directory, SETTING_NAMES)
     secrecy = Secrecy(layers, SETTINGS)
     loader = _Loader(layers, secrecy)
-    settings = Settings(**loader.values())
+    settings = Settings(**loader.values(), origins=loader.origins)
     problems: list[Problem | SourceProblem] = [
         *(SourceProblem(name, flaw.sentence, flaw.remedy) for name, flaw in layers.flaws),
         *loader.problems,
@@ -53,6 +54,7 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
         *find_warnings(layers, SETTING_NAMES, has_key=settings.openai_api_key is not None),
         *(SettingWarning(name, str(stray)) for name, stray in layers.strays),
         *loader.warnings,
+        *without_effect(settings),
         *(SettingWarning(name, _MISPLACED) for name in secrecy.misplaced if name not in loader.rejected),
     )
     warnings = tuple(replace(warning, sentence=secrecy.redact(warning.sentence)) for warning in warnings)
@@ -61,7 +63,6 @@ def load_settings(environ: Mapping[str, str], directory: Path | None = None) -> 
     return replace(
         settings,
         proxy=proxy,
-        origins=loader.origins,
         openai_api_key_file=loader.key_file,
         openai_api_key_problem=loader.key_problem,
         warnings=warnings,

@@ -170,6 +170,7 @@ def test_unknown_name_is_a_warning() -> None:
             "OPENAI_KEY": KEY,
             "SSLKEYLOGFILE": "keys.log",
             "RELAY_CLIENT_TOKENS": "short",
+            "RELAY_ACCESS": "tokens",
         }
     )
 
