@@ -71,7 +71,7 @@ class ContinuityMetrics:
         )
         self.text_answers = Counter(
             f"{prefix}_text_drift_total",
-            "Answers in text only behind a swap, where speech was due: the new upstream knows earlier answers as text.",
+            "Answers in text only after a swap, where speech was due: the new upstream knows earlier answers as text.",
             registry=registry,
         )
         self.kept_bytes = Gauge(
