@@ -9,8 +9,6 @@ suite's reports are in build/conformance. Exit codes: 0 passed, 1 failed, 3 the 
 
 import argparse
 import asyncio
-import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +17,9 @@ from typing import Final
 from tests.conformance.run import Findings, RunFailed, run_client_side, run_server_side
 from tests.conformance.verdict import FULL, OUTCOMES, SHORT, Verdict, judge
 from tests.conformance.wstest import WAYS, Wstest, WstestUnavailable, cache_folder, obtain
+from tests.support.command_line import NOT_RUN, print_line, run_program
 
 RESULTS: Final = Path(__file__).resolve().parents[2] / "build/conformance"
-NOT_RUN: Final = 3
 FAULTS_SHOWN: Final = 5
 
 Run = Callable[[Wstest, Sequence[str], Path], Coroutine[None, None, Findings]]
@@ -34,12 +32,11 @@ SIDES: Final[Mapping[str, tuple[str, Run]]] = {
 def main() -> int:
     """Prepare the suite, run the sides, print the results; returns the exit code."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also terminate the child processes
     patterns = options.cases.split(",") if options.cases else SHORT if options.short else FULL
     try:
         wstest = obtain(options.cache, (options.way,) if options.way else WAYS)
     except WstestUnavailable as exc:
-        _print(f"NOT RUN: conformance, since wstest is unavailable on this machine: {exc}")
+        print_line(f"NOT RUN: conformance, since wstest is unavailable on this machine: {exc}")
         return NOT_RUN
     passed = [_run(side, wstest, patterns) for side in (SIDES if options.side == "both" else (options.side,))]
     return 0 if all(passed) else 1
@@ -66,33 +63,26 @@ def _run(side: str, wstest: Wstest, patterns: Sequence[str]) -> bool:
     try:
         findings = asyncio.run(run(wstest, patterns, results))
     except RunFailed as exc:
-        _print(f"{title}: FAILED: {exc}")
+        print_line(f"{title}: FAILED: {exc}")
         return False
     verdict = judge(findings.reports, findings.cases, patterns)
     _show(title, findings, verdict, time.monotonic() - started)
-    _print(f"  reports: {results}/index.html")
+    print_line(f"  reports: {results}/index.html")
     return not (verdict.problems or findings.faults)
 
 
 def _show(title: str, findings: Findings, verdict: Verdict, seconds: float) -> None:
     counts = ", ".join(f"{verdict.counts.get(word, 0)} {word}" for word in OUTCOMES)
-    _print(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
+    print_line(f"{title}: {len(findings.cases)} cases in {seconds:.0f} s: {counts}")
     for explanation, cases in verdict.accepted.items():
-        _print(f"  accepted {' '.join(cases)}: {explanation}")
+        print_line(f"  accepted {' '.join(cases)}: {explanation}")
     for problem in verdict.problems:
-        _print(f"  FAILED {problem}")
+        print_line(f"  FAILED {problem}")
     for fault in findings.faults[:FAULTS_SHOWN]:
-        _print(f"  FAILED the relay: {fault}")
+        print_line(f"  FAILED the relay: {fault}")
     if len(findings.faults) > FAULTS_SHOWN:
-        _print(f"  FAILED the relay: {len(findings.faults) - FAULTS_SHOWN} more faults")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a command line
+        print_line(f"  FAILED the relay: {len(findings.faults) - FAULTS_SHOWN} more faults")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

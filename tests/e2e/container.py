@@ -17,9 +17,9 @@ from typing import Final
 from tests.e2e import demo, image, profiles
 from tests.e2e.deployment import Deployment
 from tests.e2e.engine import CheckFailed, Compose, EngineUnavailable, find_engine, run
+from tests.support.command_line import NOT_RUN, print_line
 from tools.ports import free_port
 
-NOT_RUN: Final = 3
 _PORTS: Final = (
     "PUBLISHED_PORT", "PUBLISHED_INTERNAL_PORT", "PUBLISHED_TLS_PORT", "PUBLISHED_PROMETHEUS_PORT",
     "PUBLISHED_ALERTMANAGER_PORT", "PUBLISHED_GRAFANA_PORT",
@@ -47,7 +47,7 @@ async def main(wanted: list[str]) -> int:
     try:
         version = find_engine()
     except EngineUnavailable as exc:
-        _print(f"NOT RUN: the container tests, since no Docker Engine is reachable ({exc})")
+        print_line(f"NOT RUN: the container tests, since no Docker Engine is reachable ({exc})")
         return NOT_RUN
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="realtime-relay-e2e-"))
@@ -55,14 +55,14 @@ async def main(wanted: list[str]) -> int:
     base = os.environ.get("BASE", "python:3.11-slim")
     project = f"realtime-relay-e2e-{os.getpid()}"
     deployment = Deployment(Compose(project, ("compose/demo.env",), variables={**ports, "BASE": base}), folder, base)
-    _print(f"Docker Engine {version}, base {base}, project {project}")
+    print_line(f"Docker Engine {version}, base {base}, project {project}")
     try:
         for step in STEPS:
             if not wanted or step.__name__ in wanted:
                 await _run_step(step, deployment)
     except CheckFailed as exc:
-        _print(f"FAILED: {exc}")
-        _print(await _states_and_logs(deployment))
+        print_line(f"FAILED: {exc}")
+        print_line(await _states_and_logs(deployment))
         return 1
     finally:
         await deployment.compose.attempt("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "2")
@@ -70,26 +70,21 @@ async def main(wanted: list[str]) -> int:
             await run("docker", "image", "rm", "--force", name)
         shutil.rmtree(folder, ignore_errors=True)
     for line in deployment.not_run:
-        _print(f"NOT RUN: {line}")
-    _print(f"passed in {time.monotonic() - started:.0f} s")
+        print_line(f"NOT RUN: {line}")
+    print_line(f"passed in {time.monotonic() - started:.0f} s")
     return 0
 
 
 async def _run_step(step: Step, deployment: Deployment) -> None:
     started = time.monotonic()
     output = await step(deployment)
-    _print(f"{step.__name__.replace('_', ' ')}: {output} ({time.monotonic() - started:.0f} s)")
+    print_line(f"{step.__name__.replace('_', ' ')}: {output} ({time.monotonic() - started:.0f} s)")
 
 
 async def _states_and_logs(deployment: Deployment) -> str:
     _, states = await deployment.compose.attempt("--profile", "*", "ps", "--all")
     _, logs = await deployment.compose.attempt("--profile", "*", "logs", "--no-color", "--tail", "15")
     return f"{states}\n{logs}"
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

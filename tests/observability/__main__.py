@@ -4,8 +4,6 @@ Exit code 0 if every alert fired and resolved, and every query returned data; 1 
 """
 
 import asyncio
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -21,10 +19,10 @@ from tests.observability.clients import client_load, connect_once, converse, pat
 from tests.observability.notifications import ExpectationFailed, notification_server
 from tests.observability.panels import check_dashboards, check_grafana_alerts, check_recording_rules
 from tests.observability.testbed import Testbed
+from tests.support.command_line import NOT_RUN, print_line, run_program
 from tools.debian import PackageUnavailable
 from tools.ports import free_port
 
-NOT_RUN: Final = 3
 _MAX_SECONDS: Final = 900
 _QUIET_SECONDS: Final = 8
 _DISCOVERY_SECONDS: Final = 180
@@ -32,18 +30,17 @@ _DISCOVERY_SECONDS: Final = 180
 
 def main() -> int:
     """Find the programs, run all scenarios, and print the results."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the child processes
     try:
         executables = programs.find_programs()
     except PackageUnavailable as exc:
-        _print(f"NOT RUN: e2e-observability: Prometheus and Alertmanager are not available on this machine: {exc}")
+        print_line(f"NOT RUN: e2e-observability: Prometheus and Alertmanager are not available on this machine: {exc}")
         return NOT_RUN
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="realtime-relay-observability-") as folder:
         errors = asyncio.run(_run(executables, Path(folder)))
     for error in errors:
-        _print(f"FAILED {error}")
-    _print(f"{'FAILED' if errors else 'passed'} in {time.monotonic() - started:.0f} s")
+        print_line(f"FAILED {error}")
+    print_line(f"{'FAILED' if errors else 'passed'} in {time.monotonic() - started:.0f} s")
     return 1 if errors else 0
 
 
@@ -92,7 +89,7 @@ async def _run_all(testbed: Testbed) -> None:
     steady = testbed.deployments["steady"]
     async with client_load(steady.port, path(), converse, per_second=2):
         await _check_quiet(testbed)
-        _print(
+        print_line(
             f"no alert for {_QUIET_SECONDS} s with clients and one failed connection; "
             f"starting {len(causes.SCENARIOS)} scenarios"
         )
@@ -105,7 +102,7 @@ async def _run_all(testbed: Testbed) -> None:
         if notification.key[1] == "steady"
     ]
     count, errors = await check_dashboards(testbed, started)
-    _print(f"ran {count} dashboard queries and the queries of {len(ALERTS)} Grafana rules")
+    print_line(f"ran {count} dashboard queries and the queries of {len(ALERTS)} Grafana rules")
     testbed.errors += [
         *errors,
         *await check_recording_rules(testbed, started),
@@ -138,22 +135,17 @@ async def _run_scenario(testbed: Testbed, scenario: Callable[[Testbed], Awaitabl
 
 
 def _print_timings(testbed: Testbed) -> None:
-    _print(f"{'alert':<30} {'deployment':<10} {'for':<36} {'fired':>6} {'resolved':>8}")
+    print_line(f"{'alert':<30} {'deployment':<10} {'for':<36} {'fired':>6} {'resolved':>8}")
     for timing in sorted(testbed.timings, key=lambda timing: timing.firing_seconds):
         resolved = f"{timing.resolved_seconds:5.1f}s" if timing.resolved_seconds is not None else "-"
-        _print(f"{timing.alert:<30} {timing.job:<10} {timing.labels:<36} {timing.firing_seconds:5.1f}s {resolved:>8}")
+        print_line(
+            f"{timing.alert:<30} {timing.job:<10} {timing.labels:<36} {timing.firing_seconds:5.1f}s {resolved:>8}"
+        )
     expected = {(timing.alert, timing.job) for timing in testbed.timings}
     others = sorted({notification.key for notification in testbed.notifications.notifications} - expected)
     if others:
-        _print(f"further notifications, as consequences: {', '.join(f'{name} ({job})' for name, job in others)}")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a command line
+        print_line(f"further notifications, as consequences: {', '.join(f'{name} ({job})' for name, job in others)}")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

@@ -12,11 +12,8 @@ need.
 
 import argparse
 import asyncio
-import signal
-import sys
 import time
 from pathlib import Path
-from typing import Final
 
 from tests.e2e.continuity_clients import beside
 from tests.e2e.continuity_clients.clients import CLIENTS, Client
@@ -24,14 +21,12 @@ from tests.e2e.continuity_clients.long_call import LONG
 from tests.e2e.continuity_clients.rows import ROWS, Row
 from tests.e2e.live_clients.environments import EnvironmentUnavailable, WrongPackage
 from tests.e2e.live_clients.outcome import ClientFailed
-
-NOT_RUN: Final = 3
+from tests.support.command_line import NOT_RUN, print_line, run_program
 
 
 def main() -> int:
     """Install the clients, hold the calls, print the results; returns the exit code."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also terminate the child processes
     clients = [client for client in CLIENTS if not options.only or client.name in options.only]
     rows = [row for row in (*ROWS, LONG) if (row.name in options.row if options.row else row is not LONG)]
     if options.beside:
@@ -66,23 +61,25 @@ async def _run_all(clients: list[Client], rows: list[Row], at_once: int) -> int:
                 summary = await row.run(client, environment)
             except ClientFailed as exc:
                 counts["failed"] += 1
-                _print(f"FAILED: {client.name} {row.name}: {exc}")
+                print_line(f"FAILED: {client.name} {row.name}: {exc}")
             else:
                 counts["passed"] += 1
-                _print(f"{client.name} {row.name}: {summary}")
+                print_line(f"{client.name} {row.name}: {summary}")
 
     for client in clients:
         try:
             environment = await asyncio.to_thread(client.install)
         except EnvironmentUnavailable as exc:
             counts["not run"] += len(rows)
-            _print(f"NOT RUN: {client.name}: {exc}")
+            print_line(f"NOT RUN: {client.name}: {exc}")
         except WrongPackage as exc:
             counts["failed"] += len(rows)
-            _print(f"FAILED: {client.name}: {exc}")
+            print_line(f"FAILED: {client.name}: {exc}")
         else:
             await asyncio.gather(*(run(client, environment, row) for row in rows))
-    _print(", ".join(f"{count} {name}" for name, count in counts.items()) + f", in {time.monotonic() - started:.0f} s")
+    print_line(
+        ", ".join(f"{count} {name}" for name, count in counts.items()) + f", in {time.monotonic() - started:.0f} s"
+    )
     return 1 if counts["failed"] else NOT_RUN if counts["not run"] else 0
 
 
@@ -95,20 +92,13 @@ async def _run_beside(only: list[str] | None, at_once: int) -> int:
         async with slots:
             return await beside.measure(contender, environment, scenario)
 
-    _print(beside.HEAD)
+    print_line(beside.HEAD)
     for scenario in beside.SCENARIOS:
         pairs = zip(contenders, environments, strict=True)
         for row in await asyncio.gather(*(measure(*pair, scenario) for pair in pairs)):
-            _print(row)
+            print_line(row)
     return 0
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a command line
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

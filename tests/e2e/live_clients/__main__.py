@@ -10,8 +10,6 @@ mid-speech, and speaks while the relay stops: its session must be closed upstrea
 
 import argparse
 import asyncio
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,21 +21,20 @@ from tests.e2e.live_clients.clients import CLIENTS, Client
 from tests.e2e.live_clients.environments import EnvironmentUnavailable, WrongPackage
 from tests.e2e.live_clients.outcome import ClientFailed
 from tests.e2e.live_clients.relay import check_secrets, logged, relay_for, talk
+from tests.support.command_line import NOT_RUN, print_line, run_program
 from tools.voice import VoiceUnavailable, load_phrase
 
-NOT_RUN: Final = 3
 PHRASE: Final = "Front_Center"
 
 
 def main() -> int:
     """Install the clients, run them, print the results; returns the exit code."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also terminate the child processes
     chosen = [client for client in CLIENTS if not options.only or client.name in options.only]
     try:
         speech = load_phrase(PHRASE)
     except VoiceUnavailable as exc:
-        _print(f"NOT RUN: the clients of GPT-Live, since no recorded speech is available: {exc}")
+        print_line(f"NOT RUN: the clients of GPT-Live, since no recorded speech is available: {exc}")
         return NOT_RUN
     return asyncio.run(_run_all(chosen, speech))
 
@@ -64,16 +61,16 @@ async def _run_all(clients: Sequence[Client], speech: bytes) -> int:
             ends = (ends_of.be_killed, ends_of.be_drained) if client.is_program else ()
             summary = [await run(client, environment, speech) for run in (_converse, _be_refused, *ends)]
         except EnvironmentUnavailable as exc:
-            _print(f"NOT RUN: {client.name}: {exc}")
+            print_line(f"NOT RUN: {client.name}: {exc}")
             not_run += 1
         except (ClientFailed, LookupError, WrongPackage) as exc:
-            _print(f"FAILED: {client.name}: {exc}")
+            print_line(f"FAILED: {client.name}: {exc}")
             failed += 1
         else:
             times = f"installed in {installed - begun:.0f} s, ran {time.monotonic() - installed:.0f} s"
-            _print(f"{client.name}: {'; '.join(summary)} ({times})")
+            print_line(f"{client.name}: {'; '.join(summary)} ({times})")
     counts = f"{len(clients) - failed - not_run} passed, {failed} failed, {not_run} not run"
-    _print(f"{counts}, in {time.monotonic() - started:.0f} s")
+    print_line(f"{counts}, in {time.monotonic() - started:.0f} s")
     return 1 if failed else NOT_RUN if not_run else 0
 
 
@@ -96,12 +93,5 @@ async def _be_refused(client: Client, environment: Path, speech: bytes) -> str:
     return outcome.check_refusal(*client.shows)
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a command line
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

@@ -7,31 +7,26 @@ Prints a table of what callers saw and what was counted. Exit codes: 0 passed, 1
 
 import argparse
 import asyncio
-import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
 
 from tests.e2e.shared_store.instances import DURABLE
 from tests.e2e.shared_store.scenarios import SCENARIOS, Row, Surroundings
+from tests.support.command_line import NOT_RUN, print_line, run_program
 from tests.support.redis_server import RedisServer
 from tools.debian import PackageUnavailable
-
-NOT_RUN: Final = 3
 
 
 def main() -> int:
     """Run the scenarios; returns the exit code."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also terminate the child processes
     with tempfile.TemporaryDirectory(prefix="realtime-relay-store-") as folder:
         redis = RedisServer(Path(folder), *DURABLE)
         try:
             redis.start()
         except PackageUnavailable as exc:
-            _print(f"NOT RUN: e2e-store: redis-server is not available on this machine: {exc}")
+            print_line(f"NOT RUN: e2e-store: redis-server is not available on this machine: {exc}")
             return NOT_RUN
         try:
             return asyncio.run(_run(Surroundings(redis, Path(folder), options.seconds), options.only))
@@ -59,19 +54,12 @@ async def _run(around: Surroundings, only: list[str] | None) -> int:
         except (AssertionError, OSError, EOFError, TimeoutError) as exc:
             failed += 1
             result = f"FAILED: {type(exc).__name__} {exc}"
-        _print(f"{scenario.__name__} {result} in {time.monotonic() - started:.0f} s")
-    _print("| what happens | what callers saw | what was counted |\n| --- | --- | --- |")
+        print_line(f"{scenario.__name__} {result} in {time.monotonic() - started:.0f} s")
+    print_line("| what happens | what callers saw | what was counted |\n| --- | --- | --- |")
     for row in rows:
-        _print(f"| {' | '.join(row)} |")
+        print_line(f"| {' | '.join(row)} |")
     return 1 if failed else 0
 
 
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a command line
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)
