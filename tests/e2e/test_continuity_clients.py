@@ -6,10 +6,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict, MultiDict
 
-from service.simulator import Simulator, SimulatorOptions
+from service.simulator import ConnectionRecord, Simulator, SimulatorOptions
+from service.simulator.conversation_record import ConversationRecord, ResponseRecord
 from service.simulator.numbered import numbered_audio, sample_ranges
-from tests.e2e.continuity_clients.accounting import Account, account, check_events
+from tests.e2e.continuity_clients.accounting import Account, account, answered, check_events
 from tests.e2e.continuity_clients.clients import CLIENTS, PROGRAMS
 from tests.e2e.continuity_clients.tap import Seen, tap
 from tests.e2e.live_clients.outcome import ClientFailed
@@ -48,6 +50,17 @@ ITEM = {"id": "item_1"}
 def test_account_counts_each_sample(found: list[tuple[int, int]], lost: int, doubled: int) -> None:
     """Those that are missing, and those that came more than once."""
     assert account([(0, 10), (10, 30)], found) == Account(30, lost, doubled)
+
+
+@pytest.mark.parametrize(("status", "expected"), [("completed", [(0, 48)]), ("cancelled", []), (None, [(0, 48)])])
+def test_answer_that_ended_as_cut_is_not_expected(status: str | None, expected: list[tuple[int, int]]) -> None:
+    """Upstream completed it while its connection was replaced: it is asked for again. None: the client saw no end."""
+    response = ResponseRecord("resp_1", "vad", None, status="completed", first_sample=0, sent_samples=48)
+    upstream = ConnectionRecord(
+        "/v1/realtime", MultiDict(), CIMultiDict(), conversation=ConversationRecord(responses=[response])
+    )
+    ends = [] if status is None else [event("response.done", response={"id": "resp_1", "status": status})]
+    assert answered([upstream], seen(*ends)) == expected
 
 
 def test_unbroken_session_has_no_findings() -> None:

@@ -95,14 +95,20 @@ def received(seen: Sequence[Seen]) -> Ranges:
     return sample_ranges(b"".join(map(base64.b64decode, deltas)))
 
 
-def answered(upstreams: Sequence[ConnectionRecord]) -> list[tuple[int, int]]:
-    """The samples of the answers that upstream completed."""
+def answered(upstreams: Sequence[ConnectionRecord], seen: Iterable[Seen]) -> list[tuple[int, int]]:
+    """The samples of the answers that upstream completed, without those that ended as cut for the client.
+
+    Upstream can complete an answer whose last events are still on their way when its connection is replaced. The client is
+    then given the end of an answer that was cut, and the answer is asked for again.
+    """
+    done = (one.event["response"] for one in seen if not one.is_from_client and one.type == "response.done")
+    cut = {response["id"] for response in done if response["status"] == "cancelled"}
     return [
         response.samples
         for record in upstreams
         if record.conversation is not None
         for response in record.conversation.responses
-        if response.samples is not None and response.status == "completed"
+        if response.samples is not None and response.status == "completed" and response.response_id not in cut
     ]
 
 

@@ -18,7 +18,7 @@ from service.simulator import Behaviour, End
 from tests.e2e.continuity_clients import accounting
 from tests.e2e.continuity_clients.call import RATE, Call, call
 from tests.e2e.continuity_clients.clients import CLIENTS, STRANDS, Client
-from tests.e2e.continuity_clients.rows import answered, options
+from tests.e2e.continuity_clients.rows import answered, completed, options
 from tests.e2e.live_clients.outcome import ClientFailed
 
 ROUND_TRIP_MS: Final = 100.0
@@ -81,11 +81,8 @@ def _row(contender: Contender, scenario: Scenario, running: Call, gap: float | N
     spoken = accounting.spoken(running.said, running.upstreams, accounting.known_items(running.tap.seen))
     known = accounting.remembered(running.said, running.last)
     received = accounting.received(running.tap.seen)
-    answers = accounting.account(accounting.answered(running.upstreams), received)
-    completed = [
-        seen for seen in running.tap.received("response.done") if seen.event["response"]["status"] == "completed"
-    ]
-    unanswered = max(0, len(running.said) - len(completed))
+    answers = accounting.account(accounting.answered(running.upstreams, running.tap.seen), received)
+    unanswered = max(0, len(running.said) - len(completed(running)))
     cells = [
         scenario.name,
         contender.name,
@@ -109,7 +106,7 @@ HEAD: Final = (
 
 async def _say_and_hear(running: Call, tenths: int) -> float:
     """Say something and hear the whole answer; returns the milliseconds until `speech_started`."""
-    known, done = len(running.tap.received(_STARTED)), len(running.tap.received("response.done"))
+    known, done = len(running.tap.received(_STARTED)), len(completed(running))
     began = time.monotonic()
     async with asyncio.timeout(_WAIT_SECONDS):
         await running.say(tenths)
@@ -129,7 +126,7 @@ async def _idle(running: Call) -> float | None:
 async def _in_speech(running: Call) -> float | None:
     """It is reset in the middle of a sentence of 4 s."""
     await _say_and_hear(running, 10)
-    known, done = len(running.tap.received(_STARTED)), len(running.tap.received("response.done"))
+    known, done = len(running.tap.received(_STARTED)), len(completed(running))
     async with asyncio.timeout(_WAIT_SECONDS):
         running.begin(40)
         await running.tap.wait_received(_STARTED, known + 1)
@@ -150,8 +147,7 @@ async def _in_answer(running: Call) -> float | None:
         known = len(running.tap.received(_AUDIO))
         last = running.tap.received(_AUDIO)[-1]
         following = await running.tap.wait_received(_AUDIO, known + 1)
-        completed = len(running.tap.received("response.done"))
-        await answered(running, completed + 1)
+        await answered(running, len(completed(running)) + 1)
     return (following.at - last.at) * 1000
 
 

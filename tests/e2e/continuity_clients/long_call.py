@@ -28,7 +28,9 @@ async def _talk(running: Call) -> str:
         await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))
     forced = sum(line.get("cause") == "forced" for line in running.log if line["event"] == "session.renewed")
     spoken = accounting.spoken(running.said, running.upstreams, accounting.known_items(running.tap.seen))
-    heard = accounting.account(accounting.answered(running.upstreams), accounting.received(running.tap.seen))
+    heard = accounting.account(
+        accounting.answered(running.upstreams, running.tap.seen), accounting.received(running.tap.seen)
+    )
     swaps = len(running.upstreams) - 1
     return f"{turns} turns over {swaps} renewals, {forced} of them forced; samples said {spoken}, answered {heard}"
 
