@@ -59,7 +59,7 @@ async def _run_all(clients: list[Client], rows: list[Row], at_once: int) -> int:
         async with slots:
             try:
                 summary = await row.run(client, environment)
-            except ClientFailed as exc:
+            except (ClientFailed, AssertionError, OSError) as exc:  # the others: a call that does not begin
                 counts["failed"] += 1
                 print_line(f"FAILED: {client.name} {row.name}: {exc}")
             else:

@@ -26,6 +26,7 @@ TENTH: Final = RATE // 10
 _CHUNK_SECONDS: Final = 0.04
 _CHUNK: Final = 1_920
 _TOKEN: Final = "token-of-the-client-abcdefghijkl"
+_START_SECONDS: Final = 30.0
 _END_SECONDS: Final = 30.0
 _SWITCH_SECONDS: Final = 60.0
 _FIRST_SAMPLE: Final = 24_000 * 10  # so that the numbers of the user are not those of the answers
@@ -79,13 +80,22 @@ class Call:
         """Wait until everything has been spoken."""
         await self._quiet.wait()
 
-    async def switched(self, count: int = 1) -> None:
-        """Wait until `count` connections of the call have been replaced: they are closed, and another one is open."""
+    async def switched(self, count: int = 1) -> dict[str, object]:
+        """Wait until `count` connections of the call have been replaced; returns what the relay logged of the last one.
+
+        They are closed, and another one is open.
+        """
 
         def is_switched() -> bool:
-            return len(self.upstreams) > count and all(record.closed for record in self.upstreams[:count])
+            is_closed = len(self.upstreams) > count and all(record.closed for record in self.upstreams[:count])
+            return is_closed and len(self._switches) >= count
 
         await eventually(is_switched, _SWITCH_SECONDS)
+        return self._switches[count - 1]
+
+    @property
+    def _switches(self) -> list[dict[str, object]]:
+        return [line for line in self.log if line["event"] in {"session.renewed", "session.recovered"}]
 
     async def run_microphone(self) -> None:
         """Write to the program in real time: what is to be said, else silence."""
@@ -138,7 +148,8 @@ async def call(
                 serving(**_settings(client, simulator), **settings or {})
             )
             stack.push_async_callback(_stop_reading, asyncio.create_task(_read_log(relay)))
-            await eventually(lambda: any(record.closed for record in simulator.upstreams()))  # the first health check
+            # The first health check.
+            await eventually(lambda: any(record.closed for record in simulator.upstreams()), _START_SECONDS)
         simulator.set_dials(*dials)
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="realtime-relay-", ignore_cleanup_errors=True))
