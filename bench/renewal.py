@@ -160,7 +160,7 @@ class _Upstream(Endpoint):
                 return  # read late
             call.switches.append(self._now / 1e9)
         call.upstream = self
-        asyncio.get_running_loop().call_soon(self.send_numbered)  # behind the rest of what was read
+        asyncio.get_running_loop().call_soon(self.send_numbered)  # after the rest of what was read
 
     def _add(self, item: dict[str, Any]) -> None:
         item = {"id": item.get("id") or f"item_{time.perf_counter_ns()}", "object": "realtime.item", **item}
@@ -194,9 +194,7 @@ async def measure_renewal(renewals: int, report: Report) -> bool:
     dropped = sum(len(call.down.sent) - len(call.down.read) for call in calls)
     _report_way("client to upstream", [(call.up, call.switches) for call in calls], report)
     _report_way("upstream to client", [(call.down, call.switches) for call in calls], report)
-    report(
-        f"events of clients lost: {lost}; of former connections behind the switch, which the client must not see: {dropped}"
-    )
+    report(f"events of clients lost: {lost}; of former connections after the switch, hidden from the client: {dropped}")
     return bool(renewed) and not lost
 
 
@@ -244,10 +242,10 @@ def _report_way(name: str, ways: list[tuple[_Way, list[float]]], report: Report)
             is_near = any(abs(sent - switch) < _NEAR_SECONDS for switch in switches)
             (near if is_near else far).append(way.read[number] - sent)
         for switch in switches:
-            behind = [number for number, read in way.read.items() if read >= switch]
-            first.append(way.read[min(behind)] - way.sent[min(behind)])
+            after = [number for number, read in way.read.items() if read >= switch]
+            first.append(way.read[min(after)] - way.sent[min(after)])
     report(f"{name}, more than {_NEAR_SECONDS} s from a switch: {spread(far)}; nearer: {spread(near)}")
-    report(f"{name}, the first behind each switch: {spread(first)}")
+    report(f"{name}, the first after each switch: {spread(first)}")
     more = [1000 * (percentile(near, share) - percentile(far, share)) for share in (0.5, 0.99)]
     at_switch = 1000 * (percentile(first, 0.5) - percentile(far, 0.5))
     report(

@@ -31,7 +31,7 @@ class _Totals:
     lost: int = 0
     doubled: int = 0
     ended: int = 0
-    latest: float = 0.0  # of the switches: seconds behind the time at which the connection before was to end
+    latest: float = 0.0  # of the switches: seconds after the time at which the connection before was to end
 
     def add(self, account: accounting.Account, swaps: int, *, has_ended: bool) -> None:
         """Add a call."""
@@ -79,7 +79,7 @@ async def measure_swaps(number: int, first_seed: int, calls_at_once: int, report
         recovered = running.log("session.recovered")
     forced = sum(line["cause"] == "forced" for line in renewed)
     report(f"{len(renewed)} renewals, {forced} of them forced, {len(recovered)} recoveries at random moments")
-    report(f"latest switch: {totals.latest:.1f} s behind the end that the connection before had stated")
+    report(f"latest switch: {totals.latest:.1f} s after the end that the connection before had stated")
     report(f"{totals}; seeds {first_seed} to {next(seeds) - 1}")
     return not (totals.lost or totals.doubled or totals.ended)
 
@@ -190,7 +190,7 @@ _LAST_LOOKS: Final = 120
 _MAX_LOSSES: Final = 2
 _SHARE_WITH_ANSWERS: Final = 0.6
 _SHARE_LOST: Final = 0.5
-_GRACE_SECONDS: Final = 60.0  # of the end of a connection, behind the time that it states
+_GRACE_SECONDS: Final = 60.0  # of the end of a connection, after the time that it states
 
 
 def _random_dial(rng: random.Random, lag: float, *, may_lose: bool) -> Behaviour:

@@ -52,7 +52,7 @@ def _keys(size: int) -> bytes:
 
 
 def costly_frames(event_type: str, size: int = LARGE_BYTES, *, from_client: bool) -> bytes:
-    """The frames of `costly_events`, behind one another."""
+    """The frames of `costly_events`, one after another."""
     key = _ZERO_KEY if from_client else b""
     return b"".join(build_frame(TEXT, payload, key) for payload in costly_events(event_type, size))
 

@@ -29,7 +29,7 @@ _SILENCE: Final = "A" * 6400  # 100 ms of PCM, 24 kHz, 16 bit, in base64
 _CLOSED_SECONDS: Final = 15.0
 """How long the provider may take to finish running work before it reports the end (its documentation)."""
 _RELAY_ERROR_SECONDS: Final = 3.0
-"""For the relay's own error behind the provider's."""
+"""For the relay's own error after the provider's."""
 _CLOSE: Final[Mapping[str, object]] = {"type": live.SESSION_CLOSE}
 
 
@@ -115,7 +115,7 @@ class LiveSession:
         return self._explain(translate.from_events(refusal, None, "", phase=Phase.SESSION_START))
 
     async def _wait_for_relay_error(self) -> None:
-        """Wait for the error that a relay sends behind the provider's."""
+        """Wait for the error that a relay sends after the provider's."""
         with suppress(TimeoutError, StreamClosed):
             async with asyncio.timeout(_RELAY_ERROR_SECONDS):
                 while self._relay_error is None:

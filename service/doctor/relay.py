@@ -24,7 +24,7 @@ _TOKEN_REASONS: Final = frozenset({"token_missing", "token_invalid"})
 _LIVE_START_SECONDS: Final = 35.0
 """The relay waits 30 s for the provider's answer, and then explains."""
 _LIVE_ERROR_SECONDS: Final = 0.25
-"""For the error event that a browser gets directly behind its 101; GPT-Live itself sends nothing before `session.start`."""
+"""For the error event that a browser gets directly after its 101; GPT-Live itself sends nothing before `session.start`."""
 
 
 class RelayChain:

@@ -30,7 +30,7 @@ _KEY: Final = 0xFFFFFFFF
 
 
 class AudioRun:
-    """Events of one type of audio behind one another, each in a read of its own.
+    """Events of one type of audio, one after another, each in a read of its own.
 
     `starts_with` begins a run with an event that `Scanner.whole_event_type` has recognised. `goes_on_with` is then what that
     method would return for a later read, without it, as long as the scanner consumes whole events only. `stop` ends the run.
@@ -65,7 +65,7 @@ class AudioRun:
         """What recognises transcripts between them, if upstream sends any."""
 
     def starts_with(self, data: bytes, event_type: str) -> None:
-        """Begin a run behind this event, which is not counted."""
+        """Begin a run after this event, which is not counted."""
         if len(data) > self._max_bytes:
             return
         if self._is_masked:

@@ -182,7 +182,7 @@ def event_type(payload: bytes) -> str | None:
     """Return the `type` of an event, or None if the payload is not a JSON object whose `type` is a string.
 
     The result is that of a JSON parser, wherever and however the type is written; the last of several types counts. A payload
-    that is incomplete, or invalid behind its type, has the type that its first `HEAD_BYTES` show.
+    that is incomplete, or invalid after its type, has the type that its first `HEAD_BYTES` show.
     """
     found = _TYPE.match(payload, 0, HEAD_BYTES)
     if found and not may_repeat_type(payload, found.end()):
@@ -200,13 +200,13 @@ def event_id(payload: bytes) -> str | None:
 
 
 def type_in_head(head: bytes) -> str | None:
-    """Return the `type` that the first bytes of an event show, or None: a later one may be behind them."""
+    """Return the `type` that the first bytes of an event show, or None: a later one may be after them."""
     found = _TYPE.match(head)
     return found.group(1).decode("ascii") if found else None
 
 
 def may_repeat_type(payload: bytes, start: int) -> bool:
-    """Whether the bytes from `start` on, behind the first type, may hold another one. False is certain for types of events.
+    """Whether the bytes from `start` on, after the first type, may hold another one. False is certain for types of events.
 
     It runs for each event. Most are audio in one long last string, which is no key and needs no search.
     """

@@ -17,7 +17,7 @@ def is_intricate(payload: bytes, limit: int = MAX_SEPARATORS) -> bool:
     if len(payload) <= limit or _separators(payload) <= limit:
         return False
     plain = payload.replace(b"\\\\", b"").replace(b'\\"', b"")  # then each quotation mark begins or ends a string
-    if plain.count(b'"') > 2 * limit + 2:  # behind each string but the last is a separator
+    if plain.count(b'"') > 2 * limit + 2:  # after each string but the last is a separator
         return True
     return _separators(b"".join(plain.split(b'"')[::2])) > limit
 

@@ -4,7 +4,7 @@ In GPT-Live the client speaks first, and the provider refuses key, credit, acces
 once `session.started` has arrived; until then everything that goes wrong is a failed connection.
 
 * Order: the client's `session.start` is read whole and checked before a byte of it is sent upstream, unchanged. What the
-  client sends behind it is kept and forwarded after `session.started`, because the provider discards earlier audio.
+  client sends after it is kept and forwarded after `session.started`, because the provider discards earlier audio.
 * A start is never repeated: it would be a second session, with a second bill.
 """
 
@@ -139,7 +139,7 @@ class LiveStart:
 
     @property
     def client_items(self) -> list[Item]:
-        """What the client sent behind its start; the list grows until the client's leg has another receiver."""
+        """What the client sent after its start; the list grows until the client's leg has another receiver."""
         return self._reader.items
 
     @property

@@ -50,7 +50,7 @@ class OwnEvents:
             self._drains_at = drains_at
 
     def end_with(self, end: Ending, now: float) -> None:
-        """End the session behind all events. The first end counts."""
+        """End the session after all events. The first end counts."""
         if self._due_end is None:
             self._due_end = end, now
 

@@ -181,7 +181,7 @@ class Session:
         self._send_own_events()
 
     def end_at_boundary(self, end: Ending) -> None:
-        """End the session at the next message boundary, so that the client gets the error event behind whole events."""
+        """End the session at the next message boundary, so that the client gets the error event after whole events."""
         self._own_events.end_with(end, self._loop.time())
         self._send_own_events()
 

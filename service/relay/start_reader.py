@@ -1,4 +1,4 @@
-"""Reads a client's first message in GPT-Live, `session.start`, and keeps what is behind it."""
+"""Reads a client's first message in GPT-Live, `session.start`, and keeps what is after it."""
 
 import asyncio
 from collections import Counter
@@ -61,7 +61,7 @@ class StartReader:
     """The receiver of a client's leg until its session starts.
 
     `start` resolves with the message `session.start`, or fails with the Failure of a client that sends anything else, breaks
-    the protocol or leaves. `left` resolves if the client leaves, also later. `items` is what it sent behind its start, its
+    the protocol or leaves. `left` resolves if the client leaves, also later. `items` is what it sent after its start, its
     close frame included, which is for the session to answer, or for `answer_close`.
     """
 
@@ -72,8 +72,8 @@ class StartReader:
         self._client = client
         self._taken = 0
         self._has_given_back = False
-        self._item_bytes = 0  # of the start and what is behind it
-        self._early_bytes = 0  # of what is behind it
+        self._item_bytes = 0  # of the start and what is after it
+        self._early_bytes = 0  # of what is after it
         self.items: list[Item] = []
         loop = asyncio.get_running_loop()
         self.start: asyncio.Future[Message] = loop.create_future()

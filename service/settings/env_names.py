@@ -102,7 +102,7 @@ class SettingNames:
         """Whether a comment ends in a setting that was appended to it without a line break.
 
         That is the case only if its last word is a word of prose with `NAME=value` joined to it. A URL, an option of a
-        command, a longer name, text behind the value, and a blank or `#` before the name make it an ordinary comment.
+        command, a longer name, text after the value, and a blank or `#` before the name make it an ordinary comment.
         """
         return any(self._glued.search(part) for part in (text, _TRAILING_COMMENT.sub("", text)))
 

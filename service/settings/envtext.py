@@ -136,11 +136,11 @@ def _repeated(statements: Iterable[Statement], names: SettingNames) -> Iterator[
 
 
 def _emptied(statements: Iterable[Statement], names: SettingNames) -> Iterator[Flaw]:
-    """Settings whose value may be what follows a '#', which is a comment behind a blank."""
+    """Settings whose value may be what follows a '#', which is a comment after a blank."""
     for statement in statements:
         if statement.name in names.known and statement.value == "" and _HASH_VALUE.search(statement.source):
             yield Flaw(
-                f"line {statement.line}: {statement.name} is empty, because '#' behind a blank begins a comment",
+                f"line {statement.line}: {statement.name} is empty, because '#' after a blank begins a comment",
                 "if it is the value, put it in quotation marks, or remove the blank or the '#'",
             )
 
@@ -284,7 +284,7 @@ def _swallows_setting(statement: Statement, value: str, names: SettingNames, *, 
     first, _, others = statement.source.partition("\n")
     if is_ours or not _QUOTE.search(first):
         return names.is_assigned_in(value)
-    if names.is_assigned_in(others.rpartition("\n")[2]):  # behind the closing quotation mark
+    if names.is_assigned_in(others.rpartition("\n")[2]):  # after the closing quotation mark
         return True
     # A quoted value of another program can contain a command that names a setting; a line of it that begins so is swallowed.
     return any(names.begins(line) for line in re.split(r"[\r\n]|" + _ODD_LINE_BREAK.pattern, value))

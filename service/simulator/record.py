@@ -24,7 +24,6 @@ class ConnectionRecord:
     path: str
     query: MultiDict[str]
     headers: CIMultiDict[str] = field(repr=False)  # contain the key
-    opened_at: float = field(default_factory=time.time)
     status: int | None = None  # of the HTTP response; None before it
     closed: bool = False
     close_code: int | None = None  # of the client's close frame; 1005: a frame without a code; None: no frame

@@ -40,7 +40,7 @@ class DialsInFlight:
                 self._none_left.set()
 
     async def run(self, dial: Coroutine[Any, Any, T]) -> T:
-        """Await a dial, or the start of a session behind it.
+        """Await a dial, or the start of a session after it.
 
         Raises what the dial raises; Failure with reason `relay_draining` once `expire` has been called. The dial is then
         cancelled and closes its socket, as it does if the caller is cancelled.

@@ -13,7 +13,7 @@ from service.wire.leg import Leg
 from service.wire.turns import feed_some
 
 CLOSE_AFTER_ERROR_SECONDS: Final = 0.25
-"""How long to wait for the close frame behind an `error` event. OpenAI sends both in the same millisecond."""
+"""How long to wait for the close frame after an `error` event. OpenAI sends both in the same millisecond."""
 MAX_FIRST_EVENT_BYTES: Final = 1_048_576
 """A larger first event is streamed instead of collected: its type, which is not `error`, shows that upstream works. Messages
 without a type show nothing; a dial that collects more of them fails."""

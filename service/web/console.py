@@ -130,7 +130,7 @@ class ConsoleHandler:
             web.delete("/api/sessions/{id}", change(self.end_session)),
             web.post("/api/doctor", change(self.doctor)),
         ]
-        # What else is requested is refused behind the access, too, and in the form of the API.
+        # Other paths need the same access, and are refused in the form of the API.
         wrong = [web.route("*", route.path, read(_wrong_method(route.method))) for route in routes]
         return [*routes, *wrong, *(web.route("*", path, read(_no_path)) for path in ("/api", "/api/{path:.*}"))]
 

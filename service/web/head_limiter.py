@@ -12,7 +12,7 @@ from service.web import unserved
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together. aiohttp limits only each of them, at 8 kB by default."""
 MAX_BEHIND_HEAD_BYTES: Final = 4096
-"""What is read behind the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
+"""What is read after the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
 arrives with the head. A byte of a chunked body can cost sixty. An upgrade is not limited. A route that takes a body may have
 that in addition, if its length is known."""
 
@@ -113,10 +113,10 @@ class UnsupportedVersion(BadHttpMessage):
 
 
 class PayloadTooLarge(BadHttpMessage):
-    """More bytes behind a request than are read before its answer."""
+    """More bytes after a request than are read before its answer."""
 
     def __init__(self) -> None:
-        super().__init__("too many bytes behind a request")
+        super().__init__("too many bytes after a request")
 
 
 class IncompleteHead(BadHttpMessage):

@@ -62,7 +62,7 @@ async def listen(
         max_line_size=MAX_HEAD_BYTES,
         max_field_size=MAX_HEAD_BYTES,
         keepalive_timeout=HEAD_SECONDS,  # also the only timeout for a client that never completes its request
-        read_bufsize=MAX_HEAD_BYTES,  # bytes behind an upgrade request that wait for its answer
+        read_bufsize=MAX_HEAD_BYTES,  # bytes after an upgrade request that wait for its answer
         lingering_time=0,  # do not wait for the rest of a body that no handler reads
         shutdown_timeout=1,
         handler_cancellation=True,  # without it a dial goes on after its client has disconnected

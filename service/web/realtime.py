@@ -91,7 +91,6 @@ class RealtimeHandler:
         self._store_refusal = store_refusal
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
-        self._session_limits = session_limits
         self._clients = clients or policy.directory()
         client_secrets = ClientSecrets(store, self._clients)
         self._admission = AdmissionControl(

@@ -118,7 +118,7 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
         return Failure("bad_request", detail="the head is incomplete after 15 s", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("too many bytes"):
         hint = "Send no body with an opening handshake, and no further request before its answer."
-        return Failure("bad_request", detail="over 4 kB behind a request that is not answered", hint=hint)
+        return Failure("bad_request", detail="over 4 kB after a request that is not answered", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("Too many headers"):
         return Failure("headers_too_large", detail="over 128 header lines")
     if isinstance(exc, TransferEncodingError):

@@ -1,7 +1,7 @@
 """The closing handshake (RFC 6455 section 7), bounded by a deadline.
 
 The side that starts it calls `close_leg`. While that waits, the leg's receiver has to go on reading, because the peer's
-close frame may be behind data. `PeerCloseReceiver` is the receiver for an owner that has no other use for that data.
+close frame may be after data. `PeerCloseReceiver` is the receiver for an owner that has no other use for that data.
 """
 
 import asyncio

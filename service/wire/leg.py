@@ -188,7 +188,7 @@ class Leg(SignsOfLife):
 
     def _end_of_stream(self) -> None:
         self._eof = True
-        if self._receiver is not None and not self._backlog:  # else it is reported behind the last byte
+        if self._receiver is not None and not self._backlog:  # else it is reported after the last byte
             self._receiver.peer_lost()
 
     def hold(self, reason: HoldReason) -> None:
@@ -293,7 +293,7 @@ class Leg(SignsOfLife):
         self._transport.close()
 
     def write_eof(self) -> None:
-        """Send FIN behind everything written, and go on reading: closing a socket with unread bytes resets it.
+        """Send FIN after everything written, and go on reading: closing a socket with unread bytes resets it.
 
         Does nothing on TLS, which has no half-open state.
         """

@@ -10,7 +10,7 @@ class Outlet(asyncio.Protocol):
     __slots__ = ("write_frames",)
 
     write_frames: Callable[[bytes], object]
-    """Sends whole frames behind whole frames; drops them once the leg is closing."""
+    """Sends whole frames at frame boundaries; drops them once the leg is closing."""
 
 
 def drop(_frames: bytes) -> None:

@@ -4,7 +4,7 @@ aiohttp does HTTP, TLS and the two upgrades; from then on the relay reads and wr
 aiohttp's internals. What this one relies on was read in aiohttp 3.14.5 and is checked by `tests/wire/test_seam.py`:
 
 * `RequestHandler.set_parser` (web_protocol.py:418) and `ResponseHandler.set_parser` (client_proto.py:226) pass the bytes that
-  arrived behind the upgrade to a "parser", and resume reading that a full buffer had paused.
+  arrived after the upgrade to a "parser", and resume reading that a full buffer had paused.
 * Between the 101 and the takeover there is no `await`, or bytes would go to aiohttp's buffers again.
 * `websocket_mask` of `_websocket/helpers.py` masks a `bytearray` in place; it is compiled where aiohttp is.
 * `connection_lost` has to reach aiohttp's protocol, or its server and connector would count the socket forever.
@@ -49,7 +49,7 @@ class _Collector:
 
 
 def take_upstream(response: ClientResponse) -> Leg:
-    """Take over the socket behind a 101 response.
+    """Take over the socket after a 101 response.
 
     Call it without an `await` after the response, or bytes that arrive meanwhile go to aiohttp's buffers. The caller owns the
     leg, and aiohttp's connection with it: the response is then empty and needs no close. Frames that arrived with the 101 are

@@ -32,7 +32,7 @@ HEAVY_SLICE_BYTES: Final = 2048
 LOOK_SECONDS: Final = 0.05
 """What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
 FRAMES_PER_DELIVERY: Final = 256
-"""How many frames one delivery parses one by one, in up to 2 ms. Events behind one another are no such frames: they are
+"""How many frames one delivery parses one by one, in up to 2 ms. Consecutive events are no such frames: they are
 recognised in one run."""
 
 
@@ -53,7 +53,7 @@ class PutsBack(Protocol):
 
 
 def feed_some(leg: PutsBack, scanner: Scanner, data: bytes) -> list[Item]:
-    """Feed a scanner with the next bytes of a leg; those behind `FRAMES_PER_DELIVERY` frames wait for a later turn."""
+    """Feed a scanner with the next bytes of a leg; those after `FRAMES_PER_DELIVERY` frames wait for a later turn."""
     items = scanner.feed(data, FRAMES_PER_DELIVERY)
     rest = scanner.take_rest()
     if rest:

@@ -1,4 +1,4 @@
-"""Random conversations of a caller, and what has to hold behind each, whatever was lost in it."""
+"""Random conversations of a caller, and what has to hold after each, whatever was lost in it."""
 
 import random
 from collections.abc import Callable

@@ -75,7 +75,7 @@ async def test_half_a_message_of_the_client_does_not_delay_a_renewal() -> None:
 
 
 async def test_half_a_message_of_the_client_that_is_too_large_stops_a_renewal() -> None:
-    """A part of it was forwarded, and all of it cannot be kept: the session stays, also behind its end."""
+    """A part of it was forwarded, and all of it cannot be kept: the session stays, also after its end."""
     async with stage(WITHOUT_LIMIT, **SETTINGS) as found, calling(found.relay) as caller:
         frame = item_of(MAX_EVENT_BYTES + 1000)
         caller.client.writer.write(frame[:-1000])
@@ -90,7 +90,7 @@ async def test_half_a_message_of_the_client_that_is_too_large_stops_a_renewal() 
 
 
 def held_within_an_event(monkeypatch: pytest.MonkeyPatch) -> list[Leg]:
-    """Stop reading upstream behind the first part of an event that is forwarded in parts; it is in the list then."""
+    """Stop reading upstream after the first part of an event that is forwarded in parts; it is in the list then."""
     held: list[Leg] = []
     forward = Pipe._forward
 

@@ -92,7 +92,7 @@ async def test_exception_in_a_late_event_of_the_former_connection_ends_the_sessi
     async with stage(behaviour) as found, calling(found.relay) as caller:
         monkeypatch.setattr(Continuity, "old_upstream_event", broken)
         caller.say("hello")
-        caller.send("response.create")  # its answer goes on behind the switch, which is forced
+        caller.send("response.create")  # its answer goes on after the switch, which is forced
         await ends_with_internal_error(found, caller)
 
 

@@ -56,7 +56,7 @@ async def test_open_turn_of_semantic_turn_detection_is_said_again() -> None:
         caller.check()
 
 
-@pytest.mark.parametrize("when", ["before the commit", "behind the commit"])
+@pytest.mark.parametrize("when", ["before the commit", "after the commit"])
 async def test_turn_that_the_client_commits_is_heard_once(when: str) -> None:
     """Without turn detection, nothing leaves the journal until the commit."""
     async with stage() as found, calling(found.relay) as caller:
@@ -67,7 +67,7 @@ async def test_turn_that_the_client_commits_is_heard_once(when: str) -> None:
             await found.simulator.drop_all(End.RESET)
         caller.send("input_audio_buffer.commit")
         caller.send("response.create")
-        if when == "behind the commit":
+        if when == "after the commit":
             await caller.until("input_audio_buffer.committed")
             await found.simulator.drop_all(End.RESET)
         await caller.until(lambda: any(d["response"]["status"] == "completed" for d in caller.of_type("response.done")))

@@ -1,4 +1,4 @@
-"""MCP servers across a swap: each connection lists their tools anew, and a call runs on behind its response."""
+"""MCP servers across a swap: each connection lists their tools anew, and a call runs on after its response."""
 
 import pytest
 
@@ -62,7 +62,7 @@ async def test_recovery_waits_for_the_tools_for_a_while(seconds: float | None) -
 
 
 async def test_renewal_waits_for_a_call_that_runs() -> None:
-    """It runs on behind its response, and the next connection would know nothing of it."""
+    """It runs on after its response, and the next connection would know nothing of it."""
     slow = Behaviour(session_seconds=6, mcp_seconds=1.5)
     async with stage(slow) as found, calling(found.relay) as caller:
         await configure(caller)

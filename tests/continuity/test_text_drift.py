@@ -1,4 +1,4 @@
-"""Answers in text behind a swap, which the next connection may give because it knows earlier answers as text."""
+"""Answers in text after a swap, which the next connection may give because it knows earlier answers as text."""
 
 from service.simulator import Behaviour, End
 from tests.continuity.caller import calling

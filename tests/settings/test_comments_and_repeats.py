@@ -59,7 +59,7 @@ def test_value_that_is_a_comment_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("RELAY_ACCESS= #tokens\nRELAY_MODEL= # by default gpt-realtime\n")
 
     [warning] = load_settings({}, tmp_path).warnings
-    assert warning.sentence.startswith("line 1: RELAY_ACCESS is empty, because '#' behind a blank begins a comment; ")
+    assert warning.sentence.startswith("line 1: RELAY_ACCESS is empty, because '#' after a blank begins a comment; ")
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ class ContinuedCall:
         self.seen: list[Event] = []  # by the client
         self.passed = 0  # events that passed the relay, either way
         self.points: list[int] = []  # the numbers of those that are no audio
-        self.lose_at: Counter[int] = Counter()  # numbers of events behind which upstream is lost
-        self.losses = self.renewals = self.asked_again = 0
+        self.lose_at: Counter[int] = Counter()  # numbers of events after which upstream is lost
+        self.losses = self.renewals = 0
         self.replay: Replay | None = None  # of a renewal
         self.next_leg: Leg | None = None
         self.refused: list[str] = []
@@ -214,7 +214,7 @@ class ContinuedCall:
     def recover(self, lost_at: tuple[int, ...] = (), flush_lost_at: int = 0) -> None:
         """Replay and flush at a new upstream.
 
-        It is lost behind these numbers of replayed events, each once, and behind a number of steps of the flush.
+        It is lost after these numbers of replayed events, each once, and after a number of steps of the flush.
         """
         due = list(lost_at)
         leg, replay = self.next_leg, self.replay

@@ -2,13 +2,12 @@
 
 import asyncio
 import random
-import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from tests.support import tcp_server
 from tests.support.tcp_server import listening
 
 CHUNK_BYTES: Final = 4096
@@ -58,9 +57,7 @@ class TcpProxy:
         """Send RST to both sides."""
         for pair in self._writers:
             for writer in pair:
-                sock = writer.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                writer.transport.abort()
+                tcp_server.reset(writer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: tuple[str, int]) -> None:
         """Forward one connection until both directions have ended."""

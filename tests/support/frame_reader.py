@@ -34,7 +34,7 @@ class FrameReader:
     async def read(self, size: int, *, limit: int = 65_536, pause: float = 0.0) -> bytes:
         """The next `size` bytes of data frames, or fewer before a close frame; reads at most `limit` bytes in each `pause`.
 
-        A busy machine makes pauses longer; then more is read behind each, so that the rate stays.
+        A busy machine makes pauses longer; then more is read after each, so that the rate stays.
         """
         loop = asyncio.get_running_loop()
         allowed, since = 0.0, loop.time()

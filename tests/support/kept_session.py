@@ -118,7 +118,7 @@ class NewUpstream:
         self.deleted: list[str] = []
 
     def run(self, *, is_final: bool = True, refused: Sequence[str] = (), session: Event | None = None) -> "NewUpstream":
-        """Take and acknowledge until nothing is left; `session`: what upstream shows behind an update."""
+        """Take and acknowledge until nothing is left; `session`: what upstream shows after an update."""
         while payloads := self.replay.take(is_final=is_final):
             for payload in payloads:
                 self._acknowledge(json.loads(payload), refused, session)
@@ -182,7 +182,7 @@ def committed(session: KeptSession, item_id: str, start_ms: int, end_ms: int) ->
 
 
 def recovered(session: KeptSession) -> tuple[list[Event], list[Event]]:
-    """What another upstream gets behind the replay, and what the client gets meanwhile."""
+    """What another upstream gets after the replay, and what the client gets meanwhile."""
     return session.flush(session.replay().run().replay)
 
 

@@ -32,7 +32,7 @@ class LiveUpstream:
 
     on_start: dict[str, Any] | None = field(default_factory=lambda: dict(STARTED))
     on_close: dict[str, Any] | None = field(default_factory=closed)
-    close_code: int | None = None  # of a close frame behind the answer to the start
+    close_code: int | None = None  # of a close frame after the answer to the start
     received: list[dict[str, Any]] = field(default_factory=list)
     head: str = ""
     connection: ServerConnection | None = None

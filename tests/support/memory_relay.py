@@ -51,7 +51,7 @@ SESSION_LIMITS: Final = SessionLimits(
 )
 DIAL_SECONDS: Final = 8.0
 AIOHTTP_READ_BYTES: Final = 250_000
-"""During a dial aiohttp reads little more than this; it notices a FIN behind more data only when the dial has ended."""
+"""During a dial aiohttp reads little more than this; it notices a FIN after more data only when the dial has ended."""
 
 
 class MemoryPeer:

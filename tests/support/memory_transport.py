@@ -154,7 +154,7 @@ class MemoryTransport(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        """As asyncio's: FIN behind what was written, and nothing after it."""
+        """As asyncio's: FIN after what was written, and nothing after it."""
         self._eof_written = True
 
     def write(self, data: Any) -> None:

@@ -107,7 +107,7 @@ class _Player:
         await self._until("response.created")
         await self._send("response.cancel")
         await self._until("response.done")
-        await self._send("input_audio_buffer.clear")  # its answer is behind that of the cancel, which may come too late
+        await self._send("input_audio_buffer.clear")  # its answer is after that of the cancel, which may come too late
         await self._until("input_audio_buffer.cleared")
 
     async def _truncate(self) -> None:

@@ -3,9 +3,7 @@
 import asyncio
 import base64
 import hashlib
-import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from dataclasses import dataclass, field
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame
+from tests.support import tcp_server
 from tests.support.raw_websocket_server import CREATED
 from tests.support.tcp_server import listening
 
@@ -63,9 +62,7 @@ class Exchange:
 
     def reset(self) -> None:
         """Abort the connection with RST."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        tcp_server.reset(self.writer)
 
 
 @dataclass

@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from service.realtime.closing import close_payload, parse_close
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
+from tests.support import tcp_server
 from tests.support.messages import pop_payload
 from tests.support.tcp_server import listening
 
@@ -82,9 +81,7 @@ class ServerConnection:
 
     def reset(self) -> None:
         """Reset the connection."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        tcp_server.reset(self.writer)
 
 
 Script = Callable[[ServerConnection], Awaitable[None]]

@@ -14,8 +14,6 @@ from service.realtime.scanner_types import FRAGMENT_COST
 
 FRAME_COST = FRAGMENT_COST
 """Added to the size of each held fragment, so that the number of empty fragments is limited, too."""
-MAX_UNTYPED_FRAMES = 800
-"""A message of more fragments may reach `MAX_HELD_BYTES` before its type is found, and then has no type."""
 HEADER_BYTES = 14
 CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, *range(3000, 5000)})
 """RFC 6455 section 7.4, and 1012 to 1014 of the IANA registry."""

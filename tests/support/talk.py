@@ -35,7 +35,7 @@ def random_talk(seed: int) -> tuple[list[Step], list[int], dict[str, Any]]:
 
 
 def talk_through(steps: list[Step], plan: list[int], lose_at: tuple[int, ...], **options: Any) -> "Talk":
-    """Talk, with a loss of upstream behind events of these numbers, and check what has to hold."""
+    """Talk, with a loss of upstream after events of these numbers, and check what has to hold."""
     talk = Talk(plan, **options)
     talk.call.lose_at.update(lose_at)
     for name, a, b in steps:
@@ -250,7 +250,7 @@ class Talk:
         self._check_requests(api)
         codes = Counter(error["code"] for api in self.apis for error in api.errors)
         allowed = {"conversation_already_has_active_response", "response_cancel_not_active"}
-        # Behind a deletion the client may name an item that is gone.
+        # After a deletion the client may name an item that is gone.
         allowed |= {"item_delete_invalid_item_id", "item_truncate_invalid_item_id"}
         allowed |= {"item_create_invalid_previous_item_id"} if self.deleted else set()
         assert not set(codes) - allowed, codes

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from service.realtime.keys import Secret
 from service.settings import Settings, load_settings
 from service.upstream.proxy import HttpProxy, InvalidProxy, choose_proxy, parse_proxy
+from tests.support import tcp_server
 from tests.support.certificates import Authority
 from tests.support.harness import Relay, eventually, open_raw, payload_of, running_relay, taking_less_than
 from tests.support.raw_http_relay import connect_once
@@ -220,7 +220,7 @@ async def test_proxy_that_does_not_answer_connect_is_proxy_failed(
             await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
         if is_reset:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            tcp_server.reset(writer)
         writer.close()
 
     server = await asyncio.start_server(misbehave, "127.0.0.1", 0)

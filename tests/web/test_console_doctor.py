@@ -2,8 +2,6 @@
 
 import asyncio
 import signal
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from service.web.doctor_process import DoctorProcess
 from tests.support.console import BEARER, DOCUMENTED, OPERATOR, TOKENS, ask, read, same_shape, shape
 from tests.support.harness import eventually, running_relay, simulated_relay, within
 from tests.support.relay_process import serving
+from tests.support.tcp_server import reset
 
 
 async def test_real_doctor_prints_its_steps() -> None:
@@ -93,9 +92,7 @@ async def test_doctor_ends_with_the_connection_that_asked_for_it(processes: list
         _, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
         writer.write(b"POST /api/doctor HTTP/1.1\r\nHost: localhost\r\nRelay-Operator: 1\r\n\r\n")
         await eventually(lambda: len(processes) == 1, 20)
-        reset = struct.pack("ii", 1, 0)  # a FIN alone keeps the request, as with `nc -N`
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-        writer.transport.abort()
+        reset(writer)  # a FIN alone keeps the request, as with `nc -N`
         await eventually(lambda: processes[0].returncode is not None, 20)
         again = asyncio.ensure_future(ask(relay.internal_url + "/api/doctor", "POST", OPERATOR))
         await eventually(lambda: len(processes) == 2, 20)

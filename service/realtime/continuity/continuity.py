@@ -303,7 +303,7 @@ class Continuity:
             return list(done.to_upstream) if done.to_upstream else None
         return [done or entry.raw]
 
-    # -- behind a swap ------------------------------------------------------------------------------------------------
+    # -- after a swap ------------------------------------------------------------------------------------------------
 
     @property
     def intercepts(self) -> frozenset[str]:

@@ -49,7 +49,7 @@ class Conversation:
         self.items = items
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
-        self.mcp_calls: dict[str, McpCall] = {}  # that run, often behind their response
+        self.mcp_calls: dict[str, McpCall] = {}  # that run, often after their response
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
 
     # -- limits -------------------------------------------------------------------------------------------------------
@@ -133,9 +133,7 @@ class Conversation:
         self._requested_after = after = body.get("previous_item_id")
         behind = self.items.get(after) if isinstance(after, str) else None
         if isinstance(after, str) and (behind is None or behind.fate is Fate.ABSENT):
-            self._requested_after = (
-                ROOT  # upstream lacks that one: the relay had it created behind one before, or first
-            )
+            self._requested_after = ROOT  # upstream lacks that one: the relay had it created after one before, or first
         return child(body, "item")
 
     def _note_call(self, item: Item, source: Mapping[str, Any], now: float) -> None:

@@ -207,7 +207,7 @@ class Interceptor:
     def placed(self, event_type: str, raw: bytes) -> bytes | None:
         """Return the payload of an event with an item before that the client knows; None: it has one.
 
-        What is appended is behind the last item for the client. Upstream names another, or none, where it has begun a list
+        What is appended is after the last item for the client. Upstream names another, or none, where it has begun a list
         that the client never saw, or lacks the last items: for good, or because the relay is replacing one.
         """
         body = body_of(raw, masked=False)
@@ -225,12 +225,12 @@ class Interceptor:
         return None if place == before else dumps({**body, "previous_item_id": place})
 
     def _is_appended(self, event_type: str, source: Mapping[str, Any]) -> bool:
-        """Whether a new item is behind all others: what upstream makes is, and what the client gives no place."""
+        """Whether a new item is after all others: what upstream makes is, and what the client gives no place."""
         create = None if event_type == kept.COMMITTED else self._mirror.conversation.own_create(source)
         return create is None or not isinstance(body_of(create.raw, masked=True).get("previous_item_id"), str)
 
     def _is_last(self, before: object) -> bool:
-        """Whether upstream has nothing that the client knows behind the item that it names, or nothing at all."""
+        """Whether upstream has nothing that the client knows after the item that it names, or nothing at all."""
         if self._tool_lists.has(text(before)):
             return True
         replaced = {item_id for due in self._due.values() for _, item_id in due}
@@ -242,7 +242,7 @@ class Interceptor:
         return before is None
 
     def _is_own_error(self, event_id: str) -> bool:
-        """An item that is created anew may be refused late, as an image that is checked behind its acknowledgement."""
+        """An item that is created anew may be refused late, as an image that is checked after its acknowledgement."""
         if not event_id.startswith((EVENT_ID_PREFIX, REPLAY_ID_PREFIX)):
             return False
         for kind, item_id in self._due.pop(event_id, ()):

@@ -63,7 +63,7 @@ class KeptAudio:
 
     def __init__(self) -> None:
         self._entries: deque[Append] = deque()
-        self._runs: deque[Run] = deque()  # behind the entries
+        self._runs: deque[Run] = deque()  # after the entries
 
     def __len__(self) -> int:
         return len(self._entries) + sum([len(run.frames) for run in self._runs])
@@ -77,7 +77,7 @@ class KeptAudio:
         return self._entries
 
     def add(self, run: Run) -> None:
-        """Add appends behind all others."""
+        """Add appends after all others."""
         self._runs.append(run)
 
     @property
@@ -88,7 +88,7 @@ class KeptAudio:
         return self._runs[0].time if self._runs else inf
 
     def end_before(self, time: float) -> float:
-        """The position behind what was sent before a time; 0 if there is none."""
+        """The position after what was sent before a time; 0 if there is none."""
         for run in reversed(self._runs):
             if count := run.sent_before(time):
                 return run.start_ms + count * run.length_ms

@@ -211,7 +211,7 @@ class Items:
         return self._items.get(item_id)
 
     def insert(self, item: Item, after: str | None) -> None:
-        """Insert an item behind another one, first (`root`), or last: also if that other one is unknown."""
+        """Insert an item after another one, first (`root`), or last: also if that other one is unknown."""
         self.remove(item.item_id)
         if after == ROOT:
             self._order.insert(0, item.item_id)

@@ -69,7 +69,7 @@ class SwapTimes:
     update: float = 5.0
     items: float = 20.0
     recovery: float = 15.0
-    retry: float = 30.0  # behind a failed preparation; twice as long behind each further one
+    retry: float = 30.0  # after a failed preparation; twice as long after each further one
     renew_after: float = 0.0  # the life of an upstream that states none; 0: it is not renewed
 
 
@@ -174,7 +174,7 @@ class Swap:
         self.state, self._deadline, self._is_dialled = SwapState.LIVE, inf, False
         wait = self._times.retry * 2 ** min(self._failures, _LARGEST_RETRY)
         self._failures += 1
-        if now < self._expires_at:  # an upstream that goes on behind its time is not worth a dial a second
+        if now < self._expires_at:  # an upstream that goes on after its time is not worth a dial a second
             wait = min(wait, max(_SHORTEST_SECONDS, (self._expires_at - now) / 2))
         self._prepare_at = now + wait
 
@@ -213,7 +213,7 @@ class Swap:
     def attempt_failed(self, now: float) -> bool:
         """The new upstream refused, was lost, or took too long: another attempt follows; False: there were too many losses.
 
-        An upstream that was lost behind its first event counts as a loss: what it was sent may have caused it.
+        An upstream that was lost after its first event counts as a loss: what it was sent may have caused it.
         """
         if self.state is not SwapState.LOST and not self._count_loss(now):
             return False

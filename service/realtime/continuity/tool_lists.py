@@ -13,7 +13,7 @@ from service.realtime.continuity.kept import text
 from service.realtime.values import child
 
 LIST_TYPES: Final = frozenset({kept.MCP_LISTING, kept.MCP_LISTED, kept.MCP_NOT_LISTED, kept.ITEM_DONE})
-"""The types of events with which a list goes on. The item is done before or behind the list."""
+"""The types of events with which a list goes on. The item is done before or after the list."""
 
 
 class ToolLists:

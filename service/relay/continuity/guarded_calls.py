@@ -47,7 +47,7 @@ class GuardedCalls:
             task.cancel()
 
     async def wait_stopped(self, seconds: float) -> None:
-        """Wait for the tasks, behind `stop`."""
+        """Wait for the tasks, after `stop`."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 

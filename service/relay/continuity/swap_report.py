@@ -86,7 +86,7 @@ class SwapReport:
         self._log.warning("session.not_recovered", reason=why, attempts=self.attempts)
 
     def text_answers(self, count: int) -> None:
-        """Behind a swap this many answers were text, where speech was due."""
+        """After a swap this many answers were text, where speech was due."""
         if count > self._text_answers:
             self._metrics.text_answers.inc(count - self._text_answers)
             self._text_answers = count

@@ -135,7 +135,7 @@ class Swapper:
         self._calls.stop()
 
     async def wait_stopped(self) -> None:
-        """Wait until everything is closed, behind `stop`."""
+        """Wait until everything is closed, after `stop`."""
         await self._calls.wait_stopped(UPSTREAM_CLOSE_SECONDS)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
