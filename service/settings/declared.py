@@ -132,33 +132,35 @@ class Settings(AccessSettings):
         number(0, 86_400, zero="is never"),
         default="0",
         example="1500",
-        sentence="Time after which such a session gets another connection if the provider states none; OpenAI states one.",
+        sentence="Time after which the relay renews the connection of a session with continuity, if the provider states no "
+        "expiry; OpenAI states one.",
     )
     recovery_seconds: float = setting(
         "RELAY_RECOVERY_SECONDS",
         number(1, 120),
         default="15",
-        sentence="Time that the relay has to replace a connection that was lost, before the session ends.",
+        sentence="Time that the relay has to replace a lost connection of a session with continuity, before the session "
+        "ends.",
     )
     continuity_bytes: int = setting(
         "RELAY_CONTINUITY_BYTES",
         integer(1_048_576, 1 << 40),
         default="268435456",
-        sentence="Memory for the conversations of all such sessions; a quarter of the container's memory limit can lower it. "
-        "Beyond it new sessions do without, and the largest are no longer kept.",
+        sentence="Memory for the conversations of all sessions with continuity, at most a quarter of the container's memory "
+        "limit. Beyond it new sessions have no continuity, and the open ones that keep the most lose it.",
     )
     continuity_audio_bytes: int = setting(
         "RELAY_CONTINUITY_AUDIO_BYTES",
         integer(65_536, 1 << 30),
         default="2097152",
-        sentence="Memory for speech of one such session that the provider has not transcribed; 2 MiB hold 32 seconds of PCM.",
+        sentence="Memory of a session with continuity for speech that the provider has not transcribed; 2 MiB hold 32 "
+        "seconds of PCM.",
     )
     continuity_max_seconds: float = setting(
         "RELAY_CONTINUITY_MAX_SECONDS",
         number(0, 604_800, zero="is off"),
         default="14400",
-        sentence="Maximum duration of such a session in place of the default of RELAY_MAX_SESSION_SECONDS; if you set that "
-        "variable, it applies.",
+        sentence="Maximum duration of a session with continuity. RELAY_MAX_SESSION_SECONDS applies instead if you set it.",
     )
 
     # -- the store ----------------------------------------------------------------------------------------------------
@@ -177,8 +179,8 @@ class Settings(AccessSettings):
         one_of(FailureMode),
         default="open",
         example="closed",
-        sentence="What happens while that server fails: with open, limits hold for each instance alone; with closed, new "
-        "sessions are refused.",
+        sentence="What happens while the server of RELAY_STORE_URL fails: with open, limits hold for each instance alone; "
+        "with closed, new sessions are refused.",
     )
 
     # -- drain, health, logs ------------------------------------------------------------------------------------------

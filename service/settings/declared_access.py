@@ -92,13 +92,13 @@ class AccessSettings:
         parse.host,
         default="127.0.0.1",
         example="192.0.2.10",
-        sentence="Address on which metrics and detailed health are served; keep it private.",
+        sentence="Address on which metrics, detailed health and the operator's page are served; keep it private.",
     )
     internal_port: int = setting(
         "RELAY_INTERNAL_PORT",
         parse.port,
         default="9464",
-        sentence="Port on which metrics and detailed health are served.",
+        sentence="Port on which metrics, detailed health and the operator's page are served.",
     )
 
     # -- access -------------------------------------------------------------------------------------------------------
