@@ -225,7 +225,7 @@ async def _talk(port: int, calls: list[_Call], number: int, renewals: int) -> No
 
 
 async def _every(seconds: float, act: Callable[[], object]) -> None:
-    due = time.perf_counter() + random.random() * seconds  # noqa: S311 - calls do not speak in step
+    due = time.perf_counter() + random.random() * seconds  # noqa: S311 - calls do not speak in sync
     while True:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         act()

@@ -65,7 +65,7 @@ def _notes(facts: ServerFacts, seconds: float) -> list[str]:
     if abs(facts.clock_offset) > _CLOCK_SECONDS:
         offset = f"{facts.clock_offset:+.0f} s"
         notes.append(
-            f"Its clock is {offset} from this machine's. Budgets begin anew at its midnight (UTC); check both."
+            f"Its clock is {offset} from this machine's. Budgets start again at its midnight (UTC); check both."
         )
     if facts.role not in {None, "master"}:
         notes.append(f"It is a {facts.role}, not the primary. Set RELAY_STORE_URL to the primary.")

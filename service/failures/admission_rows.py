@@ -152,8 +152,8 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "raise RELAY_MAX_RECONNECTS_PER_MINUTE and restart the relay."),
     Row("budget_exhausted", "clients", _CLIENT, 402, 1008, _LATER, _INFO,
         "This client, or its user, has used up a budget.",
-        "Connect again when the budget begins anew: a day and a month end at midnight UTC. A budget of one session begins "
-        "anew with the next one.",
+        "Connect again when the budget starts again: a day and a month end at midnight UTC. A budget of one session starts "
+        "again with the next session.",
         "Find the client by the log field client; detail names the limit and what was used. If it needs more, raise that "
         "limit of the client in RELAY_CLIENTS_FILE; the relay reads the file by itself."),
     Row("relay_full", "relay", _RELAY, 503, 1013, _LATER, _WARNING,

@@ -141,7 +141,7 @@ def check_words(found: Upstreams, caller: Caller) -> None:
 def check_items(found: Upstreams, caller: Caller) -> None:
     """Upstream has the items that the client knows, in their order, but for answers that were cut at once."""
     conversations = [[item["id"] for item in conversation.items] for conversation in found.conversations]
-    # The last one may be prepared, and not in step yet.
+    # The last one may be prepared, and not in sync yet.
     assert any(
         items == [item for item in caller.items if item in items] and set(caller.items) - set(items) <= cut_off(caller)
         for items in conversations[-2:]

@@ -272,7 +272,7 @@ class ContinuedCall:
                 return
 
     def prepare(self) -> None:
-        """Begin a renewal, or bring the new upstream in step again."""
+        """Begin a renewal, or bring the new upstream in sync again."""
         if self.leg is None:
             return
         if self.next_leg is None:

@@ -226,7 +226,7 @@ class Continuity:
         return events
 
     def begin_flush(self, replay: Replay, now: float) -> None:
-        """Go over to the new upstream, which is in step with the mirror. See `next_flush`."""
+        """Go over to the new upstream, which is in sync with the mirror. See `next_flush`."""
         self.fold(now, _ALL)
         if not self._is_lost:
             self.journal.upstream_lost()

@@ -98,7 +98,7 @@ class Replay:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is in step with the mirror since the last final `take`, and all is acknowledged."""
+        """Whether it is in sync with the mirror since the last final `take`, and all is acknowledged."""
         return self.is_ready and self.is_configured and self._seen_revision == self._mirror.items.revision
 
     @property
@@ -173,7 +173,7 @@ class Replay:
         return payloads
 
     def _step(self, item: Item, after: str | None) -> list[bytes]:
-        """What brings one item in step: nothing, a create, or for a text that was cut since, a delete and a create."""
+        """What brings one item in sync: nothing, a create, or for a text that was cut since, a delete and a create."""
         seen = self._present.get(item.item_id)
         if seen == item.revision:
             return []

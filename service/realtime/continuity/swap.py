@@ -1,4 +1,4 @@
-"""When an upstream is replaced: the states of a session, their deadlines, and how often a loss is made good. Pure.
+"""When an upstream is replaced: the states of a session, their deadlines, and how often a loss is recovered. Pure.
 
 Times are those of one monotonic clock, in seconds. The caller dials, writes and closes; it reports what happened, and asks
 `due` what to do now.
@@ -14,7 +14,7 @@ from typing import Final
 from service.realtime.continuity.continuity import Boundary
 
 MAX_LOSSES: Final = ((120.0, 3), (3600.0, 10))
-"""Losses that are made good within a time: an event that kills each upstream must not loop."""
+"""Losses that are recovered within a time: an event that ends each upstream connection must not repeat for ever."""
 _ATTEMPT_DELAYS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 _SHORTEST_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 86_400.0
@@ -38,10 +38,10 @@ class SwapState(StrEnum):
     """Which upstream a session has."""
 
     LIVE = "live"
-    PREPARING = "preparing"  # it also has a new one, which is not in step
-    READY = "ready"  # it also has a new one in step
+    PREPARING = "preparing"  # it also has a new one, which is not in sync
+    READY = "ready"  # it also has a new one in sync
     LOST = "lost"  # none
-    REPLAY = "replay"  # a new one, which is not in step
+    REPLAY = "replay"  # a new one, which is not in sync
     FLUSH = "flush"  # a new one that is sent what the client has sent meanwhile
 
 
@@ -50,7 +50,7 @@ class Step(Enum):
 
     PREPARE = auto()  # dial a second upstream
     ABANDON = auto()  # abort the second upstream: its preparation takes too long
-    SWITCH = auto()  # a boundary: bring the second upstream in step, check the boundary again, and go over
+    SWITCH = auto()  # a boundary: bring the second upstream in sync, check the boundary again, and go over
     FORCE = auto()  # give the old upstream up as if it were lost: it expires in a moment
     DIAL = auto()  # dial a new upstream
     RESTART = auto()  # abort the new upstream: it takes too long
@@ -166,7 +166,7 @@ class Swap:
         self._deadline = now + self._times.items
 
     def prepared(self) -> None:
-        """The new upstream is in step."""
+        """The new upstream is in sync."""
         self.state, self._deadline = SwapState.READY, inf
 
     def preparation_failed(self, now: float) -> None:
@@ -225,7 +225,7 @@ class Swap:
         return True
 
     def replayed(self) -> None:
-        """The new upstream is in step, and is sent the journal."""
+        """The new upstream is in sync, and is sent the journal."""
         self.state = SwapState.FLUSH
 
     def live(self) -> None:

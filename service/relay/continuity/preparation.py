@@ -1,4 +1,4 @@
-"""One new upstream connection of a session that exists, from its dial until it is in step with the conversation."""
+"""One new upstream connection of a session that exists, from its dial until it is in sync with the conversation."""
 
 import asyncio
 from collections.abc import Callable
@@ -125,7 +125,7 @@ class Preparation:
             self.pump()
 
     def await_no_lists(self) -> bool:
-        """Wait for no list of tools any more, which may never come; returns whether all else is in step."""
+        """Wait for no list of tools any more, which may never come; returns whether all else is in sync."""
         if self.replay is not None:
             self.replay.awaits_lists = False
         return self.replay is not None and self.replay.is_ready

@@ -271,7 +271,7 @@ class Swapper:
             self._wake()
 
     def _try_switch(self) -> None:
-        """Switch at this boundary, if the new connection is in step; else bring it in step, and wait for the next chance."""
+        """Switch at this boundary, if the new connection is in sync; else bring it in sync, and wait for the next chance."""
         host, new = self._host, self._new
         if host is None or new is None or new.replay is None or not new.at_boundary or not host.can_swap:
             return

@@ -23,7 +23,7 @@ def at(boundary: Boundary) -> Callable[[], Boundary]:
 
 
 def ready_swap() -> Swap:
-    """A session that expires at 3600 and has a second upstream in step."""
+    """A session that expires at 3600 and has a second upstream in sync."""
     swap = new_swap()
     swap.preparing(3200)
     swap.dialled(3201)
@@ -148,7 +148,7 @@ def test_recovery_dials_at_once_and_gives_up_at_its_deadline() -> None:
 
 
 def test_session_that_loses_its_upstream_again_and_again_ends() -> None:
-    """Three losses within two minutes are made good."""
+    """Three losses within two minutes are recovered."""
     swap = new_swap()
     for now in (10, 20, 30):
         assert swap.lost(now)
