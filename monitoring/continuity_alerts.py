@@ -39,7 +39,8 @@ CONTINUITY_ALERTS: Final = (
         summary="Calls of <job> went on without some of what their users said.",
         description=(
             "<number> turns of users were lost in the last hour when the upstream connection of their call was replaced. The "
-            "label why of realtime_relay_lost_turns_total says what is missing: mostly transcripts, and memory for speech."
+            "label reason of realtime_relay_lost_turns_total states the cause: mostly missing transcripts, or too little "
+            "memory for speech."
         ),
         rationale="any: nothing is lost where clients switch transcription on, or the memory for speech suffices",
     ),

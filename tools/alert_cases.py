@@ -184,7 +184,7 @@ CASES: Final = (
          {'swaps_total{cause="renewal",result="failed",instance="a"}': "0x9 3x60",
           'swaps_total{cause="renewal",result="ok",instance="a"}': "0x70"}, 15, 25, {}, "3"),
     Case("RelayTurnsLost", "two turns are lost",
-         {'lost_turns_total{why="no_transcript",instance="a"}': "0x9 2x90"}, 10, 70, {}, "2"),
+         {'lost_turns_total{reason="no_transcript",instance="a"}': "0x9 2x90"}, 10, 70, {}, "2"),
     Case("RelayInternalErrors", "a session fails",
          {'sessions_ended_total{api="realtime",reason="internal_error",instance="a"}': "0x9 1x60",
           'background_task_crashes_total{instance="a"}': "0x60"}, 10, 25, {}, "1"),

@@ -89,12 +89,12 @@ def _continuity() -> tuple[PanelBuilder, ...]:
             "Replaced upstream connections",
             (
                 "Upstream connections of open sessions replaced, or not, before the provider's limit or after "
-                "a loss; turns of users that the new connection does not have, by why."
+                "a loss; turns of users that the new connection does not have, by reason."
             ),
             "ok. failed: sessions end at the provider's limit; no lost turns.",
             PER_MINUTE,
             Query(per_minute("swaps_total", by="cause, result"), "{{cause}} {{result}}"),
-            Query(per_minute("lost_turns_total", by="why"), "lost turns: {{why}}"),
+            Query(per_minute("lost_turns_total", by="reason"), "lost turns: {{reason}}"),
         ),
     )
 

@@ -10,7 +10,7 @@ SwapCause = Literal["renewal", "forced", "loss"]
 SwapResult = Literal["ok", "failed", "postponed", "ended"]
 CAUSES: Final[tuple[SwapCause, ...]] = ("renewal", "forced", "loss")
 RESULTS: Final[tuple[SwapResult, ...]] = ("ok", "failed", "postponed", "ended")
-ITEM_FATES: Final = ("sent", "refused", "omitted")
+ITEM_RESULTS: Final = ("sent", "refused", "omitted")
 LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "items_over_limit", "refused", "other")
 NOT_RENEWABLE: Final = (
     "kept_event_too_large",
@@ -33,7 +33,7 @@ class ContinuityMetrics:
             f"{prefix}_swaps_total",
             "Upstream connections of sessions that the relay replaced, or tried to, by cause (renewal: before the provider's "
             "limit, forced: at the limit, loss) and result (ok; failed: the session stays on its connection; postponed: it "
-            "waits for the approval of a tool; ended: the session ended).",
+            "waits for a call or an approval of a tool; ended: the session ended).",
             ("cause", "result"),
             registry=registry,
         )
@@ -54,19 +54,19 @@ class ContinuityMetrics:
         self._items = Counter(
             f"{prefix}_replayed_items_total",
             "Items of conversations at swaps: sent to the new upstream, of these refused, or omitted (cannot be sent).",
-            ("fate",),
+            ("result",),
             registry=registry,
         )
         self._lost_turns = Counter(
             f"{prefix}_lost_turns_total",
-            "Turns of users that a swap lost, by why they could not be sent again.",
-            ("why",),
+            "Turns of users that a swap lost, by the reason for which they could not be sent again.",
+            ("reason",),
             registry=registry,
         )
         self._not_renewable = Counter(
             f"{prefix}_not_renewable_total",
-            "Sessions that go on without continuity although they were to have it, by why.",
-            ("why",),
+            "Sessions that began with continuity and go on without it, by reason.",
+            ("reason",),
             registry=registry,
         )
         self.text_answers = Counter(
@@ -80,7 +80,7 @@ class ContinuityMetrics:
         start_at_zero(self._swaps, CAUSES, RESULTS)
         start_at_zero(self.seconds, CAUSES)
         start_at_zero(self.gap, CAUSES)
-        start_at_zero(self._items, ITEM_FATES)
+        start_at_zero(self._items, ITEM_RESULTS)
         start_at_zero(self._lost_turns, LOST_TURNS)
         start_at_zero(self._not_renewable, NOT_RENEWABLE)
 
@@ -90,13 +90,13 @@ class ContinuityMetrics:
 
     def count_items(self, *, sent: int, refused: int, omitted: int) -> None:
         """Count the items of one swap."""
-        for fate, count in zip(ITEM_FATES, (sent, refused, omitted), strict=True):
-            self._items.labels(fate).inc(count)
+        for result, count in zip(ITEM_RESULTS, (sent, refused, omitted), strict=True):
+            self._items.labels(result).inc(count)
 
-    def count_lost_turns(self, why: str, count: int) -> None:
+    def count_lost_turns(self, reason: str, count: int) -> None:
         """Count turns that a swap lost."""
-        self._lost_turns.labels(why if why in LOST_TURNS else "other").inc(count)
+        self._lost_turns.labels(reason if reason in LOST_TURNS else "other").inc(count)
 
-    def count_not_renewable(self, why: str) -> None:
+    def count_not_renewable(self, reason: str) -> None:
         """Count a session that goes on without continuity."""
-        self._not_renewable.labels(why if why in NOT_RENEWABLE else "other").inc()
+        self._not_renewable.labels(reason if reason in NOT_RENEWABLE else "other").inc()

@@ -55,7 +55,7 @@ class StoreMetrics:
         self.losses = Counter(
             f"{prefix}_store_losses_total",
             "What the store has lost: data (it came back empty), or spending of a record that the journal could not keep.",
-            ("what",),
+            ("kind",),
             registry=registry,
         )
         self.over_limit = Counter(

@@ -52,7 +52,7 @@ async def test_renewal_goes_on_without_an_item_that_is_refused() -> None:
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         [line] = found.relay.events("session.renewed")
         assert (line["items_sent"], line["items_refused"]) == (5, 1)
-        assert found.relay.metric("realtime_relay_replayed_items_total", fate="refused") == 1
+        assert found.relay.metric("realtime_relay_replayed_items_total", result="refused") == 1
         refused = caller.items[2]
         assert [item["id"] for item in found.conversations[1].items] == [i for i in caller.items if i != refused]
         caller.send("conversation.item.delete", item_id=refused)

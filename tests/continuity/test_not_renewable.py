@@ -20,7 +20,9 @@ def send_what_cannot_be_kept(caller: Caller) -> None:
 
 async def is_told(found: Stage) -> None:
     """Wait for the report of it."""
-    await eventually(lambda: found.relay.metric("realtime_relay_not_renewable_total", why="kept_event_too_large") == 1)
+    await eventually(
+        lambda: found.relay.metric("realtime_relay_not_renewable_total", reason="kept_event_too_large") == 1
+    )
 
 
 async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> None:

@@ -273,7 +273,7 @@ async def test_store_that_comes_back_empty_is_reported(server: RedisServer) -> N
             assert await pod.is_refused(1)
             totals = await pod.store.spend_and_read(Spending("open", (KIOSK,), Amounts(30)))
             assert totals[KIOSK].day == Amounts(30)
-            assert pod.metric("relay_store_losses_total", what="data") == 1
+            assert pod.metric("relay_store_losses_total", kind="data") == 1
     assert len(events(logs, "store.data_lost")) == 1
 
 
@@ -333,7 +333,7 @@ async def test_spending_that_never_reaches_the_store_is_reported(server: RedisSe
         async with pods(server, 1) as (pod,):
             await fail(server, pod)
             pod.store.spend(Spending("a", (KIOSK,), Amounts(7)))
-        assert pod.metric("relay_store_losses_total", what="spending") == 1
+        assert pod.metric("relay_store_losses_total", kind="spending") == 1
     assert [event["records"] for event in events(logs, "store.spending_lost")] == [1]
 
 
