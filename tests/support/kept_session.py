@@ -65,13 +65,18 @@ class KeptSession:
         ids = {"response_id": response["id"], "item_id": item_id, "output_index": 0, "content_index": 0}
         self.up("response.content_part.added", **ids, part={"type": "audio", "transcript": ""})
         self.up("response.output_audio_transcript.delta", **ids, delta=words)
-        frame = {"type": "response.output_audio.delta", "event_id": "event_" + "x" * 21, **ids, "delta": "A" * 6400}
-        self.continuity.keep_audio(deltas, deltas * len(upstream_frame(frame)), self.now)
+        self.audio(item_id, deltas)
         if is_whole:
             done = {**item, "status": "completed", "content": [{"type": "output_audio", "transcript": words}]}
             self.up("conversation.item.done", item=done, previous_item_id=None)
             self.up("response.output_item.done", response_id=response["id"], output_index=0, item=done)
             self.up("response.done", response={**response, "status": "completed"})
+
+    def audio(self, item_id: str, deltas: int) -> None:
+        """Upstream sends audio of an answer, 100 ms in each event."""
+        ids = {"response_id": f"resp_{item_id}", "item_id": item_id, "output_index": 0, "content_index": 0}
+        frame = {"type": "response.output_audio.delta", "event_id": "event_" + "x" * 21, **ids, "delta": "A" * 6400}
+        self.continuity.keep_audio(deltas, deltas * len(upstream_frame(frame)), self.now)
 
     def begin_answer(self, item_id: str, **response: Any) -> tuple[Event, Event]:
         """Upstream begins an answer; returns the response and its item."""

@@ -1,6 +1,6 @@
 """The answers that upstream has begun or owes, and how much of them the client has got. Pure."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from service.realtime.continuity import kept
@@ -11,6 +11,7 @@ from service.realtime.continuity.kept import body_of, text
 from service.realtime.continuity.mirror_items import content_parts
 from service.realtime.continuity.open_responses import (
     AUDIO_PARTS,
+    CutAnswer,
     NewEventId,
     OpenResponse,
     Output,
@@ -48,8 +49,8 @@ class Answers:
         return self._deltas_bytes + sum(response.size for response in self._responses.values())
 
     def owe(self, now: float) -> None:
-        """Note a turn that upstream answers by itself, unless a response is active."""
-        if not self._responses:
+        """Note a turn that upstream answers by itself, unless a response is active in the conversation."""
+        if not any(response.in_conversation for response in self._responses.values()):
             self._owed.append(now)
 
     def trim(self, now: float) -> None:
@@ -126,19 +127,29 @@ class Answers:
         ended = self._responses.get(text(response.get("id")))
         self._distribute_deltas()
         self._responses.pop(text(response.get("id")), None)
-        if not self._responses:
-            self._last_output = None
+        self._find_last_output()
         if response.get("status") == "cancelled":
-            self.stop_playing(now)
-            self._cancelled(text(child(response, "status_details").get("reason")))
+            is_outside = ended is not None and not ended.in_conversation
+            if not is_outside:
+                self.stop_playing(now)
+            self._cancelled(response, is_outside=is_outside)
         return [output for output in ended.outputs.values() if not output.done] if ended is not None else []
 
-    def _cancelled(self, reason: str) -> None:
+    def _find_last_output(self) -> None:
+        """Of the responses that go on, the item whose audio comes."""
+        outputs = [output for response in self._responses.values() for output in response.outputs.values()]
+        if self._last_output not in outputs:
+            self._last_output = next((one for one in reversed(outputs) if one.is_spoken and not one.done), None)
+
+    def _cancelled(self, response: Mapping[str, Any], *, is_outside: bool) -> None:
         """Take up what a cancelled response says of the client's own cancellation, which may still be under way.
 
         Where the user has interrupted it, it says nothing: what was said before the cancellation may not have arrived.
         """
-        cancel = self._journal.first(kept.RESPONSE_CANCEL)
+        reason = text(child(response, "status_details").get("reason"))
+        cancel = self._journal.first(kept.RESPONSE_CANCEL, text(response.get("id")))
+        if cancel is None and not is_outside:
+            cancel = self._journal.first(kept.RESPONSE_CANCEL, "")
         if cancel is None or reason == "turn_detected":
             return
         if reason == "client_cancelled":
@@ -155,7 +166,15 @@ class Answers:
         if response is not None:
             output = Output(item_id, payload, delta_envelope(payload, response.response_id, item_id))
             output.in_conversation = in_conversation
-            response.outputs[item_id] = self._last_output = output
+            response.outputs[item_id] = output
+            if self._last_output is None or self._last_output.done:
+                self._last_output = output
+
+    def part_added(self, output: Output, payload: bytes, *, is_audio: bool) -> None:
+        """An item has another part. The audio that follows is of the last one that has audio."""
+        output.parts.append(payload)
+        if is_audio:
+            self._last_output = output
 
     def output(self, item_id: str) -> Output | None:
         """The item with an id, if its response is open."""
@@ -186,25 +205,50 @@ class Answers:
 
     # -- upstream is lost ---------------------------------------------------------------------------------------------
 
-    def end_all(self, new_id: NewEventId, done: Container[str]) -> tuple[list[bytes], list[bytes | None], list[Output]]:
+    def end_all(self, new_id: NewEventId, done: Container[str]) -> tuple[list[bytes], list[CutAnswer], list[Output]]:
         """End what is open; `done`: items that are done in the conversation.
 
-        Returns the events for the client, what is to be asked again, and the items. What is asked again is the frames of
-        the client's request, or None for an answer that upstream gives by itself. Within the conversation it is one.
+        Returns the events for the client, the answers, and their items. In the conversation one is wanted at most.
         """
         self._distribute_deltas()
         events: list[bytes] = []
-        again: list[bytes | None] = []
-        beside: list[bytes | None] = []  # outside the conversation
+        cut: list[CutAnswer] = []
         outputs: list[Output] = []
         for response in self._responses.values():
             events += response.ends(new_id, done)
             outputs += response.outputs.values()
-            if response.is_wanted and response.in_conversation:
-                again = [response.request]
-            elif response.is_wanted:
-                beside.append(response.request)
+            cut.append(response.cut())
         if self._owed:
-            again = [None]
+            cut.append(CutAnswer("", None, is_outside=False, is_wanted=True))
         self._responses, self._owed, self._last_output, self.played_until = {}, [], None, 0.0
-        return events, [*beside, *again], outputs
+        outside = [answer for answer in cut if answer.is_outside]
+        return (
+            events,
+            [*outside, *[answer for answer in cut if answer.is_wanted and not answer.is_outside][-1:]],
+            outputs,
+        )
+
+
+def asked_again(journal: Journal, cut: Sequence[CutAnswer]) -> list[bytes | None]:
+    """Return the requests of answers that a loss has cut; None: of one that upstream gives by itself.
+
+    The conversation's is not asked for again if the client has cancelled it or asks itself, one outside it unless the client
+    has cancelled that. Cancellations of what has ended are removed from the journal.
+    """
+    events = journal.events
+    requests = [
+        entry for entry in events if entry.kind == kept.RESPONSE_CREATE and not is_outside_conversation(entry.raw)
+    ]
+    asked = min((entry.order for entry in requests), default=None)
+    cancels = [entry for entry in events if entry.kind == kept.RESPONSE_CANCEL]
+    outside = {answer.response_id for answer in cut if answer.is_outside}
+    aimed = [entry for entry in cancels if entry.item_id in outside]
+    others = [entry for entry in cancels if entry not in aimed and (asked is None or entry.order < asked)]
+    for entry in [*aimed, *others]:
+        journal.remove(entry)
+    cancelled = {entry.item_id for entry in aimed}
+    return [
+        answer.request
+        for answer in cut
+        if answer.is_wanted and not (answer.response_id in cancelled if answer.is_outside else requests or others)
+    ]

@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import Final
 
 from service.realtime.continuity import kept
+from service.realtime.continuity.answers import asked_again
 from service.realtime.continuity.interception import INTERCEPTED_TYPES, Interception, Interceptor, OwnEvents
 from service.realtime.continuity.journal import Journal
 from service.realtime.continuity.journal_entries import Append, Entry, LoggedAppends, LoggedAudio
@@ -26,7 +27,7 @@ from service.realtime.continuity.kept import dumps
 from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import Kind
-from service.realtime.continuity.open_responses import is_outside_conversation
+from service.realtime.continuity.open_responses import CutAnswer
 from service.realtime.continuity.replay import Replay
 
 PENDING_APPROVAL: Final = "mcp_approval"
@@ -57,7 +58,7 @@ class Continuity:
         self._reason: str | None = None  # why the session is not renewable, once for all
         self._is_off = False
         self._is_lost = False
-        self._again: list[bytes | None] = []
+        self._cut: list[CutAnswer] = []
         self._has_settled = False
         self.lost_turns: dict[str, int] = {}
         self.swallowed_events = 0
@@ -219,8 +220,8 @@ class Continuity:
         if self._is_lost:
             return []
         self._is_lost = True
-        events, again = self.mirror.upstream_lost(self._own.new_id)
-        self._again = self._again or again
+        events, cut = self.mirror.upstream_lost(self._own.new_id)
+        self._cut = self._cut or cut
         self._has_settled = bool(events)
         self.journal.upstream_lost()
         return events
@@ -255,19 +256,12 @@ class Continuity:
         return self._own.masked_frame(dumps({"type": kind, "event_id": self._own.new_upstream_id()}))
 
     def _ask_again(self) -> None:
-        """Ask for the answers that were cut: for the conversation's unless the client has cancelled it or asks itself."""
-        create, cancel = kept.RESPONSE_CREATE, kept.RESPONSE_CANCEL
-        events, again = self.journal.events, self._again
-        requests = [entry for entry in events if entry.kind == create and not is_outside_conversation(entry.raw)]
-        asked = min((entry.order for entry in requests), default=None)
-        cancels = [entry for entry in events if entry.kind == cancel and (asked is None or entry.order < asked)]
-        if self._has_settled or again:
-            for entry in cancels:  # of what has ended
-                self.journal.remove(entry)
-            if requests or cancels:
-                again = [*filter(is_outside_conversation, again)]
-            self.journal.ask(create, [raw or self._own_frame(create) for raw in again])
-        self._again, self._has_settled = [], False
+        """Ask for the answers that were cut, as far as they are still wanted."""
+        if self._has_settled or self._cut:
+            create = kept.RESPONSE_CREATE
+            requests = asked_again(self.journal, self._cut)
+            self.journal.ask(create, [raw or self._own_frame(create) for raw in requests])
+        self._cut, self._has_settled = [], False
 
     def next_flush(self, now: float, max_bytes: int = 262_144) -> Interception | None:
         """Return what to send next to the new upstream, and to the client; None if nothing is left: the session is live."""
@@ -341,7 +335,10 @@ class Continuity:
 
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of the upstream before is forwarded: a late transcript is, and it is kept."""
-        if not event_type.startswith("conversation.item.input_audio_transcription."):
+        self.fold(now, _ALL)
+        if not event_type.startswith("conversation.item.input_audio_transcription.") or self._interceptor.is_repeated(
+            raw
+        ):
             self.swallowed_events += 1
             return False
         if event_type in kept.KEEP_FROM_UPSTREAM:

@@ -173,8 +173,9 @@ class Conversation:
                 self.mcp_calls.pop(item.item_id, None)
             item.payload = mcp_text(item.item_id, source)
             item.kind = Kind.COPY if item.payload else Kind.UNKNOWN
-        if item.kind is not Kind.CALL or source.get("status") != "incomplete":
-            item.is_done = item.is_done or is_done
+        if item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") == "incomplete":
+            item.kind = Kind.UNKNOWN  # it never gets its arguments
+        item.is_done = item.is_done or is_done
         self.items.changed(item, size)
 
     def mcp_call_ended(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
@@ -232,13 +233,14 @@ class Conversation:
             self.untranscribed[item_id] = now
         self.items.insert(item, after)
 
-    def transcribed(self, item_id: str, words: str) -> None:
-        """Note the transcript of a turn; empty if there is none."""
+    def transcribed(self, item_id: str, words: str, *, is_whole: bool) -> None:
+        """Note the transcript of a turn; `is_whole` False: there is none."""
         self.untranscribed.pop(item_id, None)
         item = self.items.get(item_id)
         if item is not None:
             size = item.size
             item.text, item.awaits_transcript = words or item.text, False
+            item.is_transcribed = item.is_transcribed or is_whole
             self.items.changed(item, size)
 
     # -- upstream is lost ---------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.values import child, finite_number
 
-INTERCEPTED_TYPES: Final = frozenset({kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_TRUNCATE})
+INTERCEPTED_TYPES: Final = frozenset(
+    {kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_RETRIEVE, kept.ITEM_TRUNCATE, kept.RESPONSE_CREATE}
+)
 EVENT_ID_PREFIX: Final = "relay_own_"
 _TRANSCRIPTS: Final = frozenset({kept.TRANSCRIBED, kept.NOT_TRANSCRIBED})
 _ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
@@ -107,15 +109,27 @@ class Interceptor:
         body = body_of(raw, masked=True)
         if event_type == kept.ITEM_CREATE:
             return self._create(body)
+        if event_type == kept.RESPONSE_CREATE:
+            return self._request(body)
         item_id = text(body.get("item_id"))
         item = self._mirror.items.get(item_id)
         if event_type == kept.ITEM_DELETE:
-            return self._delete(item_id, item)
+            return self._delete(item_id)
+        if event_type == kept.ITEM_RETRIEVE:
+            return self._retrieve(item)
         if item is None or item.fate is Fate.SAME:
             return None
         return self._truncate(item, body, now)
 
-    def _create(self, body: Mapping[str, Any]) -> bytes | None:
+    def _is_absent(self, item_id: str) -> bool:
+        """Whether the client knows an item that upstream lacks."""
+        item = self._mirror.items.get(item_id)
+        return item.fate is Fate.ABSENT if item is not None else item_id in self._gone
+
+    def _create(self, body: Mapping[str, Any]) -> Interception | bytes | None:
+        item_id = text(child(body, "item").get("id"))
+        if item_id and self._is_absent(item_id):
+            return Interception(to_client=[self._error_of_duplicate(body, item_id)])
         after = body.get("previous_item_id")
         if not isinstance(after, str):
             return None
@@ -128,9 +142,37 @@ class Interceptor:
             return None
         return self._own.masked_frame(dumps({**body, "previous_item_id": before}))
 
-    def _delete(self, item_id: str, item: Item | None) -> Interception | None:
-        is_absent = item.fate is Fate.ABSENT if item is not None else item_id in self._gone
-        if not is_absent:
+    def _error_of_duplicate(self, body: Mapping[str, Any], item_id: str) -> bytes:
+        error = {
+            "type": "invalid_request_error",
+            "code": "item_create_duplicate_item_id",
+            "message": f"Error adding item: an item with id '{item_id}' already exists.",
+            "param": None,
+            "event_id": body.get("event_id"),
+        }
+        return self._answer(kept.ERROR, error=error)
+
+    def _request(self, body: Mapping[str, Any]) -> bytes | None:
+        """Leave out references to items that upstream lacks: it would refuse the whole request."""
+        response = child(body, "response")
+        source = response.get("input")
+        parts = source if isinstance(source, list) else []
+        known = [part for part in parts if not (isinstance(part, Mapping) and self._is_lacking_reference(part))]
+        if len(known) == len(parts):
+            return None
+        return self._own.masked_frame(dumps({**body, "response": {**response, "input": known}}))
+
+    def _is_lacking_reference(self, part: Mapping[str, Any]) -> bool:
+        return part.get("type") == "item_reference" and self._is_absent(text(part.get("id")))
+
+    def _retrieve(self, item: Item | None) -> Interception | None:
+        """Show an item that upstream lacks, such as an answer of which nothing was heard."""
+        if item is None or item.fate is not Fate.ABSENT or item.kind in {Kind.CALL, Kind.UNKNOWN}:
+            return None
+        return Interception(to_client=[self._answer(kept.ITEM_RETRIEVED, item=item.body())])
+
+    def _delete(self, item_id: str) -> Interception | None:
+        if not self._is_absent(item_id):
             return None
         self._mirror.conversation.remove(item_id)
         self._gone.pop(item_id, None)
@@ -196,7 +238,11 @@ class Interceptor:
             return False
         body = parse_object(payload_of(raw, masked=False))
         if event_type in _TRANSCRIPTS:
-            return self._is_repeated(text(body.get("item_id")))
+            item_id = text(body.get("item_id"))
+            if item_id not in self._created_as_audio:
+                return False
+            self._created_as_audio.discard(item_id)
+            return self._mirror.items.get(item_id) is None or self.is_repeated(raw)
         if event_type == kept.ERROR:
             return self._is_own_error(text(child(body, "error").get("event_id")))
         if event_type == kept.ITEM_CREATED:  # the only acknowledgement of some servers
@@ -261,9 +307,7 @@ class Interceptor:
                 return True
         return False
 
-    def _is_repeated(self, item_id: str) -> bool:
-        if item_id not in self._created_as_audio:
-            return False
-        self._created_as_audio.discard(item_id)
-        item = self._mirror.items.get(item_id)
-        return item is not None and bool(item.text)
+    def is_repeated(self, raw: bytes) -> bool:
+        """Whether an event is the transcript of an item of which the client was sent one."""
+        item = self._mirror.items.get(text(body_of(raw, masked=False).get("item_id")))
+        return item is not None and (item.is_transcribed or bool(item.text))

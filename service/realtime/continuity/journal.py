@@ -256,9 +256,10 @@ class Journal:
 
     def refused(self, event_id: str, code: str, param: str) -> Entry | None:
         """Remove the event that an `error` answers, and return it; None if it is none of these."""
-        entry = next((entry for entry in self.events if event_id and entry.event_id == event_id), None)
+        kind = refused_type(code, param)
+        named = [entry for entry in self.events if event_id and entry.event_id == event_id]
+        entry = next((entry for entry in named if entry.kind == kind), named[0] if named else None)
         if entry is None and not event_id:
-            kind = refused_type(code, param)
             entry = self.first(kind) if kind else None
         if entry is not None:
             self.resolve(entry)

@@ -15,7 +15,7 @@ from service.realtime.continuity.journal import Journal
 from service.realtime.continuity.journal_entries import Entry
 from service.realtime.continuity.kept import body_of, payload_of, text
 from service.realtime.continuity.mirror_items import Items
-from service.realtime.continuity.open_responses import AUDIO_PARTS, NewEventId, is_outside_conversation
+from service.realtime.continuity.open_responses import AUDIO_PARTS, CutAnswer, NewEventId
 from service.realtime.events import parse_object
 from service.realtime.values import child, finite_number
 
@@ -72,7 +72,8 @@ class Mirror:
         body = body_of(raw, masked=True)
         item_id = text(child(body, "item").get("id")) or text(body.get("item_id"))
         if kind == kept.RESPONSE_CANCEL:
-            self.answers.cancel(text(body.get("response_id")))
+            item_id = text(body.get("response_id"))
+            self.answers.cancel(item_id)
         return self.journal.add(kind, raw, now, event_id=text(body.get("event_id")), item_id=item_id)
 
     def upstream_event(self, kind: str, raw: bytes, now: float) -> None:
@@ -137,7 +138,7 @@ class Mirror:
         item_id, words = text(body.get("item_id")), text(body.get("transcript"))
         if self.is_transcription or words.strip():
             self.journal.forget(item_id)
-        self.conversation.transcribed(item_id, words)
+        self.conversation.transcribed(item_id, words, is_whole=isinstance(body.get("transcript"), str))
 
     def _committed(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
         item_id = text(body.get("item_id"))
@@ -146,7 +147,7 @@ class Mirror:
             return
         after = text(body.get("previous_item_id")) or None
         self.conversation.committed(item_id, after, now, awaits_transcript=self.session.transcribes)
-        if is_detected and (self.session.turn_detection or {}).get("create_response", True):
+        if is_detected and self.session.answers_turns:
             self.answers.owe(now)
 
     def _cleared(self, *_: object) -> None:
@@ -207,9 +208,10 @@ class Mirror:
     def _part_added(self, payload: bytes, body: Mapping[str, Any], _: float) -> None:
         output = self.answers.output(text(body.get("item_id")))
         if output is not None:
-            output.parts.append(payload)
+            is_audio = text(child(body, "part").get("type")) in AUDIO_PARTS
+            self.answers.part_added(output, payload, is_audio=is_audio)
             item = self.items.get(output.item_id)
-            if item is not None and text(child(body, "part").get("type")) in AUDIO_PARTS:
+            if item is not None and is_audio:
                 item.is_spoken = True
 
     def _error(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
@@ -218,16 +220,17 @@ class Mirror:
 
     # -- upstream is lost ---------------------------------------------------------------------------------------------
 
-    def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[bytes | None]]:
-        """End what is open. Returns the events for the client, and what is to be asked again.
+    def upstream_lost(self, new_id: NewEventId) -> tuple[list[bytes], list[CutAnswer]]:
+        """End what is open. Returns the events for the client, and the answers that were cut.
 
-        See `Answers.end_all`. While the user speaks, only what is outside the conversation is: the turn brings an answer.
+        See `Answers.end_all`. While the user speaks, only what is outside the conversation is wanted: the turn brings an
+        answer, unless the client asks for each.
         """
         events = [*self.conversation.announcements(new_id), *self.conversation.end_mcp(new_id)]
         done = {item.item_id for item in self.items if item.is_announced_done}
-        ends, again, outputs = self.answers.end_all(new_id, done)
+        ends, cut, outputs = self.answers.end_all(new_id, done)
         for output in outputs:
             self.conversation.end_output(output)
-        if self.journal.speech_is_open:
-            again = [*filter(is_outside_conversation, again)]
-        return events + ends, again
+        if self.journal.speech_is_open and self.session.answers_turns:
+            cut = [answer for answer in cut if answer.is_outside]
+        return events + ends, cut

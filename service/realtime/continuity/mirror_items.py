@@ -49,6 +49,7 @@ class Item:
     is_spoken: bool = False
     is_done: bool = False
     awaits_transcript: bool = False
+    is_transcribed: bool = False  # the client has been sent a transcript, which may be empty
     is_announced: bool = True  # the client has been sent its `added`
     is_announced_done: bool = False  # and its `done`
     call_id: str = ""
@@ -62,10 +63,19 @@ class Item:
         return _OVERHEAD_BYTES + len(self.payload) + len(self.text)
 
     def body(self) -> dict[str, Any]:
-        """The item as events show it, of what is not an answer."""
+        """The item as events show it; an answer as one that was cut."""
         if self.kind is Kind.USER_SPEECH:
             content = [{"type": "input_audio", "transcript": self.text or None}]
             body: dict[str, Any] = {"id": self.item_id, "type": "message", "role": "user", "content": content}
+        elif self.kind is Kind.ANSWER:
+            words = self.shown_text
+            part = (
+                {"type": "output_audio", "transcript": words}
+                if self.is_spoken
+                else {"type": "output_text", "text": words}
+            )
+            message = {"type": "message", "role": "assistant", "content": [part] if words or self.is_spoken else []}
+            return {"id": self.item_id, "object": "realtime.item", "status": "incomplete"} | message
         else:
             body = {"id": self.item_id, **parse_object(self.payload)}
         return body | {"object": "realtime.item", "status": "completed"}
@@ -128,7 +138,9 @@ def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
         if type_ == "mcp_approval_response":
             kind = Kind.UNKNOWN
         call_id = text(body.get("call_id"))
-        return Item(item_id, kind, dumps(copy), is_done=True, call_id=call_id, holds_image=has_image(own))
+        item = Item(item_id, kind, dumps(copy), is_done=True, call_id=call_id, holds_image=has_image(own))
+        item.is_spoken = has_audio(own)
+        return item
     if type_ == "message" and body.get("role") == "assistant":
         return Item(item_id, Kind.ANSWER, text=content_text(body), is_spoken=has_audio(body))
     if type_ == "message" and body.get("role") == "user" and has_audio(body):

@@ -7,7 +7,7 @@ its arguments is only in the response: a client could execute what is incomplete
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from service.realtime.continuity.kept import (
     ITEM_DONE,
@@ -40,6 +40,15 @@ NewEventId = Callable[[], str]
 def is_outside_conversation(request: bytes | None) -> bool:
     """Whether the frames of a `response.create` request an answer outside the conversation; None: upstream's own answer."""
     return child(body_of(request or b"", masked=True), "response").get("conversation") == "none"
+
+
+class CutAnswer(NamedTuple):
+    """An answer that a loss has ended. `request`: the frames of the client's request, None: upstream gives it by itself."""
+
+    response_id: str
+    request: bytes | None
+    is_outside: bool  # of the conversation
+    is_wanted: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +103,11 @@ class Output:
         The client would have that answered, and no other upstream knows it.
         """
         return not self.done and not self.arguments and self.kind in {"function_call", "mcp_approval_request"}
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether a part of it is audio."""
+        return any(text(child(parse_object(part), "part").get("type")) in AUDIO_PARTS for part in self.parts)
 
     @property
     def kind(self) -> str:
@@ -167,6 +181,12 @@ class OpenResponse:
             output.kind in MCP_CALL_TYPES or (output.kind == "function_call" and (output.done or output.arguments))
             for output in self.outputs.values()
         )
+
+    def cut(self) -> CutAnswer:
+        """What is known of it once it is lost."""
+        is_outside = not self.in_conversation or is_outside_conversation(self.request)
+        is_wanted = self.is_wanted and not (is_outside and self.request is None)
+        return CutAnswer(self.response_id, self.request, is_outside, is_wanted)
 
     def ends(self, new_id: NewEventId, done: Container[str]) -> Iterator[bytes]:
         """The events that end it for the client; `done`: items that are done in the conversation."""

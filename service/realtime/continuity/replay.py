@@ -233,6 +233,8 @@ class Replay:
                 self._calls.add(item.call_id)
                 return item.payload, ""
             case Kind.COPY if not item.call_id or item.call_id in self._calls:
+                if item.is_spoken:
+                    self.created_as_audio.add(item.item_id)
                 return item.payload, ""
             case Kind.COPY:
                 return b"", "no_call"

@@ -76,6 +76,11 @@ class SessionForm:
         self._own = dumps(_merged(parse_object(self._own), session))
 
     @property
+    def answers_turns(self) -> bool:
+        """Whether upstream answers each turn that it detects by itself."""
+        return self.turn_detection is not None and bool(self.turn_detection.get("create_response", True))
+
+    @property
     def size(self) -> int:
         """The bytes that it keeps."""
         return len(self._payload) + len(self._own)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.kept_session import (
     CALL,
+    DETECTION,
     KeptSession,
     append,
     begin_call,
@@ -235,3 +236,93 @@ def test_request_outside_the_conversation_is_asked_again_alone(why: str) -> None
         session.client("response.create", response={"instructions": "again"})
     sent = [event.get("response") for event in recovered(session)[0] if event["type"] == "response.create"]
     assert sent == [OUTSIDE, *([{"instructions": "again"}] if why == "asks" else [])]
+
+
+def test_turn_is_owed_an_answer_beside_one_outside_the_conversation() -> None:
+    """Upstream gives both at the same time."""
+    session = KeptSession()
+    request = {"conversation": "none", "metadata": {"n": "1"}}
+    session.client("response.create", response=request)
+    session.up("response.created", response={"id": "r", "conversation_id": None, "metadata": {"n": "1"}})
+    append(session, speech(range(1, 31)))
+    committed(session, "a", 0, 600)
+    session.lose()
+    requests = [event.get("response") for event in recovered(session)[0] if event["type"] == "response.create"]
+    assert requests == [request, None]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_cancellation_outside_the_conversation_stops_no_other_answer(*, is_late: bool) -> None:
+    """Also if the client sends it while upstream is missing."""
+    session = KeptSession()
+    session.client("response.create", response={"conversation": "none"})
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    session.client("response.create", response={"metadata": {"n": "1"}})
+    session.begin_answer("b", metadata={"n": "1"})
+    if is_late:
+        session.lose()
+    session.client("response.cancel", response_id="r")
+    session.lose()
+    assert recovered(session)[0] == [{"type": "response.create", "response": {"metadata": {"n": "1"}}}]
+
+
+def test_end_of_one_cancelled_answer_is_no_answer_to_the_cancellation_of_another() -> None:
+    """The second is still under way when upstream is lost."""
+    session = KeptSession()
+    session.client("response.create", response={"conversation": "none"})
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    session.begin_answer("b")
+    session.client("response.cancel")
+    details = {"type": "cancelled", "reason": "client_cancelled"}
+    session.up("response.done", response={"id": "r", "status": "cancelled", "status_details": details})
+    session.continuity.fold(session.now)
+    assert [entry.kind for entry in session.continuity.journal.events] == ["response.cancel"]
+
+
+def test_nothing_is_asked_in_place_of_an_answer_outside_the_conversation_without_a_request() -> None:
+    """An answer in the conversation would be another one."""
+    session = KeptSession()
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    session.lose()
+    assert recovered(session)[0] == []
+
+
+def test_answer_is_asked_again_while_the_user_speaks_if_upstream_answers_no_turn() -> None:
+    """The client asks for each, and waits for this one."""
+    session = KeptSession(detection={**DETECTION, "create_response": False, "interrupt_response": False})
+    session.client("response.create", response={})
+    session.begin_answer("b")
+    append(session, speech(range(1, 11)))
+    session.up("input_audio_buffer.speech_started", audio_start_ms=0, item_id="a")
+    session.lose()
+    assert types(recovered(session)[0])[:1] == ["response.create"]
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_audio_is_that_of_the_answer_which_is_spoken(*, is_over: bool) -> None:
+    """And not of a text outside the conversation that begins, and perhaps ends, meanwhile."""
+    session = KeptSession()
+    session.answer("b", "one two three four", deltas=5, is_whole=False)
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    text = {"id": "t", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    session.up("response.output_item.added", response_id="r", output_index=0, item=text)
+    session.up("response.content_part.added", response_id="r", item_id="t", part={"type": "text", "text": ""})
+    if is_over:
+        session.up("response.done", response={"id": "r", "conversation_id": None, "status": "completed"})
+    session.audio("b", 5)
+    session.continuity.fold(session.now)
+    output = session.continuity.mirror.answers.output("b")
+    assert output is not None
+    assert output.audio_ms == pytest.approx(1000, rel=0.01)
+
+
+def test_call_without_its_arguments_holds_up_no_items_behind_it() -> None:
+    """Upstream ended it as incomplete: it never gets them."""
+    session = KeptSession()
+    begin_call(session)
+    item = {**CALL, "status": "incomplete"}
+    session.up("conversation.item.done", item=item, previous_item_id=None)
+    session.up("response.output_item.done", response_id="r", output_index=0, item=item)
+    session.up("response.done", response={"id": "r", "status": "incomplete"})
+    session.item(user_text("b", "hello"), "a")
+    assert [event["id"] for event in session.replay().run(is_final=False).items] == ["b"]

@@ -256,3 +256,93 @@ def test_loss_forgets_the_approval_that_upstream_waited_for() -> None:
     session.lose()
     recovered(session)
     assert session.continuity.not_renewable is None
+
+
+def test_item_that_upstream_lacks_is_shown_by_the_relay() -> None:
+    """openai-agents retrieves an answer that it has truncated; the error of upstream would reach the application."""
+    session = swapped()
+    done = intercept(session, "conversation.item.retrieve", item_id="x")
+    assert done is not None
+    assert (done[0], types(done[1])) == ([], ["conversation.item.retrieved"])
+    item = done[1][0]["item"]
+    assert (item["id"], item["role"], item["status"]) == ("x", "assistant", "incomplete")
+    for item_id in ("b", "unknown"):
+        assert intercept(session, "conversation.item.retrieve", item_id=item_id) is None
+
+
+def test_answer_that_is_cut_to_nothing_can_be_retrieved() -> None:
+    """Upstream has lost it with that."""
+    session = swapped()
+    intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=0)
+    done = intercept(session, "conversation.item.retrieve", item_id="b")
+    assert done is not None
+    assert done[1][0]["item"]["content"] == [{"type": "output_audio", "transcript": ""}]
+
+
+def test_id_of_an_item_that_upstream_lacks_is_not_used_twice() -> None:
+    """The client gets the error that it would get without a swap."""
+    session = swapped()
+    done = intercept(session, "conversation.item.create", event_id="mine", item=user_text("x", "new"))
+    assert done is not None
+    error = done[1][0]["error"]
+    assert (done[0], error["code"], error["event_id"]) == ([], "item_create_duplicate_item_id", "mine")
+
+
+def test_request_names_no_item_that_upstream_lacks() -> None:
+    """Upstream would refuse the whole request."""
+    session = swapped()
+    source = [{"type": "item_reference", "id": name} for name in ("a", "x", "c")] + [user_text("q", "question")]
+    request = {"conversation": "none", "metadata": {"n": "1"}}
+    done = intercept(session, "response.create", event_id="mine", response={**request, "input": source})
+    assert done is not None
+    (event,), answers = done
+    known = [part for part in source if part["id"] != "x"]
+    assert (event, answers) == (
+        {"type": "response.create", "event_id": "mine", "response": {**request, "input": known}},
+        [],
+    )
+    assert intercept(session, "response.create", response={**request, "input": known}) is None
+    assert intercept(session, "response.create") is None
+
+
+def test_empty_transcript_is_shown_once() -> None:
+    """Audio of which nothing is understood is created as audio again and again."""
+    session = KeptSession(transcription={"model": "t"})
+    append(session, speech(range(1, 6)))
+    committed(session, "a", 0, 100)
+    kind = "conversation.item.input_audio_transcription.completed"
+    session.up(kind, item_id="a", transcript="")
+    session.lose()
+    recovered(session)
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": ""})
+    assert session.continuity.swallow(kind, event, session.now)
+    session.flush(session.replay().run().replay)
+    assert not session.continuity.old_upstream_event(kind, event, session.now), "of the one before, behind a switch"
+
+
+def test_transcript_of_a_message_with_audio_is_shown_once() -> None:
+    """The next upstream transcribes it, too."""
+    session = KeptSession(transcription={"model": "t"})
+    item = {"id": "a", "type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "AAAA"}]}
+    session.client("conversation.item.create", item=item)
+    session.item(item)
+    kind = "conversation.item.input_audio_transcription.completed"
+    session.up(kind, item_id="a", transcript="hello")
+    session.lose()
+    recovered(session)
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "hello"})
+    assert session.continuity.swallow(kind, event, session.now)
+
+
+def test_transcript_of_an_item_that_is_deleted_meanwhile_is_hidden() -> None:
+    """The relay had created it anew; for the client it is gone."""
+    session = KeptSession(transcription={"model": "t"})
+    append(session, speech(range(1, 6)))
+    committed(session, "a", 0, 100)
+    session.lose()
+    recovered(session)
+    session.client("conversation.item.delete", item_id="a")
+    session.up("conversation.item.deleted", item_id="a")
+    kind = "conversation.item.input_audio_transcription.completed"
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "1 2 3"})
+    assert session.continuity.swallow(kind, event, session.now)

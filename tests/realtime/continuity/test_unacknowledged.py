@@ -108,3 +108,13 @@ def test_interrupted_answer_says_nothing_of_what_the_client_has_sent(
     session.lose()
     sent, _ = recovered(session)
     assert (heard(sent) == list(range(1, 31))) is is_sent_again
+
+
+def test_error_is_of_the_event_of_its_type_among_those_with_one_id() -> None:
+    """A client may give all of its events the same."""
+    session = KeptSession()
+    session.client("response.create", event_id="same", response={"metadata": {"n": "1"}})
+    session.client("conversation.item.create", event_id="same", item=user_text("a", "hello"))
+    session.up("error", error={"event_id": "same", "code": "item_create_duplicate_item_id", "param": None})
+    session.lose()
+    assert types(recovered(session)[0]) == ["response.create"]
