@@ -2,10 +2,12 @@
 
     python -m tests.continuity.every_event sockets --first-seed 1 --conversations 100
     python -m tests.continuity.every_event memory --first-seed 1 --conversations 10000
+    python -m tests.continuity.every_event wide --first-seed 1 --conversations 10000
 
 `sockets`: a relay and the simulator in this process, and a client on a socket. `memory`: only what a session keeps, on a
-model of the API, with folding, renewals and further losses at random. Prints a line a minute, and each failure with the
-command that repeats it; a run goes on with `--first-seed`. Exit code 1: a conversation failed.
+model of the API, with folding, renewals and further losses at random. `wide`: the same with more of the API. Prints a line
+a minute, and each failure with the command that repeats it; a run goes on with `--first-seed`. Exit code 1: a conversation
+failed.
 """
 
 import argparse
@@ -25,7 +27,9 @@ from tests.continuity.caller import PATH, Caller
 from tests.continuity.conversations import ENDS, Talk, check_all
 from tests.continuity.relays import Stage, stage
 from tests.support.harness import eventually, open_raw
+from tests.support.talk import Talk as MemoryTalk
 from tests.support.talk import random_talk, talk_through
+from tests.support.wide_talk import WideTalk, random_wide_talk
 
 _SEEDS_OF_A_RELAY: Final = 20
 """Then a new one follows: numbered voices count to six hours, and logs are kept."""
@@ -39,7 +43,7 @@ _lanes: Final = itertools.count(1)
 class Failure:
     """What is needed to see it again."""
 
-    where: str  # `sockets` or `memory`
+    where: str  # `sockets`, `memory` or `wide`
     seed: int
     event: int  # 0: none was lost
     error: BaseException
@@ -164,23 +168,26 @@ async def _hold(found: Stage, lane: _Lane, talk: Talk) -> None:
 # -- without sockets --------------------------------------------------------------------------------------------------
 
 
-def check_in_memory(seeds: Iterable[int], progress: Progress, *, event: int | None = None) -> None:
+def check_in_memory(
+    seeds: Iterable[int], progress: Progress, *, event: int | None = None, is_wide: bool = False
+) -> None:
     """The same on a model of the API."""
     for seed in seeds:
-        events = _talk(seed, event or 0, progress)
+        events = _talk(seed, event or 0, progress, is_wide=is_wide)
         for number in range(1, events + 1) if event is None else ():
-            _talk(seed, number, progress)
+            _talk(seed, number, progress, is_wide=is_wide)
         progress.conversations += 1
 
 
-def _talk(seed: int, event: int, progress: Progress) -> int:
+def _talk(seed: int, event: int, progress: Progress, *, is_wide: bool) -> int:
     """Returns the number of events."""
     progress.count(event)
-    steps, plan, options = random_talk(seed)
+    steps, plan, options = random_wide_talk(seed) if is_wide else random_talk(seed)
+    kind = WideTalk if is_wide else MemoryTalk
     try:
-        return talk_through(steps, plan, (event,) if event else (), **options).call.passed
+        return talk_through(steps, plan, (event,) if event else (), kind=kind, **options).call.passed
     except Exception as error:  # noqa: BLE001 - reported; the next run follows
-        progress.failed(Failure("memory", seed, event, error))
+        progress.failed(Failure("wide" if is_wide else "memory", seed, event, error))
         return 0
 
 
@@ -190,7 +197,7 @@ def _talk(seed: int, event: int, progress: Progress) -> int:
 def main() -> int:
     """Run it; returns 1 if a conversation failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.continuity.every_event", description=__doc__)
-    parser.add_argument("where", choices=("sockets", "memory"))
+    parser.add_argument("where", choices=("sockets", "memory", "wide"))
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--event", type=int, help="only a loss at this event; 0: none")
@@ -198,8 +205,8 @@ def main() -> int:
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.conversations)
     progress = Progress()
-    if options.where == "memory":
-        check_in_memory(seeds, progress, event=options.event)
+    if options.where != "sockets":
+        check_in_memory(seeds, progress, event=options.event, is_wide=options.where == "wide")
     else:
         with asyncio.Runner(loop_factory=loop.new_event_loop) as runner:
             runner.run(check_on_sockets(seeds, progress, at_once=options.at_once, event=options.event))

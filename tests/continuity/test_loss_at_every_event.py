@@ -34,10 +34,11 @@ async def test_program_holds_a_conversation_on_sockets_with_a_loss() -> None:
     assert (progress.conversations, progress.runs, progress.losses, progress.failures) == (1, 1, 1, [])
 
 
-def test_program_loses_each_event_of_a_conversation_in_memory() -> None:
+@pytest.mark.parametrize(("seed", "is_wide"), [(1, False), (6, True)])
+def test_program_loses_each_event_of_a_conversation_in_memory(seed: int, *, is_wide: bool) -> None:
     """A run without a loss counts them."""
     progress = Progress()
-    check_in_memory([1], progress)
+    check_in_memory([seed], progress, is_wide=is_wide)
     assert progress.losses == progress.runs - 1 > 10
     assert not progress.failures
 

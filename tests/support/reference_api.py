@@ -18,8 +18,22 @@ DELTA_MS: Final = 40
 MAX_ID: Final = 32
 _READ_ONLY: Final = frozenset({"id", "object", "expires_at", "model"})
 
-Event = dict[str, Any]
+_HANDLERS: Final = {
+    "session.update": "_update",
+    "input_audio_buffer.append": "_append",
+    "input_audio_buffer.commit": "_commit",
+    "input_audio_buffer.clear": "_clear",
+    "conversation.item.create": "_create",
+    "conversation.item.delete": "_delete",
+    "conversation.item.truncate": "_truncate",
+    "conversation.item.retrieve": "_retrieve",
+    "response.create": "_create_response",
+    "response.cancel": "_cancel",
+}
+_USER_PARTS: Final = {"input_text", "input_audio", "input_image"}
+_PARTS: Final = {"user": _USER_PARTS, "system": {"input_text"}, "assistant": {"output_text"}}
 
+Event = dict[str, Any]
 _DELTA: Final = base64.b64encode(bytes(DELTA_MS * 48)).decode()
 
 
@@ -33,9 +47,15 @@ def _copy(fields: Event) -> Event:
 class Response:
     """An active response."""
 
-    response_id: str
     events: Iterator[Event]
+    base: Event
     items: list[Event] = field(default_factory=list)
+    status: str = "completed"  # in the end
+
+    @property
+    def response_id(self) -> str:
+        """Its id."""
+        return str(self.base["id"])
 
 
 class Refused(Exception):
@@ -92,19 +112,8 @@ class ReferenceApi:
 
     def receive(self, event: Event) -> None:
         """Process a client's event."""
-        handlers = {
-            "session.update": self._update,
-            "input_audio_buffer.append": self._append,
-            "input_audio_buffer.commit": self._commit,
-            "input_audio_buffer.clear": self._clear,
-            "conversation.item.create": self._create,
-            "conversation.item.delete": self._delete,
-            "conversation.item.truncate": self._truncate,
-            "response.create": self._create_response,
-            "response.cancel": self._cancel,
-        }
         try:
-            handlers[event["type"]](event)
+            getattr(self, _HANDLERS[event["type"]])(event)
         except Refused as refused:
             code, param = refused.args
             error = {"type": "invalid_request_error", "code": code, "param": param, "event_id": event.get("event_id")}
@@ -121,7 +130,7 @@ class ReferenceApi:
             response = self.active
             event = next(response.events, None)
             if event is None:
-                self._end(response, "completed", None)
+                self._end(response, response.status, None)
             else:
                 self._send(**event)
 
@@ -175,13 +184,12 @@ class ReferenceApi:
             raise Refused("invalid_tool_call_id", "item.call_id")
         numbers: list[int] = []
         for part in item.get("content", ()):
-            allowed = {"user": {"input_text", "input_audio"}, "system": {"input_text"}, "assistant": {"output_text"}}
-            if part["type"] not in allowed[item["role"]]:
+            if part["type"] not in _PARTS[item["role"]]:
                 raise Refused("missing_required_parameter", "item.content[0].text")
             if part["type"] == "input_audio":
                 numbers += numbers_of(decoded(part.pop("audio")))
             elif item["role"] == "user":
-                numbers += [int(word) for word in part["text"].split() if word.isdigit()]
+                numbers += [int(word) for word in part.get("text", "").split() if word.isdigit()]
         previous = self._place(item, event.get("previous_item_id"))
         self.heard[item["id"]] = numbers
         self._send("conversation.item.added", item=item, previous_item_id=previous)
@@ -211,6 +219,9 @@ class ReferenceApi:
         fields = {name: event[name] for name in ("item_id", "content_index", "audio_end_ms")}
         self._send("conversation.item.truncated", **fields)
 
+    def _retrieve(self, event: Event) -> None:
+        self._send("conversation.item.retrieved", item=self._find(event["item_id"], "retrieve"))
+
     # -- audio --------------------------------------------------------------------------------------------------------
 
     def _append(self, event: Event) -> None:
@@ -218,9 +229,13 @@ class ReferenceApi:
             if not due["kind"]:
                 self._commit_audio(due["item_id"], due["audio"], is_detected=True)
                 continue
-            if due["kind"].endswith("started") and self.active is not None:
-                self._end(self.active, "cancelled", "turn_detected")
+            if due["kind"].endswith("started"):
+                self._speech_begins()
             self._send(**due)
+
+    def _speech_begins(self) -> None:
+        if self.active is not None:
+            self._end(self.active, "cancelled", "turn_detected")
 
     def _commit(self, _: Event) -> None:
         if self._input.size < FRAME_BYTES * 5:
@@ -242,7 +257,11 @@ class ReferenceApi:
         self._send("conversation.item.done", item=item, previous_item_id=previous)
         if self._has_transcripts and self.session["audio"]["input"]["transcription"]:
             self._unheard.append((item_id, " ".join(map(str, self.heard[item_id]))))
-        if is_detected and self.active is None:
+        if is_detected:
+            self._turn_ends()
+
+    def _turn_ends(self) -> None:
+        if self.active is None:
             self._respond({})
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -263,8 +282,7 @@ class ReferenceApi:
         base: Event = {"object": "realtime.response", "id": response_id, "status": "in_progress", "output": []}
         base |= {"conversation_id": "conv_1", "metadata": wanted.get("metadata"), "usage": None}
         items: list[Event] = []
-        self.active = Response(response_id, self._answer_events(response_id, words, items), items)
-        self._base = base
+        self.active = Response(self._answer_events(response_id, words, items), base, items)
         self._send("response.created", response=base)
 
     def _answer_events(self, response_id: str, words: int, items: list[Event]) -> Iterator[Event]:
@@ -328,5 +346,5 @@ class ReferenceApi:
                 self._send("response.output_item.done", item=item, output_index=len(response.items) - 1, **ids)
         details = {"type": "cancelled", "reason": reason} if reason else None
         self._send(
-            "response.done", response={**self._base, "status": status, "status_details": details, "output": placed}
+            "response.done", response={**response.base, "status": status, "status_details": details, "output": placed}
         )

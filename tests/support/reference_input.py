@@ -46,6 +46,12 @@ class InputBuffer:
         self._loud = self._quiet = 0
         self._analysed = len(self._audio)
 
+    def forget_speech(self) -> None:
+        """The buffer was emptied within speech: what follows is another turn."""
+        item_id, self._speech_item = self._speech_item, ""
+        self._late = [(at, event) for at, event in self._late if not item_id or event.get("item_id") != item_id]
+        self._loud = self._quiet = 0
+
     def append(self, encoded: str, detection: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         """Add audio. Yields what is due after each frame: an event, or a commit, whose `kind` is empty."""
         self._audio += decoded(encoded)

@@ -34,9 +34,11 @@ def random_talk(seed: int) -> tuple[list[Step], list[int], dict[str, Any]]:
     return steps, plan, options
 
 
-def talk_through(steps: list[Step], plan: list[int], lose_at: tuple[int, ...], **options: Any) -> "Talk":
+def talk_through(
+    steps: list[Step], plan: list[int], lose_at: tuple[int, ...], *, kind: type["Talk"] | None = None, **options: Any
+) -> "Talk":
     """Talk, with a loss of upstream after events of these numbers, and check what has to hold."""
-    talk = Talk(plan, **options)
+    talk = (kind or Talk)(plan, **options)
     talk.call.lose_at.update(lose_at)
     for name, a, b in steps:
         talk.act(name, a, b)

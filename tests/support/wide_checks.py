@@ -1,0 +1,174 @@
+"""What has to hold after a call in which the client uses more of the API: see `wide_talk.py`."""
+
+from collections import Counter
+from typing import Any, Final
+
+from tests.support.continued_call import client_view
+from tests.support.reference_api import Event, ReferenceApi
+from tests.support.talk import Talk
+
+_REFUSALS: Final = frozenset(
+    {
+        "conversation_already_has_active_response",
+        "response_cancel_not_active",
+        "item_delete_invalid_item_id",
+        "item_truncate_invalid_item_id",
+        "item_retrieve_invalid_item_id",
+        "item_create_invalid_previous_item_id",
+        "item_create_duplicate_item_id",
+        "invalid_tool_call_id",
+        "input_audio_buffer_commit_empty",
+        "string_above_max_length",
+        "unknown_parameter",
+        "cannot_update_voice",
+        "unsupported_content_type",
+        "invalid_value",
+    }
+)
+
+
+class WideChecks(Talk):
+    """See the head of this file."""
+
+    def __init__(self, plan: list[int], *, resets_detection: bool = True, **options: Any) -> None:
+        self._resets_detection = resets_detection
+        self.uncertain: set[int] = set()  # numbers that a change of the turn detection may lose
+        self._has_switched = False
+        self.beside: dict[str, str] = {}  # requests outside the conversation: by their metadata, the id of the event
+        self.aimed: set[str] = set()  # responses that were cancelled by their id
+        self.expected: set[str] = set()  # events that upstream refuses
+        super().__init__(plan, **options)
+
+    # -- what has to hold ---------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert that nothing was lost, doubled or left open."""
+        assert self.call.leg is not None
+        api = self.call.leg.api
+        self._check_speech(api)
+        self._check_items(api)
+        self._check_responses()
+        self._check_requests(api)
+        self._check_session(api)
+        self._check_beside()
+        self._check_transcripts()
+        codes = {error["code"] for api in self.apis for error in api.errors}
+        assert not codes - _REFUSALS, codes
+
+    def _refused(self) -> Counter[str]:
+        return Counter(event["error"]["event_id"] for event in self.of("error"))
+
+    def _check_requests(self, api: ReferenceApi) -> None:
+        refused = self._refused()
+        assert not [event_id for event_id, count in refused.items() if event_id is not None and count > 1]
+        assert all(event_id is None or event_id.startswith("c") for event_id in refused), refused
+        assert not self.expected - set(refused)
+        known = [event["item"] for event in self.of("conversation.item.added")]
+        texts = Counter(part["text"] for item in known for part in item.get("content") or () if "text" in part)
+        outputs = {item["call_id"] for item in known if item["type"] == "function_call_output"}
+        retrieved = len(self.of("conversation.item.retrieved"))
+        for event in self.sent:
+            if event["event_id"] in refused:
+                continue
+            if event["type"] == "conversation.item.create":
+                item = event["item"]
+                if "call_id" in item:
+                    assert item["call_id"] in outputs, event
+                elif "text" in item["content"][0]:
+                    assert item["content"][0]["text"] in texts, event
+            retrieved -= event["type"] == "conversation.item.retrieve"
+        assert retrieved == 0
+        assert not [item_id for item_id in client_view(self.call.seen) if self._is_deleted(item_id)]
+        assert all(kind["type"] in {"message", "function_call", "function_call_output"} for kind in api.items)
+
+    def _is_deleted(self, item_id: str) -> bool:
+        refused = self._refused()
+        deletes = [event for event in self.sent if event["type"] == "conversation.item.delete"]
+        accepted = [event for event in deletes if event["event_id"] not in refused and event["item_id"] == item_id]
+        return item_id in self.deleted and bool(accepted)
+
+    def _check_session(self, api: ReferenceApi) -> None:
+        refused = self._refused()
+        wanted: Event = {}
+        sides: Event = {"input": {}, "output": {}}
+        for event in self.sent:
+            if event["type"] == "session.update" and event["event_id"] not in refused:
+                session = dict(event["session"])
+                for side, values in session.pop("audio", {}).items():
+                    sides[side].update(values)
+                wanted.update(session)
+        assert {key: api.session[key] for key in wanted} == wanted
+        for side, values in sides.items():
+            assert {key: api.session["audio"][side][key] for key in values} == values
+
+    def _check_beside(self) -> None:
+        """Each answer outside the conversation came to its own end, unless the client has cancelled it."""
+        refused = self._refused()
+        ends: dict[str, list[Event]] = {}
+        for event in self.of("response.done"):
+            response = event["response"]
+            if (response["metadata"] or {}).get("beside"):
+                assert response["conversation_id"] is None
+                ends.setdefault(response["metadata"]["beside"], []).append(response)
+            elif response["conversation_id"] is None:
+                raise AssertionError("an answer outside the conversation without its metadata")
+        for number, event_id in self.beside.items():
+            if event_id in refused:
+                continue
+            responses = ends.get(number, [])
+            assert responses, f"no answer to request {number} outside the conversation"
+            if not any(response["id"] in self.aimed or self._is_final(response) for response in responses):
+                statuses = [response["status"] for response in responses]
+                assert set(statuses[:-1]) <= {"cancelled"}, statuses
+                assert statuses[-1] != "cancelled", statuses
+
+    def _is_final(self, response: Event) -> bool:
+        """Whether a cancelled answer is not asked for again: upstream had begun to end it, or it has a call."""
+        outputs = [event for event in self.of("response.output_item.done") if event["response_id"] == response["id"]]
+        is_cut = any(
+            event["item"]["status"] == "incomplete" and not event["event_id"].startswith("event_relay")
+            for event in outputs
+        )
+        return is_cut or any(
+            item["type"] == "function_call" and item["status"] == "completed" for item in response["output"]
+        )
+
+    def _check_transcripts(self) -> None:
+        kind = "conversation.item.input_audio_transcription.completed"
+        found = Counter(event["item_id"] for event in self.of(kind))
+        assert not [item_id for item_id, count in found.items() if count > 1], "transcribed twice"
+
+    def _check_speech(self, api: ReferenceApi) -> None:
+        heard = Counter(number for item in api.items for number in api.heard.get(item["id"], ()))
+        deleted = {number for old in self.apis for item_id in self.deleted for number in old.heard.get(item_id, ())}
+        wanted = set(range(1, self.spoken + 1)) - self.uncertain - deleted - set(self._uncommitted)
+        twice = {number for number, count in heard.items() if count > 1}
+        assert not twice, f"doubled: {sorted(twice)}"
+        assert not wanted - set(heard), f"lost: {sorted(wanted - set(heard))}"
+
+    def _check_items(self, api: ReferenceApi) -> None:
+        view = client_view(self.call.seen)
+        has = [item["id"] for item in api.items]
+        absent = set(view) - set(has)
+        assert [item_id for item_id in view if item_id not in absent] == has
+        said: dict[str, str] = {}
+        kinds = {"response.output_audio_transcript.delta", "response.output_text.delta"}
+        for event in self.call.seen:
+            if event["type"] in kinds:
+                said[event["item_id"]] = said.get(event["item_id"], "") + event["delta"]
+        items = {event["item"]["id"]: event["item"] for event in self.of("conversation.item.added")}
+        for item_id in absent:
+            assert items[item_id].get("role") not in {"user", "system"}, items[item_id]
+            assert not said.get(item_id) or item_id in self.cut, item_id
+        for item in api.items:
+            if item.get("role") == "assistant" and item["content"] and item["content"][0]["type"] == "output_text":
+                self._check_text(item, said.get(item["id"], ""))
+
+    def _check_cut_answers(self) -> None:
+        """The user who waits for an answer that was cut gets another one."""
+        if any(event["type"] == "response.cancel" for event in self.sent) or self._has_switched or not self._is_manual:
+            return
+        for number, event in enumerate(self.call.seen):
+            is_cut = event["type"] == "response.done" and event["response"]["status"] == "cancelled"
+            if is_cut and not self._is_final(event["response"]):
+                assert any(later["type"] == "response.created" for later in self.call.seen[number:])
