@@ -26,6 +26,9 @@ _RESERVED: Final = frozenset({OPEN_ACCESS_CLIENT, "unknown"})
 _NO_POLICY: Final = "none"
 """In `policy`: no policy, also where `[defaults]` names one."""
 _PLACE: Final = re.compile(r"^(.*?) ?\(at (?:line ([0-9]+), column [0-9]+|end of document)\)$", re.DOTALL)
+_PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_TOO_LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{32}}")
+"""More parts than any key of the format has. `tomllib` and `KeyLines` need time and memory by the square of their number."""
 _MILLION: Final = 1_000_000
 _LIMITS: Final[Mapping[str, tuple[str, values.Parser[int | None]]]] = {
     "max_sessions": ("max_sessions", values.limit(_MILLION)),
@@ -76,6 +79,9 @@ def parse_clients(text: str, surroundings: Surroundings, read_tokens: ReadTokens
 
 
 def _parse_toml(text: str, file: str) -> dict[str, Any]:
+    if found := _TOO_LONG_KEY.search(text):
+        number = text.count("\n", 0, found.start()) + 1
+        raise ClientsRejected([Mistake(file, number, "the file has a key of more than 32 parts", "Correct the line")])
     try:
         return tomllib.loads(text, parse_float=_decimal)
     except tomllib.TOMLDecodeError as exc:

@@ -128,6 +128,8 @@ BROKEN = {
         "one table",
     ),
     "number of 5000 digits": (f"{KIOSK}max_sessions = {'9' * 5000}\n", None, "a number that is too long", "Correct it"),
+    "key of many parts": (f"{KIOSK}[{'a.' * 100_000}a]\n", 3, "a key of more than 32 parts", "Correct the line"),
+    "key of many quoted parts": (f"""{KIOSK}x = {{ {"'a.b' . " * 20_000}b = 1 }}\n""", 3, "a key of more than 32 parts", "C"),
     "deep nesting": (f"x = {'[' * 5000}{']' * 5000}\n", None, "nested too deep", "Correct it"),
 }  # fmt: skip
 
