@@ -12,13 +12,12 @@ from service.realtime.closing import parse_close
 from service.realtime.events import Direction
 from service.realtime.frames import Opcode
 from service.realtime.live_events import TYPES_OF_TRANSCRIPTS, Transcript
-from service.realtime.redaction import redact_json
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, Item, Message, MessageEnd, Violation
 from service.relay.held_source import HeldSource
 from service.relay.latency import ResponseTimer
 from service.relay.lookahead import find_close
-from service.relay.pipe_owner import MAX_REDACTED_BYTES, UNSEARCHED, PipeOwner, Rewritten, Verdict
+from service.relay.pipe_owner import UNSEARCHED, PipeOwner, Rewritten, Verdict, is_unsearchable, replacement
 from service.relay.watchdog import UNLIMITED
 from service.telemetry.traffic import OTHER, Traffic
 from service.wire.leg import Leg
@@ -334,12 +333,10 @@ class Pipe(HeldSource):
 
     def _forward_as(self, verdict: Verdict | Rewritten, payload: bytes, raw: bytes) -> None:
         """Forward an event unchanged, unless the owner has it dropped, rewritten, or redacted and it holds a key's part."""
-        is_redacted = verdict is Verdict.REDACT or (isinstance(verdict, Rewritten) and verdict.is_redacted)
-        if is_redacted and len(payload) > MAX_REDACTED_BYTES:
+        if is_unsearchable(verdict, payload):
             self._owner.peer_broke_protocol(self._direction, UNSEARCHED)
             return
-        rewritten = verdict.payload if isinstance(verdict, Rewritten) else None
-        event = (redact_json(rewritten or payload, self._owner.redact) if is_redacted else None) or rewritten
+        event = None if verdict is Verdict.FORWARD else replacement(verdict, payload, self._owner.redact)
         if event is not None:
             self._sink.send_event(event)
         elif verdict is Verdict.DROP:

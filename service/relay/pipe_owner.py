@@ -1,11 +1,13 @@
 """What a pipe asks of its session, and reports to it."""
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
 from service.realtime.closing import CloseCode
 from service.realtime.events import Direction
 from service.realtime.live_events import Transcript
+from service.realtime.redaction import redact_json
 from service.realtime.scanner_items import Message, Violation
 
 MAX_REDACTED_BYTES: Final = 262_144
@@ -29,6 +31,24 @@ class Rewritten(NamedTuple):
 
     payload: bytes
     is_redacted: bool
+
+
+def replacement(verdict: Verdict | Rewritten, payload: bytes, redact: Callable[[str], str]) -> bytes | None:
+    """The payload that the client gets in place of an event, redacted or rewritten; None: it is unchanged.
+
+    An event that `is_unsearchable` must not be shown.
+    """
+    rewritten = verdict.payload if isinstance(verdict, Rewritten) else None
+    return (redact_json(rewritten or payload, redact) if _is_redacted(verdict) else None) or rewritten
+
+
+def is_unsearchable(verdict: Verdict | Rewritten, payload: bytes) -> bool:
+    """Whether an event has to be redacted and is too large for that."""
+    return len(payload) > MAX_REDACTED_BYTES and _is_redacted(verdict)
+
+
+def _is_redacted(verdict: Verdict | Rewritten) -> bool:
+    return verdict is Verdict.REDACT or (isinstance(verdict, Rewritten) and verdict.is_redacted)
 
 
 class PipeOwner(Protocol):

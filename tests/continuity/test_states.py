@@ -62,6 +62,19 @@ async def test_recovery_goes_on_during_a_drain() -> None:
         assert await found.ended() == "relay_draining"
 
 
+async def test_recovery_that_a_drain_cuts_ends_for_the_drain() -> None:
+    """As every session that is open then: the client may connect again at once."""
+    hanging = Behaviour(scenario="hang")
+    async with stage(LOSING, hanging) as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime"})
+        await found.simulator.wait_dials(found.probes + 2)
+        await found.relay.app.drainer.drain(DrainTiming(0.1, 0.0), DrainSignals())
+        await caller.until_over()
+        assert await found.ended() == "relay_draining"
+        assert caller.of_type("error")[-1]["error"]["code"] == "relay_draining"
+        await upstream_is_left(found)
+
+
 async def test_limit_of_the_session_holds_while_upstream_is_missing() -> None:
     """The operator ends it."""
     async with stage(LOSING, Behaviour(scenario="hang")) as found, calling(found.relay) as caller:

@@ -9,7 +9,7 @@ from typing import Final
 from service.failures import Failure
 from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.replay import Replay
-from service.realtime.continuity.swap import Swap
+from service.realtime.continuity.swap import Swap, SwapTimes
 from service.realtime.policy import SESSION_CREATED, SESSION_UPDATED
 from service.realtime.scanner_items import Message
 from service.relay.continuity.connections import MessageReceiver
@@ -69,15 +69,15 @@ class Preparation:
     def at_boundary(self) -> bool:
         """Whether the connection is open, and all that it has sent is whole messages."""
         is_open = self.connection is not None and not self.connection.leg.at_eof
-        return is_open and self._receiver is not None and self._receiver.at_boundary
+        return is_open and (self._receiver is None or self._receiver.at_boundary)
 
     def is_answering(self) -> bool:
         """Whether upstream has sent something lately; if not, it is pinged, and its answer is progress.
 
         A connection that waits for its turn may be dead, and a dead one that takes over is noticed only by its silence.
         """
-        if self.connection is None:
-            return False
+        if self.connection is None or self._receiver is None:
+            return self.connection is not None  # of a sideband nothing is read yet
         leg = self.connection.leg
         if self._probe is None and leg.last_received_at < self._loop.time() - _FRESH_SECONDS:
             self._ping(leg)
@@ -99,13 +99,12 @@ class Preparation:
     def _ping(self, leg: Leg) -> None:
         self._probe = Probe(leg.send_probe(), leg.acknowledged_bytes)
 
-    async def dial_and_begin(
-        self, redial: Redial, slot: AbstractAsyncContextManager[None], timeout_seconds: float
-    ) -> None:
+    async def dial_and_begin(self, redial: Redial, slot: AbstractAsyncContextManager[None], times: SwapTimes) -> None:
         """Dial within a slot, and begin. Cancellation aborts the attempt."""
-        self._lists_seconds = timeout_seconds * _LISTS_SHARE
+        self._lists_seconds = times.recovery * _LISTS_SHARE
+        seconds = times.recovery if self._is_recovery else max(times.recovery, times.dial)
         try:
-            async with asyncio.timeout(timeout_seconds), slot:
+            async with asyncio.timeout(seconds), slot:
                 connected = await redial()
         except TimeoutError:
             self._fail("timeout")
@@ -185,6 +184,11 @@ class Preparation:
             return
         leg = connected.leg
         self.connection = connected
+        if isinstance(self._continuity, SidebandContinuity):
+            # It has no first event, and nothing is replayed: all that the call sends is the client's.
+            self._start_replay(b"")
+            self.pump()
+            return
         receiver = MessageReceiver(
             leg,
             connected.scanner,
@@ -194,8 +198,6 @@ class Preparation:
             on_read=self.pump,
         )
         self._receiver = receiver
-        if isinstance(self._continuity, SidebandContinuity):
-            self._start_replay(b"")  # a sideband has no first event
         items, connected.items = connected.items, []
         receiver.process(items)
         leg.start(receiver)

@@ -9,7 +9,6 @@ from service.realtime.continuity.kept import DELTAS, KEEP_FROM_UPSTREAM
 from service.realtime.events import PARSED_EVENT_TYPES, Direction, ErrorEvent, event_type, parse_error
 from service.realtime.incidents import ERROR, RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED
 from service.realtime.policy import SESSION_EVENT_TYPES
-from service.realtime.redaction import redact_json
 from service.realtime.scanner_items import Message
 from service.relay import own_events
 from service.relay.budget import SessionBudget
@@ -20,10 +19,10 @@ from service.relay.continuity.pool import ContinuityPool, Redial
 from service.relay.continuity.sideband import SidebandContinuity
 from service.relay.continuity.swap_report import SwapReport
 from service.relay.continuity.swapper import Swapper
-from service.relay.ending import Ending, Side
+from service.relay.ending import CloseInstruction, Ending, Side
 from service.relay.latency import ResponseTimer
 from service.relay.pipe import Pipe
-from service.relay.pipe_owner import Rewritten, Verdict
+from service.relay.pipe_owner import Rewritten, Verdict, is_unsearchable, replacement
 from service.relay.reporter import SharedTelemetry
 from service.relay.session import Session
 from service.relay.session_info import SessionInfo
@@ -38,6 +37,13 @@ _ONLY_KEPT: Final = (
     KEEP_FROM_UPSTREAM - PARSED_EVENT_TYPES - SESSION_EVENT_TYPES - {TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED}
 )
 """What a session without continuity does not read, so that nothing of it is counted or hidden."""
+EXPIRED_SECONDS: Final = 2.0
+"""How long upstream may take to close the connection behind the error that says that the session has expired."""
+_ERROR_SECONDS: Final = 1.0
+"""How long an `error` explains the loss behind it. Most sessions go on after one."""
+_EXPIRED: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000))
+_LOST_REASONS: Final = frozenset({"upstream_lost", "upstream_too_slow", "session_expired"})
+"""The limits of upstream that another connection may keep."""
 _COUNTED_LATE: Final = frozenset({RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED})
 
 
@@ -86,7 +92,9 @@ class RenewableSession(Session):
         self._report = SwapReport(info.session_id, info.client, info.model, pool.metrics)
         self._swapper = Swapper(self, self._kept, pool, redial, self._report)
         self._last_error: ErrorEvent | None = None  # of upstream, if nothing followed it
+        self._last_error_at = 0.0
         self._hidden_errors: list[bytes] = []  # that upstream has expired, unless the session goes on
+        self._expired_at: float | None = None  # when upstream said so, and was to close the connection
 
     def _new_pipes(self, timer: ResponseTimer) -> tuple[Pipe, Pipe]:
         api, telemetry, scanner = self.info.api, self._telemetry, self._client_stream.scanner
@@ -132,7 +140,7 @@ class RenewableSession(Session):
             return
         if end.reason == "session_expired":
             for payload in self._hidden_errors:
-                self.send_to_client(redact_json(payload, self.redact) or payload)
+                self.send_to_client(payload)
         self._further_summary = {"renewals": self._report.renewals, "recoveries": self._report.recoveries}
         super()._end(end)
         self._swapper.stop()
@@ -140,9 +148,12 @@ class RenewableSession(Session):
     def _tick(self) -> None:
         super()._tick()
         self._swapper.tick()
+        if self._expired_at is not None and self._loop.time() - self._expired_at >= EXPIRED_SECONDS:
+            self._expired_at = None
+            self._limit_reached(_EXPIRED)
 
     def _limit_reached(self, end: Ending) -> None:
-        if end.reason != "upstream_lost" or not self._swapper.lost(end, None, is_fatal=False):
+        if end.reason not in _LOST_REASONS or not self._swapper.lost(end, None, is_fatal=False):
             super()._limit_reached(end)
 
     # -- called by the pipes ------------------------------------------------------------------------------------------
@@ -162,14 +173,25 @@ class RenewableSession(Session):
         placed = self._kept.placed(message)
         message = placed or message
         verdict = Verdict.FORWARD if message.type in _ONLY_KEPT else super().event_read(direction, message)
-        self._last_error = parse_error(message.payload) if message.type == ERROR else None
+        self._note_error(message)
         if message.type == ERROR and self._call.has_expired:
-            if len(self._hidden_errors) < own_events.MAX_WAITING_EVENTS:
-                self._hidden_errors.append(message.payload)
+            self._hide_error(message, verdict)
             return Verdict.DROP
         self._kept.upstream_event(message)
         self._swapper.event_kept()
         return Rewritten(placed.payload, is_redacted=False) if placed and verdict is Verdict.FORWARD else verdict
+
+    def _note_error(self, message: Message) -> None:
+        self._last_error = None
+        if message.type == ERROR:
+            self._last_error, self._last_error_at = parse_error(message.payload), self._loop.time()
+
+    def _hide_error(self, message: Message, verdict: Verdict | Rewritten) -> None:
+        """Keep what upstream says of its end until another connection carries the session, or it ends with this one."""
+        if self._expired_at is None:
+            self._expired_at = self._loop.time()
+        if len(self._hidden_errors) < own_events.MAX_WAITING_EVENTS and not is_unsearchable(verdict, message.payload):
+            self._hidden_errors.append(replacement(verdict, message.payload, self.redact) or message.payload)
 
     def _peer_ended(self, side: Side, end: Ending, code: int | None = None, text: str = "") -> None:
         if side == "upstream" and self._swapper.is_lost:
@@ -179,7 +201,8 @@ class RenewableSession(Session):
 
     def _is_fatal(self, code: int | None, text: str) -> bool:
         """Whether upstream closed for a reason of key, account or model, which the next connection meets as well."""
-        failure = translate.from_events(self._last_error, code, text)
+        is_recent = self._loop.time() - self._last_error_at < _ERROR_SECONDS
+        failure = translate.from_events(self._last_error if is_recent else None, code, text)
         return failure.row.is_definite and failure.reason != "request_rejected"
 
     # -- called by the swaps ------------------------------------------------------------------------------------------
@@ -223,39 +246,48 @@ class RenewableSession(Session):
             self._own_events.add(shown, is_needed=True)
             self._send_own_events()
 
+    def count_received(self) -> None:
+        """Have all that upstream has sent so far counted and kept."""
+        self._to_client.count_audio()
+
     def upstream_missing(self, settled: list[bytes]) -> None:
         """Go on without upstream; `settled` are the events that end its open answers for the client."""
-        self._watch.upstream = None
-        if self._budget is not None:
+        self._watch.upstream = self._expired_at = None
+        ended = [payload for payload in settled if event_type(payload) == RESPONSE_DONE]
+        if self._budget is not None and ended:  # those of a sideband go on
             self._budget.count_unreported()
         for payload in settled:
             self.send_to_client(payload)
-            if event_type(payload) == RESPONSE_DONE:
-                self._to_client.event_sent(RESPONSE_DONE)
+        for _ in ended:
+            self._to_client.event_sent(RESPONSE_DONE)
 
     def forward_late(self, message: Message, *, is_shown: bool) -> None:
-        """Count an event of a connection that was replaced, and forward it if `is_shown`."""
+        """Count an event of a connection that was replaced, and forward it if `is_shown`, as the client would have got it."""
         is_estimated = message.type == RESPONSE_DONE and self._budget is not None
+        verdict: Verdict | Rewritten = Verdict.FORWARD
         if message.type in _COUNTED_LATE and not is_estimated:
-            super().event_read(Direction.UPSTREAM_TO_CLIENT, message)
-        if is_shown:
-            self.send_to_client(message.payload)
+            verdict = super().event_read(Direction.UPSTREAM_TO_CLIENT, message)
+        if is_shown and verdict is not Verdict.DROP and not is_unsearchable(verdict, message.payload):
+            self.send_to_client(replacement(verdict, message.payload, self.redact) or message.payload)
 
     def replace_upstream(self, connected: UpstreamConnection) -> None:
-        """Join the client to another upstream connection, between two messages of both sides.
+        """Join the client to another upstream connection, between two messages of both sides; `read_upstream` follows.
 
         The caller then owns the one before, and starts another receiver on it.
         """
         self._connected, self._upstream = connected, connected.leg
         self._call.upstream_replaced()
         self._hidden_errors.clear()
-        self._last_error = None
+        self._last_error = self._expired_at = None
         self._watch.upstream = connected.leg
         self._watch.quiet_until = 0.0
         self._kept_to_upstream.replace_sink(connected.leg)
         self._kept_to_client.replace_source(connected.leg, connected.scanner)
-        connected.leg.start(self._to_client, self._to_client.read)
-        connected.leg.release("first_event")
+
+    def read_upstream(self) -> None:
+        """Read the connection that has replaced another. What has arrived of it is processed now, its end included."""
+        self._upstream.start(self._to_client, self._to_client.read)
+        self._upstream.release("first_event")
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""

@@ -61,7 +61,8 @@ class SidebandContinuity(Continuity):
         return Boundary.NONE
 
     def start_replay(self, created: bytes, now: float, *, is_tolerant: bool = False) -> Replay:  # noqa: ARG002
-        """Nothing is replayed."""
+        """Nothing is replayed: the call is about to be joined."""
+        self._has_rejoined = True
         return _NoReplay(self.mirror, created)
 
     def upstream_lost(self, now: float) -> list[bytes]:  # noqa: ARG002 - of the class
@@ -69,9 +70,8 @@ class SidebandContinuity(Continuity):
         self._has_upstream = False
         return []
 
-    def begin_flush(self, replay: Replay, now: float) -> None:  # noqa: ARG002 - of the class
-        """The call is joined."""
-        self._has_rejoined = True
+    def begin_flush(self, replay: Replay, now: float) -> None:
+        """Nothing: what the client has sent meanwhile follows."""
 
     def next_flush(self, now: float, max_bytes: int = 0) -> Interception | None:  # noqa: ARG002 - of the class
         """Return everything, once."""

@@ -31,6 +31,9 @@ class SwapHost(Protocol):
     def send_to_client(self, payload: bytes) -> None:
         """Send the client an event at a message boundary, whether it reads or not."""
 
+    def count_received(self) -> None:
+        """Have all that upstream has sent so far counted and kept."""
+
     def upstream_missing(self, settled: list[bytes]) -> None:
         """Upstream is gone, and `settled` are the events that end its open answers for the client."""
 
@@ -38,7 +41,10 @@ class SwapHost(Protocol):
         """Count an event of a connection that was replaced, and forward it if `is_shown`."""
 
     def replace_upstream(self, connected: UpstreamConnection) -> None:
-        """Join the client to another upstream connection, between two messages of both sides."""
+        """Join the client to another upstream connection, between two messages of both sides; `read_upstream` follows."""
+
+    def read_upstream(self) -> None:
+        """Read the connection that has replaced another, whose end then counts."""
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""

@@ -27,7 +27,7 @@ from service.relay.continuity.pool import ContinuityPool, Redial
 from service.relay.continuity.preparation import Preparation
 from service.relay.continuity.swap_host import SwapHost
 from service.relay.continuity.swap_report import SwapReport
-from service.relay.ending import CloseInstruction, Ending
+from service.relay.ending import CloseInstruction, Ending, relay_ended
 from service.upstream.dial import UpstreamConnection
 from service.wire.receiver import InputDiscarder
 
@@ -218,6 +218,7 @@ class Swapper:
             return False
         self._original, self._idle_until = end, 0.0
         self._report.begin("forced" if is_forced else "loss", now, reason=end.reason)
+        host.count_received()
         host.upstream_missing(self._kept.lose_upstream())
         return True
 
@@ -230,7 +231,7 @@ class Swapper:
     def _give_up(self, why: str) -> None:
         (self._report.given_up if self._obstacle is None else self._report.not_recovered)(why)
         if self._host is not None and self._original is not None:
-            self._host.end_unrecovered(self._original)
+            self._host.end_unrecovered(relay_ended(why) if why == "relay_draining" else self._original)
 
     # -- the new connection -------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Swapper:
             on_progress=self._progressed,
             on_failed=self._failed,
         )
-        work = self._new.dial_and_begin(self._redial, slots.slot(self._client), self._pool.times.recovery)
+        work = self._new.dial_and_begin(self._redial, slots.slot(self._client), self._pool.times)
         self._dialling = self._calls.spawn(work)
 
     def _progressed(self) -> None:
@@ -309,6 +310,7 @@ class Swapper:
         self._original = None
         self._swap.live()
         self._finished(replay)
+        host.read_upstream()
         return former
 
     def _finished(self, replay: Replay) -> None:
@@ -329,9 +331,8 @@ class Swapper:
         if self._timer is not None:
             self._timer.cancel()
         state, at, now = self._swap.state, self._swap.next_at(), self._clock()
-        is_timed = state is not SwapState.LIVE and (
-            at > now or state is not SwapState.READY
-        )  # else an event, or the tick
+        # An overdue switch waits for an event, or the tick.
+        is_timed = state is not SwapState.LIVE and (at > now or state is not SwapState.READY)
         if is_timed and at < math.inf and not self._is_over:
             self._timer = self._calls.at(max(at, now + _WAKE_SECONDS), self.advance)
 
