@@ -174,9 +174,9 @@ class SharedStore:
             self._metrics.losses.labels("data").inc()
             self._log.error(
                 "store.data_lost",
-                message="The store has come back without its data. Lost are the spending, in this day and month, of sessions "
-                "that have ended, and unused client secrets. Open sessions are registered again; their spending counts from "
-                "their beginning.",
+                message="The store has come back without its data. The spending of ended sessions in this day and month and "
+                "unused client secrets are lost. Open sessions are registered again; their spending counts from their "
+                "beginning.",
                 remedy="Let the store keep its data over restarts: appendonly yes, a volume, maxmemory-policy noeviction.",
             )
         self._epoch = epoch

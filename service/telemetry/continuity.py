@@ -16,8 +16,6 @@ NOT_RENEWABLE: Final = (
     "kept_event_too_large",
     "kept_event_too_deep",
     "items_over_limit",
-    "mcp_approval",
-    "no_session",
     "unsupported_session",
     "over_budget",
     "other",

@@ -72,7 +72,7 @@ def budget_event(use: Use, session_id: str) -> bytes:
         "relay.budget_nearly_used",
         limit=use.limit,
         used_ratio=round(use.ratio, 3),
-        message="A budget of this client or its user is nearly used up. The session ends once it is.",
+        message="A budget of this client or its user is nearly used up. The session ends when it is used up.",
         session_id=session_id,
     )
 

@@ -79,6 +79,7 @@ async def test_session_beyond_the_memory_for_continuity_runs_without(monkeypatch
             assert second.client.answer.headers["Relay-Continuity"] == "off"
         assert first.client.answer.headers["Relay-Continuity"] == "renew"
         await eventually(lambda: found.relay.events("session.not_renewable"))
+        assert "RELAY_CONTINUITY_BYTES" in found.relay.events("session.not_renewable")[0]["remedy"]
         assert found.relay.metric("realtime_relay_not_renewable_total", reason="over_budget") == 1
         assert found.relay.metric("realtime_relay_continuity_bytes") == 0
         await found.simulator.drop_all(End.RESET)

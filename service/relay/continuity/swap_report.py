@@ -1,12 +1,21 @@
 """How the swaps of one session are counted and logged: causes and counts, never words."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import structlog
 
 from service.realtime.continuity.continuity import PASSING
 from service.realtime.continuity.replay import Replay
 from service.telemetry.continuity import ContinuityMetrics, SwapCause
+
+_NO_ACTION: Final = "No action is needed for a single case."
+_REMEDIES: Final = {
+    "over_budget": "Raise RELAY_CONTINUITY_BYTES and the container's memory limit, or let fewer clients use continuity.",
+    "kept_event_too_large": "Let the client send events of at most 1 MiB, such as smaller images.",
+    "kept_event_too_deep": "Let the client send events of at most 16,384 keys and values.",
+    "items_over_limit": "Let the client set the session's truncation to auto, or keep its conversation below 512 KiB.",
+}
 
 
 class SwapReport:
@@ -66,7 +75,13 @@ class SwapReport:
         """A connection could not be prepared: the session stays on the one that it has."""
         self._began_at = 0.0
         self._metrics.count_swap("renewal", "failed")
-        self._log.warning("session.renewal_failed", reason=why, attempts=self.attempts)
+        self._log.warning(
+            "session.renewal_failed",
+            message="No other upstream connection could be prepared. The session keeps the one that it has.",
+            remedy="The relay tries again. If all fail, see RelayRenewalsFailing in docs/runbooks/alerts.md.",
+            reason=why,
+            attempts=self.attempts,
+        )
 
     def postponed(self, why: str) -> None:
         """A renewal is due, and waits for the end of what prevents it; reported once for each renewal."""
@@ -78,12 +93,20 @@ class SwapReport:
     def not_recovered(self, why: str) -> None:
         """Upstream is lost, and the session ends, because it cannot be continued."""
         self._metrics.count_swap("loss", "ended")
-        self._log.warning("session.not_recovered", reason=why, attempts=0)
+        self._log_end(why, 0)
 
     def given_up(self, why: str) -> None:
         """Upstream is lost, and no other connection was found in time."""
         self._metrics.count_swap(self._cause, "ended")
-        self._log.warning("session.not_recovered", reason=why, attempts=self.attempts)
+        self._log_end(why, self.attempts)
+
+    def _log_end(self, why: str, attempts: int) -> None:
+        self._log.warning(
+            "session.not_recovered",
+            message="The upstream connection was lost and cannot be replaced. The session ends.",
+            reason=why,
+            attempts=attempts,
+        )
 
     def text_answers(self, count: int) -> None:
         """After a swap this many answers were text, where speech was due."""
@@ -97,4 +120,9 @@ class SwapReport:
             return
         self._reported = why
         self._metrics.count_not_renewable(why)
-        self._log.warning("session.not_renewable", reason=why)
+        self._log.warning(
+            "session.not_renewable",
+            message="The session goes on without continuity. It ends with its upstream connection.",
+            remedy=_REMEDIES.get(why, _NO_ACTION),
+            reason=why,
+        )
