@@ -18,7 +18,7 @@ def send_what_cannot_be_kept(caller: Caller) -> None:
     caller.say("hello", metadata=[0] * 20_000)
 
 
-async def is_told(found: Stage) -> None:
+async def is_reported(found: Stage) -> None:
     """Wait for the report of it."""
     await eventually(
         lambda: found.relay.metric("realtime_relay_not_renewable_total", reason="kept_event_too_large") == 1
@@ -31,7 +31,7 @@ async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> No
         caller.speak(100)  # no boundary: it stays prepared
         await eventually(lambda: len(found.upstreams) == 2, 10)
         send_what_cannot_be_kept(caller)
-        await is_told(found)
+        await is_reported(found)
         await eventually(lambda: found.upstreams[1].closed)
         await is_alive(caller)
         assert not found.upstreams[0].closed
@@ -63,7 +63,7 @@ async def test_session_that_cannot_be_continued_is_not_renewed_and_does_not_fail
         calling(found.relay) as caller,
     ):
         send_what_cannot_be_kept(caller)
-        await is_told(found)
+        await is_reported(found)
         [session] = found.relay.app.sessions
         assert isinstance(session, RenewableSession)
         swap = session._swapper._swap

@@ -110,7 +110,7 @@ async def test_session_ends_with_the_original_reason_if_no_connection_is_found(s
         assert found.relay.events("session.not_recovered")
 
 
-async def test_expiry_that_is_not_recovered_is_told_as_the_provider_tells_it() -> None:
+async def test_expiry_that_is_not_recovered_is_reported_as_by_the_provider() -> None:
     """Its error event was hidden, and comes before the close frame."""
     fault = Fault(AFTER_UPDATE, End.EXPIRE, event="session.updated")
     async with (

@@ -192,7 +192,7 @@ async def test_changes_while_the_new_connection_waits_are_those_of_both() -> Non
 
 
 @pytest.mark.parametrize("expires_at", ["absent", "null", "past", "far", "text"])
-async def test_limit_that_is_not_told_is_the_setting(expires_at: str) -> None:
+async def test_limit_that_is_not_stated_is_the_setting(expires_at: str) -> None:
     """Or none: then the loss at the limit is recovered."""
     behaviour = Behaviour(expires_at=expires_at)
     async with (

@@ -31,7 +31,7 @@ def test_pieces_between_silence_are_found(audio_format: AudioFormat, pieces: lis
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)
-def test_pieces_that_meet_between_words_are_told_apart(audio_format: AudioFormat) -> None:
+def test_pieces_that_meet_between_words_are_distinguished(audio_format: AudioFormat) -> None:
     """Also if the second begins with samples that could continue the first."""
     for second in (0, 4, 64 * 4, 4096 * 4):
         audio = numbered_audio(0, 64 * WORD, audio_format) + numbered_audio(second, 4 * WORD, audio_format)

@@ -212,7 +212,7 @@ async def test_reports_in_one_call_return_the_totals_of_all_scopes(under_test: B
     }
 
 
-async def test_totals_begin_anew_with_the_day_and_the_month(under_test: BackendUnderTest) -> None:
+async def test_totals_start_again_with_the_day_and_the_month(under_test: BackendUnderTest) -> None:
     """By the store's clock, in UTC; a session over midnight counts on both days what it used on each."""
     store, clock = under_test.store, under_test.clock
     await store.spend([Spending("a", (KIOSK,), Amounts(5))])
