@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any, Final
 
 from tests.support.continued_call import client_view
-from tests.support.reference_api import Event, ReferenceApi
+from tests.support.reference_api import DELTA_MS, Event, ReferenceApi
 from tests.support.talk import Talk
 
 _REFUSALS: Final = frozenset(
@@ -37,7 +37,35 @@ class WideChecks(Talk):
         self.beside: dict[str, str] = {}  # requests outside the conversation: by their metadata, the id of the event
         self.aimed: set[str] = set()  # responses that were cancelled by their id
         self.expected: set[str] = set()  # events that upstream refuses
+        self.sure: set[str] = set()  # events that upstream must accept, by what the client has seen
         super().__init__(plan, **options)
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send an event with an id."""
+        if self._is_sure(kind, fields):
+            self.sure.add(f"c{self._number + 1}")
+        super().send(kind, **fields)
+
+    def _is_sure(self, kind: str, fields: Event) -> bool:
+        deleted = {event["item_id"] for event in self.sent if event["type"] == "conversation.item.delete"}
+        view = set(client_view(self.call.seen)) - deleted if kind != "input_audio_buffer.append" else set()
+        if kind == "response.create":
+            source = fields["response"].get("input", ())
+            is_outside = fields["response"].get("conversation") == "none"
+            return is_outside and all(part.get("id") in view for part in source if part["type"] == "item_reference")
+        if kind == "conversation.item.create":
+            item = fields["item"]
+            if "call_id" in item and self.calls.get(item["call_id"]) not in view:
+                return False
+            return "id" not in item and fields.get("previous_item_id", "root") in {"root", *view}
+        if kind == "conversation.item.truncate":
+            parts = [event for event in self.of("response.content_part.added") if event["item_id"] == fields["item_id"]]
+            heard = sum(
+                DELTA_MS for event in self.of("response.output_audio.delta") if event["item_id"] == fields["item_id"]
+            )
+            is_audio = any(event["part"]["type"] == "audio" for event in parts)
+            return is_audio and fields["item_id"] in view and fields["audio_end_ms"] <= heard
+        return kind in {"conversation.item.delete", "conversation.item.retrieve"} and fields["item_id"] in view
 
     # -- what has to hold ---------------------------------------------------------------------------------------------
 
@@ -52,6 +80,7 @@ class WideChecks(Talk):
         self._check_session(api)
         self._check_beside()
         self._check_transcripts()
+        self._check_turns()
         codes = {error["code"] for api in self.apis for error in api.errors}
         assert not codes - _REFUSALS, codes
 
@@ -63,6 +92,9 @@ class WideChecks(Talk):
         assert not [event_id for event_id, count in refused.items() if event_id is not None and count > 1]
         assert all(event_id is None or event_id.startswith("c") for event_id in refused), refused
         assert not self.expected - set(refused)
+        assert not self.sure & set(refused), [
+            event for event in self.of("error") if event["error"]["event_id"] in self.sure
+        ]
         known = [event["item"] for event in self.of("conversation.item.added")]
         texts = Counter(part["text"] for item in known for part in item.get("content") or () if "text" in part)
         outputs = {item["call_id"] for item in known if item["type"] == "function_call_output"}
@@ -132,6 +164,38 @@ class WideChecks(Talk):
         return is_cut or any(
             item["type"] == "function_call" and item["status"] == "completed" for item in response["output"]
         )
+
+    def _check_turns(self) -> None:
+        """Each turn that upstream detects is answered, unless an answer is active."""
+        if any(event["type"] == "response.cancel" for event in self.sent) or self._has_switched or self._is_manual:
+            return
+        detected = {event["item_id"] for event in self.of("input_audio_buffer.speech_stopped")}
+        begun: dict[str, int] = {}
+        open_answers: set[str] = set()
+        committed: list[tuple[int, bool]] = []
+        for number, event in enumerate(self.call.seen):
+            response = event.get("response", {})
+            if response.get("conversation_id") is not None:
+                is_begin = event["type"] == "response.created"
+                (open_answers.add if is_begin else open_answers.discard)(response["id"])
+                begun.update({response["id"]: number} if is_begin else {})
+            elif event["type"] == "input_audio_buffer.committed" and event["item_id"] in detected:
+                committed.append((number, bool(open_answers)))
+        for number, is_answering in committed:
+            assert is_answering or any(later > number for later in begun.values()), "a turn is not answered"
+
+    def _check_text(self, item: Event, said: str) -> None:
+        super()._check_text(item, said)
+        outside = {
+            event["response"]["id"]
+            for event in self.of("response.created")
+            if event["response"]["conversation_id"] is None
+        }
+        parts = [event for event in self.of("response.content_part.added") if event["part"]["type"] == "audio"]
+        is_spoken = any(event["item_id"] == item["id"] for event in parts)
+        if is_spoken and item["id"] in self.cut and not any(event["response_id"] in outside for event in parts):
+            wanted = min(self.cut[item["id"]] / DELTA_MS, len(said.split()))
+            assert abs(len(item["content"][0]["text"].split()) - wanted) <= 1, (item, said, self.cut[item["id"]])
 
     def _check_transcripts(self) -> None:
         kind = "conversation.item.input_audio_transcription.completed"

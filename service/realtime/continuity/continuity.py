@@ -260,7 +260,8 @@ class Continuity:
         if self._has_settled or self._cut:
             create = kept.RESPONSE_CREATE
             requests = asked_again(self.journal, self._cut)
-            self.journal.ask(create, [raw or self._own_frame(create) for raw in requests])
+            again = [self._interceptor.request_again(raw) if raw else self._own_frame(create) for raw in requests]
+            self.journal.ask(create, again)
         self._cut, self._has_settled = [], False
 
     def next_flush(self, now: float, max_bytes: int = 262_144) -> Interception | None:

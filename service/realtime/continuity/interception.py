@@ -121,10 +121,10 @@ class Interceptor:
             return None
         return self._truncate(item, body, now)
 
-    def _is_absent(self, item_id: str) -> bool:
+    def _is_absent(self, item_id: str, *, or_unknown: bool = False) -> bool:
         """Whether the client knows an item that upstream lacks."""
         item = self._mirror.items.get(item_id)
-        return item.fate is Fate.ABSENT if item is not None else item_id in self._gone
+        return item.fate is Fate.ABSENT if item is not None else or_unknown or item_id in self._gone
 
     def _create(self, body: Mapping[str, Any]) -> Interception | bytes | None:
         item_id = text(child(body, "item").get("id"))
@@ -152,18 +152,23 @@ class Interceptor:
         }
         return self._answer(kept.ERROR, error=error)
 
-    def _request(self, body: Mapping[str, Any]) -> bytes | None:
+    def request_again(self, raw: bytes) -> bytes:
+        """Return the frames of a request for an answer that was cut, without references to items that are deleted since."""
+        return self._request(body_of(raw, masked=True), is_again=True) or raw
+
+    def _request(self, body: Mapping[str, Any], *, is_again: bool = False) -> bytes | None:
         """Leave out references to items that upstream lacks: it would refuse the whole request."""
         response = child(body, "response")
         source = response.get("input")
         parts = source if isinstance(source, list) else []
-        known = [part for part in parts if not (isinstance(part, Mapping) and self._is_lacking_reference(part))]
+        references = [part for part in parts if isinstance(part, Mapping) and part.get("type") == "item_reference"]
+        lacking = {
+            item_id for part in references if self._is_absent(item_id := text(part.get("id")), or_unknown=is_again)
+        }
+        known = [part for part in parts if part not in references or text(part.get("id")) not in lacking]
         if len(known) == len(parts):
             return None
         return self._own.masked_frame(dumps({**body, "response": {**response, "input": known}}))
-
-    def _is_lacking_reference(self, part: Mapping[str, Any]) -> bool:
-        return part.get("type") == "item_reference" and self._is_absent(text(part.get("id")))
 
     def _retrieve(self, item: Item | None) -> Interception | None:
         """Show an item that upstream lacks, such as an answer of which nothing was heard."""

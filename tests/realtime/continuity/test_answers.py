@@ -326,3 +326,18 @@ def test_call_without_its_arguments_holds_up_no_items_behind_it() -> None:
     session.up("response.done", response={"id": "r", "status": "incomplete"})
     session.item(user_text("b", "hello"), "a")
     assert [event["id"] for event in session.replay().run(is_final=False).items] == ["b"]
+
+
+def test_request_is_sent_again_without_an_item_that_is_deleted_since() -> None:
+    """Upstream would refuse it, and the client get an error about a request that was accepted."""
+    session = KeptSession()
+    session.item(user_text("a", "hello"))
+    question = user_text("q", "question")
+    request = {"conversation": "none", "input": [{"type": "item_reference", "id": "a"}, question]}
+    session.client("response.create", event_id="mine", response=request)
+    session.up("response.created", response={"id": "r", "conversation_id": None})
+    session.client("conversation.item.delete", item_id="a")
+    session.up("conversation.item.deleted", item_id="a")
+    session.lose()
+    (event,) = recovered(session)[0]
+    assert (event["event_id"], event["response"]) == ("mine", {"conversation": "none", "input": [question]})
