@@ -72,8 +72,7 @@ def _streams(key: bytes) -> Iterator[bytes]:
     ):  # only the sum exceeds a size limit
         more = _without_fin(build_frame(Opcode.CONTINUATION, spaces, key)).replace(spaces, token)
         yield _without_fin(build_frame(Opcode.TEXT, EVENT, key)) + more * 4 + build_frame(Opcode.CONTINUATION, b"", key)
-    untyped = _without_fin(build_frame(Opcode.TEXT, b'{"n":1,', key))
-    yield untyped + many * 3 + build_frame(Opcode.CONTINUATION, b"", key)  # held whole if it is to be read
+    yield _without_fin(build_frame(Opcode.TEXT, b'{"n":1,', key)) + many * 3  # held whole if it is to be read
     large = build_frame(Opcode.TEXT, ERROR + MANY_SPACES[1] + SOME_SPACES[1], key)
     yield large.replace(*MANY_SPACES[::-1], 1).replace(*SOME_SPACES[::-1], 1)
     small = build_frame(Opcode.TEXT, b'{"type":"session.update"}' + SOME_SPACES[1], key)
