@@ -13,6 +13,7 @@ import asyncio
 import base64
 import os
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ CLOSE_SECONDS: Final = 2.0
 BODY_SECONDS: Final = 1.0
 MAX_HEADER_BYTES: Final = 65_536
 """Of one header of a response. The provider's edge sends policies and cookies above aiohttp's default of 8 kB."""
+_INFLATED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_GZIP_OR_ZLIB: Final = 32  # of `wbits` in zlib: the header of the data decides
 
 
 @dataclass(slots=True)
@@ -314,7 +317,14 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
                 if not chunk:
                     break
                 body += chunk
-    return bytes(body)
+    return _inflated(bytes(body)) if response.headers.get("Content-Encoding", "").lower() in _INFLATED else bytes(body)
+
+
+def _inflated(body: bytes) -> bytes:
+    """A body that was compressed although the request accepts only `identity`, cut at `BODY_BYTES` as well."""
+    with suppress(zlib.error):
+        return zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB).decompress(body, BODY_BYTES)
+    return body
 
 
 def _check_upgrade(response: aiohttp.ClientResponse, key: str) -> str | None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -189,6 +191,7 @@ async def flood(exchange: Exchange) -> None:
         pytest.param(drip, id="drip"),
         pytest.param(flood, id="flood"),
         pytest.param(answering("401 No", gzip.compress(b"x" * 50_000_000), Content_Encoding="gzip"), id="bomb"),
+        pytest.param(answering("401 No", gzip.compress(error("x" * 80_000)), Content_Encoding="gzip"), id="large"),
         pytest.param(answering("401 No", b"\xff\xfe{\x00"), id="not-utf-8"),
         pytest.param(answering("401 No", b"{" * 60_000), id="nested"),
         pytest.param(answering("401 No", b'{"error":7}'), id="not-an-object"),
@@ -201,6 +204,18 @@ async def test_refusal_with_a_hostile_body_is_reported_by_its_status(script: Scr
             answer = await connect_once(relay)
 
         assert (424, "blocked_before_api") == (answer.status, answer.error["code"])
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("gzip", bytes)]
+)
+async def test_compressed_refusal_keeps_its_reason(coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """A gateway may compress although the request accepts only `identity`, or only say so."""
+    script = answering("401 Unauthorized", compress(error("invalid_api_key")), Content_Encoding=coding)
+    async with raw_http_relay(script) as (relay, _):
+        answer = await connect_once(relay)
+
+        assert (424, "key_rejected") == (answer.status, answer.error["code"])
 
 
 @pytest.mark.parametrize(
