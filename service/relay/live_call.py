@@ -25,6 +25,7 @@ from service.realtime.live_usage import Charge, LiveMeter, SpeechTimer
 from service.realtime.pricing import live_cost_usd, live_model_label
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item, Message
+from service.realtime.values import OTHER
 from service.relay import ending
 from service.relay.call import Position, SendError
 from service.relay.ending import CloseInstruction, Ending
@@ -86,7 +87,8 @@ class LiveCall:
         if event.incident is not None:
             self._reporter.incident_seen(event.incident, position())
         self._take(event)
-        return Verdict.FORWARD if event.incident is None else Verdict.REDACT
+        is_text = event.closed_reason == OTHER  # not one of the provider's known words
+        return Verdict.FORWARD if event.incident is None and not is_text else Verdict.REDACT
 
     def transcripts_passed(self, transcripts: list[Transcript]) -> None:
         """Count them as activity, and measure the answers."""

@@ -9,7 +9,7 @@ from service.failures import CATALOGUE
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode
 from service.relay import live_call
-from tests.support.harness import eventually, within
+from tests.support.harness import KEY_CANARY, eventually, within
 from tests.support.live_upstream import LiveConnection, LiveUpstream, closed, live_session
 
 AUDIO = {"type": "session.input_audio.append", "audio": "A" * 640}
@@ -143,6 +143,14 @@ async def test_reason_of_session_closed_becomes_the_ending(
         assert (1000, "") == code
         assert (reason, True) == (line["reason"], line["usage_confirmed"])
         assert "session.close" not in live.upstream.types
+
+
+async def test_unknown_reason_of_session_closed_is_redacted() -> None:
+    """It can be any text of the provider, such as one with the relay's key."""
+    async with live_session() as live:
+        live.upstream.send(closed(f"the key {KEY_CANARY} was revoked"))
+
+        assert closed("the key [redacted] was revoked") == await live.client.next_event()
 
 
 async def test_socket_that_stays_open_after_session_closed_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

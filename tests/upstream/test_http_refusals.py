@@ -206,9 +206,7 @@ async def test_refusal_with_a_hostile_body_is_reported_by_its_status(script: Scr
         assert (424, "blocked_before_api") == (answer.status, answer.error["code"])
 
 
-@pytest.mark.parametrize(
-    ("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("gzip", bytes)]
-)
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("gzip", bytes)])
 async def test_compressed_refusal_keeps_its_reason(coding: str, compress: Callable[[bytes], bytes]) -> None:
     """A gateway may compress although the request accepts only `identity`, or only say so."""
     script = answering("401 Unauthorized", compress(error("invalid_api_key")), Content_Encoding=coding)
