@@ -39,7 +39,7 @@ CMD ["serve"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="realtime-relay" \
-      org.opencontainers.image.description="Relays the OpenAI Realtime API and says why when it cannot" \
+      org.opencontainers.image.description="Relays OpenAI's voice APIs, Realtime and GPT-Live, and explains connection failures" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -1,4 +1,4 @@
-"""realtime-relay relays the OpenAI Realtime API to clients that hold no provider key, and explains connection failures.
+"""realtime-relay relays OpenAI's voice APIs to clients that hold no provider key, and explains connection failures.
 
 These terms mean the same in code, labels, logs and documents:
 

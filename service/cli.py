@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     parser = _Parser(
         prog="realtime-relay",
-        description="Relays the OpenAI Realtime API for clients that must not hold the provider's key.",
+        description="Relays OpenAI's voice APIs, Realtime and GPT-Live, for clients that must not hold the provider's key.",
     )
     parser.add_argument("--version", action="version", version=f"realtime-relay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)

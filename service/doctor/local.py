@@ -136,7 +136,10 @@ class LocalConfiguration:
         return Finding(self._describe_origins(), [*notes, *empty], "warn" if notes else "ok")
 
     def _describe_origins(self) -> str:
-        origins = [f"{name} ({origin})" for name, origin in sorted(self.settings.origins.items())]
+        named = dict(self.settings.origins)
+        if self.settings.openai_api_key_problem and (found := self.layers.find(f"{KEY}_FILE")):
+            named[f"{KEY}_FILE"] = found[1]
+        origins = [f"{name} ({origin})" for name, origin in sorted(named.items())]
         return f"set: {', '.join(origins)}" if origins else "all settings have their defaults"
 
     async def _problems_of_records(self) -> list[str]:
@@ -221,9 +224,10 @@ class LocalConfiguration:
 
     def _missing_key_causes(self) -> list[str]:
         """Where the key may be instead, for the case that none is found."""
-        settings = sources.empty_settings(self.layers, in_environment=True)
-        empty = [sentence for sentence in settings if sentence.startswith(KEY)]
-        return [f"Likely cause: {cause}." for cause in (*self.unread_keys(), *empty)]
+        empty = [text for text in sources.empty_settings(self.layers, in_environment=True) if text.startswith(KEY)]
+        # Compose sets both variables, empty: that of the file is then not a cause of its own.
+        direct = [text for text in empty if text.startswith(f"{KEY} ")]
+        return [f"Likely cause: {cause}." for cause in (*self.unread_keys(), *(direct or empty))]
 
     def unread_keys(self) -> list[str]:
         """Where a key is set but not read, and why, for the case that no key is read. One sentence each, without its dot."""

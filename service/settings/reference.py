@@ -9,9 +9,8 @@ SOURCE: Final = "service/settings/declared.py"
 _RULES: Final = (
     "Settings are read from the process environment, then from .env.local, .env.<RELAY_ENV> and .env in the working "
     "directory. The first source that sets a name wins. An empty value counts as unset. A comment is never "
-    "read, but NAME=value joined to its last word, as an append to a file without a line feed at its end leaves it, stops "
-    "the start. The value of a secret can also be "
-    "read from a file: set NAME_FILE to its path."
+    "read. A comment that runs into NAME=value prevents the start: an append to a file without a final line feed leaves such "
+    "a line. The value of a secret can also be read from a file: set NAME_FILE to its path."
 )
 
 

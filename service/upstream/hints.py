@@ -6,6 +6,7 @@ A hint of the translation table, which is about the answer itself, has precedenc
 import os
 import platform
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,10 @@ _COMPATIBLE: Final = {
     "upstream_overloaded": "Check the server {host} and its log.",
     "upstream_error": "Check the server {host} and its log.",
 }
+_FORBIDDEN_PATH: Final = (
+    "HTTP 403 without an error code is also the answer to a wrong path. Correct OPENAI_BASE_URL (from {base_url_from}): "
+    "{base_form}. {path_advice} If its path is right, check the permissions of the key."
+)
 _LIVE_ROUTE: Final = (
     "The Realtime API serves no model of GPT-Live. Connect to /v1/live/sessions in place of /v1/realtime, with a client of "
     "GPT-Live, which is another protocol, and name the model in session.start. RELAY_MODEL is for models of the Realtime API."
@@ -193,6 +198,8 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
                 f"The proxy requires credentials and none are set. Set them in {target.proxy.origin}: "
                 "http://user:password@host:port. Write special characters of the password as %XX."
             )
+        case "key_forbidden" if _may_be_wrong_path(failure, target):
+            return _FORBIDDEN_PATH
         case "connect_refused" if target.proxy is None:
             return _refused_hint(URL(target.base_url))
         case _:
@@ -204,6 +211,12 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
                     "forwards to, then retry."
                 )
             return tables.get(target.label, {}).get(failure.reason)
+
+
+def _may_be_wrong_path(failure: Failure, target: Target) -> bool:
+    """Whether a 403 may concern the path: OpenAI's edge answers upgrade requests for unknown paths with an empty one."""
+    is_plain = failure.http_status == HTTPStatus.FORBIDDEN and failure.upstream_code is None
+    return is_plain and target.label != "azure" and not URL(target.base_url).path.rstrip("/").endswith("/v1")
 
 
 def _refused_hint(url: URL) -> str | None:

@@ -136,12 +136,21 @@ async def test_variables_that_compose_sets_to_nothing_are_no_notes(tmp_path: Pat
     assert "is empty" not in report.text("settings")
 
 
+async def test_variables_that_compose_sets_to_nothing_are_one_cause(tmp_path: Path) -> None:
+    """Compose sets both variables of the key: the empty one of its file is no cause beside the other."""
+    report = await run_provider_chain({"OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": ""}, tmp_path)
+
+    assert "Likely cause: OPENAI_API_KEY is empty (the environment)" in report.text("key")
+    assert "OPENAI_API_KEY_FILE is empty" not in report.text("key")
+
+
 async def test_missing_key_file_explains_the_missing_key(tmp_path: Path) -> None:
     """The note has the path and the system's error."""
     report = await run_provider_chain({"OPENAI_API_KEY_FILE": str(tmp_path / "nothing")}, tmp_path)
 
     assert "key_missing" == report["key"].reason
     assert "nothing' cannot be read (No such file or directory)" in report.text("key")
+    assert "set: OPENAI_API_KEY_FILE (environment)" in report.text("settings")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ STEPS: Final[tuple[Step, ...]] = (
     demo.killed_relay_restarts,
     demo.stop_drains_sessions,
     profiles.rejected_key_is_named_soon,
+    profiles.unreachable_provider_is_named,
     profiles.memory_limit_refuses_calls,
     profiles.tls_front_with_secret_files,
     profiles.prometheus_and_alertmanager_connect,

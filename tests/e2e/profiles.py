@@ -157,6 +157,18 @@ async def rejected_key_is_named_soon(deployment: Deployment) -> str:
     return f"unhealthy after {took:.0f} s, with reason and remedy"
 
 
+async def unreachable_provider_is_named(deployment: Deployment) -> str:
+    """`up --wait` fails before the relay's grace period ends, after which /readyz answers 200 during an outage."""
+    variables = _published(deployment) | {"OPENAI_API_KEY": "sk-sim-good", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
+    await deployment.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+    deployment.compose = Compose(deployment.compose.project, ("compose/demo.env",), variables=variables)
+    code, output = await deployment.compose.attempt("up", "--wait", "relay")
+    check(code != 0 and "unhealthy" in output, f"`up --wait` without a provider: {code}\n{output}")
+    log = (await deployment.compose.inspect("relay"))["State"]["Health"]["Log"][0]["Output"]
+    check("connect_refused" in log, f"no cause: {log}")
+    return "unhealthy, with the reason"
+
+
 async def tls_front_with_secret_files(deployment: Deployment) -> str:
     """Calls over wss through the TLS front; key and tokens are files; a new key is adopted while calls continue."""
     image = await run_checked(

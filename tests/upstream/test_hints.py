@@ -137,6 +137,20 @@ def test_refused_connection_to_loopback_asks_for_the_server() -> None:
     assert "firewalls" in remedy(Failure("connect_refused"), OPENAI)
 
 
+@pytest.mark.parametrize(
+    "address", ["https://api.openai.com", "https://gateway.example/openai/", "http://127.0.0.1:8090"]
+)
+def test_plain_403_at_an_address_without_v1_asks_for_the_path(address: str) -> None:
+    """The provider answers it at a path that it does not know, whatever the key; one with a code concerns the key."""
+    target = Target(address, Secret("k"), base_url_from=".env")
+    text = remedy(Failure("key_forbidden", http_status=403), target)
+
+    assert "Correct OPENAI_BASE_URL (from .env): OpenAI-compatible servers end in /v1" in text
+    assert ("It has no path: append /v1" in text) == ("/openai" not in address)
+    assert "path" not in remedy(Failure("key_forbidden", http_status=403), OPENAI)
+    assert "path" not in remedy(Failure("key_forbidden", http_status=403, upstream_code="missing_scope"), target)
+
+
 def test_evidence_of_an_event_names_the_source_of_the_address() -> None:
     """As that of an HTTP response does."""
     failure = translate.from_events(None, 3000, "invalid_request_error.incorrect_hostname")
