@@ -149,7 +149,7 @@ class Continuity:
             self._log_bytes -= len(raw)
             (mirror.client_event if kind in kept.KEEP_FROM_CLIENT else mirror.upstream_event)(kind, raw, time)
         if not log:
-            self._interceptor.dropped(mirror.trim(now))
+            mirror.trim(now)
             self.journal.trim()
         return bool(log)
 

@@ -32,7 +32,6 @@ _ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
     kept.ITEM_DONE,
 }
 _PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
-_MAX_GONE: Final = 4096
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
 
 
@@ -73,7 +72,7 @@ class Interceptor:
         self._mirror = mirror
         self._own = own
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
-        self._gone: dict[str, None] = {}  # ids of items that the mirror dropped
+        self._gone: set[str] = set()  # ids of items that the mirror dropped, and upstream lacks
         self._created_as_audio: set[str] = set()
         self._tool_lists = ToolLists()  # whose beginning the client was not sent
         self._lacks_items = False  # upstream, of those that the client knows
@@ -82,7 +81,7 @@ class Interceptor:
     def adopt(self, replay: Replay) -> None:
         """Note what the new upstream has of each item."""
         self.is_active = True
-        self._due = {}
+        self._due, self._gone = {}, set(self._mirror.items.dropped)
         self._tool_lists = replay.tool_lists
         # Upstream may transcribe them once more.
         self._created_as_audio = replay.created_as_audio if self._mirror.session.transcribes else set()
@@ -92,13 +91,6 @@ class Interceptor:
             else:
                 item.fate = Fate.TEXT if item.kind is Kind.ANSWER and item.is_spoken else Fate.SAME
         self._lacks_items = any(item.fate is Fate.ABSENT for item in self._mirror.items)
-
-    def dropped(self, item_ids: Sequence[str]) -> None:
-        """Note items that exceed the mirror's limit, so that another upstream will lack them."""
-        for item_id in item_ids[-_MAX_GONE:]:
-            self._gone[item_id] = None
-        while len(self._gone) > _MAX_GONE:
-            del self._gone[next(iter(self._gone))]
 
     # -- events of the client -----------------------------------------------------------------------------------------
 
@@ -137,7 +129,9 @@ class Interceptor:
         if item is not None and item.fate is Fate.ABSENT:
             before = self._before(after)
         elif item is None and after in self._gone:
-            before = ROOT
+            before = self._mirror.items.place_of(after)
+            if self._is_absent(before):
+                before = self._before(before)
         else:
             return None
         return self._own.masked_frame(dumps({**body, "previous_item_id": before}))
@@ -180,7 +174,7 @@ class Interceptor:
         if not self._is_absent(item_id):
             return None
         self._mirror.conversation.remove(item_id)
-        self._gone.pop(item_id, None)
+        self._gone.discard(item_id)
         return Interception(to_client=[self._answer(kept.ITEM_DELETED, item_id=item_id)])
 
     def _truncate(self, item: Item, body: Mapping[str, Any], now: float) -> Interception:

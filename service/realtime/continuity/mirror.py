@@ -102,13 +102,11 @@ class Mirror:
             return False
         return all(since <= now - TRANSCRIPT_SECONDS for since in self.conversation.untranscribed.values())
 
-    def trim(self, now: float) -> list[str]:
-        """Drop what is beyond a limit, and answers that are owed for so long that none will come; returns dropped items."""
+    def trim(self, now: float) -> None:
+        """Drop what is beyond a limit, and answers that are owed for so long that none will come."""
         self.answers.trim(now)
-        gone = self.conversation.trim(now)
-        if gone and self.session.keeps_all:
+        if self.conversation.trim(now) and self.session.keeps_all:
             self.failure = "items_over_limit"
-        return [item.item_id for item in gone]
 
     # -- session ------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from service.realtime.events import parse_object
 
 ROOT: Final = "root"
 _OVERHEAD_BYTES: Final = 250  # of an item in memory, beside its text
+_MAX_DROPPED: Final = 4096  # ids that are kept
 _TEXT_KEYS: Final = ("text", "transcript")
 
 
@@ -200,6 +201,7 @@ class Items:
         self._order: list[str] = []
         self._items: dict[str, Item] = {}
         self.bytes = 0
+        self.dropped: dict[str, str] = {}  # the ids of items that exceeded a limit, and of the item before each
         self.dropped_messages = 0  # of users, and of the system
         self.revision = 0
         """Grows with every change."""
@@ -225,6 +227,9 @@ class Items:
     def insert(self, item: Item, after: str | None) -> None:
         """Insert an item after another one, first (`root`), or last: also if that other one is unknown."""
         self.remove(item.item_id)
+        self.dropped.pop(item.item_id, None)
+        if after in self.dropped:
+            after = self.place_of(after)
         if after == ROOT:
             self._order.insert(0, item.item_id)
         elif after is not None and after in self._items and self._order[-1] != after:
@@ -235,6 +240,12 @@ class Items:
         self.bytes += item.size
         self._image_bytes += item.size if item.holds_image else 0
         self.changed(item)
+
+    def place_of(self, item_id: str) -> str:
+        """The last item before one that was dropped, of those that are left; `root` if there is none."""
+        while item_id in self.dropped:
+            item_id = self.dropped[item_id]
+        return item_id if item_id in self._items else ROOT
 
     def remove(self, item_id: str) -> Item | None:
         """Remove an item and return it."""
@@ -283,9 +294,12 @@ class Items:
             is_over = self._are_images_over_limit if item.holds_image else self._are_texts_over_limit
             if is_over and (item.kind is not Kind.CALL or item.call_id not in open_calls):
                 gone.append(item)
+                self.dropped[item.item_id] = self.before(item.item_id)
                 self.remove(item.item_id)
                 if not self._is_over_limit:
                     break
         is_message = [item.kind is Kind.USER_SPEECH or (item.kind is Kind.COPY and not item.call_id) for item in gone]
         self.dropped_messages += sum(is_message)
+        while len(self.dropped) > _MAX_DROPPED:
+            del self.dropped[next(iter(self.dropped))]
         return gone
