@@ -16,7 +16,7 @@ from service.upstream.live_key import ABSENT_SESSION
 from service.upstream.target import Target
 from tests.health.test_endpoints import FAST, probe
 from tests.support.harness import Relay, eventually, open_raw, running_relay, simulated_relay
-from tests.support.raw_http_server import Exchange, RawHttp, Script, raw_http
+from tests.support.raw_http_server import Exchange, RawHttp, Script, answering, raw_http
 
 STATUS = "realtime_relay_health_check_status"
 
@@ -24,15 +24,6 @@ STATUS = "realtime_relay_health_check_status"
 def error(code: str | None) -> bytes:
     """The provider's error object."""
     return json.dumps({"error": {"type": "invalid_request_error", "code": code, "message": "CANARY"}}).encode()
-
-
-def answering(status: str, body: bytes = b"", **headers: str) -> Script:
-    """A script that refuses each upgrade of GPT-Live with this response."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.answer(status, body, **headers)
-
-    return script
 
 
 @asynccontextmanager

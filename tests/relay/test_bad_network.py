@@ -23,18 +23,10 @@ from tests.support.harness import (
     within,
 )
 from tests.support.invariants import assert_no_leaks
-from tests.support.raw_websocket_server import CREATED, RawUpstream, ServerConnection, raw_upstream
+from tests.support.raw_websocket_server import RawUpstream, echo, raw_upstream
 
 PATH = "/v1/realtime?model=scripted"
 SIDES = ["client", "upstream"]
-
-
-async def echo(connection: ServerConnection) -> None:
-    """Echo every message."""
-    connection.send(CREATED)
-    async for payload in connection.messages():
-        connection.send(payload)
-        await connection.writer.drain()
 
 
 @dataclass

@@ -18,9 +18,9 @@ from service.relay.session_watch import SessionWatch
 from service.relay.watchdog import RATE_WINDOW_SECONDS, SessionLimits
 from service.wire.leg import Leg
 from service.wire.turns import FRAMES_PER_DELIVERY
-from tests.relay.test_message_floods import PATH, echo, newest_session, open_client
+from tests.relay.test_message_floods import PATH, newest_session, open_client
 from tests.support.harness import RawClient, Relay, eventually, payload_of, taking_less_than, within
-from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.raw_websocket_server import CREATED, ServerConnection, echo
 from tests.support.scripted_upstream import scripted_relay
 
 MAX_MESSAGES_PER_SECOND: Final = 500

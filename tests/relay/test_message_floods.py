@@ -17,7 +17,7 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import ControlFrame
 from service.relay.session import Session
 from tests.support.harness import RawClient, Relay, eventually, open_raw, payload_of, within
-from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.raw_websocket_server import CREATED, ServerConnection, echo
 from tests.support.scripted_upstream import scripted_relay
 
 PATH: Final = "/v1/realtime?model=scripted"
@@ -36,14 +36,6 @@ async def open_client(relay: Relay, path: str = PATH) -> AsyncIterator[RawClient
         yield client
     finally:
         await client.close()
-
-
-async def echo(connection: ServerConnection) -> None:
-    """Echo every message."""
-    connection.send(CREATED)
-    async for payload in connection.messages():
-        connection.send(payload)
-        await connection.writer.drain()
 
 
 def newest_session(relay: Relay) -> Session:

@@ -80,6 +80,15 @@ class RawHttp:
 Script = Callable[[Exchange], Awaitable[None]]
 
 
+def answering(status: str, body: bytes = b"", **headers: str) -> Script:
+    """A script that answers every request with this response."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(status, body, **headers)
+
+    return script
+
+
 @asynccontextmanager
 async def raw_http(
     script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"

@@ -87,6 +87,14 @@ class ServerConnection:
 Script = Callable[[ServerConnection], Awaitable[None]]
 
 
+async def echo(connection: ServerConnection) -> None:
+    """Echo every message."""
+    connection.send(CREATED)
+    async for payload in connection.messages():
+        connection.send(payload)
+        await connection.writer.drain()
+
+
 @dataclass
 class RawUpstream:
     """A listening server. `upgrades` and `open` count the scripted connections."""

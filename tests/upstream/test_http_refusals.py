@@ -9,19 +9,10 @@ import pytest
 
 from tests.support.harness import taking_less_than
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
-from tests.support.raw_http_server import Exchange, Script, raw_http
+from tests.support.raw_http_server import Exchange, Script, answering, raw_http
 from tests.support.raw_websocket_server import CREATED
 
 MASKED = b'{"error":{"type":"invalid_request_error","code":"invalid_api_key","message":"Incorrect: sk-sim-g********CANARY5"}}'
-
-
-def answering(status: str, body: bytes = b"", **headers: str) -> Script:
-    """A script that answers every request with this response."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.answer(status, body, **headers)
-
-    return script
 
 
 def error(code: str) -> bytes:
