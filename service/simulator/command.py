@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         choices=[scenario.value for scenario in Scenario],
         help="behaviour for requests that select none with the key sk-sim-<name> or the query ?simulate=<name>; "
-        "listed below",
+        "listed below; a key with another name works",
     )
     parser.add_argument(
         "--session-seconds", type=float, default=default.session_seconds, help="maximum duration of a session"

@@ -133,8 +133,8 @@ def for_clients(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 _SCENARIO_HINT: Final = (
-    "Remove 'simulate' from the query, or the ending of the key sk-sim-..., or use a name that 'python -m service simulate "
-    "--help' lists: the simulator knows no scenario of this name."
+    "Remove 'simulate' from the query, or use a name that 'python -m service simulate --help' lists: the simulator knows no "
+    "scenario of this name."
 )
 
 
