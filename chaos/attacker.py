@@ -27,6 +27,9 @@ _PULSE_FRAMES_PER_SECOND: Final = 4_800  # below the relay's limit of 5,000
 _HELD_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 0.2
 _FILL_BYTES: Final = 9_000_000
+_LARGE_ANSWERS: Final = (
+    500  # of 125 bytes, with 40 more for each connection: some of them just fill the kernel's buffers
+)
 _RESET: Final = struct.pack("ii", 1, 0)
 _SEGMENT_BYTES: Final = 536
 _AT_ONCE: Final = 3_000
@@ -236,15 +239,20 @@ async def _deaf(connection: Connection) -> None:
         writer.transport.abort()
 
 
-async def _unread_answers(connection: Connection) -> None:
-    """Send requests, and read no answer."""
+async def _unread(connection: Connection) -> None:
+    """Send what is answered, small things once the path may be full, and read nothing."""
     sock = await connection.connect_raw(receive_bytes=2048)
+    send, attack = asyncio.get_running_loop().sock_sendall, connection.attack
+    large = _LARGE_ANSWERS + 40 * connection.number if attack.repeated else sys.maxsize
     try:
         async with asyncio.timeout(_HELD_SECONDS):
-            while True:
-                await asyncio.get_running_loop().sock_sendall(sock, connection.attack.first)
-                connection.tally["bytes"] += len(connection.attack.first)
-                await asyncio.sleep(0.002)
+            if attack.names:
+                await send(sock, connection.request())
+            for number in itertools.count():
+                data = attack.first if number < large else attack.repeated
+                await send(sock, data)
+                connection.tally["bytes"] += len(data)
+                await asyncio.sleep(0.001)
     finally:
         sock.close()
 
@@ -288,22 +296,13 @@ async def _reset_session(connection: Connection) -> None:
     writer.transport.abort()
 
 
+_PROGRAMS: Final = (
+    _rubbish, _request, _slowloris, _flood, _pulses, _large_then_small, _listen, _dial, _deaf, _unread, _silent, _reset,
+    _reset_at_once, _reset_session,
+)  # fmt: skip
 PROGRAMS: Final[dict[str, Callable[[Connection], Awaitable[None]]]] = {
-    "rubbish": _rubbish,
-    "request": _request,
-    "slowloris": _slowloris,
-    "flood": _flood,
-    "pulses": _pulses,
-    "large_then_small": _large_then_small,
-    "listen": _listen,
-    "dial": _dial,
-    "deaf": _deaf,
-    "unread_answers": _unread_answers,
-    "silent": _silent,
     "silent_internal": _silent,
-    "reset": _reset,
-    "reset_at_once": _reset_at_once,
-    "reset_session": _reset_session,
+    **{program.__name__.removeprefix("_"): program for program in _PROGRAMS},
 }
 
 

@@ -35,6 +35,7 @@ _CONTINUATION: Final = b"\x00\x80" + _ZERO_KEY
 _TINY: Final = build_frame(TEXT, b"{}", _ZERO_KEY)
 _AUDIO: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 80 + b'"}', _ZERO_KEY)
 _PING: Final = frame_head(0x9, 0, _ZERO_KEY)
+_LARGE_PING: Final = frame_head(0x9, 125, _ZERO_KEY) + bytes(125)
 _PONG: Final = frame_head(0xA, 0, _ZERO_KEY)
 _LARGE: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 60_000 + b'"}', _ZERO_KEY)
 
@@ -212,7 +213,8 @@ _REFUSALS: Final = (
     Attack("slow-dials", "refusals", "dial", 120, model="chaos-slow", names=1, in_short=True),
 )  # fmt: skip
 _READS_NOTHING: Final = (
-    Attack("answers-unread", "reads nothing", "unread_answers", 200, _PIPELINE, addresses=1, open_files=256, in_short=True),
+    Attack("answers-unread", "reads nothing", "unread", 200, _PIPELINE, addresses=1, open_files=256, in_short=True),
+    Attack("pongs-unread", "reads nothing", "unread", 20, _LARGE_PING, _PING, names=20, in_short=True),
     Attack("silent-connections", "reads nothing", "silent", 200, addresses=1, open_files=256),
     Attack("silent-on-internal-port", "reads nothing", "silent_internal", 400, addresses=1),
     Attack("deaf-clients", "reads nothing", "deaf", 20, model="chaos-large", names=20, in_short=True),

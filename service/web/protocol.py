@@ -31,6 +31,9 @@ from service.wire.losses import losses_of
 
 MAX_DISCARDED_BYTES: Final = 1_048_576
 """What a peer may send on a connection that is not read any more, before it is aborted."""
+MAX_UNSENT_BYTES: Final = 4096
+"""A connection with more unsent data than this answers no further request. An answer of a hundred bytes that waits takes a
+kilobyte of memory (see `service.wire.small_writes`)."""
 UNSENT_SECONDS: Final = 15.0
 """A connection with unsent bytes whose peer acknowledges none for this long is aborted: it does not read its answers."""
 LINGER_SECONDS: Final = 1.0
@@ -74,6 +77,7 @@ class PublicProtocol(web.RequestHandler):
         super().connection_made(transport)
         # A cast: uvloop's transports do not subclass asyncio's.
         stream = cast("asyncio.Transport", transport)
+        stream.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
         tcp.enable_dead_peer_detection(stream, int(UNSENT_SECONDS * 1000))
         peer = stream.get_extra_info("peername")
         if peer is None:

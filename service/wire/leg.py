@@ -24,10 +24,12 @@ from service.wire.losses import losses_of
 from service.wire.outlet import drop
 from service.wire.receiver import OnRead, Receiver
 from service.wire.signs_of_life import SignsOfLife
+from service.wire.small_writes import SMALL_BYTES, SmallWrites
 from service.wire.turns import CHEAP_SECONDS, Debt, scheduler_of
 
 WRITE_HIGH_BYTES: Final = 65_536
-"""A leg with more unsent data than this is full. 64 KiB is one second of speech as the API carries it (64 kB/s)."""
+"""A leg with more unsent data than this is full, also one with many small writes. 64 KiB is one second of speech as the API
+carries it (64 kB/s)."""
 
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
@@ -81,7 +83,7 @@ class Leg(SignsOfLife):
         self.on_writable: Callable[[], None] | None = None
         self._on_lost = on_lost
         self.closed: asyncio.Future[None] = loop.create_future()
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._small_writes = SmallWrites(transport, WRITE_HIGH_BYTES)
         tcp.enable_dead_peer_detection(transport, tcp.UPSTREAM_TIMEOUT_MS if masks else tcp.CLIENT_TIMEOUT_MS)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -244,6 +246,8 @@ class Leg(SignsOfLife):
         """Send bytes of data frames. `mid_frame`: they end inside a frame, which the next write continues."""
         if self._close_sent or self._transport.is_closing():
             return
+        if len(raw) < SMALL_BYTES:
+            self._small_writes.add()
         self._transport.write(raw)
         self._mid_frame = mid_frame
         if not mid_frame and (self._pending_control or self._pending_pong is not None):
@@ -267,6 +271,7 @@ class Leg(SignsOfLife):
         elif self._mid_frame:
             self._pending_control.append(build_frame(opcode, payload, self._mask_key()))
         else:
+            self._small_writes.add()
             self._transport.write(build_frame(opcode, payload, self._mask_key()))
 
     def send_probe(self) -> float:
@@ -309,7 +314,7 @@ class Leg(SignsOfLife):
         self._transport.abort()
 
     def pause_writing(self) -> None:
-        """Called by the transport: more than `WRITE_HIGH_BYTES` are unsent."""
+        """Called by the transport: more than `WRITE_HIGH_BYTES` are unsent, or as many small writes as may wait."""
         self.full_since = self._loop.time()
         self._acknowledged_bytes = 0
         if self.on_full is not None:
@@ -318,6 +323,7 @@ class Leg(SignsOfLife):
     def resume_writing(self) -> None:
         """Called by the transport: the peer has caught up."""
         self.full_since = None
+        self._small_writes.written()
         if self._pending_pong is not None and not self._mid_frame:
             self._send_pending()
         if self.on_writable is not None:

@@ -6,7 +6,7 @@ import gc
 import itertools
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
@@ -24,6 +24,7 @@ from tests.web.test_invalid_requests import upgrade
 
 MIB: Final = 1 << 20
 MAX_GROWTH_BYTES: Final = 20_000_000
+MAX_UNREAD_BYTES: Final = protocol.MAX_UNSENT_BYTES + 1024  # and one answer
 PIECE: Final = 65_536
 GET: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED: Final = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -168,23 +169,30 @@ def test_answer_begins_the_count_again() -> None:
     assert 10 * 50_001 == parser.parsed
 
 
-@pytest.mark.parametrize("reads", [False, True])
-async def test_connection_whose_answers_are_not_read_is_aborted(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `UNSENT_SECONDS` in which the peer acknowledges nothing; one that reads is kept."""
-    async with simulated_relay() as relay:
-        sock = socket.socket()
+@contextlib.asynccontextmanager
+async def deaf_connection(port: int) -> AsyncIterator[tuple[socket.socket, PublicProtocol]]:
+    """A connection over which few bytes pass while its client reads nothing."""
+    with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         sock.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536
         )  # with segments of 64 kB a small window stays closed
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", relay.app.public_port))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         await eventually(lambda: bool(public_protocols()))
         connection = public_protocols()[0]
+        assert connection.transport is not None
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        yield sock, connection
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_connection_whose_answers_are_not_read_is_aborted(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `UNSENT_SECONDS` in which the peer acknowledges nothing; one that reads is kept."""
+    async with simulated_relay() as relay, deaf_connection(relay.app.public_port) as (sock, connection):
         monkeypatch.setattr(protocol, "UNSENT_SECONDS", 1.0)  # not before: the kernel's timeout stays 15 s
         transport = connection.transport
         assert transport is not None
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
         while not transport.get_write_buffer_size():
             await asyncio.get_running_loop().sock_sendall(sock, GET + b"\r\n")
             await asyncio.sleep(0)
@@ -197,7 +205,24 @@ async def test_connection_whose_answers_are_not_read_is_aborted(reads: bool, mon
         else:
             await eventually(transport.is_closing, 30)
             await eventually(lambda: not public_protocols())
-        sock.close()
+
+
+async def test_unread_answers_are_bounded() -> None:
+    """However slowly the requests come: no further one is handled until the answers are read."""
+    async with simulated_relay() as relay, deaf_connection(relay.app.public_port) as (sock, connection):
+        transport = connection.transport
+        assert transport is not None
+        unread = 0
+        with contextlib.suppress(BlockingIOError):  # the relay reads no more
+            for _ in range(300):
+                sock.send(GET + b"\r\n")
+                await asyncio.sleep(0.001)
+                unread = max(unread, transport.get_write_buffer_size())
+        assert protocol.MAX_UNSENT_BYTES < unread < MAX_UNREAD_BYTES
+        reading = asyncio.ensure_future(read_all(sock))
+        await eventually(lambda: not transport.get_write_buffer_size() and not connection._messages, 30)
+        reading.cancel()
+        assert not transport.is_closing()
 
 
 async def read_all(sock: socket.socket) -> None:
