@@ -82,6 +82,7 @@ def test_unbroken_session_has_no_findings() -> None:
         (CREATED, event("response.output_audio.delta", response_id="resp_1")),
         (CREATED, response("created"), response("done"), event("response.output_text.delta", response_id="resp_1")),
         (CREATED, event("conversation.item.done", item=ITEM)),
+        (CREATED, event("conversation.item.input_audio_transcription.completed", item_id="item_1")),
         (CREATED, *itertools.repeat(event("conversation.item.added", item=ITEM), 2)),
     ],
 )

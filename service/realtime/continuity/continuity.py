@@ -335,11 +335,10 @@ class Continuity:
         return self._interceptor.placed(event_type, raw)
 
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:
-        """Whether an event of the upstream before is forwarded: a late transcript is, and it is kept."""
+        """Whether an event of the upstream before is forwarded: a late transcript of a known item is, and it is kept."""
         self.fold(now, _ALL)
-        if not event_type.startswith("conversation.item.input_audio_transcription.") or self._interceptor.is_repeated(
-            raw
-        ):
+        is_transcript = event_type.startswith("conversation.item.input_audio_transcription.")
+        if not is_transcript or self._interceptor.is_repeated(raw) or self._interceptor.is_unknown(raw):
             self.swallowed_events += 1
             return False
         if event_type in kept.KEEP_FROM_UPSTREAM:

@@ -310,3 +310,9 @@ class Interceptor:
         """Whether an event is the transcript of an item of which the client was sent one."""
         item = self._mirror.items.get(text(body_of(raw, masked=False).get("item_id")))
         return item is not None and (item.is_transcribed or bool(item.text))
+
+    def is_unknown(self, raw: bytes) -> bool:
+        """Whether an event is about an item that the client was never sent: a turn that the next upstream hears again."""
+        item_id = text(body_of(raw, masked=False).get("item_id"))
+        is_kept = self._mirror.items.get(item_id) is not None or item_id in self._gone
+        return not is_kept and not self._mirror.is_transcription  # which keeps no items

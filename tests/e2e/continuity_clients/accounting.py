@@ -15,6 +15,13 @@ from service.simulator import ConnectionRecord
 from service.simulator.numbered import Ranges, sample_ranges, spoken_words
 from tests.e2e.continuity_clients.tap import Seen
 
+_ABOUT_ITEMS = (
+    "conversation.item.done",
+    "conversation.item.truncated",
+    "conversation.item.deleted",
+    "conversation.item.input_audio_transcription.completed",
+    "conversation.item.input_audio_transcription.failed",
+)
 _OPEN_ENDED = ("response.created", "response.done")
 
 
@@ -176,7 +183,7 @@ def _check_items(received: Sequence[Seen], findings: Findings) -> None:
             name = one.event["item"]["id"]
             findings.expect(name not in added, f"item {name} was added twice")
             added.add(name)
-        elif one.type in ("conversation.item.done", "conversation.item.truncated", "conversation.item.deleted"):
+        elif one.type in _ABOUT_ITEMS:
             name = one.event.get("item_id") or one.event.get("item", {}).get("id")
             findings.expect(name in added, f"{one.type} of {name}, which was not added")
 

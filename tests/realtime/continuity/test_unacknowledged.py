@@ -5,8 +5,8 @@ import base64
 import pytest
 
 from service.realtime.continuity.continuity import Boundary
-from tests.support.continued_call import client_frame
-from tests.support.kept_session import KeptSession, append, heard, recovered, types, user_text
+from tests.support.continued_call import client_frame, upstream_frame
+from tests.support.kept_session import KeptSession, append, committed, heard, recovered, types, user_text
 from tests.support.numbered_speech import numbers_of, silence, speech
 from tests.support.reference_api import Event
 
@@ -118,3 +118,19 @@ def test_error_is_of_the_event_of_its_type_among_those_with_one_id() -> None:
     session.up("error", error={"event_id": "same", "code": "item_create_duplicate_item_id", "param": None})
     session.lose()
     assert types(recovered(session)[0]) == ["response.create"]
+
+
+@pytest.mark.parametrize("outcome", ["delta", "completed", "failed"])
+def test_late_transcript_of_a_turn_that_the_client_never_saw_is_hidden(outcome: str) -> None:
+    """Upstream committed the turn while it was given up in mid-speech: the next one hears it again, as another item."""
+    session = KeptSession(transcription={"model": "t"})
+    append(session, speech(range(1, 31)))
+    session.up("input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
+    session.lose()
+    recovered(session)
+    kind = f"conversation.item.input_audio_transcription.{outcome}"
+    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
+    assert not session.continuity.old_upstream_event(kind, event, session.now)
+    committed(session, "b", 0, 800)
+    event = upstream_frame({"type": kind, "item_id": "b", "transcript": "late"})
+    assert session.continuity.old_upstream_event(kind, event, session.now)
