@@ -12,13 +12,15 @@ from typing import Final
 
 Path = tuple[str | int, ...]
 
-_KEY: Final = re.compile(r"""[ \t]*(?P<key>[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*(?P<dot>\.)?""")
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+# Possessive repetitions: what has been read of a group is not kept for another try. One search holds the interpreter's lock,
+# and of a megabyte of comments it took a third of a second and 160 MB.
+_KEY: Final = re.compile(r"""[ \t]*+(?P<key>[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+(?P<dot>\.)?""")
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
 _STRING: Final = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*"""(?:"{1,2}(?!"))?'  # one or two quotation marks may precede the closing ones
-    r"|'''(?:[^']|'(?!''))*'''(?:'{1,2}(?!'))?"
-    r'|"(?:[^"\\\n]|\\.)*"'
-    r"|'[^'\n]*'",
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+"""(?:"{1,2}(?!"))?'  # one or two quotation marks may precede the closing ones
+    r"|'''(?:[^']++|'(?!''))*+'''(?:'{1,2}(?!'))?"
+    r'|"(?:[^"\\\n]++|\\.)*+"'
+    r"|'[^'\n]*+'",
     re.DOTALL,
 )
 _SCALAR: Final = re.compile(r"[^,\]}\n#]+")

@@ -79,9 +79,11 @@ def parse_clients(text: str, surroundings: Surroundings, read_tokens: ReadTokens
 
 
 def _parse_toml(text: str, file: str) -> dict[str, Any]:
-    if found := _TOO_LONG_KEY.search(text):
-        number = text.count("\n", 0, found.start()) + 1
-        raise ClientsRejected([Mistake(file, number, "the file has a key of more than 32 parts", "Correct the line")])
+    for number, written in enumerate(text.split("\n"), 1):
+        if _TOO_LONG_KEY.search(written):
+            raise ClientsRejected(
+                [Mistake(file, number, "the file has a key of more than 32 parts", "Correct the line")]
+            )
     try:
         return tomllib.loads(text, parse_float=_decimal)
     except tomllib.TOMLDecodeError as exc:

@@ -1,9 +1,11 @@
 """The line of every key and item of a TOML document is found, however it is written."""
 
 import tomllib
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,3 +151,25 @@ def test_line_of_unknown_path_is_that_of_its_table() -> None:
     lines = KeyLines("x = 1\n[a]\nb = 2\n")
 
     assert [2, 2, 1] == [lines.line_of(path) for path in (("a", "missing"), ("a",), ("nowhere",))]
+
+
+LONG = {
+    "comments": "a = 1\n" + "#\n" * 100_000,
+    "basic-string": 'a = "' + "\\n" * 100_000 + '"\n',
+    "lines": 'a = """' + "\\\\\n" * 50_000 + '"""\n',
+    "literal-lines": "a = '''" + "'' \n" * 50_000 + "'''\n",
+    "quoted-key": '"' + "\\\\" * 50_000 + '" = 1\n',
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_text_takes_no_memory_for_each_character(name: str) -> None:
+    """A search that could be tried in another way would keep a state for each, and hold the interpreter's lock meanwhile."""
+    text = f"{LONG[name]}b = 1\n"
+    tracemalloc.start()
+    lines = KeyLines(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert text.count("\n") == lines.line_of(("b",))
+    assert peak < 30 * len(text)
