@@ -13,7 +13,7 @@ from typing import Any, Final
 from service.realtime.live import SESSION_START
 from service.realtime.names import MODEL_NAME
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"')  # possessive: else it keeps a state for each character
 _COLON: Final = re.compile(rb"[ \t\r\n]*:")
 _CHECKED_KEYS: Final = frozenset({"type", "session", "model", "delegation", "responses", "decisions", "triggers"})
 

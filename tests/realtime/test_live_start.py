@@ -1,6 +1,7 @@
 """The strict reading of `session.start`: its models are found, as any JSON parser finds them, or it is refused."""
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -64,3 +65,16 @@ def test_other_keys_and_values_may_have_escapes() -> None:
     """Python writes the name of a tool's parameter like this."""
     payload = rb'{"type":"session.start","session":{"model":"gpt-live-1","x":{"gr\u00f6\u00dfe":"\u0022model\u0022:"}}}'
     assert RequestedModels("gpt-live-1") == parse_start(payload, is_text=True)
+
+
+@pytest.mark.parametrize("text", ["\\u00e9" * 30_000, "a" * 200_000 + "\\u00e9", '\\"' * 100_000 + "\\u0041"])
+def test_long_text_with_escapes_takes_memory_like_its_length(text: str) -> None:
+    """A search that could be tried in another way would keep a hundred bytes for each character, and stall all sessions."""
+    payload = f'{{"type":"session.start","session":{{"model":"gpt-live-1","instructions":"{text}"}}}}'.encode()
+    tracemalloc.start()
+    requested = parse_start(payload, is_text=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert "gpt-live-1" == requested.model
+    assert peak < 20 * len(payload)
