@@ -14,7 +14,7 @@ ITEM_RESULTS: Final = ("sent", "refused", "omitted")
 LOST_TURNS: Final = ("no_transcript", "audio_over_limit", "format_changed", "items_over_limit", "refused", "other")
 NOT_RENEWABLE: Final = (
     "kept_event_too_large",
-    "kept_event_too_deep",
+    "kept_event_too_intricate",
     "items_over_limit",
     "unsupported_session",
     "over_budget",

@@ -18,11 +18,19 @@ def send_what_cannot_be_kept(caller: Caller) -> None:
     caller.say("hello", metadata=[0] * 20_000)
 
 
-async def is_reported(found: Stage) -> None:
+async def is_reported(found: Stage, reason: str = "kept_event_too_intricate") -> None:
     """Wait for the report of it."""
-    await eventually(
-        lambda: found.relay.metric("realtime_relay_not_renewable_total", reason="kept_event_too_large") == 1
-    )
+    await eventually(lambda: found.relay.metric("realtime_relay_not_renewable_total", reason=reason) == 1)
+
+
+async def test_event_that_is_too_large_is_reported_as_such() -> None:
+    """With its own remedy; it is forwarded."""
+    async with stage() as found, calling(found.relay) as caller:
+        caller.say("x" * 1_100_000)
+        await is_reported(found, "kept_event_too_large")
+        await is_alive(caller)
+        [line] = found.relay.events("session.not_renewable")
+        assert "1 MiB" in line["remedy"]
 
 
 async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> None:

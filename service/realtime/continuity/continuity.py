@@ -120,16 +120,16 @@ class Continuity:
         if not self.log:  # else speech may begin in it
             self.journal.trim()
 
-    def unkeepable(self) -> None:
-        """Note that a message of a kept type could not be kept: the session is not renewable."""
-        self.give_up("kept_event_too_large")
+    def unkeepable(self, *, is_intricate: bool = False) -> None:
+        """Note that a message of a kept type could not be kept: the session is not renewable. See `is_intricate`."""
+        self.give_up("kept_event_too_intricate" if is_intricate else "kept_event_too_large")
 
     def fold(self, now: float, max_entries: int = _ENTRIES_AT_ONCE) -> bool:
         """Take up to `max_entries` from the log; returns whether there are more."""
         try:
             return self._fold(now, max_entries)
         except RecursionError:  # JSON that is nested as deep as can be read, but not written
-            self.give_up("kept_event_too_deep")
+            self.unkeepable(is_intricate=True)
             return False
 
     def _fold(self, now: float, max_entries: int) -> bool:

@@ -110,7 +110,7 @@ class KeptConversation:
                 self._carry_out(interception, self.upstream)
                 return Verdict.DROP
         if is_intricate(message.payload):
-            continuity.unkeepable()
+            continuity.unkeepable(is_intricate=True)
         continuity.keep_client(event_type, message.raw, now)
         if continuity.is_full:
             self._client.hold("journal_full")
@@ -142,7 +142,7 @@ class KeptConversation:
         elif message.type in KEEP_FROM_UPSTREAM:
             self.take_appends()
             if len(message.raw) > MAX_KEPT_BYTES or is_intricate(message.payload):
-                self.continuity.unkeepable()
+                self.continuity.unkeepable(is_intricate=len(message.raw) <= MAX_KEPT_BYTES)
             else:
                 self.continuity.keep_upstream(message.type, message.raw, self._clock())
             self._release_client()  # not half a second later: the audio of a microphone may wait behind a picture

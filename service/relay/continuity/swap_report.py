@@ -13,7 +13,7 @@ _NO_ACTION: Final = "No action is needed for a single case."
 _REMEDIES: Final = {
     "over_budget": "Raise RELAY_CONTINUITY_BYTES and the container's memory limit, or let fewer clients use continuity.",
     "kept_event_too_large": "Let the client send events of at most 1 MiB, such as smaller images.",
-    "kept_event_too_deep": "Let the client send events of at most 16,384 keys and values.",
+    "kept_event_too_intricate": "Let the client send events of at most 16,384 keys and values, nested a few hundred deep.",
     "items_over_limit": "Let the client set the session's truncation to auto, or keep its conversation below 512 KiB.",
 }
 
