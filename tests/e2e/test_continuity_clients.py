@@ -52,15 +52,20 @@ def test_account_counts_each_sample(found: list[tuple[int, int]], lost: int, dou
     assert account([(0, 10), (10, 30)], found) == Account(30, lost, doubled)
 
 
-@pytest.mark.parametrize(("status", "expected"), [("completed", [(0, 48)]), ("cancelled", []), (None, [(0, 48)])])
-def test_answer_that_ended_as_cut_is_not_expected(status: str | None, expected: list[tuple[int, int]]) -> None:
-    """Upstream completed it while its connection was replaced: it is asked for again. None: the client saw no end."""
-    response = ResponseRecord("resp_1", "vad", None, status="completed", first_sample=0, sent_samples=48)
+@pytest.mark.parametrize(
+    ("ends", "expected"), [(["completed"], [(0, 48)]), (["cancelled"], []), ([], [(0, 48)]), (None, [])]
+)
+def test_answer_that_the_client_saw_as_cut_or_not_at_all_is_not_expected(
+    ends: list[str] | None, expected: list[tuple[int, int]]
+) -> None:
+    """Upstream completed it while its connection was replaced: it is asked for again. None: the client saw no beginning."""
+    record = ResponseRecord("resp_1", "vad", None, status="completed", first_sample=0, sent_samples=48)
     upstream = ConnectionRecord(
-        "/v1/realtime", MultiDict(), CIMultiDict(), conversation=ConversationRecord(responses=[response])
+        "/v1/realtime", MultiDict(), CIMultiDict(), conversation=ConversationRecord(responses=[record])
     )
-    ends = [] if status is None else [event("response.done", response={"id": "resp_1", "status": status})]
-    assert answered([upstream], seen(*ends)) == expected
+    events = [] if ends is None else [response("created")]
+    events += [event("response.done", response={"id": "resp_1", "status": status}) for status in ends or ()]
+    assert answered([upstream], seen(*events)) == expected
 
 
 def test_unbroken_session_has_no_findings() -> None:

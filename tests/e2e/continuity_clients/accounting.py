@@ -103,19 +103,20 @@ def received(seen: Sequence[Seen]) -> Ranges:
 
 
 def answered(upstreams: Sequence[ConnectionRecord], seen: Iterable[Seen]) -> list[tuple[int, int]]:
-    """The samples of the answers that upstream completed, without those that ended as cut for the client.
+    """The samples of the answers that upstream completed, if the client saw them begin and not end as cut.
 
-    Upstream can complete an answer whose last events are still on their way when its connection is replaced. The client is
-    then given the end of an answer that was cut, and the answer is asked for again.
+    Upstream can complete an answer whose events are still on their way when its connection is replaced. The client then
+    sees nothing of it, or the end of an answer that was cut, and the answer is asked for again.
     """
-    done = (one.event["response"] for one in seen if not one.is_from_client and one.type == "response.done")
-    cut = {response["id"] for response in done if response["status"] == "cancelled"}
+    received = [one for one in seen if not one.is_from_client and one.type in _OPEN_ENDED]
+    begun = {one.event["response"]["id"] for one in received}
+    cut = {one.event["response"]["id"] for one in received if one.event["response"].get("status") == "cancelled"}
     return [
         response.samples
         for record in upstreams
         if record.conversation is not None
         for response in record.conversation.responses
-        if response.samples is not None and response.status == "completed" and response.response_id not in cut
+        if response.samples is not None and response.status == "completed" and response.response_id in begun - cut
     ]
 
 
