@@ -24,6 +24,7 @@ from service.settings import SETTINGS
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS
 from service.wire.leg import SLICE_BYTES, WRITE_HIGH_BYTES
 from service.wire.signs_of_life import MIN_PROGRESS_BYTES
+from service.wire.small_writes import MAX_SMALL_WRITES, SMALL_BYTES
 from service.wire.turns import (
     FRAMES_PER_DELIVERY,
     HEAVY_SECONDS,
@@ -103,7 +104,8 @@ STATEMENTS: Final = {
         f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",
         f"When more than {WRITE_HIGH_BYTES // KIB} KiB are unsent",
         f"less than {MIN_PROGRESS_BYTES // KIB} KiB in {SLOW} ends the session",
-        f"{WRITE_HIGH_BYTES // KIB} KiB of unsent data, the rest of one read ({READ_KIB} KiB)",
+        f"{WRITE_HIGH_BYTES // KIB} KiB of unsent data, or {MAX_SMALL_WRITES} writes of less than {SMALL_BYTES} bytes",
+        f"the rest of one read ({READ_KIB} KiB)",
         f"That is {HELD_KIB} KiB per direction",
         f"no more than {CLOSES_PER_SECOND} a second",
     ),
