@@ -198,7 +198,7 @@ class ContinuedCall:
             if self.leg is None:
                 self.recover()
             api = self.leg.api
-            if before == (len(self.seen), self.passed, len(self.leg.up)) and api.active is None and not self.leg.down:
+            if before == (len(self.seen), self.passed, len(self.leg.up)) and api.is_idle and not self.leg.down:
                 return
         raise AssertionError("the call does not come to rest")
 

@@ -120,6 +120,11 @@ class ReferenceApi:
             self.errors.append(error)
             self._send("error", error=error)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it does nothing by itself."""
+        return self.active is None and not self._unheard
+
     def step(self) -> None:
         """Do the next of what upstream does by itself: a transcript, or an event of the active response."""
         if self._unheard:
@@ -305,12 +310,8 @@ class ReferenceApi:
         yield from self._message_events(ids, item, words) if words else self._call_events(ids, item)
         item["status"] = "completed"
         yield {"kind": "conversation.item.done", "item": item, "previous_item_id": None}
-        yield {
-            "kind": "response.output_item.done",
-            "item": item,
-            "response_id": response_id,
-            "output_index": ids["output_index"],
-        }
+        place = {"response_id": response_id, "output_index": ids["output_index"]}
+        yield {"kind": "response.output_item.done", "item": item, **place}
 
     def _message_events(self, ids: Event, item: Event, count: int) -> Iterator[Event]:
         ids = {**ids, "content_index": 0}
@@ -345,6 +346,5 @@ class ReferenceApi:
                 self._send("conversation.item.done", item=item, previous_item_id=None)
                 self._send("response.output_item.done", item=item, output_index=len(response.items) - 1, **ids)
         details = {"type": "cancelled", "reason": reason} if reason else None
-        self._send(
-            "response.done", response={**response.base, "status": status, "status_details": details, "output": placed}
-        )
+        ends = {"status": status, "status_details": details, "output": placed}
+        self._send("response.done", response={**response.base, **ends})

@@ -23,6 +23,11 @@ class WideApi(ReferenceApi):
         self._steps = 0
         self._texts: set[str] = set()  # responses in text
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it does nothing by itself."""
+        return super().is_idle and not self.beside
+
     def step(self) -> None:
         """Responses go on by turns."""
         self._steps += 1

@@ -32,6 +32,7 @@ _ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
     kept.ITEM_DONE,
 }
 _PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
+_MESSAGES: Final = frozenset({Kind.ANSWER, Kind.USER_SPEECH})
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
 
 
@@ -166,16 +167,27 @@ class Interceptor:
 
     def _retrieve(self, item: Item | None) -> Interception | None:
         """Show an item that upstream lacks, such as an answer of which nothing was heard."""
-        if item is None or item.fate is not Fate.ABSENT or item.kind in {Kind.CALL, Kind.UNKNOWN}:
+        if item is None or item.fate is not Fate.ABSENT or not (item.payload or item.kind in _MESSAGES):
             return None
-        return Interception(to_client=[self._answer(kept.ITEM_RETRIEVED, item=item.body())])
+        status = {"status": "incomplete"} if item.kind is Kind.UNKNOWN else {}  # a call without its arguments
+        return Interception(to_client=[self._answer(kept.ITEM_RETRIEVED, item=item.body() | status)])
 
     def _delete(self, item_id: str) -> Interception | None:
         if not self._is_absent(item_id):
             return None
+        self._place_before(item_id)
         self._mirror.conversation.remove(item_id)
         self._gone.discard(item_id)
         return Interception(to_client=[self._answer(kept.ITEM_DELETED, item_id=item_id)])
+
+    def _place_before(self, item_id: str) -> None:
+        """Have what the client has put after an item put after the one before it: the deletion is done before that."""
+        items, journal = self._mirror.items, self._mirror.journal
+        before = items.before(item_id) if items.get(item_id) is not None else items.place_of(item_id)
+        for entry in journal.events:
+            body = body_of(entry.raw, masked=True) if entry.kind == kept.ITEM_CREATE else {}
+            if body.get("previous_item_id") == item_id:
+                journal.replace(entry, self._own.masked_frame(dumps({**body, "previous_item_id": before})))
 
     def _truncate(self, item: Item, body: Mapping[str, Any], now: float) -> Interception:
         end_ms = finite_number(body.get("audio_end_ms")) or 0.0

@@ -117,9 +117,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be read from the client."""
-        if self.event_bytes > self._event_limit:
-            return True
-        return not self.is_sent and self.audio_bytes > self._audio_limit
+        return self.event_bytes > self._event_limit or (not self.is_sent and self.audio_bytes > self._audio_limit)
 
     # -- what upstream does with audio --------------------------------------------------------------------------------
 
@@ -316,6 +314,11 @@ class Journal:
         """Remove an event that is not to be sent."""
         self.events.remove(entry)
         self.event_bytes -= entry.size
+
+    def replace(self, entry: Entry, raw: bytes) -> None:
+        """Change the frames of an event, as the next upstream is to get it."""
+        self.event_bytes += len(raw) - len(entry.raw)
+        entry.raw = raw
 
     def sent(self, entry: Append | Entry, now: float) -> None:
         """Count an entry as sent to the current upstream just now."""

@@ -1,12 +1,22 @@
 """Events of the client that upstream has not acknowledged go to the next upstream."""
 
 import base64
+import json
 
 import pytest
 
 from service.realtime.continuity.continuity import Boundary
 from tests.support.continued_call import client_frame, upstream_frame
-from tests.support.kept_session import KeptSession, append, committed, heard, recovered, types, user_text
+from tests.support.kept_session import (
+    KeptSession,
+    append,
+    begin_call,
+    committed,
+    heard,
+    recovered,
+    types,
+    user_text,
+)
 from tests.support.numbered_speech import numbers_of, silence, speech
 from tests.support.reference_api import Event
 
@@ -134,3 +144,33 @@ def test_late_transcript_of_a_turn_that_the_client_never_saw_is_hidden(outcome: 
     committed(session, "b", 0, 800)
     event = upstream_frame({"type": kind, "item_id": "b", "transcript": "late"})
     assert session.continuity.old_upstream_event(kind, event, session.now)
+
+
+def test_item_after_one_whose_deletion_the_relay_answers_keeps_its_place() -> None:
+    """The deletion overtakes the creation, which the next upstream gets behind it."""
+    session = KeptSession()
+    session.item(user_text("a", "hello"))
+    session.begin_answer("x")
+    session.up("response.done", response={"id": "resp_x", "status": "cancelled"})
+    session.item(user_text("c", "more"), "x")
+    session.lose()
+    recovered(session)
+    session.client("conversation.item.create", event_id="mine", item=user_text("n", "new"), previous_item_id="x")
+    frame = client_frame({"type": "conversation.item.delete", "item_id": "x"})
+    assert session.continuity.intercept("conversation.item.delete", frame, session.now) is not None
+    session.lose()
+    (create,) = recovered(session)[0]
+    assert (create["event_id"], create["previous_item_id"]) == ("mine", "a")
+
+
+def test_call_without_its_arguments_can_be_retrieved() -> None:
+    """The client has seen it, although no other upstream has it."""
+    session = KeptSession()
+    begin_call(session)
+    session.lose()
+    recovered(session)
+    frame = client_frame({"type": "conversation.item.retrieve", "item_id": "a"})
+    done = session.continuity.intercept("conversation.item.retrieve", frame, session.now)
+    assert done is not None
+    item = json.loads(done.to_client[0])["item"]
+    assert (item["type"], item["call_id"], item["status"]) == ("function_call", "c1", "incomplete")
