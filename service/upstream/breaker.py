@@ -13,6 +13,8 @@ What one client meets refuses that client only. Rules of this file:
 * A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
 * The trial of everybody's circuit is the monitor's dial, which `on_trial_due` requests; if it does not end within
   `MONITOR_TRIAL_SECONDS`, a client's dial is the trial. The trial of the other circuits is the next client's dial.
+* Calls that have lost their upstream wait for seconds only. One of their dials is the trial of a temporary failure every
+  `RECOVERY_TRIAL_SECONDS`, in each circuit; a Retry-After holds for them, too.
 * A failure that affects one request only, such as an unknown model, proves that the provider answers. It closes the circuits.
 * A refusal of a query or path counts neither way, and neither does a mistake of the client during a GPT-Live start.
 
@@ -97,14 +99,14 @@ class CircuitBreaker:
         return self._everybody.is_open
 
     @contextmanager
-    def permit(self, witness: Witness) -> Iterator[BreakerPermit]:
+    def permit(self, witness: Witness, *, is_recovery: bool = False) -> Iterator[BreakerPermit]:
         """Permit one dial, for the time of the `with` block; raises Failure with phase `breaker` if a circuit is open."""
         trials: list[Circuit] = []
         try:
             for circuit in self._circuits_of(witness):
-                if circuit is self._everybody:
+                if circuit is self._everybody and not is_recovery:
                     self._leave_the_trial_to_the_monitor()
-                if circuit.admit():
+                if circuit.admit(is_recovery=is_recovery):
                     trials.append(circuit)
             yield BreakerPermit(witness, tuple(trials), self._target, self._generation)
         finally:

@@ -10,6 +10,8 @@ from service.failures import Failure, Phase
 DEFINITE_OPEN_SECONDS: Final = 15.0
 TEMPORARY_OPEN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 """How long a temporary failure keeps a circuit open: each failed trial moves to the next step."""
+RECOVERY_TRIAL_SECONDS: Final = 2.0
+"""After this long a dial for a call that has lost its upstream is the trial of a temporary failure."""
 MAX_RETRY_AFTER_SECONDS: Final = 30.0
 """Upper bound on how long a provider's Retry-After keeps a circuit open. Clients are given the whole Retry-After."""
 FAILURES_TO_OPEN: Final = 5
@@ -62,11 +64,17 @@ class Circuit:
         """Whether its open time has not passed."""
         return self.failure is not None and self._clock() < self.open_until
 
-    def admit(self) -> bool:
-        """Let a dial pass and return whether it is the trial; raises Failure with phase `breaker`."""
+    def admit(self, *, is_recovery: bool = False) -> bool:
+        """Let a dial pass and return whether it is the trial; raises Failure with phase `breaker`.
+
+        `is_recovery`: a call waits for it, for seconds only, so that its trial is earlier.
+        """
         if self.failure is None:
             return False
-        if self._clock() >= self.open_until and not self.trial_is_running:
+        open_until = self.open_until
+        if is_recovery and not self.failure.row.is_definite:
+            open_until = min(open_until, max(self._opened_at + RECOVERY_TRIAL_SECONDS, self._retry_after_until))
+        if self._clock() >= open_until and not self.trial_is_running:
             self.trial_is_running = True
             return True
         raise self.refusal()

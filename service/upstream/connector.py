@@ -61,7 +61,13 @@ class UpstreamConnector:
         return Witness(client, request.route, request.model + suffix, user or "")
 
     async def dial(
-        self, request: DialRequest, progress: DialProgress, client: str, user: str | None = None
+        self,
+        request: DialRequest,
+        progress: DialProgress,
+        client: str,
+        user: str | None = None,
+        *,
+        is_recovery: bool = False,
     ) -> UpstreamConnection:
         """Dial for `client`, the name under which it is limited, and its user, and retry once if the failure is temporary.
 
@@ -70,7 +76,7 @@ class UpstreamConnector:
         had begun to send (`DialProgress.refusal`). The caller owns the connection that is returned; see `UpstreamConnection`.
         """
         deadline = asyncio.get_running_loop().time() + self.dialler.timeout_seconds
-        with self.breaker.permit(self.witness(client, request, user)) as permit:
+        with self.breaker.permit(self.witness(client, request, user), is_recovery=is_recovery) as permit:
             self._retry_budget.record_dial()
             try:
                 connected = await self._dial(request, progress, deadline, may_retry=not permit.is_trial)

@@ -21,19 +21,28 @@ class ClientDialler:
         self._dials = dials
 
     async def dial_for(
-        self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
+        self,
+        dial_request: DialRequest,
+        progress: DialProgress,
+        attempt: ConnectionAttempt,
+        *,
+        is_recovery: bool = False,
     ) -> UpstreamConnection:
-        """Dial for an attempt; raises Failure."""
-        return await self._dials.run(self._connect(dial_request, progress, attempt))
+        """Dial for an attempt; raises Failure. `is_recovery`: see `CircuitBreaker.permit`."""
+        return await self._dials.run(self._connect(dial_request, progress, attempt, is_recovery=is_recovery))
 
-    async def dial_again(self, dial_request: DialRequest, attempt: ConnectionAttempt) -> UpstreamConnection:
-        """Dial for the session of an attempt, which has lost its upstream or is about to; raises Failure."""
-        return await self.dial_for(dial_request, DialProgress(), attempt)
+    async def dial_again(
+        self, dial_request: DialRequest, attempt: ConnectionAttempt, *, is_recovery: bool
+    ) -> UpstreamConnection:
+        """Dial for the session of an attempt, which has lost its upstream (`is_recovery`) or is about to; raises Failure."""
+        return await self.dial_for(dial_request, DialProgress(), attempt, is_recovery=is_recovery)
 
     async def _connect(
-        self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt
+        self, dial_request: DialRequest, progress: DialProgress, attempt: ConnectionAttempt, *, is_recovery: bool
     ) -> UpstreamConnection:
-        connected = await self._connector.dial(dial_request, progress, attempt.limited_as, attempt.identity.user)
+        connected = await self._connector.dial(
+            dial_request, progress, attempt.limited_as, attempt.identity.user, is_recovery=is_recovery
+        )
         policy, session = attempt.policy, attempt.bound_session
         if policy is None and session is None:
             return connected

@@ -10,6 +10,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.relay.continuity import renewable_session
 from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment, transcription
+from service.upstream import circuit
 from tests.continuity.caller import calling
 from tests.continuity.relays import FAST, Stage, failing, stage
 from tests.continuity.test_prepared_connections import renew
@@ -170,3 +171,16 @@ async def test_audio_right_before_a_loss_counts_for_the_length_of_the_answer() -
             assert abs(cut.audio_ms - 500) < 5
         finally:
             await client.close()
+
+
+async def test_recovery_tries_again_while_the_breaker_refuses_new_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the breaker may be as long as a recovery."""
+    monkeypatch.setattr(circuit, "FAILURES_TO_OPEN", 1)
+    monkeypatch.setattr(circuit, "TEMPORARY_OPEN_SECONDS", (60.0,))
+    refused = Behaviour(scenario="http-500")
+    async with stage(Behaviour(), refused, refused) as found, calling(found.relay) as caller:
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1, 20)
+        caller.say("hello")
+        await caller.until("conversation.item.done")
+        caller.check()

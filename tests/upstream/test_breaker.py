@@ -225,3 +225,43 @@ def test_retry_budget_allows_a_tenth_of_the_dials(dials: int) -> None:
 
 
 # -- over sockets -------------------------------------------------------------------------------------------------------
+
+
+def test_recovery_is_an_earlier_trial(clock: Clock) -> None:
+    """Once every `RECOVERY_TRIAL_SECONDS`; other dials wait for the whole step, and for its outcome."""
+    breaker = CircuitBreaker(clock)
+    for _ in range(FAILURES_TO_OPEN):
+        fail(breaker, Failure("upstream_overloaded", Phase.UPGRADE))
+    for _ in range(3):  # open for 4 s from now on
+        clock.now += 15
+        fail(breaker, Failure("upstream_overloaded", Phase.UPGRADE))
+    clock.now += module.RECOVERY_TRIAL_SECONDS - 0.1
+    with pytest.raises(Failure), breaker.permit(CLIENT, is_recovery=True):
+        pass
+    clock.now += 0.2
+    assert not permits(breaker)
+    with breaker.permit(CLIENT, is_recovery=True) as permit:
+        assert permit.is_trial
+        with pytest.raises(Failure), breaker.permit(CLIENT, is_recovery=True):
+            pass
+        breaker.failed(Failure("upstream_overloaded", Phase.UPGRADE), permit)
+    with pytest.raises(Failure), breaker.permit(CLIENT, is_recovery=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure("upstream_overloaded", Phase.UPGRADE, retry_after_seconds=20),
+        Failure("key_rejected", Phase.UPGRADE, http_status=401, upstream_code="invalid_api_key"),
+    ],
+)
+def test_recovery_waits_for_what_the_provider_asks(failure: Failure, clock: Clock) -> None:
+    """A Retry-After holds for every dial, and so does a definite failure."""
+    breaker = CircuitBreaker(clock)
+    for _ in range(FAILURES_TO_OPEN):
+        if permits(breaker):
+            fail(breaker, failure)
+    clock.now += 3
+    with pytest.raises(Failure), breaker.permit(CLIENT, is_recovery=True):
+        pass

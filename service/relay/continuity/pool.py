@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.swap import StormSpread, SwapTimes
@@ -12,8 +12,13 @@ from service.relay.continuity.fair_slots import FairSlots
 from service.telemetry.continuity import ContinuityMetrics
 from service.upstream.dial import UpstreamConnection
 
-Redial = Callable[[], Awaitable[UpstreamConnection]]
-"""Dials upstream for a session that exists, as the first dial was; the caller owns the connection. Raises Failure."""
+
+class Redial(Protocol):
+    """Dials upstream for a session that exists, as the first dial was."""
+
+    def __call__(self, *, is_recovery: bool) -> Awaitable[UpstreamConnection]:
+        """Dial; the caller owns the connection. Raises Failure. `is_recovery`: the session has lost its upstream."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

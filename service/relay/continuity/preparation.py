@@ -105,7 +105,7 @@ class Preparation:
         seconds = times.recovery if self._is_recovery else max(times.recovery, times.dial)
         try:
             async with asyncio.timeout(seconds), slot:
-                connected = await redial()
+                connected = await redial(is_recovery=self._is_recovery)
         except TimeoutError:
             self._fail("timeout")
         except Failure as failure:
