@@ -197,18 +197,12 @@ class Journal:
         if not self.is_sent:
             return
         if self.speech is None and self.detects_turns and not self._speech_was_open:
-            self._trim_silence(self.padding_ms / 1000 + NOTICE_SECONDS)
+            # Upstream has noticed no speech in it.
+            self.audio_bytes -= self._audio.drop_silence(self.reached_at, self.padding_ms / 1000 + NOTICE_SECONDS)
         if self.events or self._speech_was_open:
             self._trim_events()
         if self.audio_bytes > self._audio_limit:
             self._limit_audio()
-
-    def _trim_silence(self, seconds: float) -> None:
-        """Free what upstream got this long ago, with this much audio behind it: it has noticed no speech in it."""
-        last = self.reached_at - seconds
-        if self._audio.first_time < last:
-            position = self._audio.end_before(self.reached_at) - seconds * 1000
-            self.audio_bytes -= self._audio.drop(sent_before=last, ended_before=position)
 
     def _trim_events(self) -> None:
         unanswered = [entry for entry in self.events if entry.time < self.reached_at - UNANSWERED_SECONDS]

@@ -31,23 +31,12 @@ class Run:
             return 0
         return count if since > count * self.step else ceil(since / self.step)
 
-    def free(self, *, sent_before: float, ended_before: float) -> int:
-        """Remove the first ones, as long as both are true of them; returns their bytes.
-
-        Looks at one frame only: the others are in no cache of the processor.
-        """
-        frames, count = self.frames, self.sent_before(sent_before)
-        if not count or self.start_ms >= ended_before:
-            return 0
-        early = ended_before - self.start_ms
-        if early <= count * self.length_ms:
-            count = ceil(early / self.length_ms) - 1
-        size = count * len(frames[0])
-        del frames[:count]
+    def forget(self, count: int) -> None:
+        """Remove the first ones."""
+        del self.frames[:count]
         self.order += count
         self.time += count * self.step
         self.start_ms += count * self.length_ms
-        return size
 
     def appends(self) -> Iterator[Append]:
         """Return each of them."""
@@ -63,7 +52,7 @@ class KeptAudio:
 
     def __init__(self) -> None:
         self._entries: deque[Append] = deque()
-        self._runs: deque[Run] = deque()  # after the entries
+        self._runs: list[Run] = []  # after the entries
 
     def __len__(self) -> int:
         return len(self._entries) + sum([len(run.frames) for run in self._runs])
@@ -94,8 +83,18 @@ class KeptAudio:
                 return run.start_ms + count * run.length_ms
         return next((append.end_ms for append in reversed(self._entries) if append.time < time), 0.0)
 
+    def drop_silence(self, reached_at: float, seconds: float) -> int:
+        """Remove what was sent this long before a time, with as much audio after it that was sent until then; see `drop`."""
+        sent_before = reached_at - seconds
+        if self.first_time >= sent_before:
+            return 0
+        return self.drop(sent_before=sent_before, ended_before=self.end_before(reached_at) - seconds * 1000)
+
     def drop(self, *, sent_before: float, ended_before: float) -> int:
-        """Remove the first ones, as long as both are true of them; returns their bytes."""
+        """Remove the first ones, as long as both are true of them; returns their bytes.
+
+        Looks at one frame of a run only: the others are in no cache of the processor.
+        """
         size, entries, runs = 0, self._entries, self._runs
         while entries:
             first = entries[0]
@@ -105,8 +104,17 @@ class KeptAudio:
             del entries[0]
         while runs:
             run = runs[0]
-            size += run.free(sent_before=sent_before, ended_before=ended_before)
-            if run.frames:
+            frames, since, early_ms = run.frames, sent_before - run.time, ended_before - run.start_ms
+            if since <= 0 or early_ms <= 0:
+                break
+            count = total = len(frames)
+            if since <= count * run.step:
+                count = ceil(since / run.step)
+            if early_ms <= count * run.length_ms:
+                count = ceil(early_ms / run.length_ms) - 1
+            size += count * len(frames[0])
+            if count < total:
+                run.forget(count)
                 break
             del runs[0]
         return size

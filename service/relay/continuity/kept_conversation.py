@@ -20,6 +20,8 @@ from service.wire.leg import Leg
 
 PING_SECONDS: Final = 0.9
 """How often upstream is asked whether it has received what the client says: until then, that is kept."""
+_PING: Final = b"kept"  # of one connection only one ping is unanswered at a time
+_PONG: Final = build_frame(Opcode.PONG, _PING)
 _MAX_DELTA_BYTES: Final = 16_384
 MAX_OTHER_BYTES: Final = 262_144
 """Of the client's events that are not kept while upstream is missing, because no swap repeats them."""
@@ -42,8 +44,6 @@ class KeptConversation:
         self._clock = asyncio.get_running_loop().time
         self._others: list[bytes] = []
         self._other_bytes = 0
-        self._pings = 0
-        self._ping = b""
         self.awaited_pong = b""
         """The frame that answers the last ping; empty if it has arrived."""
         self._pinged_at = 0.0
@@ -90,7 +90,7 @@ class KeptConversation:
 
     def pong_received(self, payload: bytes) -> None:
         """Upstream answered the ping with this payload."""
-        if self.awaited_pong and payload == self._ping:
+        if self.awaited_pong and payload == _PING:
             self.awaited_pong = b""
             self.continuity.reached(self._pinged_at)
 
@@ -212,11 +212,8 @@ class KeptConversation:
             return
         journal = self.continuity.journal
         if (self._has_audio and not journal.is_in_turn) or journal.has_unacknowledged:
-            self._pings += 1
-            self._ping = b"%d" % self._pings
-            self.awaited_pong = build_frame(Opcode.PONG, self._ping)
-            self._pinged_at, self._has_audio = now, False
-            self.upstream.send_control(Opcode.PING, self._ping)
+            self.awaited_pong, self._pinged_at, self._has_audio = _PONG, now, False
+            self.upstream.send_control(Opcode.PING, _PING)
 
     def _keep_other(self, raw: bytes) -> None:
         self._others.append(raw)
