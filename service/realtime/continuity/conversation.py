@@ -166,12 +166,12 @@ class Conversation:
         elif item.kind is Kind.USER_SPEECH:
             item.text = item.text or content_text(source)
         elif item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") != "incomplete":
-            item.payload = call_payload(item.item_id, source)
+            item.payload = call_payload(source)
             self.calls[item.call_id] = now
         elif text(source.get("type")) in kept.MCP_CALL_TYPES and is_done:
             if source.get("output") is not None or source.get("error") is not None:
                 self.mcp_calls.pop(item.item_id, None)
-            item.payload = mcp_text(item.item_id, source)
+            item.payload = mcp_text(source)
             item.kind = Kind.COPY if item.payload else Kind.UNKNOWN
         if item.kind is Kind.CALL and not item.is_done and is_done and source.get("status") == "incomplete":
             item.kind = Kind.UNKNOWN  # it never gets its arguments

@@ -207,7 +207,7 @@ class Interceptor:
 
     def _send_text(self, item: Item, words: str) -> bytes:
         before = self._before(item.item_id)
-        form = parse_object(message(item.item_id, "assistant", "output_text", words))
+        form = {"id": item.item_id, **parse_object(message("assistant", "output_text", words))}
         due = [(kept.ITEM_ADDED, item.item_id), (kept.ITEM_DONE, item.item_id)]
         return self._send(kept.ITEM_CREATE, {"previous_item_id": before, "item": form}, due)
 

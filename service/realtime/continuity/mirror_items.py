@@ -43,7 +43,7 @@ class Item:
 
     item_id: str
     kind: Kind
-    payload: bytes = b""  # of COPY and CALL: the JSON of the item
+    payload: bytes = b""  # of COPY and CALL: the JSON of the item, without its id, which would be kept twice
     text: str = ""  # of USER_SPEECH and ANSWER
     audio_ms: float = 0.0  # of an answer that is spoken
     cut_ms: float | None = None  # where it was truncated
@@ -134,7 +134,7 @@ def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
     """Return the item of `conversation.item.added`; `own` is the item of the client's create if that created it."""
     item_id, type_ = text(body.get("id")), text(body.get("type"))
     if own:
-        copy = {key: value for key, value in own.items() if key not in {"status", "object"}} | {"id": item_id}
+        copy = {key: value for key, value in own.items() if key not in {"id", "status", "object"}}
         kind = Kind.CALL if type_ == "function_call" else Kind.COPY
         if type_ == "mcp_approval_response":
             kind = Kind.UNKNOWN
@@ -147,12 +147,12 @@ def new_item(body: Mapping[str, Any], own: Mapping[str, Any]) -> Item:
     if type_ == "message" and body.get("role") == "user" and has_audio(body):
         return Item(item_id, Kind.USER_SPEECH, text=content_text(body), is_spoken=True, is_done=True)
     if type_ == "message":
-        copy = {"id": item_id, "type": type_, "role": body.get("role"), "content": body.get("content")}
+        copy = {"type": type_, "role": body.get("role"), "content": body.get("content")}
         return Item(item_id, Kind.COPY, dumps(copy), is_done=True, holds_image=has_image(body))
     if type_ in {"function_call", "function_call_output"}:
         return call_item(item_id, body)
     if type_ in MCP_CALL_TYPES:
-        return Item(item_id, Kind.UNKNOWN, mcp_text(item_id, body))
+        return Item(item_id, Kind.UNKNOWN, mcp_text(body))
     return Item(item_id, Kind.UNKNOWN, is_done=True)
 
 
@@ -160,35 +160,40 @@ def call_item(item_id: str, body: Mapping[str, Any]) -> Item:
     """Return the item of a function call, or of its output."""
     call_id = text(body.get("call_id"))
     if body.get("type") == "function_call_output":
-        copy = {"id": item_id, "type": "function_call_output", "call_id": call_id, "output": body.get("output")}
+        copy = {"type": "function_call_output", "call_id": call_id, "output": body.get("output")}
         return Item(item_id, Kind.COPY, dumps(copy), is_done=True, call_id=call_id)
-    return Item(item_id, Kind.CALL, call_payload(item_id, body), call_id=call_id)
+    return Item(item_id, Kind.CALL, call_payload(body), call_id=call_id)
 
 
-def call_payload(item_id: str, body: Mapping[str, Any]) -> bytes:
-    """Return the JSON that creates a function call."""
+def call_payload(body: Mapping[str, Any]) -> bytes:
+    """Return the JSON that creates a function call, without its id, as of the following."""
     names = ("call_id", "name", "arguments")
-    return dumps({"id": item_id, "type": "function_call"} | {name: text(body.get(name)) for name in names})
+    return dumps({"type": "function_call"} | {name: text(body.get(name)) for name in names})
 
 
-def mcp_text(item_id: str, body: Mapping[str, Any]) -> bytes:
+def mcp_text(body: Mapping[str, Any]) -> bytes:
     """Return the JSON that states what a tool of an MCP server has returned; empty without a result."""
     output = text(body.get("output"))
     if not output:
         return b""
-    return message(item_id, "system", "input_text", f"Tool {text(body.get('name'))} returned: {output}")
+    return message("system", "input_text", f"Tool {text(body.get('name'))} returned: {output}")
 
 
-def message(item_id: str, role: str, part_type: str, words: str) -> bytes:
+def message(role: str, part_type: str, words: str) -> bytes:
     """Return the JSON of a message of one text."""
     part = {"type": part_type, "text": words}
-    return dumps({"id": item_id, "type": "message", "role": role, "content": [part]})
+    return dumps({"type": "message", "role": role, "content": [part]})
 
 
-def speech(item_id: str, encoded_audio: str) -> bytes:
+def speech(encoded_audio: str) -> bytes:
     """Return the JSON of a message of the user that is audio, encoded in base64."""
     part = {"type": "input_audio", "audio": encoded_audio}
-    return dumps({"id": item_id, "type": "message", "role": "user", "content": [part]})
+    return dumps({"type": "message", "role": "user", "content": [part]})
+
+
+def with_id(form: bytes, item_id: str) -> bytes:
+    """Return the JSON of an item with its id."""
+    return dumps({"id": item_id})[:-1] + (b"" if form == b"{}" else b",") + form[1:]
 
 
 class Items:

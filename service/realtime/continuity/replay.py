@@ -13,7 +13,7 @@ from typing import Any, Final
 from service.realtime.continuity import kept
 from service.realtime.continuity.kept import dumps, payload_of, text
 from service.realtime.continuity.mirror import Mirror
-from service.realtime.continuity.mirror_items import Item, Kind, message, speech
+from service.realtime.continuity.mirror_items import Item, Kind, message, speech, with_id
 from service.realtime.continuity.session_form import differing_keys
 from service.realtime.continuity.tool_lists import LIST_TYPES, ToolLists
 from service.realtime.events import parse_object
@@ -204,7 +204,7 @@ class Replay:
             event["previous_item_id"] = after
         self._pending[self._last_id] = (kept.ITEM_DONE, item.item_id)
         self.sent_items += 1
-        return [dumps(event)[:-1] + b',"item":' + form + b"}"]
+        return [dumps(event)[:-1] + b',"item":' + with_id(form, item.item_id) + b"}"]
 
     def _delete(self, item_id: str) -> bytes:
         self._present.pop(item_id)
@@ -212,7 +212,7 @@ class Replay:
         return dumps({"type": kept.ITEM_DELETE, "event_id": event_id, "item_id": item_id})
 
     def _form(self, item: Item) -> bytes:
-        """The JSON that creates an item, empty if it cannot be created."""
+        """The JSON that creates an item, without its id; empty if it cannot be created."""
         form, why = self._form_of(item)
         if form:
             self.omitted.pop(item.item_id, None)
@@ -228,7 +228,7 @@ class Replay:
                 words = self._texts[item.item_id] = item.shown_text
                 if not words.strip():
                     return b"", "empty"
-                return message(item.item_id, "assistant", "output_text", words), ""
+                return message("assistant", "output_text", words), ""
             case Kind.CALL if item.is_done:
                 self._calls.add(item.call_id)
                 return item.payload, ""
@@ -242,7 +242,7 @@ class Replay:
 
     def _speech_of(self, item: Item) -> tuple[bytes, str]:
         if item.text.strip():
-            return message(item.item_id, "user", "input_text", item.text), ""
+            return message("user", "input_text", item.text), ""
         turn = self._mirror.journal.turns.get(item.item_id)
         if turn is None:
             return b"", "no_transcript"
@@ -254,7 +254,7 @@ class Replay:
         if not audio:
             return b"", "no_transcript"
         self.created_as_audio.add(item.item_id)
-        return speech(item.item_id, base64.b64encode(audio).decode()), ""
+        return speech(base64.b64encode(audio).decode()), ""
 
     def _next_id(self) -> str:
         self._number += 1

@@ -52,7 +52,7 @@ def test_slice_of_a_replay_is_bounded() -> None:
 def picture_and_texts() -> KeptSession:
     """A session that has dropped `t0` to `t2`, which were between the picture `i` and `t3`."""
     image = {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "x" * 1000}]}
-    session = KeptSession(ContinuityLimits(item_bytes=1_300))
+    session = KeptSession(ContinuityLimits(item_bytes=1_200))
     session.client("conversation.item.create", item={**image, "id": "i"})
     session.item({**image, "id": "i"})
     for number in range(5):
