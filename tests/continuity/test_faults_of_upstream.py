@@ -65,12 +65,19 @@ async def test_session_that_has_expired_and_is_not_closed_ends(monkeypatch: pyte
         assert caller.close[0] == 1001
 
 
+def move_last_error(session: RenewableSession, seconds: float) -> None:
+    """Let the last error of upstream have come at another time."""
+    assert session._last_error is not None
+    error, at = session._last_error
+    session._last_error = error, at + seconds
+
+
 async def test_error_does_not_explain_a_loss_long_behind_it() -> None:
     """The provider names a model that the client has asked for in vain, and the session goes on."""
     async with stage(refusing_an_update("model_not_found")) as found, calling(found.relay) as caller:
         caller.send("session.update", session={"type": "realtime"})
         await caller.until("error")
-        session_of(found)._last_error_at -= 60
+        move_last_error(session_of(found), -60)
         await found.simulator.drop_all(End.RESET)
         await eventually(lambda: found.swaps("loss") == 1)
         await is_alive(caller)
@@ -82,7 +89,7 @@ async def test_error_explains_the_loss_right_behind_it() -> None:
     async with stage(refusing_an_update("insufficient_quota")) as found, calling(found.relay) as caller:
         caller.send("session.update", session={"type": "realtime"})
         await caller.until("error")
-        session_of(found)._last_error_at += 60
+        move_last_error(session_of(found), 60)
         await found.simulator.drop_all(End.RESET)
         assert await found.ended() == "upstream_lost"
         assert len(found.upstreams) == 1

@@ -15,6 +15,7 @@ from service.realtime.continuity.continuity import Boundary
 
 MAX_LOSSES: Final = ((120.0, 3), (3600.0, 10))
 """Losses that are recovered within a time: an event that ends each upstream connection must not repeat for ever."""
+_COUNTED_LOSSES: Final = max(count for _, count in MAX_LOSSES)
 _ATTEMPT_DELAYS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 _SHORTEST_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 86_400.0
@@ -90,7 +91,7 @@ class Swap:
         self._give_up_at = inf
         self.lost_at: float | None = None
         """When upstream was lost, until the session is LIVE again."""
-        self._losses: deque[float] = deque(maxlen=max(count for _, count in MAX_LOSSES))
+        self._losses: list[float] = []  # the last ones
 
     # -- renewal ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Swap:
     def _count_loss(self, now: float) -> bool:
         if any(len([at for at in self._losses if at > now - within]) >= count for within, count in MAX_LOSSES):
             return False
-        self._losses.append(now)
+        self._losses = [*self._losses, now][-_COUNTED_LOSSES:]
         return True
 
     def dialling(self) -> None:

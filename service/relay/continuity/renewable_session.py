@@ -91,25 +91,23 @@ class RenewableSession(Session):
         )
         self._report = SwapReport(info.session_id, info.client, info.model, pool.metrics)
         self._swapper = Swapper(self, self._kept, pool, redial, self._report)
-        self._last_error: ErrorEvent | None = None  # of upstream, if nothing followed it
-        self._last_error_at = 0.0
+        self._last_error: tuple[ErrorEvent | None, float] | None = None  # of upstream, if nothing followed it, and when
         self._hidden_errors: list[bytes] = []  # that upstream has expired, unless the session goes on
         self._expired_at: float | None = None  # when upstream said so, and was to close the connection
 
     def _new_pipes(self, timer: ResponseTimer) -> tuple[Pipe, Pipe]:
         api, telemetry, scanner = self.info.api, self._telemetry, self._client_stream.scanner
         kept: dict[str, Any] = {"latency": timer, "owner": self, "keeper": self._kept}
-        self._kept_to_upstream = KeptClientPipe(
-            self._client, self._upstream, scanner, traffic=telemetry.client_to_upstream[api], **kept
+        return (
+            KeptClientPipe(self._client, self._upstream, scanner, traffic=telemetry.client_to_upstream[api], **kept),
+            KeptUpstreamPipe(
+                self._upstream,
+                self._client,
+                self._connected.scanner,
+                traffic=telemetry.upstream_to_client[api],
+                **kept,
+            ),
         )
-        self._kept_to_client = KeptUpstreamPipe(
-            self._upstream,
-            self._client,
-            self._connected.scanner,
-            traffic=telemetry.upstream_to_client[api],
-            **kept,
-        )
-        return self._kept_to_upstream, self._kept_to_client
 
     async def run(self) -> str:
         """See `Session.run`."""
@@ -118,7 +116,6 @@ class RenewableSession(Session):
         finally:
             self._swapper.stop()
             await self._swapper.wait_stopped()
-            del self._kept_to_upstream, self._kept_to_client  # a reference cycle would wait for the garbage collector
 
     def view(self) -> SessionView | None:
         """See `Session.view`."""
@@ -184,7 +181,7 @@ class RenewableSession(Session):
     def _note_error(self, message: Message) -> None:
         self._last_error = None
         if message.type == ERROR:
-            self._last_error, self._last_error_at = parse_error(message.payload), self._loop.time()
+            self._last_error = parse_error(message.payload), self._loop.time()
 
     def _hide_error(self, message: Message, verdict: Verdict | Rewritten) -> None:
         """Keep what upstream says of its end until another connection carries the session, or it ends with this one."""
@@ -201,8 +198,9 @@ class RenewableSession(Session):
 
     def _is_fatal(self, code: int | None, text: str) -> bool:
         """Whether upstream closed for a reason of key, account or model, which the next connection meets as well."""
-        is_recent = self._loop.time() - self._last_error_at < _ERROR_SECONDS
-        failure = translate.from_events(self._last_error if is_recent else None, code, text)
+        error, since = self._last_error or (None, 0.0)
+        is_recent = self._loop.time() - since < _ERROR_SECONDS
+        failure = translate.from_events(error if is_recent else None, code, text)
         return failure.row.is_definite and failure.reason != "request_rejected"
 
     # -- called by the swaps ------------------------------------------------------------------------------------------
@@ -281,8 +279,8 @@ class RenewableSession(Session):
         self._last_error = self._expired_at = None
         self._watch.upstream = connected.leg
         self._watch.quiet_until = 0.0
-        self._kept_to_upstream.replace_sink(connected.leg)
-        self._kept_to_client.replace_source(connected.leg, connected.scanner)
+        self._to_upstream.replace_sink(connected.leg)
+        self._to_client.replace_source(connected.leg, connected.scanner)
 
     def read_upstream(self) -> None:
         """Read the connection that has replaced another. What has arrived of it is processed now, its end included."""
