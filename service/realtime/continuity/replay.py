@@ -67,6 +67,7 @@ class Replay:
         self.differing: tuple[str, ...] = ()
         self.sent_items = self.sent_bytes = 0
         self.refused: dict[str, str] = {}  # items, and the code of the error
+        self._refused_revisions: dict[str, int] = {}
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -177,8 +178,9 @@ class Replay:
         seen = self._present.get(item.item_id)
         if seen == item.revision:
             return []
-        if seen is None:
-            return self._create(item, after)
+        if seen is None:  # what is refused is not created again as it is, while an item after it may still change
+            is_refused = self._refused_revisions.get(item.item_id) == item.revision
+            return [] if is_refused else self._create(item, after)
         self._present[item.item_id] = item.revision
         if item.kind is not Kind.ANSWER or self._texts.get(item.item_id) == item.shown_text:
             return []
@@ -310,5 +312,5 @@ class Replay:
             event_id = next(iter(self._pending))  # acknowledgements come in order
         kind, item_id = self._pending.pop(event_id, ("", ""))
         if kind == kept.ITEM_DONE:
-            self._present.pop(item_id, None)
+            self._refused_revisions[item_id] = self._present.pop(item_id, -1)
             self.refused[item_id] = code or "other"

@@ -6,7 +6,7 @@ import pytest
 
 from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import client_frame, upstream_frame
-from tests.support.kept_session import KeptSession, events_of, recovered, user_text
+from tests.support.kept_session import KeptSession, committed, events_of, recovered, user_text
 
 
 def test_image_displaces_no_text() -> None:
@@ -86,3 +86,16 @@ def test_deletion_of_a_dropped_item_is_forwarded_while_upstream_has_it() -> None
         assert item_id in session.continuity.mirror.items.dropped
         frame = client_frame({"type": "conversation.item.delete", "item_id": item_id})
         assert (session.continuity.intercept("conversation.item.delete", frame, session.now) is not None) is is_answered
+
+
+def test_refused_item_is_created_once() -> None:
+    """Also while an item after it awaits its transcript, so that not all of the conversation is sent."""
+    session = KeptSession(transcription={"model": "t"})
+    session.item(user_text("a", "hello"))
+    committed(session, "b", 0, 100)
+    replay = session.replay(transcription={"model": "t"}).replay
+    taken = [payload for payload in replay.take(is_final=False) if b'"a"' in payload]
+    error = {"event_id": json.loads(taken[0])["event_id"], "code": "x"}
+    replay.received("error", upstream_frame({"type": "error", "error": error}))
+    assert (len(taken), [*replay.refused]) == (1, ["a"])
+    assert replay.take(is_final=False) == []
