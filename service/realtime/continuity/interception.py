@@ -110,7 +110,8 @@ class Interceptor:
             return self._delete(item_id)
         if event_type == kept.ITEM_RETRIEVE:
             return self._retrieve(item)
-        if item is None or item.fate is Fate.SAME:
+        is_deleted = self._mirror.journal.first(kept.ITEM_DELETE, item_id) is not None  # by then: upstream refuses it
+        if item is None or item.fate is Fate.SAME or is_deleted:
             return None
         return self._truncate(item, body, now)
 

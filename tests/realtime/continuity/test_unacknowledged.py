@@ -174,3 +174,17 @@ def test_call_without_its_arguments_can_be_retrieved() -> None:
     assert done is not None
     item = json.loads(done.to_client[0])["item"]
     assert (item["type"], item["call_id"], item["status"]) == ("function_call", "c1", "incomplete")
+
+
+def test_text_that_the_client_has_deleted_is_not_replaced_when_it_is_truncated() -> None:
+    """The relay would create it again behind the deletion, and hide the acknowledgement of that."""
+    session = KeptSession()
+    session.answer("b", "one two three four", deltas=10)
+    session.lose()
+    recovered(session)
+    session.client("conversation.item.delete", item_id="b")
+    fields = {"item_id": "b", "content_index": 0, "audio_end_ms": 500}
+    frame = client_frame({"type": "conversation.item.truncate", **fields})
+    assert session.continuity.intercept("conversation.item.truncate", frame, session.now) is None
+    event = upstream_frame({"type": "conversation.item.deleted", "item_id": "b"})
+    assert not session.continuity.swallow("conversation.item.deleted", event, session.now)
