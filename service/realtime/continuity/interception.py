@@ -77,11 +77,13 @@ class Interceptor:
         self._created_as_audio: set[str] = set()
         self._tool_lists = ToolLists()  # whose beginning the client was not sent
         self._lacks_items = False  # upstream, of those that the client knows
+        self._not_heard_again: set[str] = set()  # turns of a transcription session whose audio exceeded a limit
         self.is_active = False
 
     def adopt(self, replay: Replay) -> None:
         """Note what the new upstream has of each item."""
         self.is_active = True
+        self._not_heard_again = {item_id for item_id, turn in self._mirror.journal.turns.items() if not turn.parts}
         self._due, self._gone = {}, set(self._mirror.items.dropped)
         self._tool_lists = replay.tool_lists
         # Upstream may transcribe them once more.
@@ -325,7 +327,8 @@ class Interceptor:
         return item is not None and (item.is_transcribed or bool(item.text))
 
     def is_unknown(self, raw: bytes) -> bool:
-        """Whether an event is about an item that the client was never sent: a turn that the next upstream hears again."""
+        """Whether an event is about an item that the client was never sent, or a turn that the next upstream hears again."""
         item_id = text(body_of(raw, masked=False).get("item_id"))
-        is_kept = self._mirror.items.get(item_id) is not None or item_id in self._gone
-        return not is_kept and not self._mirror.is_transcription  # which keeps no items
+        if self._mirror.is_transcription:  # it keeps no items
+            return item_id not in self._not_heard_again
+        return self._mirror.items.get(item_id) is None and item_id not in self._gone

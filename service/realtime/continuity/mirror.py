@@ -100,6 +100,8 @@ class Mirror:
         """Whether no output of a tool and no transcript is awaited, and the answer is played out."""
         if self.conversation.calls or self.answers.played_until > now:
             return False
+        if self.is_transcription and self.journal.turns:  # they would be transcribed, and paid for, twice
+            return False
         return all(since <= now - TRANSCRIPT_SECONDS for since in self.conversation.untranscribed.values())
 
     def trim(self, now: float) -> None:

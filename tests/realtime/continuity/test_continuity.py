@@ -4,6 +4,7 @@ import pytest
 
 from service.realtime.continuity.continuity import Boundary, Continuity
 from service.realtime.continuity.limits import ContinuityLimits
+from tests.support.continued_call import upstream_frame
 from tests.support.kept_session import CALL, KeptSession, append, committed, heard, recovered, session_object, types
 from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import Event
@@ -84,6 +85,30 @@ def test_turns_of_a_transcription_session_are_sent_again_until_transcribed(is_ma
     sent, _ = session.flush(new.replay)
     assert heard(sent) == list(range(1, 31))
     assert ("input_audio_buffer.commit" in types(sent)) is is_manual
+
+
+def test_boundary_of_a_transcription_session_waits_for_the_transcript() -> None:
+    """Else the next upstream would transcribe the turn once more."""
+    session = KeptSession(type="transcription")
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    assert session.continuity.boundary(session.now) is Boundary.HARD
+    session.up("conversation.item.input_audio_transcription.completed", item_id="a", transcript="one")
+    assert session.continuity.boundary(session.now) is Boundary.SOFT
+
+
+@pytest.mark.parametrize(("audio_bytes", "is_shown"), [(4 << 20, False), (1000, True)])
+def test_late_transcript_of_a_turn_that_is_sent_again_is_hidden(audio_bytes: int, is_shown: bool) -> None:
+    """Of a transcription session, too: the next upstream transcribes it as another item, unless its audio is gone."""
+    session = KeptSession(ContinuityLimits(audio_bytes=audio_bytes), type="transcription")
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    sent, _ = session.flush(session.replay(type="transcription").run().replay)
+    assert bool(heard(sent)) is not is_shown
+    for part in ("delta", "completed"):
+        kind = f"conversation.item.input_audio_transcription.{part}"
+        late = upstream_frame({"type": kind, "item_id": "a", "delta": "x", "transcript": "late"})
+        assert session.continuity.old_upstream_event(kind, late, session.now) is is_shown
 
 
 def test_transcribed_turn_of_a_transcription_session_is_not_sent_again() -> None:
