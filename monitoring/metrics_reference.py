@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 
 from service.health.checks import CHECKS, LIVE, STORE, TURN
 from service.telemetry.metrics import PREFIX, Metrics
+from service.web.console_access import ConsoleAccess
 
 QUESTIONS: Final = {
     "Do client connections succeed?": (
@@ -80,6 +81,8 @@ def _families() -> Iterable[Metric]:
     for check in (*CHECKS, TURN, LIVE, STORE):
         metrics.set_check_status(check, "unknown")
         metrics.health_success.labels(check)
+    metrics.budget_used.labels("a client of RELAY_CLIENTS_FILE")
+    ConsoleAccess(None, metrics.operator_refusals)
     return metrics.registry.collect()
 
 

@@ -61,7 +61,6 @@ class Continuity:
         self._cut: list[CutAnswer] = []
         self._has_settled = False
         self.lost_turns: dict[str, int] = {}
-        self.swallowed_events = 0
 
     def _new_state(self) -> None:
         self._log_bytes, limits = 0, self._limits
@@ -186,11 +185,6 @@ class Continuity:
     def expires_at(self) -> float | None:
         """When upstream ends the session, in seconds since 1970, or None."""
         return self.mirror.session.expires_at
-
-    @property
-    def session_type(self) -> str:
-        """`realtime` or `transcription`; empty before the first session event."""
-        return self.mirror.session.type
 
     @property
     def speech_is_open(self) -> bool:
@@ -323,9 +317,7 @@ class Continuity:
         """Whether an event of upstream is neither forwarded nor kept."""
         if event_type == kept.TRANSCRIBED:
             self.fold(now, _ALL)
-        is_hidden = self._interceptor.swallow(event_type, raw)
-        self.swallowed_events += is_hidden
-        return is_hidden
+        return self._interceptor.swallow(event_type, raw)
 
     def placed(self, event_type: str, raw: bytes, now: float) -> bytes | None:
         """Return the payload that replaces an event of upstream, because for the client another item is before."""
@@ -339,7 +331,6 @@ class Continuity:
         self.fold(now, _ALL)
         is_transcript = event_type.startswith("conversation.item.input_audio_transcription.")
         if not is_transcript or self._interceptor.is_repeated(raw) or self._interceptor.is_unknown(raw):
-            self.swallowed_events += 1
             return False
         if event_type in kept.KEEP_FROM_UPSTREAM:
             self.keep_upstream(event_type, raw, now)
