@@ -37,11 +37,11 @@ run: $(RUN)/.stamp  ## serve on 127.0.0.1:8080; without a key, on the built-in s
 doctor: $(RUN)/.stamp  ## check a connection step by step and explain the first failure; ARGS="--turn" and others are passed on
 	@$(AUTO); exec $(RUN)/bin/python -m service doctor $(ARGS)
 
-# Four processes, since the tests wait for timers half of the time. A file stays in one process, and files run in the order of
+# Six processes, since the tests wait for timers half of the time. A file stays in one process, and files run in the order of
 # their names: xdist's own order leaves those with few tests to the end, which are the long ones, and wait together. The
 # variable, which some containers set, would make each process compile all tests in every run.
 test: $(DEV)/.stamp  ## run the tests
-	@PYTHONDONTWRITEBYTECODE= $(DEV)/bin/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	@PYTHONDONTWRITEBYTECODE= $(DEV)/bin/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
 
 # Chromium and Node are installed when run as root, the packages of npm into tests/browser/node_modules.
 test-browser: $(DEV)/.stamp  ## test the console's pages in Chromium with a fake microphone; ARGS="talk-call" and others are passed on

@@ -1,20 +1,26 @@
 """Unexpected exceptions of swaps: wherever one is raised, it ends its session with `internal_error` at once."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from service.realtime.continuity.continuity import Continuity
+from service.realtime.continuity.kept import TRANSCRIBED
 from service.realtime.continuity.replay import Replay
+from service.relay.continuity import connections
+from service.relay.continuity.connections import RetiredConnection
 from service.relay.continuity.kept_conversation import KeptConversation
 from service.relay.continuity.preparation import Preparation
 from service.relay.continuity.renewable_session import RenewableSession
 from service.relay.continuity.swapper import Swapper
 from service.simulator import Behaviour, End
+from service.upstream.dial import UpstreamConnection
 from service.web.client_dialler import ClientDialler
 from tests.continuity.caller import Caller, calling
 from tests.continuity.relays import Stage, stage
+from tests.support.continued_call import upstream_frame
 from tests.support.harness import eventually
 
 SHORT = Behaviour(session_seconds=3)
@@ -88,11 +94,21 @@ async def test_exception_in_a_late_event_of_the_former_connection_ends_the_sessi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is read for its late transcripts."""
-    behaviour = Behaviour(session_seconds=6, pace=1, answer_seconds=12)
-    async with stage(behaviour) as found, calling(found.relay) as caller:
-        monkeypatch.setattr(Continuity, "old_upstream_event", broken)
+
+    class Retired(RetiredConnection):
+        """Gets one at once."""
+
+        def __init__(self, connected: UpstreamConnection, *others: Any) -> None:
+            super().__init__(connected, *others)
+            late = upstream_frame({"type": TRANSCRIBED, "item_id": "a", "transcript": "late"})
+            receiver = connected.leg._receiver
+            assert receiver is not None
+            asyncio.get_running_loop().call_soon(receiver.receive, late)
+
+    monkeypatch.setattr(connections, "RetiredConnection", Retired)
+    monkeypatch.setattr(Continuity, "old_upstream_event", broken)
+    async with stage(SHORT) as found, calling(found.relay) as caller:
         caller.say("hello")
-        caller.send("response.create")  # its answer goes on after the switch, which is forced
         await ends_with_internal_error(found, caller)
 
 

@@ -210,11 +210,8 @@ async def test_dead_client_of_a_start_gives_way_to_a_reconnect(is_sent: bool, mo
             refused = await open_raw(port, PATH, bearer("a"))
             await refused.close()
             error, seconds = refused.answer.error, refused.answer.headers["Retry-After"]
-            assert (429, "too_many_sessions", "27" if is_sent else "12") == (
-                refused.answer.status,
-                error["code"],
-                seconds,
-            )
+            assert (429, "too_many_sessions") == (refused.answer.status, error["code"])
+            assert int(seconds) - (27 if is_sent else 12) in {0, 1}  # rounded up
             assert f"within {seconds} seconds unless the client answers a ping" in error["remedy"]
 
             ((start,),) = [found for name, found in live.relay.app.sessions._by_client.items() if name == "a"]
