@@ -69,6 +69,7 @@ class Journal:
         self.is_sent = True  # False while there is no upstream to send to
         self._speech_was_open = False  # at the last loss; what was replayed is kept until upstream has noticed it
         self._is_beheaded = False  # the beginning of what is not committed exceeded the limit
+        self._may_go_on = False  # the speech in which the client has committed: its audio is kept for a while
 
     # -- what the client sends ----------------------------------------------------------------------------------------
 
@@ -158,6 +159,8 @@ class Journal:
             while len(self.turns) > _MAX_TURNS:
                 self.forget(next(iter(self.turns)))
             self.audio_bytes += turn.size
+        # Speech in which the client commits may go on for upstream, without another sign of its start.
+        self._may_go_on = commit is not None and speech is not None
         self._is_beheaded = self._speech_was_open = False
         self.speech = None
         self._cut(rest)
@@ -196,10 +199,10 @@ class Journal:
         """Free what is not needed any more, and what exceeds the limit."""
         if not self.is_sent:
             return
-        if self.speech is None and self.detects_turns and not self._speech_was_open:
+        if self.speech is None and self.detects_turns and not self._speech_was_open and not self._may_go_on:
             # Upstream has noticed no speech in it.
             self.audio_bytes -= self._audio.drop_silence(self.reached_at, self.padding_ms / 1000 + NOTICE_SECONDS)
-        if self.events or self._speech_was_open:
+        if self.events or self._speech_was_open or self._may_go_on:
             self._trim_events()
         if self.audio_bytes > self._audio_limit:
             self._limit_audio()
@@ -209,7 +212,7 @@ class Journal:
         for entry in unanswered:
             self.resolve(entry)
         if self._audio.first_time < self.reached_at - UNANSWERED_SECONDS:
-            self._speech_was_open = False
+            self._speech_was_open = self._may_go_on = False
 
     def _limit_audio(self) -> None:
         for turn in self.turns.values():

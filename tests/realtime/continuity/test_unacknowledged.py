@@ -188,3 +188,20 @@ def test_text_that_the_client_has_deleted_is_not_replaced_when_it_is_truncated()
     assert session.continuity.intercept("conversation.item.truncate", frame, session.now) is None
     event = upstream_frame({"type": "conversation.item.deleted", "item_id": "b"})
     assert not session.continuity.swallow("conversation.item.deleted", event, session.now)
+
+
+def test_speech_that_goes_on_after_a_commit_of_the_client_is_kept() -> None:
+    """Upstream may go on with the speech that it had noticed, and sends no other start of it."""
+    session = KeptSession()
+    session.up("input_audio_buffer.speech_started", item_id="s", audio_start_ms=0)
+    append(session, speech(range(1, 31)))
+    session.client("input_audio_buffer.commit")
+    session.up("input_audio_buffer.committed", item_id="m", previous_item_id=None)
+    for number in range(31, 151):
+        append(session, speech(range(number, number + 1)))
+        session.now += 0.02
+    session.continuity.fold(session.now, 1_000)
+    session.continuity.reached(session.now)
+    session.continuity.fold(session.now)
+    session.lose()
+    assert heard(recovered(session)[0]) == list(range(31, 151))
