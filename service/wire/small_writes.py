@@ -26,8 +26,8 @@ class SmallWrites:
 
     def add(self) -> None:
         """Count a small write that follows. At the maximum the transport calls `pause_writing` at once."""
-        if not self._transport.get_write_buffer_size():
-            self._waiting = 0
+        if self._waiting < MAX_SMALL_WRITES and not self._transport.get_write_buffer_size():
+            self._waiting = 0  # at the maximum `written` does that: it also restores the mark
             return
         self._waiting += 1
         if self._waiting == MAX_SMALL_WRITES:
