@@ -279,8 +279,12 @@ class Talk:
                 assert event["response"]["metadata"] in begun, event
 
     def _check_speech(self, api: ReferenceApi) -> None:
-        heard = Counter(number for item in api.items for number in api.heard.get(item["id"], ()))
         wanted = set(range(1, self.spoken + 1)) - self.cleared - set(self._uncommitted if self._is_manual else ())
+        self._check_heard(api, wanted)
+
+    @staticmethod
+    def _check_heard(api: ReferenceApi, wanted: set[int]) -> None:
+        heard = Counter(number for item in api.items for number in api.heard.get(item["id"], ()))
         twice = {number for number, count in heard.items() if count > 1}
         assert not twice, f"doubled: {sorted(twice)}"
         assert not wanted - set(heard), f"lost: {sorted(wanted - set(heard))}"
