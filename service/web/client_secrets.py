@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -185,15 +186,15 @@ async def _read_body(request: web.Request) -> bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the response
     body = bytearray()
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(BODY_SECONDS):
             while not request.content.at_eof():
                 body += await request.content.readany()
-    except TimeoutError:
+    if length is not None and len(body) < length:
         raise _bad_body(
-            f"the body is incomplete after {BODY_SECONDS:g} s",
+            f"{len(body)} of {length} bytes of the body arrived within {BODY_SECONDS:g} s",
             "Send the whole body at once, as long as Content-Length.",
-        ) from None
+        )
     return bytes(body)
 
 

@@ -29,6 +29,7 @@ class HeadLimiter:
         self._head_bytes = 0
         self._behind_bytes = 0
         self._body_bytes = 0  # that the route of the request takes
+        self._body = EMPTY_PAYLOAD  # of the last request
         self.head_complete = False  # a request waits for its answer
         self.first_bytes = b""
         self.failed = False
@@ -40,6 +41,11 @@ class HeadLimiter:
         """Begin to count the bytes of the next request."""
         self._head_bytes = self._behind_bytes = self._body_bytes = 0
         self.head_complete = False
+
+    def end_body(self) -> None:
+        """End the body of a request whose client sends nothing more, so that its handler does not wait for the rest."""
+        if not self._body.is_eof():
+            self._body.feed_eof()
 
     @property
     def is_incomplete(self) -> bool:
@@ -100,6 +106,8 @@ class HeadLimiter:
                 raise UnsupportedVersion(message.version.major)
         if len(parsed) == 1 and not self.head_complete:
             self._body_bytes = unserved.max_body_bytes(parsed[0][0])
+        if parsed:
+            self._body = parsed[-1][1]
         messages += parsed
         self.head_complete = self.head_complete or bool(parsed)
         return upgraded, tail

@@ -183,6 +183,7 @@ class PublicProtocol(web.RequestHandler):
         self._peer_finished = True
         if head is None or self._lingers or (self._upgraded and not head.failed):
             return False
+        head.end_body()
         return head.failed or head.head_complete or bool(self._messages) or self._current_request is not None
 
     def handle_error(

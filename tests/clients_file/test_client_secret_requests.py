@@ -14,10 +14,11 @@ import pytest
 
 from service.access import secrets
 from service.realtime.secret_request import MAX_BODY_BYTES
+from service.web import client_secrets
 from service.web.unserved import CLIENT_SECRET_PATHS
 from tests.clients_file.relays import TIMEOUT, TOKENS, table
 from tests.clients_file.secret_requests import PATH, SESSION, created, outcome, post, relay_of, upstream_of, use
-from tests.support.harness import DEFAULT_PATH, eventually, open_raw, simulated_relay
+from tests.support.harness import DEFAULT_PATH, eventually, open_raw, simulated_relay, within
 from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
 
 
@@ -91,6 +92,24 @@ async def test_length_of_a_body_is_bounded_and_known(path: Path) -> None:
 
         status, answer = await post(relay, data=chunks())
         assert (400, True) == (status, "Content-Length" in answer["error"]["remedy"])
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"session"'])
+async def test_body_that_ends_early_is_refused_at_once(
+    sent: bytes, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has closed its sending side: the rest of the body cannot arrive."""
+    monkeypatch.setattr(client_secrets, "BODY_SECONDS", 3600)
+    async with relay_of(path, table("kiosk")) as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n"
+        writer.write(f"{head}Authorization: Bearer {TOKENS['kiosk']}\r\n\r\n".encode() + sent)
+        writer.write_eof()
+        status, _, body = (await within(reader.read(), 10)).partition(b"\r\n")
+        writer.close()
+        assert b"HTTP/1.1 400 Bad Request" == status
+        assert "Content-Length" in json.loads(body.partition(b"\r\n\r\n")[2])["error"]["remedy"]
+        assert f"{len(sent)} of 20 bytes" in relay.events("admission.refused")[0]["detail"]
 
 
 async def test_body_that_waits_for_100_continue_gets_it(path: Path) -> None:
