@@ -110,7 +110,7 @@ class LiveSession:
         if self._through_relay and self._relay_error is None:
             await self._wait_for_relay_error()
         if self._relay_error is not None:
-            return refused_by_relay(self._relay_error)
+            return refused_by_relay(self._relay_error, model=self._model)
         refusal = find_error(event.body) or ErrorEvent("", None, "")
         return self._explain(translate.from_events(refusal, None, "", phase=Phase.SESSION_START))
 

@@ -13,7 +13,7 @@ from service.doctor.live import LiveSession
 from service.doctor.local import OUTDATED_KEY_ADVICE, LocalConfiguration
 from service.doctor.network import Route
 from service.doctor.staged_dial import StagedDial
-from service.doctor.steps import Finding, StepFailed, StepRunner, evidence_notes
+from service.doctor.steps import Finding, StepFailed, StepRunner, evidence_notes, requested_model
 from service.failures import Failure
 from service.realtime.live import DEFAULT_MODEL, is_live_model
 from service.upstream import hints
@@ -144,8 +144,7 @@ class ProviderChain:
         return configuration.target(settings, simulator.url)
 
     def _require_target(self) -> Target:
-        if self._target is None:
-            raise AssertionError("the step 'settings' has not run")
+        assert self._target is not None  # noqa: S101 - set by the step 'settings'
         return self._target
 
     @property
@@ -269,7 +268,8 @@ class ProviderChain:
         try:
             await self._dial.wait_for_upgrade()
         except Failure as failure:
-            notes = self._last_response.notes(failure) + self._local.unused_proxy_notes(self._require_target())
+            notes = [*self._last_response.notes(failure), *self._access_notes(failure)]
+            notes += self._local.unused_proxy_notes(self._require_target())
             if failure.reason in {"bad_reply", "dropped_early", "reply_timeout"}:
                 notes.append(
                     "The HTTP request of the step 'model' was answered, so a proxy or firewall may block WebSockets only."
@@ -299,9 +299,9 @@ class ProviderChain:
 
     def _access_notes(self, failure: Failure) -> list[str]:
         if failure.reason == "model_not_found" and is_live_model(self._model) and not self._with_live:
-            return ["This is a model of GPT-Live. Run the doctor with --live to check it."]
+            return [f"{self._model} is a model of GPT-Live. Run the doctor with --live to check it."]
         if self._require_target().label != "openai":
-            return []
+            return requested_model(failure.reason, self._model)
         if failure.reason == "key_rejected":
             return [OUTDATED_KEY_ADVICE]
         if failure.reason not in {"model_not_found", "key_forbidden"}:

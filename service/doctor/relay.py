@@ -185,7 +185,7 @@ class RelayChain:
     async def _wait_for_first_event(self) -> Finding:
         error = self._reply.relay_error
         if error is not None:
-            raise reply.refused_by_relay(error)
+            raise reply.refused_by_relay(error, model=self._url.query.get("model"))
         assert self._stream is not None  # noqa: S101 - set by the step 'upgrade' unless the relay refused
         try:
             event = await self._stream.first_event(self._options.timeout_seconds)
@@ -198,7 +198,7 @@ class RelayChain:
         if event.type == "error":
             error = reply.relay_error_in(event.body)
             if error is not None:
-                raise reply.refused_by_relay(error)
+                raise reply.refused_by_relay(error, model=self._url.query.get("model"))
             raise StepFailed.from_failure(Failure("upstream_error", Phase.FIRST_EVENT))
         return Finding(f"session ready: {event.type}")
 

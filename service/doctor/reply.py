@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from service.doctor.steps import Explanation, Explanations, StepFailed
+from service.doctor.steps import Explanation, Explanations, StepFailed, requested_model
 from service.failures import CATALOGUE, Failure, Phase
 
 UPGRADED: Final = 101
@@ -147,10 +147,10 @@ def _remedy_in(error: Mapping[str, object]) -> str | None:
     return str(remedy) if is_plain else None
 
 
-def refused_by_relay(error: Mapping[str, object], *notes: str) -> StepFailed:
-    """Explain a refusal of the relay by the catalogue."""
+def refused_by_relay(error: Mapping[str, object], *notes: str, model: str | None = None) -> StepFailed:
+    """Explain a refusal of the relay by the catalogue. `model` is the model of the request."""
     reason = reason_of(error)
-    details = []
+    details = requested_model(reason, model)
     status, session = error.get("upstream_status"), error.get("session_id")
     if isinstance(status, int):
         details.append(f"The provider answered the relay with {status}.")

@@ -153,6 +153,11 @@ def evidence_notes(failure: Failure) -> list[str]:
     return [f"Evidence: {', '.join(facts)}."] if facts else []
 
 
+def requested_model(reason: str, model: str | None) -> list[str]:
+    """The model that was requested as one note, if the failure concerns it: the name may be mistyped."""
+    return [f"Requested: model {model}."] if model and reason in {"model_not_found", "model_refused"} else []
+
+
 def _without_doctor(remedy: str) -> str:
     """A remedy without the advice to run the doctor."""
     sentences = re.split(r"(?<=[.)]) (?=[A-Z'])", remedy)

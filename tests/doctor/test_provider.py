@@ -117,6 +117,19 @@ async def test_compatible_server_without_models_endpoint_skips_the_model_step(tm
     assert "base_url_from environment" in bad.text("upgrade")
 
 
+@pytest.mark.parametrize("step", ["upgrade", "first_event"])
+async def test_compatible_server_without_the_model_names_it(step: str, tmp_path: Path) -> None:
+    """A mistyped name shows at the step that fails, whether the server refuses it by an HTTP status or by an event."""
+    refusal = http_response("404 Not Found", '{"error": {"code": "model_not_found"}}', Content_Type="application/json")
+    environ = {"OPENAI_API_KEY": "anything", "RELAY_MODEL": "gpt-realtimee"}
+    async with Simulator(SimulatorOptions()) as simulator, tcp_server(refusal) as port:
+        url = f"http://127.0.0.1:{port}/v1" if step == "upgrade" else simulator.url
+        report = await run_provider_chain(environ | {"OPENAI_BASE_URL": url}, tmp_path)
+
+    assert (step, "model_not_found") == (report.failed_step, report[step].reason)
+    assert "Requested: model gpt-realtimee." in report.text(step)
+
+
 async def test_wrong_clock_warns_with_the_difference(tmp_path: Path) -> None:
     """The Date header is years away; later steps run nevertheless."""
     date = "Tue, 01 Jan 2019 00:00:00 GMT"

@@ -114,6 +114,7 @@ async def test_model_that_the_relay_does_not_allow_fails_first_event() -> None:
         report = await run_chain(relay.url)
 
     assert "model_refused" == report["first_event"].reason
+    assert "Requested: model gpt-realtime." in report.text("first_event")
 
 
 @pytest.mark.parametrize(
