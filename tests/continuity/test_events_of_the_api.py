@@ -5,6 +5,7 @@ import base64
 import pytest
 
 from service.simulator import Behaviour, End, Fault, Moment
+from service.simulator.numbered import numbered_audio
 from tests.continuity.caller import SAMPLES_PER_MS, Caller, calling
 from tests.continuity.relays import failing, stage
 from tests.support.harness import eventually
@@ -149,3 +150,52 @@ async def test_idle_prompt_that_a_loss_cuts_is_given_once() -> None:
         caller.check()
     [recovered] = found.relay.events("session.recovered")
     assert recovered["turns_lost"] == 0
+
+
+TRANSCRIPTION = {"type": "realtime", "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+PART = "conversation.item.input_audio_transcription.delta"
+END = "conversation.item.input_audio_transcription.completed"
+
+
+@pytest.mark.parametrize("event", ["input_audio_buffer.committed", PART])
+async def test_turn_that_two_connections_transcribe_is_shown_once(event: str) -> None:
+    """The next one may transcribe what it gets as audio, also before it takes over: it waits for a list of tools."""
+    first = failing(Fault(Moment.AFTER_SENT, End.RESET, event=event))
+    second = Behaviour(transcribes_created_audio=True, mcp_seconds=0.4)
+    async with stage(first, second, RELAY_RECOVERY_SECONDS="5") as found, calling(found.relay) as caller:
+        server = {"type": "mcp", "server_label": "shop", "server_url": "https://mcp.example"}
+        caller.send("session.update", session={**TRANSCRIPTION, "tools": [server]})
+        await caller.until("mcp_list_tools.completed")
+        caller.speak(600)
+        caller.be_silent(800)
+        await caller.until("response.done")
+        await caller.until(END)
+        assert found.swaps("loss") == 1
+        [turn] = caller.of_type("input_audio_buffer.committed")
+        [end] = caller.of_type(END)
+        assert end["item_id"] == turn["item_id"]
+        parts = "".join(part["delta"] for part in caller.of_type(PART))
+        assert end["transcript"].startswith(parts)
+        caller.check()
+
+
+async def test_transcription_that_the_client_is_not_shown_is_paid_for() -> None:
+    """The provider bills the second one, too."""
+    hears_created = Behaviour(transcribes_created_audio=True)
+    async with stage(hears_created, hears_created) as found, calling(found.relay) as caller:
+        caller.send("session.update", session=TRANSCRIPTION)
+        audio = base64.b64encode(numbered_audio(0, 600 * SAMPLES_PER_MS)).decode()
+        content = [{"type": "input_audio", "audio": audio}]
+        caller.send("conversation.item.create", item={"type": "message", "role": "user", "content": content})
+        await caller.until(END)
+        [session] = found.relay.app.drainer.sessions
+        view = session.view()
+        assert view is not None
+        tokens = view.spending.tokens
+        assert tokens
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        await eventually(lambda: view.spending.tokens == 2 * tokens)
+        assert caller.count(END) == 1
+        assert caller.count(PART) == len(caller.of_type(END)[0]["transcript"].split())
+        caller.check()

@@ -315,7 +315,7 @@ class Continuity:
 
     def swallow(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of upstream is neither forwarded nor kept."""
-        if event_type == kept.TRANSCRIBED:
+        if event_type in kept.TRANSCRIPTION_TYPES:
             self.fold(now, _ALL)
         return self._interceptor.swallow(event_type, raw)
 
@@ -329,8 +329,7 @@ class Continuity:
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of the upstream before is forwarded: a late transcript of a known item is, and it is kept."""
         self.fold(now, _ALL)
-        is_transcript = event_type.startswith("conversation.item.input_audio_transcription.")
-        if not is_transcript or self._interceptor.is_repeated(raw) or self._interceptor.is_unknown(raw):
+        if self._interceptor.hides_late(event_type, raw):
             return False
         if event_type in kept.KEEP_FROM_UPSTREAM:
             self.keep_upstream(event_type, raw, now)

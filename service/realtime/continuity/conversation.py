@@ -24,6 +24,7 @@ from service.realtime.continuity.mirror_items import (
     new_item,
 )
 from service.realtime.continuity.open_responses import NewEventId, Output
+from service.realtime.events import parse_object
 from service.realtime.values import child, finite_number
 
 _NO_TRANSCRIPT_SECONDS: Final = 30.0  # later than that none comes
@@ -228,19 +229,25 @@ class Conversation:
         if self.items.get(item_id) is not None:
             return
         item = Item(item_id, Kind.USER_SPEECH, is_spoken=True, is_done=True, is_announced=False)
-        item.awaits_transcript = awaits_transcript
+        item.awaits_transcript = item.is_transcript_due = awaits_transcript
         if awaits_transcript:
             self.untranscribed[item_id] = now
         self.items.insert(item, after)
 
-    def transcribed(self, item_id: str, words: str, *, is_whole: bool) -> None:
-        """Note the transcript of a turn; `is_whole` False: there is none."""
+    def partly_transcribed(self, payload: bytes) -> None:
+        """Take up a part of a transcript."""
+        if self.items:  # a transcription session keeps none
+            item = self.items.get(text(parse_object(payload).get("item_id")))
+            if item is not None:
+                item.is_partly_transcribed = True
+
+    def transcribed(self, item_id: str, words: str) -> None:
+        """Note the transcript of a turn, empty if there is none."""
         self.untranscribed.pop(item_id, None)
         item = self.items.get(item_id)
         if item is not None:
             size = item.size
-            item.text, item.awaits_transcript = words or item.text, False
-            item.is_transcribed = item.is_transcribed or is_whole
+            item.text, item.awaits_transcript, item.is_transcribed = words or item.text, False, True
             self.items.changed(item, size)
 
     # -- upstream is lost ---------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.realtime.continuity import kept
-from service.realtime.continuity.kept import body_of, dumps, payload_of, text
+from service.realtime.continuity.kept import body_of, dumps, text
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, message
 from service.realtime.continuity.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
 from service.realtime.continuity.replay import Replay
 from service.realtime.continuity.tool_lists import LIST_TYPES, ToolLists
+from service.realtime.continuity.transcripts import Transcripts
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.values import child, finite_number
@@ -24,13 +25,7 @@ INTERCEPTED_TYPES: Final = frozenset(
     {kept.ITEM_CREATE, kept.ITEM_DELETE, kept.ITEM_RETRIEVE, kept.ITEM_TRUNCATE, kept.RESPONSE_CREATE}
 )
 EVENT_ID_PREFIX: Final = "relay_own_"
-_TRANSCRIPTS: Final = frozenset({kept.TRANSCRIBED, kept.NOT_TRANSCRIBED})
-_ACKNOWLEDGEMENTS: Final = _TRANSCRIPTS | {
-    kept.ITEM_ADDED,
-    kept.ITEM_CREATED,
-    kept.ITEM_DELETED,
-    kept.ITEM_DONE,
-}
+_ACKNOWLEDGEMENTS: Final = frozenset({kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DELETED, kept.ITEM_DONE})
 _PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
 _MESSAGES: Final = frozenset({Kind.ANSWER, Kind.USER_SPEECH})
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
@@ -74,20 +69,17 @@ class Interceptor:
         self._own = own
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
         self._gone: set[str] = set()  # ids of items that the mirror dropped, and upstream lacks
-        self._created_as_audio: set[str] = set()
         self._tool_lists = ToolLists()  # whose beginning the client was not sent
         self._lacks_items = False  # upstream, of those that the client knows
-        self._not_heard_again: set[str] = set()  # turns of a transcription session whose audio exceeded a limit
+        self.transcripts = Transcripts(mirror)
         self.is_active = False
 
     def adopt(self, replay: Replay) -> None:
         """Note what the new upstream has of each item."""
         self.is_active = True
-        self._not_heard_again = {item_id for item_id, turn in self._mirror.journal.turns.items() if not turn.parts}
         self._due, self._gone = {}, set(self._mirror.items.dropped)
         self._tool_lists = replay.tool_lists
-        # Upstream may transcribe them once more.
-        self._created_as_audio = replay.created_as_audio if self._mirror.session.transcribes else set()
+        self.transcripts.adopt(replay.created_as_audio, replay.partly_transcribed)
         for item in self._mirror.items:
             if not replay.has(item.item_id):
                 item.fate = Fate.ABSENT
@@ -237,7 +229,7 @@ class Interceptor:
     def swallows(self) -> bool:
         """Whether an event of upstream may have to be hidden."""
         asked = any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
-        return asked or bool(self._due or self._created_as_audio or self._tool_lists.are_open)
+        return asked or bool(self._due) or self.transcripts.are_any_due or self._tool_lists.are_open
 
     def swallow(self, event_type: str, raw: bytes) -> bool:
         """Whether the client is not sent an event of upstream.
@@ -247,16 +239,11 @@ class Interceptor:
         lists = self._tool_lists
         if lists.are_open and event_type in LIST_TYPES and lists.goes_on(event_type, body_of(raw, masked=False)):
             return True
-        due = _ACKNOWLEDGEMENTS if self._due else _TRANSCRIPTS
-        if event_type != kept.ERROR and (event_type not in due or not self.swallows):
+        if event_type in kept.TRANSCRIPTION_TYPES:
+            return self.transcripts.are_any_due and self.transcripts.hides(event_type, body_of(raw, masked=False))
+        if event_type != kept.ERROR and (event_type not in _ACKNOWLEDGEMENTS or not self._due):
             return False
-        body = parse_object(payload_of(raw, masked=False))
-        if event_type in _TRANSCRIPTS:
-            item_id = text(body.get("item_id"))
-            if item_id not in self._created_as_audio:
-                return False
-            self._created_as_audio.discard(item_id)
-            return self._mirror.items.get(item_id) is None or self.is_repeated(raw)
+        body = body_of(raw, masked=False)
         if event_type == kept.ERROR:
             return self._is_own_error(text(child(body, "error").get("event_id")))
         if event_type == kept.ITEM_CREATED:  # the only acknowledgement of some servers
@@ -321,14 +308,6 @@ class Interceptor:
                 return True
         return False
 
-    def is_repeated(self, raw: bytes) -> bool:
-        """Whether an event is the transcript of an item of which the client was sent one."""
-        item = self._mirror.items.get(text(body_of(raw, masked=False).get("item_id")))
-        return item is not None and (item.is_transcribed or bool(item.text))
-
-    def is_unknown(self, raw: bytes) -> bool:
-        """Whether an event is about an item that the client was never sent, or a turn that the next upstream hears again."""
-        item_id = text(body_of(raw, masked=False).get("item_id"))
-        if self._mirror.is_transcription:  # it keeps no items
-            return item_id not in self._not_heard_again
-        return self._mirror.items.get(item_id) is None and item_id not in self._gone
+    def hides_late(self, event_type: str, raw: bytes) -> bool:
+        """Whether the client is not sent an event of an upstream before: it is sent transcripts of items that it knows."""
+        return self.transcripts.hides_late(event_type, body_of(raw, masked=False), self._gone)

@@ -30,6 +30,8 @@ ITEM_TRUNCATED: Final = "conversation.item.truncated"
 ITEM_RETRIEVED: Final = "conversation.item.retrieved"
 TRANSCRIBED: Final = "conversation.item.input_audio_transcription.completed"
 NOT_TRANSCRIBED: Final = "conversation.item.input_audio_transcription.failed"
+TRANSCRIPTION_DELTA: Final = "conversation.item.input_audio_transcription.delta"
+TRANSCRIPTION_SEGMENT: Final = "conversation.item.input_audio_transcription.segment"
 COMMITTED: Final = "input_audio_buffer.committed"
 CLEARED: Final = "input_audio_buffer.cleared"
 SPEECH_STARTED: Final = "input_audio_buffer.speech_started"
@@ -54,6 +56,10 @@ TEXT_DELTA: Final = "response.output_text.delta"
 DELTAS: Final = frozenset({TRANSCRIPT_DELTA, TEXT_DELTA})
 """The words of an answer as they come. They are needed only if the answer is cut."""
 
+TRANSCRIPTION_PARTS: Final = frozenset({TRANSCRIPTION_DELTA, TRANSCRIPTION_SEGMENT})
+TRANSCRIPTION_ENDS: Final = frozenset({TRANSCRIBED, NOT_TRANSCRIBED})
+TRANSCRIPTION_TYPES: Final = TRANSCRIPTION_PARTS | TRANSCRIPTION_ENDS
+
 KEEP_FROM_UPSTREAM: Final = frozenset(
     {
         ERROR,
@@ -65,8 +71,7 @@ KEEP_FROM_UPSTREAM: Final = frozenset(
         ITEM_DELETED,
         ITEM_TRUNCATED,
         ITEM_RETRIEVED,
-        TRANSCRIBED,
-        NOT_TRANSCRIBED,
+        *TRANSCRIPTION_TYPES,
         COMMITTED,
         CLEARED,
         SPEECH_STARTED,

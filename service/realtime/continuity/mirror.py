@@ -81,6 +81,8 @@ class Mirror:
         payload = payload_of(raw, masked=False)
         if kind in kept.DELTAS:
             self.answers.delta(payload)
+        elif kind in kept.TRANSCRIPTION_PARTS:
+            self.conversation.partly_transcribed(payload)
         elif handler := self._handlers.get(kind):
             handler(payload, parse_object(payload), now)
 
@@ -138,7 +140,7 @@ class Mirror:
         item_id, words = text(body.get("item_id")), text(body.get("transcript"))
         if self.is_transcription or words.strip():
             self.journal.forget(item_id)
-        self.conversation.transcribed(item_id, words, is_whole=isinstance(body.get("transcript"), str))
+        self.conversation.transcribed(item_id, words)
 
     def _committed(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
         item_id = text(body.get("item_id"))

@@ -50,7 +50,9 @@ class Item:
     is_spoken: bool = False
     is_done: bool = False
     awaits_transcript: bool = False
-    is_transcribed: bool = False  # the client has been sent a transcript, which may be empty
+    is_transcript_due: bool = True  # of the user's speech: False if upstream transcribed nothing when it was committed
+    is_partly_transcribed: bool = False  # the client has been sent a part of the transcript
+    is_transcribed: bool = False  # and all of it, which may be nothing, or that there is none
     is_announced: bool = True  # the client has been sent its `added`
     is_announced_done: bool = False  # and its `done`
     call_id: str = ""

@@ -20,13 +20,17 @@ from service.realtime.events import parse_object
 from service.realtime.values import child
 
 EVENT_ID_PREFIX: Final = "relay_replay_"
-REPLAY_TYPES: Final = LIST_TYPES | {
-    kept.SESSION_UPDATED,
-    kept.ITEM_ADDED,
-    kept.ITEM_CREATED,
-    kept.ITEM_DELETED,
-    kept.ERROR,
-}
+REPLAY_TYPES: Final = (
+    LIST_TYPES
+    | kept.TRANSCRIPTION_PARTS
+    | {
+        kept.SESSION_UPDATED,
+        kept.ITEM_ADDED,
+        kept.ITEM_CREATED,
+        kept.ITEM_DELETED,
+        kept.ERROR,
+    }
+)
 """The types of upstream that `Replay.received` evaluates."""
 _MAX_UNACKNOWLEDGED: Final = 200
 _MAX_TAKEN: Final = 100  # items of one call of `take`: about 2 ms
@@ -63,6 +67,7 @@ class Replay:
         self.tool_lists = ToolLists()
         self.awaits_lists = True
         self.created_as_audio: set[str] = set()
+        self.partly_transcribed: set[str] = set()  # of these
         self.omitted: dict[str, str] = {}  # items that are not created, and why
         self.differing: tuple[str, ...] = ()
         self.sent_items = self.sent_bytes = 0
@@ -280,6 +285,8 @@ class Replay:
             self._refused(text(error.get("event_id")), text(error.get("code")))
         elif event_type == kept.ITEM_ADDED:
             self.tool_lists.added(child(body, "item"))
+        elif event_type in kept.TRANSCRIPTION_PARTS:
+            self.partly_transcribed.add(text(body.get("item_id")))
         elif event_type not in LIST_TYPES or not self.tool_lists.goes_on(event_type, body):
             is_deleted = event_type == kept.ITEM_DELETED
             item_id = text(body.get("item_id")) if is_deleted else text(child(body, "item").get("id"))

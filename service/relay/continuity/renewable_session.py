@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from service.realtime.continuity.continuity import Continuity
-from service.realtime.continuity.kept import DELTAS, KEEP_FROM_UPSTREAM
+from service.realtime.continuity.kept import DELTAS, KEEP_FROM_UPSTREAM, TRANSCRIBED, TRANSCRIPTION_ENDS
 from service.realtime.events import PARSED_EVENT_TYPES, Direction, ErrorEvent, event_type, parse_error
-from service.realtime.incidents import ERROR, RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED
+from service.realtime.incidents import ERROR, RESPONSE_DONE
 from service.realtime.policy import SESSION_EVENT_TYPES
 from service.realtime.scanner_items import Message
 from service.relay import own_events
@@ -33,9 +33,7 @@ from service.upstream import translate
 from service.upstream.dial import UpstreamConnection
 from service.wire.leg import Leg
 
-_ONLY_KEPT: Final = (
-    KEEP_FROM_UPSTREAM - PARSED_EVENT_TYPES - SESSION_EVENT_TYPES - {TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED}
-)
+_ONLY_KEPT: Final = KEEP_FROM_UPSTREAM - PARSED_EVENT_TYPES - SESSION_EVENT_TYPES - TRANSCRIPTION_ENDS
 """What a session without continuity does not read, so that nothing of it is counted or hidden."""
 EXPIRED_SECONDS: Final = 2.0
 """How long upstream may take to close the connection behind the error that says that the session has expired."""
@@ -44,7 +42,7 @@ _ERROR_SECONDS: Final = 1.0
 _EXPIRED: Final = Ending("session_expired", CloseInstruction(1001), CloseInstruction(1000))
 _LOST_REASONS: Final = frozenset({"upstream_lost", "upstream_too_slow", "session_expired"})
 """The limits of upstream that another connection may keep."""
-_COUNTED_LATE: Final = frozenset({RESPONSE_DONE, TRANSCRIPTION_COMPLETED, TRANSCRIPTION_FAILED})
+_COUNTED_LATE: Final = TRANSCRIPTION_ENDS | {RESPONSE_DONE}
 
 
 class RenewableSession(Session):
@@ -166,6 +164,8 @@ class RenewableSession(Session):
             return Verdict.FORWARD
         self._to_client.count_audio()
         if self._kept.is_swallowed(message):
+            if message.type == TRANSCRIBED:  # upstream bills each
+                super().event_read(direction, message)
             return Verdict.DROP
         placed = self._kept.placed(message)
         message = placed or message
@@ -283,8 +283,13 @@ class RenewableSession(Session):
         self._to_client.replace_source(connected.leg, connected.scanner)
 
     def read_upstream(self) -> None:
-        """Read the connection that has replaced another. What has arrived of it is processed now, its end included."""
+        """Read the connection that has replaced another. What has arrived of it is processed now, its end included.
+
+        Its `items` come first.
+        """
+        items, self._connected.items = self._connected.items, []
         self._upstream.start(self._to_client, self._to_client.read)
+        self._to_client.process(items)
         self._upstream.release("first_event")
 
     def end_unrecovered(self, end: Ending) -> None:

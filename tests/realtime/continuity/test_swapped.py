@@ -8,15 +8,12 @@ import pytest
 from tests.support.continued_call import client_frame, upstream_frame
 from tests.support.kept_session import (
     KeptSession,
-    append,
     begin_call,
-    committed,
     events_of,
     recovered,
     types,
     user_text,
 )
-from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import Event
 
 
@@ -82,20 +79,6 @@ def test_late_error_about_an_event_of_the_relay_is_hidden(event_id: str, *, is_h
     assert not session.continuity.swallows
     error = upstream_frame({"type": "error", "error": {"code": "x", "event_id": event_id}})
     assert session.continuity.swallow("error", error, session.now) is is_hidden
-
-
-def test_transcript_is_shown_once() -> None:
-    """The new upstream may transcribe a turn whose transcript the client got late from the one before."""
-    session = KeptSession(transcription={"model": "t"})
-    append(session, speech(range(1, 31)) + silence(10))
-    committed(session, "a", 0, 800)
-    session.lose()
-    recovered(session)
-    kind = "conversation.item.input_audio_transcription.completed"
-    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
-    assert session.continuity.old_upstream_event(kind, event, session.now)
-    assert session.continuity.swallow(kind, event, session.now)
-    assert not session.continuity.swallow(kind, event, session.now)
 
 
 def test_truncation_of_a_spoken_answer_of_the_new_upstream_is_forwarded() -> None:
@@ -233,20 +216,6 @@ def test_item_that_upstream_refuses_from_the_relay_is_absent() -> None:
     assert "b" in session.replay().run().texts
 
 
-def test_late_transcript_of_the_upstream_before_is_forwarded_and_kept() -> None:
-    """Nothing else of it is."""
-    session = KeptSession()
-    committed(session, "a", 0, 100)
-    session.up("response.created", response={"id": "r"})
-    session.up("response.done", response={"id": "r", "status": "completed"})
-    session.flush(session.replay().run().replay)
-    kind = "conversation.item.input_audio_transcription.completed"
-    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "late"})
-    assert session.continuity.old_upstream_event(kind, event, session.now)
-    assert not session.continuity.old_upstream_event("response.done", event, session.now)
-    assert session.replay().run().texts == {"a": "late"}
-
-
 def test_loss_forgets_the_approval_that_upstream_waited_for() -> None:
     """Else the session would not be renewed any more."""
     session = KeptSession()
@@ -303,46 +272,3 @@ def test_request_names_no_item_that_upstream_lacks() -> None:
     )
     assert intercept(session, "response.create", response={**request, "input": known}) is None
     assert intercept(session, "response.create") is None
-
-
-def test_empty_transcript_is_shown_once() -> None:
-    """Audio of which nothing is understood is created as audio again and again."""
-    session = KeptSession(transcription={"model": "t"})
-    append(session, speech(range(1, 6)))
-    committed(session, "a", 0, 100)
-    kind = "conversation.item.input_audio_transcription.completed"
-    session.up(kind, item_id="a", transcript="")
-    session.lose()
-    recovered(session)
-    event = upstream_frame({"type": kind, "item_id": "a", "transcript": ""})
-    assert session.continuity.swallow(kind, event, session.now)
-    session.flush(session.replay().run().replay)
-    assert not session.continuity.old_upstream_event(kind, event, session.now), "of the one before, behind a switch"
-
-
-def test_transcript_of_a_message_with_audio_is_shown_once() -> None:
-    """The next upstream transcribes it, too."""
-    session = KeptSession(transcription={"model": "t"})
-    item = {"id": "a", "type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "AAAA"}]}
-    session.client("conversation.item.create", item=item)
-    session.item(item)
-    kind = "conversation.item.input_audio_transcription.completed"
-    session.up(kind, item_id="a", transcript="hello")
-    session.lose()
-    recovered(session)
-    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "hello"})
-    assert session.continuity.swallow(kind, event, session.now)
-
-
-def test_transcript_of_an_item_that_is_deleted_meanwhile_is_hidden() -> None:
-    """The relay had created it anew; for the client it is gone."""
-    session = KeptSession(transcription={"model": "t"})
-    append(session, speech(range(1, 6)))
-    committed(session, "a", 0, 100)
-    session.lose()
-    recovered(session)
-    session.client("conversation.item.delete", item_id="a")
-    session.up("conversation.item.deleted", item_id="a")
-    kind = "conversation.item.input_audio_transcription.completed"
-    event = upstream_frame({"type": kind, "item_id": "a", "transcript": "1 2 3"})
-    assert session.continuity.swallow(kind, event, session.now)
