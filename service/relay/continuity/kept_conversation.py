@@ -104,17 +104,18 @@ class KeptConversation:
             if self.upstream is None:
                 self._keep_other(message.raw)
             return Verdict.FORWARD
+        if is_intricate(message.payload):  # before anything parses it
+            continuity.unkeepable(is_intricate=True)
+        interception = None
         if self.upstream is not None and event_type in continuity.intercepts:
             interception = continuity.intercept(event_type, message.raw, now)
-            if interception is not None:
-                self._carry_out(interception, self.upstream)
-                return Verdict.DROP
-        if is_intricate(message.payload):
-            continuity.unkeepable(is_intricate=True)
-        continuity.keep_client(event_type, message.raw, now)
+        if self.upstream is not None and interception is not None:
+            self._carry_out(interception, self.upstream)
+        else:
+            continuity.keep_client(event_type, message.raw, now)
         if continuity.is_full:
             self._client.hold("journal_full")
-        return Verdict.FORWARD
+        return Verdict.FORWARD if interception is None else Verdict.DROP
 
     def is_swallowed(self, message: Message) -> bool:
         """Whether an event of upstream answers the relay, so that the client must not see it."""

@@ -1,10 +1,12 @@
 """`kept_conversation.py` and the memory that sessions share: when a client is held back, and who frees memory."""
 
+import json
 from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.realtime.continuity import interception
 from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.journal_entries import OVERHEAD_BYTES
 from service.realtime.continuity.kept import payload_of
@@ -16,7 +18,7 @@ from service.relay.continuity.pool import ContinuityOptions, ContinuityPool
 from service.telemetry.continuity import ContinuityMetrics
 from service.wire.leg import Leg
 from tests.support.continued_call import client_frame, upstream_frame
-from tests.support.kept_session import session_object, user_text
+from tests.support.kept_session import NewUpstream, session_object, user_text
 from tests.support.reference_api import Event
 
 LIMITS = ContinuityLimits(journal_bytes=100_000)
@@ -42,6 +44,9 @@ class FakeLeg:
     def release(self, reason: str) -> None:
         """Called to release it."""
         self.reasons.discard(reason)
+
+    def write(self, _: bytes) -> None:
+        """Called to send an event."""
 
     def send_control(self, _: Opcode, payload: bytes) -> None:
         """Called to ping."""
@@ -228,3 +233,42 @@ async def test_conversation_that_grows_is_not_idle(kept: Kept) -> None:
     kept.tick(0.5)
     kept.kept.lose_upstream()
     assert not kept.kept.is_idle
+
+
+def swapped_with_an_absent_item(kept: Kept) -> None:
+    """Another upstream has taken over, which lacks the answer `x`: nothing of it was said."""
+    response = {"id": "resp_x", "conversation_id": "conv_1"}
+    item = {"id": "x", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    kept.up(type="response.created", response=response)
+    kept.up(type="response.output_item.added", response_id="resp_x", output_index=0, item=item)
+    kept.up(type="conversation.item.added", item=item, previous_item_id=None)
+    kept.up(type="response.done", response=response | {"status": "cancelled"})
+    kept.kept.lose_upstream()
+    created = json.dumps({"type": "session.created", "session": session_object()}).encode()
+    replay = NewUpstream(kept.kept.continuity.start_replay(created, kept.now, is_tolerant=True)).run().replay
+    kept.kept.flush(replay, cast("Leg", kept.upstream))
+    assert kept.kept.continuity.intercepts
+
+
+async def test_client_is_held_by_events_that_the_relay_changes(kept: Kept) -> None:
+    """An item after one that upstream lacks is put elsewhere; it is not acknowledged either."""
+    swapped_with_an_absent_item(kept)
+    kept.send(type="conversation.item.create", previous_item_id="x", item=PICTURE)
+    assert kept.client.reasons == {"journal_full"}
+    kept.up(type="conversation.item.added", item=PICTURE, previous_item_id=None)
+    assert not kept.client.reasons
+
+
+async def test_intricate_event_is_not_parsed_behind_a_swap(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold up other sessions. The session goes on without continuity."""
+    swapped_with_an_absent_item(kept)
+    parsed: list[bytes] = []
+
+    def note(raw: bytes, **_: bool) -> Event:
+        parsed.append(raw)
+        return {}
+
+    monkeypatch.setattr(interception, "body_of", note)
+    kept.send(type="response.create", response={"metadata": {str(key): "" for key in range(20_000)}})
+    assert not parsed
+    assert kept.kept.continuity.not_renewable == "kept_event_too_intricate"
