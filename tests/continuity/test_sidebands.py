@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from service.realtime.frames import Opcode, build_frame
 from tests.clients_file.relays import TOKENS, table, write
 from tests.support.harness import Relay, eventually, open_raw
@@ -11,6 +13,7 @@ from tests.support.raw_websocket_server import ServerConnection
 from tests.support.scripted_upstream import scripted_relay
 
 PATH: Final = "/v1/realtime?call_id=rtc_1&model=scripted&continuity=renew"
+FORWARDED: Final = "realtime_relay_forwarded_messages_total"
 USAGE: Final = {
     "total_tokens": 100,
     "input_tokens": 60,
@@ -114,5 +117,33 @@ async def test_response_that_goes_on_over_a_loss_counts_once_for_the_budget(tmp_
             assert not session._budget.is_response_running
             assert session._reporter.spending.tokens == 200
             assert not session._reporter.spending.is_estimated
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"image_url": "A" * 1_200_000}, {"many": [0] * 20_000}],
+    ids=["more than a megabyte", "more values than are parsed"],
+)
+@pytest.mark.parametrize("sender", ["upstream", "client"])
+async def test_large_event_of_a_call_ends_no_continuity(sender: str, content: dict[str, Any]) -> None:
+    """Such as a picture of the caller: nothing of the call is sent again."""
+    large = {"item": {"id": "item_1", "type": "message", "role": "user", "content": [content]}}
+    joins = Joins()
+    async with scripted_relay(joins) as (relay, _):
+        client = await open_raw(relay.app.public_port, PATH)
+        try:
+            await eventually(lambda: len(joins.connections) == 1)
+            if sender == "client":
+                client.send_event(type="conversation.item.create", **large)
+                client.send_event(type="response.create")
+                await eventually(lambda: relay.metric(FORWARDED, direction="client_to_upstream") == 2)
+            else:
+                joins.connections[0].send(event("conversation.item.added", **large))
+                assert (await client.next_event())["type"] == "conversation.item.added"
+            joins.connections[0].reset()
+            await rejoined(relay)
+            assert not relay.events("session.not_renewable")
         finally:
             await client.close()

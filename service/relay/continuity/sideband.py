@@ -38,6 +38,11 @@ class SidebandContinuity(Continuity):
     def keep_upstream(self, event_type: str, raw: bytes, now: float) -> None:
         """Nothing: no connection needs it again."""
 
+    def unkeepable(self, *, is_intricate: bool = False) -> None:
+        """Note it while there is no connection: what has passed is not needed. An intricate event is kept unread."""
+        if not self._has_upstream and not is_intricate:
+            super().unkeepable()
+
     def keep_audio(self, events: int, size: int, now: float) -> None:
         """Nothing."""
 
