@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from service.realtime.continuity import mirror
 from service.realtime.frames import Opcode, build_frame
 from service.relay.continuity import renewable_session
 from service.relay.continuity.renewable_session import RenewableSession
@@ -132,6 +133,27 @@ async def test_failure_of_a_late_transcript_is_redacted(monkeypatch: pytest.Monk
         assert failed["error"]["message"] == "Incorrect API key provided: [redacted]"
         assert found.relay.metric("realtime_relay_session_incidents_total") == 1
         await is_alive(caller)
+
+
+async def test_transcript_that_comes_right_behind_a_switch_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch has waited for it for as long as it may, and the connection that transcribes is read a little longer."""
+    is_due = asyncio.Event()
+    monkeypatch.setattr(transcription, "asyncio", SimpleNamespace(sleep=lambda _: is_due.wait()))
+    monkeypatch.setattr(mirror, "TRANSCRIPT_SECONDS", 0.0)
+    async with stage() as found, calling(found.relay) as caller:
+        audio = {"input": {"transcription": {"model": "whisper-1"}}}
+        caller.send("session.update", session={"type": "realtime", "audio": audio})
+        caller.speak(600)
+        caller.be_silent(800)
+        await caller.until("response.done")
+        await renew(found)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        for _ in range(3):
+            await is_alive(caller)
+        is_due.set()
+        await caller.until("conversation.item.input_audio_transcription.completed")
+        await is_alive(caller)
+        caller.check()
 
 
 async def test_renewal_has_more_time_for_its_dial_than_a_short_recovery() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from service.relay.continuity import preparation
 from service.relay.continuity.renewable_session import RenewableSession
-from service.simulator import End, Fault, Moment
+from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import calling
 from tests.continuity.relays import FAST, Stage, failing, stage
 from tests.continuity.test_recovery import is_alive
@@ -78,3 +78,26 @@ async def test_connection_that_waits_is_pinged() -> None:
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         await is_alive(caller)
         caller.check()
+
+
+async def test_items_that_exceed_their_bound_at_the_loss_delay_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of the answer that it cuts do: the oldest item is deleted at the prepared connection, too, at once."""
+    monkeypatch.setattr(preparation, "PING_SECONDS", 3_600.0)  # no pong brings the next look
+    async with stage(Behaviour(pace=1, answer_seconds=30)) as found, calling(found.relay) as caller:
+        for number in range(3):
+            caller.say(f"text {number} " + "x" * 300)
+        await caller.until("conversation.item.done", 3)
+        caller.send("response.create")
+        await caller.until("response.output_audio.delta", 5)
+        await renew(found)
+        [session] = found.relay.app.sessions
+        assert isinstance(session, RenewableSession)
+        await eventually(lambda: session._swapper._swap.state == "ready", 10)
+        items = session._kept.continuity.mirror.items
+        items._limit = items.bytes
+        session._connected.leg.abort()
+        await eventually(lambda: found.swaps("loss") == 1)
+        assert found.relay.metric("realtime_relay_lost_turns_total", reason="items_over_limit") == 1
+        assert (len(found.upstreams), caller.items[0]) == (2, next(iter(items.dropped)))
+        await caller.until("response.created", 2)
+        assert [item["id"] for item in found.conversations[1].items][:2] == caller.items[1:3]

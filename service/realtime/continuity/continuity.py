@@ -201,6 +201,11 @@ class Continuity:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 
+    @property
+    def awaits_transcripts(self) -> bool:
+        """Whether the current upstream may still send the transcript of a turn, however long that takes."""
+        return bool(self.mirror.conversation.untranscribed or (self.mirror.is_transcription and self.journal.turns))
+
     # -- another upstream ---------------------------------------------------------------------------------------------
 
     def start_replay(self, created: bytes, now: float, *, is_tolerant: bool = False) -> Replay:

@@ -92,7 +92,7 @@ class Swapper:
         expired = end.reason == "session_expired"
         if self._is_over or self.is_lost or not is_recoverable(code, is_fatal=is_fatal, has_expired=expired):
             return False
-        is_urgent = self._kept.continuity.boundary(self._clock()) is Boundary.NONE
+        is_urgent = self._kept.continuity.boundary(now := self._clock()) is Boundary.NONE
         delay = self._pool.delay_of_recovery(self._client, is_urgent=is_urgent)
         if not self._lose(end, delay=delay):
             return False
@@ -100,8 +100,7 @@ class Swapper:
             former = self._host.connection
             former.leg.start(InputDiscarder(former.leg))
             former.leg.release("sink_full")
-            closing = close_side(former.leg, end.upstream, self._clock() + UPSTREAM_CLOSE_SECONDS)
-            close_later(former, self._calls, closing)
+            close_later(former, self._calls, close_side(former.leg, end.upstream, now + UPSTREAM_CLOSE_SECONDS))
         self._go_on()
         return True
 
@@ -279,10 +278,9 @@ class Swapper:
         is_answering = new.is_answering()
         if new.send_next(is_final=True) or not new.replay.is_done or not is_answering:
             return
-        is_soft = self._kept.continuity.boundary(self._clock()) is Boundary.SOFT
+        seconds = RETIRED_SECONDS if self._kept.continuity.awaits_transcripts else 0.0
         # At once: what the former connection still sends must not reach the client's pipe.
-        former = self._join(host, new)
-        retire(former, self._calls, self._old_message, 0.0 if is_soft else RETIRED_SECONDS)
+        retire(self._join(host, new), self._calls, self._old_message, seconds)
 
     def _finish_recovery(self) -> None:
         host, new = self._host, self._new
@@ -291,7 +289,9 @@ class Swapper:
         self._kept.continuity.boundary(self._clock())  # folds what the client has sent
         if self._obstacle is not None:
             self._stop_swap()
-        elif new.replay.is_done and new.at_boundary and new.is_answering():  # else the next delivery comes here again
+        elif not new.replay.is_done:  # items have exceeded their bound
+            new.pump()
+        elif new.at_boundary and new.is_answering():  # else the next delivery comes here again
             self._swap.replayed()
             self._join(host, new)
 
