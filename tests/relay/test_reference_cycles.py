@@ -13,7 +13,11 @@ from aiohttp.web_protocol import RequestHandler
 
 from service.access.secrets import PREFIX
 from service.realtime.closing import close_payload
+from service.realtime.continuity.continuity import Continuity
+from service.realtime.continuity.mirror import Mirror
 from service.realtime.frames import Opcode
+from service.relay.continuity.kept_conversation import KeptConversation
+from service.relay.continuity.swapper import Swapper
 from service.relay.pipe import Pipe
 from service.relay.session import Session
 from service.upstream.first_event import FirstEventReader
@@ -28,6 +32,10 @@ RELAY_TYPES = (
     Pipe,
     Leg,
     FirstEventReader,
+    Continuity,
+    Mirror,
+    KeptConversation,
+    Swapper,
     Connection,
     ResponseHandler,
     RequestHandler,

@@ -5,7 +5,7 @@ client through the journal: each acknowledgement removes one.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from service.realtime.continuity import kept, session_form
 from service.realtime.continuity.answers import Answers
@@ -21,6 +21,16 @@ from service.realtime.values import child, finite_number
 
 TRANSCRIPT_SECONDS: Final = 5.0
 """How long a boundary waits for a transcript."""
+_HANDLERS_OF_CONVERSATION: Final[Mapping[str, Callable[[Conversation, bytes, Mapping[str, Any], float], None]]] = {
+    kept.ITEM_ADDED: Conversation.added,
+    kept.ITEM_CREATED: Conversation.created,
+    kept.ITEM_DONE: Conversation.done,
+    kept.ITEM_DELETED: Conversation.deleted,
+    kept.ITEM_TRUNCATED: Conversation.truncated,
+    kept.ITEM_RETRIEVED: Conversation.retrieved,
+    kept.MCP_CALLED: Conversation.mcp_call_ended,
+    kept.MCP_NOT_CALLED: Conversation.mcp_call_ended,
+}
 
 
 class Mirror:
@@ -31,36 +41,10 @@ class Mirror:
         self.session = session_form.SessionForm()
         self.answers = Answers(journal)
         self.items = Items(item_limit, image_limit)
-        self.conversation = conversation = Conversation(journal, self.answers, self.items)
+        self.conversation = Conversation(journal, self.answers, self.items)
         self.failure: str | None = None  # why the session is not renewable
         self.is_restored = False  # the current upstream knows earlier answers as text
         self.text_answers = 0  # of such an upstream, where speech was due
-        self._handlers: Mapping[str, Callable[[bytes, Mapping[str, Any], float], None]] = {
-            kept.SESSION_CREATED: self._session_created,
-            kept.SESSION_UPDATED: self._session_updated,
-            kept.ITEM_ADDED: conversation.added,
-            kept.ITEM_CREATED: conversation.created,
-            kept.ITEM_DONE: conversation.done,
-            kept.ITEM_DELETED: conversation.deleted,
-            kept.ITEM_TRUNCATED: conversation.truncated,
-            kept.ITEM_RETRIEVED: conversation.retrieved,
-            kept.TRANSCRIBED: self._transcribed,
-            kept.NOT_TRANSCRIBED: self._transcribed,
-            kept.COMMITTED: self._committed,
-            kept.CLEARED: self._cleared,
-            kept.SPEECH_STARTED: self._speech_started,
-            kept.SPEECH_STOPPED: self._speech_stopped,
-            kept.IDLE_TIMEOUT: self._idle_timeout,
-            kept.RESPONSE_CREATED: self._response_created,
-            kept.RESPONSE_DONE: self._response_done,
-            kept.OUTPUT_ADDED: self._output_added,
-            kept.OUTPUT_DONE: self._output_done,
-            kept.ARGUMENTS_DONE: self._arguments_done,
-            kept.PART_ADDED: self._part_added,
-            kept.MCP_CALLED: conversation.mcp_call_ended,
-            kept.MCP_NOT_CALLED: conversation.mcp_call_ended,
-            kept.ERROR: self._error,
-        }
 
     # -- fed by the log -----------------------------------------------------------------------------------------------
 
@@ -83,8 +67,10 @@ class Mirror:
             self.answers.delta(payload)
         elif kind in kept.TRANSCRIPTION_PARTS:
             self.conversation.partly_transcribed(payload)
-        elif handler := self._handlers.get(kind):
-            handler(payload, parse_object(payload), now)
+        elif handler := self._HANDLERS.get(kind):
+            handler(self, payload, parse_object(payload), now)
+        elif of_conversation := _HANDLERS_OF_CONVERSATION.get(kind):
+            of_conversation(self.conversation, payload, parse_object(payload), now)
 
     @property
     def size(self) -> int:
@@ -236,3 +222,23 @@ class Mirror:
         if self.journal.speech_is_open and self.session.answers_turns:
             cut = [answer for answer in cut if answer.is_outside]
         return events + ends, cut
+
+    # Not bound methods of each mirror, which would be a reference cycle: what was said would wait for the garbage collector.
+    _HANDLERS: ClassVar[Mapping[str, Callable[["Mirror", bytes, Mapping[str, Any], float], None]]] = {
+        kept.SESSION_CREATED: _session_created,
+        kept.SESSION_UPDATED: _session_updated,
+        kept.TRANSCRIBED: _transcribed,
+        kept.NOT_TRANSCRIBED: _transcribed,
+        kept.COMMITTED: _committed,
+        kept.CLEARED: _cleared,
+        kept.SPEECH_STARTED: _speech_started,
+        kept.SPEECH_STOPPED: _speech_stopped,
+        kept.IDLE_TIMEOUT: _idle_timeout,
+        kept.RESPONSE_CREATED: _response_created,
+        kept.RESPONSE_DONE: _response_done,
+        kept.OUTPUT_ADDED: _output_added,
+        kept.OUTPUT_DONE: _output_done,
+        kept.ARGUMENTS_DONE: _arguments_done,
+        kept.PART_ADDED: _part_added,
+        kept.ERROR: _error,
+    }

@@ -188,7 +188,14 @@ class KeptConversation:
         return journal.detects_turns and not journal.speech_is_open
 
     def stop(self) -> None:
-        """Read the client again: the session ends, and needs its close frame."""
+        """Free everything, and read the client again: the session ends, and needs its close frame.
+
+        Its closing handshakes take seconds, in which other sessions begin.
+        """
+        self.continuity.give_up("ended")
+        self._others.clear()
+        self._other_bytes = 0
+        self.appends = []
         self._client.release("journal_full")
         self._send_to_client = (
             _send_nothing  # else it refers to the session, which would wait for the garbage collector

@@ -133,6 +133,19 @@ async def test_all_that_is_kept_is_counted(kept: Kept) -> None:
     assert MAX_OTHER_BYTES < kept.kept.kept_bytes - before < MAX_OTHER_BYTES + 2000
 
 
+async def test_session_that_ends_keeps_nothing(kept: Kept) -> None:
+    """Its closing handshakes take up to five seconds, in which its client can open others."""
+    kept.tick(0.5)
+    speak(kept, 2)
+    kept.kept.appends.append(AUDIO)
+    kept.kept.lose_upstream()
+    kept.send(type="some.event")
+    assert kept.kept.kept_bytes > 0
+    kept.kept.stop()
+    kept.kept.take_appends()
+    assert kept.kept.kept_bytes == 0
+
+
 async def test_sessions_that_keep_the_most_free_the_memory_of_the_process() -> None:
     """One client cannot take it from all others."""
     pool = ContinuityPool(ContinuityOptions("ask", 1000, 4), ContinuityMetrics("relay", CollectorRegistry()))
