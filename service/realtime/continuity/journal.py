@@ -69,7 +69,7 @@ class Journal:
         self.is_sent = True  # False while there is no upstream to send to
         self._speech_was_open = False  # at the last loss; what was replayed is kept until upstream has noticed it
         self._is_beheaded = False  # the beginning of what is not committed exceeded the limit
-        self._may_go_on = False  # the speech in which the client has committed: its audio is kept for a while
+        self._may_go_on = False  # the speech in which the client committed or cleared: kept for a while
 
     # -- what the client sends ----------------------------------------------------------------------------------------
 
@@ -159,8 +159,7 @@ class Journal:
             while len(self.turns) > _MAX_TURNS:
                 self.forget(next(iter(self.turns)))
             self.audio_bytes += turn.size
-        # Speech in which the client commits may go on for upstream, without another sign of its start.
-        self._may_go_on = commit is not None and speech is not None
+        self._may_go_on = commit is not None and (speech is not None or self._may_go_on)
         self._is_beheaded = self._speech_was_open = False
         self.speech = None
         self._cut(rest)
@@ -175,6 +174,7 @@ class Journal:
     def cleared(self) -> None:
         """Remove the audio that the client had cleared."""
         clear = self.first(CLEAR)
+        self._may_go_on = clear is not None and (self.speech is not None or self._may_go_on)
         self.speech, self._speech_was_open, self._is_beheaded = None, False, False
         if clear is None:
             return

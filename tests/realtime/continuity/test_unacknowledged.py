@@ -190,13 +190,23 @@ def test_text_that_the_client_has_deleted_is_not_replaced_when_it_is_truncated()
     assert not session.continuity.swallow("conversation.item.deleted", event, session.now)
 
 
-def test_speech_that_goes_on_after_a_commit_of_the_client_is_kept() -> None:
+def end_early(session: KeptSession, kind: str, numbers: range) -> None:
+    """The client says these words, and commits or clears them, while upstream hears speech."""
+    append(session, speech(numbers))
+    session.client(f"input_audio_buffer.{kind}")
+    if kind == "commit":
+        session.up("input_audio_buffer.committed", item_id=f"m{numbers[0]}", previous_item_id=None)
+    else:
+        session.up("input_audio_buffer.cleared")
+
+
+@pytest.mark.parametrize("kinds", [("commit",), ("commit", "commit"), ("clear",), ("commit", "clear")])
+def test_speech_that_goes_on_after_a_commit_or_clear_of_the_client_is_kept(kinds: tuple[str, ...]) -> None:
     """Upstream may go on with the speech that it had noticed, and sends no other start of it."""
     session = KeptSession()
     session.up("input_audio_buffer.speech_started", item_id="s", audio_start_ms=0)
-    append(session, speech(range(1, 31)))
-    session.client("input_audio_buffer.commit")
-    session.up("input_audio_buffer.committed", item_id="m", previous_item_id=None)
+    for number, kind in enumerate(kinds):
+        end_early(session, kind, range(1 + 15 * number, 16 + 15 * number))
     for number in range(31, 151):
         append(session, speech(range(number, number + 1)))
         session.now += 0.02
