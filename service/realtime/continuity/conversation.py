@@ -191,6 +191,7 @@ class Conversation:
 
     def remove(self, item_id: str) -> None:
         """Forget an item that is deleted."""
+        self.items.forget_dropped(item_id)
         item = self.items.remove(item_id)
         if item is not None:
             self._forget(item)

@@ -103,9 +103,9 @@ class Interceptor:
         if event_type == kept.ITEM_DELETE:
             return self._delete(item_id)
         if event_type == kept.ITEM_RETRIEVE:
-            return self._retrieve(item)
+            return self._retrieve(item_id, body)
         is_deleted = self._mirror.journal.first(kept.ITEM_DELETE, item_id) is not None  # by then: upstream refuses it
-        if item is None or item.fate is Fate.SAME or is_deleted:
+        if is_deleted or not (self._is_absent(item_id) or (item is not None and item.fate is Fate.TEXT)):
             return None
         return self._truncate(item, body, now)
 
@@ -117,7 +117,12 @@ class Interceptor:
     def _create(self, body: Mapping[str, Any]) -> Interception | bytes | None:
         item_id = text(child(body, "item").get("id"))
         if item_id and self._is_absent(item_id):
-            return Interception(to_client=[self._error_of_duplicate(body, item_id)])
+            message = f"Error adding item: an item with id '{item_id}' already exists."
+            return self._refuse(body, "item_create_duplicate_item_id", message)
+        request_id = text(child(body, "item").get("approval_request_id"))
+        if request_id and self._is_absent(request_id):
+            message = f"The request for approval '{request_id}' was lost with a connection to the provider."
+            return self._refuse(body, "invalid_value", message, "item.approval_request_id")
         after = body.get("previous_item_id")
         if not isinstance(after, str):
             return None
@@ -132,15 +137,16 @@ class Interceptor:
             return None
         return self._own.masked_frame(dumps({**body, "previous_item_id": before}))
 
-    def _error_of_duplicate(self, body: Mapping[str, Any], item_id: str) -> bytes:
+    def _refuse(self, body: Mapping[str, Any], code: str, message: str, param: str | None = None) -> Interception:
+        """Answer an event of the client as upstream would, but for the reason."""
         error = {
             "type": "invalid_request_error",
-            "code": "item_create_duplicate_item_id",
-            "message": f"Error adding item: an item with id '{item_id}' already exists.",
-            "param": None,
+            "code": code,
+            "message": message,
+            "param": param,
             "event_id": body.get("event_id"),
         }
-        return self._answer(kept.ERROR, error=error)
+        return Interception(to_client=[self._answer(kept.ERROR, error=error)])
 
     def request_again(self, raw: bytes) -> bytes:
         """Return the frames of a request for an answer that was cut, without references to items that are deleted since."""
@@ -160,12 +166,21 @@ class Interceptor:
             return None
         return self._own.masked_frame(dumps({**body, "response": {**response, "input": known}}))
 
-    def _retrieve(self, item: Item | None) -> Interception | None:
-        """Show an item that upstream lacks, such as an answer of which nothing was heard."""
-        if item is None or item.fate is not Fate.ABSENT or not (item.payload or item.kind in _MESSAGES):
+    def _retrieve(self, item_id: str, body: Mapping[str, Any]) -> Interception | None:
+        """Show an item that upstream lacks, such as an answer of which nothing was heard, or state why it is lost."""
+        if not self._is_absent(item_id):
             return None
-        status = {"status": "incomplete"} if item.kind is Kind.UNKNOWN else {}  # a call without its arguments
-        return Interception(to_client=[self._answer(kept.ITEM_RETRIEVED, item=item.body() | status)])
+        item = self._mirror.items.get(item_id)
+        if item is not None and (item.payload or item.kind in _MESSAGES):
+            status = {"status": "incomplete"} if item.kind is Kind.UNKNOWN else {}  # a call without its arguments
+            return Interception(to_client=[self._answer(kept.ITEM_RETRIEVED, item=item.body() | status)])
+        why = (
+            "the conversation exceeds what the relay keeps of it (items_over_limit)"
+            if item is None
+            else "items of this type are not restored (unsupported)"
+        )
+        message = f"Error retrieving item: the connection to the provider was replaced, and '{item_id}' is lost: {why}."
+        return self._refuse(body, "item_retrieve_invalid_item_id", message, "item_id")
 
     def _delete(self, item_id: str) -> Interception | None:
         if not self._is_absent(item_id):
@@ -184,14 +199,15 @@ class Interceptor:
             if body.get("previous_item_id") == item_id:
                 journal.replace(entry, self._own.masked_frame(dumps({**body, "previous_item_id": before})))
 
-    def _truncate(self, item: Item, body: Mapping[str, Any], now: float) -> Interception:
-        end_ms = finite_number(body.get("audio_end_ms")) or 0.0
-        heard_before = item.shown_text
-        self._mirror.conversation.truncate(item.item_id, end_ms, now)
+    def _truncate(self, item: Item | None, body: Mapping[str, Any], now: float) -> Interception:
+        """`item`: None if it exceeded a limit, so that nothing of it is left to be cut."""
+        item_id, end_ms = text(body.get("item_id")), finite_number(body.get("audio_end_ms")) or 0.0
+        heard_before = item.shown_text if item is not None else ""
+        self._mirror.conversation.truncate(item_id, end_ms, now)
         place = {"content_index": body.get("content_index", 0), "audio_end_ms": body.get("audio_end_ms", 0)}
-        answer = self._answer(kept.ITEM_TRUNCATED, item_id=item.item_id, **place)
-        words = item.shown_text
-        if item.fate is Fate.ABSENT or words == heard_before:
+        answer = self._answer(kept.ITEM_TRUNCATED, item_id=item_id, **place)
+        words = item.shown_text if item is not None else ""
+        if item is None or item.fate is Fate.ABSENT or words == heard_before:
             return Interception(to_client=[answer])
         frames = [self._send(kept.ITEM_DELETE, {"item_id": item.item_id}, [(kept.ITEM_DELETED, item.item_id)])]
         if words.strip():

@@ -254,6 +254,12 @@ class Items:
             item_id = self.dropped[item_id]
         return item_id if item_id in self._items else ROOT
 
+    def forget_dropped(self, item_id: str) -> None:
+        """Forget that an item exceeded a limit: it is deleted."""
+        before = self.dropped.pop(item_id, None)
+        if before is not None:
+            self.dropped = {key: before if value == item_id else value for key, value in self.dropped.items()}
+
     def remove(self, item_id: str) -> Item | None:
         """Remove an item and return it."""
         item = self._items.pop(item_id, None)

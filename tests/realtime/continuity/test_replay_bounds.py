@@ -7,6 +7,7 @@ import pytest
 from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import client_frame, upstream_frame
 from tests.support.kept_session import KeptSession, committed, events_of, recovered, user_text
+from tests.support.reference_api import Event
 
 
 def test_image_displaces_no_text() -> None:
@@ -86,6 +87,65 @@ def test_deletion_of_a_dropped_item_is_forwarded_while_upstream_has_it() -> None
         assert item_id in session.continuity.mirror.items.dropped
         frame = client_frame({"type": "conversation.item.delete", "item_id": item_id})
         assert (session.continuity.intercept("conversation.item.delete", frame, session.now) is not None) is is_answered
+
+
+def answered(session: KeptSession, kind: str, **fields: object) -> Event:
+    """What the relay answers in the place of upstream."""
+    frame = client_frame({"type": kind, "event_id": "mine", **fields})
+    done = session.continuity.intercept(kind, frame, session.now)
+    assert done is not None
+    assert not done.to_upstream
+    [answer] = done.to_client
+    event: Event = json.loads(answer)
+    return event
+
+
+def test_item_that_was_dropped_is_refused_with_the_reason_and_deleted_once() -> None:
+    """The client has seen it. Upstream would say that it does not exist."""
+    session = picture_and_texts()
+    recovered(session)
+    error = answered(session, "conversation.item.retrieve", item_id="t1")["error"]
+    assert (error["code"], error["param"], error["event_id"]) == ("item_retrieve_invalid_item_id", "item_id", "mine")
+    assert "items_over_limit" in error["message"]
+    cut = answered(session, "conversation.item.truncate", item_id="t1", content_index=0, audio_end_ms=5)
+    assert (cut["type"], cut["item_id"], cut["audio_end_ms"]) == ("conversation.item.truncated", "t1", 5)
+    assert answered(session, "conversation.item.delete", item_id="t1")["type"] == "conversation.item.deleted"
+    recovered_again(session)
+    for kind in ("delete", "retrieve", "truncate"):
+        frame = client_frame({"type": f"conversation.item.{kind}", "item_id": "t1"})
+        assert session.continuity.intercept(f"conversation.item.{kind}", frame, session.now) is None
+    again = client_frame({"type": "conversation.item.create", "item": user_text("t1", "new"), "previous_item_id": "t2"})
+    done = session.continuity.intercept("conversation.item.create", again, session.now)
+    assert done is not None
+    assert events_of(done.to_upstream)[0]["previous_item_id"] == "i"
+
+
+def recovered_again(session: KeptSession) -> None:
+    """Upstream is lost, and another one takes over."""
+    session.lose()
+    recovered(session)
+
+
+def test_dropped_item_that_upstream_deletes_is_forgotten() -> None:
+    """Its id can be used again behind a swap."""
+    session = picture_and_texts()
+    session.client("conversation.item.delete", item_id="t1")
+    session.up("conversation.item.deleted", item_id="t1")
+    recovered_again(session)
+    frame = client_frame({"type": "conversation.item.create", "item": user_text("t1", "new")})
+    assert session.continuity.intercept("conversation.item.create", frame, session.now) is None
+
+
+def test_answer_to_a_request_for_approval_that_was_lost_is_refused_with_the_reason() -> None:
+    """Upstream would say that it does not know the request."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_approval_request", "name": "f", "arguments": "{}", "server_label": "s"})
+    recovered_again(session)
+    item = {"type": "mcp_approval_response", "approval_request_id": "a", "approve": True}
+    error = answered(session, "conversation.item.create", item=item)["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "item.approval_request_id")
+    assert "was lost" in error["message"]
+    assert "unsupported" in answered(session, "conversation.item.retrieve", item_id="a")["error"]["message"]
 
 
 def test_refused_item_is_created_once() -> None:
