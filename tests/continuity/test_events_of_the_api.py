@@ -31,6 +31,29 @@ async def test_turn_is_answered_beside_a_request_outside_the_conversation() -> N
         caller.check()
 
 
+async def test_length_of_an_answer_is_its_own_beside_one_outside_the_conversation() -> None:
+    """Both are spoken at once. The next connection gets what was heard of the one that the user interrupts."""
+    async with stage(Behaviour(answer_seconds=4.0, pace=20)) as found, calling(found.relay) as caller:
+        caller.say("hello")
+        caller.send("response.create")
+        await caller.until("response.output_audio.delta")
+        caller.send("response.create", response={"conversation": "none"})
+        await caller.until("response.done", 2)
+        outputs = [event["item_id"] for event in caller.of_type("response.output_audio.delta")]
+        assert len(set(outputs[2:-2])) == 2, "one after the other"
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        [answer] = [item_id for item_id in caller.items if item_id in outputs]
+        caller.send("conversation.item.truncate", item_id=answer, content_index=0, audio_end_ms=2_000)
+        await caller.until("conversation.item.truncated")
+        caller.say("go on")
+        await caller.until("conversation.item.done", 3)
+        whole = caller.of_type("response.output_audio_transcript.done")[0]["transcript"].split()
+        [cut] = [item for item in found.conversations[1].items if item["id"] == answer]
+        assert abs(len(cut["content"][0]["text"].split()) - len(whole) / 2) <= 2
+        caller.check()
+
+
 async def test_retrieved_audio_above_a_megabyte_ends_no_continuity() -> None:
     """Nothing of it is kept."""
     async with stage() as found, calling(found.relay) as caller:

@@ -91,6 +91,7 @@ class ContinuedCall:
         self.replay: Replay | None = None  # of a renewal
         self.next_leg: Leg | None = None
         self.refused: list[str] = []
+        self._open_answers = 0  # of the current upstream
         self._pinged_at = self._taken_at = self.now
         self._appends: list[bytes] = []  # that passed, and are kept together, as the relay does it
 
@@ -168,7 +169,8 @@ class ContinuedCall:
             return
         if kind == AUDIO_DELTA:
             self.seen.append(event)
-            self.continuity.keep_audio(1, len(raw), self.now)
+            item_id = event["item_id"] if self._open_answers > 1 else ""
+            self.continuity.keep_audio(1, len(raw), self.now, item_id)
         else:
             if kind in KEEP_FROM_UPSTREAM:
                 self._take_appends()
@@ -179,6 +181,7 @@ class ContinuedCall:
                     event = json.loads(placed)
                     raw = upstream_frame(event)
                 self.continuity.keep_upstream(kind, raw, self.now)
+                self._open_answers += (kind == "response.created") - (kind == "response.done")
             self.seen.append(event)
         self._count(kind)
 
@@ -258,7 +261,7 @@ class ContinuedCall:
     def _flush(self, leg: Leg, replay: Replay, lost_at: int = 0) -> None:
         self._take_appends()
         self.continuity.begin_flush(replay, self.now)
-        self.leg = leg
+        self.leg, self._open_answers = leg, 0
         steps = 0
         while (step := self.continuity.next_flush(self.now, max_bytes=5_000)) is not None:
             self._write(leg, step.to_upstream)

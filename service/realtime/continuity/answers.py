@@ -68,9 +68,9 @@ class Answers:
         """Note that the client plays no more of what it has got."""
         self.played_until = min(self.played_until, now)
 
-    def audio_passed(self, events: int, size: int, now: float) -> None:
-        """Count audio of the item that is being answered."""
-        output = self._last_output
+    def audio_passed(self, events: int, size: int, now: float, item_id: str = "") -> None:
+        """Count audio of an item, without its id of the one that is being answered."""
+        output = self.output(item_id) if item_id else self._last_output
         if output is not None:
             milliseconds = deltas_ms(events, size, output.envelope, self.audio_format)
             output.audio_ms += milliseconds

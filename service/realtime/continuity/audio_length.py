@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,8 @@ _MAX_KNOWN_SIZES: Final = 64
 _BYTES_PER_SAMPLE: Final = 2
 _DEFAULT_RATE: Final = 24_000
 _G711_BYTES_PER_MS: Final = 8.0
+_ITEM_ID: Final = re.compile(rb'"item_id"\s*:\s*"([^"\\]*)"')
+_ENDS_BYTES: Final = 512  # of an event, which are searched for the item: the audio is one long string
 
 
 class AudioFormat(NamedTuple):
@@ -80,6 +83,12 @@ def delta_envelope(added: bytes, response_id: str, item_id: str) -> int:
     quotes = 2 * (len(names) + 5)  # around each name, and each of five strings
     separators = len(names) + (len(names) - 1) + (2 * len(names) - 1 if space else 0)
     return 2 + quotes + separators + sum(map(len, names)) + values + 2  # two digits
+
+
+def item_of_delta(raw: bytes) -> str:
+    """Return the id of the item in the frame of an event of audio; empty if it shows none where it is searched."""
+    found = _ITEM_ID.search(raw[:_ENDS_BYTES]) or _ITEM_ID.search(raw[-_ENDS_BYTES:])
+    return found[1].decode(errors="replace") if found else ""
 
 
 def deltas_ms(events: int, size: int, envelope: int, form: AudioFormat) -> float:

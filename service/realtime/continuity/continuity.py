@@ -103,12 +103,15 @@ class Continuity:
         if self._log_bytes > self._limits.log_bytes or self.journal.is_full:
             self.fold(now, _ALL)
 
-    def keep_audio(self, events: int, size: int, now: float) -> None:
-        """Count events of an answer's audio, and the bytes of their frames; before any later event is kept."""
+    def keep_audio(self, events: int, size: int, now: float, item_id: str = "") -> None:
+        """Count events of an answer's audio, and the bytes of their frames; before any later event is kept.
+
+        `item_id` is needed where several answers come at once.
+        """
         if self.log:
-            self.log.append((kept.AUDIO_DELTA, LoggedAudio(events, size), now))
+            self.log.append((kept.AUDIO_DELTA, LoggedAudio(events, size, item_id), now))
         else:
-            self.mirror.answers.audio_passed(events, size, now)
+            self.mirror.answers.audio_passed(events, size, now, item_id)
 
     def reached(self, sent_at: float) -> None:
         """Note that what was sent before a time has reached upstream: a ping that was sent then is answered.
@@ -139,7 +142,7 @@ class Continuity:
         for _ in range(min(max_entries, len(log))):
             kind, raw, time = log.popleft()
             if isinstance(raw, LoggedAudio):
-                mirror.answers.audio_passed(raw.events, raw.size, time)
+                mirror.answers.audio_passed(raw.events, raw.size, time, raw.item_id)
                 continue
             if isinstance(raw, LoggedAppends):
                 self._log_bytes -= raw.size

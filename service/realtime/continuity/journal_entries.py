@@ -20,10 +20,11 @@ START_MARGIN_MS: Final = 100.0
 
 
 class LoggedAudio(NamedTuple):
-    """Events of an answer's audio that passed: their number, and the bytes of their frames."""
+    """Events of an answer's audio that passed: their number, the bytes of their frames, and their item if it was read."""
 
     events: int
     size: int
+    item_id: str
 
 
 class LoggedAppends(NamedTuple):

@@ -10,7 +10,15 @@ from typing import Final
 from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.interception import Interception
 from service.realtime.continuity.journal_entries import OVERHEAD_BYTES
-from service.realtime.continuity.kept import BODILESS, ERROR, KEEP_FROM_CLIENT, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
+from service.realtime.continuity.kept import (
+    BODILESS,
+    ERROR,
+    KEEP_FROM_CLIENT,
+    KEEP_FROM_UPSTREAM,
+    MAX_KEPT_BYTES,
+    RESPONSE_CREATED,
+    RESPONSE_DONE,
+)
 from service.realtime.continuity.replay import Replay
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.intricacy import is_intricate
@@ -51,6 +59,8 @@ class KeptConversation:
         """Whole messages of audio of the client that were forwarded, before `take_appends`."""
         self._taken_at = self._clock()
         self._has_audio = False  # since the last ping
+        self.open_answers = 0
+        """Of this connection. If there are several, the items of their audio matter."""
 
     @property
     def kept_bytes(self) -> int:
@@ -84,9 +94,9 @@ class KeptConversation:
         self.continuity.keep_upstream(event_type, b"", self._clock())
         self._release_client()
 
-    def keep_audio(self, events: int, size: int) -> None:
+    def keep_audio(self, events: int, size: int, item_id: str = "") -> None:
         """Events of audio of upstream were forwarded."""
-        self.continuity.keep_audio(events, size, self._clock())
+        self.continuity.keep_audio(events, size, self._clock(), item_id)
 
     def pong_received(self, payload: bytes) -> None:
         """Upstream answered the ping with this payload."""
@@ -141,6 +151,10 @@ class KeptConversation:
             if len(message.payload) <= MAX_KEPT_BYTES:  # else the pipe reports it
                 self.keep_bodiless(message.type)
         elif message.type in KEEP_FROM_UPSTREAM:
+            if message.type == RESPONSE_CREATED:
+                self.open_answers += 1
+            elif message.type == RESPONSE_DONE and self.open_answers:
+                self.open_answers -= 1
             self.take_appends()
             if len(message.raw) > MAX_KEPT_BYTES or is_intricate(message.payload):
                 self.continuity.unkeepable(is_intricate=len(message.raw) <= MAX_KEPT_BYTES)
@@ -170,7 +184,7 @@ class KeptConversation:
             upstream.write(raw)
         self._others.clear()
         self._other_bytes = 0
-        self.upstream, self.awaited_pong = upstream, b""
+        self.upstream, self.awaited_pong, self.open_answers = upstream, b"", 0
         self._client.release("journal_full")
 
     def tick(self) -> None:

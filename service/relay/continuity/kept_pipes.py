@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, Protocol
 
+from service.realtime.continuity.audio_length import item_of_delta
 from service.realtime.continuity.kept import APPEND, BODILESS, KEEP_FROM_UPSTREAM, MAX_KEPT_BYTES
 from service.realtime.frames import Header, Opcode, read_header
 from service.realtime.scanner import Scanner
@@ -44,8 +45,8 @@ class Keeper(Protocol):
     def keep_bodiless(self, event_type: str) -> None:
         """An event of a type in `BODILESS` was forwarded, that was too large to be read."""
 
-    def keep_audio(self, events: int, size: int) -> None:
-        """Events of audio of upstream were forwarded."""
+    def keep_audio(self, events: int, size: int, item_id: str = "") -> None:
+        """Events of audio of upstream were forwarded; `item_id`: their item, if it was read."""
 
     def pong_received(self, payload: bytes) -> None:
         """Upstream answered the ping with this payload."""
@@ -138,7 +139,7 @@ class KeptClientPipe(Pipe):
 class KeptUpstreamPipe(Pipe):
     """Forwards what upstream sends, and reports how much audio there was."""
 
-    __slots__ = ("_keeper",)
+    __slots__ = ("_is_audio_read", "_keeper")
 
     def __init__(
         self,
@@ -153,6 +154,19 @@ class KeptUpstreamPipe(Pipe):
     ) -> None:
         super().__init__(source, sink, scanner, traffic=traffic, latency=latency, owner=owner)
         self._keeper = keeper
+        self._is_audio_read = False
+
+    def replace_source(self, source: Leg, scanner: Scanner) -> None:
+        """See `Pipe`. No answer of it has begun."""
+        super().replace_source(source, scanner)
+        self._is_audio_read = False
+
+    def read_audio(self, *, is_needed: bool) -> None:
+        """Read the item of each event of audio from now on, because several answers come at once; or no longer."""
+        if is_needed != self._is_audio_read:
+            self.count_audio()
+            self._is_audio_read = is_needed
+            self._audio = self._scanner.new_audio_run(0) if is_needed else self._scanner.new_audio_run()
 
     def read(self, data: bytes) -> None:
         """Called by the source's transport. The answers to pings are recognised as they are expected."""
@@ -182,12 +196,16 @@ class KeptUpstreamPipe(Pipe):
     def _forward_event(self, event_type: str, data: bytes) -> None:
         super()._forward_event(event_type, data)
         if event_type == AUDIO_DELTA:
-            self._keeper.keep_audio(1, len(data))
+            self._keeper.keep_audio(1, len(data), item_of_delta(data) if self._is_audio_read else "")
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         super()._forward_run(data, event_types)
         events = event_types.count(AUDIO_DELTA)
-        if events == len(event_types):
+        if self._is_audio_read:
+            for event_type, raw in zip(event_types, _events(data, _HEADER_BYTES), strict=True):
+                if event_type == AUDIO_DELTA:
+                    self._keeper.keep_audio(1, len(raw), item_of_delta(raw))
+        elif events == len(event_types):
             self._keeper.keep_audio(events, len(data))
         elif events:
             sizes = map(len, _events(data, _HEADER_BYTES))

@@ -175,6 +175,8 @@ class RenewableSession(Session):
             self._hide_error(message, verdict)
             return Verdict.DROP
         self._kept.upstream_event(message)
+        if isinstance(self._to_client, KeptUpstreamPipe):
+            self._to_client.read_audio(is_needed=self._kept.open_answers > 1)
         self._swapper.event_kept()
         return Rewritten(placed.payload, is_redacted=False) if placed and verdict is Verdict.FORWARD else verdict
 

@@ -43,7 +43,7 @@ class SidebandContinuity(Continuity):
         if not self._has_upstream and not is_intricate:
             super().unkeepable()
 
-    def keep_audio(self, events: int, size: int, now: float) -> None:
+    def keep_audio(self, events: int, size: int, now: float, item_id: str = "") -> None:
         """Nothing."""
 
     @property

@@ -1,6 +1,7 @@
 """service/relay/continuity/kept_pipes.py: all that passes is kept once, in order and whole, however it is cut into reads."""
 
 import time
+from collections import Counter
 from itertools import pairwise
 from typing import Any, cast
 
@@ -61,6 +62,7 @@ class Recorder:
         self.kept = b""
         self.unread = 0
         self.audio = [0, 0]
+        self.audio_of: Counter[str] = Counter()
         self.pongs: list[bytes] = []
         self.appends: list[bytes] = []
         self.alike = 0  # lists that were taken as of one size
@@ -84,10 +86,11 @@ class Recorder:
         """Called by the pipe."""
         self.unread += 1
 
-    def keep_audio(self, events: int, size: int) -> None:
+    def keep_audio(self, events: int, size: int, item_id: str = "") -> None:
         """Called by the pipe."""
         self.audio[0] += events
         self.audio[1] += size
+        self.audio_of[item_id] += size
 
     def pong_received(self, payload: bytes) -> None:
         """Called by the pipe."""
@@ -273,3 +276,27 @@ def test_bytes_of_a_pong_within_an_event_are_no_pong() -> None:
             pipe.read(read)
         assert sink.written == raw[:2_000] + pong + raw[2_000 + len(pong) :]
     assert not recorder.pongs
+
+
+@pytest.mark.parametrize("is_together", [True, False])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_audio_of_several_answers_at_once_is_counted_by_item(*, is_together: bool, is_last: bool) -> None:
+    """While it has to be, and wherever the id is; the events pass as they are."""
+    recorder = Recorder()
+    pipe, sink = pipe_of(recorder, Direction.UPSTREAM_TO_CLIENT)
+    assert isinstance(pipe, KeptUpstreamPipe)
+    sizes = {"a": 1_000, "b": 2_000, "": 0}
+    frames = []
+    for item_id in ("a", "b", "a", "a", "b"):
+        place, audio = f'"item_id": "{item_id}"', f'"delta": "{"A" * sizes[item_id]}"'
+        body = f'{{"type": "response.output_audio.delta", {", ".join([audio, place] if is_last else [place, audio])}}}'
+        frames.append(build_frame(Opcode.TEXT, body.encode()))
+    for is_needed in (True, False):
+        pipe.read_audio(is_needed=is_needed)
+        recorder.audio_of.clear()
+        for data in [b"".join(frames)] if is_together else frames:
+            pipe.read(data)
+        pipe.count_audio()
+        counted = {"a": 3 * len(frames[0]), "b": 2 * len(frames[1])}
+        assert recorder.audio_of == (counted if is_needed else {"": sum(counted.values())})
+    assert sink.written == 2 * b"".join(frames)
