@@ -15,6 +15,7 @@ from service import configuration, machine, startup
 from service.access.budget_gauge import BudgetGauge
 from service.access.clients import ClientDirectory
 from service.access.jwt_verifier import JwtVerifier
+from service.access.policy import AccessPolicy
 from service.clients_file.load import ClientsFileReader, LoadedClients
 from service.clients_file.watcher import ClientsFileWatcher
 from service.health.monitor import HealthMonitor
@@ -37,6 +38,7 @@ from service.upstream.dials import DialsInFlight
 from service.upstream.key_lint import KeyRefusal
 from service.upstream.rotation import KeyFileWatcher
 from service.upstream.target import Target
+from service.web.attempts import AttemptReporter
 from service.web.connection_limit import ConnectionLimit, internal_connections
 from service.web.console import ConsoleHandler, ConsoleSources
 from service.web.console_clients import ClientReport
@@ -122,21 +124,13 @@ class App:
             self.redactor.replace(clients.secrets)
         target = await self._choose_target()
         self._build_upstream(target, startup.check_key(target, self._settings))
-        self._build_key_file_watcher(target)
         await self.store.join()
         await self._listen(clients_file, clients)
         self._supervisor.start("store", self.store.keep_leases)
         self._supervisor.start("spending", self.store.keep_sending)
         self._supervisor.start("health", self.monitor.run)
         self._supervisor.start("loop lag", partial(measure_lag, self.metrics.observe_lag))
-        if self._key_file is not None:
-            self._supervisor.start("key file", self._key_file.watch)
-        if self._clients_file is not None:
-            self._supervisor.start("clients file", self._clients_file.watch)
-        if self._jwt is not None:
-            self._supervisor.start("JWKS", self._jwt.keep_keys)
-        if self._budget_gauge is not None:
-            self._supervisor.start("budgets", self._budget_gauge.keep)
+        self._follow_key_file(target)
         startup.report_start(self._settings, target, public_port=self.public_port, internal_port=self.internal_port)
 
     async def _choose_target(self) -> Target:
@@ -171,49 +165,17 @@ class App:
     async def _listen(self, clients_file: ClientsFileReader | None, clients: LoadedClients | None) -> None:
         settings, metrics = self._settings, self.metrics
         continuity = configuration.continuity_options(settings, machine.memory_limit_bytes())
-        # Where every session keeps its conversation, the memory for that is no longer there for further sessions.
-        reserved_bytes = continuity.max_bytes if continuity.mode == "renew" else 0
-        max_sessions = startup.sessions_that_fit(settings.max_sessions, reserved_bytes)
+        policy = configuration.access_policy(settings, startup.sessions_that_fit(settings, continuity))
         metrics.memory_limit.set(machine.memory_limit_bytes() or math.inf)
-        policy = configuration.access_policy(settings, max_sessions)
         directory = policy.directory(clients.clients if clients is not None else None)
         if clients_file is not None:
-            self._jwt = JwtVerifier(directory, metrics.tokens)
-            self._stack.push_async_callback(self._jwt.close)
-        handler = RealtimeHandler(
-            policy,
-            self.connector,
-            self.drainer,
-            self.dials,
-            telemetry=SharedTelemetry(metrics, self.redactor, self._records),
-            session_limits=configuration.session_limits(settings),
-            max_dials=settings.max_dials,
-            clients=directory,
-            jwt=self._jwt,
-            on_dial_result=self.monitor.dial_finished,
-            on_live_started=self.monitor.live_started,
-            store_refusal=self.store.refusal,
-            store=self.store,
-            continuity=ContinuityPool(continuity, metrics.continuity),
-        )
-        if clients_file is not None:
-            self._budget_gauge = BudgetGauge(directory, self.store, metrics.budget_used)
-            self._clients_file = ClientsFileWatcher(
-                clients_file,
-                directory,
-                metrics,
-                on_secrets=self.redactor.replace,
-                end_withdrawn=handler.end_withdrawn,
-            )
-        console = self._build_console(handler, directory, max_sessions)
+            self._follow_clients_file(clients_file, directory)
+        handler = self._build_handler(policy, directory, ContinuityPool(continuity, metrics.continuity))
+        console = self._build_console(handler, directory, policy.max_sessions)
         talk = talk_routes(configuration.talk_page(settings, self._scenarios)) if settings.console == "on" else []
+        is_alive, store_refusal = self._supervisor.is_alive, self.store.refusal
         probes = ProbeHandler(
-            self.monitor,
-            self.drainer,
-            metrics,
-            self._supervisor.is_alive,
-            notes=self._notes,
-            store_refusal=self.store.refusal,
+            self.monitor, self.drainer, metrics, is_alive, notes=self._notes, store_refusal=store_refusal
         )
         unserved = UnservedRequests(metrics, handler.addresses, handler.refusal_events)
         self.public_port = await self._listen_on(
@@ -232,6 +194,25 @@ class App:
             [*InternalHandler(metrics).routes(), *probes.routes(detailed=True), *console.routes()],
             lambda server: internal_connections(server, UnservedRequests(metrics, handler.addresses), metrics),
             on_bound=console.access.bound,
+        )
+
+    def _build_handler(
+        self, policy: AccessPolicy, directory: ClientDirectory, continuity: ContinuityPool
+    ) -> RealtimeHandler:
+        return RealtimeHandler(
+            policy,
+            self.connector,
+            self.drainer,
+            self.dials,
+            reporter=AttemptReporter(self.metrics, self.monitor.dial_finished, self.monitor.live_started),
+            telemetry=SharedTelemetry(self.metrics, self.redactor, self._records),
+            session_limits=configuration.session_limits(self._settings),
+            max_dials=self._settings.max_dials,
+            clients=directory,
+            store=self.store,
+            jwt=self._jwt,
+            store_refusal=self.store.refusal,
+            continuity=continuity,
         )
 
     def _open_records(self) -> RecordWriter | None:
@@ -261,7 +242,7 @@ class App:
             DoctorProcess(self._environ, Path.cwd()),
             max_sessions=max_sessions,
             max_dials=settings.max_dials,
-            dials=lambda: handler.dial_limit.active,
+            dials=lambda: handler.dial_slots.active,
             memory=lambda: (machine.memory_used_bytes(), machine.memory_limit_bytes()),
             is_breaker_open=lambda: connector.breaker.is_open,
             settings=lambda: configuration.settings_report(settings, connector.dialler.target.key),
@@ -291,7 +272,7 @@ class App:
         except OSError as exc:
             raise CannotListen(self.redactor.redact(startup.explain_listen_error(exc, variable, host, port))) from None
 
-    def _build_key_file_watcher(self, target: Target) -> None:
+    def _follow_key_file(self, target: Target) -> None:
         path = self._settings.openai_api_key_file
         if path is None or target.simulated:
             return
@@ -305,6 +286,23 @@ class App:
             on_key_changed=self.monitor.key_changed,
             start_problem=self._settings.openai_api_key_problem,
         )
+        self._supervisor.start("key file", self._key_file.watch)
+
+    def _follow_clients_file(self, clients_file: ClientsFileReader, directory: ClientDirectory) -> None:
+        """Keep up to date what the file decides: clients, the key sets of token issuers, and the share of budgets used."""
+        self._jwt = JwtVerifier(directory, self.metrics.tokens)
+        self._stack.push_async_callback(self._jwt.close)
+        self._budget_gauge = BudgetGauge(directory, self.store, self.metrics.budget_used)
+        self._clients_file = ClientsFileWatcher(
+            clients_file,
+            directory,
+            self.metrics,
+            on_secrets=self.redactor.replace,
+            end_withdrawn=lambda: self.sessions.end_withdrawn(directory.must_end),
+        )
+        self._supervisor.start("clients file", self._clients_file.watch)
+        self._supervisor.start("JWKS", self._jwt.keep_keys)
+        self._supervisor.start("budgets", self._budget_gauge.keep)
 
     # -- run, drain, stop ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import structlog
 from service import machine
 from service.loop import NAME
 from service.realtime.names import reached_locally, url_host
+from service.relay.continuity.pool import ContinuityOptions
 from service.settings import Settings
 from service.telemetry.records import RecordWriter
 from service.upstream import key_lint
@@ -77,17 +78,21 @@ def check_key(target: Target, settings: Settings) -> KeyRefusal | None:
     )
 
 
-def sessions_that_fit(max_sessions: int, reserved_bytes: int = 0) -> int:
-    """RELAY_MAX_SESSIONS, or fewer where the limits of the machine allow fewer; logs why."""
-    limit = machine.session_limit(max_sessions, reserved_bytes)
+def sessions_that_fit(settings: Settings, continuity: ContinuityOptions) -> int:
+    """RELAY_MAX_SESSIONS, or fewer where the limits of the machine allow fewer; logs why.
+
+    Where every session keeps its conversation, the memory for that is not there for further sessions.
+    """
+    reserved_bytes = continuity.max_bytes if continuity.mode == "renew" else 0
+    limit = machine.session_limit(settings.max_sessions, reserved_bytes)
     if limit is None:
-        return max_sessions
+        return settings.max_sessions
     structlog.get_logger().warning(
         "limit.lowered",
         message=f"The limit on {limit.resource_name} allows {limit.sessions} sessions, fewer than RELAY_MAX_SESSIONS.",
         remedy=limit.remedy,
         max_sessions=limit.sessions,
-        wanted=max_sessions,
+        wanted=settings.max_sessions,
     )
     return limit.sessions
 

@@ -75,6 +75,19 @@ class SessionRegistry:
         """The open session with this id."""
         return next((session for session in self if session.info.session_id == session_id), None)
 
+    def end(self, session_id: str, reason: str) -> None:
+        """End the open session with this id, if there is one."""
+        session = self.find(session_id)
+        if session is not None:
+            session.end(reason)
+
+    def end_withdrawn(self, must_end: Callable[[str, str], bool]) -> int:
+        """End the sessions whose credential, of the client with a name, has been withdrawn; returns their number."""
+        ended = [session for session in self if must_end(session.info.credential, session.info.client)]
+        for session in ended:
+            session.end("client_disabled")
+        return len(ended)
+
     async def wait_empty(self) -> None:
         """Wait until no session is open."""
         await self._empty.wait()

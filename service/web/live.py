@@ -1,7 +1,6 @@
 """GPT-Live behind the 101: start the session, then run it; or refuse it with an event, since no HTTP status can be sent."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -25,6 +24,7 @@ from service.relay.session import Session
 from service.relay.session_info import SessionInfo
 from service.relay.spent import Spent
 from service.relay.start_reader import ByteBudget, ClientStream
+from service.relay.watchdog import SessionLimits
 from service.store.interface import Amounts, Spending, Store
 from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import UpstreamConnection
@@ -61,7 +61,7 @@ class LiveSessions:
         *,
         reporter: AttemptReporter,
         telemetry: SharedTelemetry,
-        policy: StartPolicy,
+        limits: SessionLimits,
         store: Store,
     ) -> None:
         self._store = store
@@ -70,7 +70,7 @@ class LiveSessions:
         self._dials = dials
         self._reporter = reporter
         self._telemetry = telemetry
-        self._policy = policy
+        self._limits = limits
         self._budget = ByteBudget()
         self._tasks: set[asyncio.Task[str]] = set()
 
@@ -134,9 +134,9 @@ class LiveSessions:
 
     def _policy_for(self, attempt: ConnectionAttempt) -> StartPolicy:
         client = attempt.identity.client
-        return dataclasses.replace(
-            self._policy,
-            allowed_models=frozenset(client.models),
+        return StartPolicy(
+            frozenset(client.models),
+            self._limits,
             model_hint=model_hint(client),
             unpriced_hint=unpriced_hint(attempt.identity),
             is_user_named=attempt.identity.user is not None,

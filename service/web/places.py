@@ -1,4 +1,7 @@
-"""The place of a session in the limits that all instances share: sessions at once, starts per minute, budgets."""
+"""What a client takes before its session starts.
+
+Its place in the limits that all instances share: sessions at once, starts per minute, budgets. And a slot for its dial.
+"""
 
 import math
 from collections.abc import Callable
@@ -7,15 +10,39 @@ from typing import Final
 
 from service.access.budgets import limits_of, shown
 from service.access.clients import Client
-from service.access.limits import explain_lapse
+from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, explain_lapse
 from service.failures import Failure
 from service.relay.watchdog import Lapse
 from service.store.interface import Refused, Store
+from service.telemetry.metrics import Metrics
+from service.upstream.dials import DialsInFlight
 from service.web.attempts import ConnectionAttempt
 from service.web.client_rules import limit_key, limit_setting, session_limit_hint
 
 _SESSIONS: Final = "max_sessions"
 _STARTS: Final = "starts_per_minute"
+
+
+class DialSlots:
+    """The slots for dials. One client holds at most half of them, so that others can dial whatever it does."""
+
+    def __init__(self, maximum: int, in_flight: DialsInFlight, metrics: Metrics) -> None:
+        self._limit = ConcurrencyLimit(maximum, "relay_full", "dials")
+        self._client_limit = PerClientConcurrencyLimit(math.ceil(maximum / 2), "relay_full", "dials")
+        self._in_flight = in_flight
+        metrics.dials_limit.set(maximum)
+        metrics.dials_active.set_function(lambda: self.active)
+
+    @property
+    def active(self) -> int:
+        """How many slots are held."""
+        return self._limit.active
+
+    def take(self, client: str, slot: ExitStack) -> None:
+        """Take a slot that `slot` frees, and count a dial until then; raises Failure if none is free."""
+        slot.enter_context(self._limit.acquire())
+        slot.enter_context(self._client_limit.acquire(client))
+        slot.enter_context(self._in_flight.track())
 
 
 class ClientPlaces:

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import math
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,14 +13,13 @@ from aiohttp import web
 from service.access.clients import ClientDirectory
 from service.access.forwarded import address_block
 from service.access.jwt_verifier import JwtVerifier
-from service.access.limits import ConcurrencyLimit, PerClientConcurrencyLimit, RefusalEventLimit
+from service.access.limits import RefusalEventLimit
 from service.access.policy import AccessPolicy
 from service.access.secrets import ClientSecrets
 from service.failures import Failure, Phase
 from service.realtime.incidents import TRANSCRIPTION_COMPLETED
 from service.relay.continuity.pool import ContinuityPool
 from service.relay.drain import Drainer
-from service.relay.live_start import StartPolicy
 from service.relay.reporter import SharedTelemetry
 from service.relay.watchdog import SessionLimits
 from service.store.interface import Store
@@ -36,7 +34,7 @@ from service.web.client_address import ClientAddressReader
 from service.web.client_dialler import ClientDialler
 from service.web.client_secrets import ClientSecretHandler
 from service.web.continuity import continuity_header, with_continuity
-from service.web.places import ClientPlaces
+from service.web.places import ClientPlaces, DialSlots
 from service.web.request import OpeningHandshake, asks_for_error_event, parse_handshake, wants_error_event
 from service.web.session_factory import SessionFactory, budgets_for
 from service.web.unserved import REALTIME_PATHS
@@ -60,9 +58,8 @@ class RealtimeHandler:
     * Ownership: the handler owns the upstream socket from the dial until the session's task is created. A dial's slot is
       held from admission to the 101, a session's slot until its task ends.
 
-    `on_dial_result` and `on_live_started` are described at `AttemptReporter`. `store_refusal` returns the failure with which
-    every client is refused while the store fails, or None; `store` has the limits that instances share. `jwt` is
-    None where no clients file can name an issuer, `continuity` where no session has any.
+    `store` has the limits that instances share; `store_refusal` returns the failure with which every client is refused while
+    it fails, or None. `jwt` is None where no clients file can name an issuer, `continuity` where no session has any.
     """
 
     def __init__(
@@ -72,64 +69,47 @@ class RealtimeHandler:
         drainer: Drainer,
         dials: DialsInFlight,
         *,
+        reporter: AttemptReporter,
         telemetry: SharedTelemetry,
         session_limits: SessionLimits,
         max_dials: int,
-        clients: ClientDirectory | None = None,
-        jwt: JwtVerifier | None = None,
-        on_dial_result: Callable[[Failure | None], None],
-        on_live_started: Callable[[], object] = lambda: None,
-        store_refusal: Callable[[], Failure | None] = lambda: None,
+        clients: ClientDirectory,
         store: Store,
+        jwt: JwtVerifier | None = None,
+        store_refusal: Callable[[], Failure | None] = lambda: None,
         continuity: ContinuityPool | None = None,
     ) -> None:
         self.addresses = ClientAddressReader(policy.trusted_proxies)
+        self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
+        self.dial_slots = DialSlots(max_dials, dials, telemetry.metrics)
         self._connector = connector
         self._dialler = ClientDialler(connector, dials)
         self._drainer = drainer
-        self._dials_in_flight = dials
         self._store_refusal = store_refusal
-        self._telemetry = telemetry
+        self._reporter = reporter
         self._metrics = telemetry.metrics
-        self._clients = clients or policy.directory()
-        client_secrets = ClientSecrets(store, self._clients)
+        self._metrics.sessions_limit.set(policy.max_sessions)
+        sessions, client_secrets = drainer.sessions, ClientSecrets(store, clients)
         self._admission = AdmissionControl(
             policy,
-            self._clients,
+            clients,
             self._metrics,
             refusal=self._refusal,
-            probe_client=drainer.sessions.probe_client,
+            probe_client=sessions.probe_client,
             jwt=jwt,
             client_secrets=client_secrets,
         )
-        self._places = ClientPlaces(
-            store,
-            probe_client=drainer.sessions.probe_client,
-            end_session=self._end_session,
+        self._places = ClientPlaces(store, probe_client=sessions.probe_client, end_session=sessions.end)
+        self._client_secrets = ClientSecretHandler(
+            self._admission, client_secrets, reporter, self._metrics, self.addresses
         )
-        self.dial_limit = ConcurrencyLimit(max_dials, "relay_full", "dials")
-        # Half: whatever one client dials, others can dial as well.
-        self._client_dial_limit = PerClientConcurrencyLimit(math.ceil(max_dials / 2), "relay_full", "dials")
-        self.refusal_events = RefusalEventLimit(asyncio.get_running_loop().time)
-        self._reporter = AttemptReporter(self._metrics, on_dial_result, on_live_started)
         self._continuity = continuity
         self._factory = SessionFactory(
-            store,
-            telemetry=telemetry,
-            limits=session_limits,
-            must_end=self._clients.must_end,
-            continuity=continuity,
+            store, telemetry=telemetry, limits=session_limits, must_end=clients.must_end, continuity=continuity
         )
-        start_policy = StartPolicy(frozenset(), session_limits)
         self._live = live.LiveSessions(
-            connector, drainer, dials, reporter=self._reporter, telemetry=telemetry, policy=start_policy, store=store
+            connector, drainer, dials, reporter=reporter, telemetry=telemetry, limits=session_limits, store=store
         )
-        self._client_secrets = ClientSecretHandler(
-            self._admission, client_secrets, self._reporter, self._metrics, self.addresses
-        )
-        self._metrics.sessions_limit.set(policy.max_sessions)
-        self._metrics.dials_limit.set(max_dials)
-        self._metrics.dials_active.set_function(lambda: self.dial_limit.active)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the public routes of the APIs."""
@@ -202,9 +182,7 @@ class RealtimeHandler:
                             further = dial_request.further_types | _BUDGET_TYPES
                             dial_request = dataclasses.replace(dial_request, further_types=further)
                         await self._places.take(attempt, session_slot)
-                        dial_slot.enter_context(self.dial_limit.acquire())
-                        dial_slot.enter_context(self._client_dial_limit.acquire(attempt.limited_as))
-                        dial_slot.enter_context(self._dials_in_flight.track())
+                        self.dial_slots.take(attempt.limited_as, dial_slot)
                         await self._admission.redeem(attempt)  # last: a refused client can connect again
                 except Failure as failure:
                     self._reporter.refused(failure, attempt)
@@ -289,22 +267,6 @@ class RealtimeHandler:
                 return self._drainer.sessions.start(self._live.sideband(attempt, new_session))
             case _:
                 return self._drainer.sessions.start(self._factory.realtime_session(attempt, new_session))
-
-    def _end_session(self, session_id: str, reason: str) -> None:
-        session = self._drainer.sessions.find(session_id)
-        if session is not None:
-            session.end(reason)
-
-    def end_withdrawn(self) -> int:
-        """End the open sessions whose credential has been withdrawn, if the client asks for that; returns their number."""
-        ended = [
-            session
-            for session in self._drainer.sessions
-            if self._clients.must_end(session.info.credential, session.info.client)
-        ]
-        for session in ended:
-            session.end("client_disabled")
-        return len(ended)
 
     async def _send_refusal(
         self, request: web.Request, handshake: OpeningHandshake | None, failure: Failure, attempt: ConnectionAttempt

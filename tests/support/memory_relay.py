@@ -23,6 +23,7 @@ from service.upstream.connector import UpstreamConnector
 from service.upstream.dial import Dialler
 from service.upstream.dials import DialsInFlight
 from service.upstream.target import Target
+from service.web.attempts import AttemptReporter
 from service.web.realtime import RealtimeHandler
 from tests.support.memory_transport import MemoryTransport
 from tests.support.raw_websocket_server import CREATED
@@ -275,10 +276,11 @@ class MemoryRelay:
             UpstreamConnector(self.dialler, None),
             self.drainer,
             dials,
+            reporter=AttemptReporter(self.metrics, lambda _: None),
             telemetry=self._telemetry,
             session_limits=SESSION_LIMITS,
             max_dials=100,
-            on_dial_result=lambda _: None,
+            clients=POLICY.directory(),
             store=SharedStore(make_backend(None), self._telemetry.metrics.store),
         )
 
