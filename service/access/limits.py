@@ -27,18 +27,14 @@ def explain_lapse(refusal: Failure, seconds: float, setting: str, *, is_ending: 
     """
     whole_seconds = max(1, math.ceil(seconds))
     if is_ending:
-        cause, detail = (
-            f"An older session of this client is ending: it is over within {whole_seconds} seconds.",
-            ("an older session is ending"),
-        )
+        cause = f"An older session of this client is ending: it is over within {whole_seconds} seconds."
+        detail = "an older session is ending"
     else:
-        cause, detail = (
-            (
-                "An older connection of this client may be dead: its session is closed within "
-                f"{whole_seconds} seconds unless the client answers a ping. If it is alive, close it."
-            ),
-            "an older connection has not answered a ping",
+        cause = (
+            "An older connection of this client may be dead: its session is closed within "
+            f"{whole_seconds} seconds unless the client answers a ping. If it is alive, close it."
         )
+        detail = "an older connection has not answered a ping"
     refusal.hint = f"Retry in {whole_seconds} seconds. {cause} Operator: the limit is {setting}."
     refusal.retry_after_seconds = whole_seconds
     refusal.detail = detail

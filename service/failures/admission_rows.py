@@ -15,8 +15,7 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "Send one of the relay's client tokens as 'Authorization: Bearer <token>', as 'api-key: <token>', or as the "
         "subprotocol 'openai-insecure-api-key.<token>'. The relay rejects a token in the URL because URLs are logged.",
         "Find the caller by the log field address. If it is your client, give it a token that RELAY_CLIENT_TOKENS or "
-        "RELAY_CLIENTS_FILE lists. "
-        "The relay refuses other callers, such as scanners, as intended."),
+        "RELAY_CLIENTS_FILE lists. The relay refuses other callers, such as scanners, as intended."),
     Row("token_invalid", "clients", _CLIENT, 401, None, _NEVER, _INFO,
         "The relay does not know this client token.",
         "Use a token that RELAY_CLIENT_TOKENS or RELAY_CLIENTS_FILE of the relay lists. Do not send the provider's key; only "

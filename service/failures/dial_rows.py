@@ -66,8 +66,7 @@ DIAL_FAILURES: Final = catalogue_of(
     Row("request_rejected", "model", _OPERATOR, 424, 4000, _NEVER, _WARNING,
         "The provider rejected the relay's request as invalid.",
         "Check upstream_code, the query of the client's URL and the path of OPENAI_BASE_URL. If every client fails, "
-        "the address "
-        "or the API version is wrong; if only one does, its query parameters are."),
+        "the address or the API version is wrong; if only one does, its query parameters are."),
     Row("policy_rejected", "clients", _OPERATOR, 424, 1008, _NEVER, _ERROR,
         "The provider rejected the policy that the relay sets for this client.",
         "Ask the operator of the relay to correct the policy of this client.",
@@ -101,8 +100,7 @@ DIAL_FAILURES: Final = catalogue_of(
     Row("dns_filtered", "network", _NETWORK, 424, 1008, _NEVER, _ERROR,
         "A DNS filter answers for the provider's host name.",
         "Allow the host of OPENAI_BASE_URL in the DNS filter, or remove the line with 0.0.0.0 or :: from /etc/hosts "
-        "where the "
-        "relay runs."),
+        "where the relay runs."),
     Row("connect_refused", "network", _NETWORK, 502, 1013, _NOW, _WARNING,
         "The provider's address refused the TCP connection.",
         "Check host and port of OPENAI_BASE_URL, and firewalls that answer with a TCP reset."),
@@ -123,8 +121,7 @@ DIAL_FAILURES: Final = catalogue_of(
     Row("limited_before_api", "tls-and-proxy", _NETWORK, 429, 1013, _LATER, _WARNING,
         "A server before the API limits the relay's connections.",
         "Open connections at a lower rate, and check the limits of the proxy, gateway or edge that the log field "
-        "server names. "
-        "The provider's account is not at its limit.",
+        "server names. The provider's account is not at its limit.",
         "Raise the limits of the proxy, gateway or edge that the log field server names, or find the client that opens "
         "most connections by the log field client. The provider's account is not at its limit."),
     Row("wrong_base_url", "tls-and-proxy", _OPERATOR, 424, 1008, _NEVER, _ERROR,

@@ -155,8 +155,7 @@ ERROR_CODES_OF_PROVIDERS: Final = (
     Rule("key_missing", code=("missing_authorization",), hint=_NO_KEY_HINT),
     Rule("key_forbidden", code=("mismatched_organization", "mismatched_project"),
          hint="Set OPENAI_ORG_ID and OPENAI_PROJECT_ID to the organization and project of the key, or remove both, "
-              "and restart "
-              "the relay."),
+              "and restart the relay."),
     Rule("key_forbidden", code=("authenticationtypedisabled",),
          hint="The resource accepts no keys. Enable key access for it (Azure: disableLocalAuth=false), or put a gateway that "
               "uses Entra ID at OPENAI_BASE_URL."),

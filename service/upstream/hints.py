@@ -21,29 +21,23 @@ from service.upstream.target import DialRequest, Target
 
 _AZURE: Final = {
     "key_rejected": "Copy KEY 1 or KEY 2 of the resource (Azure portal: Keys and Endpoint) to OPENAI_API_KEY or its "
-    "file, and "
-    "check that OPENAI_BASE_URL names the same resource.",
+    "file, and check that OPENAI_BASE_URL names the same resource.",
     "key_forbidden": "Give the identity of the key a role on the resource, such as 'Cognitive Services OpenAI User', "
-    "and check "
-    "that key access is enabled for it (disableLocalAuth=false).",
+    "and check that key access is enabled for it (disableLocalAuth=false).",
     "account_refused": "Check in the Azure portal that the subscription and the resource are active and that OPENAI_BASE_URL "
     "names the resource of the key.",
     "quota_exhausted": "Check the subscription's billing and the quota of the deployment in the Azure portal. Waiting "
-    "does not "
-    "help.",
+    "does not help.",
     "rate_limited": "Raise the deployment's capacity in the Azure portal, or find the client that opens most connections by "
     "the log field client.",
     "model_not_found": "Set RELAY_MODEL, or the client's ?model=, to the name of the deployment, and check that the "
-    "deployment "
-    "is a Realtime model of the resource in OPENAI_BASE_URL.",
+    "deployment is a Realtime model of the resource in OPENAI_BASE_URL.",
     "network_not_allowed": "Connect through the resource's private endpoint: its name has to resolve to the private "
-    "address where "
-    "the relay runs. Or add the relay's public address under Networking of the resource.",
+    "address where the relay runs. Or add the relay's public address under Networking of the resource.",
     "upstream_overloaded": "Check https://azure.status.microsoft.",
     "upstream_error": "Check https://azure.status.microsoft.",
     "bad_reply": "Set OPENAI_BASE_URL to https://<resource>.openai.azure.com/openai/v1, or remove the proxy that "
-    "answers in place "
-    "of the provider.",
+    "answers in place of the provider.",
 }
 _COMPATIBLE: Final = {
     "key_rejected": "Set OPENAI_API_KEY, or its file, to a key that the server {host} issued; OPENAI_BASE_URL (read from "
@@ -207,8 +201,7 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
             if failure.evidence.get("answered_by") == "other server" and failure.reason.startswith("upstream_"):
                 return (
                     f"{failure.evidence.get('server', 'A server')} answered in place of the API. Check that server "
-                    f"and what it "
-                    "forwards to, then retry."
+                    "and what it forwards to, then retry."
                 )
             return tables.get(target.label, {}).get(failure.reason)
 
