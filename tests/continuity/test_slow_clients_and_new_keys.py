@@ -8,7 +8,8 @@ import pytest
 from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import Stage, stage
+from tests.continuity.relays import FAST, Stage, stage
+from tests.continuity.test_bounds import refusing
 from tests.continuity.test_prepared_connections import renew
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import KEY_CANARY, eventually
@@ -74,3 +75,20 @@ async def test_connection_after_a_rotation_has_the_new_key(tmp_path: Path) -> No
         keys = {record.headers["Authorization"].removeprefix("Bearer ") for record in (carried[0], carried[-1])}
         assert keys == {KEY_CANARY, f"{KEY_CANARY}-next"}
         caller.check()
+
+
+async def test_answers_of_the_relay_that_the_client_does_not_read_are_bounded() -> None:
+    """It retrieves an item that the next connection lacks, of 300 kB, again and again: nothing else would hold it back."""
+    async with stage(FAST, refusing("conversation.item.create", 1)) as found, calling(found.relay) as caller:
+        caller.say("x" * 300_000)
+        await caller.until("conversation.item.done")
+        await found.simulator.drop_all(End.RESET)
+        await eventually(lambda: found.swaps("loss") == 1)
+        caller.send("conversation.item.retrieve", item_id=caller.items[0])
+        await caller.until("conversation.item.retrieved")
+        caller._reading.cancel()
+        caller.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(100):
+            caller.send("conversation.item.retrieve", item_id=caller.items[0])
+        await eventually(lambda: found.relay.events("session.ended"))  # long before the limit on reading nothing
+        assert await found.ended() == "client_too_slow"

@@ -275,11 +275,12 @@ class Continuity:
         for entry in self.journal.unsent():
             if size >= max_bytes:
                 break
+            answered = len(answers)
             sent = [self._append(entry)] if isinstance(entry, Append) else self._entry(entry, answers, now)
             if sent is not None:
                 self.journal.sent(entry, now)
             frames += sent or ()
-            size += sum(map(len, sent or ()))
+            size += sum(map(len, [*(sent or ()), *answers[answered:]]))
         if not frames and not answers:
             self.journal.is_sent = True
             return None

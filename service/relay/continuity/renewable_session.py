@@ -19,7 +19,7 @@ from service.relay.continuity.pool import ContinuityPool, Redial
 from service.relay.continuity.sideband import SidebandContinuity
 from service.relay.continuity.swap_report import SwapReport
 from service.relay.continuity.swapper import Swapper
-from service.relay.ending import CloseInstruction, Ending, Side
+from service.relay.ending import CloseInstruction, Ending, Side, relay_ended
 from service.relay.latency import ResponseTimer
 from service.relay.pipe import Pipe
 from service.relay.pipe_owner import Rewritten, Verdict, is_unsearchable, replacement
@@ -245,6 +245,8 @@ class RenewableSession(Session):
         if shown is not None:
             self._own_events.add(shown, is_needed=True)
             self._send_own_events()
+            if self._own_events.is_overfull:
+                self._end(relay_ended("client_too_slow"))
 
     def count_received(self) -> None:
         """Have all that upstream has sent so far counted and kept."""

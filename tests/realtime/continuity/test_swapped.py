@@ -272,3 +272,17 @@ def test_request_names_no_item_that_upstream_lacks() -> None:
     )
     assert intercept(session, "response.create", response={**request, "input": known}) is None
     assert intercept(session, "response.create") is None
+
+
+def test_answers_of_a_flush_come_in_slices() -> None:
+    """Those to requests for an item that upstream lacks may be far longer than the requests."""
+    session = KeptSession()
+    session.item(user_text("a", "x" * 100_000))
+    session.lose()
+    for _ in range(10):
+        session.client("conversation.item.retrieve", item_id="a")
+    session.continuity.begin_flush(session.replay().run(refused=["a"]).replay, session.now)
+    answered = []
+    while (step := session.continuity.next_flush(session.now)) is not None:
+        answered.append(len(step.to_client))
+    assert (sum(answered), max(answered)) == (10, 3)
