@@ -38,11 +38,13 @@ class FairSlots:
     def _release(self) -> None:
         while self._waiting:
             client, places = next(iter(self._waiting.items()))
-            del self._waiting[client]
             place = places.popleft()
+            if not places:
+                del self._waiting[client]
+            if place.done():  # cancelled: its client keeps its turn
+                continue
             if places:
-                self._waiting[client] = places  # behind the others
-            if not place.done():
-                place.set_result(None)
-                return
+                self._waiting[client] = self._waiting.pop(client)  # behind the others
+            place.set_result(None)
+            return
         self._free += 1

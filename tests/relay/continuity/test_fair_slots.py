@@ -83,3 +83,16 @@ async def test_dial_that_is_cancelled_keeps_no_slot(is_given: bool) -> None:
     await settle()
     assert dials.begun == ["a", "c"]
     await dials.end_first()
+
+
+async def test_dial_that_is_cancelled_costs_its_client_no_turn() -> None:
+    """As the session of a client that leaves meanwhile."""
+    dials = Dials(1)
+    for client in "abbc":
+        dials.dial(client)
+    await settle()
+    dials.tasks[1].cancel()
+    for _ in range(3):
+        await dials.end_first()
+    assert dials.begun == ["a", "b", "c"]
+    await asyncio.gather(*dials.tasks, return_exceptions=True)
