@@ -108,3 +108,41 @@ def test_audio_and_events_in_small_pieces_count_as_what_they_take_in_memory() ->
         session.continuity.fold(session.now)
         events += 1
     assert events < 1_000  # of 262,144 bytes
+
+
+def test_audio_that_may_not_have_arrived_and_exceeds_the_bound_is_a_lost_turn() -> None:
+    """Upstream answers no ping, so that speech may be in it. Silence that has arrived is no loss."""
+    for has_arrived in (False, True):
+        session = KeptSession(ContinuityLimits(audio_bytes=50_000))
+        for _ in range(100):
+            append(session, silence(10))
+            if has_arrived:
+                session.continuity.reached(session.now + 0.001)
+        session.continuity.fold(session.now)
+        assert session.continuity.journal.audio_bytes <= 50_000
+        session.lose()
+        recovered(session)
+        assert session.continuity.lost_turns == ({} if has_arrived else {"audio_over_limit": 1})
+
+
+def test_turns_are_kept_within_a_bound() -> None:
+    """Of turns without a transcript in an endless call, even if they are without audio."""
+    session = KeptSession()
+    for number in range(2_100):
+        session.up("input_audio_buffer.committed", item_id=f"i{number}", previous_item_id=None)
+        session.continuity.fold(session.now)
+    assert len(session.continuity.journal.turns) == 2_000
+
+
+def test_commit_of_a_client_ends_the_turn_that_a_loss_has_cut() -> None:
+    """Upstream need not have noticed its speech once more."""
+    session = KeptSession(detection={"type": "server_vad", "create_response": False})
+    append(session, speech(range(1, 31)))
+    session.up("input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
+    session.lose()
+    recovered(session)
+    assert session.continuity.speech_is_open
+    session.client("input_audio_buffer.commit")
+    session.up("input_audio_buffer.committed", item_id="b", previous_item_id=None)
+    session.continuity.fold(session.now)
+    assert not session.continuity.speech_is_open

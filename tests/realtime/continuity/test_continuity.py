@@ -5,7 +5,16 @@ import pytest
 from service.realtime.continuity.continuity import Boundary, Continuity
 from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import upstream_frame
-from tests.support.kept_session import CALL, KeptSession, append, committed, heard, recovered, session_object, types
+from tests.support.kept_session import (
+    CALL,
+    KeptSession,
+    append,
+    committed,
+    heard,
+    recovered,
+    session_object,
+    types,
+)
 from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import Event
 from tests.support.talk import Talk
@@ -181,3 +190,37 @@ def test_update_that_states_no_expiry_leaves_the_one_that_is_known() -> None:
     session.up("session.updated", session=update)
     session.continuity.fold(session.now)
     assert session.continuity.expires_at == 5000
+
+
+def test_answer_that_is_owed_blocks_a_boundary_for_ten_seconds() -> None:
+    """Later than that none comes, as where the provider has answered a turn with nothing."""
+    session = KeptSession()
+    committed(session, "a", 0, 100)
+    session.continuity.reached(session.now + 20)
+    assert session.continuity.boundary(session.now + 9) is Boundary.NONE
+    assert session.continuity.boundary(session.now + 11) is Boundary.SOFT
+
+
+def test_responses_that_upstream_never_ends_are_bounded() -> None:
+    """Those of a server that sends no `response.done`."""
+    session = KeptSession()
+    for number in range(1_000):
+        session.up(
+            "response.created", response={"id": f"r{number}", "conversation_id": "v", "metadata": {"x": "x" * 1000}}
+        )
+    session.continuity.fold(session.now, 10_000)
+    assert session.continuity.kept_bytes < 64_000
+    assert len(session.lose()) == 32
+
+
+def test_turn_whose_audio_format_was_changed_is_lost_and_counted() -> None:
+    """A new upstream would hear noise: an item has no format of its own."""
+    session = KeptSession()
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "a", 0, 800)
+    session.up("session.updated", session=session_object(format={"type": "audio/pcmu"}))
+    session.lose()
+    replay = session.replay().run().replay
+    assert replay.omitted == {"a": "format_changed"}
+    session.flush(replay)
+    assert session.continuity.lost_turns == {"format_changed": 1}

@@ -6,7 +6,7 @@ import pytest
 
 from service.realtime.continuity.limits import ContinuityLimits
 from tests.support.continued_call import client_frame, upstream_frame
-from tests.support.kept_session import KeptSession, committed, events_of, recovered, user_text
+from tests.support.kept_session import KeptSession, committed, events_of, recovered, session_object, user_text
 from tests.support.reference_api import Event
 
 
@@ -159,3 +159,56 @@ def test_refused_item_is_created_once() -> None:
     replay.received("error", upstream_frame({"type": "error", "error": error}))
     assert (len(taken), [*replay.refused]) == (1, ["a"])
     assert replay.take(is_final=False) == []
+
+
+@pytest.mark.parametrize(("items", "refused", "fails"), [(5, 2, False), (5, 3, True), (30, 3, False), (30, 4, True)])
+def test_preparation_bears_two_items_or_a_tenth_that_are_refused(items: int, refused: int, *, fails: bool) -> None:
+    """A renewal has time for another connection."""
+    session = KeptSession()
+    for number in range(items):
+        session.item(user_text(f"i{number}", "hello"))
+    replay = session.replay().run(refused=[f"i{number}" for number in range(refused)]).replay
+    assert (replay.fault is not None) is fails
+
+
+def test_at_most_two_hundred_items_are_unacknowledged() -> None:
+    """The provider's own bound on what it takes at once is not known."""
+    session = KeptSession()
+    for number in range(500):
+        session.item(user_text(f"i{number}", "hello"))
+    replay = session.replay().replay
+    sent: list[bytes] = []
+    while taken := replay.take(is_final=True):
+        sent += taken
+    assert len(sent) == 200
+    item = json.loads(sent[0])["item"]
+    replay.received("conversation.item.done", upstream_frame({"type": "conversation.item.done", "item": item}))
+    assert len(replay.take(is_final=True)) == 1
+
+
+def test_item_beyond_the_bound_is_kept_while_it_is_the_last() -> None:
+    """The next answer is about it."""
+    session = KeptSession(ContinuityLimits(item_bytes=1_000))
+    session.item(user_text("a", "hello"))
+    session.item(user_text("b", "x" * 2_000))
+    assert [item["id"] for item in session.replay().run().items] == ["b"]
+
+
+def test_items_that_were_dropped_are_remembered_within_a_bound() -> None:
+    """A long call drops many; of each only its id and its place are kept."""
+    session = KeptSession(ContinuityLimits(item_bytes=1_000))
+    for number in range(5_000):
+        session.item(user_text(f"i{number}", "x" * 500))
+        session.continuity.fold(session.now)
+    dropped = session.continuity.mirror.items.dropped
+    assert (len(dropped), next(reversed(dropped))) == (4_096, "i4998")
+
+
+def test_connection_in_step_needs_the_configuration_that_was_changed_since() -> None:
+    """Also before that is sent."""
+    session = KeptSession()
+    replay = session.replay().run().replay
+    assert replay.is_done
+    session.up("session.updated", session=session_object(instructions="other"))
+    session.continuity.fold(session.now)
+    assert not replay.is_done

@@ -282,3 +282,56 @@ def test_every_swap_ends_by_its_deadline(moves: list[tuple[int, int, Boundary]])
             assert swap.lost_at == lost_since
             assert now - lost_since <= 15
             assert swap.next_at() <= lost_since + 15
+
+
+def recovered(swap: Swap, now: float, *, failures: int = 0) -> None:
+    """A loss, some dials that fail, and one that does not."""
+    assert swap.lost(now)
+    for _ in range(failures):
+        assert swap.attempt_failed(now)
+    swap.dialled(now)
+    swap.replayed()
+    swap.live()
+    swap.schedule(now, 3600.0)
+
+
+def test_each_loss_is_recovered_as_the_first_one() -> None:
+    """The dial and the attempts of the one before say nothing of it."""
+    swap = new_swap()
+    recovered(swap, 10, failures=4)
+    assert swap.lost(20)
+    assert (swap.state, swap.due(20, at(Boundary.NONE))) == (SwapState.LOST, Step.DIAL)
+    assert swap.attempt_failed(20)
+    assert swap.next_at() == 20.375
+
+
+def test_eleventh_loss_within_an_hour_ends_the_session() -> None:
+    """However far apart they are."""
+    swap = new_swap()
+    for number in range(10):
+        recovered(swap, 300.0 * number)
+    assert not swap.lost(3_000.0)
+    assert swap.lost(3_601.0)
+
+
+def test_session_that_waits_in_a_storm_has_the_time_of_a_dial() -> None:
+    """Its first attempt may come close to the end of the time for a recovery, or behind it."""
+    swap = new_swap()
+    assert swap.lost(0, delay=14)
+    assert swap.due(13.9, at(Boundary.NONE)) is None
+    assert swap.due(14, at(Boundary.NONE)) is Step.DIAL
+    swap.dialling()
+    assert swap.due(21.9, at(Boundary.NONE)) is None
+    assert swap.due(22, at(Boundary.NONE)) is Step.GIVE_UP
+
+
+def test_failures_before_a_renewal_do_not_delay_the_next_one() -> None:
+    """The waits between preparations begin anew with each upstream."""
+    swap = new_swap()
+    for _ in range(3):
+        swap.preparing(3180)
+        swap.preparation_failed(3180)
+    recovered(swap, 3200)
+    swap.preparing(6500)
+    swap.preparation_failed(6500)
+    assert swap.next_at() == 6530

@@ -70,6 +70,17 @@ def test_error_about_an_event_of_the_relay_is_hidden() -> None:
     assert not session.continuity.swallows
 
 
+def test_acknowledgements_that_a_loss_has_cut_are_awaited_no_more() -> None:
+    """The next upstream acknowledges only what the client has sent."""
+    session = swapped()
+    assert intercept(session, "conversation.item.truncate", item_id="b", content_index=0, audio_end_ms=500)
+    session.lose()
+    recovered(session)
+    session.client("conversation.item.delete", item_id="b")
+    deleted = upstream_frame({"type": "conversation.item.deleted", "item_id": "b"})
+    assert not session.continuity.swallow("conversation.item.deleted", deleted, session.now)
+
+
 @pytest.mark.parametrize(
     ("event_id", "is_hidden"), [("relay_replay_1", True), ("relay_own_1", True), ("mine_1", False)]
 )

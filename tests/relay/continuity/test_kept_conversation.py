@@ -1,6 +1,8 @@
 """`kept_conversation.py` and the memory that sessions share: when a client is held back, and who frees memory."""
 
+import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import pytest
@@ -158,6 +160,31 @@ async def test_sessions_that_keep_the_most_free_the_memory_of_the_process() -> N
     pool.leave(400)
     assert pool.has_room
     assert not any(map(pool.must_free, sizes))
+
+
+@pytest.mark.parametrize(("dials", "renewals", "recoveries"), [(1, 1, 1), (3, 1, 1), (8, 2, 4), (64, 16, 32)])
+async def test_renewals_dial_a_quarter_and_recoveries_half_of_what_new_clients_may(
+    dials: int, renewals: int, recoveries: int
+) -> None:
+    """One of each at least."""
+    pool = ContinuityPool(ContinuityOptions("ask", 1000, dials), ContinuityMetrics("relay", CollectorRegistry()))
+    for slots, expected in ((pool.renewals, renewals), (pool.recoveries, recoveries)):
+        async with AsyncExitStack() as held:
+            for _ in range(expected):
+                await held.enter_async_context(slots.slot("a"))
+            waiting = asyncio.ensure_future(slots.slot("b").__aenter__())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+
+
+async def test_process_at_its_bound_has_no_room_for_another_session() -> None:
+    """Below it there is."""
+    pool = ContinuityPool(ContinuityOptions("ask", 1000, 4), ContinuityMetrics("relay", CollectorRegistry()))
+    pool.account(999)
+    assert pool.has_room
+    pool.account(1)
+    assert not pool.has_room
 
 
 AUDIO = client_frame({"type": "input_audio_buffer.append", "audio": "A" * 2560})

@@ -300,3 +300,14 @@ def test_audio_of_several_answers_at_once_is_counted_by_item(*, is_together: boo
         counted = {"a": 3 * len(frames[0]), "b": 2 * len(frames[1])}
         assert recorder.audio_of == (counted if is_needed else {"": sum(counted.values())})
     assert sink.written == 2 * b"".join(frames)
+
+
+def test_event_with_very_many_values_is_not_parsed_for_its_type() -> None:
+    """It would hold up other sessions: one that does not begin with its type has none."""
+    scanner = KeptScanner(max_message_bytes=1 << 20)
+    body = b'{"values":[%s0],"type":"response.create"}'
+    types = []
+    for values in (1_000, 20_000):
+        items = scanner.feed(build_frame(Opcode.TEXT, body % (b"0," * values), KEY))
+        types += [item.type for item in items if isinstance(item, Message)]
+    assert types == ["response.create", None]
