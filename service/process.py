@@ -52,5 +52,8 @@ async def serve(settings: Settings, unread_keys: Sequence[str] = ()) -> DrainRes
 
 def _report_dropped_lines(lines: int) -> None:
     structlog.get_logger().warning(
-        "log.lines_dropped", message=f"The reader of the log was too slow; {lines} lines were dropped.", lines=lines
+        "log.lines_dropped",
+        message=f"The reader of the log was too slow; {lines} lines were dropped.",
+        remedy="Check what reads standard error, and its disk; RELAY_LOG_LEVEL=warning writes fewer lines.",
+        lines=lines,
     )

@@ -106,6 +106,7 @@ def report_settings(settings: Settings) -> None:
         log.warning(
             "access.open_anywhere",
             message="Access is open beyond loopback: any client that reaches the port can spend the provider's credit.",
+            remedy="Set RELAY_ACCESS=tokens and RELAY_CLIENT_TOKENS, unless this is intended.",
         )
 
 

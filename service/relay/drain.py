@@ -145,7 +145,13 @@ class Drainer:
             session.end("relay_draining")
         await _wait_first(self._wait_empty(), timeout_seconds=END_SECONDS)
         if self._dials or self.sessions:
-            structlog.get_logger().error("drain.incomplete", sessions=len(self.sessions), dials=len(self._dials))
+            structlog.get_logger().error(
+                "drain.incomplete",
+                message="Sessions or dials did not end in time; the process ends without them.",
+                remedy="Report this line, with the lines of the log about these sessions.",
+                sessions=len(self.sessions),
+                dials=len(self._dials),
+            )
 
     def _session_started(self, session: Session) -> None:
         if self._is_past_deadline or (self._must_settle and session.settle_seconds):

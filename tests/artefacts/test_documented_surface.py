@@ -1,0 +1,81 @@
+"""What operators and clients meet by name is in a document: log events, headers, paths, exit codes.
+
+Settings, reasons and metrics are not checked here: their documents are generated from the code.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from service import cli
+from service.web.unserved import CLIENT_SECRET_PATHS, WEBSOCKET_PATHS
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DOCUMENTS: Final = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
+CODE: Final = [ast.parse(path.read_text()) for path in sorted((ROOT / "service").rglob("*.py"))]
+LOG_CALLS: Final = frozenset({"debug", "info", "warning", "error", "exception", "log", "report", "_log_failure"})
+EVENT: Final = re.compile(r"[a-z]+\.[a-z_]+")
+"""The shape of a log event's name."""
+OWN_HEADER: Final = re.compile(r"(Relay-[A-Z]|X-Health-|X-Simulator-)[A-Za-z-]+")
+
+
+def documented(text: str) -> bool:
+    """Whether a document has this text."""
+    return any(text in document for document in DOCUMENTS.values())
+
+
+def strings_in(*nodes: ast.AST) -> Iterator[str]:
+    """Every string constant below these nodes."""
+    for node in nodes:
+        for found in ast.walk(node):
+            if isinstance(found, ast.Constant) and isinstance(found.value, str):
+                yield found.value
+
+
+def log_events() -> set[str]:
+    """The names of all log events: the first string of a call that logs, or the key `event` of a structlog processor."""
+    names = {"library.logged"}  # assigned in `service/telemetry/logs.py`
+    for module in CODE:
+        for call in ast.walk(module):
+            if not isinstance(call, ast.Call):
+                continue
+            called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+            if called in LOG_CALLS or isinstance(call.func, ast.IfExp):
+                names.update(name for name in strings_in(*call.args[:2]) if EVENT.fullmatch(name))
+    return names
+
+
+def test_every_log_event_is_listed_once() -> None:
+    """The table of `docs/monitoring.md` has each name that the code logs, and no other."""
+    section = DOCUMENTS[ROOT / "docs/monitoring.md"].partition("\n## Log events\n")[2].partition("\n## ")[0]
+    listed = [
+        name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
+
+    assert sorted(listed) == sorted(log_events())
+
+
+def test_every_header_of_the_relay_is_documented() -> None:
+    """Those that it alone sends or reads."""
+    headers = {text for module in CODE for text in strings_in(module) if OWN_HEADER.fullmatch(text)}
+
+    assert {"Relay-Continuity", "X-Health-Status"} <= headers
+    assert [] == sorted(header for header in headers if not documented(header))
+
+
+def test_every_path_is_documented() -> None:
+    """Of both ports, with the aliases."""
+    routes = {text for module in CODE for text in strings_in(module) if re.fullmatch(r"/api/[a-z]+.*", text)}
+    paths = {*WEBSOCKET_PATHS, *CLIENT_SECRET_PATHS, "/livez", "/readyz", "/healthz", "/metrics", "/version"}
+
+    assert "/api/overview" in routes
+    assert [] == sorted(path for path in {*paths, *routes} if not documented(path.partition("{")[0]))
+
+
+def test_exit_codes_are_documented() -> None:
+    """Where the document describes the end of a process."""
+    text = DOCUMENTS[ROOT / "docs/deployment.md"].partition("The exit code")[2].partition("\n\n")[0]
+
+    assert {cli.OK, cli.FAILED, cli.USAGE, cli.ABORTED_SESSIONS} == {int(code) for code in re.findall(r"\b\d\b", text)}
