@@ -128,7 +128,8 @@ EXCEPTIONS: Final = {
         "service/web/internal.py",
         "InternalHandler._render",
         "asyncio.shield(...)",
-    ): "rendered in the next turn of the loop",
+    ): "rendered behind at most one rendering of each content type, of which there are a dozen",
+    ("service/web/internal.py", "InternalHandler._render_later", "self._turn"): "its holder only renders",
     ("service/web/listener.py", "listen", "runner.setup()"): "calls no code that waits: there are no start-up hooks",
     (
         "service/web/listener.py",

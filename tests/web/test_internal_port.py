@@ -1,11 +1,13 @@
 """The internal port: what it does not serve is answered in the relay's own words, and metrics are rendered for any client."""
 
 import asyncio
+import itertools
 import json
 
 import aiohttp
 import pytest
 from prometheus_client import exposition
+from prometheus_client.registry import Collector
 
 from service.web import internal
 from tests.support.harness import Relay, simulated_relay, within
@@ -48,10 +50,11 @@ async def test_internal_port_answers_in_its_own_words(sent: bytes, status: int, 
         "application/openmetrics-text;version=\u0663",
         "text/plain;version=,;q=,=;;",
         "\xff",
+        "application/openmetrics-text;version=1.0.7",
     ],
 )
 async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> None:
-    """A malformed version gets the text format."""
+    """A malformed or unknown version gets the text format, and is not repeated."""
     async with simulated_relay() as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.internal_port)
         writer.write(
@@ -61,7 +64,27 @@ async def test_metrics_are_rendered_whatever_the_accept_header(accept: str) -> N
         writer.close()
 
         assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in received
         assert b"realtime_relay_build_info" in received
+
+
+def test_accept_of_prometheus_gets_the_format_that_it_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that is much longer than this is not parsed: 60 kB of commas take 35 ms."""
+    sent = (
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
+        "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+    )
+    assert internal._encoder(sent)[1].startswith("application/openmetrics-text; version=1.0.0;")
+    parsed: list[str] = []
+    choose = exposition.choose_encoder
+
+    def recorded(accept: str) -> tuple[internal.Encode, str]:
+        parsed.append(accept)
+        return choose(accept)
+
+    monkeypatch.setattr(exposition, "choose_encoder", recorded)
+    assert internal._encoder(sent + "," * 60_000)[1].startswith("text/plain; version=0.0.4;")
+    assert parsed == [""]
 
 
 async def scraped(relay: Relay, accept: str) -> str:
@@ -89,3 +112,26 @@ async def test_metrics_are_rendered_part_by_part(accept: str, monkeypatch: pytes
         names = [[line.rpartition(" ")[0] for line in text.splitlines()] for text in (await scrape, at_once)]
         assert names[0] == names[1]
         assert iterations > at_once.count("# TYPE ")
+
+
+async def test_metrics_of_several_formats_are_rendered_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of several renderings would take a millisecond of every iteration of the event loop."""
+    monkeypatch.setattr(internal, "RENDERED_AT_ONCE_SECONDS", 0.0)
+    async with simulated_relay() as relay:
+        rendered: list[str] = []
+        choose = exposition.choose_encoder
+
+        def recorded(accept: str) -> tuple[internal.Encode, str]:
+            encode, content_type = choose(accept)
+
+            def render(metrics: Collector) -> bytes:
+                rendered.append(content_type)
+                return encode(metrics)
+
+            return render, content_type
+
+        monkeypatch.setattr(exposition, "choose_encoder", recorded)
+        kinds = [f"application/openmetrics-text;version={version}" for version in ("1.0.0", "")]
+        await within(asyncio.gather(*(scraped(relay, accept) for accept in (*kinds, "text/plain"))), 30)
+        assert [key for key, _ in itertools.groupby(rendered)] == list(dict.fromkeys(rendered))
+        assert len(set(rendered)) == len(kinds) + 1
