@@ -32,7 +32,7 @@ class WideChecks(Talk):
 
     def __init__(self, plan: list[int], *, resets_detection: bool = True, **options: Any) -> None:
         self._resets_detection = resets_detection
-        self.uncertain: set[int] = set()  # numbers that a change of the turn detection may lose
+        self.uncertain: set[int] = set()  # numbers that a change of the turn detection, or a clear, may lose
         self._has_switched = False
         self.beside: dict[str, str] = {}  # requests outside the conversation: by their metadata, the id of the event
         self.aimed: set[str] = set()  # responses that were cancelled by their id
@@ -215,7 +215,8 @@ class WideChecks(Talk):
         items = {event["item"]["id"]: event["item"] for event in self.of("conversation.item.added")}
         for item_id in absent:
             parts = items[item_id].get("content") or [{}]
-            is_heard = any(old.heard.get(item_id) for old in self.apis)
+            # What the client clears before upstream has reported its turn is kept no more.
+            is_heard = any(set(old.heard.get(item_id, ())) - self.uncertain for old in self.apis)
             is_silence = parts[0].get("type") == "input_audio" and not is_heard
             assert is_silence or items[item_id].get("role") not in {"user", "system"}, items[item_id]
             assert not said.get(item_id) or item_id in self.cut, item_id
