@@ -47,6 +47,7 @@ async def test_connection_that_has_expired_and_is_not_closed_is_replaced(monkeyp
         await is_alive(caller)
         [line] = found.relay.events("session.recovered")
         assert (line["reason"], line["attempts"], caller.count("error")) == ("session_expired", 3, 0)
+        assert not session_of(found)._hidden_errors  # the client never gets it
         caller.check()
 
 

@@ -123,6 +123,16 @@ async def test_client_without_upstream_is_held_until_there_is_one(kept: Kept) ->
     assert kept.client.reasons == {"journal_full"}
 
 
+async def test_client_is_held_by_speech_without_upstream_at_its_bound(kept: Kept) -> None:
+    """Until then it is read."""
+    kept.kept.lose_upstream()
+    for _ in range(LIMITS.audio_bytes // len(AUDIO) + 1):
+        assert not kept.client.reasons
+        kept.kept.appends.append(AUDIO)
+        kept.kept.take_appends()
+    assert kept.client.reasons == {"journal_full"}
+
+
 async def test_all_that_is_kept_is_counted(kept: Kept) -> None:
     """Also what no swap repeats, and small events by what they take in memory."""
     kept.kept.lose_upstream()
