@@ -208,7 +208,7 @@ class HealthMonitor:
     async def _check_handshake(self) -> None:
         loop = asyncio.get_running_loop()
         client_connected, self._client_connected = self._client_connected, False
-        if client_connected and not self._connector.breaker.refuses_everybody:
+        if client_connected and not self._connector.breaker.refuses_all:
             self.handshake.succeeded(time.time(), None, "traffic")
             return
         started_at = loop.time()

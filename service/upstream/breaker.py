@@ -2,16 +2,16 @@
 
 What one client meets refuses that client only. Rules of this file:
 
-* A failure is remembered in three circuits: of the client on this route and model, of the route and model, and of everybody.
-  The second opens when two clients met the same reason there. The third opens when two clients met it on two routes or
-  models; for a rejected key and for a failure before the request was sent, two clients are enough. The health monitor
-  counts as a client, so no client alone can have others refused.
+* A failure is remembered in three circuits: of the client on this route and model, of the route and model,
+  and of the provider. The second opens when two clients met the same reason there. The third opens when two clients met it on
+  two routes or models; for a rejected key and for a failure before the request was sent, two clients are enough. The health
+  monitor counts as a client, so no client alone can have others refused.
 * Where a client has users, each has a circuit of its own, and that of the client opens when two users met the same reason:
   the provider may refuse one user by its name.
 * A definite failure (key, credit, certificate) opens a circuit at once, as pgbouncer's `server_login_retry` does. For
   `DEFINITE_OPEN_SECONDS` clients get the cause within a millisecond, and the provider does not get the bad key again.
 * A temporary failure opens it after `FAILURES_TO_OPEN` dials without a success between them, and for a shorter time.
-* The trial of everybody's circuit is the monitor's dial, which `on_trial_due` requests; if it does not end within
+* The trial of the provider's circuit is the monitor's dial, which `on_trial_due` requests; if it does not end within
   `MONITOR_TRIAL_SECONDS`, a client's dial is the trial. The trial of the other circuits is the next client's dial.
 * Calls that have lost their upstream wait for seconds only. One of their dials is the trial of a temporary failure every
   `RECOVERY_TRIAL_SECONDS`, in each circuit; a Retry-After holds for them, too.
@@ -69,13 +69,13 @@ class CircuitBreaker:
     its client disconnected, the next dial is the trial.
 
     `clock` returns seconds, like the event loop's time. `on_trial_due`, if set, is called with the time at which the monitor
-    should dial, once each time that everybody's circuit opens and refuses a client.
+    should dial, once each time that the provider's circuit opens and refuses a client.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.on_trial_due: Callable[[float], object] | None = None
-        self._everybody = Circuit(clock, _concerns_everybody)
+        self._provider = Circuit(clock, _concerns_provider)
         self._endpoints: OrderedDict[Hashable, Circuit] = OrderedDict()
         self._clients: OrderedDict[Hashable, Circuit] = OrderedDict()
         self._users: OrderedDict[Hashable, Circuit] = OrderedDict()
@@ -87,16 +87,16 @@ class CircuitBreaker:
     @property
     def is_open(self) -> bool:
         """Whether any client is refused at present."""
-        return self.refuses_everybody or any(
+        return self.refuses_all or any(
             circuit.refuses
             for circuits in (self._endpoints, self._clients, self._users)
             for circuit in circuits.values()
         )
 
     @property
-    def refuses_everybody(self) -> bool:
-        """Whether everybody's circuit is open or half-open."""
-        return self._everybody.is_open
+    def refuses_all(self) -> bool:
+        """Whether the provider's circuit is open or half-open."""
+        return self._provider.is_open
 
     @contextmanager
     def permit(self, witness: Witness, *, is_recovery: bool = False) -> Iterator[BreakerPermit]:
@@ -104,7 +104,7 @@ class CircuitBreaker:
         trials: list[Circuit] = []
         try:
             for circuit in self._circuits_of(witness):
-                if circuit is self._everybody and not is_recovery:
+                if circuit is self._provider and not is_recovery:
                     self._leave_the_trial_to_the_monitor()
                 if circuit.admit(is_recovery=is_recovery):
                     trials.append(circuit)
@@ -129,17 +129,17 @@ class CircuitBreaker:
         self._target += 1
         self._generation += 1
         self._monitor_reason = None
-        self._everybody.close()
+        self._provider.close()
         for circuits in (self._endpoints, self._clients, self._users):
             circuits.clear()
 
     def succeeded(self, witness: Witness, *, proves_key: bool = True) -> None:
-        """Close the circuits of a dial that succeeded; everybody's only if it received its first event."""
+        """Close the circuits of a dial that succeeded; the provider's only if it received its first event."""
         self._endpoints.pop(witness.endpoint, None)
         self._clients.pop(_of_client(witness), None)
         self._users.pop(witness, None)
         if proves_key:
-            self._everybody.close()
+            self._provider.close()
             self._generation += 1
         if witness.client == MONITOR:
             self._monitor_reason = None
@@ -147,7 +147,7 @@ class CircuitBreaker:
     def failed(self, failure: Failure, permit: BreakerPermit) -> None:
         """Count a client's failed dial, unless it began before the last change of the key.
 
-        For everybody's circuit one that began before the last success does not count; for none one that began before
+        For the provider's circuit one that began before the last success does not count; for none one that began before
         another dial opened it.
         """
         if permit.target != self._target or self._is_uncounted(failure, permit.witness):
@@ -161,28 +161,28 @@ class CircuitBreaker:
         if witness.user:
             circuits.append(self._remember(self._users, witness, MAX_CLIENTS, None))
         if permit.generation == self._generation:
-            circuits.append(self._everybody)
+            circuits.append(self._provider)
         for circuit in circuits:
             if not circuit.is_open or circuit in permit.trials:
                 circuit.failed(failure, witness, is_definite=is_definite)
 
     def monitor_failed(self, failure: Failure, witness: Witness) -> None:
-        """Count the monitor's failed dial. As the trial it opens everybody's circuit again; another reason closes it."""
+        """Count the monitor's failed dial. As the trial it opens the provider's circuit again; another reason closes it."""
         if self._is_uncounted(failure, witness):
             return
         self._monitor_reason = failure.reason
         is_definite = failure.row.is_definite and not _may_be_request_specific(failure)
-        everybody = self._everybody
-        if everybody.failure is not None and not everybody.refuses:
-            if everybody.failure.reason != failure.reason:
-                everybody.close()
+        provider = self._provider
+        if provider.failure is not None and not provider.refuses:
+            if provider.failure.reason != failure.reason:
+                provider.close()
             elif is_definite:
-                everybody.open(failure, DEFINITE_OPEN_SECONDS)
+                provider.open(failure, DEFINITE_OPEN_SECONDS)
             else:
-                everybody.open_for_a_step(failure)
+                provider.open_for_a_step(failure)
             return
         endpoint = self._remember(self._endpoints, witness.endpoint, MAX_ENDPOINTS, _concerns_endpoint)
-        for circuit in (endpoint, everybody):
+        for circuit in (endpoint, provider):
             if not circuit.is_open:
                 circuit.failed(failure, witness, is_definite=is_definite)
 
@@ -191,19 +191,19 @@ class CircuitBreaker:
             self._users.get(witness),
             self._clients.get(_of_client(witness)),
             self._endpoints.get(witness.endpoint),
-            self._everybody,
+            self._provider,
         )
         return [circuit for circuit in known if circuit is not None]
 
     def _leave_the_trial_to_the_monitor(self) -> None:
-        everybody = self._everybody
-        if not everybody.is_open or self.on_trial_due is None:
+        circuit = self._provider
+        if not circuit.is_open or self.on_trial_due is None:
             return
-        if self._trial_requested_for != everybody.open_until:
-            self._trial_requested_for = everybody.open_until
-            self.on_trial_due(everybody.open_until)
-        if self._clock() < everybody.open_until + MONITOR_TRIAL_SECONDS:
-            raise everybody.refusal()
+        if self._trial_requested_for != circuit.open_until:
+            self._trial_requested_for = circuit.open_until
+            self.on_trial_due(circuit.open_until)
+        if self._clock() < circuit.open_until + MONITOR_TRIAL_SECONDS:
+            raise circuit.refusal()
 
     def _is_uncounted(self, failure: Failure, witness: Witness) -> bool:
         if failure.reason in _REQUEST_SPECIFIC:
@@ -241,7 +241,7 @@ def _concerns_endpoint(_: Failure, first: Witness, second: Witness) -> bool:
     return first.client != second.client
 
 
-def _concerns_everybody(failure: Failure, first: Witness, second: Witness) -> bool:
+def _concerns_provider(failure: Failure, first: Witness, second: Witness) -> bool:
     return first.client != second.client and (
         first.endpoint != second.endpoint
         or failure.reason == "key_rejected"

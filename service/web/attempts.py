@@ -29,9 +29,7 @@ class ConnectionAttempt:
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
     wants_budget_event: bool = False
-    continuity: bool | None = (
-        None  # whether the session outlives its upstream connection; None if the client gets no such header
-    )
+    continuity: bool | None = None  # of the upstream connection; None if the answer has no header about it
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
     budgets: Budgets | None = None  # None if nothing bounds what the session uses

@@ -1,6 +1,6 @@
 """Who may use the operator's page and `/api`, and the refusals of both.
 
-* On loopback everybody on the machine may read. Elsewhere nothing is shown before RELAY_OPERATOR_TOKEN is set and sent.
+* On loopback every user of the machine may read. Elsewhere nothing is shown before RELAY_OPERATOR_TOKEN is set and sent.
 * What changes something needs the header `Relay-Operator: 1`, which a page of another origin cannot send without a CORS
   preflight, and, where a token is set, that in the header Authorization (RFC 6750).
 * A browser that opens a page can send a password only. For reading, the token is accepted as that, under any user name

@@ -1,4 +1,4 @@
-"""What operators and clients meet by name is in a document: log events, headers, paths, exit codes.
+"""What operators and clients meet is in a document: log events, headers, paths, exit codes; and quoted texts are current.
 
 Settings, reasons and metrics are not checked here: their documents are generated from the code.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service import cli
+from service.failures import CATALOGUE
 from service.web.unserved import CLIENT_SECRET_PATHS, WEBSOCKET_PATHS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -79,3 +80,15 @@ def test_exit_codes_are_documented() -> None:
     text = DOCUMENTS[ROOT / "docs/deployment.md"].partition("The exit code")[2].partition("\n\n")[0]
 
     assert {cli.OK, cli.FAILED, cli.USAGE, cli.ABORTED_SESSIONS} == {int(code) for code in re.findall(r"\b\d\b", text)}
+
+
+def test_quoted_output_of_the_doctor_is_that_of_the_catalogue() -> None:
+    """The sentence and the remedy of each failed step in an example."""
+    document = DOCUMENTS[ROOT / "docs/doctor.md"]
+    quoted = re.findall(r"FAIL +\w+ +(\w+): (.+?)  \(.*?-> (.+?)\n", document, re.DOTALL)
+
+    assert quoted
+    for reason, sentence, remedy in quoted:
+        row = CATALOGUE[reason]
+        assert sentence == row.sentence
+        assert row.remedy.startswith(remedy)  # the doctor leaves out the advice to run it

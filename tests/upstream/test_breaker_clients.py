@@ -86,7 +86,7 @@ def test_refusal_of_one_user_refuses_that_user(clock: Clock) -> None:
     assert permits(breaker, ADA._replace(user="4"))
 
 
-def test_two_clients_with_one_refusal_on_a_model_refuse_everybody_on_that_model(clock: Clock) -> None:
+def test_two_clients_with_one_refusal_on_a_model_refuse_all_clients_on_that_model(clock: Clock) -> None:
     """Other models and routes stay open."""
     breaker = CircuitBreaker(clock)
     fail(breaker, ADA, "quota_exhausted")
@@ -94,7 +94,7 @@ def test_two_clients_with_one_refusal_on_a_model_refuse_everybody_on_that_model(
 
     assert not permits(breaker, Witness("eve", "conversation", "a"))
     assert permits(breaker, Witness("eve", "conversation", "b"))
-    assert not breaker.refuses_everybody
+    assert not breaker.refuses_all
 
 
 @pytest.mark.parametrize(
@@ -105,16 +105,14 @@ def test_two_clients_with_one_refusal_on_a_model_refuse_everybody_on_that_model(
         (BOB, "tls_untrusted", Phase.CONNECT),
     ],
 )
-def test_refusal_that_two_clients_share_refuses_everybody(
-    second: Witness, reason: str, phase: Phase, clock: Clock
-) -> None:
+def test_refusal_that_two_clients_share_refuses_all(second: Witness, reason: str, phase: Phase, clock: Clock) -> None:
     """Two models, a key that is refused, or a failure before the request."""
     breaker = CircuitBreaker(clock)
     fail(breaker, ADA, reason, phase)
-    assert not breaker.refuses_everybody
+    assert not breaker.refuses_all
     fail(breaker, second, reason, phase)
 
-    assert breaker.refuses_everybody
+    assert breaker.refuses_all
     assert not permits(breaker, Witness("eve", "translation", "c"))
 
 
@@ -128,7 +126,7 @@ def test_different_or_old_refusals_of_two_clients_refuse_nobody_else(reason: str
     clock.now += seconds
     fail(breaker, OTHER_MODEL, reason)
 
-    assert not breaker.refuses_everybody
+    assert not breaker.refuses_all
 
 
 def test_monitor_is_the_trial(clock: Clock) -> None:
@@ -151,7 +149,7 @@ def test_monitor_is_the_trial(clock: Clock) -> None:
     assert permits(breaker, BOB)
 
 
-def test_monitor_that_meets_another_reason_ends_the_refusal_of_everybody(clock: Clock) -> None:
+def test_monitor_that_meets_another_reason_ends_the_refusal_of_all_clients(clock: Clock) -> None:
     """Its own model may be refused while those of clients are not."""
     breaker = CircuitBreaker(clock)
     fail(breaker, ADA, "key_rejected")
@@ -159,7 +157,7 @@ def test_monitor_that_meets_another_reason_ends_the_refusal_of_everybody(clock: 
     clock.now += DEFINITE_OPEN_SECONDS
     breaker.monitor_failed(Failure("quota_exhausted", Phase.FIRST_EVENT), PROBE)
 
-    assert not breaker.refuses_everybody
+    assert not breaker.refuses_all
 
 
 def test_client_is_the_trial_if_the_monitor_does_not_dial(clock: Clock) -> None:
@@ -217,7 +215,7 @@ def test_one_client_never_refuses_others(sequence: list[tuple[str, Phase, str, i
 
 
 @given(steps)
-def test_refusal_of_everybody_ends(sequence: list[tuple[str, Phase, str, int, float]]) -> None:
+def test_refusal_of_all_clients_ends(sequence: list[tuple[str, Phase, str, int, float]]) -> None:
     """With many clients and a monitor that never dials."""
     clock = Clock()
     breaker = CircuitBreaker(clock)
@@ -280,7 +278,7 @@ async def connect(relay: Relay, client: str, model: str) -> tuple[int, str | Non
 
 
 async def test_client_without_quota_refuses_no_other_client() -> None:
-    """Its second request is answered from memory; two models of two clients refuse everybody."""
+    """Its second request is answered from memory; two models of two clients refuse all clients."""
     async with relay_for_two() as relay:
         assert [(424, "quota_exhausted")] * 2 == [await connect(relay, "ada", "bad") for _ in range(2)]
         phases = [line["phase"] for line in relay.events("upstream.connect_failed")]
@@ -314,7 +312,7 @@ async def test_refusals_from_memory_count_as_reconnects() -> None:
         assert (101, None) == await connect(relay, "bob", "good")
 
 
-async def test_monitor_ends_the_refusal_of_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_monitor_ends_the_refusal_of_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """It dials when the open time has passed; no client's dial is needed."""
     monkeypatch.setattr("service.upstream.circuit.DEFINITE_OPEN_SECONDS", 0.2)
     async with relay_for_two() as relay:
@@ -322,7 +320,7 @@ async def test_monitor_ends_the_refusal_of_everybody(monkeypatch: pytest.MonkeyP
         await connect(relay, "bob", "bad-2")
         breaker = relay.app.connector.breaker
         assert (424, "quota_exhausted") == await connect(relay, "bob", "good")
-        await eventually(lambda: not breaker.refuses_everybody)
+        await eventually(lambda: not breaker.refuses_all)
 
         assert (101, None) == await connect(relay, "bob", "good")
 
