@@ -331,8 +331,7 @@ def _expected(alert: Alert, case: Case, value: str) -> dict[str, Any]:
         "description": fill_placeholders(alert.description, labels, value),
     }
     if alert.reasons:
-        reason = labels["reason"]
-        row = CATALOGUE[reason]
+        row = CATALOGUE[labels["reason"]]
         annotations |= {"runbook_url": f"{DOCS_URL}/{row.runbook.removeprefix('docs/')}", "remedy": row.operator_action}
     else:
         annotations["runbook_url"] = f"{DOCS_URL}/runbooks/alerts.md#{alert.name.lower()}"
@@ -347,6 +346,5 @@ def _series_name(name: str, deployment: Mapping[str, str]) -> str:
     metric, _, labels = name.removesuffix("}").partition("{")
     if not metric.startswith(("up", "process_")) or metric.startswith("upstream"):
         metric = f"realtime_relay_{metric}"
-    has_deployment = "job=" in labels
-    deployment_labels = "" if has_deployment else ",".join(f'{label}="{value}"' for label, value in deployment.items())
-    return f"{metric}{{{','.join(filter(None, (labels, deployment_labels)))}}}"
+    added = "" if "job=" in labels else ",".join(f'{label}="{value}"' for label, value in deployment.items())
+    return f"{metric}{{{','.join(filter(None, (labels, added)))}}}"

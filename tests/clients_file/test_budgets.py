@@ -26,12 +26,6 @@ from tests.support.simulator_client import silence, speech
 REALTIME = "/v1/realtime?model=gpt-realtime"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
 async def respond(client: RawClient) -> dict[str, Any]:
     """Request a response; returns the event that ends it, or the error that comes instead."""
     client.send_event(type="response.create", response={"output_modalities": ["text"]})

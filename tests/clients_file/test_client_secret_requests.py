@@ -22,12 +22,6 @@ from tests.support.harness import DEFAULT_PATH, eventually, open_raw, simulated_
 from tests.support.jwt_issuer import claims, issuer_table, running_issuer, sign
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -18,12 +18,6 @@ from tests.support.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
-@pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of its own."""
     with running_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:

@@ -4,20 +4,12 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from service.access.clients import digest_of
 from service.realtime.frames import Opcode
 from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table
 from tests.support.harness import eventually, open_raw, within
 
 PAGE = "https://app.example.com"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
 
 
 async def test_model_is_allowed_for_each_client(path: Path) -> None:

@@ -17,12 +17,6 @@ from tests.support.harness import environment, eventually
 from tests.support.jwt_issuer import EC, RSA, issuer_table, key_set, running_issuer, segment, sign
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
 def public(*keys: Any) -> bytes:
     """A document of keys."""
     return json.dumps({"keys": list(keys)}).encode()

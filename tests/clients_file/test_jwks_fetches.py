@@ -22,12 +22,6 @@ FETCHES: Final = "realtime_relay_jwks_fetches_total"
 NEW: Final = ECKey.generate_key("P-256", {"kid": "new"})
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
 async def unavailable(_request: web.Request) -> web.StreamResponse:
     """An outage."""
     return web.Response(status=503)

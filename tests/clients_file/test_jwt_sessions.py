@@ -21,12 +21,6 @@ FETCHES: Final = "realtime_relay_jwks_fetches_total"
 NEW: Final = ECKey.generate_key("P-256", {"kid": "new"})
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
-
-
 async def test_reload_takes_issuers_with_their_sessions(path: Path) -> None:
     """An issuer that is removed ends its sessions with `end_sessions`, and its keys are forgotten."""
     async with running_issuer() as issuer:

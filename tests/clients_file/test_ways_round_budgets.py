@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ from service.store.periods import DAY_MS
 from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table, write
 from tests.clients_file.test_budgets import next_of, respond, spent_by
 from tests.support.harness import RawClient, Relay, eventually, open_raw
-from tests.support.live_upstream import START, LiveUpstream, closed, live_connection
-from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.live_upstream import START, LiveConnection, LiveUpstream, closed, live_connection
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection
 from tests.support.scripted_upstream import PATH, scripted_relay
 from tests.support.simulator_client import speech
 
@@ -34,12 +34,6 @@ _USAGE: Final = {
     "output_token_details": {"text_tokens": 40},
 }
 _MASK: Final = b"\1\2\3\4"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the clients file is."""
-    return tmp_path / "clients.toml"
 
 
 class Provider:
@@ -83,15 +77,32 @@ class Provider:
 
 
 @asynccontextmanager
-async def provided(path: Path, provider: Provider, limits: str) -> AsyncIterator[tuple[Relay, RawClient]]:
+async def provided(
+    path: Path, provider: Script, limits: str, **settings: Any
+) -> AsyncIterator[tuple[Relay, RawClient]]:
     """A relay on this provider, and its client."""
     write(path, table("kiosk", limits))
-    async with scripted_relay(provider, RELAY_CLIENTS_FILE=str(path)) as (relay, _):
+    async with scripted_relay(provider, RELAY_CLIENTS_FILE=str(path), **settings) as (relay, _):
         client = await open_raw(relay.app.public_port, PATH, {"Authorization": f"Bearer {TOKENS['kiosk']}"})
         try:
             yield relay, client
         finally:
             await client.close()
+
+
+async def tokens_at_the_end(relay: Relay) -> int:
+    """What its sessions have spent."""
+    await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
+    return (await spent_by(relay)).tokens
+
+
+def live_client(
+    path: Path, upstream: LiveUpstream, limits: str, **settings: Any
+) -> AbstractAsyncContextManager[LiveConnection]:
+    """A relay on this GPT-Live, and its client."""
+    write(path, table("kiosk", limits))
+    headers = {"Authorization": f"Bearer {TOKENS['kiosk']}"}
+    return live_connection(upstream, headers=headers, RELAY_CLIENTS_FILE=str(path), **settings)
 
 
 _HIDDEN: Final = {
@@ -155,25 +166,19 @@ async def test_client_that_leaves_within_a_message_pays_for_its_response(leave: 
             client.writer.write(bytes([frame[0] & 0x7F]) + frame[1:])  # without FIN
         await client.writer.drain()
         client.reset()
-        await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
-
-        assert 50 == (await spent_by(relay)).tokens
+        assert 50 == await tokens_at_the_end(relay)
 
 
 async def test_response_whose_tokens_never_arrive_counts_by_what_was_heard(path: Path) -> None:
     """The client makes the provider close the connection, with text that is not UTF-8: 20 tokens are a second of audio."""
     records = path.with_name("records.jsonl")
-    write(path, table("kiosk", "tokens_per_day = 9999"))
-    async with scripted_relay(Provider(), RELAY_CLIENTS_FILE=str(path), RELAY_RECORDS=str(records)) as (relay, _):
-        client = await open_raw(relay.app.public_port, PATH, {"Authorization": f"Bearer {TOKENS['kiosk']}"})
+    async with provided(path, Provider(), "tokens_per_day = 9999", RELAY_RECORDS=str(records)) as (relay, client):
         client.send_event(type="response.create")
         await next_of(client, "response.output_audio.delta")
         client.send_frame(Opcode.TEXT, b'{"type":"x","y":"\xff"}')
         assert {} == await next_of(client, "never")
         await client.close()
-        await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
-
-        assert 20 == (await spent_by(relay)).tokens
+        assert 20 == await tokens_at_the_end(relay)
         await eventually(lambda: records.exists() and records.read_text().endswith("\n"))
     record = json.loads(records.read_text())
     assert (20, False) == (record["tokens"]["total"], record["usage_confirmed"])
@@ -190,9 +195,7 @@ async def test_provider_that_does_not_answer_the_cancellation_changes_nothing(pa
         client.send_event(type="response.create")
         await next_of(client, "response.output_audio.delta")
         client.reset()
-        await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
-
-        assert 120 == (await spent_by(relay)).tokens
+        assert 120 == await tokens_at_the_end(relay)
 
 
 @pytest.mark.parametrize("usage", [None, {"total_tokens": 50}])
@@ -245,9 +248,7 @@ async def test_transcription_counts_tokens_or_ends_the_session(usage: Any, detai
         connection.send(json.dumps({"type": TRANSCRIPTION_COMPLETED, "transcript": "Rome", "usage": usage}).encode())
         await connection.until_close()
 
-    write(path, table("kiosk", "tokens_per_session = 60"))
-    async with scripted_relay(transcribe, RELAY_CLIENTS_FILE=str(path)) as (relay, _):
-        client = await open_raw(relay.app.public_port, PATH, {"Authorization": f"Bearer {TOKENS['kiosk']}"})
+    async with provided(path, transcribe, "tokens_per_session = 60") as (relay, client):
         assert "budget_exhausted" == (await next_of(client, "error"))["error"]["code"]
         await client.close()
         await eventually(lambda: bool(relay.events("session.ended")))
@@ -272,7 +273,6 @@ async def test_update_of_the_model_changes_neither_model_nor_price(path: Path) -
         usage = parse_usage((await respond(client))["response"]["usage"])
         await client.close()
         await eventually(lambda: relay.metric("realtime_relay_sessions_active") == 0)
-
         cost = cost_usd("gpt-realtime-2.1", usage)
         assert cost is not None
         assert "gpt-realtime-2.1" == updated["model"]
@@ -295,16 +295,9 @@ async def test_update_of_gpt_live_to_a_model_without_a_price_is_refused(path: Pa
 async def test_start_of_gpt_live_whose_client_leaves_counts(is_reported: bool, path: Path) -> None:
     """By the usage that the provider reports when the relay closes the session, else by the clock."""
     records = path.with_name("records.jsonl")
-    write(path, table("kiosk", "usd_per_day = 9"))
     last = closed(seconds=12.0) if is_reported else {"type": "session.closed", "reason": "close_requested"}
     upstream = LiveUpstream(on_start=None, on_close=last)
-    async with live_connection(
-        upstream,
-        path="/v1/live/sessions",
-        headers={"Authorization": f"Bearer {TOKENS['kiosk']}"},
-        RELAY_CLIENTS_FILE=str(path),
-        RELAY_RECORDS=str(records),
-    ) as live:
+    async with live_client(path, upstream, "usd_per_day = 9", RELAY_RECORDS=str(records)) as live:
         live.client.send_event(**START)
         await eventually(lambda: len(upstream.received) == 1)
         live.client.reset()
@@ -320,9 +313,8 @@ async def test_start_of_gpt_live_whose_client_leaves_counts(is_reported: bool, p
 
 async def test_gpt_live_ends_where_no_tokens_of_a_backend_model_are_reported(path: Path) -> None:
     """Also with a price of the operator for such models, which would be that of no token."""
-    write(path, table("kiosk", f"usd_per_day = 9\n{_RATES}"))
-    upstream, headers = LiveUpstream(), {"Authorization": f"Bearer {TOKENS['kiosk']}"}
-    async with live_connection(upstream, headers=headers, RELAY_CLIENTS_FILE=str(path)) as live:
+    upstream = LiveUpstream()
+    async with live_client(path, upstream, f"usd_per_day = 9\n{_RATES}") as live:
         live.client.send_event(**START)
         await next_of(live.client, "session.started")
         ended = {"type": "response.completed", "response": {"id": "resp_1", "model": "m"}}

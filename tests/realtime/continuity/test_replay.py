@@ -343,17 +343,3 @@ def test_differing_keys_are_named_with_their_path() -> None:
         "audio.output.voice",
         "tools",
     )
-
-
-def test_messages_beyond_the_limit_are_counted_once() -> None:
-    """Two pictures can exceed it."""
-    session = KeptSession(ContinuityLimits(item_bytes=10_000))
-    for item_id in ("a", "b", "c"):
-        session.item(user_text(item_id, "x" * 4_000))
-        session.continuity.fold(session.now)
-    for _ in range(2):
-        session.lose()
-        new = session.replay().run()
-        session.flush(new.replay)
-        assert [item["id"] for item in new.items] == ["b", "c"]
-        assert session.continuity.lost_turns == {"items_over_limit": 1}
