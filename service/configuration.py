@@ -137,7 +137,7 @@ def talk_page(settings: Settings, scenarios: Sequence[str] = ()) -> dict[str, ob
 
 
 def clients_file(settings: Settings) -> ClientsFileReader | None:
-    """The clients file, with what the settings say where it says nothing; None if there is none."""
+    """The clients file, and the settings that hold where it sets nothing; None if there is none."""
     if settings.clients_file is None:
         return None
     base = Client(

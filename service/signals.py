@@ -26,7 +26,7 @@ _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
 
 
 def block() -> None:
-    """Hold back signals in the calling thread."""
+    """Block signals in the calling thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
 
 

@@ -53,7 +53,7 @@ class ParsedToken:
 
 
 class Accepted(NamedTuple):
-    """What a token says that is used: its user, and the end of its validity in seconds since 1970."""
+    """The claims of a token that are used: its user, and the end of its validity in seconds since 1970."""
 
     user: str
     expires_at: float
@@ -138,7 +138,7 @@ def choose_issuer(token: ParsedToken, issuers: Sequence[JwtIssuer]) -> JwtIssuer
 
 
 def check_claims(token: ParsedToken, issuer: JwtIssuer, now: float) -> Accepted:
-    """What a token with a valid signature says; raises TokenRefused. `now` is in seconds since 1970."""
+    """The claims of a token with a valid signature; raises TokenRefused. `now` is in seconds since 1970."""
     if not _audiences(token) & {*issuer.audiences}:
         raise TokenRefused("audience", f"aud of the JWT is missing or names no audience of [jwt.{issuer.name}]")
     skew = issuer.clock_skew_seconds

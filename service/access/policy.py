@@ -29,7 +29,7 @@ class AccessPolicy:
     max_sessions_per_client: int
     max_reconnects_per_minute: int
     safety_key: Secret  # of the hash that names users to the provider
-    draining_event: bool  # whether clients get `relay.draining` unless their query says otherwise
+    draining_event: bool  # whether clients get `relay.draining` unless their query sets it
 
     def directory(self, file: ClientSet | None = None) -> ClientDirectory:
         """The clients of these settings, and those of the clients file."""

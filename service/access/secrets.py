@@ -28,7 +28,7 @@ from service.realtime.secret_request import BoundSession
 from service.store.interface import SecretState, Store
 
 PREFIX: Final = "ek_relay_"
-"""Begins with `ek_`, which the SDKs require in a browser, and says whose it is: the provider does not know it."""
+"""Begins with `ek_`, which the SDKs require in a browser, and names its issuer: the provider does not know it."""
 MAX_CREATED_PER_MINUTE: Final = 600
 """By one client, at one instance."""
 MAX_CREATED_PER_MINUTE_BY_USER: Final = 30

@@ -1,6 +1,6 @@
-"""From the text of a clients file to its clients, or to all of its mistakes. Pure but for `read_tokens`, which it is given.
+"""Parses the text of a clients file: its clients, or all of its mistakes. Pure but for `read_tokens`, which it is given.
 
-Values are resolved here: a client has what its table says, else `[defaults]`, else the settings of the relay.
+Values are resolved here: those of the client's table precede those of `[defaults]`, which precede the settings of the relay.
 """
 
 import importlib
@@ -56,9 +56,9 @@ ReadTokens = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a clients file is read with: its name for messages, and what the settings of the relay say.
+    """What a clients file is read with: its name for messages, and values of the relay's settings.
 
-    `base` has what a client gets for which the file says nothing. `names` are those in RELAY_CLIENT_TOKENS,
+    `base` has what a client gets for which the file sets nothing. `names` are those in RELAY_CLIENT_TOKENS,
     and `owned` the hashes of tokens in settings, each with its setting.
     """
 
@@ -205,7 +205,7 @@ class _Parser:
             self._mistakes.add(path, f"is a token that {owner} has as well", "Give each client tokens of its own")
 
     def _shared(self, table: Table, base: Client) -> dict[str, Any]:
-        """What `[defaults]` and a client can both say: the fields of `Client` that the table sets."""
+        """The fields of `Client` that a table sets, of those that `[defaults]` and a client can both set."""
         found: dict[str, Any] = {}
         table.take_into(found, "models", values.each(values.model, example='["gpt-realtime"]'), "models")
         if values.EVERY in found.get("models", ()):

@@ -214,7 +214,7 @@ _ALGORITHMS: Final = (
 
 
 def algorithm(value: object) -> str:
-    """An asymmetric signature algorithm. `none` proves nothing, and an HMAC with a public key as its secret neither."""
+    """An asymmetric signature algorithm. `none` proves nothing; neither does an HMAC whose secret is a public key."""
     if isinstance(value, str) and (value.lower() == "none" or value.upper().startswith("HS")):
         why = "accepts tokens without a signature" if value.lower() == "none" else "needs a secret that both sides know"
         raise NotAccepted(f'is "{shown(value)}", which {why}', f"Write {_listed(_ALGORITHMS)}")

@@ -261,7 +261,7 @@ class RelayChain:
 
 
 def _route_notes(reason: str) -> list[str]:
-    """What a refusal says about the route, given that the doctor sends a valid upgrade in plain HTTP/1.1."""
+    """What a refusal shows about the route, given that the doctor sends a valid upgrade in plain HTTP/1.1."""
     if reason == "not_a_websocket":
         return ["The doctor sent an upgrade; a proxy on the route removed its headers."]
     if reason in {"proxy_protocol", "http_version_refused", "tls_refused"}:

@@ -47,7 +47,7 @@ class Header(NamedTuple):
 def read_header(data: bytes, offset: int, *, masked: bool) -> Header | int:
     """Return the header at `offset`, or the number of its bytes that must be available before the next call.
 
-    `masked` says whether the frame must be masked or must not be. Raises ProtocolError as soon as the offending byte is
+    `masked`: the frame must be masked, else it must not be. Raises ProtocolError as soon as the offending byte is
     available. The masking key may be incomplete in the result, because nothing in it can be wrong.
     """
     available = len(data) - offset

@@ -203,7 +203,7 @@ def _family_problems(key: str, provider: Provider, *, is_named: bool) -> Iterabl
             "admin_key", "The key is an admin key, which cannot open sessions.", "Create a project key and use it."
         )
     elif is_named:
-        return  # the shape of what is no key says nothing more
+        return  # the shape of what is no key shows nothing more
     elif family.name in {"ChatGPT login token", "session token"}:
         yield KeyProblem(
             "login_token", f"The key looks like a {family.name}.", "Create an API key and use it.", fatal=False

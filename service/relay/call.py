@@ -60,10 +60,10 @@ class Call(Protocol):
         """What the client may see of an event that it gets in the place of upstream's; None for nothing."""
 
     def upstream_replaced(self) -> None:
-        """Forget what the former upstream connection said about itself: another one carries the session."""
+        """Forget what the former upstream connection reported about itself: another one carries the session."""
 
     def due_ending(self) -> Ending | None:
-        """The ending that is due because of what upstream said, or None; asked at every tick."""
+        """The ending that is due because of what upstream reported, or None; asked at every tick."""
 
     async def settle(self, connected: UpstreamConnection, deadline: float) -> None:
         """Close the session upstream, before its socket is closed; upstream is alive, and at a message boundary."""
@@ -77,7 +77,7 @@ NewCall = Callable[[SessionReporter, SendError], Call]
 
 
 class RealtimeCall:
-    """A session of the Realtime API: its socket is its end, and the tokens of each response are its bill."""
+    """A session of the Realtime API: it ends with its socket, and is billed by the tokens of its responses."""
 
     settle_seconds = 0.0
 

@@ -39,7 +39,7 @@ async def settle_response(
 
 
 async def close_side(leg: Leg, close: CloseInstruction, deadline: float) -> bool:
-    """Close a side as its instruction says, before `deadline` (loop time); returns what `close_leg` returns."""
+    """Close a side by its instruction, before `deadline` (loop time); returns what `close_leg` returns."""
     if close.abort:
         leg.abort()
     elif close.close_received:

@@ -155,7 +155,7 @@ class LiveCall:
         return self.timer.events
 
     def ending(self, end: Ending) -> Ending:
-        """What `session.closed` said, if a peer then closed: clients close as soon as they have read it."""
+        """The ending that `session.closed` reported, if a peer then closed: clients close as soon as they have read it."""
         if self._closed_reason is None or end.reason not in _ENDED_BY_PEER:
             return end
         return ending.session_closed(end, self._closed_reason, had_audio=self.timer.had_audio or self._is_sideband)

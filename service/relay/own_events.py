@@ -25,7 +25,7 @@ DrainEvent = Callable[[float], bytes]
 
 
 class OwnEvents:
-    """What the relay has to say to a client, in the order of sending. Sends nothing before `send`, at a message boundary."""
+    """The relay's own events for a client, in the order of sending. Sends nothing before `send`, at a message boundary."""
 
     __slots__ = ("_client", "_drain_event", "_drains_at", "_due_end", "_events", "_waiting_bytes")
 

@@ -24,7 +24,7 @@ from service.upstream.first_event import FirstEventReader
 
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]]{1,100}")
 _OF_THE_REQUEST: Final = frozenset({"request_rejected", "upstream_error", "bad_reply"})
-"""What an error is that says nothing about key, account, model or load: then the policy is its cause."""
+"""Reasons of an error that concerns neither key, account, model nor load: then the policy is its cause."""
 
 
 async def apply_policy(

@@ -241,7 +241,7 @@ class Settings(AccessSettings):
         default="off",
         example="/var/log/realtime-relay/records.jsonl",
         sentence="Where each ended session leaves a line of JSON with its client, model, times, tokens and cost: a file, or "
-        "stdout; never what was said.",
+        "stdout; never words of the conversation.",
     )
     environment: str | None = setting(
         "RELAY_ENV",

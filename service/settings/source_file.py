@@ -1,4 +1,4 @@
-"""Reads a file of settings whole, or says why not and what to do. Never blocks on a pipe or a device."""
+"""Reads a file of settings whole, or explains why not, with a remedy. Never blocks on a pipe or a device."""
 
 import os
 from pathlib import Path

@@ -120,8 +120,8 @@ class Spending(NamedTuple):
     that is sent twice, late or out of order counts once, a lost one is made up for by the next, and a store that was
     restored from an old copy catches up. What is new counts in the day and month of the store's clock when it arrives.
 
-    `record` is the id of the session's record, up to 64 characters, unique for ever. Its scopes never change. `is_final` says
-    that no further report follows: the store forgets a final record after two days, another after eight days.
+    `record` is the id of the session's record, up to 64 characters, unique for ever. Its scopes never change. `is_final`: no
+    further report follows. The store forgets a final record after two days, another after eight days.
     """
 
     record: str
@@ -187,7 +187,7 @@ class Store(Protocol):
     async def spend_and_read(self, spending: Spending) -> Mapping[Scope, Totals]:
         """Report spending and return the totals of its scopes, with the spending of other pods. Never raises.
 
-        While the store fails, the totals are what this pod knows: what the store said last, and its own spending since.
+        While the store fails, the totals are what this pod knows: the last answer of the store, and its own spending since.
         """
 
     async def totals(self, scopes: Sequence[Scope]) -> Mapping[Scope, Totals]:

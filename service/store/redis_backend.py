@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 
 
 class ServerFacts(NamedTuple):
-    """What a server says about itself; None where the user may not ask. `clock_offset`: its clock minus ours, in seconds."""
+    """What a server reports of itself; None where the user may not ask. `clock_offset`: its clock minus ours, in seconds."""
 
     version: str
     clock_offset: float

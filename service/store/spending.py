@@ -17,7 +17,7 @@ MAX_REPORTS: Final = 100
 
 
 class SpendingReporter:
-    """`local` knows what the store said last, and what this process has spent since; None if the store cannot fail."""
+    """`local` has the last answer of the store, and what this process has spent since; None if the store cannot fail."""
 
     def __init__(
         self,

@@ -219,10 +219,10 @@ class StoreState:
         return {scope: self._totals(scope, now) for scope in scopes}
 
     def learn(self, totals: Mapping[Scope, Totals]) -> None:
-        """Replace the totals of scopes by what the shared store has said."""
+        """Replace the totals of scopes by those of the shared store."""
         now = self._now()
-        for scope, said in totals.items():
-            self._put_totals(scope, now, said)
+        for scope, shared in totals.items():
+            self._put_totals(scope, now, shared)
 
     def _spending_of(self, scope: Scope) -> ExpiringDict[_Spent]:
         return self._spent if scope.user is None else self._spent_by_user

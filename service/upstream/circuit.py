@@ -36,8 +36,8 @@ class Witness(NamedTuple):
 class Circuit:
     """Closed: every dial passes. Open: none does. Half-open, once the open time has passed: one dial at a time, the trial.
 
-    `is_shared(failure, first, second)` says whether a failure that both witnesses met concerns every client that this circuit
-    refuses; until it does, the circuit stays closed. Without it one witness is enough.
+    `is_shared(failure, first, second)` returns whether a failure that both witnesses met concerns every client that this
+    circuit refuses; until it does, the circuit stays closed. Without it one witness is enough.
     """
 
     def __init__(

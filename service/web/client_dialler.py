@@ -14,7 +14,7 @@ _MIN_POLICY_SECONDS: Final = 1.0
 
 
 class ClientDialler:
-    """Dials as `DialsInFlight.run` does. What it returns is the caller's."""
+    """Dials through `DialsInFlight.run`. The caller owns the connection that it returns."""
 
     def __init__(self, connector: UpstreamConnector, dials: DialsInFlight) -> None:
         self._connector = connector

@@ -96,7 +96,7 @@ class ConsoleSources:
 class ConsoleHandler:
     """Handles `/` and `/api` of the internal port; `access` decides on every request first.
 
-    An answer is made from what the relay keeps anyway, but for the totals of clients, which the store has. Only the doctor
+    Answers come from what the relay keeps in memory, and the totals of clients from the store. Only the doctor
     takes time: one runs at a time, in its own process.
     """
 

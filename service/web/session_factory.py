@@ -35,8 +35,8 @@ from service.wire.leg import Leg
 class SessionFactory:
     """Creates the sessions of admitted clients.
 
-    `limits` are those of the settings; a client of the clients file has its own in their place. `must_end` says whether a
-    credential was withdrawn from a client, by its name, that ends its open sessions then.
+    `limits` are those of the settings; a client of the clients file has its own in their place. `must_end(credential,
+    client)` returns whether the credential was withdrawn from the client of this name, and its open sessions end with it.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Shares each turn of the event loop among the legs that have much to process, so that no peer delays the others.
 
-Bytes say little about work: 64 KiB are one message or ten thousand frames. So the time that deliveries take is measured, and
-each parses a limited number of frames one by one. Cheap deliveries count as well: uvloop reads a socket 32 times in a row.
+The number of bytes shows little of the work: 64 KiB are one message or ten thousand frames. So the time of deliveries is
+measured, and each parses a limited number of frames one by one. Cheap deliveries count as well: uvloop reads a socket 32
+times in a row.
 """
 
 import asyncio

@@ -110,7 +110,7 @@ class LiveConfiguration:
 
     @property
     def triggers(self) -> list[JSONObject]:
-        """What asks for a decision on a transcript."""
+        """The triggers that request a decision on a transcript."""
         triggers = self._session.get("triggers")
         return [trigger for trigger in triggers if isinstance(trigger, dict)] if isinstance(triggers, list) else []
 

@@ -35,7 +35,7 @@ class Task:
 
 
 class Backend:
-    """The backend model of one session. `on_answer` gets the text of a response that is complete, or failed: None."""
+    """The backend model of one session. `on_answer` gets the text of a complete response, and None for a failed one."""
 
     def __init__(
         self,
