@@ -23,7 +23,9 @@ _TYPE_OF_CODE: Final = {
     "item_retrieve_invalid_item_id": ITEM_RETRIEVE,
     "item_delete_invalid_item_id": ITEM_DELETE,
     "item_truncate_invalid_item_id": ITEM_TRUNCATE,
+    "unsupported_content_type": ITEM_TRUNCATE,
     "cannot_update_voice": SESSION_UPDATE,
+    "immutable_field_update": SESSION_UPDATE,
 }
 _TYPE_OF_PARAM: Final = {
     "session": SESSION_UPDATE,
@@ -31,6 +33,8 @@ _TYPE_OF_PARAM: Final = {
     "previous_item_id": ITEM_CREATE,
     "response": RESPONSE_CREATE,
     "audio_end_ms": ITEM_TRUNCATE,
+    "content_index": ITEM_TRUNCATE,
+    "response_id": RESPONSE_CANCEL,
 }
 
 

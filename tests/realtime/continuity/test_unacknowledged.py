@@ -76,6 +76,24 @@ def test_refused_event_is_not_sent_again(error: Event) -> None:
     assert recovered(session)[0] == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "param"),
+    [
+        ("conversation.item.truncate", "unsupported_content_type", None),
+        ("conversation.item.truncate", "invalid_type", "content_index"),
+        ("session.update", "immutable_field_update", None),
+        ("response.cancel", "invalid_type", "response_id"),
+    ],
+)
+def test_refused_event_that_the_error_does_not_name_is_not_sent_again(kind: str, code: str, param: str | None) -> None:
+    """Else the client would get its error twice: the provider often names no event."""
+    session = KeptSession()
+    session.client(kind, item_id="a", session={"type": "realtime"})
+    session.up("error", error={"event_id": None, "code": code, "param": param})
+    session.lose()
+    assert recovered(session)[0] == []
+
+
 def test_event_before_an_acknowledged_one_is_not_sent_again() -> None:
     """Upstream processes events in order, so that it has refused the first."""
     session = KeptSession()
