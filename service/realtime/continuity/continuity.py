@@ -60,6 +60,7 @@ class Continuity:
         self._is_lost = False
         self._cut: list[CutAnswer] = []
         self._has_settled = False
+        self._announcements: list[bytes] = []  # for the client, of what the upstream before has acknowledged
         self.lost_turns: dict[str, int] = {}
 
     def _new_state(self) -> None:
@@ -232,6 +233,7 @@ class Continuity:
         """Go over to the new upstream, which is in sync with the mirror. See `next_flush`."""
         self.fold(now, _ALL)
         if not self._is_lost:
+            self._announcements = [*self.mirror.conversation.announcements(self._own.new_id)]
             self.journal.upstream_lost()
         self._is_lost = False
         self._interceptor.adopt(replay)
@@ -270,7 +272,7 @@ class Continuity:
         """Return what to send next to the new upstream, and to the client; None if nothing is left: the session is live."""
         self.fold(now, _ALL)
         frames: list[bytes] = []
-        answers: list[bytes] = []
+        answers, self._announcements = self._announcements, []
         size = 0
         for entry in self.journal.unsent():
             if size >= max_bytes:

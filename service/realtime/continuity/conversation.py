@@ -38,6 +38,7 @@ class McpCall(NamedTuple):
 
     output_index: int
     since: float
+    has_ended: bool = False  # but its item, which shows the result, is not done
 
 
 class Conversation:
@@ -181,7 +182,10 @@ class Conversation:
 
     def mcp_call_ended(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         """Take up `response.mcp_call.completed` or `.failed`."""
-        self.mcp_calls.pop(text(body.get("item_id")), None)
+        call = self.mcp_calls.pop(item_id := text(body.get("item_id")), None)
+        item = self.items.get(item_id)
+        if call is not None and item is not None and not item.is_announced_done:
+            self.mcp_calls[item_id] = call._replace(has_ended=True)
 
     def deleted(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         """Take up `conversation.item.deleted`."""
@@ -254,7 +258,7 @@ class Conversation:
     # -- upstream is lost ---------------------------------------------------------------------------------------------
 
     def announcements(self, new_id: NewEventId) -> Iterator[bytes]:
-        """What the client has not been sent of items that upstream had acknowledged, answers aside."""
+        """What the client has not been sent of items that upstream has acknowledged, answers aside."""
         for item in self.items:
             is_unknown = item.kind is Kind.UNKNOWN and not item.payload  # what upstream began by itself
             if item.is_announced_done or is_unknown or self._answers.output(item.item_id) is not None:
@@ -270,6 +274,8 @@ class Conversation:
     def end_mcp(self, new_id: NewEventId) -> Iterator[bytes]:
         """End for the client the MCP calls that run: another upstream knows neither them nor an approval."""
         for item_id, call in self.mcp_calls.items():
+            if call.has_ended:
+                continue
             place = {"output_index": call.output_index, "item_id": item_id}
             yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id()} | place)
         self.mcp_calls.clear()

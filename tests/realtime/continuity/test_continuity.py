@@ -224,3 +224,21 @@ def test_turn_whose_audio_format_was_changed_is_lost_and_counted() -> None:
     assert replay.omitted == {"a": "format_changed"}
     session.flush(replay)
     assert session.continuity.lost_turns == {"format_changed": 1}
+
+
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_boundary_waits_for_the_result_of_an_mcp_call(end: str) -> None:
+    """It is in the item, behind the event that ends the call; a loss between the two does not end the call once more."""
+    session = KeptSession()
+    call = {"id": "m", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s", "output": None}
+    session.up("conversation.item.added", item=call, previous_item_id=None)
+    session.up("response.mcp_call.in_progress", item_id="m", output_index=0)
+    session.up(f"response.mcp_call.{end}", item_id="m", output_index=0)
+    assert session.continuity.boundary(session.now) is Boundary.NONE
+    result = {"output": "found"} if end == "completed" else {"error": {"type": "http_error"}}
+    session.up("conversation.item.done", item={**call, **result}, previous_item_id=None)
+    assert session.continuity.boundary(session.now) is Boundary.SOFT
+    session.up("response.mcp_call.in_progress", item_id="m", output_index=0)
+    session.up("conversation.item.added", item={**call, "id": "n"}, previous_item_id=None)
+    session.up(f"response.mcp_call.{end}", item_id="n", output_index=0)
+    assert "response.mcp_call.failed" not in types(session.lose())

@@ -5,15 +5,19 @@ from typing import Any
 
 import pytest
 
+from service.realtime.continuity.continuity import Boundary
 from tests.support.continued_call import client_frame, upstream_frame
 from tests.support.kept_session import (
     KeptSession,
+    append,
     begin_call,
+    committed,
     events_of,
     recovered,
     types,
     user_text,
 )
+from tests.support.numbered_speech import silence, speech
 from tests.support.reference_api import Event
 
 
@@ -286,3 +290,20 @@ def test_answers_of_a_flush_come_in_slices() -> None:
     while (step := session.continuity.next_flush(session.now)) is not None:
         answered.append(len(step.to_client))
     assert (sum(answered), max(answered)) == (10, 3)
+
+
+def test_item_is_announced_at_a_switch_between_its_events() -> None:
+    """Nothing else of the connection before reaches the client, and the next one has the item."""
+    session = KeptSession(detection={"type": "server_vad", "create_response": False})
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    session.up("conversation.item.added", item=user_text("a", "hello"), previous_item_id=None)
+    append(session, speech(range(1, 31)) + silence(10))
+    committed(session, "b", 0, 800)
+    assert session.continuity.boundary(session.now) is Boundary.SOFT
+    answered = session.flush(session.replay().run().replay)[1]
+    assert [(event["type"], event["item"]["id"], event["previous_item_id"]) for event in answered] == [
+        ("conversation.item.done", "a", None),
+        ("conversation.item.added", "b", "a"),
+        ("conversation.item.done", "b", "a"),
+    ]
+    assert session.flush(session.replay().run().replay)[1] == []
