@@ -104,15 +104,30 @@ async def test_call_that_a_loss_cuts_fails_and_is_not_called_again(event: str, c
         caller.check()
 
 
-async def test_loss_within_a_list_of_tools_ends_nothing_that_has_no_content() -> None:
-    """Upstream began the item by itself; the next connection lists the tools anew."""
-    fault = Fault(Moment.AFTER_SENT, End.RESET, event="mcp_list_tools.in_progress")
-    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+@pytest.mark.parametrize(
+    "event",
+    ["session.updated", "conversation.item.added", "mcp_list_tools.in_progress", "mcp_list_tools.completed"],
+)
+async def test_list_of_tools_that_a_loss_cuts_is_ended_once(event: str, seconds: float) -> None:
+    """A client may wait for it. The next connection lists the tools anew, before it takes over or behind that."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event=event)
+    async with (
+        stage(failing(fault), Behaviour(mcp_seconds=seconds), RELAY_RECOVERY_SECONDS="5") as found,
+        calling(found.relay) as caller,
+    ):
         caller.send("session.update", session={"type": "realtime", "tools": [SERVER]})
-        await eventually(lambda: found.swaps("loss") == 1)
-        await eventually(lambda: len(listed(found)) == 1)
-        caller.say("hello")
+        await caller.until("mcp_list_tools.completed")
         await caller.until("conversation.item.done")
+        assert found.swaps("loss") == 1
+        caller.say("hello")
+        await caller.until("conversation.item.done", 2)
+        [begun] = caller.of_type("mcp_list_tools.in_progress") or [{"item_id": caller.items[0]}]
+        [ended], done = caller.of_type("mcp_list_tools.completed"), caller.of_type("conversation.item.done")[0]
+        assert begun["item_id"] == ended["item_id"] == done["item"]["id"] == caller.items[0]
+        assert done["item"]["tools"]
+        assert len(caller.items) == 2
+        assert caller.of_type("conversation.item.added")[1]["previous_item_id"] == caller.items[0]
         caller.check()
 
 

@@ -24,6 +24,7 @@ from service.realtime.continuity.mirror_items import (
     new_item,
 )
 from service.realtime.continuity.open_responses import NewEventId, Output
+from service.realtime.continuity.tool_lists import ToolLists
 from service.realtime.events import parse_object
 from service.realtime.values import child, finite_number
 
@@ -51,6 +52,7 @@ class Conversation:
         self.items = items
         self.calls: dict[str, float] = {}  # function calls without output, and since when
         self.approvals: set[str] = set()
+        self.tool_lists = ToolLists()  # that the client has been sent
         self.mcp_calls: dict[str, McpCall] = {}  # that run, often after their response
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
 
@@ -107,6 +109,7 @@ class Conversation:
         if after is None:  # first, or upstream does not say where
             after = self._requested_after
         self.items.insert(item, after if isinstance(after, str) else None)
+        self.tool_lists.added(source)
         self._note_call(item, source, now)
 
     def created(self, payload: bytes, body: Mapping[str, Any], now: float) -> None:
@@ -155,6 +158,7 @@ class Conversation:
         """Take up `conversation.item.done`."""
         source = child(body, "item")
         item = self.items.get(text(source.get("id")))
+        self.tool_lists.goes_on(kept.ITEM_DONE, body)
         if item is not None:
             item.is_announced_done = True
             self.complete(item, source, now, is_done=True)
@@ -186,6 +190,10 @@ class Conversation:
         item = self.items.get(item_id)
         if call is not None and item is not None and not item.is_announced_done:
             self.mcp_calls[item_id] = call._replace(has_ended=True)
+
+    def listed(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
+        """Take up `mcp_list_tools.completed` or `.failed`."""
+        self.tool_lists.goes_on(kept.MCP_LISTED, body)
 
     def deleted(self, _: bytes, body: Mapping[str, Any], __: float) -> None:
         """Take up `conversation.item.deleted`."""

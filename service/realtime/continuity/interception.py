@@ -15,7 +15,7 @@ from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, message
 from service.realtime.continuity.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
 from service.realtime.continuity.replay import Replay
-from service.realtime.continuity.tool_lists import LIST_TYPES, ToolLists
+from service.realtime.continuity.tool_lists import LIST_TYPES, ShownLists, ToolLists
 from service.realtime.continuity.transcripts import Transcripts
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
@@ -26,6 +26,7 @@ INTERCEPTED_TYPES: Final = frozenset(
 )
 EVENT_ID_PREFIX: Final = "relay_own_"
 _ACKNOWLEDGEMENTS: Final = frozenset({kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DELETED, kept.ITEM_DONE})
+_LIST_TYPES: Final = LIST_TYPES | {kept.ITEM_ADDED}
 _PLACED: Final = frozenset({kept.COMMITTED, kept.ITEM_ADDED, kept.ITEM_CREATED, kept.ITEM_DONE})
 _MESSAGES: Final = frozenset({Kind.ANSWER, Kind.USER_SPEECH})
 _MASK: Final = 0x9E3779B1  # an odd number: each frame has another key
@@ -69,7 +70,8 @@ class Interceptor:
         self._own = own
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
         self._gone: set[str] = set()  # ids of items that the mirror dropped, and upstream lacks
-        self._tool_lists = ToolLists()  # whose beginning the client was not sent
+        self._tool_lists = ToolLists()  # that upstream began before it took over
+        self._shown_lists = ShownLists()
         self._lacks_items = False  # upstream, of those that the client knows
         self.transcripts = Transcripts(mirror)
         self.is_active = False
@@ -79,6 +81,7 @@ class Interceptor:
         self.is_active = True
         self._due, self._gone = {}, set(self._mirror.items.dropped)
         self._tool_lists = replay.tool_lists
+        self._shown_lists.adopt(replay.tool_lists, self._mirror.conversation.tool_lists)
         self.transcripts.adopt(replay.created_as_audio, replay.partly_transcribed)
         for item in self._mirror.items:
             if not replay.has(item.item_id):
@@ -239,22 +242,25 @@ class Interceptor:
 
     def may_misplace(self, event_type: str) -> bool:
         """Whether upstream may name another item before than the client knows, or none."""
+        if event_type in LIST_TYPES and self._tool_lists.are_any:
+            return True
         return event_type in _PLACED and (self._lacks_items or self._tool_lists.are_any or bool(self._due))
 
     @property
     def swallows(self) -> bool:
         """Whether an event of upstream may have to be hidden."""
         asked = any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
-        return asked or bool(self._due) or self.transcripts.are_any_due or self._tool_lists.are_open
+        return asked or bool(self._due) or self.transcripts.are_any_due or self._shown_lists.are_open
 
     def swallow(self, event_type: str, raw: bytes) -> bool:
         """Whether the client is not sent an event of upstream.
 
         It answers one of the relay's own, repeats a transcript, or goes on with what upstream began before the switch.
         """
-        lists = self._tool_lists
-        if lists.are_open and event_type in LIST_TYPES and lists.goes_on(event_type, body_of(raw, masked=False)):
-            return True
+        if self._shown_lists.are_open and event_type in _LIST_TYPES:
+            is_hidden = self._shown_lists.hides(event_type, body_of(raw, masked=False))
+            if is_hidden is not None:
+                return is_hidden
         if event_type in kept.TRANSCRIPTION_TYPES:
             return self.transcripts.are_any_due and self.transcripts.hides(event_type, body_of(raw, masked=False))
         if event_type != kept.ERROR and (event_type not in _ACKNOWLEDGEMENTS or not self._due):
@@ -274,6 +280,9 @@ class Interceptor:
         that the client never saw, or lacks the last items: for good, or because the relay is replacing one.
         """
         body = body_of(raw, masked=False)
+        renamed = self._shown_lists.renamed(body) if event_type in LIST_TYPES else None
+        if renamed is not None or event_type not in _PLACED:
+            return dumps(renamed) if renamed is not None else None
         source, before = child(body, "item"), body.get("previous_item_id")
         item_id = text(source.get("id")) or text(body.get("item_id"))
         if self._mirror.items.get(item_id) is not None:

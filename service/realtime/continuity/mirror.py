@@ -30,6 +30,8 @@ _HANDLERS_OF_CONVERSATION: Final[Mapping[str, Callable[[Conversation, bytes, Map
     kept.ITEM_RETRIEVED: Conversation.retrieved,
     kept.MCP_CALLED: Conversation.mcp_call_ended,
     kept.MCP_NOT_CALLED: Conversation.mcp_call_ended,
+    kept.MCP_LISTED: Conversation.listed,
+    kept.MCP_NOT_LISTED: Conversation.listed,
 }
 
 

@@ -1,8 +1,8 @@
 """Brings a new upstream to the state of the mirror: its configuration, then its items. Pure.
 
 `take` returns what to send, `received` gets every event of the new upstream until it takes over; none of them reaches the
-client. While the old upstream goes on, `take` adds what the mirror has gained. Items are created in order, each without
-`previous_item_id` where it is the last: in a chain, one refusal would be many.
+client before, and later only those in `for_client`. While the old upstream goes on, `take` adds what the mirror has gained.
+Items are created in order, each without `previous_item_id` where it is the last: in a chain, one refusal would be many.
 """
 
 import base64
@@ -22,7 +22,7 @@ from service.realtime.values import child
 EVENT_ID_PREFIX: Final = "relay_replay_"
 REPLAY_TYPES: Final = (
     LIST_TYPES
-    | kept.TRANSCRIPTION_PARTS
+    | kept.TRANSCRIPTION_TYPES
     | {
         kept.SESSION_UPDATED,
         kept.ITEM_ADDED,
@@ -68,6 +68,9 @@ class Replay:
         self.awaits_lists = True
         self.created_as_audio: set[str] = set()
         self.partly_transcribed: set[str] = set()  # of these
+        self._transcribed_items: set[str] = set()
+        self.for_client: list[tuple[str, bytes]] = []
+        """Types and frames of events that may be the client's: they are read like others once upstream has taken over."""
         self.omitted: dict[str, str] = {}  # items that are not created, and why
         self.differing: tuple[str, ...] = ()
         self.sent_items = self.sent_bytes = 0
@@ -283,11 +286,11 @@ class Replay:
         elif event_type == kept.ERROR:
             error = child(body, "error")
             self._refused(text(error.get("event_id")), text(error.get("code")))
-        elif event_type == kept.ITEM_ADDED:
-            self.tool_lists.added(child(body, "item"))
-        elif event_type in kept.TRANSCRIPTION_PARTS:
-            self.partly_transcribed.add(text(body.get("item_id")))
-        elif event_type not in LIST_TYPES or not self.tool_lists.goes_on(event_type, body):
+        elif event_type in kept.TRANSCRIPTION_TYPES:
+            self._transcribed(event_type, raw, text(body.get("item_id")))
+        elif self._is_of_list(event_type, body):
+            self._listed(event_type, raw, body)
+        elif event_type != kept.ITEM_ADDED:
             is_deleted = event_type == kept.ITEM_DELETED
             item_id = text(body.get("item_id")) if is_deleted else text(child(body, "item").get("id"))
             wanted = (kept.ITEM_DELETED if is_deleted else kept.ITEM_DONE, item_id)
@@ -295,6 +298,26 @@ class Replay:
                 if due == wanted:
                     del self._pending[event_id]
                     break
+
+    def _transcribed(self, event_type: str, raw: bytes, item_id: str) -> None:
+        """The client may wait for the transcript of a turn that upstream has as audio."""
+        if event_type in kept.TRANSCRIPTION_PARTS:
+            self.partly_transcribed.add(item_id)
+        elif item_id in self.created_as_audio and item_id not in self._transcribed_items:
+            self._transcribed_items.add(item_id)
+            self.for_client.append((event_type, raw))
+
+    def _is_of_list(self, event_type: str, body: Mapping[str, Any]) -> bool:
+        if event_type == kept.ITEM_ADDED:
+            return self.tool_lists.added(child(body, "item"))
+        return event_type in LIST_TYPES and self.tool_lists.goes_on(event_type, body)
+
+    def _listed(self, event_type: str, raw: bytes, body: Mapping[str, Any]) -> None:
+        """The client may wait for a list of tools, or for the rest of one."""
+        item_id = text(body.get("item_id")) or text(child(body, "item").get("id"))
+        if not self._mirror.conversation.tool_lists.have_whole(self.tool_lists.servers[item_id]):
+            self.tool_lists.keep_due(item_id, event_type)
+            self.for_client.append((event_type, raw))
 
     def _updated(self, session: Mapping[str, Any]) -> None:
         self._session = session

@@ -8,10 +8,9 @@ from typing import Final
 
 from service.failures import Failure
 from service.realtime.continuity.continuity import Continuity
-from service.realtime.continuity.kept import TRANSCRIPTION_ENDS, text
+from service.realtime.continuity.kept import payload_of
 from service.realtime.continuity.replay import Replay
 from service.realtime.continuity.swap import Swap, SwapTimes
-from service.realtime.events import parse_object
 from service.realtime.policy import SESSION_CREATED, SESSION_UPDATED
 from service.realtime.scanner_items import Message, MessageEnd
 from service.relay.continuity.connections import MessageReceiver
@@ -64,7 +63,6 @@ class Preparation:
         self._receiver: MessageReceiver | None = None
         self._lists_seconds = 0.0
         self._lists_timer: asyncio.TimerHandle | None = None
-        self._transcripts: dict[str, Message] = {}  # of items that it has as audio; the client may wait for one
         self.connection: UpstreamConnection | None = None
         self.replay: Replay | None = None
 
@@ -170,11 +168,12 @@ class Preparation:
         return bool(payloads)
 
     def hand_over(self) -> tuple[UpstreamConnection, Replay]:
-        """Give the connection to the session, which starts another receiver on it. `items` are the transcripts so far."""
+        """Give the connection to the session, which starts another receiver on it. Its `items` may be the client's."""
         assert self.connection is not None and self.replay is not None  # noqa: PT018, S101 - the caller has checked it
         self._stop()
-        for message in self._transcripts.values():
-            self.connection.items += message, MessageEnd(message.type, len(message.payload))
+        for event_type, raw in self.replay.for_client:
+            payload = payload_of(raw, masked=False)
+            self.connection.items += Message(event_type, payload, raw), MessageEnd(event_type, len(payload))
         return self.connection, self.replay
 
     def abort(self) -> None:
@@ -211,17 +210,10 @@ class Preparation:
     def _received(self, message: Message) -> None:
         if self.replay is not None:
             self.replay.received(message.type or "", message.raw)
-            if message.type in TRANSCRIPTION_ENDS:
-                self._transcribed(message, self.replay)
-            elif message.type == SESSION_UPDATED and self.replay.is_configured:
+            if message.type == SESSION_UPDATED and self.replay.is_configured:
                 self._swap.configured(self._loop.time())
         elif message.type == SESSION_CREATED and not self._is_over:
             self._start_replay(message.payload)
-
-    def _transcribed(self, message: Message, replay: Replay) -> None:
-        item_id = text(parse_object(message.payload).get("item_id"))
-        if item_id in replay.created_as_audio:
-            self._transcripts[item_id] = message
 
     def _start_replay(self, created: bytes) -> None:
         now = self._loop.time()
