@@ -1,4 +1,4 @@
-"""From the settings of the process to the configuration of each package. Pure, but for a random key in place of none.
+"""From the settings of the process to the configuration of each package. Pure, but makes a random key where none is set.
 
 The composition root, the commands and the doctor call these functions; no other package sees `Settings`.
 """

@@ -123,7 +123,7 @@ class Drainer:
     async def _wait_for_end(self, signals: DrainSignals, deadline: float) -> None:
         """Wait until no session is open, until the deadline or until `close_now`.
 
-        Sessions that take time to close upstream are ended so much earlier.
+        Sessions that take time to close upstream are ended earlier by that time.
         """
         loop = asyncio.get_running_loop()
         early = max(0.0, deadline - SETTLE_SECONDS - loop.time())

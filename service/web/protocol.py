@@ -178,7 +178,7 @@ class PublicProtocol(web.RequestHandler):
             self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's `bool | None` to None
-        """Keep the transport open for the answer to a request. A half-close ends an idle connection, and a dial."""
+        """Keep the transport open for the answer to a request. A half-close ends an idle connection, a body, and a dial."""
         head = cast("HeadLimiter | None", self._parser)
         self._peer_finished = True
         if head is None or self._lingers or (self._upgraded and not head.failed):
