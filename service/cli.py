@@ -40,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (problem := problem_of_certificate_file(environ)) is not None:  # aiohttp's import would block
         _print_error(f"{problem}.")
         return USAGE
+    command_line = sys.argv[1:] if argv is None else list(argv)
+    arguments = _build_parser(command_line).parse_args(command_line)
+    arguments.environ = environ
+    result: int = arguments.run(arguments)
+    return result
+
+
+def _build_parser(command_line: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for all commands, with the arguments of those that the command line names."""
     parser = _Parser(
         prog="realtime-relay",
         description="Relays OpenAI's voice APIs, Realtime and GPT-Live, for clients that must not hold the provider's key.",
@@ -62,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="ask again for this long while the answer may change by itself, as after a connection error",
     )
     probe.set_defaults(run=_probe)
-    command_line = sys.argv[1:] if argv is None else list(argv)
     # Each command imports only its own modules: a container is probed every few seconds, and all of them take 0.2 s.
     if "doctor" in command_line:
         from service.doctor import command  # noqa: PLC0415 - see above
@@ -79,10 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         token.set_defaults(run=clients_command.print_token)
         clients.add_argument("file", nargs="?", metavar="FILE", help="the file; without it that of RELAY_CLIENTS_FILE")
         clients.set_defaults(run=partial(clients_command.check, _settings))
-    arguments = parser.parse_args(command_line)
-    arguments.environ = environ
-    result: int = arguments.run(arguments)
-    return result
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,10 +120,10 @@ def _settings(environ: Mapping[str, str]) -> Settings | None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     gc.disable()  # until all is loaded (`loop.freeze_garbage_collector`): it takes a tenth of the start
-    from service import loop  # noqa: PLC0415 - see main
-    from service.app import CannotListen  # noqa: PLC0415 - see main
-    from service.clients_file.mistakes import ClientsRejected  # noqa: PLC0415 - see main
-    from service.process import serve  # noqa: PLC0415 - see main
+    from service import loop  # noqa: PLC0415 - see _build_parser
+    from service.app import CannotListen  # noqa: PLC0415 - see _build_parser
+    from service.clients_file.mistakes import ClientsRejected  # noqa: PLC0415 - see _build_parser
+    from service.process import serve  # noqa: PLC0415 - see _build_parser
 
     settings = _settings(arguments.environ)
     if settings is None:
@@ -140,8 +145,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _unread_keys(environ: Mapping[str, str], settings: Settings) -> list[str]:
     """Where a key is set but not read, if the simulator is used for want of a key."""
-    from service.configuration import simulator_replaces_openai  # noqa: PLC0415 - see main
-    from service.doctor.local import LocalConfiguration  # noqa: PLC0415 - see main
+    from service.configuration import simulator_replaces_openai  # noqa: PLC0415 - see _build_parser
+    from service.doctor.local import LocalConfiguration  # noqa: PLC0415 - see _build_parser
 
     if not simulator_replaces_openai(settings):
         return []
@@ -188,7 +193,7 @@ def _query_probe(settings: Settings, path: str) -> tuple[bool, str]:
 
 def _is_final(text: str) -> bool:
     """Whether /readyz reports a failure that waiting does not change: a drain, or a definite reason."""
-    from service.failures import CATALOGUE  # noqa: PLC0415 - see main
+    from service.failures import CATALOGUE  # noqa: PLC0415 - see _build_parser
 
     causes = re.findall(r"^\[-\]\S+ failed: ([a-z_]+)", text, re.MULTILINE)
     return any(cause == "draining" or (cause in CATALOGUE and CATALOGUE[cause].is_definite) for cause in causes)

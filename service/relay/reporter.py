@@ -123,18 +123,7 @@ class SessionReporter:
         error_was_last = to_client.messages - self._error_position <= 1
         self._metrics.sessions_ended.labels(info.api, end.reason).inc()
         self._metrics.session_duration.labels(info.api).observe(duration_seconds)
-        if self._records is not None:
-            self._records.write(
-                record_of(
-                    info,
-                    self.spending,
-                    reason=end.reason,
-                    ended_at=time.time(),
-                    duration_seconds=duration_seconds,
-                    messages=(to_upstream.messages, to_client.messages),
-                    summary=summary,
-                )
-            )
+        self._write_record(end.reason, duration_seconds, (to_upstream.messages, to_client.messages), summary)
         if row.level > Level.INFO:
             self._metrics.recent.failures.session_ended(
                 end.reason,
@@ -166,3 +155,19 @@ class SessionReporter:
             detail=end.detail,
             **summary,
         )
+
+    def _write_record(
+        self, reason: str, duration_seconds: float, messages: tuple[int, int], summary: Mapping[str, object]
+    ) -> None:
+        if self._records is None:
+            return
+        record = record_of(
+            self._info,
+            self.spending,
+            reason=reason,
+            ended_at=time.time(),
+            duration_seconds=duration_seconds,
+            messages=messages,
+            summary=summary,
+        )
+        self._records.write(record)

@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--numbered-answers", action="store_true", help="answer with numbered samples instead of the user's audio"
     )
+    _describe_scenarios(parser)
+
+
+def _describe_scenarios(parser: argparse.ArgumentParser) -> None:
+    """List the scenarios below the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     width = max(len(scenario.value) for scenario in Scenario)
     parser.epilog = "scenarios:\n" + "\n".join(

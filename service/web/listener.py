@@ -44,29 +44,7 @@ async def listen(
     `on_bound` receives the addresses that the listener is bound to, before the first request is handled.
     """
     host_check = HostCheck(allowed_hosts)
-    app = web.Application(client_max_size=1024, middlewares=[host_check.middleware()])
-    app.router.add_routes(
-        [
-            web.RouteDef(
-                route.method, route.path, route.handler, {**route.kwargs, "expect_handler": _check_expectation}
-            )
-            for route in routes
-        ]
-    )
-    app.on_response_prepare.append(_adjust_headers)
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,  # aiohttp's signal handler would close sessions instead of draining them
-        access_log=None,  # it logs queries
-        # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
-        max_line_size=MAX_HEAD_BYTES,
-        max_field_size=MAX_HEAD_BYTES,
-        keepalive_timeout=HEAD_SECONDS,  # also the only timeout for a client that never completes its request
-        read_bufsize=MAX_HEAD_BYTES,  # bytes after an upgrade request that wait for its answer
-        lingering_time=0,  # do not wait for the rest of a body that no handler reads
-        shutdown_timeout=1,
-        handler_cancellation=True,  # without it a dial goes on after its client has disconnected
-    )
+    runner = _runner(routes, host_check)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await _check_name(host, port)
@@ -81,6 +59,33 @@ async def listen(
     for bound in listener.sockets:
         await _listen_again(stack, factory, bound.fileno())
     return int(listener.sockets[0].getsockname()[1])
+
+
+def _runner(routes: Iterable[web.RouteDef], host_check: HostCheck) -> web.AppRunner:
+    """An aiohttp application with these routes, and its server with limits."""
+    app = web.Application(client_max_size=1024, middlewares=[host_check.middleware()])
+    app.router.add_routes(
+        [
+            web.RouteDef(
+                route.method, route.path, route.handler, {**route.kwargs, "expect_handler": _check_expectation}
+            )
+            for route in routes
+        ]
+    )
+    app.on_response_prepare.append(_adjust_headers)
+    return web.AppRunner(
+        app,
+        handle_signals=False,  # aiohttp's signal handler would close sessions instead of draining them
+        access_log=None,  # it logs queries
+        # aiohttp's 8 kB for a header refuse the cookies of a single sign-on; PublicProtocol limits their sum.
+        max_line_size=MAX_HEAD_BYTES,
+        max_field_size=MAX_HEAD_BYTES,
+        keepalive_timeout=HEAD_SECONDS,  # also the only timeout for a client that never completes its request
+        read_bufsize=MAX_HEAD_BYTES,  # bytes after an upgrade request that wait for its answer
+        lingering_time=0,  # do not wait for the rest of a body that no handler reads
+        shutdown_timeout=1,
+        handler_cancellation=True,  # without it a dial goes on after its client has disconnected
+    )
 
 
 async def _listen_again(stack: AsyncExitStack, factory: Callable[[], asyncio.BaseProtocol], descriptor: int) -> None:

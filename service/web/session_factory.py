@@ -9,6 +9,7 @@ from service.access.budgets import Budgets, budgets_of, max_session_seconds, rat
 from service.access.clients import Identity
 from service.failures import Failure
 from service.realtime.continuity.kept_scanner import KeptScanner
+from service.realtime.events import Api
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.pricing import live_cost_usd, live_model_label, translation_usd_per_second
 from service.realtime.scanner_strict import StrictScanner
@@ -82,17 +83,7 @@ class SessionFactory:
         redial: Redial | None = None,
     ) -> Session:
         """The session of an attempt; it ends at once if the client's token was withdrawn or its place lost meanwhile."""
-        identity = attempt.identity
-        info = SessionInfo(
-            attempt.session_id,
-            attempt.client,
-            attempt.address,
-            attempt.model,
-            attempt.limited_as,
-            dial_request.api,
-            credential=identity.credential,
-            user=identity.user,
-        )
+        info = _info_of(attempt, dial_request.api)
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
         new_session: Callable[..., Session] = Session
         duration: float | None = None
@@ -105,7 +96,7 @@ class SessionFactory:
             info,
             client,
             connected,
-            limits=self._limits_of(identity, duration),
+            limits=self._limits_of(attempt.identity, duration),
             telemetry=self._telemetry,
             call=call,
             error_event=lambda reason, hint, param=None, event_id=None: refusals.error_event(
@@ -179,3 +170,16 @@ def budgets_for(identity: Identity) -> Budgets | None:
         return None
     budgets = budgets_of(identity.client, identity.user)
     return None if budgets.is_empty else budgets
+
+
+def _info_of(attempt: ConnectionAttempt, api: Api) -> SessionInfo:
+    return SessionInfo(
+        attempt.session_id,
+        attempt.client,
+        attempt.address,
+        attempt.model,
+        attempt.limited_as,
+        api,
+        credential=attempt.identity.credential,
+        user=attempt.identity.user,
+    )
