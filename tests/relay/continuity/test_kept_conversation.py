@@ -322,3 +322,24 @@ async def test_intricate_event_is_not_parsed_behind_a_swap(kept: Kept, monkeypat
     kept.send(type="response.create", response={"metadata": {str(key): "" for key in range(20_000)}})
     assert not parsed
     assert kept.kept.continuity.not_renewable == "kept_event_too_intricate"
+
+
+async def test_next_upstream_is_kept_for_as_the_first_one(kept: Kept) -> None:
+    """The client is read, upstream is asked what has arrived, and what was kept for the flush is not counted any more."""
+    swapped_with_an_absent_item(kept)
+    size, kept.now = kept.kept.kept_bytes, 5.0
+    kept.kept.appends.append(AUDIO)
+    kept.kept.take_appends()
+    assert kept.kept.awaited_pong
+    kept.kept.lose_upstream()
+    while not kept.client.reasons:
+        kept.send(type="some.event", text="x" * 10_000)
+    created = json.dumps({"type": "session.created", "session": session_object()}).encode()
+    replay = NewUpstream(kept.kept.continuity.start_replay(created, kept.now, is_tolerant=True)).run().replay
+    kept.kept.flush(replay, cast("Leg", kept.upstream))
+    assert not kept.client.reasons
+    kept.upstream.pings.clear()
+    kept.kept.appends.append(AUDIO)
+    kept.tick(1.0)
+    assert kept.kept.continuity.journal.reached_at == kept.now
+    assert kept.kept.kept_bytes - size < 10_000
