@@ -18,6 +18,7 @@ NOT_RENEWABLE: Final = (
     "items_over_limit",
     "unsupported_session",
     "over_budget",
+    "no_room",
     "other",
 )
 _SECONDS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 15, 30)
@@ -63,7 +64,7 @@ class ContinuityMetrics:
         )
         self._not_renewable = Counter(
             f"{prefix}_not_renewable_total",
-            "Sessions that began with continuity and go on without it, by reason.",
+            "Sessions that go on without continuity, or began without it for lack of memory (no_room), by reason.",
             ("reason",),
             registry=registry,
         )

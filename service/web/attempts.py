@@ -30,6 +30,7 @@ class ConnectionAttempt:
     wants_draining_event: bool = False
     wants_budget_event: bool = False
     continuity: bool | None = None  # of the upstream connection; None if the answer has no header about it
+    lacks_room: bool = False  # for its continuity
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False
     budgets: Budgets | None = None  # None if nothing bounds what the session uses

@@ -24,6 +24,7 @@ def with_continuity(
     if pool is not None and pool.options.mode != "off" and pool.has_room:
         attempt.continuity = True
         return dataclasses.replace(dial_request, kept_types=KEEP_FROM_UPSTREAM)
+    attempt.lacks_room = pool is not None and pool.options.mode != "off"
     if asks_for_continuity(request):
         attempt.continuity = False
     return dial_request

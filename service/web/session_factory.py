@@ -17,6 +17,7 @@ from service.relay.budget import SessionBudget
 from service.relay.call import NewCall, RealtimeCall
 from service.relay.continuity.pool import ContinuityPool, Redial
 from service.relay.continuity.renewable_session import RenewableSession
+from service.relay.continuity.swap_report import SwapReport
 from service.relay.latency import CREATE
 from service.relay.reporter import SharedTelemetry
 from service.relay.reviewed_call import ReviewedCall
@@ -85,6 +86,8 @@ class SessionFactory:
         """The session of an attempt; it ends at once if the client's token was withdrawn or its place lost meanwhile."""
         info = _info_of(attempt, dial_request.api)
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
+        if self._continuity is not None and attempt.lacks_room:
+            SwapReport(info.session_id, info.client, info.model, self._continuity.metrics).not_renewable("no_room")
         new_session: Callable[..., Session] = Session
         duration: float | None = None
         if self._continuity is not None and redial is not None and attempt.continuity:

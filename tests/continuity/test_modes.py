@@ -77,9 +77,12 @@ async def test_session_beyond_the_memory_for_continuity_runs_without(monkeypatch
         monkeypatch.setattr(ContinuityPool, "has_room", property(lambda _: False))
         async with calling(found.relay) as second:
             assert second.client.answer.headers["Relay-Continuity"] == "off"
+            [line] = [line for line in found.relay.events("session.not_renewable") if line["reason"] == "no_room"]
+            assert "RELAY_CONTINUITY_BYTES" in line["remedy"]
+            assert found.relay.metric("realtime_relay_not_renewable_total", reason="no_room") == 1
         assert first.client.answer.headers["Relay-Continuity"] == "renew"
-        await eventually(lambda: found.relay.events("session.not_renewable"))
-        assert "RELAY_CONTINUITY_BYTES" in found.relay.events("session.not_renewable")[0]["remedy"]
+        await eventually(lambda: len(found.relay.events("session.not_renewable")) == 2)
+        assert "RELAY_CONTINUITY_BYTES" in found.relay.events("session.not_renewable")[1]["remedy"]
         assert found.relay.metric("realtime_relay_not_renewable_total", reason="over_budget") == 1
         assert found.relay.metric("realtime_relay_continuity_bytes") == 0
         await found.simulator.drop_all(End.RESET)

@@ -10,8 +10,12 @@ from service.realtime.continuity.replay import Replay
 from service.telemetry.continuity import ContinuityMetrics, SwapCause
 
 _NO_ACTION: Final = "No action is needed for a single case."
+_FREE_MEMORY: Final = (
+    "Raise RELAY_CONTINUITY_BYTES and the container's memory limit, or let fewer clients use continuity."
+)
 _REMEDIES: Final = {
-    "over_budget": "Raise RELAY_CONTINUITY_BYTES and the container's memory limit, or let fewer clients use continuity.",
+    "over_budget": _FREE_MEMORY,
+    "no_room": _FREE_MEMORY,
     "kept_event_too_large": "Let the client send events of at most 1 MiB, such as smaller images.",
     "kept_event_too_intricate": "Let the client send events of at most 16,384 keys and values, nested a few hundred deep.",
     "items_over_limit": "Let the client set the session's truncation to auto, or keep its conversation below 512 KiB.",
