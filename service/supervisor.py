@@ -50,7 +50,12 @@ class Supervisor:
             try:
                 await work()
             except Exception:  # noqa: BLE001 - any error: health and liveness must not end because of it
-                self._log.exception("task.crashed", task=name)
+                self._log.exception(
+                    "task.crashed",
+                    message="A background task failed, and is started again.",
+                    remedy="Report this line with its traceback.",
+                    task=name,
+                )
                 self._crashes.inc()
             await asyncio.sleep(RESTART_SECONDS)
 

@@ -31,6 +31,10 @@ END_SECONDS: Final = 30.0
 """Longer than any closing handshake: 15 seconds for the last event of a GPT-Live session."""
 FAST_CLOSE_SECONDS: Final = 1.0
 """Upper bound on closing handshakes after a second signal."""
+_ABORTED: Final = {
+    "message": "Sessions were aborted before their clients received a close frame.",
+    "remedy": "No action is needed for clients that do not read. Otherwise do not shorten the drain with further signals.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Drainer:
         log.log(
             Level.WARNING if result.aborted else Level.INFO,
             "drain.finished",
+            **(_ABORTED if result.aborted else {}),
             finished=result.finished,
             closed=result.closed,
             aborted=result.aborted,

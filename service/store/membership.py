@@ -272,6 +272,7 @@ class Membership:
             "store.sessions_over_limit",
             message=f"{len(over)} sessions of this process have no free place at the store: others took them while this "
             "process or the store was cut off.",
+            remedy="If this repeats, check the network between the relay and the store.",
             sessions=len(over),
             are_ended=self._mode == "closed",
         )

@@ -15,7 +15,12 @@ from service.web.unserved import CLIENT_SECRET_PATHS, WEBSOCKET_PATHS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCUMENTS: Final = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
-CODE: Final = [ast.parse(path.read_text()) for path in sorted((ROOT / "service").rglob("*.py"))]
+SIMULATOR: Final = [ast.parse(path.read_text()) for path in (ROOT / "service/simulator").rglob("*.py")]
+"""It logs as a library does: `library.logged`."""
+RELAY: Final = [
+    ast.parse(path.read_text()) for path in (ROOT / "service").rglob("*.py") if "simulator" not in path.parts
+]
+CODE: Final = [*RELAY, *SIMULATOR]
 LOG_CALLS: Final = frozenset({"debug", "info", "warning", "error", "exception", "log", "report", "_log_failure"})
 EVENT: Final = re.compile(r"[a-z]+\.[a-z_]+")
 """The shape of a log event's name."""
@@ -38,7 +43,7 @@ def strings_in(*nodes: ast.AST) -> Iterator[str]:
 def log_events() -> set[str]:
     """The names of all log events: the first string of a call that logs, or the key `event` of a structlog processor."""
     names = {"library.logged"}  # assigned in `service/telemetry/logs.py`
-    for module in CODE:
+    for module in RELAY:
         for call in ast.walk(module):
             if not isinstance(call, ast.Call):
                 continue
@@ -46,6 +51,30 @@ def log_events() -> set[str]:
             if called in LOG_CALLS or isinstance(call.func, ast.IfExp):
                 names.update(name for name in strings_in(*call.args[:2]) if EVENT.fullmatch(name))
     return names
+
+
+WITHOUT_REMEDY: Final = {
+    "console.refused": "a wrong token: the caller gets the remedy",
+    "loop.exception_caught": "the text is that of asyncio",
+    "session.incident_seen": "the session goes on; what ends it has a runbook",
+    "session.not_recovered": "session.ended has the runbook of the loss",
+    "setting.odd": "the message is what to correct",
+    "simulator.stands_in": "the message names the setting",
+}
+"""Warnings and errors without a remedy, with the reason."""
+
+
+def test_every_warning_and_error_has_a_message_and_a_remedy() -> None:
+    """They are for an operator, who has to act."""
+    without: set[str] = set()
+    for call in [node for module in RELAY for node in ast.walk(module) if isinstance(node, ast.Call)]:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in {"warning", "error"} and call.args:
+            names = [name for name in strings_in(call.args[0]) if EVENT.fullmatch(name)]
+            keywords = {keyword.arg for keyword in call.keywords}
+            assert not names or "message" in keywords, names
+            without.update(names if "remedy" not in keywords else ())
+
+    assert sorted(without) == sorted(WITHOUT_REMEDY)
 
 
 def test_every_log_event_is_listed_once() -> None:
