@@ -128,7 +128,7 @@ WHO_ANSWERED: Final = (
     Rule("wrong_base_url", by=_NOT_API, status=(404, 410), hint=_PATH_HINT),
     Rule("limited_before_api", by=_BETWEEN, status=(429,)),
     Rule("region_blocked", by=(Responder.UNKNOWN,), status=(451,)),
-    Rule("blocked_before_api", by=_NOT_API, status=(401, 403, 451), hint=_BLOCKED_HINT),
+    Rule("blocked_before_api", by=_NOT_API, status=(401, 403, 451, 511), hint=_BLOCKED_HINT),
     Rule("proxy_failed", by=(Responder.PROXY,), status=_SERVER_ERRORS,
          hint="The proxy cannot reach the provider. Check that it resolves the provider's name and may connect to port 443."),
 )

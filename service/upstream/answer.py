@@ -4,14 +4,13 @@ The provider's edge adds its headers to the API's own answers too, so the body d
 error object. Headers decide where the body does not.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.failures.translation import KNOWN_CODES, Responder, Trait
-from service.realtime.events import ERROR_CODES, ErrorEvent
+from service.realtime.events import ERROR_CODES, ErrorEvent, parse_object
 from service.realtime.redaction import redact
 
 _NO_STATUSES: Final = frozenset(
@@ -137,12 +136,7 @@ def describe_events(
 
 def parse_refusal(body: bytes) -> ErrorEvent | None:
     """The error of a refused request: `{"error": {...}}`, or Azure's flat `{"code" or "statusCode", "message"}`."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(parsed, Mapping):
-        return None
+    parsed = parse_object(body)
     nested = parsed.get("error")
     if isinstance(nested, Mapping):
         return _error_of(nested)

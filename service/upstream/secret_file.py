@@ -58,7 +58,10 @@ def read_regular_file(path: str | Path, max_bytes: int) -> bytes:
         if not stat.S_ISREG(mode):
             raise NotRegularFile(_KINDS.get(stat.S_IFMT(mode), "device"))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(max_bytes + 1)
+            data: bytes | None = file.read(max_bytes + 1)
+        if data is None:  # some files of /proc are called regular, and have nothing to read yet
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return data
     finally:
         os.close(descriptor)
 

@@ -79,6 +79,21 @@ PROBLEMS = {
 }
 
 
+def test_file_that_is_called_regular_and_has_nothing_to_read_yet_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/kmsg: without O_NONBLOCK the read would wait."""
+    path = tmp_path / "key"
+    make_pipe(path)
+    writer = os.open(path, os.O_RDWR)
+    monkeypatch.setattr("stat.S_ISREG", lambda _: True)
+    try:
+        with pytest.raises(SecretFileError, match="cannot be read"):
+            read_secret(str(path))
+    finally:
+        os.close(writer)
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 async def test_running_relay_reports_an_unreadable_key_file_once(key_file: Path, name: str) -> None:
     """Log, detailed health and metric name path and cause; the key stays in use; a key put back ends the report."""

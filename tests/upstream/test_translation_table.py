@@ -91,6 +91,9 @@ REPORTS: list[tuple[str, int, Mapping[str, str], bytes, str]] = [
      b'{"cloudflare_error":true,"error_code":1020,"code":1020,"message":"Access denied"}', "blocked_before_api"),
     ("a code of tomorrow", 401, JSON, error("identity_proof_required"), "account_refused"),
     ("a code of tomorrow at 400", 400, JSON, error("shape_of_tomorrow"), "request_rejected"),
+    ("a message that is not UTF-8", 401, JSON,
+     b'{"error":{"code":"invalid_api_key","message":"Cl\xe9 refus\xe9e"}}', "key_rejected"),
+    ("a captive portal", 511, HTML, b"<html>Sign in to the network</html>", "blocked_before_api"),
     ("openai/openai-realtime-console#562", 404, {"x-openai-proxy-wasm": "v0.1", "CF-RAY": "1-X"}, b"", "wrong_base_url"),
 ]  # fmt: skip
 
