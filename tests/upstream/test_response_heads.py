@@ -5,11 +5,18 @@ import base64
 import contextlib
 import hashlib
 import json
+from typing import cast
 
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
-from service.upstream.response_head import HEADS_TOO_LARGE, MAX_INTERIM_RESPONSES
+from service.upstream.response_head import (
+    HEADS_TOO_LARGE,
+    MAX_BODY_BYTES,
+    MAX_INTERIM_RESPONSES,
+    SLICE_BYTES,
+    LimitedResponseHandler,
+)
 from tests.support.doctor_chain import tcp_server
 from tests.support.harness import open_raw, running_relay
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
@@ -159,6 +166,43 @@ async def test_flood_before_the_response_is_bounded(flood: str) -> None:
         [line] = relay.events("upstream.connect_failed")
         assert HEADS_TOO_LARGE == line["detail"]
     assert 0 < sent < blocks
+
+
+class FakeTransport:
+    """Records whether it is read."""
+
+    is_reading = True
+
+    def get_extra_info(self, _: str) -> None:
+        """Called for the socket."""
+
+    def pause_reading(self) -> None:
+        """Called to stop reading."""
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        """Called to go on."""
+        self.is_reading = True
+
+
+async def test_body_of_small_chunks_is_parsed_in_slices_up_to_a_limit() -> None:
+    """One read of 256 KiB in chunks of a byte would hold up the event loop for 170 ms."""
+    handler, transport = LimitedResponseHandler(asyncio.get_running_loop()), FakeTransport()
+    handler.connection_made(cast("asyncio.Transport", transport))
+    handler.set_response_params(auto_decompress=False)
+    handler.data_received(b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    _, body = await handler.read()
+    chunk = b"1\r\nx\r\n"
+    handler.data_received(chunk * (262_144 // len(chunk)))
+    parsed = [len(body.read_nowait())]
+    while not transport.is_reading:
+        await asyncio.sleep(0)
+        parsed.append(len(body.read_nowait()))
+    assert max(parsed) <= SLICE_BYTES // len(chunk) + 1
+    handler.data_received(chunk * 10_000)
+    assert sum(parsed) * len(chunk) in range(MAX_BODY_BYTES - len(chunk), MAX_BODY_BYTES + 1)
+    assert not body.read_nowait()
+    assert not transport.is_reading
 
 
 async def test_few_interim_responses_are_legal() -> None:
