@@ -48,8 +48,9 @@ async def test_silent_connection_does_not_take_over_at_a_boundary() -> None:
         caller.check()
 
 
-async def test_silent_connection_does_not_take_over_from_one_that_is_lost() -> None:
-    """Both are lost in one failure of the network: a third one is dialled, within the time for a recovery."""
+async def test_silent_connection_does_not_take_over_from_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are lost in one failure of the network, however lately it has sent something: a third one is dialled in time."""
+    monkeypatch.setattr(preparation, "_FRESH_SECONDS", 3_600.0)
     async with stage(FAST, SILENT) as found, calling(found.relay) as caller:
         caller.speak(100)  # no boundary: it waits
         caller.say("hello")

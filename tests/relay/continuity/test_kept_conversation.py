@@ -133,6 +133,14 @@ async def test_client_is_held_by_speech_without_upstream_at_its_bound(kept: Kept
     assert kept.client.reasons == {"journal_full"}
 
 
+async def test_client_is_read_once_the_session_ends(kept: Kept) -> None:
+    """Else its close frame would not be, and its socket would be reset after five seconds."""
+    kept.send(type="conversation.item.create", item=PICTURE)
+    assert kept.client.reasons
+    kept.kept.stop()
+    assert not kept.client.reasons
+
+
 async def test_all_that_is_kept_is_counted(kept: Kept) -> None:
     """Also what no swap repeats, and small events by what they take in memory."""
     kept.kept.lose_upstream()
