@@ -1,8 +1,9 @@
-"""What operators and clients meet is in a document: log events, headers, paths, exit codes; and quoted texts are current.
+"""What operators and clients meet is in a document: log events, headers, paths, commands, exit codes. Quotes are current.
 
 Settings, reasons and metrics are not checked here: their documents are generated from the code.
 """
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator
@@ -102,6 +103,18 @@ def test_every_path_is_documented() -> None:
 
     assert "/api/overview" in routes
     assert [] == sorted(path for path in {*paths, *routes} if not documented(path.partition("{")[0]))
+
+
+def test_commands_and_their_options_are_documented() -> None:
+    """The simulator's are in its own help, to which the documents refer."""
+    parser = cli._build_parser(["doctor"])
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    image = DOCUMENTS[ROOT / "docs/deployment.md"].partition("## The image")[2]
+
+    assert [] == [name for name in commands.choices if f"`{name}`" not in image]
+    for name, document in (("doctor", DOCUMENTS[ROOT / "docs/doctor.md"]), ("probe", image)):
+        options = {option for action in commands.choices[name]._actions for option in action.option_strings}
+        assert [] == [option for option in options - {"-h", "--help"} if option not in document]
 
 
 def test_exit_codes_are_documented() -> None:
