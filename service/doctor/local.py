@@ -292,9 +292,8 @@ class LocalConfiguration:
         try:
             url = parse_proxy(self.environ[variable], variable).url
         except InvalidProxy as exc:
-            is_chosen = (
-                self.settings.upstream_proxy is not None
-            )  # then NO_PROXY excludes the host, or the start had failed
+            # If it is chosen, NO_PROXY excludes the host, or the start had failed.
+            is_chosen = self.settings.upstream_proxy is not None
             return "direct", None if is_chosen else f"{variable} is not used. {_without_auto(exc)}"
         if self.settings.upstream_proxy is None:
             return "direct", (

@@ -80,9 +80,8 @@ def session_closed(end: Ending, closed_reason: str, *, had_audio: bool) -> Endin
     reason = ENDING_BY_CLOSED_REASON.get(closed_reason, "upstream_closed")
     if reason == "session_expired" and not had_audio:
         reason = "no_input_audio"
-    client = (
-        CloseInstruction(int(CloseCode.NORMAL)) if end.upstream.abort else end.client
-    )  # upstream sent no close frame
+    # An upstream that is aborted has sent no close frame, whose code the client could get.
+    client = CloseInstruction(int(CloseCode.NORMAL)) if end.upstream.abort else end.client
     is_open = not (client.abort or client.close_received)
     return replace(
         end,

@@ -210,9 +210,8 @@ class Response:
         self._sent_audio += chunk
         self._record.sent_samples = len(self._sent_audio) // self._options.audio_format.sample_bytes
         if self._options.in_conversation:
-            item = Item(
-                self._item("in_progress"), Tokens(), audio_ms=self.sent_audio_ms
-            )  # what was sent can be truncated
+            # What was sent can be truncated.
+            item = Item(self._item("in_progress"), Tokens(), audio_ms=self.sent_audio_ms)
             self._conversation.finish(item, self._options.audio_format)
         if not self._sideband:  # on a sideband the audio goes to the call; the sideband carries the other events
             await self._connection.send_audio(server_event("response.output_audio.delta", **self._part_ids()), chunk)

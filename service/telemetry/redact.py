@@ -24,10 +24,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[Secret | None] = ()) -> None:
         self._own = tuple(secret.reveal() for secret in secrets if secret is not None)
         self._added: tuple[str, ...] = ()
-        self._replaceable: tuple[frozenset[str], frozenset[str]] = (
-            frozenset(),
-            frozenset(),
-        )  # in use, and those before
+        # Those in use, and those before.
+        self._replaceable: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._known = KnownSecrets(self._own)
         self._cached: dict[str, str] = {}  # texts that many events repeat
 
@@ -81,6 +79,5 @@ class Redactor:
             case list() | tuple() | set() | frozenset():
                 return [self._clean(item) for item in value]
             case _:
-                return self.redact(
-                    str(value)
-                )  # str, never repr: the repr of an aiohttp client error contains request headers
+                # str, never repr: the repr of an aiohttp client error contains request headers.
+                return self.redact(str(value))

@@ -191,9 +191,8 @@ class Dialler:
             connected.items = await reader.items
         except BaseException:
             progress.refusal = reader.known_failure()
-            del (
-                reader
-            )  # it refers to the exception, and that to this frame: only the garbage collector would free the cycle
+            # It refers to the exception, and that to this frame: only the garbage collector would free the cycle.
+            del reader
             connected.abort()  # also when cancelled: a session that stays open costs money
             raise
         return connected

@@ -36,12 +36,10 @@ class DialRequest:
     live_session: str = ""  # the id of the GPT-Live session to attach to
     # The only header of a client that is sent upstream (see `web/request.py`).
     safety_identifier: str | None = None
-    further_types: frozenset[str] = (
-        frozenset()
-    )  # events of upstream that the relay reads beside those that it always does
-    kept_types: frozenset[str] = (
-        frozenset()
-    )  # and those that it only keeps, to continue the session on another connection
+    # Events of upstream that the relay reads beside those that it always does, and those that it only keeps, to continue
+    # the session on another connection.
+    further_types: frozenset[str] = frozenset()
+    kept_types: frozenset[str] = frozenset()
 
     @property
     def promises_first_event(self) -> bool:

@@ -29,7 +29,7 @@ class ConnectionAttempt:
     started_at: float = field(default_factory=time.perf_counter)  # uvloop's loop time has a resolution of 1 ms
     wants_draining_event: bool = False
     wants_budget_event: bool = False
-    continuity: bool | None = None  # of the upstream connection; None if the answer has no header about it
+    continuity: bool | None = None  # whether the session has it; None: the answer has no header about it
     lacks_room: bool = False  # for its continuity
     counts_as_reconnect: bool = True  # False if the failure is not the client's fault
     is_live_start: bool = False

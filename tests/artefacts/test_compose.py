@@ -117,9 +117,8 @@ def test_stop_grace_period_is_computed() -> None:
     assert "to 20 seconds more" in (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     assert 20 == grace_seconds(0, DEFAULTS.close_spread_seconds)
     assert float(SERVICES["front"]["stop_grace_period"].removesuffix("m")) * 60 > grace
-    assert (
-        "depends_on" not in SERVICES["front"]
-    )  # compose would stop it first, and abort sessions that the relay drains
+    # Compose would stop it first, and abort sessions that the relay drains.
+    assert "depends_on" not in SERVICES["front"]
 
 
 @pytest.mark.parametrize("name", SERVICES)

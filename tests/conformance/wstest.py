@@ -155,9 +155,8 @@ def _by_chroot(folder: Path) -> Wstest:
             {**os.environ, "DEBOOTSTRAP_DIR": str(debootstrap.parent.parent / "share/debootstrap")},
         )
         for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
-            shutil.copyfile(
-                Path("/") / name, root / name
-            )  # packages are fetched with the network settings of this machine
+            # Packages are fetched with the network settings of this machine.
+            shutil.copyfile(Path("/") / name, root / name)
         _fetch_virtualenv(root / "opt/virtualenv")
         shutil.copyfile(PINS, root / "opt/wstest.txt")
         environment = _chroot_environment()

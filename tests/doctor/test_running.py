@@ -43,9 +43,8 @@ async def test_relay_on_any_free_port_is_not_asked(tmp_path: Path) -> None:
 async def test_env_file_newer_than_running_relay_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay reads its settings only at startup, so that a later change has no effect until a restart."""
     (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-sim-good\n")
-    monkeypatch.setattr(
-        running, "_START_TIME_ERROR_SECONDS", -100_000_000
-    )  # in place of a process that started long ago
+    # In place of a process that started long ago.
+    monkeypatch.setattr(running, "_START_TIME_ERROR_SECONDS", -100_000_000)
     async with running_relay(RELAY_UPSTREAM="simulator") as relay:
         port = str(relay.app.internal_port)
         report = await run_provider_chain({"RELAY_UPSTREAM": "simulator", "RELAY_INTERNAL_PORT": port}, tmp_path)

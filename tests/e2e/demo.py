@@ -75,9 +75,8 @@ async def every_failure_reports_its_reason(deployment: Deployment) -> str:
     before = await reason_counts(deployment)
     fast = [name for name in FAILURE_CASES if name not in _SLOW]
     slow = [_cause_failures(deployment, name) for name in _SLOW]
-    output = "".join(
-        await asyncio.gather(*slow, _cause_failures(deployment, *fast, after=3.0))
-    )  # the slow cases have opened their calls by then
+    # After three seconds the slow cases have opened their calls.
+    output = "".join(await asyncio.gather(*slow, _cause_failures(deployment, *fast, after=3.0)))
     for name, case in FAILURE_CASES.items():
         check(f"{name}: " in output, f"{name} was not caused")
         if case.observed_reason == case.reason:

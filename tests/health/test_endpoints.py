@@ -101,9 +101,8 @@ async def test_revoked_key_fails_at_the_next_refresh() -> None:
     ):
         await eventually(lambda: relay.app.monitor.ready)
         refuse = True
-        await eventually(
-            lambda: relay.app.monitor.key.status == "fail"
-        )  # set at the end of a refresh, after the handshake
+        # Set at the end of a refresh, after the handshake.
+        await eventually(lambda: relay.app.monitor.key.status == "fail")
 
         assert relay.app.monitor.handshake.failures == 1 or relay.app.monitor.handshake.is_definite
         assert "key_rejected" == relay.app.monitor.key.reason

@@ -174,9 +174,8 @@ async def deaf_connection(port: int) -> AsyncIterator[tuple[socket.socket, Publi
     """A connection over which few bytes pass while its client reads nothing."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536
-        )  # with segments of 64 kB a small window stays closed
+        # With segments of 64 kB a small window stays closed.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         await eventually(lambda: bool(public_protocols()))
