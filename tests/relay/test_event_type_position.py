@@ -1,6 +1,7 @@
 """An event's type counts wherever the provider writes it: for the first event, for redaction, incidents and usage."""
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pytest
@@ -11,7 +12,7 @@ from service.simulator.options import SimulatorOptions
 from tests.support.harness import KEY_CANARY, eventually, open_raw, payload_of, running_relay, simulated_relay
 from tests.support.raw_http_relay import connect_once, failure_count, raw_http_relay
 from tests.support.raw_http_server import Exchange
-from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
+from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 from tests.support.scripted_upstream import PATH, session
 
 ERROR: Final = {
@@ -27,6 +28,29 @@ assert _ESCAPED_BODY != _BODY
 def text(payload: bytes) -> bytes:
     """A text frame."""
     return build_frame(Opcode.TEXT, payload)
+
+
+def sending(frame: bytes) -> Script:
+    """An upstream that sends a frame in its session, and an event behind it."""
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        connection.writer.write(frame)
+        connection.send(b'{"type":"session.updated"}')
+        await connection.until_close()
+
+    return script
+
+
+def upgrading(frame: bytes) -> Callable[[Exchange], Awaitable[None]]:
+    """An upstream that sends a frame as its first event."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.upgrade()
+        exchange.writer.write(frame)
+        await exchange.wait_closed()
+
+    return script
 
 
 def fragments(*pieces: bytes) -> bytes:
@@ -80,14 +104,7 @@ UNTYPED: Final = {
 @pytest.mark.parametrize("frame", ERRORS.values(), ids=ERRORS.keys())
 async def test_error_is_redacted_and_counted_wherever_its_type_is(frame: bytes) -> None:
     """Within a session: the client gets the error without the relay's key, and the events behind it."""
-
-    async def script(connection: ServerConnection) -> None:
-        connection.send(CREATED)
-        connection.writer.write(frame)
-        connection.send(b'{"type":"session.updated"}')
-        await connection.until_close()
-
-    async with session(script) as scripted:
+    async with session(sending(frame)) as scripted:
         relay, client = scripted.relay, scripted.client
         error = json.loads(payload_of(await client.next_item()).decode("utf-8-sig", "replace"))
         assert "session.updated" == (await client.next_event())["type"]
@@ -102,14 +119,7 @@ async def test_error_is_redacted_and_counted_wherever_its_type_is(frame: bytes) 
 @pytest.mark.parametrize("frame", UNTYPED.values(), ids=UNTYPED.keys())
 async def test_message_without_a_type_is_redacted(frame: bytes) -> None:
     """It may be an error that the relay does not recognise. The session goes on."""
-
-    async def script(connection: ServerConnection) -> None:
-        connection.send(CREATED)
-        connection.writer.write(frame)
-        connection.send(b'{"type":"session.updated"}')
-        await connection.until_close()
-
-    async with session(script) as scripted:
+    async with session(sending(frame)) as scripted:
         client = scripted.client
         assert KEY_CANARY.encode() not in await client.next_item()
         assert "session.updated" == (await client.next_event())["type"]
@@ -119,13 +129,7 @@ async def test_message_without_a_type_is_redacted(frame: bytes) -> None:
 @pytest.mark.parametrize("frame", ERRORS.values(), ids=ERRORS.keys())
 async def test_first_event_error_is_a_refusal_wherever_its_type_is(frame: bytes) -> None:
     """The client gets the reason instead of a 101, without the provider's text."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.upgrade()
-        exchange.writer.write(frame)
-        await exchange.wait_closed()
-
-    async with raw_http_relay(script) as (relay, _):
+    async with raw_http_relay(upgrading(frame)) as (relay, _):
         answer = await connect_once(relay)
 
         assert (424, "key_rejected") == (answer.status, answer.error["code"])
@@ -136,13 +140,7 @@ async def test_first_event_error_is_a_refusal_wherever_its_type_is(frame: bytes)
 @pytest.mark.parametrize("frame", UNTYPED.values(), ids=UNTYPED.keys())
 async def test_first_message_without_a_type_does_not_open_the_session(frame: bytes) -> None:
     """It does not show that a session exists."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.upgrade()
-        exchange.writer.write(frame)
-        await exchange.wait_closed()
-
-    async with raw_http_relay(script, RELAY_DIAL_TIMEOUT_SECONDS="0.4") as (relay, _):
+    async with raw_http_relay(upgrading(frame), RELAY_DIAL_TIMEOUT_SECONDS="0.4") as (relay, _):
         answer = await connect_once(relay)
 
         assert (504, "first_event_timeout") == (answer.status, answer.error["code"])

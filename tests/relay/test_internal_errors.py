@@ -139,37 +139,18 @@ async def test_exception_at_the_start_closes_upstream(monkeypatch: pytest.Monkey
         assert 0 == relay.metric("realtime_relay_sessions_active")
 
 
-async def test_exception_in_a_tick_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ticks the session would have no limits."""
+@pytest.mark.parametrize("part", ["session_watch.due_ending", "pipe.Pipe._count"])
+async def test_exception_in_a_tick_or_an_event_ends_the_session(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ticks the session would have no limits. At the first event the client is not just disconnected."""
 
     def faulty(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.relay.session_watch.due_ending", faulty)
-
     async def script(connection: ServerConnection) -> None:
         connection.send(CREATED)
         await connection.wait_closed()
 
-    async with scripted_upstream.session(script) as scripted:
-        client = scripted.client
-        assert (await client.next_event())["error"]["code"] == "internal_error"
-        assert (1011, CATALOGUE["internal_error"].close_text) == await client.until_close()
-        await client.close()
-        assert await scripted.ended() == "internal_error"
-
-
-async def test_exception_at_the_first_event_sends_an_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is raised while the first event is forwarded; the client is not just disconnected."""
-
-    def faulty(_self: Pipe, _event_type: str | None) -> None:
-        raise ZeroDivisionError
-
-    async def script(connection: ServerConnection) -> None:
-        connection.send(CREATED)
-        await connection.wait_closed()
-
-    monkeypatch.setattr(Pipe, "_count", faulty)
+    monkeypatch.setattr(f"service.relay.{part}", faulty)
     async with scripted_upstream.session(script) as scripted:
         client = scripted.client
         assert (await client.next_event())["error"]["code"] == "internal_error"
