@@ -134,3 +134,46 @@ async def test_answer_that_a_loss_cuts_counts_for_the_budget_by_an_estimate(tmp_
         assert session._reporter.spending.tokens > usage
         assert session._reporter.spending.is_estimated
         caller.check()
+
+
+TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
+
+
+@pytest.mark.parametrize("is_manual", [True, False])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        "conversation.item.input_audio_transcription.delta",
+    ],
+)
+async def test_turn_of_a_transcription_session_is_transcribed_under_its_id(event: str, *, is_manual: bool) -> None:
+    """The client waits for that. The next connection hears the turn again, as another item; the turn behind it is new."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event=event)
+    path = "/v1/realtime?intent=transcription&continuity=renew"
+    async with stage(failing(fault)) as found, calling(found.relay, path) as caller:
+        turns = None if is_manual else {"type": "server_vad"}
+        source = {"turn_detection": turns, "transcription": {"model": "gpt-4o-transcribe"}}
+        caller.send("session.update", session={"type": "transcription", "audio": {"input": source}})
+        await caller.until("session.updated")
+        for number in (1, 2):
+            caller.speak(600)
+            if is_manual:
+                caller.send("input_audio_buffer.commit")
+            else:
+                caller.be_silent(800)
+            await caller.until(TRANSCRIBED, number)
+        assert found.swaps("loss") == 1
+        first, second = caller.of_type("input_audio_buffer.committed")
+        assert [end["item_id"] for end in caller.of_type(TRANSCRIBED)] == [first["item_id"], second["item_id"]]
+        assert second["previous_item_id"] == first["item_id"]
+        assert caller.items == [first["item_id"], second["item_id"]]
+        words = [
+            event["delta"]
+            for event in caller.events
+            if event["type"].endswith("transcription.delta") and event["item_id"] == first["item_id"]
+        ]
+        assert caller.of_type(TRANSCRIBED)[0]["transcript"].startswith("".join(words))
+        caller.check()

@@ -28,6 +28,7 @@ from service.realtime.continuity.limits import ContinuityLimits
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import Kind
 from service.realtime.continuity.open_responses import CutAnswer
+from service.realtime.continuity.reopened_turns import REOPENED_TYPES
 from service.realtime.continuity.replay import Replay
 
 PENDING_APPROVAL: Final = "mcp_approval"
@@ -105,10 +106,7 @@ class Continuity:
             self.fold(now, _ALL)
 
     def keep_audio(self, events: int, size: int, now: float, item_id: str = "") -> None:
-        """Count events of an answer's audio, and the bytes of their frames; before any later event is kept.
-
-        `item_id` is needed where several answers come at once.
-        """
+        """Count events of an answer's audio, and the bytes of their frames; before any later event is kept."""
         if self.log:
             self.log.append((kept.AUDIO_DELTA, LoggedAudio(events, size, item_id), now))
         else:
@@ -241,7 +239,7 @@ class Continuity:
         self.mirror.session.moved(replay.created)
         self.mirror.is_restored = True
         if self.mirror.is_transcription:
-            self.journal.reopen_turns(self._own_frame(kept.COMMIT))
+            self._interceptor.reopened_turns.adopt(self.journal.reopen_turns(self._own_frame(kept.COMMIT)))
         self._ask_again()
 
     def _count_lost(self, replay: Replay) -> None:
@@ -326,8 +324,11 @@ class Continuity:
 
     def swallow(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of upstream is neither forwarded nor kept."""
-        if event_type in kept.TRANSCRIPTION_TYPES:
+        if event_type in REOPENED_TYPES:
             self.fold(now, _ALL)
+            if (hidden := self._interceptor.reopened_turns.take(event_type, raw)) is not None:
+                self.keep_upstream(event_type, hidden, now)
+                return True
         return self._interceptor.swallow(event_type, raw)
 
     def placed(self, event_type: str, raw: bytes, now: float) -> bytes | None:

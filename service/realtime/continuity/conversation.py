@@ -249,10 +249,10 @@ class Conversation:
 
     def partly_transcribed(self, payload: bytes) -> None:
         """Take up a part of a transcript."""
-        if self.items:  # a transcription session keeps none
-            item = self.items.get(text(parse_object(payload).get("item_id")))
-            if item is not None:
-                item.is_partly_transcribed = True
+        item_id = text(parse_object(payload).get("item_id"))
+        for known in (self.items.get(item_id), self._journal.turns.get(item_id)):
+            if known is not None:
+                known.is_partly_transcribed = True
 
     def transcribed(self, item_id: str, words: str) -> None:
         """Note the transcript of a turn, empty if there is none."""

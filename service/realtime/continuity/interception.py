@@ -13,6 +13,7 @@ from service.realtime.continuity import kept
 from service.realtime.continuity.kept import body_of, dumps, text
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, message
+from service.realtime.continuity.reopened_turns import REOPENED_TYPES, ReopenedTurns
 from service.realtime.continuity.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
 from service.realtime.continuity.replay import Replay
 from service.realtime.continuity.tool_lists import LIST_TYPES, ShownLists, ToolLists
@@ -74,6 +75,7 @@ class Interceptor:
         self._shown_lists = ShownLists()
         self._lacks_items = False  # upstream, of those that the client knows
         self.transcripts = Transcripts(mirror)
+        self.reopened_turns = ReopenedTurns(mirror.items)
         self.is_active = False
 
     def adopt(self, replay: Replay) -> None:
@@ -242,6 +244,8 @@ class Interceptor:
 
     def may_misplace(self, event_type: str) -> bool:
         """Whether upstream may name another item before than the client knows, or none."""
+        if event_type in REOPENED_TYPES and self.reopened_turns.are_any:
+            return True
         if event_type in LIST_TYPES and self._tool_lists.are_any:
             return True
         return event_type in _PLACED and (self._lacks_items or self._tool_lists.are_any or bool(self._due))
@@ -249,8 +253,9 @@ class Interceptor:
     @property
     def swallows(self) -> bool:
         """Whether an event of upstream may have to be hidden."""
-        asked = any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
-        return asked or bool(self._due) or self.transcripts.are_any_due or self._shown_lists.are_open
+        if self._due or self.transcripts.are_any_due or self._shown_lists.are_open or self.reopened_turns.are_open:
+            return True
+        return any(entry.event_id.startswith(EVENT_ID_PREFIX) for entry in self._mirror.journal.events)
 
     def swallow(self, event_type: str, raw: bytes) -> bool:
         """Whether the client is not sent an event of upstream.
@@ -281,6 +286,7 @@ class Interceptor:
         """
         body = body_of(raw, masked=False)
         renamed = self._shown_lists.renamed(body) if event_type in LIST_TYPES else None
+        renamed = renamed or self.reopened_turns.renamed(body)
         if renamed is not None or event_type not in _PLACED:
             return dumps(renamed) if renamed is not None else None
         source, before = child(body, "item"), body.get("previous_item_id")

@@ -40,6 +40,7 @@ from service.realtime.continuity.kept import (
 )
 from service.realtime.continuity.kept_audio import KeptAudio, Run
 from service.realtime.continuity.refusals import refused_type
+from service.realtime.continuity.reopened_turns import Turns
 
 UNANSWERED_SECONDS: Final = 10.0
 """An event that upstream has not acknowledged this long before another that reached it is never acknowledged."""
@@ -287,10 +288,11 @@ class Journal:
         self.events[:0] = entries
         self.event_bytes += sum(entry.size for entry in entries)
 
-    def reopen_turns(self, commit: bytes) -> None:
+    def reopen_turns(self, commit: bytes) -> Turns:
         """Make the audio of all kept turns unsent again, each with the commit that ends it if no turn detection does."""
-        order = -sum(len(turn.parts) + 1 for turn in self.turns.values())
-        appends: list[Append] = []
+        again = tuple(item_id for item_id, turn in self.turns.items() if turn.parts)
+        begun = frozenset(item_id for item_id in again if self.turns[item_id].is_partly_transcribed)
+        order, appends = -sum(len(turn.parts) + 1 for turn in self.turns.values()), list[Append]()
         for turn in self.turns.values():
             for raw, first, last in turn.parts:
                 appends.append(Append(order, raw, 0.0, last - first, offset_ms=first))
@@ -301,6 +303,7 @@ class Journal:
             order += 1
         self.turns.clear()
         self.appends.extendleft(reversed(appends))
+        return Turns(again, begun, sum(append.length_ms for append in appends))
 
     def take_beheaded(self) -> bool:
         """Whether the beginning of what is sent again was dropped, once."""

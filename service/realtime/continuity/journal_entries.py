@@ -103,6 +103,7 @@ class Turn:
     parts: list[Part] = field(default_factory=list)
     is_beheaded: bool = False
     is_over_limit: bool = False
+    is_partly_transcribed: bool = False  # the client has been sent a part of its transcript
 
     @property
     def size(self) -> int:

@@ -178,7 +178,9 @@ class RenewableSession(Session):
         if isinstance(self._to_client, KeptUpstreamPipe):
             self._to_client.read_audio(is_needed=self._kept.open_answers > 1)
         self._swapper.event_kept()
-        return Rewritten(placed.payload, is_redacted=False) if placed and verdict is Verdict.FORWARD else verdict
+        if placed is None or not isinstance(verdict, Verdict) or verdict is Verdict.DROP:
+            return verdict
+        return Rewritten(placed.payload, is_redacted=verdict is Verdict.REDACT)
 
     def _note_error(self, message: Message) -> None:
         self._last_error = None
