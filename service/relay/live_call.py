@@ -267,7 +267,6 @@ async def settle(
         receiver._process(item)  # noqa: SLF001 - received with the start, and not processed yet
     connected.items = []
     leg.start(receiver)
-    leg.release("first_event")
     try:
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(receiver.closed)

@@ -150,7 +150,6 @@ class LiveStart:
     async def run(self) -> None:
         """Wait for the client's start, send it, and wait for the provider's answer. `connected.items` then holds that."""
         self._connected.leg.start(self._answer)
-        self._connected.leg.release("first_event")
         self._client.start(self._reader)
         try:
             async with self._refusal_first():

@@ -45,7 +45,6 @@ async def apply_policy(
     try:
         connected.leg.start(reader)
         connected.leg.send_event(update)
-        connected.leg.release("first_event")
         async with asyncio.timeout(timeout_seconds):
             connected.items = await reader.items
     except TimeoutError:

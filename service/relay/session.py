@@ -134,7 +134,6 @@ class Session:
         self._client_stream.items.clear()
         for leg, pipe in ((self._upstream, self._to_client), (self._client, self._to_upstream)):
             leg.start(pipe, pipe.read)
-            leg.release("first_event")
 
     def end(self, reason: str) -> None:
         """End the session for a reason of the relay's own. Has no effect on a session that is ending already."""

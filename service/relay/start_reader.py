@@ -94,7 +94,7 @@ class StartReader:
             if failure is not None:
                 self.start.set_exception(failure)
         elif failure is not None or self._early_bytes + self._scanner.kept_bytes > MAX_EARLY_BYTES:
-            self._leg.hold("first_event")
+            self._leg.hold("no_receiver")
 
     def peer_lost(self) -> None:
         """Called by the leg: the client disconnected."""

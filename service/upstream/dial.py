@@ -80,8 +80,7 @@ class UpstreamConnection:
 
     The holder owns the socket: it has to call `close` or `abort`, or pass the ownership on. `items` are all items received
     so far: the first event and whatever followed it, or none where no first event is awaited. None has been forwarded.
-    `scanner` continues where they end. The leg reads nothing more until its owner calls `leg.start(receiver)` and
-    `leg.release("first_event")`.
+    `scanner` continues where they end. The leg reads nothing more until its owner calls `leg.start(receiver)`.
     """
 
     leg: Leg
@@ -96,7 +95,6 @@ class UpstreamConnection:
         """
         try:
             self.leg.start(PeerCloseReceiver(self.leg, self.scanner))
-            self.leg.release("first_event")
             await close_leg(
                 self.leg, CloseCode.NORMAL, "", deadline=asyncio.get_running_loop().time() + timeout_seconds
             )
@@ -182,7 +180,7 @@ class Dialler:
             raise Failure("dropped_early", Phase.UPGRADE) from None
         connected = UpstreamConnection(leg, self._scanner(request), [], progress)
         if not request.promises_first_event or self.first_event == "optional":
-            leg.hold("first_event")
+            leg.hold("no_receiver")
             return connected
         progress.enter(Phase.FIRST_EVENT)
         reader = FirstEventReader(leg, connected.scanner)

@@ -122,7 +122,7 @@ class FirstEventReader:
         )
 
     def _succeed(self) -> None:
-        self._leg.hold("first_event")
+        self._leg.hold("no_receiver")
         if not self.items.done():
             self.items.set_result(self._received)
 

@@ -61,7 +61,6 @@ class EventStream:
         self._ended: tuple[type[StreamClosed], int | None, str] | None = None
         self._process(connected.items)
         connected.leg.start(self)
-        connected.leg.release("first_event")
 
     async def next_event(self, timeout_seconds: float) -> ServerEvent:
         """Wait for the next event.

@@ -139,7 +139,6 @@ async def answer_with_error_event(
 async def close_with_events(leg: Leg, scanner: Scanner, failure: Failure, events: Iterable[bytes]) -> None:
     """Send events and close a client's connection with the code of the failure; `scanner` is that of its bytes."""
     leg.start(PeerCloseReceiver(leg, scanner))
-    leg.release("first_event")
     for event in events:
         leg.send_event(event)
     code, reason = close_code_and_reason(failure)

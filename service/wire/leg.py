@@ -34,9 +34,10 @@ carries it (64 kB/s)."""
 SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
 
-HoldReason = Literal["backlog", "first_event", "journal_full", "sink_full"]
-"""Why a leg is not read: bytes of an earlier read wait, its next owner has not started, the other leg is full, or the
-journal of what it sent is."""
+HoldReason = Literal["backlog", "journal_full", "no_receiver", "sink_full"]
+"""Why a leg is not read: bytes of a read wait, its journal or the other leg is full, or nothing receives its bytes yet."""
+_UNDELIVERED: Final[frozenset[HoldReason]] = frozenset({"journal_full", "no_receiver"})
+"""Read bytes wait as well: to keep them as items takes up to thirty times their size."""
 
 
 class Leg(SignsOfLife):
@@ -45,7 +46,7 @@ class Leg(SignsOfLife):
     Ownership: one owner at a time starts a receiver, writes, and ends the leg with `close_leg` or `abort`. A leg that is
     dropped without either keeps its socket. All calls are made in the event loop's thread; none of them waits.
     Reading: bytes are delivered in order, and before `peer_lost`. `hold` and `release` name a reason; the transport is read
-    while no reason is left. Bytes that have already been read are delivered even so.
+    while no reason is left. Bytes that have already been read are delivered if the other leg is full, else they wait.
     Writing: the leg is the only writer of its socket. Frames are sent in the order of the calls, except that control frames
     wait for a frame boundary. A full leg calls `on_full`, later `on_writable`. After CLOSE, and once the socket is closing,
     everything written is dropped.
@@ -66,14 +67,13 @@ class Leg(SignsOfLife):
         self.write_frames = transport.write
         self._aiohttp_protocol = aiohttp_protocol
         self._receiver: Receiver | None = None
-        self._early_data = bytearray(early_data)
         self._eof = False  # the peer will send nothing more
         self._mid_frame = False  # the last write ended inside a frame
         self._close_sent = False
         self._pending_control: list[bytes] = []  # control frames that wait for a frame boundary
         self._pending_pong: bytes | None = None  # the newest; earlier pings need no answer (RFC 6455 section 5.5.3)
         self._hold_reasons: set[HoldReason] = set()
-        self._backlog = bytearray()  # has been read, and is delivered in later turns of the event loop
+        self.backlog = bytearray(early_data)  # has been read, and is delivered in later turns of the event loop
         self._waits_for_turn = False
         self._turns = scheduler_of(loop)
         self._losses = losses_of(loop)
@@ -91,23 +91,24 @@ class Leg(SignsOfLife):
     def start(self, receiver: Receiver, on_read: OnRead | None = None) -> None:
         """Deliver all bytes to `receiver`, those that arrived earlier included; another call replaces the receiver.
 
-        `on_read` is called by the transport for each read, without a detour. It passes to `receive_read` what it does not
-        process. A held leg has no reads, so that none of them can overtake bytes that wait for their turn.
+        It releases `no_receiver`. `on_read` is called by the transport for each read, without a detour. It passes to
+        `receive_read` what it does not process. A held leg has no reads, so that none can overtake bytes that wait.
         """
-        self._receiver = receiver
+        self._receiver, early = receiver, b""
+        if not self._waits_for_turn and len(self.backlog) <= SLICE_BYTES:
+            early = bytes(self.backlog)
+            self.backlog.clear()
+            self.release("backlog")
+        self.release("no_receiver")
         if on_read is not None or "data_received" in self.__dict__:
             self.__dict__.pop("data_received", None)
             if on_read is not None:
                 self.__dict__["data_received"] = on_read  # hides the method
             if not self._eof:  # else it has dropped the leg, and would keep it until the garbage is collected
                 self._transport.set_protocol(self)  # which looks it up once
-        if self._early_data:
-            early, self._early_data = bytes(self._early_data), bytearray()
-            if len(early) <= SLICE_BYTES and not self._backlog:
-                receiver.receive(early)
-            else:
-                self._wait_for_turn(early)
-        if not self._backlog:
+        if early:
+            receiver.receive(early)
+        if not self.backlog:
             self._report_end()
 
     def _report_end(self) -> None:
@@ -122,8 +123,9 @@ class Leg(SignsOfLife):
         """Deliver a read to the receiver, now or in a later turn of the event loop."""
         self.note_life()
         if self._receiver is None:
-            self._early_data += data
-        elif self._backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
+            self.backlog += data
+            self.hold("no_receiver")  # else the transport would read 32 times in a row
+        elif self.backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
             self._wait_for_turn(data)
         else:
             started = perf_counter()
@@ -142,23 +144,26 @@ class Leg(SignsOfLife):
 
     def put_back(self, data: bytes) -> None:
         """Called by the receiver: deliver the end of this delivery in a later turn of the event loop."""
-        self._backlog[:0] = data
+        self.backlog[:0] = data
         self._wait_for_turn(b"")
 
     def _wait_for_turn(self, data: bytes) -> None:
-        self._backlog += data
+        self.backlog += data
         if not self._waits_for_turn:
             self._waits_for_turn = True
             self.hold("backlog")
             self._turns.add(self)
 
     def deliver(self, size: int) -> bool:
-        """Called by the scheduler of turns."""
-        part = bytes(self._backlog[:size])
-        del self._backlog[:size]
+        """Called by the scheduler of turns. `release` queues the leg again."""
+        if not self._hold_reasons.isdisjoint(_UNDELIVERED):
+            self._waits_for_turn = False
+            return False
+        part = bytes(self.backlog[:size])
+        del self.backlog[:size]
         if part and self._receiver is not None:
             self._receiver.receive(part)
-        if self._backlog:
+        if self.backlog:
             return True
         self._waits_for_turn = False
         self.release("backlog")
@@ -167,15 +172,13 @@ class Leg(SignsOfLife):
 
     def eof_received(self) -> bool:
         """Called by the transport. A WebSocket has no half-open state: FIN ends the connection."""
-        self._eof = True
-        self.write_frames = drop
+        self._eof, self.write_frames = True, drop
         self._losses.report(self._end_of_stream)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, once."""
-        self._eof = True
-        self.write_frames = drop
+        self._eof, self.write_frames = True, drop
         self._losses.report(lambda: self._report_loss(exc))
 
     def _report_loss(self, exc: Exception | None) -> None:
@@ -185,12 +188,12 @@ class Leg(SignsOfLife):
             self._on_lost = None
         if not self.closed.done():
             self.closed.set_result(None)
-        if not self._backlog:
+        if not self.backlog:
             self._report_end()
 
     def _end_of_stream(self) -> None:
         self._eof = True
-        if self._receiver is not None and not self._backlog:  # else it is reported after the last byte
+        if self._receiver is not None and not self.backlog:  # else it is reported after the last byte
             self._receiver.peer_lost()
 
     def hold(self, reason: HoldReason) -> None:
@@ -204,6 +207,8 @@ class Leg(SignsOfLife):
     def release(self, reason: HoldReason) -> None:
         """Resume reading, unless another reason is left. Releasing a reason that does not hold has no effect."""
         self._hold_reasons.discard(reason)
+        if self.backlog and not self._waits_for_turn:
+            self._wait_for_turn(b"")
         if self._hold_reasons or self.held_since is None:
             return
         self.held_since = None
@@ -215,13 +220,13 @@ class Leg(SignsOfLife):
         """Whether the peer has closed the connection. Asks the kernel, since the event loop does not watch a held leg."""
         if self._eof or self._transport.is_closing():
             return True
-        if self._backlog:
+        if self._waits_for_turn:
             return False  # what it sent before is still being delivered
         return tcp.peer_disconnected(self._transport)
 
     def peek(self) -> bytes:
         """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""
-        if self._backlog or self._transport.is_closing() or not self._turns.may_look(self):
+        if self.backlog or self._transport.is_closing() or not self._turns.may_look(self):
             return b""  # what has been read comes first
         return tcp.peek_unread(self._transport)
 
@@ -308,8 +313,8 @@ class Leg(SignsOfLife):
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        """Close the socket immediately and drop what is unsent or undelivered."""
-        self._backlog.clear()
+        """Close the socket immediately; drop what is unsent or undelivered."""
+        self.backlog.clear()
         self.write_frames = drop
         self._transport.abort()
 

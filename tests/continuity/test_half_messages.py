@@ -98,7 +98,7 @@ def held_within_an_event(monkeypatch: pytest.MonkeyPatch) -> list[Leg]:
         forward(pipe, raw, mid_frame=mid_frame)
         if mid_frame and pipe._from_upstream and not held:
             held.append(pipe._source)
-            pipe._source.hold("first_event")
+            pipe._source.hold("no_receiver")
 
     monkeypatch.setattr(Pipe, "_forward", call)
     return held
@@ -118,7 +118,7 @@ async def test_renewal_waits_for_the_end_of_a_large_event_of_upstream(
         assert len(found.upstreams) == 2
         assert found.swaps("renewal") == found.swaps("forced") == 0
         before = calls["else"]
-        held[0].release("first_event")
+        held[0].release("no_receiver")
         await eventually(lambda: found.swaps("forced") == 1, 10)
         assert calls["else"] > before
         await is_alive(caller)

@@ -35,6 +35,11 @@ def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {TOKENS[name]}"}
 
 
+def live_scanner() -> Scanner:
+    """That of a client's bytes."""
+    return Scanner(masked=True, max_message_bytes=1 << 20, parsed_types=frozenset({"session.start"}))
+
+
 def incomplete_start(client: RawClient, size: int) -> None:
     """Send the beginning of a `session.start` of a megabyte."""
     client.writer.write(bytes((0x81, 0xFF)) + (1_000_000).to_bytes(8, "big") + bytes(4))
@@ -153,7 +158,7 @@ async def test_bytes_between_a_start_and_the_session_take_no_budget() -> None:
     """Nothing would give it back, and in time no session could start. The session still gets these bytes."""
     budget = ByteBudget(1000)
     leg = Leg(RecordingTransport(), asyncio.Protocol(), b"", masks=False)
-    scanner = Scanner(masked=True, max_message_bytes=1 << 20, parsed_types=frozenset({"session.start"}))
+    scanner = live_scanner()
     reader = StartReader(leg, scanner, budget, "a")
     reader.receive(build_frame(Opcode.TEXT, json.dumps(START).encode(), b"abcd"))
     assert reader.start.done()
@@ -163,6 +168,21 @@ async def test_bytes_between_a_start_and_the_session_take_no_budget() -> None:
     assert reader.items
     for client in ("a", "b"):
         budget.take(client, 500)
+
+
+async def test_events_behind_a_start_are_kept_up_to_the_limit() -> None:
+    """Not all that has been read of them: of the smallest, each takes thirty times its bytes."""
+    leg = Leg(RecordingTransport(), asyncio.Protocol(), b"", masks=False)
+    reader = StartReader(leg, live_scanner(), ByteBudget(), "a")
+    leg.start(reader)
+    leg.data_received(build_frame(Opcode.TEXT, json.dumps(START).encode(), b"abcd"))
+    leg.data_received(build_frame(Opcode.TEXT, b"{}", b"abcd") * 40_000)
+    await eventually(lambda: "no_receiver" in leg._hold_reasons)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert 1000 < len(reader.items) < 3000  # an event is two items, of 128 bytes each
+    leg.abort()
 
 
 def test_budget_is_given_back() -> None:

@@ -14,7 +14,7 @@ from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Chunk, ControlFrame, MessageEnd
 from service.wire import tcp
 from service.wire.closing import PeerCloseReceiver, close_leg
-from service.wire.leg import SLICE_BYTES
+from service.wire.leg import SLICE_BYTES, HoldReason
 from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from service.wire.turns import FRAMES_PER_DELIVERY, HEAVY_SECONDS, LOOK_SECONDS
 from tests.support.harness import eventually
@@ -119,9 +119,9 @@ async def test_peer_that_disconnects_before_close_counts_as_informed() -> None:
 async def test_reading_resumes_when_no_hold_reason_is_left() -> None:
     """Releasing a reason that does not hold has no effect."""
     leg, transport = new_leg()
-    leg.hold("first_event")
+    leg.hold("no_receiver")
     leg.hold("sink_full")
-    leg.release("first_event")
+    leg.release("no_receiver")
     assert (True, False) == (leg.held_since is not None, transport.reading)
     leg.release("sink_full")
     assert (None, True) == (leg.held_since, transport.reading)
@@ -251,6 +251,61 @@ async def test_start_delivers_early_data_and_then_the_end_of_file() -> None:
     leg.start(receiver)
 
     assert (b"one two ", 1) == (bytes(receiver.received), receiver.lost)
+
+
+async def test_leg_without_a_receiver_reads_once() -> None:
+    """With uvloop it would read up to 8 MB in a row before the receiver starts. Once it has, the leg is read again."""
+    leg, transport = new_leg(early_data=b"early ")
+    leg.data_received(b"x" * SLICE_BYTES)
+    assert not transport.reading
+    receiver = RecordingReceiver()
+    leg.start(receiver)
+
+    await eventually(lambda: transport.reading)
+    assert b"early " + b"x" * SLICE_BYTES == bytes(receiver.received)
+
+
+@pytest.mark.parametrize("reason", ["no_receiver", "journal_full"])
+async def test_backlog_waits_for_what_the_next_bytes_would_be_kept_for(reason: HoldReason) -> None:
+    """Kept as items, small frames take thirty times their bytes. The end of the connection comes after them."""
+    leg, transport = new_leg()
+
+    class Holding(RecordingReceiver):
+        def receive(self, data: bytes) -> None:
+            super().receive(data)
+            leg.hold(reason)
+
+    receiver = Holding()
+    leg.start(receiver)
+    leg.data_received(b"x" * 10 * SLICE_BYTES)
+    await eventually(lambda: receiver.received)
+    delivered = len(receiver.received)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (delivered, False) == (len(receiver.received), transport.reading)
+    assert delivered <= SLICE_BYTES
+
+    leg.eof_received()
+    assert leg.peer_disconnected()
+    last = RecordingReceiver()
+    leg.start(last)
+    leg.release(reason)
+    await eventually(lambda: last.lost)
+    assert 10 * SLICE_BYTES == delivered + len(last.received)
+
+
+async def test_receiver_that_holds_its_first_bytes_stays_held() -> None:
+    """As that of a dial does, whose first event may have arrived with the 101."""
+    leg, transport = new_leg(early_data=b"event")
+
+    class Holding(RecordingReceiver):
+        def receive(self, data: bytes) -> None:
+            super().receive(data)
+            leg.hold("no_receiver")
+
+    leg.start(Holding())
+
+    assert not transport.reading
 
 
 async def test_peek_returns_nothing_without_a_free_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,6 @@ class Preparation:
         items, connected.items = connected.items, []
         receiver.process(items)
         leg.start(receiver)
-        leg.release("first_event")
 
     def _received(self, message: Message) -> None:
         if self.replay is not None:

@@ -294,9 +294,8 @@ class RenewableSession(Session):
         Its `items` come first.
         """
         items, self._connected.items = self._connected.items, []
-        self._upstream.start(self._to_client, self._to_client.read)
         self._to_client.process(items)
-        self._upstream.release("first_event")
+        self._upstream.start(self._to_client, self._to_client.read)
 
     def end_unrecovered(self, end: Ending) -> None:
         """End the session as it would have ended without continuity."""
