@@ -175,6 +175,8 @@ _TYPE = re.compile(
 )
 # A `type` that may be an event's: not that of a nested object, such as "message" or "audio/pcm", which has no dot.
 _SECOND_TYPE = re.compile(rb'"type"(?!\s*:\s*"(?!error")[A-Za-z0-9_/-]*")')
+_ESCAPED_TYPE = re.compile(rb'"(?!type")(?:t|\\u0074)(?:y|\\u0079)(?:p|\\u0070)(?:e|\\u0065)"')
+_MAX_SEARCHED_MARKS: Final = 65_536  # quotation marks: with more, a parser takes less time than the search
 _OBJECT_START = re.compile(_BOM + rb'\s*(?:\{\s*(?:["}]|\Z)|\Z)')
 
 
@@ -214,7 +216,9 @@ def may_repeat_type(payload: bytes, start: int) -> bool:
     position = payload.find(b'"type"', start, last_string)
     if position >= 0 and _SECOND_TYPE.search(payload, position):
         return True
-    return payload.find(b"\\", start, last_string) >= 0 and payload.find(b"\\u00", start) >= 0  # an escaped letter
+    if payload.find(b"\\", start, last_string) < 0 or payload.find(b"\\u00", start) < 0:  # no escaped letter
+        return False
+    return payload.count(b'"', start) > _MAX_SEARCHED_MARKS or _ESCAPED_TYPE.search(payload, start) is not None
 
 
 def may_be_object(head: bytes) -> bool:

@@ -6,16 +6,22 @@ repeated, and a key written with escapes looks different from what it means.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from service.realtime.live import SESSION_START
 from service.realtime.names import MODEL_NAME
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"')  # possessive: else it keeps a state for each character
-_COLON: Final = re.compile(rb"[ \t\r\n]*:")
-_CHECKED_KEYS: Final = frozenset({"type", "session", "model", "delegation", "responses", "decisions", "triggers"})
+_CHECKED_KEYS: Final = ("type", "session", "model", "delegation", "responses", "decisions", "triggers")
+
+
+def _spelled(key: str) -> bytes:
+    """A pattern for a key in any spelling; hexadecimal digits have a case."""
+    return b"".join(rb"(?:%b|\\u(?i:%04x))" % (letter.encode(), ord(letter)) for letter in key)
+
+
+_CHECKED_KEY: Final = re.compile(rb'"(%b)"[ \t\r\n]*+:' % b"|".join(map(_spelled, _CHECKED_KEYS)))
 
 
 @dataclass(slots=True)
@@ -84,7 +90,7 @@ def _parse_strictly(payload: bytes) -> Mapping[str, Any]:
         ) from None
     if not isinstance(body, Mapping):
         raise InvalidStart("The message is not a JSON object", "Send a JSON object with 'type' and 'session'")
-    if any(_escaped_keys(payload)):
+    if _has_escaped_key(payload):
         raise InvalidStart(
             "A key of the message is written with escapes",
             "Write the keys type, session, model and delegation in plain letters",
@@ -103,16 +109,13 @@ def _refuse_constant(_: str) -> None:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _escaped_keys(payload: bytes) -> Iterator[str]:
-    """The keys with a meaning for the relay that are written with escapes. The payload is valid JSON."""
+def _has_escaped_key(payload: bytes) -> bool:
+    """Whether a key with a meaning for the relay is written with escapes. The payload is valid JSON."""
     if b"\\u" not in payload:
-        return
-    for string in _STRING.finditer(payload):
-        text = string.group()
-        if b"\\u" in text and _COLON.match(payload, string.end()):
-            key = json.loads(text)
-            if key in _CHECKED_KEYS:
-                yield key
+        return False
+    # Without escaped quotation marks, of which it may have a million: each that is left begins or ends a string.
+    plain = payload.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    return any(b"\\u" in key for key in _CHECKED_KEY.findall(plain))
 
 
 def _models_of(session: Mapping[str, Any]) -> RequestedModels:

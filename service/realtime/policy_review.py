@@ -11,6 +11,7 @@ Rules of this file:
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from service.realtime.events import CLIENT_EVENT_TYPES, MAX_EVENT_ID
@@ -27,6 +28,16 @@ _PATHS: Final[Mapping[PolicyField, tuple[tuple[str, ...], ...]]] = {
 """Where `session` and `response` have each field: as the API has it, and as its beta and servers compatible with that."""
 _PROMPT: Final = ("prompt",)
 """A stored prompt, which can set every field."""
+_COMPARED: Final = frozenset(
+    folded(name)
+    for path in (
+        *chain.from_iterable(_PATHS.values()),
+        _PROMPT,
+        ("type", "session", "response", "item", "input", "role"),
+    )
+    for name in path
+)
+"""The keys that are looked for, as `folded`: a client may send thousands of others."""
 _ROLES: Final = frozenset({"user", "assistant"})
 """Roles of items that a client may create while the instructions are locked: others are instructions to the model."""
 
@@ -65,7 +76,9 @@ class _Fields:
     def __init__(self, container: Mapping[str, Any]) -> None:
         self._values: defaultdict[str, list[Any]] = defaultdict(list)
         for key, value in container.items():
-            self._values[folded(key)].append(value)
+            name = folded(key)
+            if name in _COMPARED:
+                self._values[name].append(value)
 
     def of(self, name: str) -> Sequence[Any]:
         """The values of a key in all its spellings."""

@@ -22,7 +22,7 @@ LARGE_CLIENT_EVENT: Final = (
 )
 """Detail of the violation by such a message of a client."""
 
-INTRICATE_EVENT: Final = "an event has more values or strings than the relay reads: send fewer in one event"
+INTRICATE_EVENT: Final = "an event has more values, or longer numbers, than the relay reads: send fewer in one event"
 """Detail of the violation by such an event of a client."""
 
 FRAGMENT_COST: Final = 512

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _MAX_KEY: Final = 100
+_SIGNS: Final = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 class Unreadable(Exception):
@@ -23,11 +24,13 @@ def parse_strictly(payload: bytes, what: str) -> Mapping[str, Any]:
 
 
 def folded(key: str) -> str:
-    """A key by its letters and digits only, without case: servers compare keys in different ways.
+    """A key by its ASCII letters and digits only, without case: servers compare keys in different ways.
 
     A key that is longer than any field stays as it is, since no server takes it for one.
     """
-    return "".join(filter(str.isalnum, key.casefold())) if len(key) <= _MAX_KEY else key
+    if len(key) > _MAX_KEY:
+        return key
+    return key.casefold().encode("ascii", "ignore").translate(None, _SIGNS).decode("ascii")
 
 
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ CHEAP_SECONDS: Final = 0.0005
 """A delivery that takes less is not charged to its leg: an ordinary message takes a twentieth."""
 HEAVY_SECONDS: Final = 0.005
 """A leg that was charged more within about a second is heavy: its bytes are delivered in small slices."""
+MAX_PAUSE_SECONDS: Final = 0.05
+"""A delivery that takes longer than `TURN_SECONDS`, such as that of an event which is read whole, could not be divided. Heavy
+legs then pause for as long as it took, at most this: what has waited for it is answered before the next one."""
 MAX_CHARGE_SECONDS: Final = 0.004
 """What a delivery by the transport counts for at most, and no more than the processor time since that was last read: without
 a core nothing works. One such delivery makes no leg heavy. Of bytes that wait, the processor time counts."""
@@ -38,8 +41,9 @@ recognised in one run."""
 
 
 class Waiting(Protocol):
-    """A leg with bytes that wait. `debt` belongs to `TurnScheduler`."""
+    """A leg with bytes that wait, its backlog. `debt` belongs to `TurnScheduler`."""
 
+    backlog: bytearray
     debt: "Debt"
 
     def deliver(self, size: int) -> bool:
@@ -91,8 +95,8 @@ class Debt:
 
     @property
     def rank(self) -> float:
-        """The place in the queue, the smallest debt first. Time changes no order: all debts halve in the same second."""
-        return math.log2(self._seconds) + self._changed_at if self._seconds else -math.inf
+        """The place in the queue: light legs, then the smallest debt first. Time changes no order: all halve together."""
+        return math.log2(self._seconds) + self._changed_at if self.is_heavy else -math.inf
 
 
 class TurnScheduler:
@@ -103,11 +107,12 @@ class TurnScheduler:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[float, int, Waiting]] = []  # a heap
+        self._waiting: list[tuple[float, int, int, Waiting]] = []  # a heap
         self._numbers = itertools.count()
         self._spent_seconds = 0.0
         self._cpu_seconds = time.thread_time()  # when it was last read
-        self._is_scheduled = False
+        self._is_scheduled = self._will_resume = False
+        self._paused_until = 0.0
         self.is_spent = False
         self.uncharged_seconds = 0.0
         self._looks = Debt()
@@ -141,8 +146,11 @@ class TurnScheduler:
         return self._cpu_seconds - before
 
     def add(self, leg: Waiting) -> None:
-        """Queue a leg that has bytes, once: not again before `deliver` has returned False."""
-        heapq.heappush(self._waiting, (leg.debt.rank, next(self._numbers), leg))
+        """Queue a leg that has bytes, once: not again before `deliver` has returned False.
+
+        Of light legs, those with few bytes are first: more bytes are more work, but how much is known only afterwards.
+        """
+        heapq.heappush(self._waiting, (leg.debt.rank, len(leg.backlog), next(self._numbers), leg))
         self._schedule()
 
     def _schedule(self) -> None:
@@ -152,18 +160,35 @@ class TurnScheduler:
 
     def _serve(self) -> None:
         self._is_scheduled, self.is_spent, self._spent_seconds = False, False, 0.0
-        served_until = time.perf_counter() + TURN_SECONDS
-        now = 0.0
+        now = time.perf_counter()
+        served_until = now + TURN_SECONDS
         self._worked()
         while self._waiting and now < served_until:
-            leg = heapq.heappop(self._waiting)[-1]
-            has_more = leg.deliver(HEAVY_SLICE_BYTES if leg.debt.is_heavy else LIGHT_SLICE_BYTES)
+            leg = self._waiting[0][-1]
+            is_heavy = leg.debt.is_heavy
+            if is_heavy and now < self._paused_until:  # and so are those behind it
+                self._resume_later(self._paused_until - now)
+                return
+            heapq.heappop(self._waiting)
+            has_more = leg.deliver(HEAVY_SLICE_BYTES if is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
-            leg.debt.add(self._worked())
+            worked = self._worked()
+            leg.debt.add(worked)
+            if worked > TURN_SECONDS:
+                self._paused_until = now + min(worked, MAX_PAUSE_SECONDS)
             if has_more:
                 self.add(leg)
         if self._waiting:
             self._schedule()
+
+    def _resume_later(self, seconds: float) -> None:
+        if not self._will_resume:
+            self._will_resume = True
+            self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._will_resume = False
+        self._schedule()
 
 
 _schedulers: WeakKeyDictionary[asyncio.AbstractEventLoop, TurnScheduler] = WeakKeyDictionary()

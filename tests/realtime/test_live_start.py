@@ -61,6 +61,27 @@ def test_keys_with_a_meaning_must_be_plain(key: bytes) -> None:
         )
 
 
+@given(
+    key=st.sampled_from(["type", "session", "model", "delegation", "responses", "decisions", "triggers"]),
+    written=st.lists(st.sampled_from(["{}", "\\u{:04x}", "\\u{:04X}"]), min_size=10, max_size=10),
+    before=st.text(alphabet='\\"u:a', max_size=12),
+    space=st.sampled_from(["", " ", "\r\n\t"]),
+)
+def test_keys_must_be_plain_in_any_spelling(key: str, written: list[str], before: str, space: str) -> None:
+    """Behind any text, whose own escapes are none of a key."""
+    forms = [form if form != "{}" else letter for form, letter in zip(written, key, strict=False)]
+    spelled = "".join(form.format(ord(letter)) for form, letter in zip(forms, key, strict=True))
+    text, session = json.dumps(before), '{"model":"gpt-live-1"}'
+    payload = f'{{"type":"session.start","session":{session},"a":[{text},{{"{spelled}"{space}:1}},{text}]}}'.encode()
+    assert json.loads(payload)["a"][1] == {key: 1}
+
+    if spelled == key:
+        assert RequestedModels("gpt-live-1") == parse_start(payload, is_text=True)
+    else:
+        with pytest.raises(InvalidStart, match="escapes"):
+            parse_start(payload, is_text=True)
+
+
 def test_other_keys_and_values_may_have_escapes() -> None:
     """Python writes the name of a tool's parameter like this."""
     payload = rb'{"type":"session.start","session":{"model":"gpt-live-1","x":{"gr\u00f6\u00dfe":"\u0022model\u0022:"}}}'

@@ -16,6 +16,7 @@ from service.realtime.policy_review import locked_field, review
 from service.realtime.policy_scanner import ReviewedScanner
 from service.realtime.scanner_items import Chunk, Item, Message, Violation
 from service.realtime.scanner_types import INTRICATE_EVENT
+from service.realtime.strict_json import folded
 from tests.support.messages import pop_payload
 from tests.support.policy_events import (
     FIELDS,
@@ -196,6 +197,9 @@ INTRICATE = {
     "strings of an escape": b"[" + b'"\\\\",' * (LARGE // 5) + b"0]",
     "keys": b"{" + b",".join(b'"a%d":0' % number for number in range(LARGE // 12)) + b"}",
     "no JSON": b'","' * (LARGE // 3),
+    "long integers": b"[" + b",".join([b"7" * 4000] * 475) + b"]",
+    "numbers near the smallest": b"[" + b",".join([b"2.22507385850720113605740979670913197593e-308"] * 16_000) + b"]",
+    "integers beside a text": b'["' + b'\\\\",' * 1000 + b'",' + b",".join([b"7" * 4000] * 400) + b"]",
 }
 """Values of two megabytes that take a parser and a review up to a second."""
 SIMPLE = {
@@ -203,6 +207,9 @@ SIMPLE = {
     "text of separators": b'"' + b",:[{" * (LARGE // 4) + b'"',
     "JSON as text": b'"' + b'{\\"a\\":\\"b\\",' * (LARGE // 15) + b'"',
     "text that ends with a backslash": b'"' + b"," * LARGE + b'\\\\"',
+    "numbers as text": b'["' + b"7" * 4000 + b'"' + b',"7"' * 10_000 + b"]",
+    "doubles": b"[" + b",".join([b"-0.1234567890123456e-10"] * 16_000) + b"]",
+    "digits as text": b'[1,"' + b"1234567890" * (LARGE // 10) + b'"' + b",1" * 9000 + b"]",
     "as many keys as tools can have": b"{"
     + b",".join(b'"a%d":0' % number for number in range(MAX_SEPARATORS // 2 - 9))
     + b"}",
@@ -235,6 +242,23 @@ def test_review_reads_each_key_once() -> None:
     keys = [Key(f"key_{number}") for number in range(50)]
     assert locked_field(LOCKED, dict.fromkeys(keys, 0), "session") is None
     assert keys == folded
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=99))
+def test_keys_are_compared_by_their_letters_and_digits(key: str) -> None:
+    """Of ASCII; the provider's fields have no others."""
+    assert "".join(filter(str.isalnum, key.lower())) == folded(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["in\u017ftructions", "in\ufb06ructions", "in\u200dstructions", "INSTRUCTION\u017f", "instructions\u00e9"]
+)
+def test_key_that_looks_like_a_locked_field_is_one(key: str) -> None:
+    """Without case in Unicode, and without what is no letter of ASCII."""
+    refusal = review(LOCKED, json.dumps({"type": "session.update", "session": {key: "x"}}).encode())
+
+    assert refusal is not None
+    assert "instructions_locked" == refusal.reason
 
 
 def test_key_that_is_longer_than_any_field_is_not_compared() -> None:

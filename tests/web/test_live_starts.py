@@ -252,7 +252,10 @@ async def test_start_with_too_many_values_is_not_parsed() -> None:
         error = (await live.client.next_event())["error"]
 
         assert "message_too_big" == error["code"]
-        assert "An event has more values or strings than the relay reads: send fewer in one event." == error["remedy"]
+        assert (
+            "An event has more values, or longer numbers, than the relay reads: send fewer in one event."
+            == error["remedy"]
+        )
         assert [] == live.upstream.received
 
 

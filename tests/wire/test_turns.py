@@ -41,14 +41,19 @@ class CostlyLeg:
         self.debt = Debt()
         self._clock = clock
         self._name = name
-        self.waiting = waiting
+        self.backlog = bytearray(waiting)
         self._seconds_per_byte = seconds_per_byte
         self.log: list[tuple[str, int]] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait."""
+        return len(self.backlog)
 
     def deliver(self, size: int) -> bool:
         """Take a slice."""
         size = min(size, self.waiting)
-        self.waiting -= size
+        del self.backlog[:size]
         self._clock.now += size * self._seconds_per_byte
         self.log.append((self._name, size))
         return self.waiting > 0
@@ -68,12 +73,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     return []
 
 
-def scheduler_with(calls: list[Callable[[], None]]) -> TurnScheduler:
-    """A scheduler whose turns the test runs."""
+def scheduler_with(
+    calls: list[Callable[[], None]], timers: list[tuple[float, Callable[[], None]]] | None = None
+) -> TurnScheduler:
+    """A scheduler whose turns the test runs. Timers run like turns, unless they are collected, with their seconds."""
 
     class Loop:
         def call_soon(self, callback: Callable[[], None]) -> None:
             calls.append(callback)
+
+        def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+            if timers is None:
+                turns.time.now += seconds  # type: ignore[attr-defined]  # the fake clock
+                calls.append(callback)
+            else:
+                timers.append((seconds, callback))
 
     return TurnScheduler(Loop())  # type: ignore[arg-type]  # all that it uses of a loop
 
@@ -211,6 +225,51 @@ def test_legs_are_served_by_debt(clock: FakeClock, calls: list[Callable[[], None
     calls.pop()()
 
     assert ["none", "none, later", "0.4", "1.0, a second ago", "0.6"] == served
+
+
+def test_light_leg_with_few_bytes_is_served_before_those_with_many(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """Of an event that is read whole it is unknown what it costs; a message of a call does not wait behind three of them."""
+    scheduler = scheduler_with(calls)
+    events = [CostlyLeg(clock, "event", 60_000, SPEECH) for _ in range(3)]
+    call = CostlyLeg(clock, "call", 4000, SPEECH)
+    call.debt.add(CHEAP_SECONDS)  # some time ago it was charged
+    for leg in (*events, call):
+        leg.log = events[0].log
+        scheduler.add(leg)
+    calls.pop()()
+
+    assert ["call", "event"] == [name for name, _ in call.log[:2]]
+
+
+def test_heavy_legs_pause_after_a_delivery_that_cannot_be_divided(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """For as long as it took; what light legs have to deliver meanwhile is delivered, and one timer ends the pause."""
+    timers: list[tuple[float, Callable[[], None]]] = []
+    scheduler = scheduler_with(calls, timers)
+    events = [CostlyLeg(clock, "event", 2 * HEAVY_SLICE_BYTES, 0.02 / HEAVY_SLICE_BYTES) for _ in range(2)]
+    for leg in events:
+        leg.debt.add(1.0)
+        scheduler.add(leg)
+    calls.pop()()
+    call = CostlyLeg(clock, "call", 4000, SPEECH)
+    for _ in range(2):
+        clock.now += 0.001
+        if not call.log:
+            scheduler.add(call)
+        while calls:
+            calls.pop()()
+
+    assert [1, 0] == [len(leg.log) for leg in events]
+    assert ([("call", 4000)], 1) == (call.log, len(timers))
+    [(seconds, resume)] = timers
+    assert 0.02 == pytest.approx(seconds + 4000 * SPEECH, abs=0.002)
+    clock.now += seconds
+    resume()
+    calls.pop()()
+    assert [1, 1] == [len(leg.log) for leg in events]
 
 
 async def test_scheduler_is_shared_by_the_legs_of_a_loop() -> None:
