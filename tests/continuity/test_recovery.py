@@ -91,8 +91,16 @@ async def test_end_for_a_reason_that_stays_is_the_end_as_without_continuity(end:
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("scenario", ["quota-exhausted", "key-rejected", "http-503", "hang"])
-async def test_session_ends_with_the_original_reason_if_no_connection_is_found(scenario: str) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "why"),
+    [
+        ("quota-exhausted", "quota_exhausted"),
+        ("key-rejected", "key_rejected"),
+        ("http-503", "timeout"),
+        ("hang", "timeout"),
+    ],
+)
+async def test_session_ends_with_the_original_reason_if_no_connection_is_found(scenario: str, why: str) -> None:
     """At once where no attempt can succeed, else after RELAY_RECOVERY_SECONDS."""
     fault = Fault(AFTER_UPDATE, End.RESET, event="session.updated")
     refusing = Behaviour(scenario=scenario)
@@ -107,7 +115,8 @@ async def test_session_ends_with_the_original_reason_if_no_connection_is_found(s
         assert caller.close is not None
         assert caller.close[0] == CATALOGUE["upstream_lost"].close_code
         assert found.swaps("loss", "ended") == 1
-        assert found.relay.events("session.not_recovered")
+        [line] = found.relay.events("session.not_recovered")
+        assert (line["reason"], line["attempts"] > 1) == (why, why == "timeout")
 
 
 async def test_expiry_that_is_not_recovered_is_reported_as_by_the_provider() -> None:
