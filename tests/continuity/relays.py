@@ -1,12 +1,16 @@
 """A relay with a strict simulator behind it, of which the first dials have a behaviour of their own."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
+from service import app
+from service.relay.continuity.pool import ContinuityOptions, ContinuityPool
 from service.simulator import Behaviour, Fault, Simulator, SimulatorOptions
 from service.simulator.record import ConnectionRecord
+from service.telemetry.continuity import ContinuityMetrics
 from tests.support.harness import Relay, eventually, running_relay
 
 FAST = Behaviour()
@@ -41,6 +45,23 @@ class Stage:
         return str(line["reason"])
 
 
+@contextmanager
+def checked_pool() -> Iterator[None]:
+    """Check that the sessions of a relay give back all that they share: bytes, places and slots."""
+    pools: list[ContinuityPool] = []
+
+    def new_pool(options: ContinuityOptions, metrics: ContinuityMetrics) -> ContinuityPool:
+        pools.append(pool := ContinuityPool(options, metrics))
+        return pool
+
+    with patch.object(app, "ContinuityPool", new_pool):
+        yield
+    [pool] = pools
+    dials = pool.options.max_dials
+    assert (pool._bytes, pool._sessions) == (0, 0)
+    assert (pool.renewals._free, pool.recoveries._free) == (max(1, dials // 4), max(1, dials // 2))
+
+
 @asynccontextmanager
 async def stage(
     *dials: Behaviour,
@@ -52,14 +73,15 @@ async def stage(
     options = SimulatorOptions(
         pace=pace, keep_conversations=True, numbered_answers=True, default=default, call_ids=frozenset({"rtc_known"})
     )
-    async with (
-        Simulator(options) as simulator,
-        running_relay(simulator=simulator, intervals=None, adjust=None, **settings) as relay,
-    ):
-        await relay.app.monitor.wait_for_first_refresh(30)
-        await eventually(lambda: all(record.closed for record in simulator.upstreams()))
-        simulator.set_dials(*dials)
-        yield Stage(relay, simulator, len(simulator.upstreams()))
+    with checked_pool():
+        async with (
+            Simulator(options) as simulator,
+            running_relay(simulator=simulator, intervals=None, adjust=None, **settings) as relay,
+        ):
+            await relay.app.monitor.wait_for_first_refresh(30)
+            await eventually(lambda: all(record.closed for record in simulator.upstreams()))
+            simulator.set_dials(*dials)
+            yield Stage(relay, simulator, len(simulator.upstreams()))
 
 
 def failing(*faults: Fault) -> Behaviour:
