@@ -87,7 +87,7 @@ class SessionFactory:
         info = _info_of(attempt, dial_request.api)
         draining_event = partial(refusals.draining_event, session_id=attempt.session_id)
         if self._continuity is not None and attempt.lacks_room:
-            SwapReport(info.session_id, info.client, info.model, self._continuity.metrics).not_renewable("no_room")
+            SwapReport(info, self._continuity.metrics).not_renewable("no_room")
         new_session: Callable[..., Session] = Session
         duration: float | None = None
         if self._continuity is not None and redial is not None and attempt.continuity:

@@ -87,8 +87,7 @@ class RenewableSession(Session):
             client_stream=client_stream,
             budget=budget,
         )
-        self._report = SwapReport(info.session_id, info.client, info.model, pool.metrics)
-        self._swapper = Swapper(self, self._kept, pool, redial, self._report)
+        self._swapper = Swapper(self, self._kept, pool, redial, SwapReport(info, pool.metrics))
         self._last_error: tuple[ErrorEvent | None, float] | None = None  # of upstream, if nothing followed it, and when
         self._hidden_errors: list[bytes] = []  # that upstream has expired, unless the session goes on
         self._expired_at: float | None = None  # when upstream said so, and was to close the connection
@@ -117,7 +116,7 @@ class RenewableSession(Session):
 
     def view(self) -> SessionView | None:
         """See `Session.view`."""
-        view, report = super().view(), self._report
+        view, report = super().view(), self._swapper.report
         return view and dataclasses.replace(view, renewals=report.renewals, recoveries=report.recoveries)
 
     def abort(self) -> None:
@@ -136,7 +135,8 @@ class RenewableSession(Session):
         if end.reason == "session_expired":
             for payload in self._hidden_errors:
                 self.send_to_client(payload)
-        self._further_summary = {"renewals": self._report.renewals, "recoveries": self._report.recoveries}
+        report = self._swapper.report
+        self._further_summary = {"renewals": report.renewals, "recoveries": report.recoveries}
         super()._end(end)
         self._swapper.stop()
 

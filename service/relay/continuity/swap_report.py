@@ -1,12 +1,14 @@
 """How the swaps of one session are counted and logged: causes and counts, never words."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from service.realtime.continuity.continuity import PASSING
 from service.realtime.continuity.replay import Replay
+from service.relay.session_info import SessionInfo
 from service.telemetry.continuity import ContinuityMetrics, SwapCause
 
 _NO_ACTION: Final = "No action is needed for a single case."
@@ -25,8 +27,8 @@ _REMEDIES: Final = {
 class SwapReport:
     """Reports of one session. `begin` precedes each swap."""
 
-    def __init__(self, session_id: str, client: str, model: str | None, metrics: ContinuityMetrics) -> None:
-        self._log = structlog.get_logger().bind(session_id=session_id, client=client, model=model)
+    def __init__(self, info: SessionInfo, metrics: ContinuityMetrics) -> None:
+        self._info = info
         self._metrics = metrics
         self._cause: SwapCause = "renewal"
         self._began_at = self._lost_at = 0.0
@@ -37,6 +39,11 @@ class SwapReport:
         self._is_postponed = False
         self.attempts = 0
         self.renewals = self.recoveries = 0
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        info, log = self._info, cast("FilteringBoundLogger", structlog.get_logger())
+        return log.bind(session_id=info.session_id, client=info.client, model=info.model)
 
     def begin(self, cause: SwapCause, now: float, *, reason: str | None = None) -> None:
         """A renewal is due, or upstream is lost; `reason` is that of the ending otherwise."""

@@ -49,7 +49,7 @@ class Swapper:
     ) -> None:
         self._host: SwapHost | None = host
         self._client = host.info.limited_as  # takes turns with others
-        self._kept, self._pool, self._redial, self._report = kept, pool, redial, report
+        self._kept, self._pool, self._redial, self.report = kept, pool, redial, report
         self._clock = asyncio.get_running_loop().time
         self._swap = Swap(times=pool.times, random=random.random)
         self._expires_at: float | None = None
@@ -76,8 +76,8 @@ class Swapper:
             return
         self._kept.tick()
         self._memory.update(is_lost=self.is_lost)
-        self._report.not_renewable(continuity.not_renewable)
-        self._report.text_answers(continuity.mirror.text_answers)
+        self.report.not_renewable(continuity.not_renewable)
+        self.report.text_answers(continuity.mirror.text_answers)
         if self._new is not None:
             self._new.check()
         if continuity.expires_at != self._expires_at:
@@ -185,11 +185,11 @@ class Swapper:
         why = self._kept.continuity.not_renewable
         if why is None:
             self._swap.preparing(now)
-            self._report.begin("renewal", now)
+            self.report.begin("renewal", now)
             self._start_dial(self._pool.renewals)
         elif why in PASSING:
             self._swap.postpone(now)
-            self._report.postponed(why)
+            self.report.postponed(why)
         else:
             self._swap.renew_never()
 
@@ -210,13 +210,13 @@ class Swapper:
         host, now = self._host, self._clock()
         why = self._obstacle
         if host is None or why is not None or not host.can_swap:
-            self._report.not_recovered(why or "inside_a_message")
+            self.report.not_recovered(why or "inside_a_message")
             return False
         if not self._swap.lost(now, delay=delay, is_forced=is_forced):
-            self._report.not_recovered("too_many")
+            self.report.not_recovered("too_many")
             return False
         self._original, self._idle_until = end, 0.0
-        self._report.begin("forced" if is_forced else "loss", now, reason=end.reason)
+        self.report.begin("forced" if is_forced else "loss", now, reason=end.reason)
         host.count_received()
         host.upstream_missing(self._kept.lose_upstream())
         return True
@@ -228,14 +228,14 @@ class Swapper:
         self.advance()
 
     def _give_up(self, why: str) -> None:
-        (self._report.given_up if self._obstacle is None else self._report.not_recovered)(why)
+        (self.report.given_up if self._obstacle is None else self.report.not_recovered)(why)
         if self._host is not None and self._original is not None:
             self._host.end_unrecovered(relay_ended(why) if why == "relay_draining" else self._original)
 
     # -- the new connection -------------------------------------------------------------------------------------------
 
     def _start_dial(self, slots: FairSlots) -> None:
-        self._report.attempts += 1
+        self.report.attempts += 1
         self._new = Preparation(
             self._kept.continuity,
             self._swap,
@@ -264,7 +264,7 @@ class Swapper:
             return
         if not self.is_lost:
             self._swap.preparation_failed(self._clock())
-            self._report.renewal_failed(why)
+            self.report.renewal_failed(why)
         elif is_final or not self._swap.attempt_failed(self._clock()):
             self._give_up(why)
         else:
@@ -317,7 +317,7 @@ class Swapper:
         now = self._clock()
         self._expires_at = self._kept.continuity.expires_at
         self._schedule(now)
-        self._report.done(now, replay, self._kept.continuity.lost_turns)
+        self.report.done(now, replay, self._kept.continuity.lost_turns)
 
     def _drop_new(self) -> None:
         if self._dialling is not None and self._dialling is not asyncio.current_task():
