@@ -42,7 +42,7 @@ def audio_format(session: Mapping[str, Any], side: str) -> AudioFormat:
     if name != PCM.name:
         return AudioFormat(name, _G711_BYTES_PER_MS)
     rate = finite_number(form.get("rate")) or _DEFAULT_RATE
-    return AudioFormat(name, max(1.0, rate) * _BYTES_PER_SAMPLE / 1000)
+    return AudioFormat(PCM.name, max(1.0, rate) * _BYTES_PER_SAMPLE / 1000)
 
 
 def append_audio(raw: bytes) -> bytes:

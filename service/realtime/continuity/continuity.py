@@ -14,7 +14,6 @@ A switch at a boundary is the same without `upstream_lost`.
 """
 
 import base64
-from collections import deque
 from enum import IntEnum
 from typing import Final
 
@@ -36,6 +35,7 @@ PASSING: Final = frozenset({PENDING_APPROVAL, "no_session"})
 """Why a session is not renewable at present, but may be later."""
 _ENTRIES_AT_ONCE: Final = 200  # folded in about a millisecond
 _ALL: Final = 1 << 60
+_NONE: Final = frozenset[str]()
 
 
 class Boundary(IntEnum):
@@ -53,7 +53,7 @@ class Continuity:
 
     def __init__(self, limits: ContinuityLimits | None = None) -> None:
         self._limits = limits or ContinuityLimits()
-        self.log: deque[tuple[str, bytes | LoggedAudio | LoggedAppends, float]] = deque()
+        self.log: list[tuple[str, bytes | LoggedAudio | LoggedAppends, float]] = []
         self._own = OwnEvents()
         self._new_state()
         self._reason: str | None = None  # why the session is not renewable, once for all
@@ -68,7 +68,7 @@ class Continuity:
         self._log_bytes, limits = 0, self._limits
         self.journal = Journal(audio_limit=limits.audio_bytes, event_limit=limits.journal_bytes)
         self.mirror = Mirror(self.journal, item_limit=limits.item_bytes, image_limit=limits.image_bytes)
-        self._interceptor = Interceptor(self.mirror, self._own)
+        self._interceptor: Interceptor | None = None  # of an upstream that has replaced another
 
     # -- what passes --------------------------------------------------------------------------------------------------
 
@@ -138,8 +138,9 @@ class Continuity:
         if self._is_off:
             log.clear()
             self._log_bytes = 0
-        for _ in range(min(max_entries, len(log))):
-            kind, raw, time = log.popleft()
+        taken = log[:max_entries]
+        del log[:max_entries]
+        for kind, raw, time in taken:
             if isinstance(raw, LoggedAudio):
                 mirror.answers.audio_passed(raw.events, raw.size, time, raw.item_id)
                 continue
@@ -234,13 +235,13 @@ class Continuity:
             self._announcements = [*self.mirror.conversation.announcements(self._own.new_id)]
             self.journal.upstream_lost()
         self._is_lost = False
-        self._interceptor.adopt(replay)
+        self._interceptor = interceptor = Interceptor(self.mirror, self._own, replay)
         self._count_lost(replay)
         self.mirror.session.moved(replay.created)
         self.mirror.is_restored = True
         if self.mirror.is_transcription:
-            self._interceptor.reopened_turns.adopt(self.journal.reopen_turns(self._own_frame(kept.COMMIT)))
-        self._ask_again()
+            interceptor.reopened_turns.adopt(self.journal.reopen_turns(self._own_frame(kept.COMMIT)))
+        self._ask_again(interceptor)
 
     def _count_lost(self, replay: Replay) -> None:
         turns = self.journal.turns
@@ -257,12 +258,12 @@ class Continuity:
     def _own_frame(self, kind: str) -> bytes:
         return self._own.masked_frame(dumps({"type": kind, "event_id": self._own.new_upstream_id()}))
 
-    def _ask_again(self) -> None:
+    def _ask_again(self, interceptor: Interceptor) -> None:
         """Ask for the answers that were cut, as far as they are still wanted."""
         if self._has_settled or self._cut:
             create = kept.RESPONSE_CREATE
             requests = asked_again(self.journal, self._cut)
-            again = [self._interceptor.request_again(raw) if raw else self._own_frame(create) for raw in requests]
+            again = [interceptor.request_again(raw) if raw else self._own_frame(create) for raw in requests]
             self.journal.ask(create, again)
         self._cut, self._has_settled = [], False
 
@@ -294,7 +295,7 @@ class Continuity:
 
     def _entry(self, entry: Entry, answers: list[bytes], now: float) -> list[bytes] | None:
         """The frames of an event, changed as upstream can process it; None if the relay answers it."""
-        done = self._interceptor.intercept(entry.kind, entry.raw, now)
+        done = self._interceptor.intercept(entry.kind, entry.raw, now) if self._interceptor else None
         if isinstance(done, Interception):
             self.journal.remove(entry)
             answers += done.to_client
@@ -306,12 +307,12 @@ class Continuity:
     @property
     def intercepts(self) -> frozenset[str]:
         """The client's types that `intercept` gets before they are forwarded."""
-        return INTERCEPTED_TYPES if self._interceptor.is_active else frozenset()
+        return INTERCEPTED_TYPES if self._interceptor else _NONE
 
     def intercept(self, event_type: str, raw: bytes, now: float) -> Interception | None:
         """Return what happens in place of forwarding and keeping an event; None: forward and keep it."""
         self.fold(now, _ALL)
-        done = self._interceptor.intercept(event_type, raw, now)
+        done = self._interceptor.intercept(event_type, raw, now) if self._interceptor else None
         if not isinstance(done, bytes):
             return done
         self.keep_client(event_type, done, now)
@@ -320,20 +321,21 @@ class Continuity:
     @property
     def swallows(self) -> bool:
         """Whether upstream's events of kept types go to `swallow` before they are forwarded; an `error` always does."""
-        return self._interceptor.swallows
+        return self._interceptor is not None and self._interceptor.swallows
 
     def swallow(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of upstream is neither forwarded nor kept."""
+        interceptor = self._interceptor
         if event_type in REOPENED_TYPES:
             self.fold(now, _ALL)
-            if (hidden := self._interceptor.reopened_turns.take(event_type, raw)) is not None:
+            if interceptor and (hidden := interceptor.reopened_turns.take(event_type, raw)) is not None:
                 self.keep_upstream(event_type, hidden, now)
                 return True
-        return self._interceptor.swallow(event_type, raw)
+        return interceptor is not None and interceptor.swallow(event_type, raw)
 
     def placed(self, event_type: str, raw: bytes, now: float) -> bytes | None:
         """Return the payload that replaces an event of upstream, because for the client another item is before."""
-        if not self._interceptor.may_misplace(event_type):
+        if self._interceptor is None or not self._interceptor.may_misplace(event_type):
             return None
         self.fold(now, _ALL)
         return self._interceptor.placed(event_type, raw)
@@ -341,7 +343,7 @@ class Continuity:
     def old_upstream_event(self, event_type: str, raw: bytes, now: float) -> bool:
         """Whether an event of the upstream before is forwarded: a late transcript of a known item is, and it is kept."""
         self.fold(now, _ALL)
-        if self._interceptor.hides_late(event_type, raw):
+        if self._interceptor is None or self._interceptor.hides_late(event_type, raw):
             return False
         if event_type in kept.KEEP_FROM_UPSTREAM:
             self.keep_upstream(event_type, raw, now)

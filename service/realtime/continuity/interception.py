@@ -16,7 +16,7 @@ from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, mes
 from service.realtime.continuity.reopened_turns import REOPENED_TYPES, ReopenedTurns
 from service.realtime.continuity.replay import EVENT_ID_PREFIX as REPLAY_ID_PREFIX
 from service.realtime.continuity.replay import Replay
-from service.realtime.continuity.tool_lists import LIST_TYPES, ShownLists, ToolLists
+from service.realtime.continuity.tool_lists import LIST_TYPES, ShownLists
 from service.realtime.continuity.transcripts import Transcripts
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
@@ -64,39 +64,31 @@ class OwnEvents:
 
 
 class Interceptor:
-    """Answers for one session. `is_active` once an upstream was replaced."""
+    """Answers for an upstream that has replaced another."""
 
-    def __init__(self, mirror: Mirror, own: OwnEvents) -> None:
+    def __init__(self, mirror: Mirror, own: OwnEvents, replay: Replay) -> None:
         self._mirror = mirror
         self._own = own
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
-        self._gone: set[str] = set()  # ids of items that the mirror dropped, and upstream lacks
-        self._tool_lists = ToolLists()  # that upstream began before it took over
+        self._gone = set(mirror.items.dropped)  # ids of items that the mirror dropped, and upstream lacks
+        self._tool_lists = replay.tool_lists  # that upstream began before it took over
         self._shown_lists = ShownLists()
-        self._lacks_items = False  # upstream, of those that the client knows
+        self._shown_lists.adopt(replay.tool_lists, mirror.conversation.tool_lists)
         self.transcripts = Transcripts(mirror)
-        self.reopened_turns = ReopenedTurns(mirror.items)
-        self.is_active = False
-
-    def adopt(self, replay: Replay) -> None:
-        """Note what the new upstream has of each item."""
-        self.is_active = True
-        self._due, self._gone = {}, set(self._mirror.items.dropped)
-        self._tool_lists = replay.tool_lists
-        self._shown_lists.adopt(replay.tool_lists, self._mirror.conversation.tool_lists)
         self.transcripts.adopt(replay.created_as_audio, replay.partly_transcribed)
-        for item in self._mirror.items:
+        self.reopened_turns = ReopenedTurns(mirror.items)
+        for item in mirror.items:
             if not replay.has(item.item_id):
                 item.fate = Fate.ABSENT
             else:
                 item.fate = Fate.TEXT if item.kind is Kind.ANSWER and item.is_spoken else Fate.SAME
-        self._lacks_items = any(item.fate is Fate.ABSENT for item in self._mirror.items)
+        self._lacks_items = any(item.fate is Fate.ABSENT for item in mirror.items)  # upstream, of what the client knows
 
     # -- events of the client -----------------------------------------------------------------------------------------
 
     def intercept(self, event_type: str, raw: bytes, now: float) -> Interception | bytes | None:
         """Return what happens instead of forwarding, or the event as upstream can process it; None: nothing is changed."""
-        if not self.is_active or event_type not in INTERCEPTED_TYPES:
+        if event_type not in INTERCEPTED_TYPES:
             return None
         body = body_of(raw, masked=True)
         if event_type == kept.ITEM_CREATE:

@@ -10,9 +10,9 @@ Any other event leaves with its acknowledgement, or with that of a later one, be
 Positions are milliseconds of the audio that was sent to the current upstream, as in its `audio_start_ms`.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
+from math import inf
 from typing import Final
 
 from service.realtime.continuity.audio_length import PCM, AppendSizes
@@ -75,7 +75,7 @@ class Journal:
     # -- what the client sends ----------------------------------------------------------------------------------------
 
     @property
-    def appends(self) -> deque[Append]:
+    def appends(self) -> list[Append]:
         """The audio that upstream may not have processed, one by one."""
         return self._audio.entries
 
@@ -180,8 +180,7 @@ class Journal:
         if clear is None:
             return
         self.resolve(clear)
-        while self.appends and self.appends[0].order < clear.order:
-            self._drop_first()
+        self._drop_first(sum([append.order < clear.order for append in self.appends]))
 
     def forget(self, item_id: str) -> None:
         """Free the audio of a turn whose transcript is known, or whose item is deleted."""
@@ -190,11 +189,11 @@ class Journal:
             self.audio_bytes -= turn.size
 
     def _drop_before(self, position_ms: float) -> None:
-        while self.appends and self.appends[0].end_ms <= position_ms:
-            self._drop_first()
+        self.audio_bytes -= self._audio.drop(sent_before=inf, ended_before=position_ms)
 
-    def _drop_first(self) -> None:
-        self.audio_bytes -= len(self.appends.popleft().raw)
+    def _drop_first(self, count: int = 1) -> None:
+        self.audio_bytes -= sum([len(append.raw) for append in self.appends[:count]])
+        del self.appends[:count]
 
     def trim(self) -> None:
         """Free what is not needed any more, and what exceeds the limit."""
@@ -302,7 +301,7 @@ class Journal:
                 self.event_bytes += entry.size
             order += 1
         self.turns.clear()
-        self.appends.extendleft(reversed(appends))
+        self.appends[:0] = appends
         return Turns(again, begun, sum(append.length_ms for append in appends))
 
     def take_beheaded(self) -> bool:

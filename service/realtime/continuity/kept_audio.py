@@ -5,7 +5,6 @@ list, with one length, one position and one time for all. An `Append` for each i
 or where the audio has to be sent again.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, inf
@@ -51,14 +50,14 @@ class KeptAudio:
     __slots__ = ("_entries", "_runs")
 
     def __init__(self) -> None:
-        self._entries: deque[Append] = deque()
+        self._entries: list[Append] = []
         self._runs: list[Run] = []  # after the entries
 
     def __len__(self) -> int:
         return len(self._entries) + sum([len(run.frames) for run in self._runs])
 
     @property
-    def entries(self) -> deque[Append]:
+    def entries(self) -> list[Append]:
         """All of it, one by one; it may be changed."""
         for run in self._runs:
             self._entries += run.appends()
@@ -95,23 +94,22 @@ class KeptAudio:
 
         Looks at one frame of a run only: the others are in no cache of the processor.
         """
-        size, entries, runs = 0, self._entries, self._runs
-        while entries:
-            first = entries[0]
-            if first.time >= sent_before or first.end_ms >= ended_before:
-                return size
-            size += len(first.raw)
-            del entries[0]
-        while runs:
+        size, done, runs = 0, 0, self._runs
+        for append in self._entries:
+            if append.time >= sent_before or append.end_ms > ended_before:
+                break
+            size, done = size + len(append.raw), done + 1
+        del self._entries[:done]
+        while runs and not self._entries:
             run = runs[0]
             frames, since, early_ms = run.frames, sent_before - run.time, ended_before - run.start_ms
-            if since <= 0 or early_ms <= 0:
+            if since <= 0 or early_ms < 0:
                 break
             count = total = len(frames)
             if since <= count * run.step:
                 count = ceil(since / run.step)
-            if early_ms <= count * run.length_ms:
-                count = ceil(early_ms / run.length_ms) - 1
+            if early_ms < count * run.length_ms:
+                count = int(early_ms / run.length_ms)
             size += count * len(frames[0])
             if count < total:
                 run.forget(count)

@@ -117,10 +117,11 @@ class Mirror:
         self.session.set(payload, session)
         self.answers.audio_format = audio_format(session, "output")
         self.journal.form = audio_format(session, "input")
-        turns = self.session.turn_detection
-        self.journal.detects_turns = turns is not None
-        self.journal.padding_ms = finite_number((turns or {}).get("prefix_padding_ms")) or 300.0
-        self.journal.silence_ms = finite_number((turns or {}).get("silence_duration_ms")) or 200.0
+        source = child(child(session, "audio"), "input")
+        turns = child(source, "turn_detection")
+        self.journal.detects_turns = isinstance(source.get("turn_detection"), Mapping)
+        self.journal.padding_ms = finite_number(turns.get("prefix_padding_ms")) or 300.0
+        self.journal.silence_ms = finite_number(turns.get("silence_duration_ms")) or 200.0
 
     # -- what the user says -------------------------------------------------------------------------------------------
 

@@ -205,8 +205,7 @@ class Items:
         self._limit = limit
         self._image_limit = image_limit
         self._image_bytes = 0  # of `bytes`
-        self._order: list[str] = []
-        self._items: dict[str, Item] = {}
+        self._items: dict[str, Item] = {}  # in order
         self.bytes = 0
         self.dropped: dict[str, str] = {}  # the ids of items that exceeded a limit, and of the item before each
         self.dropped_messages = 0  # of users, and of the system
@@ -214,18 +213,18 @@ class Items:
         """Grows with every change."""
 
     def __iter__(self) -> Iterator[Item]:
-        return (self._items[item_id] for item_id in self._order)
+        return iter(self._items.values())
 
     def __reversed__(self) -> Iterator[Item]:
-        return (self._items[item_id] for item_id in reversed(self._order))
+        return reversed(self._items.values())
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._items)
 
     @property
     def last_id(self) -> str:
         """The id of the last item; `root` if there is none."""
-        return self._order[-1] if self._order else ROOT
+        return next(reversed(self._items), ROOT)
 
     def get(self, item_id: str) -> Item | None:
         """The item with an id."""
@@ -237,13 +236,12 @@ class Items:
         self.dropped.pop(item.item_id, None)
         if after in self.dropped:
             after = self.place_of(after)
-        if after == ROOT:
-            self._order.insert(0, item.item_id)
-        elif after is not None and after in self._items and self._order[-1] != after:
-            self._order.insert(self._order.index(after) + 1, item.item_id)
-        else:
-            self._order.append(item.item_id)
+        last = self.last_id
         self._items[item.item_id] = item
+        if after == ROOT or (after is not None and after in self._items and after != last):
+            order = [*self._items]
+            for item_id in order[0 if after == ROOT else order.index(after) + 1 : -1]:
+                self._items[item_id] = self._items.pop(item_id)
         self.bytes += item.size
         self._image_bytes += item.size if item.holds_image else 0
         self.changed(item)
@@ -264,7 +262,6 @@ class Items:
         """Remove an item and return it."""
         item = self._items.pop(item_id, None)
         if item is not None:
-            self._order.remove(item_id)
             self.bytes -= item.size
             self._image_bytes -= item.size if item.holds_image else 0
             self.revision += 1
@@ -282,10 +279,11 @@ class Items:
 
         `lacking`: of those that upstream has, without these.
         """
-        index = self._order.index(item_id)
-        for earlier in reversed(self._order[:index]):
-            if lacking is None or (self._items[earlier].fate is not Fate.ABSENT and earlier not in lacking):
-                return earlier
+        earlier = reversed(self._items.values())
+        next(item for item in earlier if item.item_id == item_id)
+        for item in earlier:
+            if lacking is None or (item.fate is not Fate.ABSENT and item.item_id not in lacking):
+                return item.item_id
         return ROOT
 
     @property
@@ -303,14 +301,17 @@ class Items:
     def limit(self, open_calls: Container[str]) -> list[Item]:
         """Drop the oldest items beyond the limits, and return them. A call that awaits its output is kept."""
         gone: list[Item] = []
+        before = ROOT
         for item in list(self)[:-1] if self._is_over_limit else ():
             is_over = self._are_images_over_limit if item.holds_image else self._are_texts_over_limit
             if is_over and (item.kind is not Kind.CALL or item.call_id not in open_calls):
                 gone.append(item)
-                self.dropped[item.item_id] = self.before(item.item_id)
+                self.dropped[item.item_id] = before
                 self.remove(item.item_id)
                 if not self._is_over_limit:
                     break
+            else:
+                before = item.item_id
         is_message = [item.kind is Kind.USER_SPEECH or (item.kind is Kind.COPY and not item.call_id) for item in gone]
         self.dropped_messages += sum(is_message)
         while len(self.dropped) > _MAX_DROPPED:

@@ -5,7 +5,7 @@ The provider shows the whole effective session in each of its session events. Wh
 afterwards, the client's own accepted words are sent instead.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from service.realtime.continuity.kept import SESSION_UPDATE, dumps, text
@@ -41,9 +41,9 @@ class SessionForm:
         self._payload = b""
         self._own = b""  # all accepted updates of the client, merged, as JSON
         self.type = ""
-        self.turn_detection: Mapping[str, Any] | None = None
+        self.answers_turns = False  # upstream answers each turn that it detects by itself
         self.transcribes = False
-        self.mcp_servers: frozenset[str] = frozenset()  # whose tools upstream lists
+        self.mcp_servers: Sequence[str] = ()  # whose tools upstream lists
         self.is_spoken = False  # answers are speech unless a request wants text
         self.keeps_all = False  # the server drops nothing of the conversation, so nothing may be lost here
         self.expires_at: float | None = None
@@ -58,9 +58,9 @@ class SessionForm:
         self.is_supported = self.type in _TYPES and isinstance(session.get("audio"), Mapping)
         source = child(child(session, "audio"), "input")
         turns = source.get("turn_detection")
-        self.turn_detection = turns if isinstance(turns, Mapping) else None
+        self.answers_turns = isinstance(turns, Mapping) and bool(turns.get("create_response", True))
         self.transcribes = isinstance(source.get("transcription"), Mapping)
-        self.mcp_servers = frozenset(text(tool.get("server_label")) for tool in _mcp_tools(session.get("tools")))
+        self.mcp_servers = tuple(text(tool.get("server_label")) for tool in _mcp_tools(session.get("tools")))
         modalities = session.get("output_modalities")
         self.is_spoken = isinstance(modalities, list) and "audio" in modalities
         self.keeps_all = session.get("truncation") == "disabled"
@@ -74,11 +74,6 @@ class SessionForm:
         """Add an update of the client that upstream has accepted."""
         session = child(parse_object(update), "session")
         self._own = dumps(_merged(parse_object(self._own), session))
-
-    @property
-    def answers_turns(self) -> bool:
-        """Whether upstream answers each turn that it detects by itself."""
-        return self.turn_detection is not None and bool(self.turn_detection.get("create_response", True))
 
     @property
     def size(self) -> int:

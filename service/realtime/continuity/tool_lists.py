@@ -4,8 +4,7 @@ A new upstream asks the servers anew. The client is sent one whole list of each 
 is continued by that of the new upstream, and of a list that it does not need it is sent neither beginning nor end.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from service.realtime.continuity import kept
@@ -34,7 +33,7 @@ class ToolLists:
         """By item."""
         self._open: dict[str, set[str]] = {}  # the events that are due, by item
         self._read_again: dict[str, set[str]] = {}  # that have come, by item
-        self._listed: set[str] = set()  # servers, also those that failed
+        self._listed: list[str] = []  # servers, also those that failed
 
     def added(self, item: Mapping[str, Any]) -> bool:
         """Take up an item of `conversation.item.added`; returns whether it is a list."""
@@ -52,7 +51,7 @@ class ToolLists:
         if due is None:
             return False
         if event_type != kept.MCP_LISTING:
-            self._listed.add(self.servers[item_id])
+            self._listed.append(self.servers[item_id])
             due.discard(_end_of(event_type))
             if not due:
                 del self._open[item_id]
@@ -84,9 +83,9 @@ class ToolLists:
         """Whether the list of a server has ended, and its item."""
         return server in self.servers.values() and not self.open_of(server)
 
-    def have(self, servers: AbstractSet[str]) -> bool:
+    def have(self, servers: Iterable[str]) -> bool:
         """Whether upstream has asked all these servers."""
-        return servers <= self._listed
+        return all(server in self._listed for server in servers)
 
 
 class ShownLists:

@@ -34,7 +34,7 @@ def test_runs_are_freed_as_single_appends_are(kept: list[Run], opened: int, time
     ends = [append.end_ms for append in single if append.time < time]
     assert audio.end_before(time) == (ends[-1] if ends else 0.0)
     size, total = audio.drop(sent_before=time, ended_before=position), len(single)
-    while single and single[0].time < time and single[0].end_ms < position:
+    while single and single[0].time < time and single[0].end_ms <= position:
         del single[0]
     assert (size, len(audio)) == (5 * (total - len(single)), len(single))
     assert audio.first_time == (single[0].time if single else float("inf"))
