@@ -220,9 +220,7 @@ class Leg(SignsOfLife):
         """Whether the peer has closed the connection. Asks the kernel, since the event loop does not watch a held leg."""
         if self._eof or self._transport.is_closing():
             return True
-        if self._waits_for_turn:
-            return False  # what it sent before is still being delivered
-        return tcp.peer_disconnected(self._transport)
+        return self._is_gone(is_delivering=self._waits_for_turn)
 
     def peek(self) -> bytes:
         """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""

@@ -12,6 +12,8 @@ speech in twenty seconds."""
 ACK_CHECK_SECONDS: Final = 25.0
 """After this long without data, more than one ping interval, a client's acknowledgements count as a sign of life: its pongs
 may wait behind much other data."""
+DELIVERY_SECONDS: Final = 1.0
+"""How long what has been read is still delivered after the peer has disconnected: that of a flood could take a minute."""
 
 
 class SignsOfLife(Outlet):
@@ -23,6 +25,7 @@ class SignsOfLife(Outlet):
         self._masks = masks
         self.full_since: float | None = None  # moves forward while the peer makes progress
         self._acknowledged_bytes = 0  # at the last check that found progress
+        self._gone_since: float | None = None  # when the peer was first found disconnected
         self.last_alive_at: float = self._loop.time()  # data, or acknowledgements that count as a sign of life
         self.last_received_at = self.last_alive_at  # data and control frames only
 
@@ -30,6 +33,14 @@ class SignsOfLife(Outlet):
     def acknowledged_bytes(self) -> int:
         """The number of bytes that the peer's kernel, or that of a proxy in between, has acknowledged so far."""
         return tcp.acknowledged_bytes(self._transport)
+
+    def _is_gone(self, *, is_delivering: bool) -> bool:
+        """Whether the peer has disconnected; while bytes are being delivered, at least `DELIVERY_SECONDS` ago."""
+        is_gone = tcp.peer_disconnected(self._transport)
+        if is_gone and is_delivering:
+            self._gone_since = self._gone_since or self._loop.time()
+            return self._loop.time() - self._gone_since >= DELIVERY_SECONDS
+        return is_gone
 
     def note_life(self) -> None:
         """Record that something has been received. Audio that `on_read` processes counts at the next tick."""

@@ -213,6 +213,23 @@ async def test_peek_and_disconnect_wait_for_the_remaining_slices(monkeypatch: py
         assert (b"", True) == (leg.peek(), leg.peer_disconnected())  # a flood is not searched all the time
 
 
+async def test_what_was_read_of_a_client_that_has_gone_is_not_delivered_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The read of a flood takes longer than the second in which its client connects again."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        leg, transport = new_leg()
+        monkeypatch.setattr(transport, "get_extra_info", {"socket": ours}.get)
+        leg.start(RecordingReceiver())
+        leg.data_received(b"x" * 2 * SLICE_BYTES)
+        theirs.close()
+        assert not leg.peer_disconnected()
+        monkeypatch.setattr("service.wire.signs_of_life.DELIVERY_SECONDS", 0.0)
+        assert leg.peer_disconnected()
+        await eventually(lambda: leg.held_since is None)
+
+
 @pytest.mark.parametrize(("masks", "is_alive"), [(False, True), (True, False)])
 async def test_acknowledgements_count_as_a_sign_of_life_of_clients(
     masks: bool, is_alive: bool, monkeypatch: pytest.MonkeyPatch
