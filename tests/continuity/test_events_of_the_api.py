@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from service.realtime.continuity import transcripts
 from service.simulator import Behaviour, End, Fault, Moment
 from service.simulator.numbered import numbered_audio
 from tests.continuity.caller import SAMPLES_PER_MS, Caller, calling
@@ -221,4 +222,21 @@ async def test_transcription_that_the_client_is_not_shown_is_paid_for() -> None:
         await eventually(lambda: view.spending.tokens == 2 * tokens)
         assert caller.count(END) == 1
         assert caller.count(PART) == len(caller.of_type(END)[0]["transcript"].split())
+        caller.check()
+
+
+async def test_turn_that_no_connection_transcribes_gets_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one has the turn as audio of another kind, and need not transcribe that."""
+    monkeypatch.setattr(transcripts, "OVERDUE_SECONDS", 0.1)
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event="input_audio_buffer.committed")
+    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+        caller.send("session.update", session=TRANSCRIPTION)
+        await caller.until("session.updated")
+        caller.speak(600)
+        caller.be_silent(800)
+        await caller.until("conversation.item.input_audio_transcription.failed")
+        [failed] = caller.of_type("conversation.item.input_audio_transcription.failed")
+        assert failed["item_id"] == caller.of_type("input_audio_buffer.committed")[0]["item_id"]
+        assert found.swaps("loss") == 1
+        assert not caller.count(END)
         caller.check()

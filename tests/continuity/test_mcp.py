@@ -190,6 +190,19 @@ async def test_renewal_follows_the_answer_to_a_request_for_approval() -> None:
         caller.check()
 
 
+@pytest.mark.parametrize("event", ["conversation.item.added", "conversation.item.done"])
+async def test_approval_whose_call_has_not_begun_is_refused_at_a_loss(event: str) -> None:
+    """The client waits for the call. The next connection knows neither the request nor the answer."""
+    fault = Fault(Moment.AFTER_SENT, End.RESET, event=event, contains="mcp_approval_response")
+    async with stage(failing(fault)) as found, calling(found.relay) as caller:
+        approve(caller, request := await request_approval(caller))
+        await caller.until("error")
+        [error] = caller.of_type("error")
+        assert str(request) in error["error"]["message"]
+        await eventually(lambda: found.swaps("loss") == 1)
+        caller.check()
+
+
 async def test_request_for_approval_is_forgotten_at_a_loss() -> None:
     """The client's answer is refused by the next connection; another request of the model is answered as usual."""
     async with stage() as found, calling(found.relay) as caller:

@@ -189,18 +189,13 @@ class Continuity:
         """When upstream ends the session, in seconds since 1970, or None."""
         return self.mirror.session.expires_at
 
-    @property
-    def speech_is_open(self) -> bool:
-        """Whether upstream has noticed speech that it has not committed."""
-        return self.journal.speech_is_open
-
     def boundary(self, now: float) -> Boundary:
         """Fold everything and return whether upstream can be replaced now."""
         self.fold(now, _ALL)
         if not self.journal.is_sent or self.mirror.answers.is_open:
             return Boundary.NONE
-        conversation = self.mirror.conversation
-        if conversation.approvals or conversation.mcp_calls or self.speech_is_open or self.journal.has_unacknowledged:
+        journal = self.journal
+        if self.mirror.conversation.awaits_mcp or journal.speech_is_open or journal.has_unacknowledged:
             return Boundary.NONE
         return Boundary.SOFT if self.mirror.is_soft(now) else Boundary.HARD
 
@@ -224,7 +219,7 @@ class Continuity:
         self._is_lost = True
         events, cut = self.mirror.upstream_lost(self._own.new_id)
         self._cut = self._cut or cut
-        self._has_settled = bool(events)
+        self._has_settled = any(payload.startswith(b'{"type":"response.done"') for payload in events)
         self.journal.upstream_lost()
         return events
 
@@ -235,7 +230,7 @@ class Continuity:
             self._announcements = [*self.mirror.conversation.announcements(self._own.new_id)]
             self.journal.upstream_lost()
         self._is_lost = False
-        self._interceptor = interceptor = Interceptor(self.mirror, self._own, replay)
+        self._interceptor = interceptor = Interceptor(self.mirror, self._own, replay, now)
         self._count_lost(replay)
         self.mirror.session.moved(replay.created)
         self.mirror.is_restored = True
@@ -332,6 +327,11 @@ class Continuity:
                 self.keep_upstream(event_type, hidden, now)
                 return True
         return interceptor is not None and interceptor.swallow(event_type, raw)
+
+    def overdue(self, now: float) -> list[bytes]:
+        """Return events that end for the client what the current upstream was to go on with, and has not."""
+        found = self._interceptor if self.journal.is_sent else None
+        return [] if found is None else found.transcripts.overdue(now, self._own.new_id)
 
     def placed(self, event_type: str, raw: bytes, now: float) -> bytes | None:
         """Return the payload that replaces an event of upstream, because for the client another item is before."""

@@ -34,6 +34,17 @@ _MAX_OPEN_CALLS: Final = 64  # that are kept beyond the limit on items
 _OUTPUT_TYPES: Final = kept.MCP_CALL_TYPES | {"function_call", "mcp_list_tools", "mcp_approval_request"}
 
 
+def lost_approval(request_id: str, event_id: object = None) -> dict[str, object]:
+    """Return the error of an answer to a request for approval that is lost."""
+    return {
+        "type": "invalid_request_error",
+        "code": "invalid_value",
+        "message": f"The request for approval '{request_id}' was lost with a connection to the provider.",
+        "param": "item.approval_request_id",
+        "event_id": event_id,
+    }
+
+
 class McpCall(NamedTuple):
     """A call that an MCP server runs for upstream."""
 
@@ -51,10 +62,17 @@ class Conversation:
         self._requested_after: object = None  # where the client wanted the item that is being added
         self.items = items
         self.calls: dict[str, float] = {}  # function calls without output, and since when
-        self.approvals: set[str] = set()
+        self.approvals: set[str] = set()  # requests that the client has not answered
+        self.granted: dict[str, float] = {}  # that it has, of calls that have not begun, and since when
         self.tool_lists = ToolLists()  # that the client has been sent
         self.mcp_calls: dict[str, McpCall] = {}  # that run, often after their response
         self.untranscribed: dict[str, float] = {}  # turns whose transcript is due, and since when
+        self.cut_transcripts: dict[str, float] = {}  # of these, that the client waits for since a swap, and until when
+
+    @property
+    def awaits_mcp(self) -> bool:
+        """Whether a call of an MCP server runs, is about to begin, or waits for its approval."""
+        return bool(self.approvals or self.granted or self.mcp_calls)
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
@@ -66,6 +84,8 @@ class Conversation:
             self._no_transcript(item_id)
         for item_id in [key for key, call in self.mcp_calls.items() if call.since < now - _MCP_CALL_SECONDS]:
             del self.mcp_calls[item_id]
+        for item_id in [key for key, since in self.granted.items() if since < now - _MCP_CALL_SECONDS]:
+            del self.granted[item_id]
         gone = self.items.limit(self.calls if len(self.calls) < _MAX_OPEN_CALLS else ())
         for item in gone:
             self._forget(item)
@@ -150,8 +170,11 @@ class Conversation:
         elif kind == "mcp_approval_request":
             self.approvals.add(item.item_id)
         elif kind == "mcp_approval_response":
-            self.approvals.discard(text(source.get("approval_request_id")))
+            self.approvals.discard(request_id := text(source.get("approval_request_id")))
+            if source.get("approve") is True:
+                self.granted[request_id] = now
         elif text(kind) in kept.MCP_CALL_TYPES:
+            self.granted.pop(text(source.get("approval_request_id")), None)
             self.mcp_calls.setdefault(item.item_id, McpCall(0, now))
 
     def done(self, _: bytes, body: Mapping[str, Any], now: float) -> None:
@@ -280,14 +303,17 @@ class Conversation:
             item.is_announced = item.is_announced_done = True
 
     def end_mcp(self, new_id: NewEventId) -> Iterator[bytes]:
-        """End for the client the MCP calls that run: another upstream knows neither them nor an approval."""
+        """End for the client the MCP calls that run, or may begin: another upstream knows neither them nor an approval."""
         for item_id, call in self.mcp_calls.items():
             if call.has_ended:
                 continue
             place = {"output_index": call.output_index, "item_id": item_id}
             yield dumps({"type": kept.MCP_NOT_CALLED, "event_id": new_id()} | place)
+        for request_id in self.granted:
+            yield dumps({"type": kept.ERROR, "event_id": new_id(), "error": lost_approval(request_id)})
         self.mcp_calls.clear()
         self.approvals.clear()
+        self.granted.clear()
 
     def end_output(self, output: Output) -> None:
         """Note that an item of an answer ends as far as it has arrived."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.realtime.continuity import kept
+from service.realtime.continuity.conversation import lost_approval
 from service.realtime.continuity.kept import body_of, dumps, text
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import ROOT, Fate, Item, Kind, message
@@ -66,7 +67,7 @@ class OwnEvents:
 class Interceptor:
     """Answers for an upstream that has replaced another."""
 
-    def __init__(self, mirror: Mirror, own: OwnEvents, replay: Replay) -> None:
+    def __init__(self, mirror: Mirror, own: OwnEvents, replay: Replay, now: float) -> None:
         self._mirror = mirror
         self._own = own
         self._due: dict[str, list[tuple[str, str]]] = {}  # by the id of our event: types and items of acknowledgements
@@ -75,7 +76,7 @@ class Interceptor:
         self._shown_lists = ShownLists()
         self._shown_lists.adopt(replay.tool_lists, mirror.conversation.tool_lists)
         self.transcripts = Transcripts(mirror)
-        self.transcripts.adopt(replay.created_as_audio, replay.partly_transcribed)
+        self.transcripts.adopt(replay.created_as_audio, replay.partly_transcribed, now)
         self.reopened_turns = ReopenedTurns(mirror.items)
         for item in mirror.items:
             if not replay.has(item.item_id):
@@ -118,8 +119,8 @@ class Interceptor:
             return self._refuse(body, "item_create_duplicate_item_id", message)
         request_id = text(child(body, "item").get("approval_request_id"))
         if request_id and self._is_absent(request_id):
-            message = f"The request for approval '{request_id}' was lost with a connection to the provider."
-            return self._refuse(body, "invalid_value", message, "item.approval_request_id")
+            error = lost_approval(request_id, body.get("event_id"))
+            return Interception(to_client=[self._answer(kept.ERROR, error=error)])
         after = body.get("previous_item_id")
         if not isinstance(after, str):
             return None

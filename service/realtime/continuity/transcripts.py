@@ -6,11 +6,22 @@ before may still end its own transcription. The client is sent one end of each t
 
 from collections.abc import Container, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Final
 
-from service.realtime.continuity.kept import TRANSCRIPTION_PARTS, TRANSCRIPTION_TYPES, text
+from service.realtime.continuity import kept
+from service.realtime.continuity.kept import TRANSCRIPTION_PARTS, TRANSCRIPTION_TYPES, dumps, text
 from service.realtime.continuity.mirror import Mirror
 from service.realtime.continuity.mirror_items import Item, Kind
+from service.realtime.continuity.open_responses import NewEventId
+
+OVERDUE_SECONDS: Final = 10.0
+"""Upstream may transcribe what it gets as audio in another item, or never; a transcript takes about two seconds."""
+_NO_TRANSCRIPT: Final = {
+    "type": "transcription_error",
+    "code": "connection_lost",
+    "message": "The connection to the provider was lost before the audio was transcribed.",
+    "param": None,
+}
 
 
 class Transcripts:
@@ -25,13 +36,32 @@ class Transcripts:
         self._begun: set[str] = set()  # it has those of the current one
         self._not_heard_again: set[str] = set()  # turns of a transcription session whose audio exceeded a limit
 
-    def adopt(self, created_as_audio: AbstractSet[str], begun: AbstractSet[str]) -> None:
+    def adopt(self, created_as_audio: AbstractSet[str], begun: AbstractSet[str], now: float) -> None:
         """Note what the new upstream may transcribe, and `begun` to before it took over."""
         mirror = self._mirror
         self._not_heard_again = {item_id for item_id, turn in mirror.journal.turns.items() if not turn.parts}
         self._again = set(created_as_audio) if mirror.session.transcribes else set()
         self._begun_before = {item.item_id for item in mirror.items if item.is_partly_transcribed} | begun
         self._begun = set()
+        conversation = mirror.conversation
+        due = conversation.cut_transcripts.keys() | conversation.untranscribed.keys()
+        conversation.cut_transcripts = {item_id: now + OVERDUE_SECONDS for item_id in due if self._is_due(item_id)}
+
+    def _is_due(self, item_id: str) -> bool:
+        item = self._mirror.items.get(item_id)
+        return item is not None and not item.is_transcribed
+
+    def overdue(self, now: float, new_id: NewEventId) -> list[bytes]:
+        """Return the ends of transcriptions that a swap has cut and the current upstream does not make."""
+        ended: list[bytes] = []
+        due = self._mirror.conversation.cut_transcripts
+        for item_id in [item_id for item_id, until in due.items() if until <= now]:
+            del due[item_id]
+            if self._is_due(item_id):
+                self._mirror.conversation.transcribed(item_id, "")
+                ends = {"type": kept.NOT_TRANSCRIBED, "event_id": new_id(), "item_id": item_id, "content_index": 0}
+                ended.append(dumps(ends | {"error": _NO_TRANSCRIPT}))
+        return ended
 
     @property
     def are_any_due(self) -> bool:

@@ -191,6 +191,8 @@ class KeptConversation:
         """Read a slice of what was kept, and ask upstream whether it has what was said; called twice a second."""
         self.take_appends()
         self.continuity.fold(self._taken_at)
+        for payload in self.continuity.overdue(self._taken_at):
+            self._send_to_client(payload)
         self._release_client()
 
     @property

@@ -141,8 +141,8 @@ def test_commit_of_a_client_ends_the_turn_that_a_loss_has_cut() -> None:
     session.up("input_audio_buffer.speech_started", item_id="a", audio_start_ms=0)
     session.lose()
     recovered(session)
-    assert session.continuity.speech_is_open
+    assert session.continuity.journal.speech_is_open
     session.client("input_audio_buffer.commit")
     session.up("input_audio_buffer.committed", item_id="b", previous_item_id=None)
     session.continuity.fold(session.now)
-    assert not session.continuity.speech_is_open
+    assert not session.continuity.journal.speech_is_open

@@ -242,3 +242,15 @@ def test_boundary_waits_for_the_result_of_an_mcp_call(end: str) -> None:
     session.up("conversation.item.added", item={**call, "id": "n"}, previous_item_id=None)
     session.up(f"response.mcp_call.{end}", item_id="n", output_index=0)
     assert "response.mcp_call.failed" not in types(session.lose())
+
+
+def test_boundary_waits_for_the_call_that_an_approval_allows() -> None:
+    """It begins by itself, at the connection that has the answer only."""
+    session = KeptSession()
+    session.item({"id": "a", "type": "mcp_approval_request", "name": "f", "arguments": "{}", "server_label": "s"})
+    session.item({"id": "b", "type": "mcp_approval_response", "approval_request_id": "a", "approve": True})
+    assert session.continuity.boundary(session.now) is Boundary.NONE
+    call = {"id": "c", "type": "mcp_call", "name": "f", "arguments": "{}", "server_label": "s"}
+    session.item({**call, "approval_request_id": "a", "output": "found"})
+    session.up("response.mcp_call.completed", item_id="c", output_index=0)
+    assert session.continuity.boundary(session.now) is Boundary.SOFT

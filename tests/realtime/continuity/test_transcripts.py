@@ -1,5 +1,6 @@
 """Transcriptions across a swap: the client is sent one end of each, and its parts from one upstream."""
 
+import json
 from typing import Any
 
 import pytest
@@ -169,3 +170,35 @@ def test_transcript_of_an_item_that_is_deleted_meanwhile_is_hidden() -> None:
     kind = "conversation.item.input_audio_transcription.completed"
     event = upstream_frame({"type": kind, "item_id": "a", "transcript": "1 2 3"})
     assert session.continuity.swallow(kind, event, session.now)
+
+
+@pytest.mark.parametrize("end", ["", "completed"])
+def test_transcription_that_no_upstream_ends_fails_after_a_while(end: str) -> None:
+    """The provider may not transcribe what it gets as audio in another item, and a client may wait for the end."""
+    session = turn()
+    session.lose()
+    recovered(session)
+    assert not session.continuity.overdue(session.now + 9)
+    if end:
+        assert is_shown(session, end)
+        session.continuity.fold(session.now)
+        assert not session.continuity.overdue(session.now + 20)
+        return
+    [failed] = map(json.loads, session.continuity.overdue(session.now + 11))
+    assert (failed["type"], failed["item_id"], failed["content_index"]) == (KIND + "failed", "a", 0)
+    assert "was lost" in failed["error"]["message"]
+    assert not is_shown(session, "completed")
+    assert not session.continuity.overdue(session.now + 20)
+
+
+def test_transcription_that_a_second_loss_cuts_fails_once() -> None:
+    """Not while upstream is missing."""
+    session = turn()
+    session.lose()
+    recovered(session)
+    session.lose()
+    assert not session.continuity.overdue(session.now + 11)
+    session.now += 40
+    recovered(session)
+    assert not session.continuity.overdue(session.now + 9)
+    assert len(session.continuity.overdue(session.now + 11)) == 1

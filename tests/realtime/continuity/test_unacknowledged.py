@@ -233,3 +233,14 @@ def test_speech_that_goes_on_after_a_commit_or_clear_of_the_client_is_kept(kinds
     session.continuity.fold(session.now)
     session.lose()
     assert heard(recovered(session)[0]) == list(range(31, 151))
+
+
+def test_cancellation_of_nothing_is_sent_again_beside_an_item_that_is_announced() -> None:
+    """The client gets the error that it would get without a loss: no answer was cut."""
+    session = KeptSession()
+    session.client("conversation.item.create", item=user_text("a", "hello"))
+    session.up("conversation.item.added", item=user_text("a", "hello"), previous_item_id=None)
+    session.client("response.cancel", event_id="mine")
+    session.client("response.create")
+    assert types(session.lose()) == ["conversation.item.done"]
+    assert types(recovered(session)[0]) == ["response.cancel", "response.create"]
