@@ -94,3 +94,16 @@ async def test_session_that_cannot_be_continued_ends_with_the_reason_of_its_loss
         assert await found.ended() == "upstream_lost"
         assert found.swaps("loss", "ended") == 1
         await eventually(lambda: all(record.closed for record in found.simulator.connections), 5)
+
+
+async def test_upstream_that_lacks_what_cannot_be_kept_does_not_take_over() -> None:
+    """Also if it is in step before the next tick."""
+    async with stage(LOSING, Behaviour(round_trip_ms=50)) as found, calling(found.relay) as caller:
+        caller.send("session.update", session={"type": "realtime", "instructions": "be brief"})
+        await found.simulator.wait_dials(found.probes + 2)
+        send_what_cannot_be_kept(caller)
+        await caller.until_over()
+        assert await found.ended() == "upstream_lost"
+        assert found.swaps("loss") == 0
+        [line] = found.relay.events("session.not_recovered")
+        assert line["reason"] == "kept_event_too_intricate"
