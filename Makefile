@@ -104,7 +104,7 @@ demo: $(DEV)/.stamp  ## send recorded speech through relay and simulator with th
 bench: $(RUN)/.stamp $(BENCH)/.stamp $(if $(filter soak --short,$(ARGS)),,$(BENCH)-litellm/.stamp)  ## measure the relay beside other proxies, in 40 minutes; ARGS="--short" and others are passed on
 	@$(BENCH)/bin/python -m bench $(ARGS)
 
-chaos: $(RUN)/.stamp $(DEV)/.stamp  ## attack the relay beside well-behaved calls, in fourteen minutes; ARGS="--short" and others are passed on
+chaos: $(RUN)/.stamp $(DEV)/.stamp  ## attack the relay beside well-behaved calls, in sixteen minutes; ARGS="--short" and others are passed on
 	@$(DEV)/bin/python -m chaos $(ARGS)
 
 docs: $(DEV)/.stamp  ## write all generated files: references, alerting rules, dashboards, numbers in the manifests

@@ -27,9 +27,7 @@ _PULSE_FRAMES_PER_SECOND: Final = 4_800  # below the relay's limit of 5,000
 _HELD_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 0.2
 _FILL_BYTES: Final = 9_000_000
-_LARGE_ANSWERS: Final = (
-    500  # of 125 bytes, with 40 more for each connection: some of them just fill the kernel's buffers
-)
+_LARGE_ANSWERS: Final = 500  # of 125 bytes, with 40 more for each connection: some just fill the kernel's buffers
 _RESET: Final = struct.pack("ii", 1, 0)
 _SEGMENT_BYTES: Final = 536
 _AT_ONCE: Final = 3_000
@@ -75,9 +73,11 @@ class Connection:
         return stream
 
     async def open_session(self, *, limit: int = _BLOCK) -> Stream:
-        """Connect, and be answered 101."""
+        """Connect, and be answered 101, unless the attack does not wait for that."""
         reader, writer = await self.open(limit=limit)
         writer.write(self.request())
+        if self.attack.is_early:
+            return reader, writer
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 101 " not in head[:16]:
             self.tally["refused"] += 1

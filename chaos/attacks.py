@@ -8,11 +8,12 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from bench.wire import TEXT, build_frame, frame_head
-from chaos.costly import READ_BYTES, commits, costly_frames, costly_items, fragmented
+from chaos.costly import READ_BYTES, commits, costly_frames, costly_items, escaped_frames, fragmented
 
 Family = Literal[
     "no token",
     "small frames",
+    "early frames",
     "upstream frames",
     "costly events",
     "refusals",
@@ -25,6 +26,7 @@ Family = Literal[
 MIB: Final = 1 << 20
 CLIENT_NAMES: Final = 50
 CALLER_TOKEN: Final = "caller-" + "c" * 32
+_LIVE: Final = "/v1/live/sessions"
 _TRANSLATIONS: Final = "/v1/realtime/translations"
 _ZERO_KEY: Final = bytes(4)  # masks nothing
 _LIVEZ: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
@@ -34,6 +36,8 @@ _BINARY: Final = b"\x82\x85abcdabcde"
 _CONTINUATION: Final = b"\x00\x80" + _ZERO_KEY
 _TINY: Final = build_frame(TEXT, b"{}", _ZERO_KEY)
 _AUDIO: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 80 + b'"}', _ZERO_KEY)
+_CLEAR: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.clear"}', _ZERO_KEY)
+_START: Final = build_frame(TEXT, b'{"type":"session.start","session":{"model":"gpt-live-1"}}', _ZERO_KEY)
 _PING: Final = frame_head(0x9, 0, _ZERO_KEY)
 _LARGE_PING: Final = frame_head(0x9, 125, _ZERO_KEY) + bytes(125)
 _PONG: Final = frame_head(0xA, 0, _ZERO_KEY)
@@ -46,7 +50,8 @@ class Attack:
 
     `first` and `repeated` are the bytes that it sends. `model` selects what the hostile upstream does. `names` is the number
     of client tokens that it uses, 0 for none; `addresses` the number of source addresses. `settings` and `open_files` are
-    those of the relay. `is_reviewed`: its clients have a locked policy and a budget; `is_renewable`: continuity.
+    those of the relay. Its clients have a locked policy and a budget if `is_reviewed`, continuity if `is_renewable`; they
+    send frames behind their request if `is_early`.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Attack:
     in_short: bool = False
     is_reviewed: bool = False
     is_renewable: bool = False
+    is_early: bool = False
 
     @property
     def growth_mb(self) -> float:
@@ -161,6 +167,23 @@ _SMALL_FRAMES: Final = (
 )
 
 
+def _early(name: str, repeated: bytes, first: bytes = b"", **more: Any) -> Attack:  # noqa: ANN401 - of an attack
+    first += repeated * (2 * MIB // len(repeated))  # at once, before the relay answers
+    return Attack(f"early-{name}-20", "early frames", "flood", 20, first, repeated, names=20, is_early=True, **more)
+
+
+_EARLY_FRAMES: Final = (
+    _early("continuations", _CONTINUATION, b"\x01\x80" + _ZERO_KEY, in_short=True),
+    _early("continuations-slow", _CONTINUATION, b"\x01\x80" + _ZERO_KEY, model="chaos-slow"),
+    _early("fragments-of-a-byte", b"\x00\x81" + _ZERO_KEY + b"a", b"\x01\x81" + _ZERO_KEY + b"a"),
+    _early("pings-in-a-message", _CONTINUATION + _PING, b"\x01\x81" + _ZERO_KEY + b"{"),
+    _early("continuations-reviewed", _CONTINUATION, b"\x01\x80" + _ZERO_KEY, is_reviewed=True),
+    _early("events-behind-a-start", _TINY, _START, path=_LIVE, in_short=True),
+    _early("continuations-behind-a-start", _CONTINUATION, _START + b"\x01\x80" + _ZERO_KEY, path=_LIVE),
+    _early("events-in-recoveries", _CLEAR, model="chaos-lost", is_renewable=True),
+)  # fmt: skip
+
+
 def _from_upstream(kind: str, connections: int, *, in_short: bool = False) -> Attack:
     name = f"upstream-{kind}-{connections}"
     return Attack(
@@ -175,6 +198,7 @@ _UPSTREAM_FRAMES: Final = tuple(
 )
 _MODELS: Final = {"RELAY_ALLOWED_MODELS": "gpt-realtime,chaos-sink"}
 _COSTLY: Final = costly_frames("session.update", from_client=True)
+_ESCAPES: Final = escaped_frames("session.update", from_client=True)
 _LATE_TYPE: Final = fragmented(b'{"k":[' + b"0," * 1000 + b'0],"type":"x"}', from_client=True)
 
 
@@ -194,6 +218,23 @@ _COSTLY_EVENTS: Final = (
         costly_frames("session.update", READ_BYTES // 4, from_client=True),
         is_reviewed=True,
     ),
+    _costly("escapes-reviewed-3", 3, _ESCAPES, is_reviewed=True, in_short=True),
+    _costly("escapes-strict-3", 3, _ESCAPES, settings=_MODELS),
+    _costly("escapes-renewable-3", 3, _ESCAPES, is_renewable=True),
+    Attack(
+        "escaped-starts-3",
+        "costly events",
+        "flood",
+        3,
+        b"",
+        escaped_frames("session.start", from_client=True),
+        path=_LIVE,
+        names=3,
+        settings=_MODELS,
+        is_early=True,
+    ),
+    _costly("upstream-escapes-3", 3, model="chaos-escapes"),
+    _costly("upstream-escapes-reviewed-3", 3, model="chaos-escapes", is_reviewed=True),
     _costly("costly-items-renewable-20", 20, costly_items(), is_renewable=True),
     _costly("commits-renewable-20", 20, commits(), is_renewable=True),
     _costly("recoveries-20", 20, costly_items(), model="chaos-lost", is_renewable=True),
@@ -247,6 +288,7 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     for attack in (
         *_NO_TOKEN,
         *_SMALL_FRAMES,
+        *_EARLY_FRAMES,
         *_UPSTREAM_FRAMES,
         *_COSTLY_EVENTS,
         *_REFUSALS,
@@ -262,4 +304,6 @@ WITHOUT_TOKEN: Final = tuple(
     for attack in ATTACKS.values()
     if attack is not SUSPENDED and not attack.names and not attack.settings and not attack.open_files
 )
-ADMITTED: Final = tuple(attack.name for attack in (*_SMALL_FRAMES, *_UPSTREAM_FRAMES, *_READS_NOTHING[3:], *_UPSTREAM))
+ADMITTED: Final = tuple(
+    attack.name for attack in (*_SMALL_FRAMES, *_EARLY_FRAMES, *_UPSTREAM_FRAMES, *_READS_NOTHING[3:], *_UPSTREAM)
+)

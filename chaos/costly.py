@@ -57,6 +57,25 @@ def costly_frames(event_type: str, size: int = LARGE_BYTES, *, from_client: bool
     return b"".join(build_frame(TEXT, payload, key) for payload in costly_events(event_type, size))
 
 
+def escaped_events(event_type: str, size: int = READ_BYTES) -> Iterator[bytes]:
+    """Payloads of a type full of escapes: in one text, in thousands of keys or texts, with the type first or last."""
+    kind = b'"type":"%b"' % event_type.encode()
+    for escape in (b"\\u0041", b'\\"', b"\\u006d\\u006fdel", b"\\\\"):
+        text = escape * (size // len(escape))
+        key = escape * (90 // len(escape))
+        keys = b",".join(b'"%b%x":0' % (key, number) for number in range(min(_VALUES, size // (len(key) + 9))))
+        texts = b",".join([b'"' + escape * max(1, size // len(escape) // _VALUES) + b'"'] * _VALUES)
+        for values in (b'"a":"%b"' % text, b'"session":{%b}' % keys, b'"a":[%b]' % texts):
+            yield b"{%b,%b}" % (kind, values)
+            yield b"{%b,%b}" % (values, kind)
+
+
+def escaped_frames(event_type: str, *, from_client: bool) -> bytes:
+    """The frames of `escaped_events`, one after another."""
+    key = _ZERO_KEY if from_client else b""
+    return b"".join(build_frame(TEXT, payload, key) for payload in escaped_events(event_type))
+
+
 def fragmented(payload: bytes, *, from_client: bool) -> bytes:
     """A message in fragments of a byte."""
     key, last = _ZERO_KEY if from_client else b"", len(payload) - 1

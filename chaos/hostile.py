@@ -14,7 +14,7 @@ from typing import Final
 from bench.endpoints import accept_key
 from bench.wire import CLOSE, TEXT, build_frame, frame_head
 from chaos.attacker import DISCONNECTED
-from chaos.costly import LARGE_BYTES, READ_BYTES, costly_frames, fragmented
+from chaos.costly import LARGE_BYTES, READ_BYTES, costly_frames, escaped_frames, fragmented
 
 LONGEST_SECONDS: Final = 60
 _BLOCK: Final = 65_536
@@ -42,6 +42,10 @@ COSTLY: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
     "costly-errors": lambda: _costly(("error", ""), READ_BYTES // 4),
     "costly-fragments": lambda: (b"", _LATE_TYPE),
     "costly-sessions": lambda: _costly(("session.updated", "response.created", "error"), LARGE_BYTES),
+    "escapes": lambda: (
+        b"",
+        b"".join(escaped_frames(event_type, from_client=False) for event_type in ("response.done", "session.updated")),
+    ),
     "costly-items": lambda: _costly(
         ("session.updated", "conversation.item.added", "conversation.item.done", "response.done"), LARGE_BYTES
     ),
