@@ -15,6 +15,8 @@ MAX_BEHIND_HEAD_BYTES: Final = 4096
 """What is read after the head of a request until it is answered, a body or pipelined requests; up to twice as much if it
 arrives with the head. A byte of a chunked body can cost sixty. An upgrade is not limited. A route that takes a body may have
 that in addition, if its length is known."""
+MAX_PATH_BYTES: Final = 1024
+"""aiohttp's router compares each beginning of a path that ends with a slash: 60,000 slashes take it four seconds."""
 
 
 class HeadLimiter:
@@ -104,6 +106,8 @@ class HeadLimiter:
                 raise BadHttpMessage("no target in the request line")
             if message.version not in {HttpVersion10, HttpVersion11}:  # aiohttp's parser accepts 0.9 and 2.0
                 raise UnsupportedVersion(message.version.major)
+            if len(message.path.partition("?")[0]) > MAX_PATH_BYTES:
+                raise PathTooLong
         if len(parsed) == 1 and not self.head_complete:
             self._body_bytes = unserved.max_body_bytes(parsed[0][0])
         if parsed:
@@ -118,6 +122,13 @@ class UnsupportedVersion(BadHttpMessage):
 
     def __init__(self, major: int) -> None:
         super().__init__(f"HTTP/{major} in the request line")
+
+
+class PathTooLong(BadHttpMessage):
+    """A path that is longer than any that the relay serves."""
+
+    def __init__(self) -> None:
+        super().__init__("path too long")
 
 
 class PayloadTooLarge(BadHttpMessage):

@@ -261,8 +261,11 @@ def _wants(request: web.Request, name: str, *, default: bool) -> bool:
 def _query(request: web.Request) -> list[tuple[str, str]]:
     """The query, with the parameters that the relay knows in lower case.
 
-    Servers compare names in different ways, ASP.NET without case: `MODEL=` must not pass a check of `model`.
+    Servers compare names in different ways, ASP.NET without case: `MODEL=` must not pass a check of `model`. One that
+    exceeds 2 kB even if each of its bytes is escaped is not parsed: it is refused in any case, and read several times.
     """
+    if len(request.rel_url.raw_query_string) > 3 * _MAX_QUERY_BYTES:
+        return []
     pairs = ((name, name.strip().lower(), value) for name, value in request.query.items())
     return [(known if known in _KNOWN_PARAMETERS else name, value) for name, known, value in pairs]
 

@@ -121,6 +121,9 @@ def unparsed_request(first: bytes, exc: BaseException | None) -> Failure:
         return Failure("bad_request", detail="over 4 kB after a request that is not answered", hint=hint)
     if isinstance(exc, HttpProcessingError) and exc.message.startswith("Too many headers"):
         return Failure("headers_too_large", detail="over 128 header lines")
+    if isinstance(exc, HttpProcessingError) and exc.message == "path too long":
+        hint = "Correct the path: the relay serves none of this length."
+        return Failure("path_not_found", detail="a path over 1 kB", hint=hint)
     if isinstance(exc, TransferEncodingError):
         hint = "Send no body with an opening handshake, or a valid one."
         return Failure("bad_request", detail="the chunked body is malformed", hint=hint)

@@ -7,7 +7,10 @@ import ssl
 import time
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
+from service.web.request import _query
 from tests.support.harness import Relay, open_raw, within
 from tests.support.request_flood import (
     PATH,
@@ -117,7 +120,11 @@ OVERSIZED = {
     # ITISFoundation/osparc-simcore#7979
     "query-of-47-kB": (upgrade("Connection: close", target=PATH + "&x=" + "y" * 47_528), "bad_request"),
     "query": (upgrade("Connection: close", target=PATH + "&x=" + "y" * 9000), "bad_request"),
+    "parameters": (upgrade("Connection: close", target=PATH + "&yyyy" * 9000), "bad_request"),
+    "path": (upgrade(target="/" * 1000 + "y" * 1000), "path_not_found"),
+    "slashes": (upgrade(target="/" * 60_000 + "v1/realtime"), "path_not_found"),
 }
+STATUSES = {"headers_too_large": b"431", "bad_request": b"400", "path_not_found": b"404"}
 
 
 @pytest.mark.parametrize(("request_bytes", "reason"), OVERSIZED.values(), ids=OVERSIZED.keys())
@@ -127,9 +134,24 @@ async def test_oversized_head_is_refused_with_its_reason(request_bytes: bytes, r
         answer = await send_raw(relay, request_bytes)
 
         assert f'"code": "{reason}"'.encode() in answer
-        assert (b"431" if reason == "headers_too_large" else b"400") == answer.split()[1]
+        assert STATUSES[reason] == answer.split()[1]
         assert b"yyyy" not in answer
         assert 0 == upstream.upgrades
+
+
+async def test_path_of_slashes_is_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router would take seconds."""
+    resolved: list[object] = []
+    monkeypatch.setattr(web.UrlDispatcher, "resolve", lambda _, request: resolved.append(request))
+    async with relay_and_upstream() as (relay, _):
+        await send_raw(relay, upgrade(target="/" * 60_000))
+    assert not resolved
+
+
+def test_query_that_is_refused_in_any_case_is_not_parsed() -> None:
+    """It is read several times, each time for ten milliseconds."""
+    assert 6 == len(_query(make_mocked_request("GET", "/?" + "y=&" * 6)))
+    assert not _query(make_mocked_request("GET", "/?" + "y=&" * 9000))
 
 
 ACCEPTED = {
