@@ -76,8 +76,8 @@ class KeptConversation:
         """
         now, appends = self._clock(), self.appends
         if appends:
-            self.appends = []
-            self.continuity.keep_appends(appends, self._taken_at, now, is_alike=are_alike)
+            self.continuity.keep_appends([*appends], self._taken_at, now, is_alike=are_alike)
+            appends.clear()
             self._has_audio = True
             if self.upstream is None and self.continuity.is_full:
                 self._client.hold("journal_full")

@@ -32,7 +32,7 @@ class Keeper(Protocol):
     """What a session keeps of its two streams, beside the messages that `PipeOwner.event_read` shows."""
 
     appends: list[bytes]
-    """Whole messages of audio of the client that were forwarded and are not taken yet. Taking them replaces the list."""
+    """Whole messages of audio of the client that were forwarded and are not taken yet. It is always the same list."""
     awaited_pong: bytes
     """The frame with which upstream answers the last ping, empty if it has."""
 
@@ -55,7 +55,7 @@ class Keeper(Protocol):
 class KeptClientPipe(Pipe):
     """Forwards what the client sends. Its scanner is a `KeptScanner` or a `ReviewedScanner`, whose chunks are audio."""
 
-    __slots__ = ("_is_unread", "_keeper", "_most_appends", "_size_mark")
+    __slots__ = ("_appends", "_is_unread", "_keeper", "_most_appends", "_size_mark")
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class KeptClientPipe(Pipe):
         super().__init__(source, sink, scanner, traffic=traffic, latency=latency, owner=owner)
         self._audio = scanner.new_audio_run(MAX_APPEND_BYTES)
         self._keeper = keeper
+        self._appends = keeper.appends  # here, because a cold session's keeper is in no cache of the processor
         self._most_appends = MAX_APPENDS  # fewer of larger ones
         self._size_mark: object = (
             None  # of the run of audio when a full list was taken; None if others came behind that
@@ -83,7 +84,7 @@ class KeptClientPipe(Pipe):
             if self._audio.goes_on_with(data):
                 write = self._sink.write_frames
                 write(data)
-                appends = self._keeper.appends
+                appends = self._appends
                 appends.append(data)
                 if len(appends) >= self._most_appends:
                     self._take_run()
@@ -99,7 +100,7 @@ class KeptClientPipe(Pipe):
         self._size_mark = mark
 
     def _keep_append(self, raw: bytes) -> None:
-        appends = self._keeper.appends
+        appends = self._appends
         appends.append(raw)
         self._most_appends, self._size_mark = min(MAX_APPENDS, _APPENDS_BYTES // len(raw)), None
         if len(raw) > MAX_APPEND_BYTES or len(appends) >= self._most_appends:

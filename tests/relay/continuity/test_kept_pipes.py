@@ -80,7 +80,7 @@ class Recorder:
             self.alike += 1
             assert len(set(map(len, self.appends))) == 1
         self.kept += b"".join(self.appends)
-        self.appends = []
+        self.appends.clear()
 
     def keep_unread(self) -> None:
         """Called by the pipe."""
