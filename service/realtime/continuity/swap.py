@@ -101,7 +101,7 @@ class Swap:
         if seconds_left is None or not _SHORTEST_SECONDS <= seconds_left <= _LONGEST_SECONDS:
             seconds_left = times.renew_after or inf
         self._expires_at = now + seconds_left
-        # A short life keeps its proportions: a tenth is left for the preparation.
+        # Of a short life, half is left for the preparation.
         before = min(times.prepare_before + times.spread * self._random(), seconds_left * 0.5)
         self._prepare_at = self._expires_at - before if seconds_left < inf else inf
         self._failures = 0
