@@ -29,6 +29,10 @@ _PLACE: Final = re.compile(r"^(.*?) ?\(at (?:line ([0-9]+), column [0-9]+|end of
 _PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _TOO_LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{32}}")
 """More parts than any key of the format has. `tomllib` and `KeyLines` need time and memory by the square of their number."""
+_TOML_REMEDY: Final = (
+    "Correct the line: KEY = VALUE, each key once, text in straight double quotes, true and false in lower case, comments "
+    "after #"
+)
 _MILLION: Final = 1_000_000
 _LIMITS: Final[Mapping[str, tuple[str, values.Parser[int | None]]]] = {
     "max_sessions": ("max_sessions", values.limit(_MILLION)),
@@ -90,9 +94,7 @@ def _parse_toml(text: str, file: str) -> dict[str, Any]:
         found = _PLACE.match(str(exc))
         cause, line = (found[1], found[2]) if found else (str(exc), None)
         number = int(line) if line else text.count("\n") + 1
-        raise ClientsRejected(
-            [Mistake(file, number, f"the file is not TOML: {shown(cause)}", "Correct the line")]
-        ) from None
+        raise ClientsRejected([Mistake(file, number, f"the file is not TOML: {shown(cause)}", _TOML_REMEDY)]) from None
     except (ValueError, RecursionError) as exc:  # a number with thousands of digits; an array in an array in ...
         cause = "it is nested too deep" if isinstance(exc, RecursionError) else "it has a number that is too long"
         raise ClientsRejected([Mistake(file, None, f"the file cannot be used: {cause}", "Correct it")]) from None
@@ -122,7 +124,7 @@ class _Parser:
 
     def parse(self) -> ClientSet:
         defaults, clients, policies, issuers = map(self._top.table, ("defaults", "clients", "policies", "jwt"))
-        self._top.close()
+        self._top.close(home="clients")
         for name, table in _tables(policies):
             self._check_name(name, table)
             if name == _NO_POLICY:

@@ -1,7 +1,7 @@
 """Reads one table of a clients file: takes its keys, collects mistakes with their lines, and refuses what is left. Pure."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from service.clients_file.lines import KeyLines, Path
@@ -87,12 +87,20 @@ class Table:
             if key not in self._rest:
                 self.mistakes.add(self.path, f"has no {key}", f"Add it, for example {key} = {example[key]}")
 
-    def close(self) -> None:
-        """Report the keys that are unknown here."""
-        for key in self._rest:
-            nearest = difflib.get_close_matches(key, self._known, 1, _SIMILARITY)
-            remedy = f"Write {nearest[0]}" if nearest else f"Remove it; known here are {', '.join(self._known)}"
+    def close(self, *, home: str | None = None) -> None:
+        """Report the keys that are unknown here; `home` is the key of the table in which an unknown table may belong."""
+        for key, value in self._rest.items():
+            intended = _intended(key, self._known)
+            if intended is None and home is not None and isinstance(value, dict):
+                intended = f"[{home}.{shown(key)}]"
+            remedy = f"Write {intended}" if intended else f"Remove it; known here are {', '.join(self._known)}"
             self.mistakes.add((*self.path, key), "is unknown", remedy)
+
+
+def _intended(key: str, known: Sequence[str]) -> str | None:
+    """The known key that an unknown one may stand for: the first that continues it, such as token_sha256 for token."""
+    longer = (name for name in known if name.startswith(f"{key}_"))
+    return next(longer, None) or next(iter(difflib.get_close_matches(key, known, 1, _SIMILARITY)), None)
 
 
 def _header(path: Path) -> str:

@@ -46,6 +46,9 @@ BROKEN = {
     "repeated table": (f"{KIOSK}{KIOSK}", 3, "Cannot declare", "Correct the line"),
     "misspelt key": (f"{KIOSK}max_sesions = 2\n", 3, "clients.kiosk.max_sesions is unknown", "Write max_sessions"),
     "unknown table": (f"{KIOSK}[client.x]\n", 3, "client is unknown", "Write clients"),
+    "client at the top": (f"{KIOSK}[web]\nmax_sessions = 2\n", 3, "web is unknown", "Write [clients.web]"),
+    "token in clear": (f'{KIOSK}token = "secret"\n', 3, "clients.kiosk.token is unknown", "Write token_sha256"),
+    "typographic quotes": (f"{KIOSK}policy = \u201cx\u201d\n", 3, "not TOML: Invalid value", "in straight double quotes"),
     "wrong type": (f'{KIOSK}max_sessions = "2"\n', 3, "max_sessions is a string", "Write a whole number from 1"),
     "zero": (f"{KIOSK}starts_per_minute = 0\n", 3, "starts_per_minute is 0", "enabled = false refuses a client"),
     "price without a budget": (
