@@ -18,8 +18,8 @@ ADMISSION_FAILURES: Final = catalogue_of(
         "RELAY_CLIENTS_FILE lists. The relay refuses other callers, such as scanners, as intended."),
     Row("token_invalid", "clients", _CLIENT, 401, None, _NEVER, _INFO,
         "The relay does not know this client token.",
-        "Use a token that RELAY_CLIENT_TOKENS or RELAY_CLIENTS_FILE of the relay lists. Do not send the provider's key; only "
-        "the relay holds it.",
+        "Use a token that RELAY_CLIENT_TOKENS or RELAY_CLIENTS_FILE of the relay lists: the token itself, not its name or "
+        "hash. Do not send the provider's key; only the relay holds it.",
         "Find the caller by the log field address. If it is your client, compare its token with RELAY_CLIENT_TOKENS, and "
         "restart the relay after a change; or its hash with RELAY_CLIENTS_FILE, which needs no restart. The relay refuses "
         "other callers, such as scanners, as intended."),

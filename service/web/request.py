@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from yarl import URL
 
-from service.failures import Failure
+from service.failures import CATALOGUE, Failure
 from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.realtime.secret_request import BoundSession
 from service.upstream.target import DialRequest, Endpoint
@@ -94,8 +94,13 @@ def header_token(request: web.Request) -> str | None:
 
 def parse_token(request: web.Request) -> str | None:
     """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
-    if CREDENTIAL_PARAMETERS & {name for name, _ in _query(request)}:
-        raise Failure("token_missing", detail="a credential in the URL is not accepted")
+    if names := CREDENTIAL_PARAMETERS & {name for name, _ in _query(request)}:
+        name = min(names)
+        raise Failure(
+            "token_missing",
+            detail="a credential in the URL is not accepted",
+            client_hint=f"Remove '{name}' from the URL. {CATALOGUE['token_missing'].remedy}",
+        )
     if token := header_token(request):
         return token
     for item in _subprotocols(request):
@@ -135,6 +140,8 @@ def parse_dial_request(
         raise _bad_request(
             "unprintable characters in the query", "Remove control characters from the query, and encode it as UTF-8."
         )
+    if _own(request, "on_failure") not in {None, "event", "http"}:
+        raise _bad_request("on_failure is neither event nor http", "Send on_failure=event or on_failure=http.")
     query = dict(pairs)
     for name in ("intent", "call_id"):
         if name in query and not _IDENTIFIER.fullmatch(query[name]):
@@ -201,7 +208,8 @@ def _check_model(query: dict[str, str], allowed: Sequence[str], hint: str | None
             raise Failure("model_refused", hint=hint)
         needs_model = False
     if needs_model:
-        raise Failure("model_missing")
+        hint = f"Correct 'intent': of its values only transcription needs no model. {CATALOGUE['model_missing'].remedy}"
+        raise Failure("model_missing", client_hint=hint if "intent" in query else None)
 
 
 def wants_error_event(request: web.Request) -> bool:

@@ -64,6 +64,26 @@ async def test_malformed_query_names_the_parameter(path: str, remedy: str, form:
     assert "secret" not in error["remedy"]
 
 
+async def test_unknown_form_of_failures_is_refused() -> None:
+    """A misspelt value would else be found only when a connection fails."""
+    async with simulated_relay() as relay:
+        client = await open_raw(relay.app.public_port, f"{MODEL}&on_failure=events")
+        await client.close()
+
+    assert (400, "bad_request") == (client.answer.status, client.answer.error["code"])
+    assert "Send on_failure=event or on_failure=http." == client.answer.error["remedy"]
+
+
+async def test_unknown_intent_without_a_model_is_named() -> None:
+    """A misspelt transcription needs no model: the intent is the mistake."""
+    async with simulated_relay() as relay:
+        client = await open_raw(relay.app.public_port, "/v1/realtime?intent=transcribe")
+        await client.close()
+
+    assert (400, "model_missing") == (client.answer.status, client.answer.error["code"])
+    assert client.answer.error["remedy"].startswith("Correct 'intent'")
+
+
 async def test_unknown_scenario_of_the_simulator_is_named() -> None:
     """It is no captive portal: the request is rejected, with the parameter in the remedy."""
     async with simulated_relay() as relay:
