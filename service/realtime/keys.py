@@ -106,13 +106,12 @@ _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
 
 @dataclass(frozen=True, slots=True)
 class KeyProblem:
-    """A problem with a key. `fatal`: a connection with it cannot succeed. `is_shape`: the value is something else."""
+    """A problem with a key. `fatal`: a connection with it cannot succeed."""
 
     code: str
     sentence: str
     remedy: str
     fatal: bool = True
-    is_shape: bool = False
 
 
 def family_of(key: str) -> Family:
@@ -141,7 +140,7 @@ def _shape_problems(key: str, shape: KeyShape | None, provider: Provider) -> Ite
         return
     # A value with a blank is no bearer token: a compatible server cannot accept it either.
     is_fatal = provider == "openai" or shape.scope is Scope.EVERYWHERE or bool(re.search(r"\s", key.strip()))
-    yield KeyProblem(shape.code, f"The key {shape.sentence}", shape.remedy, is_fatal, is_shape=True)
+    yield KeyProblem(shape.code, f"The key {shape.sentence}", shape.remedy, is_fatal)
 
 
 def _header_problems(key: str, shape: KeyShape | None) -> Iterable[KeyProblem]:
@@ -213,7 +212,6 @@ def _family_problems(key: str, provider: Provider, *, is_named: bool) -> Iterabl
             "no_token",
             "The key contains punctuation that no key has.",
             "Copy the key again from the provider's page, without other text.",
-            is_shape=True,
         )
     elif family is UNKNOWN:
         yield KeyProblem(

@@ -26,6 +26,7 @@ _OPERATOR_TOKEN: Final = re.compile(r"[!-~]{16,200}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,253}|[0-9A-Fa-f:.]{2,45}%[A-Za-z0-9_.-]{1,32}")
 _MAX_LABEL: Final = 63
+_SWITCHES: Final = frozenset({"on", "yes", "true", "1", "no", "false", "0", "none"})
 
 
 class NotAccepted(ValueError):
@@ -247,6 +248,8 @@ def upstream_proxy(text: str) -> Secret | None:
     value = text.strip()
     if value.lower() in {"off", proxy.AUTO}:
         return Secret(proxy.AUTO) if value.lower() == proxy.AUTO else None
+    if value.lower() in _SWITCHES:  # each is also a host name
+        raise NotAccepted("auto uses HTTPS_PROXY, off no proxy")
     try:
         proxy.parse_proxy(value, proxy.PROXY_SETTING)
     except proxy.InvalidProxy as exc:

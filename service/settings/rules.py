@@ -61,8 +61,10 @@ def _clients_file_needs_tokens(settings: Settings) -> Problem | None:
 def _ports_differ(settings: Settings) -> Problem | None:
     if settings.port != settings.internal_port or settings.port == 0:
         return None
-    example = declaration_of("RELAY_INTERNAL_PORT").example
-    return Problem("RELAY_INTERNAL_PORT", repr(str(settings.internal_port)), "a port other than RELAY_PORT", example)
+    changed, other = "RELAY_INTERNAL_PORT", "RELAY_PORT"
+    if str(settings.port) == declaration_of(changed).default:  # its example would be the port in question
+        changed, other = other, changed
+    return Problem(changed, repr(str(settings.port)), f"a port other than {other}", declaration_of(changed).example)
 
 
 def _store_has_its_library(settings: Settings) -> Problem | None:

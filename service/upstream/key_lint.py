@@ -71,10 +71,10 @@ def fatal_problem(target: Target) -> KeyProblem | None:
 
 
 def refusal_for(problem: KeyProblem) -> KeyRefusal:
-    """The refusal for a fatal problem. The remedy of `key_malformed` fits all but a value that is not a key at all."""
+    """The refusal for a fatal problem; the catalogue's remedy of `key_malformed` can only list the usual ones."""
     if problem.code == _MISSING:
         return KeyRefusal(_REASON_MISSING)
-    return KeyRefusal("key_malformed", f"{problem.sentence} {problem.remedy}" if problem.is_shape else None)
+    return KeyRefusal("key_malformed", f"{problem.sentence} {problem.remedy}")
 
 
 def _lint(target: Target) -> list[KeyProblem]:

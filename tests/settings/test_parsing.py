@@ -70,7 +70,6 @@ def test_access_is_open_on_loopback_only() -> None:
     assert load_settings({"RELAY_HOST": "0.0.0.0", "RELAY_CLIENT_TOKENS": TOKEN}).access == "tokens"
     both = {"RELAY_HOST": "0.0.0.0", "RELAY_ACCESS": "open", "RELAY_OPEN_ANYWHERE": "yes"}
     assert load_settings(both).access == "open"
-    assert set(problems(RELAY_PORT="9464")) == {"RELAY_INTERNAL_PORT"}
 
 
 def test_operator_token_is_one_long_word_and_no_clients() -> None:
@@ -314,3 +313,25 @@ def test_socks_proxy_is_named(environ: dict[str, str]) -> None:
         chosen = load_settings({**environ, "https_proxy": "http://127.0.0.1:7890/"}).proxy
         assert chosen is not None
         assert chosen.url == "http://127.0.0.1:7890"
+
+
+@pytest.mark.parametrize(
+    ("changed", "port", "other", "free"),
+    [
+        ("RELAY_PORT", "9464", "RELAY_INTERNAL_PORT", "8080"),
+        ("RELAY_INTERNAL_PORT", "8080", "RELAY_PORT", "9464"),
+    ],
+)
+def test_port_used_twice_is_reported_with_a_free_one(changed: str, port: str, other: str, free: str) -> None:
+    """For the setting that has not its default: the example of the other would be the port in question."""
+    expected = f"{changed}='{port}': expected a port other than {other}; for example {changed}={free}"
+
+    assert {changed: expected} == problems(**{changed: port})
+
+
+@pytest.mark.parametrize("word", ["on", "TRUE", "yes", "1", "no", "false", "0", "none"])
+def test_switch_is_no_proxy(word: str) -> None:
+    """Each would else be the host name of a proxy, which fails only when the relay dials."""
+    (problem,) = problems(RELAY_UPSTREAM_PROXY=word).values()
+
+    assert "auto uses HTTPS_PROXY, off no proxy" in problem

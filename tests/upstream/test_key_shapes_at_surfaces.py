@@ -23,6 +23,7 @@ NO_KEYS = {
     f"LLM_KEY={KEY_CANARY}": "is a line NAME=value",
     "/run/CANARY/key": "is the name of a file",
     "undefined": "is a word",
+    "sk-admin-CANARY0123456789abcdefghijk": "is an admin key, which cannot open sessions",
 }
 
 
