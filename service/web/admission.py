@@ -33,7 +33,14 @@ from service.web.client_rules import (
     with_policy,
     with_safety_identifier,
 )
-from service.web.request import header_token, parse_dial_request, parse_token, wants_budget_event, wants_draining_event
+from service.web.request import (
+    explain_missing_token,
+    header_token,
+    parse_dial_request,
+    parse_token,
+    wants_budget_event,
+    wants_draining_event,
+)
 
 NOTICE: Final = web.RequestKey("notice", str)
 """The value of the response header `Relay-Notice`, which goes with every response to the request, whatever its status."""
@@ -213,6 +220,7 @@ class AdmissionControl:
             )
         except Failure as failure:
             explain_foreign(failure, token)
+            explain_missing_token(failure, request)
             if failure.reason in _LIMITED:
                 self._limit_invalid_tokens(attempt)
             raise

@@ -18,6 +18,11 @@ from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
 from service.realtime.secret_request import BoundSession
 from service.upstream.target import DialRequest, Endpoint
 
+_MISPLACED: Final = {
+    "Authorization": "The header Authorization holds no 'Bearer <token>'",
+    "X-Api-Key": "The relay does not read the header X-Api-Key",
+}
+"""Headers with a credential where `parse_token` has found none."""
 SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
 """What the relay agrees to; OpenAI's clients offer the first. Never a credential: the answer is no place for one."""
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
@@ -107,6 +112,14 @@ def parse_token(request: web.Request) -> str | None:
         if item.startswith(_TOKEN_SUBPROTOCOL):
             return item.removeprefix(_TOKEN_SUBPROTOCOL) or None
     return None
+
+
+def explain_missing_token(failure: Failure, request: web.Request) -> None:
+    """State in the refusal for a missing token which header of the request the relay does not read it from."""
+    misplaced = next((evidence for name, evidence in _MISPLACED.items() if request.headers.get(name, "").strip()), None)
+    if failure.reason == "token_missing" and failure.detail is None and misplaced is not None:
+        failure.detail = misplaced
+        failure.client_hint = f"{misplaced}. {failure.row.remedy}"
 
 
 def parse_dial_request(

@@ -56,6 +56,27 @@ async def test_token_in_the_url_is_refused(name: str) -> None:
     assert TOKEN_CANARY not in str(relay.logs)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", TOKEN_CANARY),
+        ("Authorization", f"Token {TOKEN_CANARY}"),
+        ("X-Api-Key", TOKEN_CANARY),
+    ],
+)
+async def test_header_that_holds_no_token_is_named(name: str, value: str) -> None:
+    """To client and operator, without its value."""
+    async with simulated_relay(None, **TOKENS) as relay:
+        client = await open_raw(relay.app.public_port, PATH, headers={name: value})
+        await client.close()
+        (line,) = relay.events("admission.refused")
+
+    assert (401, "token_missing") == (client.answer.status, client.answer.error["code"])
+    assert client.answer.error["remedy"].startswith(f"{line['detail']}. Send one of the relay's client tokens")
+    assert f"header {name} " in f"{line['detail']} "
+    assert TOKEN_CANARY not in str(relay.logs) + client.answer.error["remedy"]
+
+
 async def test_response_selects_only_the_subprotocol_realtime() -> None:
     """At any position of the offer; without `realtime` in it, no subprotocol is selected. No extension is accepted."""
     token = f"openai-insecure-api-key.{TOKEN_CANARY}"
