@@ -112,12 +112,14 @@ def report_settings(settings: Settings) -> None:
 
 def report_start(settings: Settings, target: Target, *, public_port: int, internal_port: int) -> None:
     """Log where the relay listens and which upstream it uses."""
+    allowed = settings.allowed_models
+    model = settings.model if settings.model in allowed or not allowed else allowed[0]  # an example that is not refused
     host, internal_host = (url_host(reached_locally(host)) for host in (settings.host, settings.internal_host))
     structlog.get_logger().info(
         "service.started",
         version=__version__,
         loop=NAME,
-        url=f"ws://{host}:{public_port}/v1/realtime?model={settings.model}",
+        url=f"ws://{host}:{public_port}/v1/realtime?model={model}",
         health=f"http://{internal_host}:{internal_port}/healthz?verbose",
         **({"talk_page": f"http://{host}:{public_port}/"} if settings.console == "on" else {}),
         operator_page=f"http://{internal_host}:{internal_port}/",

@@ -174,6 +174,8 @@ def client_tokens(text: str) -> tuple[ClientToken, ...]:
             raise NotAccepted(f"the name of entry {position} is not a word")
         if name == OPEN_ACCESS_CLIENT:
             raise NotAccepted(f"the name of entry {position} is the one that the relay gives clients without a token")
+        if re.search(r"\s", value):
+            raise NotAccepted(f"entry {position} has a space or line break; separate entries with commas, on one line")
         if not _TOKEN.fullmatch(value):
             raise NotAccepted(f"entry {position} has a character that cannot be sent as a subprotocol")
         tokens.append(ClientToken(name, Secret(value)))

@@ -80,6 +80,12 @@ def find_warnings(
             yield SettingWarning(
                 name, "allows null, which every web page can send from a sandboxed frame; keep RELAY_ACCESS=tokens"
             )
+        elif name == "RELAY_ALLOWED_ORIGINS" and _is_open_to_every_page(layers):
+            yield SettingWarning(
+                name,
+                "allows every web page while access is open: any page that a browser on this machine opens can spend the "
+                "provider's credit; list the origins, or set RELAY_ACCESS=tokens",
+            )
         elif name == "RELAY_CONSOLE" and _is_talk_page_of_no_origin(layers):
             yield SettingWarning(
                 name,
@@ -111,8 +117,19 @@ def _hint(name: str, known: frozenset[str], missing: set[str], *, is_thorough: b
 
 
 def _has_opaque_origin(layers: Layers) -> bool:
-    found = layers.find("RELAY_ALLOWED_ORIGINS")
-    return found is not None and "null" in {entry.strip() for entry in found[0].split(",")}
+    return "null" in _allowed_origins(layers)
+
+
+def _is_open_to_every_page(layers: Layers) -> bool:
+    access, host, clients = (
+        (layers.find(name) or ("", ""))[0].strip() for name in ("RELAY_ACCESS", "RELAY_HOST", "RELAY_CLIENTS_FILE")
+    )
+    is_open = not clients and is_loopback(host.strip("[]") or "127.0.0.1") if not access else access.lower() == "open"
+    return is_open and "*" in _allowed_origins(layers)
+
+
+def _allowed_origins(layers: Layers) -> set[str]:
+    return {entry.strip() for entry in (layers.find("RELAY_ALLOWED_ORIGINS") or ("", ""))[0].split(",")}
 
 
 def _is_talk_page_of_no_origin(layers: Layers) -> bool:

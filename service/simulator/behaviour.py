@@ -72,6 +72,9 @@ class End:
     def parse(cls, text: str) -> Self:
         """Parse the text form. Raises ValueError."""
         name, _, rest = text.partition(":")
+        kinds = [kind.value for kind in EndKind]
+        if name not in kinds:
+            raise ValueError(f"end is {name!r}; expected one of {', '.join(kinds)}")
         kind = EndKind(name)
         if kind is EndKind.CLOSE:
             code, _, reason = rest.partition(":")

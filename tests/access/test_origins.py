@@ -94,6 +94,14 @@ def test_opaque_origin_in_the_list_is_a_warning() -> None:
     assert not load_settings({"RELAY_ALLOWED_ORIGINS": "file://"}).warnings
 
 
+def test_every_origin_with_open_access_is_a_warning() -> None:
+    """Any page in a browser on this machine could spend the provider's credit. With tokens it needs one."""
+    every = {"RELAY_ALLOWED_ORIGINS": "*"}
+    for is_open in (every, {**every, "RELAY_ACCESS": "open"}):
+        assert ["RELAY_ALLOWED_ORIGINS"] == [warning.variable for warning in load_settings(is_open).warnings]
+    assert not load_settings({**every, **TOKENS}).warnings
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [

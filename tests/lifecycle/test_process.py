@@ -57,10 +57,11 @@ def test_port_in_use_exits_with_1_and_names_the_setting() -> None:
 async def test_start_names_addresses_at_which_the_relay_answers(host: str, reached: str) -> None:
     """Both URLs of the first log line lead to a listener from this machine, whatever it is bound to."""
     async with serving(
-        RELAY_HOST=host, RELAY_INTERNAL_HOST=host, RELAY_CLIENT_TOKENS="a:0123456789abcdef0123"
+        RELAY_HOST=host, RELAY_INTERNAL_HOST=host, RELAY_CLIENT_TOKENS="a:0123456789abcdef0123", RELAY_ALLOWED_MODELS="m,n"
     ) as relay:  # fmt: skip
         started = relay[0].lines[-1]
         assert started["url"].startswith(f"ws://{reached}:")
+        assert started["url"].endswith("?model=m"), "RELAY_MODEL would be refused"
         assert started["health"].startswith(f"http://{reached}:")
         assert await get(started["health"]) == 200
         assert await get(started["url"].replace("ws://", "http://")) == 426

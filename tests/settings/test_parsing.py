@@ -93,6 +93,10 @@ def test_client_tokens_are_named_or_numbered() -> None:
     assert [("web", TOKEN), ("token-2", f"other-{TOKEN}")] == [(t.name, t.secret.reveal()) for t in tokens]
     for bad in (f"anybody:{TOKEN}", f"a:{TOKEN},b:{TOKEN}", f'"{TOKEN}"', "a b", ",", "n@me:abc"):
         assert "RELAY_CLIENT_TOKENS" in problems(RELAY_CLIENT_TOKENS=bad)
+    lines = problems(
+        RELAY_CLIENT_TOKENS=f"web:{TOKEN}\napp:other-{TOKEN}\n"
+    )  # as in a file of RELAY_CLIENT_TOKENS_FILE
+    assert "separate entries with commas" in lines["RELAY_CLIENT_TOKENS"]
 
 
 def test_origins_are_normalised() -> None:

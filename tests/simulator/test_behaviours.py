@@ -16,6 +16,12 @@ from tests.support.harness import within
 from tests.support.simulator_client import RealtimeClient, connect, event_types, output_audio, silence, speech
 
 
+def test_unknown_end_is_refused_with_the_known_ones() -> None:
+    """As a body of /simulator/drop names it."""
+    with pytest.raises(ValueError, match="end is 'rset'; expected one of reset, fin, silence"):
+        End.parse("rset")
+
+
 async def test_each_dial_has_its_behaviour() -> None:
     """The first expires, the second has no credit, the third is refused with HTTP, the fourth works as without a list."""
     async with Simulator(SimulatorOptions(pace=0)) as sim:
