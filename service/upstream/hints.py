@@ -17,6 +17,7 @@ from service.realtime.events import Api
 from service.realtime.live import is_live_model, is_realtime_model
 from service.realtime.redaction import redact
 from service.upstream import certificates
+from service.upstream.proxy import PROXY_SETTING, HttpProxy
 from service.upstream.target import DialRequest, Target
 
 _AZURE: Final = {
@@ -186,12 +187,15 @@ def _template(failure: Failure, target: Target, environ: Mapping[str, str]) -> s
         case "tls_untrusted":
             return certificates.remedy_of(failure.evidence, failure.detail, environ)
         case "proxy_failed" if target.proxy is not None:
-            return certificates.remedy_of_proxy(failure.evidence, failure.detail, environ, target.proxy.origin)
+            remedy = certificates.remedy_of_proxy(failure.evidence, failure.detail, environ, target.proxy.origin)
+            return remedy or _of_proxy_variable(failure, target.proxy)
         case "proxy_auth_failed" if target.proxy is not None and target.proxy.user is None:
             return (
                 f"The proxy requires credentials and none are set. Set them in {target.proxy.origin}: "
                 "http://user:password@host:port. Write special characters of the password as %XX."
             )
+        case "proxy_auth_failed" if target.proxy is not None:
+            return _of_proxy_variable(failure, target.proxy)
         case "key_forbidden" if _may_be_wrong_path(failure, target):
             return _FORBIDDEN_PATH
         case "connect_refused" if target.proxy is None:
@@ -229,3 +233,8 @@ def _refused_hint(url: URL) -> str | None:
 
 def _in_container() -> bool:
     return platform.system() == "Linux" and (Path("/.dockerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ)
+
+
+def _of_proxy_variable(failure: Failure, proxy: HttpProxy) -> str | None:
+    """The catalogue's action with the variable in which RELAY_UPSTREAM_PROXY=auto found the proxy."""
+    return None if proxy.origin == PROXY_SETTING else failure.row.operator_action.replace(PROXY_SETTING, proxy.origin)

@@ -232,14 +232,19 @@ async def test_proxy_that_does_not_answer_connect_is_proxy_failed(
         assert 0 == upstream.connections
 
 
-async def test_unknown_proxy_host_is_proxy_failed() -> None:
-    """The relay resolves the name of the proxy only; the proxy resolves the provider's."""
-    unknown = {"RELAY_UPSTREAM_PROXY": "http://proxy.invalid:3128", "OPENAI_BASE_URL": "https://provider.invalid/v1"}
+@pytest.mark.parametrize("variable", ["RELAY_UPSTREAM_PROXY", "HTTPS_PROXY"])
+async def test_unknown_proxy_host_is_proxy_failed(variable: str) -> None:
+    """The relay resolves the name of the proxy only; the proxy resolves the provider's. The remedy names the variable."""
+    unknown = {"RELAY_UPSTREAM_PROXY": "auto", "OPENAI_BASE_URL": "https://provider.invalid/v1"}
+    unknown[variable] = "http://proxy.invalid:3128"
     async with running_relay(simulator=None, intervals=None, adjust=None, **unknown) as relay:
         answer = await connect_once(relay)
 
         assert (502, "proxy_failed") == (answer.status, answer.error["code"])
-        assert "name of the proxy" in relay.events("upstream.connect_failed")[0]["detail"]
+        line = relay.events("upstream.connect_failed")[0]
+        assert "name of the proxy" in line["detail"]
+        assert f"host, port and credentials of {variable}," in line["remedy"]
+        assert line["remedy"] == answer.error["remedy"]
 
 
 # -- choice of the proxy ---------------------------------------------------------------------------------------------------
