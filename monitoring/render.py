@@ -2,7 +2,7 @@
 
 To render into another folder, with another URL for the documents:
 
-python -m monitoring.render --runbooks https://wiki.example.com/relay --into build/monitoring
+python -m monitoring.render --runbooks https://wiki.example.com/relay --into build
 """
 
 import argparse
@@ -30,12 +30,20 @@ FILES: Final[tuple[tuple[str, Render], ...]] = (
 )
 
 
+def _url(text: str) -> str:
+    """An absolute URL: without a scheme a link is relative to the page of Alertmanager or Grafana that shows it."""
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} has no scheme; write https://{text}")
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write all files into a folder and print their paths."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.render", description="Render rules and dashboards.")
     parser.add_argument(
         "--runbooks",
         dest="docs_url",
+        type=_url,
         default=DOCS_URL,
         metavar="URL",
         help="URL under which docs/ is served (%(default)s)",

@@ -12,7 +12,7 @@ import promql_parser
 import pytest
 import yaml
 
-from monitoring import grafana_alerts, rules
+from monitoring import grafana_alerts, render, rules
 from monitoring.alerts import ALERTS, GROUPS
 from monitoring.promql import BILLING_CODES, CAUSED_BY_CLIENT, COUNTED_REASONS, ENDED_BY_PROVIDER, KEY_REASONS
 from monitoring.recording import RECORDING_RULES, inline_records
@@ -291,3 +291,15 @@ def test_grafana_rules_round_trip() -> None:
     for alert in ALERTS:
         rule = grafana_alerts.rule(alert)
         assert rule == grafana_alerts.read_back(rule)
+
+
+def test_base_of_runbook_links_needs_a_scheme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one, the links of a notification would be relative to the page that shows it."""
+    with pytest.raises(SystemExit):
+        render.main(["--runbooks", "wiki.example.com/relay", "--into", str(tmp_path)])
+    assert "write https://wiki.example.com/relay" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
+
+    render.main(["--runbooks", "https://wiki.example.com/relay", "--into", str(tmp_path)])
+    rendered = (tmp_path / "monitoring/prometheus/rules.yaml").read_text(encoding="utf-8")
+    assert "runbook_url: https://wiki.example.com/relay/runbooks/" in rendered
