@@ -35,7 +35,7 @@ SLICE_BYTES: Final = 65_536
 """A longer read is delivered in slices (`turns.py`). A read may return 256 KiB, and the loop would read 32 times in a row."""
 
 HoldReason = Literal["backlog", "journal_full", "no_receiver", "sink_full"]
-"""Why a leg is not read: bytes of a read wait, its journal or the other leg is full, or nothing receives its bytes yet."""
+"""Why a leg is not read: bytes of a read wait, its journal or the other leg is full, or it has no receiver yet."""
 _UNDELIVERED: Final[frozenset[HoldReason]] = frozenset({"journal_full", "no_receiver"})
 """Read bytes wait as well: to keep them as items takes up to thirty times their size."""
 
@@ -155,13 +155,13 @@ class Leg(SignsOfLife):
             self._turns.add(self)
 
     def deliver(self, size: int) -> bool:
-        """Called by the scheduler of turns. `release` queues the leg again."""
-        if not self._hold_reasons.isdisjoint(_UNDELIVERED):
+        """Called by the scheduler of turns. `start` and `release` queue the leg again."""
+        if self._receiver is None or not self._hold_reasons.isdisjoint(_UNDELIVERED):
             self._waits_for_turn = False
             return False
         part = bytes(self.backlog[:size])
         del self.backlog[:size]
-        if part and self._receiver is not None:
+        if part:
             self._receiver.receive(part)
         if self.backlog:
             return True
@@ -223,10 +223,10 @@ class Leg(SignsOfLife):
         return self._is_gone(is_delivering=self._waits_for_turn)
 
     def peek(self) -> bytes:
-        """What the peer has sent and a held leg has not read, left in place. Empty on TLS, and while work has to wait."""
-        if self.backlog or self._transport.is_closing() or not self._turns.may_look(self):
-            return b""  # what has been read comes first
-        return tcp.peek_unread(self._transport)
+        """What a held leg has not delivered, left in place. Empty while work has to wait; on TLS only what has been read."""
+        if self._waits_for_turn or self._transport.is_closing() or not self._turns.may_look(self):
+            return b""
+        return bytes(self.backlog) + tcp.peek_unread(self._transport)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

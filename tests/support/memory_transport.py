@@ -249,7 +249,7 @@ class MemoryLeg(Leg):
         return self._eof or transport.is_closing() or transport.peer_disconnected
 
     def peek(self) -> bytes:
-        """The unread bytes."""
+        """The bytes that are not delivered."""
         transport = self._transport
         assert isinstance(transport, MemoryTransport)
-        return transport.peek_unread()
+        return b"" if self._waits_for_turn else bytes(self.backlog) + transport.peek_unread()

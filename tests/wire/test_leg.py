@@ -284,7 +284,7 @@ async def test_leg_without_a_receiver_reads_once() -> None:
 
 @pytest.mark.parametrize("reason", ["no_receiver", "journal_full"])
 async def test_backlog_waits_for_what_the_next_bytes_would_be_kept_for(reason: HoldReason) -> None:
-    """Kept as items, small frames take thirty times their bytes. The end of the connection comes after them."""
+    """Kept as items, small frames take thirty times their bytes. The end comes after them, and a close frame is found."""
     leg, transport = new_leg()
 
     class Holding(RecordingReceiver):
@@ -301,6 +301,7 @@ async def test_backlog_waits_for_what_the_next_bytes_would_be_kept_for(reason: H
         await asyncio.sleep(0)
     assert (delivered, False) == (len(receiver.received), transport.reading)
     assert delivered <= SLICE_BYTES
+    assert 10 * SLICE_BYTES == delivered + len(leg.peek())
 
     leg.eof_received()
     assert leg.peer_disconnected()
