@@ -211,7 +211,7 @@ class KeptConversation:
         self.continuity.give_up("ended")
         self._others.clear()
         self._other_bytes = 0
-        self.appends = []
+        self.appends.clear()
         self._client.release("journal_full")
         self._send_to_client = (
             _send_nothing  # else it refers to the session, which would wait for the garbage collector
