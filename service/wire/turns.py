@@ -33,6 +33,8 @@ a core nothing works. One such delivery makes no leg heavy. Of bytes that wait, 
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
+WAIT_PER_BYTE: Final = 1e-6
+"""How many seconds later a leg is due for each byte: more bytes are more work, but how much is known only afterwards."""
 LOOK_SECONDS: Final = 0.05
 """What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
 FRAMES_PER_DELIVERY: Final = 256
@@ -94,9 +96,9 @@ class Debt:
         return self._seconds > limit
 
     @property
-    def rank(self) -> float:
-        """The place in the queue: light legs, then the smallest debt first. Time changes no order: all halve together."""
-        return math.log2(self._seconds) + self._changed_at if self.is_heavy else -math.inf
+    def light_at(self) -> float:
+        """The time from which on the leg is not heavy, 0 if it has no debt."""
+        return self._changed_at + math.log2(self._seconds / HEAVY_SECONDS) if self._seconds else 0.0
 
 
 class TurnScheduler:
@@ -107,7 +109,7 @@ class TurnScheduler:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[float, int, int, Waiting]] = []  # a heap
+        self._waiting: list[tuple[float, int, Waiting]] = []  # a heap, by when they are due
         self._numbers = itertools.count()
         self._spent_seconds = 0.0
         self._cpu_seconds = time.thread_time()  # when it was last read
@@ -148,9 +150,10 @@ class TurnScheduler:
     def add(self, leg: Waiting) -> None:
         """Queue a leg that has bytes, once: not again before `deliver` has returned False.
 
-        Of light legs, those with few bytes are first: more bytes are more work, but how much is known only afterwards.
+        A heavy leg is due once it is light, and one with few bytes before one with many. So none is passed for ever.
         """
-        heapq.heappush(self._waiting, (leg.debt.rank, len(leg.backlog), next(self._numbers), leg))
+        due = max(time.perf_counter(), leg.debt.light_at) + len(leg.backlog) * WAIT_PER_BYTE
+        heapq.heappush(self._waiting, (due, next(self._numbers), leg))
         self._schedule()
 
     def _schedule(self) -> None:
@@ -160,16 +163,28 @@ class TurnScheduler:
 
     def _serve(self) -> None:
         self._is_scheduled, self.is_spent, self._spent_seconds = False, False, 0.0
-        now = time.perf_counter()
-        served_until = now + TURN_SECONDS
         self._worked()
-        while self._waiting and now < served_until:
-            leg = self._waiting[0][-1]
+        try:
+            is_paused = self._deliver_until(time.perf_counter() + TURN_SECONDS)
+        except BaseException:
+            self._schedule()  # the others must not wait until another one is queued
+            raise
+        if self._waiting and not is_paused:
+            self._schedule()
+
+    def _deliver_until(self, end: float) -> bool:
+        """Deliver in the order of the queue; return whether a pause has begun, which a timer ends."""
+        now = end - TURN_SECONDS
+        while self._waiting and now < end:
+            due, _, leg = self._waiting[0]
             is_heavy = leg.debt.is_heavy
-            if is_heavy and now < self._paused_until:  # and so are those behind it
-                self._resume_later(self._paused_until - now)
-                return
+            if is_heavy and now < min(self._paused_until, due):
+                self._resume_later(min(self._paused_until, due) - now)
+                return True
             heapq.heappop(self._waiting)
+            if is_heavy and now < self._paused_until:  # it was light when it was queued
+                self.add(leg)
+                continue
             has_more = leg.deliver(HEAVY_SLICE_BYTES if is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
             worked = self._worked()
@@ -178,8 +193,7 @@ class TurnScheduler:
                 self._paused_until = now + min(worked, MAX_PAUSE_SECONDS)
             if has_more:
                 self.add(leg)
-        if self._waiting:
-            self._schedule()
+        return False
 
     def _resume_later(self, seconds: float) -> None:
         if not self._will_resume:
