@@ -263,21 +263,26 @@ async def test_client_is_held_back_while_upstream_is_missing_and_loses_nothing()
         assert spoken(found, caller) == everything(caller)
 
 
-@pytest.mark.parametrize("leave", ["close", "reset"])
+@pytest.mark.parametrize("leave", ["close", "reset", "close behind much speech"])
 async def test_client_that_leaves_during_a_recovery_ends_the_session_once(leave: str) -> None:
     """And the connection that was being made is given up."""
     fault = Fault(AFTER_UPDATE, End.RESET, event="session.updated")
     async with (
-        stage(failing(fault), Behaviour(scenario="hang")) as found,
+        stage(failing(fault), Behaviour(scenario="hang"), RELAY_CONTINUITY_AUDIO_BYTES="1000000") as found,
         calling(found.relay) as caller,
     ):
-        caller.send("session.update", session={"type": "realtime"})
+        caller.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
         await found.simulator.wait_dials(found.probes + 2)
+        if leave == "close behind much speech":
+            [session] = found.relay.app.sessions
+            caller.speak(16_800)
+            await eventually(lambda: session._client.held_since is not None)
         if leave == "reset":
             caller.client.reset()
         else:
             caller.client.send_frame(Opcode.CLOSE, close_payload(1000))
         assert await found.ended() == ("client_lost" if leave == "reset" else "client_closed")
+        assert not found.relay.events("session.ended")[0]["recoveries"]
         await eventually(lambda: all(record.closed for record in found.simulator.connections))
 
 
