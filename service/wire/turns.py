@@ -30,6 +30,8 @@ legs then pause for as long as it took, at most this: what has waited for it is 
 MAX_CHARGE_SECONDS: Final = 0.004
 """What a delivery by the transport counts for at most, and no more than the processor time since that was last read: without
 a core nothing works. One such delivery makes no leg heavy. Of bytes that wait, the processor time counts."""
+FREE_SECONDS: Final = 0.0001
+"""Of each delivery of bytes that wait, not charged: an ordinary message takes less. In a busy process all of them wait."""
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
@@ -188,7 +190,8 @@ class TurnScheduler:
             has_more = leg.deliver(HEAVY_SLICE_BYTES if is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
             worked = self._worked()
-            leg.debt.add(worked)
+            if worked > FREE_SECONDS:
+                leg.debt.add(worked - FREE_SECONDS)
             if worked > TURN_SECONDS:
                 self._paused_until = now + min(worked, MAX_PAUSE_SECONDS)
             if has_more:

@@ -306,6 +306,18 @@ def test_pause_of_heavy_legs_delays_no_light_leg(clock: FakeClock, calls: list[C
     assert ([], [("call", 4000)]) == (flood.log, call.log)
 
 
+def test_speech_makes_no_leg_heavy_while_every_read_waits(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """A busy process would else treat its calls like floods, which pause while an event is parsed."""
+    scheduler = scheduler_with(calls)
+    call = CostlyLeg(clock, "call", 0, 80e-6 / 1300)
+    for _ in range(500):
+        call.backlog += bytes(1300)
+        scheduler.add(call)
+        calls.pop()()
+        clock.now += 0.02
+        assert not call.debt.is_heavy
+
+
 def test_exception_of_one_leg_stops_no_other(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
     """It is a bug of the relay, which asyncio logs."""
 
