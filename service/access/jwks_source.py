@@ -18,10 +18,10 @@ import aiohttp
 import structlog
 
 from service.access.jwks import InvalidKeySet, KeySet, VerificationKey, parse_key_set
+from service.deadlines import Deadline
 from service.telemetry.tokens import TokenMetrics
 
 FETCH_SECONDS: Final = 5.0
-_GRACE_SECONDS: Final = 1.0  # for the end of a fetch at its deadline
 REFRESH_SECONDS: Final = 300.0
 MIN_INTERVAL_SECONDS: Final = 10.0
 MAX_BODY_BYTES: Final = 262_144
@@ -36,7 +36,7 @@ async def fetch_key_set(session: aiohttp.ClientSession, url: str) -> KeySet:
     """Fetch a key set; raises JwksUnavailable."""
     try:
         async with (
-            asyncio.timeout(FETCH_SECONDS),
+            Deadline(FETCH_SECONDS),
             session.get(url, headers=_HEADERS, allow_redirects=False) as response,
         ):
             body = await _read(response)
@@ -120,7 +120,7 @@ class JwksSource:
         self._begin(MIN_INTERVAL_SECONDS)
         if self._fetching is not None:
             # Not the task itself: it is cancelled with its issuer, and must not be with one of those who wait.
-            await asyncio.wait([self._fetching], timeout=FETCH_SECONDS + _GRACE_SECONDS)
+            await asyncio.wait([self._fetching])
 
     def refresh(self) -> None:
         """Begin a fetch if one is due."""

@@ -4,12 +4,12 @@ The session is closed with `session.close`, whatever happens after `session.star
 until when the provider bills.
 """
 
-import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from service.deadlines import Deadline
 from service.doctor.reply import refused_by_relay, relay_error_in
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure, Phase
@@ -117,12 +117,12 @@ class LiveSession:
     async def _wait_for_relay_error(self) -> None:
         """Wait for the error that a relay sends after the provider's."""
         with suppress(TimeoutError, StreamClosed):
-            async with asyncio.timeout(_RELAY_ERROR_SECONDS):
+            async with Deadline(_RELAY_ERROR_SECONDS):
                 while self._relay_error is None:
                     await self._next_of({"error"}, _RELAY_ERROR_SECONDS)
 
     async def _next_of(self, types: set[str], timeout_seconds: float) -> ServerEvent:
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             while True:
                 event = await self._stream.next_event(timeout_seconds)
                 if event.type == "error":

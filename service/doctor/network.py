@@ -17,6 +17,7 @@ from typing import Final
 
 from yarl import URL
 
+from service.deadlines import Deadline
 from service.doctor.steps import Explanations, Finding, StepFailed
 from service.failures import Failure, Phase
 from service.upstream import hints, translate
@@ -81,7 +82,7 @@ async def resolve(route: Route) -> tuple[Finding, list[str]]:
         ipaddress.ip_address(host)
         return Finding(f"{name} is an IP address; no lookup needed"), [host]
     try:
-        async with asyncio.timeout(route.timeout_seconds):
+        async with Deadline(route.timeout_seconds):
             answers = await look_up(host, port)
     except TimeoutError:
         raise route.step_failed(translate.from_timeout(Phase.DNS)) from None
@@ -167,7 +168,7 @@ def _unreachable(route: Route, errors: dict[str, OSError | None], other_notes: S
 
 async def _connect_one(address: str, port: int, timeout_seconds: float) -> OSError | None:
     try:
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             _, writer = await asyncio.open_connection(address, port)
     except OSError as exc:  # TimeoutError is a subclass
         return exc
@@ -217,7 +218,7 @@ async def _request_tunnel(
         lines.append(f"Proxy-Authorization: Basic {b64encode(credentials.encode()).decode()}")
     writer.write("\r\n".join([*lines, "", ""]).encode())
     try:
-        async with asyncio.timeout(route.timeout_seconds):
+        async with Deadline(route.timeout_seconds):
             head = await reader.readuntil(b"\r\n\r\n")
         status = int(head.split()[1])
     except (ValueError, IndexError):

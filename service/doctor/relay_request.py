@@ -1,6 +1,5 @@
 """The doctor's HTTP requests to a relay: its health, and the upgrade that a client sends."""
 
-import asyncio
 import base64
 import os
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
+from service.deadlines import Deadline
 from service.doctor import tls
 from service.doctor.network import Route
 from service.doctor.reply import RELAY_EXPLANATIONS, UPGRADED, Reply
@@ -75,7 +75,7 @@ class RelayRequest:
         self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         try:
-            async with asyncio.timeout(self._options.timeout_seconds):
+            async with Deadline(self._options.timeout_seconds):
                 return await session.get(url, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise await self._request_failed(exc) from None

@@ -1,9 +1,9 @@
 """The step `turn`: requests one short text response, the same as the health check does, and judges how it ends."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from service.deadlines import Deadline
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure
 from service.health.response_check import MAX_OUTPUT_TOKENS, REQUEST
@@ -23,7 +23,7 @@ async def request_response(stream: EventStream) -> Finding:
     """Request a response and wait until it is done; raises StepFailed."""
     stream.send(REQUEST)
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
+        async with Deadline(_TIMEOUT_SECONDS):
             while True:
                 event = await stream.next_event(_TIMEOUT_SECONDS)
                 if event.type == "response.done":

@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
+from service.deadlines import Deadline
 from service.doctor.steps import Finding, StepFailed
 from service.failures import Failure
 from service.settings import Settings
@@ -43,7 +44,7 @@ async def check_store(settings: Settings) -> Finding:
 async def _query(url: StoreUrl) -> tuple[ServerFacts, float]:
     backend = RedisBackend(connect(url))
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with Deadline(_SECONDS):
             facts = await backend.inspect()
             started_at = time.perf_counter()
             await backend.totals([Scope("doctor")])

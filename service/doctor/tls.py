@@ -13,6 +13,7 @@ from typing import Final
 
 from yarl import URL
 
+from service.deadlines import Deadline
 from service.doctor.certificates import Certificate, interceptor_of, parse_certificate
 from service.doctor.network import Route, abort_connection, open_connection, tls_context
 from service.doctor.steps import Finding, StepFailed
@@ -27,7 +28,7 @@ _VARIABLES_OF_OTHERS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXT
 async def check_handshake(route: Route) -> Finding:
     """Do the TLS handshake, verified as a dial verifies it, and name the issuer of the certificate."""
     try:
-        async with asyncio.timeout(route.timeout_seconds):
+        async with Deadline(route.timeout_seconds):
             certificate, version = await _handshake(route, tls_context())
     except TimeoutError:
         raise await _no_answer(route) from None
@@ -68,7 +69,7 @@ async def _untrusted(route: Route, exc: ssl.SSLCertVerificationError) -> StepFai
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     certificate = None
     with suppress(OSError, StepFailed, TimeoutError):
-        async with asyncio.timeout(route.timeout_seconds):
+        async with Deadline(route.timeout_seconds):
             certificate, _ = await _handshake(route, unverified)
     failure = translate.from_certificate_error(exc)
     is_ca_found = certificates.is_ca_found(failure.evidence)
@@ -160,7 +161,7 @@ async def speaks_http(host: str, port: int) -> bool:
     """Whether a port answers a plain HTTP request."""
     request = f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(_PROTOCOL_PROBE_SECONDS):
+        async with Deadline(_PROTOCOL_PROBE_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(request)
@@ -176,7 +177,7 @@ async def speaks_tls(host: str, port: int) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     route = Route(URL.build(scheme="https", host=host, port=port), _PROTOCOL_PROBE_SECONDS)
     with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_PROTOCOL_PROBE_SECONDS):
+        async with Deadline(_PROTOCOL_PROBE_SECONDS):
             await _handshake(route, context)
             return True
     return False

@@ -4,11 +4,11 @@ A key and a handshake that pass do not prove that a response comes: the provider
 and the credit for the first time, when the first response is requested.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
+from service.deadlines import Deadline
 from service.failures import Failure, Phase
 from service.realtime.events import ERROR_CODES, ErrorEvent, find_error
 from service.realtime.incidents import ERROR, RESPONSE_DONE, find_incident
@@ -58,7 +58,7 @@ async def request_response(connected: UpstreamConnection, timeout_seconds: float
     stream = EventStream(connected)
     stream.send(REQUEST)
     try:
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             await _response_done(stream, timeout_seconds)
     except TimeoutError:
         detail = f"no response within {timeout_seconds:g} s"

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from dataclasses import dataclass
 from typing import Final
 
+from service.deadlines import Deadline, DeadlineTimer
 from service.failures import Failure, Phase
 from service.realtime.frames import Opcode
 from service.realtime.live import SESSION_START, SESSION_STARTED, SESSION_UPDATE
@@ -132,7 +133,7 @@ class LiveStart:
         self._sent_at: float | None = None
         self.open_seconds = 0.0  # from the start that was sent to the failure
         self._prober = ClientProber(client)
-        self._probe_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: DeadlineTimer | None = None
         self._over_by: float | None = None  # after a failure
         self.requested = RequestedModels(None)
         self.start_seconds = 0.0
@@ -171,15 +172,14 @@ class LiveStart:
 
     def probe_client(self) -> Lapse | None:
         """See `Session.probe_client`. A client that does not answer the ping has left."""
-        loop = asyncio.get_running_loop()
-        now, limits = loop.time(), self._policy.limits
+        now, limits = asyncio.get_running_loop().time(), self._policy.limits
         if self._over_by is not None:
             return Lapse(max(0.0, self._over_by - now), is_ending=True)
         seconds = self._prober.probe(now, limits)
         if seconds is None:
             return None
-        if self._probe_timer is None or self._probe_timer.when() <= now:
-            self._probe_timer = loop.call_later(limits.probe_seconds, self._end_if_probe_failed)
+        if self._probe_timer is None or not self._probe_timer.is_pending:
+            self._probe_timer = DeadlineTimer(limits.probe_seconds, self._end_if_probe_failed)
         return Lapse(seconds + (SETTLE_SECONDS if self.may_be_billed else 0.0) + _CLOSE_SECONDS)
 
     def _end_if_probe_failed(self) -> None:
@@ -201,20 +201,12 @@ class LiveStart:
             raise _at_start(self._answer.items.exception()) from None
 
     async def _read_start(self) -> Message:
-        answer, start = self._answer.items, self._reader.start
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._policy.limits.live_start_seconds
-        while not start.done():
-            seconds = min(_PING_SECONDS, deadline - loop.time())
-            if seconds <= 0:
-                raise Failure("start_timeout", Phase.SESSION_START)
-            await asyncio.wait((answer, start), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                raise _at_start(answer.exception())
-            if not start.done():
-                for leg in (self._client, self._connected.leg):
-                    leg.send_control(Opcode.PING, b"")
-        message = start.result()
+        try:
+            async with Deadline(self._policy.limits.live_start_seconds):
+                await self._wait_for_start()
+        except TimeoutError:
+            raise Failure("start_timeout", Phase.SESSION_START) from None
+        message = self._reader.start.result()
         try:
             self.requested = parse_start(message.payload, is_text=message.raw[0] & 0x0F == Opcode.TEXT)
         except InvalidStart as invalid:
@@ -223,15 +215,34 @@ class LiveStart:
             raise Failure("model_missing", Phase.SESSION_START, hint=_MODEL_HINT)
         return message
 
+    async def _wait_for_start(self) -> None:
+        answer, start = self._answer.items, self._reader.start
+        while not start.done():
+            await asyncio.wait((answer, start), timeout=_PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                raise _at_start(answer.exception())
+            if not start.done():
+                for leg in (self._client, self._connected.leg):
+                    leg.send_control(Opcode.PING, b"")
+
     async def _send(self, message: Message) -> None:
         loop = asyncio.get_running_loop()
         if self._reader.left.done():
             raise self._reader.left.result()
         self._connected.leg.write(message.raw)
         self._sent_at = sent_at = loop.time()
+        try:
+            async with Deadline(REPLY_SECONDS):
+                await self._wait_for_reply()
+        except TimeoutError:
+            raise Failure("first_event_timeout", Phase.SESSION_START) from None
+        if (problem := self._answer.items.exception()) is not None:
+            raise _at_start(problem)
+        self._connected.items = self._answer.items.result()
+        self.start_seconds = loop.time() - sent_at
+
+    async def _wait_for_reply(self) -> None:
         while not self._answer.items.done():
-            if loop.time() - sent_at > REPLY_SECONDS:
-                raise Failure("first_event_timeout", Phase.SESSION_START)
             if self._reader.left.done():
                 raise self._reader.left.result()
             if self._client.held_since is not None and self._client.peer_disconnected():
@@ -239,10 +250,6 @@ class LiveStart:
             await asyncio.wait(
                 (self._answer.items, self._reader.left), timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
-        if (problem := self._answer.items.exception()) is not None:
-            raise _at_start(problem)
-        self._connected.items = self._answer.items.result()
-        self.start_seconds = loop.time() - sent_at
 
     @property
     def may_be_billed(self) -> bool:

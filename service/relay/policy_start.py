@@ -1,9 +1,9 @@
 """Applies a policy to a session before its client is answered: the relay's `session.update` is the first event upstream."""
 
-import asyncio
 import re
 from typing import Final
 
+from service.deadlines import Deadline
 from service.failures import Failure, Phase
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode, build_frame
@@ -45,7 +45,7 @@ async def apply_policy(
     try:
         connected.leg.start(reader)
         connected.leg.send_event(update)
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             connected.items = await reader.items
     except TimeoutError:
         raise reader.known_failure() or Failure("first_event_timeout", Phase.FIRST_EVENT) from None

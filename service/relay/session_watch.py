@@ -1,10 +1,11 @@
 """Watches the limits of one session: what is due at a tick, and until when nothing can be."""
 
+from service.deadlines import STALL_SECONDS
 from service.realtime.frames import Opcode
 from service.relay import ending
 from service.relay.ending import Ending
 from service.relay.pipe import Pipe
-from service.relay.ticker import STALL_SECONDS, TICK_SECONDS
+from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import (
     PING_ANSWER_SECONDS,
     ClientProber,

@@ -3,15 +3,14 @@
 import asyncio
 from typing import Final, Protocol
 
+from service.deadlines import STALL_SECONDS
+
 TICK_SECONDS: Final = 0.5
 """The interval between two ticks of a session. A tick finds the loss of a held leg, so that this and
 `closing_sides.UPSTREAM_CLOSE_SECONDS` together stay below two seconds."""
 _GROUPS: Final = 10
 """The sessions tick in this many groups, one after the other: nine thousand in one iteration of the event loop would delay
 all frames by tens of milliseconds."""
-STALL_SECONDS: Final = 2.0
-"""A tick that is later than this was delayed by a stall of the whole process: a suspended machine, a throttled container.
-What the peers sent meanwhile has not been read, so that the stall must not count as their silence."""
 
 
 class Tickable(Protocol):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from service.deadlines import Deadline
 from service.failures import Failure
 from service.store.interface import StoreError
 from service.telemetry.shared_store import StoreMetrics
@@ -50,7 +51,7 @@ class StoreCalls:
         """The same, also while calls fail: a trial."""
         started_at = time.perf_counter()
         try:
-            async with asyncio.timeout(self.seconds):
+            async with Deadline(self.seconds):
                 result = await operation()
         except TimeoutError:
             message = f"no answer within {self.seconds * 1000:g} ms"

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from service.deadlines import Deadline
 from service.failures import Failure
 from service.store.calls import StoreCalls, unavailable
 from service.store.interface import (
@@ -141,7 +142,7 @@ class Membership:
 
     async def _wait_for_membership(self) -> None:
         try:
-            async with asyncio.timeout(self._calls.seconds):
+            async with Deadline(self._calls.seconds):
                 await self._joined.wait()
         except TimeoutError:
             raise StoreError("this process could not register in time") from None

@@ -24,6 +24,7 @@ from typing import Final, Literal
 import aiohttp
 from yarl import URL
 
+from service.deadlines import Deadline
 from service.failures import Failure, Phase
 from service.realtime import live
 from service.realtime.closing import CloseCode
@@ -166,7 +167,7 @@ class Dialler:
         self, timeout_seconds: float, target: Target, request: DialRequest, progress: DialProgress
     ) -> UpstreamConnection:
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with Deadline(timeout_seconds):
                 return await self._dial(target, request, progress)
         except TimeoutError:
             raise progress.refusal or translate.from_timeout(progress.phase) from None
@@ -308,7 +309,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
     """The body of a refusal, cut at `BODY_BYTES` and at what arrives within `BODY_SECONDS`."""
     body = bytearray()
     with suppress(aiohttp.ClientError, OSError, TimeoutError):
-        async with asyncio.timeout(BODY_SECONDS):
+        async with Deadline(BODY_SECONDS):
             while len(body) < BODY_BYTES:
                 chunk = await response.content.read(BODY_BYTES - len(body))
                 if not chunk:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from service.deadlines import Deadline
 from service.upstream.secret_file import SecretFileError
 
 READ_SECONDS: Final = 10.0
@@ -70,7 +71,7 @@ class FileReader:
         self._is_reading = True
         threading.Thread(target=run, name="read file", daemon=True).start()
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with Deadline(READ_SECONDS):
                 return await result
         except TimeoutError:
             raise _not_answering() from None

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from service.deadlines import DeadlineTimer
 from service.failures import Failure, Phase
 from service.realtime.events import ErrorEvent, parse_error
 from service.realtime.scanner import Scanner
@@ -48,7 +49,7 @@ class FirstEventReader:
         self._has_failed = False
         self._error: ErrorEvent | None = None
         self.refusal: bytes | None = None  # the payload of the `error` event, which may contain a part of the key
-        self._close_timer: asyncio.TimerHandle | None = None
+        self._close_timer: DeadlineTimer | None = None
         self.items: asyncio.Future[list[Item]] = asyncio.get_running_loop().create_future()
 
     def receive(self, data: bytes) -> None:
@@ -117,7 +118,7 @@ class FirstEventReader:
     def _wait_for_close(self, error: ErrorEvent) -> None:
         """The code of the close frame refines the failure; without one the `error` event alone decides."""
         self._error = error
-        self._close_timer = asyncio.get_running_loop().call_later(
+        self._close_timer = DeadlineTimer(
             CLOSE_AFTER_ERROR_SECONDS, lambda: self._fail(translate.from_events(error, None, "", phase=self._phase))
         )
 

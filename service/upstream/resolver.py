@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from service.deadlines import Deadline
+
 LOOKUP_SECONDS: Final = 30.0
 """A lookup that takes longer is abandoned, so that later dials do not join one that never ends. The system's resolver gives
 up after as long by default: 5 s, twice, for each of three servers."""
@@ -101,7 +103,7 @@ class CachingResolver(AbstractResolver):
     async def _look_up(self, key: _Key) -> list[ResolveResult]:
         host = key[0]
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
+            async with Deadline(LOOKUP_SECONDS):
                 infos = await look_up(*key)
         except TimeoutError:
             raise OSError("the resolver does not answer") from None

@@ -1,11 +1,11 @@
 """GET /v1/models/{model}: the cheaper half of the health checks. A success proves the key, not that a session can open."""
 
-import asyncio
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 
+from service.deadlines import Deadline
 from service.failures import Failure, Phase
 from service.upstream import hints, translate
 from service.upstream.dial import DialProgress, http_get, read_body
@@ -31,7 +31,7 @@ async def _fetch_model(session: aiohttp.ClientSession, target: Target, model: st
     headers = target.headers() | {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
         async with (
-            asyncio.timeout(timeout_seconds),
+            Deadline(timeout_seconds),
             await http_get(session, target, url, headers, progress) as response,
         ):
             if response.status == HTTPStatus.OK:

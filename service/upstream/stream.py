@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.deadlines import Deadline
 from service.realtime import live
 from service.realtime.events import parse_object
 from service.realtime.frames import Opcode
@@ -68,7 +69,7 @@ class EventStream:
         Raises StreamClosed after the last event, and again on every later call. Raises TimeoutError after
         `timeout_seconds`. Timeout and cancellation lose no event. Concurrent calls are not supported.
         """
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             event = await self._received.get()
         if event is None:
             self._received.put_nowait(None)
@@ -79,7 +80,7 @@ class EventStream:
 
     async def first_event(self, timeout_seconds: float) -> ServerEvent:
         """Wait for the next event that has a type, like `next_event`. Messages without one prove nothing and are skipped."""
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             while True:
                 event = await self.next_event(timeout_seconds)
                 if event.type:
@@ -94,7 +95,7 @@ class EventStream:
         payload = os.urandom(4)
         sent_at = time.perf_counter()
         self._connected.leg.send_control(Opcode.PING, payload)
-        async with asyncio.timeout(timeout_seconds):
+        async with Deadline(timeout_seconds):
             while await self._pongs.get() != payload:
                 pass  # a pong that nothing asked for (RFC 6455 section 5.5.3)
         return time.perf_counter() - sent_at

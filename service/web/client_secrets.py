@@ -11,6 +11,7 @@ from aiohttp import web
 
 from service.access.clients import Identity
 from service.access.secrets import ClientSecrets, CreationLimit, Grant, is_client_secret
+from service.deadlines import Deadline
 from service.failures import Failure
 from service.realtime.secret_request import MAX_BODY_BYTES, InvalidBody, SecretRequest, parse_request
 from service.store.interface import MAX_SECRET_PAYLOAD_BYTES
@@ -187,7 +188,7 @@ async def _read_body(request: web.Request) -> bytes:
         request.writer.output_size = 0  # of the response
     body = bytearray()
     with suppress(TimeoutError):
-        async with asyncio.timeout(BODY_SECONDS):
+        async with Deadline(BODY_SECONDS):
             while not request.content.at_eof():
                 body += await request.content.readany()
     if length is not None and len(body) < length:

@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
 from service.access.forwarded import address_block
+from service.deadlines import STALL_SECONDS, DeadlineTimer
 from service.failures import Failure
 from service.web import unserved
 from service.web.address_shares import AddressShare, AddressShares
@@ -70,7 +71,7 @@ class PublicProtocol(web.RequestHandler):
         self._lingers = False
         self._losses = losses_of(self._loop)  # here, and not 5,000 times in the turn in which a network fails
         self._peer_finished = False
-        self._unsent_timer: asyncio.TimerHandle | None = None
+        self._unsent_timer: DeadlineTimer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Have the kernel reset the connection of a peer that acknowledges nothing or keeps its window closed."""
@@ -148,7 +149,10 @@ class PublicProtocol(web.RequestHandler):
         """Answer a head that is incomplete when its time is over; aiohttp closes the connection without a word."""
         head = cast("HeadLimiter | None", self._parser)
         waiter = self._waiter
-        is_due = self._loop.time() >= self._next_keepalive_close_time
+        now = self._loop.time()
+        if now - self._next_keepalive_close_time > STALL_SECONDS:  # the head may wait in the socket
+            self._next_keepalive_close_time = now + STALL_SECONDS
+        is_due = now >= self._next_keepalive_close_time
         if head is not None and head.is_incomplete and is_due and waiter is not None and not waiter.done():
             self._keepalive_handle = None
             self._messages.append(head.fail(IncompleteHead()))
@@ -165,7 +169,7 @@ class PublicProtocol(web.RequestHandler):
         transport = self.transport
         if transport is not None and self._unsent_timer is None and transport.get_write_buffer_size():
             acknowledged = tcp.acknowledged_bytes(transport)
-            self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
+            self._unsent_timer = DeadlineTimer(UNSENT_SECONDS, partial(self._check_unsent, transport, acknowledged))
 
     def _check_unsent(self, transport: asyncio.Transport, acknowledged_before: int) -> None:
         self._unsent_timer = None
@@ -175,7 +179,7 @@ class PublicProtocol(web.RequestHandler):
         if acknowledged == acknowledged_before:
             transport.abort()
         else:
-            self._unsent_timer = self._loop.call_later(UNSENT_SECONDS, self._check_unsent, transport, acknowledged)
+            self._unsent_timer = DeadlineTimer(UNSENT_SECONDS, partial(self._check_unsent, transport, acknowledged))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's `bool | None` to None
         """Keep the transport open for the answer to a request. A half-close ends an idle connection, a body, and a dial."""

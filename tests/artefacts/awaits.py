@@ -2,7 +2,7 @@
 
 A wait has a deadline
 
-* within `asyncio.timeout` or `timeout_at`, as the timeout of `asyncio.wait` or `wait_for`, and in `asyncio.sleep`;
+* within `asyncio.timeout`, `timeout_at` or `Deadline`, as the timeout of `asyncio.wait` or `wait_for`, in `asyncio.sleep`;
 * if it awaits a coroutine of the program's own, whose waits are judged themselves;
 * in a function whose every call has one.
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_DEADLINES: Final = frozenset({"asyncio.timeout", "asyncio.timeout_at"})
+_DEADLINES: Final = frozenset({"asyncio.timeout", "asyncio.timeout_at", "Deadline"})
 _FOREIGN: Final = frozenset({
     "close", "run", "wait", "get", "read", "start", "connect", "serve", "stop", "cleanup", "drain", "prepare", "setup",
     "send", "write", "request", "aclose", "wait_closed", "readany", "finish_response", "resolve", "_handle_request",

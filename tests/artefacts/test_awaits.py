@@ -30,6 +30,7 @@ EXCEPTIONS: Final = {
         "_read",
         "response.content.iter_any()",
     ): "within FETCH_SECONDS of `fetch_key_set`",
+    ("service/access/jwks_source.py", "JwksSource.prepare", "asyncio.wait(...)"): KEYS,
     ("service/access/jwt_verifier.py", "JwtVerifier.prepare", "self._source_of(issuer).prepare(...)"): KEYS,
     ("service/access/jwt_verifier.py", "JwtVerifier.close", "self._session.close()"): "its connections are aborted",
     ("service/doctor/key_sets.py", "fetch_key_sets", "open_session()"): NO_WAIT,

@@ -13,9 +13,10 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 # A package may import itself and the packages listed for it. `settings` builds values of `access` and `upstream`, so it is
 # above them; only the composition root and the commands may import it.
-BASE = {"failures", "realtime", "version"}
+BASE = {"deadlines", "failures", "realtime", "version"}
 ALLOWED = {
     "version": set[str](),
+    "deadlines": set[str](),
     "loop": set[str](),
     "machine": set[str](),
     "failures": {"failures", "realtime"},

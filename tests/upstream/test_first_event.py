@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from service.deadlines import Deadline
 from service.realtime.closing import close_payload
 from service.realtime.frames import Opcode, build_frame
 from tests.support.harness import eventually, open_raw, payload_of, simulated_relay, taking_less_than
@@ -182,16 +183,16 @@ async def test_fragmented_first_event_is_forwarded_unchanged(size: int) -> None:
 
 async def test_five_hundred_stalled_dials_do_not_affect_an_open_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """400, half of the dials, time out, 100 more are refused immediately; an event of the open session is not delayed."""
-    dial_seconds, timeout = 57.0, asyncio.timeout
-    deadlines: list[asyncio.Timeout] = []
+    dial_seconds = 57.0
+    deadlines: list[Deadline] = []
 
-    def recorded_timeout(seconds: float | None) -> asyncio.Timeout:
-        bound = timeout(seconds)
+    def recorded_deadline(seconds: float) -> Deadline:
+        bound = Deadline(seconds)
         if seconds == dial_seconds:
             deadlines.append(bound)
         return bound
 
-    monkeypatch.setattr(asyncio, "timeout", recorded_timeout)
+    monkeypatch.setattr("service.upstream.dial.Deadline", recorded_deadline)
 
     async def script(exchange: Exchange) -> None:
         if "keep=1" in exchange.head:
@@ -215,7 +216,7 @@ async def test_five_hundred_stalled_dials_do_not_affect_an_open_session(monkeypa
             assert b'{"type":"pong"}' == payload_of(await healthy.next_item())
         assert 400 == len(deadlines)
         for bound in deadlines:  # the time has passed
-            bound.reschedule(asyncio.get_running_loop().time())
+            bound._expire()
         statuses = [(answer.status, answer.error["code"]) for answer in await asyncio.gather(*waiting)]
 
         assert (400, 100) == (statuses.count((504, "first_event_timeout")), statuses.count((503, "relay_full")))

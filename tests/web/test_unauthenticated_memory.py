@@ -233,3 +233,21 @@ async def read_all(sock: socket.socket) -> None:
 def public_protocols() -> list[PublicProtocol]:
     """The open connections of the public listeners of this process."""
     return [found for found in gc.get_objects() if isinstance(found, PublicProtocol) and found.transport is not None]
+
+
+@pytest.mark.parametrize(("stall", "status"), [(600.0, b"200"), (0.0, b"400")])
+async def test_rest_of_a_head_that_waits_during_a_stall_is_read(stall: float, status: bytes) -> None:
+    """The time for a head is over before the relay, whose process did not run, has read what has arrived."""
+    async with simulated_relay() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.app.public_port)
+        writer.write(GET)
+        await eventually(lambda: any(found._parser.is_incomplete for found in public_protocols()))  # type: ignore[union-attr]  # a HeadLimiter
+        (connection,) = public_protocols()
+        writer.write(b"Connection: close\r\n\r\n")
+        connection._next_keepalive_close_time = asyncio.get_running_loop().time() - stall
+        connection._process_keepalive()
+
+        line = await reader.readline()
+        writer.close()
+
+        assert status == line.split()[1]

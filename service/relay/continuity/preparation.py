@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
+from service.deadlines import Deadline
 from service.failures import Failure
 from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.kept import payload_of
@@ -105,7 +106,7 @@ class Preparation:
         self._lists_seconds = times.recovery * _LISTS_SHARE
         seconds = times.recovery if self._is_recovery else max(times.recovery, times.dial)
         try:
-            async with asyncio.timeout(seconds), slot:
+            async with Deadline(seconds), slot:
                 connected = await redial(is_recovery=self._is_recovery)
         except TimeoutError:
             self._fail("timeout")
