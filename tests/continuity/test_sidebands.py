@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
+from service.relay.continuity.sideband import SidebandContinuity
 from tests.clients_file.relays import TOKENS, table, write
 from tests.support.harness import Relay, eventually, open_raw
 from tests.support.raw_websocket_server import ServerConnection
@@ -147,3 +148,18 @@ async def test_large_event_of_a_call_ends_no_continuity(sender: str, content: di
             assert not relay.events("session.not_renewable")
         finally:
             await client.close()
+
+
+def test_call_that_no_connection_joins_keeps_nothing() -> None:
+    """While it closes, what the client has sent and still sends is not held."""
+    continuity = SidebandContinuity()
+    continuity.upstream_lost(0.0)
+    continuity.keep_client("response.create", bytes(200_000), 0.0)
+    continuity.keep_appends([bytes(70_000)], 0.0, 0.0)
+    assert continuity.is_full
+
+    continuity.give_up("ended")
+    continuity.keep_client("response.create", bytes(1000), 1.0)
+    continuity.keep_appends([bytes(1000)], 1.0, 1.0)
+
+    assert (0, [], False) == (continuity.kept_bytes, continuity._frames, continuity.is_full)

@@ -25,13 +25,13 @@ class SidebandContinuity(Continuity):
 
     def keep_client(self, event_type: str, raw: bytes, now: float) -> None:  # noqa: ARG002 - of the class
         """Keep it while there is no connection."""
-        if not self._has_upstream:
+        if not self._has_upstream and not self._is_off:
             self._frames.append(raw)
             self._bytes += len(raw) + OVERHEAD_BYTES
 
     def keep_appends(self, frames: list[bytes], since: float, now: float, *, is_alike: bool = False) -> None:  # noqa: ARG002 - of the class
         """Keep them while there is no connection."""
-        if not self._has_upstream:
+        if not self._has_upstream and not self._is_off:
             self._frames += frames
             self._bytes += sum(map(len, frames))
 
@@ -42,6 +42,11 @@ class SidebandContinuity(Continuity):
         """Note it while there is no connection: what has passed is not needed. An intricate event is kept unread."""
         if not self._has_upstream and not is_intricate:
             super().unkeepable()
+
+    def give_up(self, reason: str) -> None:
+        """Free everything: no other connection joins the call."""
+        super().give_up(reason)
+        self._frames, self._bytes = [], 0
 
     def keep_audio(self, events: int, size: int, now: float, item_id: str = "") -> None:
         """Nothing."""
