@@ -20,7 +20,7 @@ from service.doctor.relay_url import is_live_url
 from service.doctor.steps import StepRunner
 from service.realtime.keys import Secret
 from service.realtime.live import DEFAULT_MODEL
-from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
+from service.realtime.names import MODEL_NAME, credential_name
 from service.settings import Settings
 from service.settings.secrecy import credentials_in
 from service.upstream.secret_file import SecretFileError, read_secret
@@ -184,7 +184,7 @@ def _parse_relay(text: str) -> URL:
         )
     if url.user or url.password:
         raise UsageError("--relay must not contain credentials; use --token-env or --token-file")
-    if CREDENTIAL_PARAMETERS & {name.lower() for name in url.query}:
+    if any(map(credential_name, url.query)):
         raise UsageError("--relay must not contain a token, because URLs are logged; use --token-env or --token-file")
     return url
 

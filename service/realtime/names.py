@@ -7,13 +7,32 @@ from typing import Final
 MODEL_NAME: Final = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 """A model or deployment name as providers and gateways write it, "provider/model" included."""
 
-CREDENTIAL_PARAMETERS: Final = frozenset({"api-key", "api_key", "apikey", "token", "access_token", "key"})
-"""Query parameters that clients put a credential in, in lower case. The relay accepts none: proxies and servers log URLs."""
+_CREDENTIAL: Final = re.compile(
+    r"(?:openai|azure|ocpapim|x)?(?:api|access|auth|bearer|client|ephemeral|id|relay|secret|session|subscription)*"
+    r"(?:key|token|secret)|openaiinsecureapikey.*|(?:x|proxy)?(?:authorization|auth|bearer)|jwt|password|credentials?"
+)
+"""The names of credentials, by their letters alone: clients write them in many ways."""
+_PLAIN_NAME: Final = re.compile(r"[a-z_-]{1,64}")
+_MAX_CREDENTIAL_NAME: Final = 512  # as long as a name that ends with the token, in the form of the subprotocol
 
 _AUTHORITY: Final = re.compile(
     r"(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._~-]{1,32})?)\]|(?P<name>[A-Za-z0-9._-]{1,255}))"
     r"(?::(?P<port>[0-9]{0,5}))?"
 )
+
+
+def credential_name(parameter: str) -> str | None:
+    """The name of a credential that a query parameter bears, for messages; None if clients put none in it.
+
+    The relay accepts none, because servers log URLs. The result is safe to show: it has letters, `-` and `_` only.
+    """
+    letters = "".join(sign for sign in parameter[:_MAX_CREDENTIAL_NAME].casefold() if "a" <= sign <= "z")
+    if not _CREDENTIAL.fullmatch(letters):
+        return None
+    if letters.startswith("openaiinsecureapikey"):  # the token may follow
+        return "openai-insecure-api-key"
+    name = parameter.strip().lower()
+    return name if _PLAIN_NAME.fullmatch(name) else letters
 
 
 def host_of(authority: str) -> str | None:

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from yarl import URL
 
 from service.failures import CATALOGUE, Failure
-from service.realtime.names import CREDENTIAL_PARAMETERS, MODEL_NAME
+from service.realtime.names import MODEL_NAME, credential_name
 from service.realtime.secret_request import BoundSession
 from service.upstream.target import DialRequest, Endpoint
 
@@ -28,7 +28,7 @@ SUBPROTOCOLS: Final = ("realtime", "realtime-relay")
 _TOKEN_SUBPROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105 - a prefix, not a secret
 _OWN_PARAMETERS: Final = frozenset({"on_failure", "draining_event", "budget_event", "continuity"})
 _SINGLE_PARAMETERS: Final = frozenset({"model", "intent", "call_id", "deployment"})
-_KNOWN_PARAMETERS: Final = _OWN_PARAMETERS | _SINGLE_PARAMETERS | CREDENTIAL_PARAMETERS
+_KNOWN_PARAMETERS: Final = _OWN_PARAMETERS | _SINGLE_PARAMETERS
 _MAX_OTHER_PARAMETERS: Final = 16
 _MAX_QUERY_BYTES: Final = 2048
 _NONCE_BYTES: Final = 16
@@ -99,7 +99,7 @@ def header_token(request: web.Request) -> str | None:
 
 def parse_token(request: web.Request) -> str | None:
     """Return the client's credential from a header or subprotocol; raises Failure with token_missing for one in the URL."""
-    if names := CREDENTIAL_PARAMETERS & {name for name, _ in _query(request)}:
+    if names := {name for given, _ in _query(request) if (name := credential_name(given)) is not None}:
         name = min(names)
         raise Failure(
             "token_missing",

@@ -113,6 +113,7 @@ RELAY = ["--relay", "http://127.0.0.1:1"]
         (["--relay", "http://127.0.0.1:0"], {}, "--relay names port 0"),
         (["--relay", "http://me:CANARY@127.0.0.1"], {}, "--relay must not contain credentials"),
         (["--relay", "http://127.0.0.1/v1/realtime?token=CANARY"], {}, "--relay must not contain a token"),
+        (["--relay", "http://127.0.0.1/v1/realtime?clientSecret=CANARY"], {}, "--relay must not contain a token"),
         ([*RELAY, "--origin", "app.example.com"], {}, "--origin must be scheme, host and port only"),
         ([*RELAY, "--token-env", "T"], {}, "is unset or empty"),
         ([*RELAY, "--token-env", "T"], {"T": "CANARY with blanks"}, "characters that an HTTP header cannot carry"),

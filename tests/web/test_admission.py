@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 import pytest
 
@@ -44,7 +45,14 @@ async def test_token_is_read_from_each_header(headers: dict[str, str], expected:
         assert float(expected[0] == 101) == dialled
 
 
-@pytest.mark.parametrize("name", ["api-key", "api_key", "apiKey", "token", "Token", "ACCESS_TOKEN"])
+CREDENTIAL_NAMES: Final = (
+    "api-key", "api_key", "apiKey", "token", "Token", "ACCESS_TOKEN", "key", "client_secret", "clientSecret", "ephemeral_key",
+    "Ephemeral-Token", "authorization", "Proxy-Authorization", "bearer", "x-api-key", "openai_api_key", "subscription-key",
+    "Ocp-Apim-Subscription-Key", "openai-insecure-api-key", "auth_token", "session_token", "secret", "jwt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
 async def test_token_in_the_url_is_refused(name: str) -> None:
     """Also a valid one, because URLs are logged. The remedy names the headers to use instead."""
     async with simulated_relay(None, **TOKENS) as relay:
@@ -54,6 +62,34 @@ async def test_token_in_the_url_is_refused(name: str) -> None:
     assert (401, "token_missing") == (client.answer.status, client.answer.error["code"])
     assert client.answer.error["remedy"].startswith(f"Remove '{name.lower()}' from the URL.")
     assert TOKEN_CANARY not in str(relay.logs)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (f"openai-insecure-api-key.{TOKEN_CANARY}", "openai-insecure-api-key"),
+        ("api%0d%0akey", "apikey"),
+        ("%20token%20", "token"),
+        ("to%e2%84%aaen", "token"),  # the sign of the unit kelvin, whose lower case is k
+    ],
+)
+async def test_unusual_name_of_a_token_in_the_url_is_not_repeated(name: str, shown: str) -> None:
+    """It may hold the token, or what no message may."""
+    async with simulated_relay(None, **TOKENS) as relay:
+        client = await open_raw(relay.app.public_port, f"{PATH}&{name}={TOKEN_CANARY}")
+        await client.close()
+
+    assert client.answer.error["remedy"].startswith(f"Remove '{shown}' from the URL.")
+    assert TOKEN_CANARY not in str(relay.logs) + client.answer.body.decode()
+
+
+@pytest.mark.parametrize("name", ["keyboard", "max_tokens", "tokens", "author", "api-version", "monkey", "cache_key"])
+async def test_parameter_that_names_no_credential_passes(name: str) -> None:
+    """To upstream, as any other."""
+    async with simulated_relay(None, **TOKENS) as relay:
+        assert (101, None) == await answer(
+            relay, f"{PATH}&{name}=x", headers={"Authorization": f"Bearer {TOKEN_CANARY}"}
+        )
 
 
 @pytest.mark.parametrize(
