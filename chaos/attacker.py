@@ -135,10 +135,10 @@ async def _rubbish(connection: Connection) -> None:
 
 
 async def _request(connection: Connection) -> None:
-    """Send a request, and read the answer."""
+    """Send a request, in which %d is the number of the connection, and read the answer."""
     reader, writer = await connection.open()
     try:
-        await connection.write(writer, connection.attack.first)
+        await connection.write(writer, connection.attack.first.replace(b"%d", b"%d" % connection.number))
         await reader.read(_BLOCK)
     finally:
         writer.transport.abort()
@@ -301,6 +301,7 @@ _PROGRAMS: Final = (
     _reset_at_once, _reset_session,
 )  # fmt: skip
 PROGRAMS: Final[dict[str, Callable[[Connection], Awaitable[None]]]] = {
+    "request_internal": _request,
     "silent_internal": _silent,
     **{program.__name__.removeprefix("_"): program for program in _PROGRAMS},
 }
@@ -325,7 +326,7 @@ async def _main(port: int, internal_port: int, words: list[str]) -> None:
         name, _, count = word.partition("=")
         attack = ATTACKS[name]
         connections = int(count or attack.connections)
-        used = internal_port if attack.program == "silent_internal" else port
+        used = internal_port if attack.program.endswith("_internal") else port
         tasks += [
             asyncio.ensure_future(_repeat(Connection(attack, number, connections, used, tally)))
             for number in range(connections)

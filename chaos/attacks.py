@@ -116,6 +116,15 @@ def _bomb(name: str, extra: bytes) -> Attack:
     return Attack(name, "no token", "request", 20, request, pause_seconds=0.5, in_short=name == "ten-thousand-headers")
 
 
+def _request(name: str, first: bytes, *, in_short: bool = False) -> Attack:
+    return Attack(name, "no token", "request", 10, first, in_short=in_short)
+
+
+def _scrape(name: str, accept: bytes) -> Attack:
+    head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: " + accept + b"\r\n\r\n"
+    return Attack(name, "no token", "request_internal", 100, head)
+
+
 _NO_TOKEN: Final = (
     _rubbish("letters", b"", b"A", in_short=True),
     _rubbish("frames", b"", _BINARY),
@@ -133,6 +142,10 @@ _NO_TOKEN: Final = (
     _bomb("ten-thousand-headers", b"".join(b"a%d: b\r\n" % number for number in range(10_000))),
     _bomb("megabyte-of-commas", b"Connection: " + b"," * MIB + b"\r\n"),
     _bomb("long-header", b"Sec-WebSocket-Protocol: " + b"a," * 30_000 + b"\r\n"),
+    _request("path-of-slashes", b"GET " + b"/" * 60_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", in_short=True),
+    _request("six-thousand-parameters", upgrade("/v1/realtime", "x" + "&a=1" * 6000, None)),
+    _scrape("invented-metrics-formats", b"application/openmetrics-text; version=%d.0.0"),
+    _scrape("commas-in-accept", b"," * 60_000),
     Attack("slowloris", "no token", "slowloris", 100, _LIVEZ, b"a: b\r\n", in_short=True),
     Attack("anonymous-refusals", "no token", "request", 6, _REFUSED_UPGRADE, pause_seconds=0.1),
     Attack(
@@ -271,6 +284,7 @@ _UPSTREAM: Final = (
     _dial("1xx-flood", "chaos-1xx", in_short=True),
     _dial("1xx-headers", "chaos-1xx-headers"),
     _dial("endless-response-head", "chaos-head"),
+    _dial("refusal-in-chunks-of-a-byte", "chaos-chunks"),
     _dial("endless-first-event", "chaos-first-event", in_short=True),
     _dial("first-event-of-empty-fragments", "chaos-first-fragments"),
 )

@@ -80,6 +80,7 @@ FIRST_EVENTS: Final = {
 HEADS: Final = {
     "1xx": (b"", _INTERIM + b"\r\n"),
     "1xx-headers": (b"", _INTERIM + b"a: b\r\n" * 40 + b"\r\n"),
+    "chunks": (b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "head": (b"HTTP/1.1 101 Switching Protocols\r\n", b"a: b\r\n"),
 }
 FIRST_MESSAGES: Final = {
