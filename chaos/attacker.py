@@ -313,7 +313,7 @@ async def _repeat(connection: Connection) -> None:
     await asyncio.sleep(0.005 * connection.number)
     while True:
         with suppress(*DISCONNECTED, TimeoutError):
-            await program(connection)
+            await asyncio.wait_for(program(connection), connection.attack.session_seconds)
             await asyncio.sleep(connection.attack.pause_seconds)
             continue
         await asyncio.sleep(_RETRY_SECONDS)

@@ -40,6 +40,12 @@ _CLEAR: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.clear"}', _ZERO_
 _START: Final = build_frame(TEXT, b'{"type":"session.start","session":{"model":"gpt-live-1"}}', _ZERO_KEY)
 _PING: Final = frame_head(0x9, 0, _ZERO_KEY)
 _LARGE_PING: Final = frame_head(0x9, 125, _ZERO_KEY) + bytes(125)
+_EMPTY: Final = frame_head(0x2, 0, _ZERO_KEY)
+_ITEM: Final = build_frame(
+    TEXT,
+    b'{"type":"conversation.item.create","item":{"id":"x","type":"message","role":"user","content":[]}}',
+    _ZERO_KEY,
+)
 _PONG: Final = frame_head(0xA, 0, _ZERO_KEY)
 _LARGE: Final = build_frame(TEXT, b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 60_000 + b'"}', _ZERO_KEY)
 
@@ -66,6 +72,7 @@ class Attack:
     addresses: int = 4
     new_models: bool = False  # for each dial, so that none is refused from memory
     pause_seconds: float = 0.0  # between two turns of the program
+    session_seconds: float | None = None  # after which it disconnects and begins again
     settings: Mapping[str, str] = field(default_factory=dict)
     open_files: int | None = None
     in_short: bool = False
@@ -169,6 +176,10 @@ def _flood(kind: str, first: bytes, repeated: bytes) -> tuple[Attack, ...]:
     return one, fifty, pulses
 
 
+def _come_and_go(name: str, repeated: bytes, **more: Any) -> Attack:  # noqa: ANN401 - of an attack
+    return Attack(f"{name}-50", "small frames", "flood", 50, b"", repeated, names=50, session_seconds=1.0, **more)
+
+
 _SMALL_FRAMES: Final = (
     *_flood("pings", b"", _PING),
     *_flood("pongs", b"", _PONG),
@@ -176,6 +187,8 @@ _SMALL_FRAMES: Final = (
     *_flood("audio", b"", _AUDIO),
     *_flood("continuations", b"\x01\x80" + _ZERO_KEY, _CONTINUATION),
     Attack("large-then-tiny-50", "small frames", "large_then_small", 50, _LARGE, _TINY, model="chaos-deaf", names=50),
+    _come_and_go("come-and-go", _EMPTY),
+    _come_and_go("come-and-go-renewable", _ITEM, is_renewable=True),
     Attack("invalid-frames-50", "small frames", "flood", 50, b"\x81\xfe\xff\xff" + _ZERO_KEY, b"A", names=50),
 )
 

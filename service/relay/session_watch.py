@@ -7,6 +7,7 @@ from service.relay.ending import Ending
 from service.relay.pipe import Pipe
 from service.relay.ticker import TICK_SECONDS
 from service.relay.watchdog import (
+    HELD_PING_SECONDS,
     PING_ANSWER_SECONDS,
     ClientProber,
     RateMeter,
@@ -28,6 +29,7 @@ class SessionWatch:
     __slots__ = (
         "_activity",
         "_client",
+        "_client_pinged_at",
         "_limits",
         "_pinged_at",
         "_prober",
@@ -43,7 +45,7 @@ class SessionWatch:
         self._client = client
         self.upstream: Leg | None = upstream
         self._limits = limits
-        self.started_at = self.active_at = self._pinged_at = self.ticked_at = now
+        self.started_at = self.active_at = self._pinged_at = self._client_pinged_at = self.ticked_at = now
         self._activity = 0
         self._rates = SessionRates(limits, now)
         self._prober = ClientProber(client)
@@ -98,6 +100,7 @@ class SessionWatch:
         """Ping if it is time, and set `quiet_until`; `is_waiting`: something else is to be checked at the next tick."""
         if now - self._pinged_at >= self._limits.ping_seconds:
             self._ping(now)
+        self._ping_held_client(now)
         if is_waiting or self.upstream is None or self._prober.is_waiting:
             self.quiet_until = 0.0
             return
@@ -126,8 +129,16 @@ class SessionWatch:
         """The ending of a session whose client has not answered the last probe."""
         return ending.peer_lost("client") if self._prober.has_failed(now, self._limits) else None
 
+    def _ping_held_client(self, now: float) -> None:
+        held_since, client = self._client.held_since, self._client
+        if held_since is None or now - max(held_since, self._client_pinged_at) < HELD_PING_SECONDS:
+            return
+        if client.can_send and client.full_since is None:  # else what it has not read yet does the same
+            self._client_pinged_at = now
+            client.send_control(Opcode.PING, b"")
+
     def _ping(self, now: float) -> None:
-        self._pinged_at = now
+        self._pinged_at = self._client_pinged_at = now
         for leg in self._legs():
             leg.send_control(Opcode.PING, b"")
 

@@ -1,6 +1,7 @@
 """One timer for all sessions. A timer for each would cost memory and one wake-up of the event loop per session and tick."""
 
 import asyncio
+from time import perf_counter
 from typing import Final, Protocol
 
 from service.deadlines import STALL_SECONDS
@@ -11,6 +12,9 @@ TICK_SECONDS: Final = 0.5
 _GROUPS: Final = 10
 """The sessions tick in this many groups, one after the other: nine thousand in one iteration of the event loop would delay
 all frames by tens of milliseconds."""
+TURN_SECONDS: Final = 0.002
+"""After this much work in one turn of the event loop, the rest of a group ticks in the next turns: a renewable session may
+read much that it has kept."""
 
 
 class Tickable(Protocol):
@@ -29,6 +33,7 @@ class Ticker:
     def __init__(self) -> None:
         self._groups: list[set[Tickable]] = [set() for _ in range(_GROUPS)]
         self._current_group = 0
+        self._due_sessions: dict[Tickable, None] = {}  # in the order of their ticks
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
@@ -41,6 +46,7 @@ class Ticker:
 
     def remove(self, session: Tickable) -> None:
         """Stop ticking a session. Removing it again has no effect."""
+        self._due_sessions.pop(session, None)
         for group in self._groups:
             group.discard(session)
         if self._timer is not None and not any(self._groups):
@@ -62,5 +68,17 @@ class Ticker:
                 session.stalled(late)
             return
         self._current_group = (self._current_group + 1) % _GROUPS
-        for session in tuple(self._groups[self._current_group]):
+        is_scheduled = bool(self._due_sessions)
+        self._due_sessions.update(dict.fromkeys(self._groups[self._current_group]))
+        if not is_scheduled:
+            self._tick_due_sessions()
+
+    def _tick_due_sessions(self) -> None:
+        until = perf_counter() + TURN_SECONDS
+        while self._due_sessions:
+            session = next(iter(self._due_sessions))
+            del self._due_sessions[session]
             session.tick()
+            if perf_counter() >= until and self._due_sessions:
+                asyncio.get_running_loop().call_soon(self._tick_due_sessions)
+                return

@@ -16,6 +16,9 @@ that plays slowly reaches the ping within this time: kernels buffer less than tw
 RATE_WINDOW_SECONDS: Final = 10.0
 UPSTREAM_FRAMES_PER_SECOND: Final = 5000.0
 """An upstream that sends more ends the session: fifty times what the provider sends at its fastest."""
+HELD_PING_SECONDS: Final = 1.0
+"""A client that is not read is pinged each time this has passed. Its FIN cannot arrive behind bytes for which the receive
+window has no room, but the kernel of one that has disconnected answers data with RST, which can."""
 PING_ANSWER_SECONDS: Final = 10.0
 """After a stall of the process each peer has at least this long to answer a ping."""
 

@@ -19,6 +19,7 @@ from service.relay.closing_sides import CLIENT_CLOSE_SECONDS, LOST_CLIENT_CLOSE_
 from service.relay.drain import CLOSES_PER_SECOND
 from service.relay.grace import MARGIN_SECONDS, grace_seconds
 from service.relay.ticker import TICK_SECONDS
+from service.relay.ticker import TURN_SECONDS as TICK_TURN_SECONDS
 from service.relay.watchdog import ACK_ONLY_SECONDS, SessionLimits
 from service.settings import SETTINGS
 from service.upstream.circuit import DEFINITE_OPEN_SECONDS
@@ -99,6 +100,7 @@ STATEMENTS: Final = {
         f"{TURN_SECONDS * 1000:g} ms in each turn for all sessions",
         f"at most {FRAMES_PER_DELIVERY} of these frames",
         f"in slices of {LIGHT_SLICE_BYTES // KIB} KiB",
+        f"a tenth of them at a time, in {TICK_TURN_SECONDS * 1000:g} ms",
         f"more than {HEAVY_SECONDS * 1000:g} ms of such work",
         f"slices of {HEAVY_SLICE_BYTES // KIB} KiB",
         f"A frame of up to {MAX_BUFFERED_FRAME_BYTES // KIB} KiB is forwarded when it is complete",

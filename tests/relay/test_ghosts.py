@@ -1,5 +1,6 @@
 """A client whose old connection is dead, behind a proxy that still acknowledges, reconnects at its session limit."""
 
+import asyncio
 from typing import Any, Final, cast
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.failures import CATALOGUE
-from service.realtime.frames import Opcode
+from service.realtime.frames import Opcode, build_frame
+from service.relay import session_watch
 from service.relay.closing_sides import LOST_CLIENT_CLOSE_SECONDS
 from service.relay.session import Session
 from service.relay.watchdog import ACK_ONLY_SECONDS, Lapse, Probe, SessionLimits, seconds_until_lost
@@ -15,8 +17,11 @@ from service.wire.leg import Leg
 from service.wire.signs_of_life import MIN_PROGRESS_BYTES
 from tests.relay.test_watchdog import LegState
 from tests.support.faulty_tcp_proxy import tcp_proxy
+from tests.support.frame_reader import pause_reading
 from tests.support.harness import eventually, open_raw
 from tests.support.raw_frames import PATH, recorded_relay
+from tests.support.raw_websocket_server import CREATED, ServerConnection
+from tests.support.scripted_upstream import scripted_relay
 
 ANN: Final = {"Authorization": "Bearer CANARY1token-abcdefghij"}
 TOKENS: Final = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": "ann:CANARY1token-abcdefghij"}
@@ -167,3 +172,38 @@ async def test_client_that_acknowledges_speech_and_sends_nothing_is_lost(monkeyp
         assert "client_lost" == session._ended.result().reason
         await record.finished.wait()
         assert (1001, "") == record.close
+
+
+async def test_client_that_disconnects_while_it_is_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its FIN waits behind bytes for which there is no room: only RST, as the answer to a ping, shows that it has gone."""
+    monkeypatch.setattr(session_watch, "HELD_PING_SECONDS", 0.05)
+    is_over = asyncio.Event()
+
+    async def deaf(connection: ServerConnection) -> None:
+        pause_reading(connection)
+        connection.send(CREATED)
+        await is_over.wait()
+
+    async with scripted_relay(deaf) as (relay, _):
+        client = await open_raw(relay.app.public_port, "/v1/realtime?model=scripted")
+        await client.next_event()
+        [session] = relay.app.sessions
+        client.writer.write(
+            16 * build_frame(Opcode.TEXT, b'{"type":"input_audio_buffer.append"}' + bytes(1 << 20), b"key1")
+        )
+        await eventually(lambda: session._client.held_since is not None)
+        unsent: list[int] = []
+
+        def is_full() -> bool:
+            unsent.append(client.writer.transport.get_write_buffer_size())
+            return len(unsent) > 10 and unsent[-10] == unsent[-1] > 0
+
+        await eventually(is_full)
+        assert not session._client.peer_disconnected()
+        client.writer.transport.abort()
+        await eventually(session._ended.done, 5)
+        is_over.set()
+        await client.close()
+
+        await eventually(lambda: bool(relay.events("session.ended")))
+        assert "client_lost" == relay.events("session.ended")[0]["reason"]

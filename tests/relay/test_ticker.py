@@ -67,6 +67,42 @@ async def test_sessions_tick_in_groups() -> None:
     assert max(moments.count(moment) for moment in moments) <= 2 * 40 / ticker._GROUPS
 
 
+async def test_costly_ticks_are_spread_over_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that have much to do at a tick do it in one turn of the event loop each; one that is removed does nothing."""
+    now, turn, ticks = 0.0, 0, list[tuple[int, int]]()
+    monkeypatch.setattr(ticker, "perf_counter", lambda: now)
+    session_ticker = Ticker()
+
+    class Costly(RecordingSession):
+        def tick(self) -> None:
+            nonlocal now
+            now += ticker.TURN_SECONDS
+            ticks.append((id(self), turn))
+            session_ticker.remove(removed)
+            super().tick()
+
+    sessions: list[RecordingSession] = [Costly() for _ in range(40)]
+    removed = RecordingSession()
+    for session in (*sessions, removed):
+        session_ticker.add(session)
+    session_ticker._groups = [{*sessions, removed}, *session_ticker._groups[1:]]
+    loop = asyncio.get_running_loop()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        counting[0] = loop.call_soon(count)
+
+    counting = [loop.call_soon(count)]
+    await wait_for_ticks(sessions, 1)
+    counting[0].cancel()
+    for session in sessions:
+        session_ticker.remove(session)
+
+    assert len(ticks) == len({turn for _, turn in ticks})
+    assert len(removed.at) <= 1
+
+
 async def test_timer_stops_without_sessions_and_restarts() -> None:
     """An idle relay does not wake up."""
     session_ticker, first, second = Ticker(), RecordingSession(), RecordingSession()
