@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
 from typing import Final, Literal
 
 from service.realtime.closing import close_payload
@@ -128,9 +127,10 @@ class Leg(SignsOfLife):
         elif self.backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
             self._wait_for_turn(data)
         else:
-            started = perf_counter()
+            clock = self._turns.clock
+            started = clock()
             self._receiver.receive(data)
-            seconds = perf_counter() - started
+            seconds = clock() - started
             self._turns.uncharged_seconds += seconds
             if self._turns.uncharged_seconds > CHEAP_SECONDS:
                 self._turns.charge(self, seconds)

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import math
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -35,6 +36,9 @@ FREE_SECONDS: Final = 0.0001
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
+WAIT_PER_SECOND: Final = 200.0
+"""How many seconds later a leg is due for each second of its debt beyond `CHEAP_SECONDS`, as long as it is light. A flood is
+light for 5 ms: fifty clients that connect anew each second would take a quarter of a second before the calls that wait."""
 WAIT_PER_BYTE: Final = 1e-6
 """How many seconds later a leg is due for each byte: more bytes are more work, but how much is known only afterwards."""
 LOOK_SECONDS: Final = 0.05
@@ -86,6 +90,12 @@ class Debt:
         self._changed_at = now
 
     @property
+    def seconds(self) -> float:
+        """The debt at present."""
+        self.add(0.0)
+        return self._seconds
+
+    @property
     def is_heavy(self) -> bool:
         """Whether the leg has to wait for its turn."""
         return self.exceeds(HEAVY_SECONDS)
@@ -120,6 +130,8 @@ class TurnScheduler:
         self.is_spent = False
         self.uncharged_seconds = 0.0
         self._looks = Debt()
+        # For the time of a delivery. While legs wait, time without a core must not count as work of a call.
+        self.clock: Callable[[], float] = time.perf_counter
 
     def may_look(self, leg: Waiting) -> bool:
         """Whether a held leg may be searched for its close frame now.
@@ -152,10 +164,14 @@ class TurnScheduler:
     def add(self, leg: Waiting) -> None:
         """Queue a leg that has bytes, once: not again before `deliver` has returned False.
 
-        A heavy leg is due once it is light, and one with few bytes before one with many. So none is passed for ever.
+        A heavy leg is due once it is light, a light one the later the more work it has caused lately, and the more bytes it
+        has. So none is passed for ever.
         """
-        due = max(time.perf_counter(), leg.debt.light_at) + len(leg.backlog) * WAIT_PER_BYTE
+        light_at = max(time.perf_counter(), leg.debt.light_at)
+        debt = min(max(leg.debt.seconds, CHEAP_SECONDS), HEAVY_SECONDS) - CHEAP_SECONDS
+        due = light_at + debt * WAIT_PER_SECOND + len(leg.backlog) * WAIT_PER_BYTE
         heapq.heappush(self._waiting, (due, next(self._numbers), leg))
+        self.clock = time.thread_time
         self._schedule()
 
     def _schedule(self) -> None:
@@ -171,7 +187,9 @@ class TurnScheduler:
         except BaseException:
             self._schedule()  # the others must not wait until another one is queued
             raise
-        if self._waiting and not is_paused:
+        if not self._waiting:
+            self.clock = time.perf_counter
+        elif not is_paused:
             self._schedule()
 
     def _deliver_until(self, end: float) -> bool:

@@ -114,6 +114,38 @@ def test_turn_ends_when_its_budget_is_spent(clock: FakeClock, calls: list[Callab
     assert turns_taken > 50
 
 
+def test_leg_without_debt_is_served_before_light_ones_with_some(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """Each client that connects anew is light at first; what fifty of them have left must not come before a call."""
+    scheduler = scheduler_with(calls)
+    floods = [CostlyLeg(clock, "flood", 4096, SMALL_FRAMES) for _ in range(50)]
+    log: list[tuple[str, int]] = []
+    for flood in floods:
+        flood.debt.add(CHEAP_SECONDS * 2)
+        flood.log = log
+        scheduler.add(flood)
+    clock.now += 0.05
+    call = CostlyLeg(clock, "call", 13_000, SPEECH)
+    call.log = log
+    scheduler.add(call)
+    calls.pop()()
+
+    assert ("call", 13_000) == log[0]
+
+
+def test_time_without_a_core_is_not_measured_while_legs_wait(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
+    """A call that is preempted is charged nothing; with nothing to wait for, the cheaper clock is used."""
+    scheduler = scheduler_with(calls)
+    clocks = [scheduler.clock]
+    scheduler.add(CostlyLeg(clock, "flood", 100, SMALL_FRAMES))
+    clocks.append(scheduler.clock)
+    calls.pop()()
+    clocks.append(scheduler.clock)
+
+    assert [clock.perf_counter, clock.thread_time, clock.perf_counter] == clocks
+
+
 def test_light_leg_is_served_before_heavy_ones(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
     """However many floods wait, and although they came first."""
     scheduler = scheduler_with(calls)
