@@ -78,7 +78,8 @@ async def test_endless_answer_is_cut_at_the_limit_and_asked_for_again() -> None:
         caller.be_silent(800)
         await caller.until("response.done", 2)
         assert ["cancelled", "completed"] == [event["response"]["status"] for event in caller.of_type("response.done")]
-        assert (len(found.upstreams), found.swaps("forced")) == (2, 1)
+        # On a busy machine the limit may come before the switch, 40 ms before it: then it is a loss.
+        assert (len(found.upstreams), found.swaps("forced") + found.swaps("loss")) == (2, 1)
         await is_alive(caller)
         caller.check()
 
@@ -104,15 +105,16 @@ async def test_connection_that_was_given_up_at_the_limit_is_sent_nothing_more(mo
 
 
 @pytest.mark.parametrize(
-    ("scenario", "reason"),
+    ("scenario", "reasons"),
     [
-        ("quota-exhausted", "quota_exhausted"),
-        ("key-rejected", "key_rejected"),
-        ("http-429", "rate_limited"),
-        ("hang", "timeout"),
+        ("quota-exhausted", {"quota_exhausted"}),
+        ("key-rejected", {"key_rejected"}),
+        ("http-429", {"rate_limited"}),
+        ("hang", {"timeout", "first_event_timeout"}),  # the renewal's limit and that of its dial are the same
     ],
+    ids=lambda value: value if isinstance(value, str) else None,
 )
-async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, reason: str) -> None:
+async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, reasons: set[str]) -> None:
     """The session then ends with the provider's reason, at the provider's time."""
     refusing = Behaviour(scenario=scenario)
     async with (
@@ -124,7 +126,7 @@ async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, r
         await caller.until_over()
         assert await found.ended() == "session_expired"
         assert caller.of_type("error")[-1]["error"]["code"] == "session_expired"
-        assert found.relay.events("session.renewal_failed")[0]["reason"] == reason
+        assert found.relay.events("session.renewal_failed")[0]["reason"] in reasons
 
 
 @pytest.mark.parametrize("pause_ms", [0, 60])
