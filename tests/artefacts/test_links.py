@@ -1,4 +1,4 @@
-"""Documents: every relative link, anchor, path and `make` verb in them exists, and the README stays short."""
+"""Documents: links, anchors, paths and `make` verbs in them exist, headings skip no level, and the README stays short."""
 
 import re
 import subprocess
@@ -92,6 +92,17 @@ def broken_links(document: Path) -> list[str]:
 def test_relative_links_and_anchors_resolve(document: Path) -> None:
     """A link that leads nowhere names itself here."""
     assert [] == broken_links(document)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_headings_skip_no_level(document: Path) -> None:
+    """The operator's page shows runbooks, and screen readers follow the order of their headings."""
+    headings = _HEADING.findall(_FENCE.sub("", document.read_text(encoding="utf-8")))
+    levels = [0, *(len(marks) for marks, _ in headings)]
+
+    assert [] == [
+        title for (_, title), before, level in zip(headings, levels, levels[1:], strict=False) if level > before + 1
+    ]
 
 
 def test_links_in_the_catalogue_resolve() -> None:
