@@ -2,9 +2,9 @@
 
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Gauge, Histogram
 
 SwapCause = Literal["renewal", "forced", "loss"]
 SwapResult = Literal["ok", "failed", "postponed", "ended"]
@@ -76,12 +76,12 @@ class ContinuityMetrics:
         self.kept_bytes = Gauge(
             f"{prefix}_continuity_bytes", "Bytes of conversations that are kept for swaps.", registry=registry
         )
-        start_at_zero(self._swaps, CAUSES, RESULTS)
-        start_at_zero(self.seconds, CAUSES)
-        start_at_zero(self.gap, CAUSES)
-        start_at_zero(self._items, ITEM_RESULTS)
-        start_at_zero(self._lost_turns, LOST_TURNS)
-        start_at_zero(self._not_renewable, NOT_RENEWABLE)
+        self._swaps.start_at_zero(CAUSES, RESULTS)
+        self.seconds.start_at_zero(CAUSES)
+        self.gap.start_at_zero(CAUSES)
+        self._items.start_at_zero(ITEM_RESULTS)
+        self._lost_turns.start_at_zero(LOST_TURNS)
+        self._not_renewable.start_at_zero(NOT_RENEWABLE)
 
     def count_swap(self, cause: SwapCause, result: SwapResult) -> None:
         """Count a swap, or an attempt that failed."""

@@ -6,13 +6,13 @@ They change a few times per turn, so they are plain Prometheus metrics (compare 
 import math
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from service.realtime.incidents import OTHER, RATE_LIMIT_NAMES
 from service.realtime.pricing import MODELS, cost_usd, uncached
 from service.realtime.server_events import INTERRUPTION_REASONS, RESPONSE_STATUSES, ResponseResult
 from service.realtime.usage import Tokens
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Gauge, Histogram
 
 # An answer within 0.5 s feels like conversation, one after 2 s like a bad connection; tool calls can take tens of seconds.
 _ANSWER_BUCKETS: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -82,17 +82,14 @@ class ConversationMetrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        start_at_zero(self.refused_events, _REFUSED_EVENTS)
-        start_at_zero(self._responses, RESPONSE_STATUSES)
-        start_at_zero(self._interruptions, INTERRUPTION_REASONS)
+        self.refused_events.start_at_zero(_REFUSED_EVENTS)
+        self._responses.start_at_zero(RESPONSE_STATUSES)
+        self._interruptions.start_at_zero(INTERRUPTION_REASONS)
         for limit in (*RATE_LIMIT_NAMES, OTHER):
             self._remaining_ratios.labels(limit).set(math.nan)
-        for model in MODELS:
-            for kind in _KINDS:
-                for modality in _OUTPUT_MODALITIES if kind == "output" else _MODALITIES:
-                    self._tokens.labels(model, kind, modality)
-            if model != OTHER:
-                self.cost.labels(model)
+        for kind in _KINDS:
+            self._tokens.start_at_zero(MODELS, (kind,), _OUTPUT_MODALITIES if kind == "output" else _MODALITIES)
+        self.cost.start_at_zero(model for model in MODELS if model != OTHER)
 
     def count_response(self, model: str, result: ResponseResult) -> float | None:
         """Count an ended response with its tokens and cost; `model` is one of `MODELS`.

@@ -5,14 +5,14 @@ Most change at most a few times a second for each session, so they are plain Pro
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from service.failures import DIAL_FAILURES, START_FAILURES
 from service.realtime.live_events import RESPONSE_ENDS, RESPONSE_FAILED, BackendResponse, Decision
 from service.realtime.live_usage import Charge, LiveMeter
 from service.realtime.pricing import LIVE_MODELS, OTHER, live_cost_usd, uncached
 from service.telemetry.conversations import ConversationMetrics
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Histogram
 
 # A start takes 0.3 to 0.8 s, with a long history 1.2 s.
 _START_BUCKETS: Final = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 15, 30)
@@ -91,14 +91,14 @@ class LiveMetrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        start_at_zero(self._seconds, LIVE_MODELS, _KINDS)
-        start_at_zero(self._cost, (model for model in LIVE_MODELS if model != OTHER))
+        self._seconds.start_at_zero(LIVE_MODELS, _KINDS)
+        self._cost.start_at_zero(model for model in LIVE_MODELS if model != OTHER)
         # What the clients cause, alerts and dashboards leave out.
-        start_at_zero(self.start_failures, (*DIAL_FAILURES, *START_FAILURES))
-        start_at_zero(self.refused_events, _REFUSED_EVENTS)
-        start_at_zero(self._final_usage, _RESULTS)
-        start_at_zero(self._backend, (*RESPONSE_ENDS, _DECISION))
-        start_at_zero(self._tokens, _TOKEN_KINDS)
+        self.start_failures.start_at_zero((*DIAL_FAILURES, *START_FAILURES))
+        self.refused_events.start_at_zero(_REFUSED_EVENTS)
+        self._final_usage.start_at_zero(_RESULTS)
+        self._backend.start_at_zero((*RESPONSE_ENDS, _DECISION))
+        self._tokens.start_at_zero(_TOKEN_KINDS)
 
     def count_charge(self, model: str, charge: Charge) -> None:
         """Count what an event adds to the usage of its session; `model` is one of `LIVE_MODELS`."""

@@ -10,7 +10,7 @@ Rules of this file:
 import time
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import CollectorRegistry, Info, disable_created_metrics
 from prometheus_client.process_collector import ProcessCollector
 
 from service.failures import ADMISSION_FAILURES, CATALOGUE, DIAL_FAILURES, ENDINGS, Failure, Phase
@@ -22,7 +22,7 @@ from service.telemetry.conversations import ConversationMetrics
 from service.telemetry.expected_failures import EXPECTED_FAILURES
 from service.telemetry.live_calls import LiveMetrics
 from service.telemetry.recent import Recent
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Gauge, Histogram
 from service.telemetry.shared_store import StoreMetrics
 from service.telemetry.tokens import TokenMetrics
 from service.telemetry.traffic import Traffic, TrafficCollector
@@ -250,31 +250,34 @@ class Metrics:
         self.draining = Gauge(
             f"{PREFIX}_draining", "1 while the relay drains: it refuses new sessions.", registry=self.registry
         )
+        self._health_reasons: dict[str, str | None] = {}  # that health_reason shows, by check
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        for reason, phase, status in EXPECTED_FAILURES:
-            self.connection_failures.labels(self.upstream, phase, status, reason)
-        for reason in _REFUSED_BY_RELAY:
-            self.connection_failures.labels(self.upstream, Phase.ACCESS, _relay_status(reason), reason)
-        start_at_zero(self.admissions, ("admitted", *_REFUSED_BY_RELAY))
+        self.connection_failures.start_each_at_zero(
+            (self.upstream, phase, status, reason) for reason, phase, status in EXPECTED_FAILURES
+        )
+        self.connection_failures.start_each_at_zero(
+            (self.upstream, Phase.ACCESS, _relay_status(reason), reason) for reason in _REFUSED_BY_RELAY
+        )
+        self.admissions.start_at_zero(("admitted", *_REFUSED_BY_RELAY))
         upstream = (self.upstream,)
-        start_at_zero(self.upstream_connects, upstream, ("ok", *DIAL_FAILURES))
-        start_at_zero(self.sessions_active, Api)
-        start_at_zero(self.session_duration, Api)
+        self.upstream_connects.start_at_zero(upstream, ("ok", *DIAL_FAILURES))
+        self.sessions_active.start_at_zero(Api)
+        self.session_duration.start_at_zero(Api)
         others = ("relay_draining", "client_disabled", "token_expired", "store_unavailable", "budget_exhausted")
-        start_at_zero(self.sessions_ended, Api, (*others, *ENDINGS))
-        start_at_zero(self.upstream_retries, upstream)
-        start_at_zero(self.breaker_open, upstream)
-        start_at_zero(self.time_to_first_event, upstream)
-        start_at_zero(self.connect_duration, upstream, (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT))
-        start_at_zero(self.records, ("written", "lost"))
-        start_at_zero(self.key_rotations, ("taken", "refused"))
-        start_at_zero(self.clients_file_loads, ("loaded", "rejected", "unreadable"))
+        self.sessions_ended.start_at_zero(Api, (*others, *ENDINGS))
+        self.upstream_retries.start_at_zero(upstream)
+        self.breaker_open.start_at_zero(upstream)
+        self.time_to_first_event.start_at_zero(upstream)
+        self.connect_duration.start_at_zero(upstream, (Phase.DNS, Phase.CONNECT, Phase.UPGRADE, Phase.FIRST_EVENT))
+        self.records.start_at_zero(("written", "lost"))
+        self.key_rotations.start_at_zero(("taken", "refused"))
+        self.clients_file_loads.start_at_zero(("loaded", "rejected", "unreadable"))
         codes = (*ERROR_CODES, OTHER)
-        start_at_zero(self.upstream_errors, codes)
-        start_at_zero(self.incidents, (RESPONSE_DONE, TRANSCRIPTION_FAILED, live.RESPONSE_EVENT), codes)
-        start_at_zero(self.incidents, (RATE_LIMITS_UPDATED,), (*RATE_LIMIT_NAMES, OTHER))
+        self.upstream_errors.start_at_zero(codes)
+        self.incidents.start_at_zero((RESPONSE_DONE, TRANSCRIPTION_FAILED, live.RESPONSE_EVENT), codes)
+        self.incidents.start_at_zero((RATE_LIMITS_UPDATED,), (*RATE_LIMIT_NAMES, OTHER))
 
     def count_admission_failure(self, failure: Failure) -> None:
         """Count a request that the relay refuses; the status label is the relay's own answer."""
@@ -316,8 +319,12 @@ class Metrics:
         """Set the status of a health check, and the reason why it does not pass."""
         for value in HEALTH_STATUSES:
             self.health_status.labels(check, value).set(value == status)
-        for value in DIAL_FAILURES:
-            self.health_reason.labels(check, value).set(value == reason)
+        if check not in self._health_reasons:
+            self.health_reason.start_at_zero((check,), DIAL_FAILURES)
+        for shown in (self._health_reasons.get(check), reason):
+            if shown in DIAL_FAILURES:
+                self.health_reason.labels(check, shown).set(shown == reason)
+        self._health_reasons[check] = reason
 
 
 def _relay_status(reason: str) -> str:

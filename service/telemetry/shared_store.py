@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Gauge, Histogram
 
 CALLS: Final = (
     "register",
@@ -64,6 +64,6 @@ class StoreMetrics:
             registry=registry,
         )
         self.up.set(1)
-        start_at_zero(self.duration, CALLS)
-        start_at_zero(self.calls, CALLS, RESULTS)
-        start_at_zero(self.losses, LOSSES)
+        self.duration.start_at_zero(CALLS)
+        self.calls.start_at_zero(CALLS, RESULTS)
+        self.losses.start_at_zero(LOSSES)

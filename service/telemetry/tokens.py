@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
-from service.telemetry.series import start_at_zero
+from service.telemetry.series import Counter, Gauge
 
 CHECKS: Final = (
     "accepted", "malformed", "algorithm", "issuer", "audience", "user", "signature", "unknown_key", "no_keys", "expired",
@@ -40,6 +40,6 @@ class TokenMetrics:
             ("event",),
             registry=registry,
         )
-        start_at_zero(self.client_secrets, ("created", "used"))
-        start_at_zero(self.checks, CHECKS)
-        start_at_zero(self.fetches, FETCHES)
+        self.client_secrets.start_at_zero(("created", "used"))
+        self.checks.start_at_zero(CHECKS)
+        self.fetches.start_at_zero(FETCHES)

@@ -22,6 +22,27 @@ def test_series_of_failures_start_at_zero() -> None:
             assert f'realtime_relay_sessions_ended_total{{api="{api}",reason="{reason}"}} 0.0' in text
 
 
+def test_reason_of_a_health_check_replaces_the_one_before() -> None:
+    """Every reason of a check has a series, and at most one is 1, between scrapes and before the first as well."""
+    metrics = Metrics("openai")
+
+    def shown() -> dict[str, float]:
+        (family,) = metrics.registry.restricted_registry(["realtime_relay_health_check_reason"]).collect()
+        assert {(check, reason) for check in ("key", "live") for reason in DIAL_FAILURES} == {
+            (sample.labels["check"], sample.labels["reason"]) for sample in family.samples
+        }
+        return {f"{sample.labels['check']} {sample.labels['reason']}": 1 for sample in family.samples if sample.value}
+
+    metrics.set_check_status("live", "pass")
+    metrics.set_check_status("key", "fail", "bad_reply")
+    metrics.set_check_status("key", "fail", "key_rejected")
+    assert shown() == {"key key_rejected": 1}
+    metrics.set_check_status("key", "warn", "bad_reply")
+    assert shown() == {"key bad_reply": 1}
+    metrics.set_check_status("key", "pass")
+    assert shown() == {}
+
+
 @pytest.mark.parametrize(
     ("http", "close", "label"),
     [
