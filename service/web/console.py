@@ -22,7 +22,7 @@ from service.version import __version__
 from service.web import console_report
 from service.web.console_access import HEADERS, ConsoleAccess, ConsoleProblem
 from service.web.console_clients import ClientReport
-from service.web.console_files import Handler, Runbooks, page_files
+from service.web.console_files import Handler, Runbooks, file_answers, page_files
 from service.web.doctor_process import DOCTOR_BYTES, DoctorFailed, DoctorProcess
 
 MAX_LISTED: Final = 200
@@ -115,8 +115,8 @@ class ConsoleHandler:
         """Return the routes of the internal listener."""
         read, change = partial(self._guarded, changes=False), partial(self._guarded, changes=True)
         reads = {
+            **file_answers(self._files),
             "/": self.page,
-            **{path: file.answer for path, file in self._files.items() if path != "/"},
             "/api/overview": self.overview,
             "/api/sessions": self.sessions,
             "/api/clients": self.clients,

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -91,6 +92,21 @@ def page_files(name: str) -> dict[str, StaticFile]:
     return {**static_files(PAGES / name), **{f"/shared{path}": file for path, file in shared if path != "/"}}
 
 
+def file_answers(files: Mapping[str, StaticFile]) -> dict[str, Handler]:
+    """Paths of aiohttp's router, with what answers them: one path for all files but the index.
+
+    A path for each file took most of the time in which a relay builds its router.
+    """
+    by_name = {path.removeprefix("/"): file for path, file in files.items()}
+    index = by_name.pop("", None)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return by_name[request.match_info["file"]].response(request)
+
+    answers: dict[str, Handler] = {} if index is None else {"/": index.answer}
+    return answers | ({f"/{{file:{'|'.join(map(re.escape, by_name))}}}": answer} if by_name else {})
+
+
 @cache
 def _markdown_files(folder: Path) -> Mapping[str, StaticFile]:
     return {path.stem: StaticFile.of(path.read_bytes(), _MARKDOWN) for path in sorted(folder.glob("*.md"))}
@@ -124,8 +140,7 @@ def talk_routes(about: Mapping[str, object]) -> list[web.RouteDef]:
     if "/" not in files:
         return []
     document = StaticFile.of(json.dumps(about).encode(), "application/json; charset=utf-8")
-    answers = {path: file.answer for path, file in files.items()}
-    answers |= {"/console.json": document.answer, "/runbooks/{name}": Runbooks().answer}
+    answers = file_answers(files) | {"/console.json": document.answer, "/runbooks/{name}": Runbooks().answer}
     return [web.get(path, _unless_upgrade(answer)) for path, answer in answers.items()]
 
 
