@@ -32,7 +32,7 @@ class Client:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        while (item := await self.raw.next_item()) is not None:
+        while (item := await self.raw.next_item_or_ping()) is not None:
             if isinstance(item, bytes):
                 self.events.put_nowait(json.loads(payload_of(item)))
             elif isinstance(item, ControlFrame) and item.opcode is Opcode.PING:

@@ -35,7 +35,7 @@ class Caller:
         self._reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
-        while (item := await self.client.next_item()) is not None:
+        while (item := await self.client.next_item_or_ping()) is not None:
             if isinstance(item, bytes):
                 self.events.append(parse_object(payload_of(item)))
                 self._counts[self.events[-1]["type"]] += 1

@@ -10,6 +10,7 @@ from service.realtime.frames import Opcode, build_frame
 from service.relay.closing_sides import CLIENT_CLOSE_SECONDS
 from service.relay.watchdog import SessionLimits
 from service.wire.leg import WRITE_HIGH_BYTES
+from tests.support.frame_reader import FrameReader
 from tests.support.harness import RawClient, Relay, eventually, open_raw, running_relay, within
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
 from tests.support.scaled_limits import scale_limits
@@ -60,7 +61,7 @@ async def test_frames_of_all_sizes_are_forwarded_unchanged_in_both_directions() 
         connection.send(CREATED)
 
         async def read() -> None:
-            received.set_result(hashlib.sha256(await connection.reader.readexactly(len(up))).hexdigest())
+            received.set_result(hashlib.sha256(await FrameReader(connection).read(len(up))).hexdigest())
 
         reading = asyncio.ensure_future(read())
         rng = random.Random(3)
@@ -75,9 +76,10 @@ async def test_frames_of_all_sizes_are_forwarded_unchanged_in_both_directions() 
 
     async with session(script) as (relay, client):
         first = build_frame(Opcode.TEXT, CREATED)
-        assert first == await client.reader.readexactly(len(first))
+        reader = FrameReader(client)
+        assert first == await reader.read(len(first))
         client.writer.write(up)
-        received_by_client = await client.reader.readexactly(len(down))
+        received_by_client = await reader.read(len(down))
 
         assert hashlib.sha256(down).hexdigest() == hashlib.sha256(received_by_client).hexdigest()
         assert hashlib.sha256(up).hexdigest() == await within(received, 10)
@@ -102,13 +104,13 @@ async def test_frames_behind_the_handshakes_are_forwarded() -> None:
 
     async def script(connection: ServerConnection) -> None:
         connection.writer.write(third[5:])
-        received.set_result(await connection.reader.readexactly(len(early)))
+        received.set_result(await FrameReader(connection).read(len(early)))
         await connection.wait_closed()
 
     first = build_frame(Opcode.TEXT, CREATED)
     async with session(script, first + second + third[:5], early) as (_, client):
         expected = first + second + third
-        assert expected == await client.reader.readexactly(len(expected))
+        assert expected == await FrameReader(client).read(len(expected))
         assert early == await within(received, 5)
 
 
@@ -128,7 +130,8 @@ async def test_client_that_does_not_read_stops_upstream() -> None:
 
     async with session(script) as (relay, client):
         first = build_frame(Opcode.TEXT, CREATED)
-        await client.reader.readexactly(len(first))
+        reader = FrameReader(client)
+        await reader.read(len(first))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         relay_session = next(iter(relay.app.sessions))
         await eventually(lambda: "sink_full" in relay_session._upstream._hold_reasons)
@@ -137,7 +140,7 @@ async def test_client_that_does_not_read_stops_upstream() -> None:
         assert relay_session._client.buffered_bytes <= WRITE_HIGH_BYTES + READ_BYTES + len(frame)
 
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a transport that can read
-        received = await client.reader.readexactly(total * len(frame))
+        received = await reader.read(total * len(frame))
         assert hashlib.sha256(frame * total).hexdigest() == hashlib.sha256(received).hexdigest()
         assert relay.metric("realtime_relay_backpressure_seconds_total", direction="upstream_to_client") > 0
         assert relay.metric("realtime_relay_backpressure_seconds_total", direction="client_to_upstream") == 0
@@ -186,7 +189,7 @@ async def test_pings_are_not_forwarded() -> None:
 
         relay_session = next(iter(relay.app.sessions))
         scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, ping_seconds=0.0, silent_seconds=1.0))
-        ping = await client.next_item()
+        ping = await client.next_item_or_ping()
         assert ping.opcode is Opcode.PING
         # Neither peer answers pings; the first one found is lost. If it is upstream, the client has five seconds to close.
         await eventually(lambda: bool(relay.events("session.ended")), 1.0 + CLIENT_CLOSE_SECONDS + 2)

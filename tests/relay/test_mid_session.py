@@ -308,7 +308,7 @@ async def test_silence_during_a_stall_of_the_process_is_not_the_peers(
         relay_session._watch.quiet_until = 0.0
         relay.app.sessions._ticker._due -= stalled
         if stalled:
-            ping = await client.next_item()
+            ping = await client.next_item_or_ping()
             assert ping.opcode is Opcode.PING
             client.send_frame(Opcode.PONG, ping.payload)
             silent_since = relay_session._client.last_alive_at

@@ -271,10 +271,10 @@ async def test_session_without_a_policy_is_the_one_without_this_feature(path: Pa
         with patch.object(Session, "__init__", remember):
             client = await connect(relay, "web", SCRIPTED)
         frame = build_frame(Opcode.TEXT, CREATED)
-        assert frame == await client.reader.readexactly(len(frame))
+        assert frame == await client.next_item()
         client.send_frame(Opcode.TEXT, spaced)
         frame = build_frame(Opcode.TEXT, updated)
-        assert frame == await client.reader.readexactly(len(frame))
+        assert frame == await client.next_item()
         assert [spaced] == got
         [session] = sessions
         assert type(session._call) is RealtimeCall

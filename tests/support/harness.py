@@ -147,6 +147,15 @@ class RawClient:
         self.send_frame(Opcode.TEXT, json.dumps(event).encode())
 
     async def next_item(self) -> Any:
+        """Wait for the next message or control item, but a ping; None at the end of the stream.
+
+        The relay may ping at any time: after a stall of the process, and while it does not read the client.
+        """
+        while isinstance(item := await self.next_item_or_ping(), ControlFrame) and item.opcode is Opcode.PING:
+            pass
+        return item
+
+    async def next_item_or_ping(self) -> Any:
         """Wait for the next message (the bytes of its frames) or control item; None at the end of the stream."""
         while True:
             while self._items:

@@ -117,7 +117,7 @@ async def open_session(link: VethLink, running: RunningRelay, source: str) -> Ra
 
 async def wait_for_close(client: RawClient) -> tuple[int | None, str] | None:
     """Answer pings until a close frame arrives; returns its code and reason, or None if the connection ends without one."""
-    while (item := await client.next_item()) is not None:
+    while (item := await client.next_item_or_ping()) is not None:
         if isinstance(item, ControlFrame) and item.opcode is Opcode.PING:
             client.send_frame(Opcode.PONG, item.payload)
         elif isinstance(item, ControlFrame) and item.opcode is Opcode.CLOSE:
@@ -147,7 +147,7 @@ async def echo_round_trips(client: RawClient, numbers: range, pause: float = 0.0
     sending = asyncio.ensure_future(send())
     slowest = 0.0
     for number in numbers:
-        while isinstance(item := await client.next_item(), ControlFrame):
+        while isinstance(item := await client.next_item_or_ping(), ControlFrame):
             assert item.opcode is Opcode.PING
             client.send_frame(Opcode.PONG, item.payload)
         assert item is not None

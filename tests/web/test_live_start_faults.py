@@ -254,7 +254,7 @@ async def test_live_client_of_a_start_keeps_its_place() -> None:
     ) as live:
         port = live.relay.app.public_port
         await (await open_raw(port, PATH, bearer("a"))).close()
-        assert Opcode.PING is (await live.client.next_item()).opcode
+        assert Opcode.PING is (await live.client.next_item_or_ping()).opcode
         live.client.send_frame(Opcode.PONG, b"")
         ((start,),) = live.relay.app.sessions._by_client.values()
         assert isinstance(start, LiveStart)

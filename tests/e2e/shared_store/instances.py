@@ -239,7 +239,7 @@ async def sample_store(redis: RedisServer, gauge: Gauge, stop: asyncio.Event) ->
 
 async def answer_pings(client: RawClient) -> None:
     """Do what a live client does, until cancelled: the relay ends the sessions of others."""
-    while (item := await client.next_item()) is not None:
+    while (item := await client.next_item_or_ping()) is not None:
         if isinstance(item, ControlFrame) and item.opcode is Opcode.PING:
             client.send_frame(Opcode.PONG, item.payload)
 
