@@ -8,9 +8,11 @@ from unittest.mock import patch
 
 from service import app
 from service.relay.continuity.pool import ContinuityOptions, ContinuityPool
+from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, Fault, Simulator, SimulatorOptions
 from service.simulator.record import ConnectionRecord
 from service.telemetry.continuity import ContinuityMetrics
+from tests.continuity.caller import Caller
 from tests.support.harness import Relay, eventually, running_relay
 
 FAST = Behaviour()
@@ -82,6 +84,35 @@ async def stage(
             await eventually(lambda: all(record.closed for record in simulator.upstreams()))
             simulator.set_dials(*dials)
             yield Stage(relay, simulator, len(simulator.upstreams()))
+
+
+def session_of(found: Stage) -> RenewableSession:
+    """The only session."""
+    [session] = found.relay.app.sessions
+    assert isinstance(session, RenewableSession)
+    return session
+
+
+async def renew(found: Stage) -> None:
+    """Let the renewal of the session be due, long before its end: on a busy machine no limit comes first."""
+    swapper = session_of(found)._swapper
+    await eventually(lambda: swapper._expires_at is not None)
+    swapper._swap._prepare_at = swapper._idle_until = 0.0
+
+
+async def prepare(found: Stage, caller: Caller) -> None:
+    """Have a second connection prepared that does not take over: the client speaks, so that there is no boundary."""
+    caller.speak(100)
+    await caller.until("input_audio_buffer.speech_started")
+    await renew(found)
+    await eventually(lambda: len(found.upstreams) == 2, 10)
+
+
+async def force(found: Stage) -> None:
+    """Let the time of a renewal that has begun be over, as soon as the new connection is in sync."""
+    swap = session_of(found)._swapper._swap
+    await eventually(lambda: swap.state == "ready", 10)
+    swap._expires_at = 0.0
 
 
 def failing(*faults: Fault) -> Behaviour:

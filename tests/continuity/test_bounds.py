@@ -4,14 +4,13 @@ import pytest
 
 from service.simulator import Behaviour, End, Fault, Moment, response
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import failing, stage
+from tests.continuity.relays import FAST, failing, renew, stage
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import eventually
 
 ITEM_BYTES, IMAGE_BYTES = 524_288, 4 << 20
 """Kept of the items of one session, and of those with images."""
 MAX_SHARED_KEYS = 29
-SHORT = Behaviour(session_seconds=3)
 IMAGE = "data:image/png;base64," + "A" * 399_996
 TOOLS = [
     {"type": "function", "name": f"tool_{number}", "description": "x" * 3_000, "parameters": {"type": "object"}}
@@ -48,8 +47,9 @@ async def test_half_a_large_event_that_was_forwarded_ends_the_session(monkeypatc
 
 async def test_renewal_goes_on_without_an_item_that_is_refused() -> None:
     """It is counted, and the client can still delete it."""
-    async with stage(SHORT, refusing("conversation.item.create", 3)) as found, calling(found.relay) as caller:
+    async with stage(FAST, refusing("conversation.item.create", 3)) as found, calling(found.relay) as caller:
         await type_five(caller)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         [line] = found.relay.events("session.renewed")
         assert (line["items_sent"], line["items_refused"]) == (5, 1)
@@ -73,13 +73,15 @@ async def test_renewal_goes_on_without_an_item_that_is_refused() -> None:
     ids=["items", "update", "unequal"],
 )
 async def test_connection_that_cannot_be_made_equal_is_not_used_for_a_renewal(second: Behaviour, reason: str) -> None:
-    """The session stays on its connection, and has another one before or at its end."""
-    async with stage(SHORT, second) as found, calling(found.relay) as caller:
+    """The session stays on its connection, and has another one before its end."""
+    async with stage(FAST, second) as found, calling(found.relay) as caller:
         caller.send("session.update", session={"type": "realtime", "instructions": "Speak slowly."})
         await type_five(caller)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal", "failed") == 1, 10)
         assert found.relay.events("session.renewal_failed")[0]["reason"] == reason
-        await eventually(lambda: any(found.swaps(cause) for cause in ("renewal", "forced", "loss")), 10)
+        await renew(found)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
         await is_alive(caller)
         third = found.conversations[-1]
         assert ([item["id"] for item in third.items], caller.count("error")) == (caller.items, 0)

@@ -8,7 +8,7 @@ from service.realtime.continuity import transcripts
 from service.simulator import Behaviour, End, Fault, Moment
 from service.simulator.numbered import numbered_audio
 from tests.continuity.caller import SAMPLES_PER_MS, Caller, calling
-from tests.continuity.relays import failing, stage
+from tests.continuity.relays import failing, renew, stage
 from tests.support.harness import eventually
 
 OUTSIDE = {"conversation": "none", "output_modalities": ["text"]}
@@ -137,14 +137,15 @@ RICH: dict[str, object] = {
 @pytest.mark.parametrize("is_renewal", [True, False])
 async def test_every_setting_of_a_session_is_that_of_the_next_connection(*, is_renewal: bool) -> None:
     """Set in one update, or changed by a second one."""
-    first = Behaviour(session_seconds=3) if is_renewal else Behaviour()
-    async with stage(first) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         caller.send(
             "session.update", session={"type": "realtime", "instructions": "Before.", "tracing": RICH["tracing"]}
         )
         caller.send("session.update", session=RICH)
         await caller.until("session.updated", 2)
-        if not is_renewal:
+        if is_renewal:
+            await renew(found)
+        else:
             await found.simulator.drop_all(End.RESET)
         await eventually(lambda: found.swaps("renewal" if is_renewal else "loss") == 1, 10)
         one, two = (conversation.sessions[-1] for conversation in found.conversations)

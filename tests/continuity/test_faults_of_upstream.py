@@ -13,8 +13,7 @@ from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment, transcription
 from service.upstream import circuit
 from tests.continuity.caller import calling
-from tests.continuity.relays import FAST, Stage, failing, stage
-from tests.continuity.test_prepared_connections import renew
+from tests.continuity.relays import FAST, failing, renew, session_of, stage
 from tests.continuity.test_recovery import is_alive
 from tests.continuity.test_sidebands import Joins, event
 from tests.support.harness import eventually, open_raw
@@ -22,13 +21,6 @@ from tests.support.kept_session import session_object
 from tests.support.scripted_upstream import scripted_relay
 
 SECRET = "sk-proj-abcdefghijklmnop1234"
-
-
-def session_of(found: Stage) -> RenewableSession:
-    """The only session."""
-    [session] = found.relay.app.sessions
-    assert isinstance(session, RenewableSession)
-    return session
 
 
 def refusing_an_update(code: str) -> Behaviour:

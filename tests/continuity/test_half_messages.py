@@ -4,25 +4,19 @@ import json
 import os
 from collections import Counter
 from math import inf
-from typing import Any
 
 import pytest
 
 from service.realtime.frames import Opcode, build_frame
 from service.realtime.scanner import MAX_EVENT_BYTES
-from service.relay.continuity.renewable_session import RenewableSession
 from service.relay.continuity.swapper import Swapper
 from service.relay.pipe import Pipe
 from service.simulator import Behaviour, End, Fault, Moment, response
 from service.wire.leg import Leg
 from tests.continuity.caller import calling
-from tests.continuity.relays import stage
+from tests.continuity.relays import force, renew, session_of, stage
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import eventually
-
-SETTINGS: dict[str, Any] = {"RELAY_RENEW_AFTER_SECONDS": "2"}
-WITHOUT_LIMIT = Behaviour(expires_at="absent")
-"""It is renewed by the setting, and lives on."""
 
 
 @pytest.fixture
@@ -62,9 +56,11 @@ def item_of(characters: int) -> bytes:
 
 async def test_half_a_message_of_the_client_does_not_delay_a_renewal() -> None:
     """Nothing of it is forwarded before its last byte: it arrives at the next connection, once."""
-    async with stage(WITHOUT_LIMIT, **SETTINGS) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         frame = item_of(300_000)
         caller.client.writer.write(frame[: len(frame) // 2])
+        await eventually(lambda: session_of(found)._to_upstream._scanner.missing_bytes)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         caller.client.writer.write(frame[len(frame) // 2 :])
         await caller.until("conversation.item.done")
@@ -76,15 +72,14 @@ async def test_half_a_message_of_the_client_does_not_delay_a_renewal() -> None:
 
 async def test_half_a_message_of_the_client_that_is_too_large_stops_a_renewal() -> None:
     """A part of it was forwarded, and all of it cannot be kept: the session stays, also after its end."""
-    async with stage(WITHOUT_LIMIT, **SETTINGS) as found, calling(found.relay) as caller:
+    without_limit = Behaviour(expires_at="absent")  # it is renewed by the setting, and lives on
+    async with stage(without_limit, RELAY_RENEW_AFTER_SECONDS="4") as found, calling(found.relay) as caller:
         frame = item_of(MAX_EVENT_BYTES + 1000)
         caller.client.writer.write(frame[:-1000])
         await eventually(lambda: found.relay.events("session.not_renewable"))
         caller.client.writer.write(frame[-1000:])
         await caller.until("conversation.item.done")
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
-        await eventually(lambda: session._swapper._swap.next_at() == inf, 10)
+        await eventually(lambda: session_of(found)._swapper._swap.next_at() == inf, 10)
         await is_alive(caller)
         assert len(found.upstreams) == 1
 
@@ -110,10 +105,12 @@ async def test_renewal_waits_for_the_end_of_a_large_event_of_upstream(
     """The client gets the event whole. At its end the switch is overdue, and follows without waiting for a tick."""
     monkeypatch.setattr(response, "_CHUNK_MS", 20_000)  # 1.3 MB of base64 in one event, which is forwarded as it comes
     held = held_within_an_event(monkeypatch)
-    first = Behaviour(expires_at="absent", answer_seconds=20)
-    async with stage(first, **SETTINGS) as found, calling(found.relay) as caller:
+    async with stage(Behaviour(answer_seconds=20)) as found, calling(found.relay) as caller:
         caller.say("hello")
         caller.send("response.create")
+        await eventually(lambda: held)
+        await renew(found)
+        await force(found)
         await wait_some_ticks(calls)
         assert len(found.upstreams) == 2
         assert found.swaps("renewal") == found.swaps("forced") == 0
@@ -134,15 +131,16 @@ async def test_event_of_upstream_that_never_ends_ends_the_session_with_its_conne
     """Nothing else can complete what the client has got."""
     monkeypatch.setattr(response, "_CHUNK_MS", 4_000)  # 256 kB of base64 in one event, which is forwarded as it comes
     half = Fault(Moment.MID_FRAME, End.SILENCE, event="response.output_audio.delta")
-    first = Behaviour(expires_at="absent", answer_seconds=8, faults=(half,))
-    async with stage(first, **SETTINGS) as found, calling(found.relay) as caller:
+    async with stage(Behaviour(answer_seconds=8, faults=(half,))) as found, calling(found.relay) as caller:
         caller.say("hello")
         caller.send("response.create")
+        await eventually(lambda: not session_of(found)._to_client.at_message_boundary)
+        await renew(found)
+        await force(found)
         await wait_some_ticks(calls)
         assert len(found.upstreams) == 2
         assert found.swaps("renewal") == found.swaps("forced") == 0
-        [session] = found.relay.app.sessions
-        session._connected.leg.abort()
+        session_of(found)._connected.leg.abort()
         await caller.until_over()
         assert await found.ended() == "upstream_lost"
         assert found.relay.events("session.not_recovered")[0]["reason"] == "inside_a_message"

@@ -15,15 +15,13 @@ from service.relay.continuity.kept_conversation import KeptConversation
 from service.relay.continuity.preparation import Preparation
 from service.relay.continuity.renewable_session import RenewableSession
 from service.relay.continuity.swapper import Swapper
-from service.simulator import Behaviour, End
+from service.simulator import End
 from service.upstream.dial import UpstreamConnection
 from service.web.client_dialler import ClientDialler
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import Stage, stage
+from tests.continuity.relays import Stage, prepare, renew, stage
 from tests.support.continued_call import upstream_frame
 from tests.support.harness import eventually
-
-SHORT = Behaviour(session_seconds=3)
 
 
 def broken(*_: object, **__: object) -> None:
@@ -38,10 +36,11 @@ async def until_lost(found: Stage, caller: Caller) -> None:
     await found.simulator.drop_all(End.RESET)
 
 
-async def until_renewed(_: Stage, caller: Caller) -> None:
-    """Have something to restore; the session is short."""
+async def until_renewed(found: Stage, caller: Caller) -> None:
+    """Have something to restore, and the renewal due."""
     caller.say("hello")
     await caller.until("conversation.item.done")
+    await renew(found)
 
 
 RECOVERIES: dict[str, tuple[type, str]] = {
@@ -84,7 +83,7 @@ async def test_exception_in_a_recovery_ends_the_session(where: str, monkeypatch:
 @pytest.mark.parametrize("where", RENEWALS)
 async def test_exception_in_a_renewal_ends_the_session(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of what has been done of it."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         monkeypatch.setattr(*RENEWALS[where], broken)
         await until_renewed(found, caller)
         await ends_with_internal_error(found, caller)
@@ -107,16 +106,15 @@ async def test_exception_in_a_late_event_of_the_former_connection_ends_the_sessi
 
     monkeypatch.setattr(connections, "RetiredConnection", Retired)
     monkeypatch.setattr(Continuity, "old_upstream_event", broken)
-    async with stage(SHORT) as found, calling(found.relay) as caller:
-        caller.say("hello")
+    async with stage() as found, calling(found.relay) as caller:
+        await until_renewed(found, caller)
         await ends_with_internal_error(found, caller)
 
 
 async def test_exception_at_a_drain_ends_one_session_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are drained."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
-        caller.speak(100)
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage() as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         monkeypatch.setattr(Preparation, "abort", raising_once(Preparation.abort))
         [session] = found.relay.app.sessions
         session.announce_drain(60)

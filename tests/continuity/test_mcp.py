@@ -4,7 +4,7 @@ import pytest
 
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import Stage, failing, stage
+from tests.continuity.relays import FAST, Stage, failing, renew, stage
 from tests.support.harness import eventually
 
 SERVER = {"type": "mcp", "server_label": "shop", "server_url": "https://mcp.example", "require_approval": "never"}
@@ -26,9 +26,10 @@ def listed(found: Stage) -> list[object]:
 async def test_renewal_waits_for_the_tools_and_hides_their_list() -> None:
     """An answer without them could not call any; the client was sent the list of the first connection."""
     slow = Behaviour(mcp_seconds=0.6)
-    async with stage(Behaviour(session_seconds=4), slow) as found, calling(found.relay) as caller:
+    async with stage(FAST, slow) as found, calling(found.relay) as caller:
         await configure(caller)
         seen = len(caller.events)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         assert len(listed(found)) == 1
         caller.say("hello")
@@ -40,11 +41,11 @@ async def test_renewal_waits_for_the_tools_and_hides_their_list() -> None:
         caller.check()
 
 
-@pytest.mark.parametrize("seconds", [0.3, None])
-async def test_recovery_waits_for_the_tools_for_a_while(seconds: float | None) -> None:
+@pytest.mark.parametrize(("seconds", "recovery_seconds"), [(0.3, "15"), (None, "5")])
+async def test_recovery_waits_for_the_tools_for_a_while(seconds: float | None, recovery_seconds: str) -> None:
     """The user waits, but for an answer that needs them. The rest of a late list is hidden, too."""
     async with (
-        stage(Behaviour(), Behaviour(mcp_seconds=seconds), RELAY_RECOVERY_SECONDS="5") as found,
+        stage(Behaviour(), Behaviour(mcp_seconds=seconds), RELAY_RECOVERY_SECONDS=recovery_seconds) as found,
         calling(found.relay) as caller,
     ):
         await configure(caller)
@@ -63,12 +64,12 @@ async def test_recovery_waits_for_the_tools_for_a_while(seconds: float | None) -
 
 async def test_renewal_waits_for_a_call_that_runs() -> None:
     """It runs on after its response, and the next connection would know nothing of it."""
-    slow = Behaviour(session_seconds=6, mcp_seconds=1.5)
-    async with stage(slow) as found, calling(found.relay) as caller:
+    async with stage(Behaviour(mcp_seconds=1.5)) as found, calling(found.relay) as caller:
         await configure(caller)
         caller.send("response.create", response=CALL)
         await caller.until("response.mcp_call.in_progress")
         assert caller.count("response.done") == 1
+        await renew(found)
         await eventually(lambda: len(found.upstreams) == 2, 10)
         await caller.until("response.mcp_call.completed")  # which no other connection sends
         await eventually(lambda: found.swaps("renewal") == 1, 10)
@@ -178,13 +179,14 @@ def approve(caller: Caller, request: str) -> None:
 
 async def test_renewal_follows_the_answer_to_a_request_for_approval() -> None:
     """And the call that this allows."""
-    async with stage(Behaviour(expires_at=4.0)) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         request = await request_approval(caller)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal", "postponed") >= 1, 10)
         assert len(found.upstreams) == 1
         approve(caller, request)
         await caller.until("response.mcp_call.completed")
-        await eventually(lambda: found.swaps("renewal") + found.swaps("forced") == 1, 10)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
         assert [item["type"] for item in found.conversations[1].items] == ["message"]
         assert not caller.count("error")
         caller.check()

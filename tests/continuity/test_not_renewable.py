@@ -2,14 +2,12 @@
 
 from math import inf
 
-from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import Stage, failing, stage
+from tests.continuity.relays import Stage, failing, prepare, renew, session_of, stage
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import eventually
 
-LIFE = Behaviour(session_seconds=4)
 LOSING = failing(Fault(Moment.AFTER_SENT, End.RESET, event="session.updated"))
 
 
@@ -35,9 +33,8 @@ async def test_event_that_is_too_large_is_reported_as_such() -> None:
 
 async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> None:
     """It is dropped: the session goes on at the old one, which has all of the conversation."""
-    async with stage(LIFE) as found, calling(found.relay) as caller:
-        caller.speak(100)  # no boundary: it stays prepared
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage() as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         send_what_cannot_be_kept(caller)
         await is_reported(found)
         await eventually(lambda: found.upstreams[1].closed)
@@ -49,11 +46,10 @@ async def test_prepared_connection_that_lacks_an_item_does_not_take_over() -> No
 
 async def test_renewal_waits_for_an_approval_and_does_not_fail() -> None:
     """Its alert is for what the relay or the provider does; a user may take minutes."""
-    async with stage(Behaviour(expires_at="absent"), RELAY_RENEW_AFTER_SECONDS="6") as found, calling(found.relay):
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
-        approvals = session._kept.continuity.mirror.conversation.approvals
+    async with stage() as found, calling(found.relay):
+        approvals = session_of(found)._kept.continuity.mirror.conversation.approvals
         approvals.add("item_1")
+        await renew(found)
         await eventually(lambda: found.swaps("renewal", "postponed") == 1, 10)
         assert len(found.upstreams) == 1
         approvals.clear()
@@ -67,14 +63,12 @@ async def test_renewal_waits_for_an_approval_and_does_not_fail() -> None:
 async def test_session_that_cannot_be_continued_is_not_renewed_and_does_not_fail() -> None:
     """It is counted as not renewable, once; nothing is tried again and again."""
     async with (
-        stage(Behaviour(expires_at="absent"), RELAY_RENEW_AFTER_SECONDS="2") as found,
+        stage(Behaviour(expires_at="absent"), RELAY_RENEW_AFTER_SECONDS="4") as found,
         calling(found.relay) as caller,
     ):
         send_what_cannot_be_kept(caller)
         await is_reported(found)
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
-        swap = session._swapper._swap
+        swap = session_of(found)._swapper._swap
         await eventually(lambda: swap.next_at() == inf, 10)
         assert found.swaps("renewal", "failed") == found.swaps("renewal", "postponed") == 0
         assert len(found.upstreams) == 1

@@ -3,10 +3,9 @@
 import pytest
 
 from service.relay.continuity import preparation
-from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import calling
-from tests.continuity.relays import FAST, Stage, failing, stage
+from tests.continuity.relays import FAST, failing, renew, session_of, stage
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import eventually
 
@@ -18,26 +17,19 @@ SILENT = failing(Fault(Moment.AFTER_SENT, End.SILENCE, event="conversation.item.
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that upstream has sent counts for a later moment."""
     monkeypatch.setattr(preparation, "PING_SECONDS", 0.1)
-    monkeypatch.setattr(preparation, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(preparation, "_FRESH_SECONDS", -1.0)
 
 
-async def renew(found: Stage) -> None:
-    """Let the renewal of the session be due, long before its end."""
-    [session] = found.relay.app.sessions
-    assert isinstance(session, RenewableSession)
-    swapper = session._swapper
-    await eventually(lambda: swapper._expires_at is not None)
-    swapper._swap._prepare_at = swapper._idle_until = 0.0
-
-
-async def test_silent_connection_does_not_take_over_at_a_boundary() -> None:
+async def test_silent_connection_does_not_take_over_at_a_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one is prepared, and the session stays on its connection until then."""
+    answer_seconds = preparation.ANSWER_SECONDS
+    monkeypatch.setattr(preparation, "ANSWER_SECONDS", 0.5)
     async with stage(FAST, SILENT) as found, calling(found.relay) as caller:
         caller.say("hello")
         await caller.until("conversation.item.done")
         await renew(found)
         await eventually(lambda: found.relay.events("session.renewal_failed"), 10)
+        monkeypatch.setattr(preparation, "ANSWER_SECONDS", answer_seconds)  # the next one answers, perhaps late
         await renew(found)
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         [line] = found.relay.events("session.renewal_failed")
@@ -51,14 +43,14 @@ async def test_silent_connection_does_not_take_over_at_a_boundary() -> None:
 async def test_silent_connection_does_not_take_over_from_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are lost in one failure of the network, however lately it has sent something: a third one is dialled in time."""
     monkeypatch.setattr(preparation, "_FRESH_SECONDS", 3_600.0)
+    monkeypatch.setattr(preparation, "ANSWER_SECONDS", 0.5)
     async with stage(FAST, SILENT) as found, calling(found.relay) as caller:
         caller.speak(100)  # no boundary: it waits
         caller.say("hello")
         await caller.until("conversation.item.done")
         await renew(found)
         await eventually(lambda: len(found.conversations) == 2 and found.upstreams[1].ended_by, 10)
-        [session] = found.relay.app.sessions
-        session._connected.leg.abort()
+        session_of(found)._connected.leg.abort()
         await eventually(lambda: found.swaps("loss") == 1)
         assert len(found.upstreams) == 3
         await is_alive(caller)
@@ -91,8 +83,7 @@ async def test_items_that_exceed_their_bound_at_the_loss_delay_nothing(monkeypat
         caller.send("response.create")
         await caller.until("response.output_audio.delta", 5)
         await renew(found)
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
+        session = session_of(found)
         await eventually(lambda: session._swapper._swap.state == "ready", 10)
         items = session._kept.continuity.mirror.items
         items._limit = items.bytes

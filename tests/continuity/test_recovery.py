@@ -1,5 +1,7 @@
 """Recovery: what a client sees of a connection that upstream lost or closed, and when the session ends nevertheless."""
 
+from typing import Any
+
 import pytest
 
 from service.failures import CATALOGUE
@@ -103,11 +105,9 @@ async def test_end_for_a_reason_that_stays_is_the_end_as_without_continuity(end:
 async def test_session_ends_with_the_original_reason_if_no_connection_is_found(scenario: str, why: str) -> None:
     """At once where no attempt can succeed, else after RELAY_RECOVERY_SECONDS."""
     fault = Fault(AFTER_UPDATE, End.RESET, event="session.updated")
-    refusing = Behaviour(scenario=scenario)
-    async with (
-        stage(failing(fault), default=refusing, RELAY_RECOVERY_SECONDS="1", RELAY_DIAL_TIMEOUT_SECONDS="0.5") as found,
-        calling(found.relay) as caller,
-    ):
+    default, dial_seconds = Behaviour(scenario=scenario), "0.2" if scenario == "hang" else "2"
+    times: dict[str, Any] = {"RELAY_RECOVERY_SECONDS": "2", "RELAY_DIAL_TIMEOUT_SECONDS": dial_seconds}
+    async with stage(failing(fault), default=default, **times) as found, calling(found.relay) as caller:
         caller.send("session.update", session={"type": "realtime"})
         await caller.until_over()
         assert await found.ended() == "upstream_lost"
@@ -254,6 +254,7 @@ async def test_client_is_held_back_while_upstream_is_missing_and_loses_nothing()
         caller.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
         await caller.until("session.updated")
         await found.simulator.wait_dials(found.probes + 2)
+        caller._piece_ms = 200  # quickly, before the dial has failed
         caller.speak(60_000)
         caller.send("input_audio_buffer.commit")
         [session] = found.relay.app.sessions

@@ -5,11 +5,10 @@ import itertools
 
 import pytest
 
-from service.relay.continuity.renewable_session import RenewableSession
 from service.relay.continuity.swapper import Swapper
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.continuity.caller import PIECE_MS, SAMPLES_PER_MS, Caller, calling
-from tests.continuity.relays import failing, stage
+from tests.continuity.relays import FAST, failing, force, renew, session_of, stage
 from tests.continuity.test_recovery import everything, is_alive, spoken
 from tests.support.harness import eventually
 
@@ -26,10 +25,11 @@ async def talk(caller: Caller, words_ms: int = 400, pause_ms: int = 800) -> None
 
 async def test_silent_session_is_renewed_without_a_gap() -> None:
     """The old connection is closed orderly, and the client sees nothing."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         caller.say("hello")
         await caller.until("conversation.item.done")
         seen = len(caller.events)
+        await renew(found)
         await eventually(lambda: found.swaps("renewal") == 1, 10)
         await eventually(lambda: found.upstreams[0].closed, 5)
         assert len(caller.events) == seen
@@ -45,9 +45,17 @@ async def test_silent_session_is_renewed_without_a_gap() -> None:
     assert found.relay.events("session.ended")[0]["renewals"] == 1
 
 
+async def test_session_is_renewed_before_the_end_that_upstream_states() -> None:
+    """At half of a short life. The connection lives on, so that no loss comes first on a busy machine."""
+    async with stage(Behaviour(expires_at=3.0)) as found, calling(found.relay) as caller:
+        await eventually(lambda: found.swaps("renewal") + found.swaps("forced") == 1, 10)
+        await is_alive(caller)
+        caller.check()
+
+
 async def test_every_word_of_a_talk_over_many_renewals_is_heard_once() -> None:
     """Each way: the turns of the user, and the answers."""
-    async with stage(default=SHORT) as found, calling(found.relay) as caller:
+    async with stage(SHORT, SHORT, SHORT) as found, calling(found.relay) as caller:
         while len(found.upstreams) < 4:
             await talk(caller)
         caller.be_silent(1000)
@@ -90,10 +98,12 @@ async def test_connection_that_was_given_up_at_the_limit_is_sent_nothing_more(mo
     monkeypatch.setattr(
         Swapper, "_finish_recovery", lambda self: asyncio.get_running_loop().call_later(0.3, finish, self)
     )
-    async with stage(SHORT) as found, calling(found.relay) as caller:
-        caller.speak(400)
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
+    async with stage() as found, calling(found.relay) as caller:
+        caller.speak(400)  # no boundary
+        await caller.until("input_audio_buffer.speech_started")
+        session = session_of(found)
+        await renew(found)
+        await force(found)
         await eventually(lambda: session._swapper.is_lost, 10)
         caller.say("hello")
         caller.send("response.create")
@@ -116,13 +126,20 @@ async def test_connection_that_was_given_up_at_the_limit_is_sent_nothing_more(mo
 )
 async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, reasons: set[str]) -> None:
     """The session then ends with the provider's reason, at the provider's time."""
-    refusing = Behaviour(scenario=scenario)
+    dial_seconds = "0.2" if scenario == "hang" else "2"
     async with (
-        stage(SHORT, default=refusing, RELAY_RECOVERY_SECONDS="1", RELAY_DIAL_TIMEOUT_SECONDS="0.2") as found,
+        stage(
+            FAST,
+            default=Behaviour(scenario=scenario),
+            RELAY_RECOVERY_SECONDS="1",
+            RELAY_DIAL_TIMEOUT_SECONDS=dial_seconds,
+        ) as found,
         calling(found.relay) as caller,
     ):
+        await renew(found)
         await eventually(lambda: found.swaps("renewal", "failed") >= 1, 10)
         await is_alive(caller)
+        await found.simulator.drop_all(End.EXPIRE)
         await caller.until_over()
         assert await found.ended() == "session_expired"
         assert caller.of_type("error")[-1]["error"]["code"] == "session_expired"
@@ -132,7 +149,7 @@ async def test_refused_renewal_leaves_the_session_until_its_end(scenario: str, r
 @pytest.mark.parametrize("pause_ms", [0, 60])
 async def test_speech_that_begins_just_before_a_switch_is_one_turn(pause_ms: int) -> None:
     """Upstream notices it 300 ms late: the connection that carries it then hears all of it."""
-    late = Behaviour(session_seconds=4, vad_lag_ms=300)
+    late = Behaviour(expires_at=4.0, vad_lag_ms=300)  # it does not end then: on a busy machine that would be a loss
     async with stage(late, Behaviour(vad_lag_ms=300, round_trip_ms=80)) as found, calling(found.relay) as caller:
         caller.say("before")
         while len(found.upstreams) < 2:
@@ -148,13 +165,13 @@ async def test_speech_that_begins_just_before_a_switch_is_one_turn(pause_ms: int
 
 async def test_prepared_connection_takes_over_at_once_when_the_old_one_is_lost() -> None:
     """There is no second dial."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         caller.speak(100)  # no boundary: the switch has to wait
         caller.say("hello")
         await caller.until("conversation.item.done")
+        await renew(found)
         await eventually(lambda: len(found.conversations) == 2 and found.conversations[1].items, 10)
-        [session] = found.relay.app.sessions
-        session._connected.leg.abort()
+        session_of(found)._connected.leg.abort()
         await eventually(lambda: found.swaps("loss") == 1)
         assert len(found.upstreams) == 2
         await is_alive(caller)
@@ -165,27 +182,32 @@ async def test_prepared_connection_takes_over_at_once_when_the_old_one_is_lost()
 async def test_loss_of_the_prepared_connection_is_invisible() -> None:
     """Another one is prepared."""
     fault = Fault(Moment.RECEIVED, End.RESET, event="conversation.item.create")
-    async with stage(SHORT, failing(fault)) as found, calling(found.relay) as caller:
+    async with stage(FAST, failing(fault)) as found, calling(found.relay) as caller:
         caller.say("hello")
         await caller.until("conversation.item.done")
-        await eventually(lambda: any(found.swaps(cause) for cause in ("renewal", "forced", "loss")), 10)
-        assert found.swaps("renewal", "failed") == 1
+        await renew(found)
+        await eventually(lambda: found.swaps("renewal", "failed") == 1, 10)
+        await renew(found)
+        await eventually(lambda: found.swaps("renewal") == 1, 10)
         await is_alive(caller)
         caller.check()
 
 
 async def test_changes_while_the_new_connection_waits_are_those_of_both() -> None:
     """Update, create and delete in the last moment."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
+    async with stage() as found, calling(found.relay) as caller:
         for number in range(4):
             caller.say(f"text {number}")
         await caller.until("conversation.item.done", 4)
         caller.speak(100)  # no boundary
+        await caller.until("input_audio_buffer.speech_started")
+        await renew(found)
         await eventually(lambda: len(found.conversations) == 2 and len(found.conversations[1].items) == 4, 10)
         caller.send("conversation.item.delete", item_id=caller.items[1])
         caller.say("late")
         caller.send("session.update", session={"type": "realtime", "instructions": "Late."})
-        await eventually(lambda: any(found.swaps(cause) for cause in ("renewal", "forced", "loss")), 10)
+        await force(found)
+        await eventually(lambda: found.swaps("forced") == 1, 10)
         await is_alive(caller)
         [_, second] = found.conversations
         assert [item["id"] for item in second.items] == caller.items
@@ -201,7 +223,7 @@ async def test_limit_that_is_not_stated_is_the_setting(expires_at: str) -> None:
         stage(default=behaviour, RELAY_RENEW_AFTER_SECONDS="2") as found,
         calling(found.relay) as caller,
     ):
-        await eventually(lambda: found.swaps("renewal") == 1, 10)
+        await eventually(lambda: found.swaps("renewal") + found.swaps("forced") == 1, 10)
         await is_alive(caller)
         caller.check()
 

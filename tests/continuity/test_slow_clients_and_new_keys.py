@@ -8,9 +8,8 @@ import pytest
 from service.relay.continuity.renewable_session import RenewableSession
 from service.simulator import Behaviour, End
 from tests.continuity.caller import Caller, calling
-from tests.continuity.relays import FAST, Stage, stage
+from tests.continuity.relays import FAST, Stage, force, renew, session_of, stage
 from tests.continuity.test_bounds import refusing
-from tests.continuity.test_prepared_connections import renew
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import KEY_CANARY, eventually
 
@@ -32,8 +31,7 @@ async def fill(caller: Caller, session: RenewableSession) -> None:
 async def test_swap_while_the_client_reads_nothing_loses_nothing_and_resumes(how: str) -> None:
     """The next connection is held as the one before was; the cut answer ends, and another one arrives whole."""
     async with stage(LONG) as found, calling(found.relay) as caller:
-        [session] = found.relay.app.sessions
-        assert isinstance(session, RenewableSession)
+        session = session_of(found)
         caller.say("hello")
         await caller.until("conversation.item.done")
         await fill(caller, session)
@@ -55,9 +53,7 @@ async def swap(found: Stage, session: RenewableSession, how: str) -> None:
         session._upstream.abort()
     else:
         await renew(found)
-        planned = session._swapper._swap
-        await eventually(lambda: planned.state == "ready", 10)
-        planned._expires_at = 0.0
+        await force(found)
     await eventually(lambda: found.swaps(how) == 1, 10)
 
 

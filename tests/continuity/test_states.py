@@ -11,11 +11,10 @@ from service.relay.drain import DrainSignals, DrainTiming
 from service.simulator import Behaviour, End, Fault, Moment
 from tests.clients_file.relays import TOKENS, table, write
 from tests.continuity.caller import calling
-from tests.continuity.relays import Stage, failing, stage
+from tests.continuity.relays import FAST, Stage, failing, prepare, renew, stage
 from tests.continuity.test_recovery import is_alive
 from tests.support.harness import eventually
 
-SHORT = Behaviour(session_seconds=3)
 LOSING = failing(Fault(Moment.AFTER_SENT, End.RESET, event="session.updated"))
 
 
@@ -27,9 +26,8 @@ async def upstream_is_left(found: Stage) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_client_that_leaves_while_a_connection_is_prepared_ends_both(how: str) -> None:
     """One ending, and no connection is left."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
-        caller.speak(100)  # no boundary: it stays prepared
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage() as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         if how == "reset":
             caller.client.reset()
         else:
@@ -40,9 +38,8 @@ async def test_client_that_leaves_while_a_connection_is_prepared_ends_both(how: 
 
 async def test_drain_drops_what_is_prepared_and_renews_nothing() -> None:
     """The session goes on until the drain's deadline."""
-    async with stage(SHORT) as found, calling(found.relay) as caller:
-        caller.speak(100)
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage() as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         for session in found.relay.app.sessions:
             session.announce_drain(60)
         await eventually(lambda: found.upstreams[1].closed)
@@ -51,13 +48,15 @@ async def test_drain_drops_what_is_prepared_and_renews_nothing() -> None:
 
 
 async def test_recovery_goes_on_during_a_drain() -> None:
-    """Until its deadline, at which the session ends as others do."""
+    """Until it closes the remaining sessions: this one ends as others do."""
     async with stage(LOSING) as found, calling(found.relay) as caller:
-        drain = asyncio.ensure_future(found.relay.app.drainer.drain(DrainTiming(1.5, 0.1), DrainSignals()))
+        signals = DrainSignals()
+        drain = asyncio.ensure_future(found.relay.app.drainer.drain(DrainTiming(60, 0.1), signals))
         await eventually(lambda: found.relay.app.drainer.is_draining)
         caller.send("session.update", session={"type": "realtime"})
         await eventually(lambda: found.swaps("loss") == 1)
         await is_alive(caller)
+        signals.close_now.set()
         await asyncio.gather(drain, caller.until_over())
         assert await found.ended() == "relay_draining"
 
@@ -106,8 +105,10 @@ async def test_flood_of_the_client_ends_the_session_while_upstream_is_missing() 
 async def test_end_by_the_operator_while_a_connection_is_prepared_closes_both() -> None:
     """Also in the dial of it."""
     for second in (Behaviour(), Behaviour(scenario="hang")):
-        async with stage(SHORT, second) as found, calling(found.relay) as caller:
+        async with stage(FAST, second) as found, calling(found.relay) as caller:
             caller.speak(100)  # no boundary: it stays prepared
+            await caller.until("input_audio_buffer.speech_started")
+            await renew(found)
             await eventually(lambda: found.simulator.dials_left() == 0, 10)
             dials = len(found.simulator.connections)
             [session] = found.relay.app.sessions
@@ -120,9 +121,8 @@ async def test_end_by_the_operator_while_a_connection_is_prepared_closes_both() 
 
 async def test_flood_of_the_client_while_a_connection_is_prepared_ends_the_session() -> None:
     """As without one; neither connection is left."""
-    async with stage(SHORT, RELAY_MAX_MESSAGES_PER_SECOND="50") as found, calling(found.relay) as caller:
-        caller.speak(100)
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage(RELAY_MAX_MESSAGES_PER_SECOND="50") as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         for _ in range(1_000):
             caller.be_silent(20)
         await caller.until_over()
@@ -132,10 +132,8 @@ async def test_flood_of_the_client_while_a_connection_is_prepared_ends_the_sessi
 
 async def test_limit_of_the_session_while_a_connection_is_prepared_ends_it() -> None:
     """It counts from the beginning of the call."""
-    life = Behaviour(session_seconds=4)
-    async with stage(life, RELAY_MAX_SESSION_SECONDS="3") as found, calling(found.relay) as caller:
-        caller.speak(100)
-        await eventually(lambda: len(found.upstreams) == 2, 10)
+    async with stage(RELAY_MAX_SESSION_SECONDS="3") as found, calling(found.relay) as caller:
+        await prepare(found, caller)
         await caller.until_over()
         assert await found.ended() == "max_duration"
         await upstream_is_left(found)
