@@ -1,12 +1,15 @@
 """The drain of a relay: sessions, dials in flight, signals."""
 
 import asyncio
+import random
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
 
 from service.realtime.frames import Opcode, build_frame
+from service.relay import drain
 from service.relay.drain import FAST_CLOSE_SECONDS, Drainer, DrainResult, DrainSignals, DrainTiming
 from service.relay.live_call import SETTLE_SECONDS
 from service.relay.session import Session
@@ -111,8 +114,17 @@ async def test_drain_closes_remaining_sessions_at_deadline_or_second_signal(
     assert "info" == logs[-1]["log_level"]
 
 
-async def test_drain_spreads_closes_over_the_configured_time(drainer: Drainer, signals: DrainSignals) -> None:
-    """The times are random, so that the clients do not all reconnect at the same moment."""
+async def test_drain_spreads_closes_over_the_configured_time(
+    drainer: Drainer, signals: DrainSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times are random, so that the clients do not all reconnect at the same moment. None is closed before its time."""
+    times: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        times.append(random.uniform(low, high))
+        return times[-1]
+
+    monkeypatch.setattr(drain, "random", SimpleNamespace(shuffle=random.shuffle, uniform=uniform))
     sessions = [FakeSession() for _ in range(100)]
     for session in sessions:
         start(drainer, session)
@@ -120,9 +132,10 @@ async def test_drain_spreads_closes_over_the_configured_time(drainer: Drainer, s
     await within(drainer.drain(DrainTiming(0, 0.5), signals), 5)
 
     moments = sorted(session.ended_at - began for session in sessions if session.ended_at is not None)
-    assert len(moments) == 100
-    assert 0.3 < moments[-1] < 1
-    assert all(sum(low <= moment < low + 0.1 for moment in moments) < 45 for low in (0, 0.1, 0.2, 0.3, 0.4))
+    assert len(moments) == len(times) == 100
+    assert all(time - 0.01 < moment for time, moment in zip(sorted(times), moments, strict=True))
+    assert 0.3 < max(times) <= 0.5
+    assert all(sum(low <= time < low + 0.1 for time in times) < 45 for low in (0, 0.1, 0.2, 0.3, 0.4))
 
 
 @pytest.mark.parametrize(
