@@ -193,6 +193,15 @@ _SMALL_FRAMES: Final = (
 )
 
 
+_MANY_SESSIONS: Final = (
+    Attack("empty-500-of-one", "small frames", "flood", 500, b"", _EMPTY, names=1),
+    Attack("empty-800-of-50", "small frames", "flood", 800, b"", _EMPTY, names=50),
+    Attack("tiny-800-of-50", "small frames", "flood", 800, b"", _TINY, names=50),
+    Attack("audio-800-of-50", "small frames", "flood", 800, b"", _AUDIO, names=50),
+    Attack("tiny-pulses-800-of-50", "small frames", "pulses", 800, b"", _TINY, names=50),
+)
+
+
 def _early(name: str, repeated: bytes, first: bytes = b"", **more: Any) -> Attack:  # noqa: ANN401 - of an attack
     first += repeated * (2 * MIB // len(repeated))  # at once, before the relay answers
     return Attack(f"early-{name}-20", "early frames", "flood", 20, first, repeated, names=20, is_early=True, **more)
@@ -315,6 +324,7 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     for attack in (
         *_NO_TOKEN,
         *_SMALL_FRAMES,
+        *_MANY_SESSIONS,
         *_EARLY_FRAMES,
         *_UPSTREAM_FRAMES,
         *_COSTLY_EVENTS,

@@ -62,7 +62,6 @@ class Leg(SignsOfLife):
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(transport, masks=masks)
-        loop = self._loop
         self.write_frames = transport.write
         self._aiohttp_protocol = aiohttp_protocol
         self._receiver: Receiver | None = None
@@ -74,14 +73,14 @@ class Leg(SignsOfLife):
         self._hold_reasons: set[HoldReason] = set()
         self.backlog = bytearray(early_data)  # has been read, and is delivered in later turns of the event loop
         self._waits_for_turn = False
-        self._turns = scheduler_of(loop)
-        self._losses = losses_of(loop)
+        self._turns = scheduler_of(self._loop)
+        self._losses = losses_of(self._loop)
         self.debt = Debt()
         self.held_since: float | None = None
         self.on_full: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
         self._on_lost = on_lost
-        self.closed: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._small_writes = SmallWrites(transport, WRITE_HIGH_BYTES)
         tcp.enable_dead_peer_detection(transport, tcp.UPSTREAM_TIMEOUT_MS if masks else tcp.CLIENT_TIMEOUT_MS)
 
@@ -94,7 +93,7 @@ class Leg(SignsOfLife):
         `receive_read` what it does not process. A held leg has no reads, so that none can overtake bytes that wait.
         """
         self._receiver, early = receiver, b""
-        if not self._waits_for_turn and len(self.backlog) <= SLICE_BYTES:
+        if not (self._waits_for_turn or self._turns.is_spent or len(self.backlog) > SLICE_BYTES):
             early = bytes(self.backlog)
             self.backlog.clear()
             self.release("backlog")
@@ -106,7 +105,7 @@ class Leg(SignsOfLife):
             if not self._eof:  # else it has dropped the leg, and would keep it until the garbage is collected
                 self._transport.set_protocol(self)  # which looks it up once
         if early:
-            receiver.receive(early)
+            self._receive(early)
         if not self.backlog:
             self._report_end()
 
@@ -127,16 +126,19 @@ class Leg(SignsOfLife):
         elif self.backlog or len(data) > SLICE_BYTES or self._turns.is_spent or self.debt.is_heavy:
             self._wait_for_turn(data)
         else:
-            clock = self._turns.clock
-            started = clock()
-            self._receiver.receive(data)
-            seconds = clock() - started
-            self._turns.uncharged_seconds += seconds
-            if self._turns.uncharged_seconds > CHEAP_SECONDS:
-                self._turns.charge(self, seconds)
+            self._receive(data)
 
     data_received = receive_read
     """Called by the transport."""
+
+    def _receive(self, data: bytes) -> None:
+        turns, clock = self._turns, self._turns.clock
+        started = clock()
+        self._receiver.receive(data)  # type: ignore[union-attr]  # callers have one
+        seconds = clock() - started
+        turns.uncharged_seconds += seconds
+        if turns.uncharged_seconds > CHEAP_SECONDS:
+            turns.charge(self, seconds)
 
     def charge_look(self, seconds: float) -> None:
         """Count a search of the bytes that `peek` returned."""

@@ -36,11 +36,9 @@ FREE_SECONDS: Final = 0.0001
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
-WAIT_PER_SECOND: Final = 200.0
-"""How many seconds later a leg is due for each second of its debt beyond `CHEAP_SECONDS`, as long as it is light. A flood is
-light for 5 ms: fifty clients that connect anew each second would take a quarter of a second before the calls that wait."""
-WAIT_PER_BYTE: Final = 1e-6
-"""How many seconds later a leg is due for each byte: more bytes are more work, but how much is known only afterwards."""
+UNKNOWN_SECONDS_PER_BYTE: Final = 2e-8
+"""What the bytes of a leg are expected to cost before any have waited: twice what those of speech do, a fiftieth of the
+smallest frames."""
 LOOK_SECONDS: Final = 0.05
 """What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
 FRAMES_PER_DELIVERY: Final = 256
@@ -75,13 +73,14 @@ def feed_some(leg: PutsBack, scanner: Scanner, data: bytes) -> list[Item]:
 
 
 class Debt:
-    """How much work a leg has caused lately, in seconds; halves each second."""
+    """How much work a leg has caused lately, in seconds, which halves each second, and what its bytes have cost."""
 
-    __slots__ = ("_changed_at", "_seconds")
+    __slots__ = ("_changed_at", "_seconds", "_seconds_per_byte")
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._changed_at = 0.0
+        self._seconds_per_byte = UNKNOWN_SECONDS_PER_BYTE
 
     def add(self, seconds: float) -> None:
         """Charge a delivery."""
@@ -107,10 +106,15 @@ class Debt:
         self.add(0.0)
         return self._seconds > limit
 
-    @property
-    def light_at(self) -> float:
-        """The time from which on the leg is not heavy, 0 if it has no debt."""
-        return self._changed_at + math.log2(self._seconds / HEAVY_SECONDS) if self._seconds else 0.0
+    def learn(self, seconds: float, size: int) -> None:
+        """Note what a slice has cost. One alone at most doubles the expectation: perhaps garbage was collected meanwhile."""
+        if size > 0:
+            self._seconds_per_byte = min(seconds / size, 2 * self._seconds_per_byte)
+
+    def seconds_until_paid(self, size: int) -> float:
+        """How long the debt after `size` more bytes would take to fall to `FREE_SECONDS`, which is no debt."""
+        expected = self.seconds + min(size * self._seconds_per_byte, HEAVY_SECONDS)
+        return math.log2(expected / FREE_SECONDS) if expected > FREE_SECONDS else 0.0
 
 
 class TurnScheduler:
@@ -122,6 +126,7 @@ class TurnScheduler:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[float, int, Waiting]] = []  # a heap, by when they are due
+        self._paused: list[tuple[float, int, Waiting]] = []  # heavy ones, until `_paused_until`
         self._numbers = itertools.count()
         self._spent_seconds = 0.0
         self._cpu_seconds = time.thread_time()  # when it was last read
@@ -164,12 +169,11 @@ class TurnScheduler:
     def add(self, leg: Waiting) -> None:
         """Queue a leg that has bytes, once: not again before `deliver` has returned False.
 
-        A heavy leg is due once it is light, a light one the later the more work it has caused lately, and the more bytes it
-        has. So none is passed for ever.
+        It is due once it would have paid for what it has caused lately, and for what waits if that costs what its bytes have
+        cost before. So calls are due before a thousand floods that share a core, each of which has little debt and waits
+        for more than a second, and no leg is passed for ever. A call that has to wait gathers bytes, but cheap ones.
         """
-        light_at = max(time.perf_counter(), leg.debt.light_at)
-        debt = min(max(leg.debt.seconds, CHEAP_SECONDS), HEAVY_SECONDS) - CHEAP_SECONDS
-        due = light_at + debt * WAIT_PER_SECOND + len(leg.backlog) * WAIT_PER_BYTE
+        due = time.perf_counter() + leg.debt.seconds_until_paid(len(leg.backlog))
         heapq.heappush(self._waiting, (due, next(self._numbers), leg))
         self.clock = time.thread_time
         self._schedule()
@@ -183,38 +187,37 @@ class TurnScheduler:
         self._is_scheduled, self.is_spent, self._spent_seconds = False, False, 0.0
         self._worked()
         try:
-            is_paused = self._deliver_until(time.perf_counter() + TURN_SECONDS)
+            self._deliver_until(time.perf_counter() + TURN_SECONDS)
         except BaseException:
             self._schedule()  # the others must not wait until another one is queued
             raise
-        if not self._waiting:
-            self.clock = time.perf_counter
-        elif not is_paused:
+        if self._waiting:
             self._schedule()
+        elif not self._paused:
+            self.clock = time.perf_counter
 
-    def _deliver_until(self, end: float) -> bool:
-        """Deliver in the order of the queue; return whether a pause has begun, which a timer ends."""
+    def _deliver_until(self, end: float) -> None:
+        """Deliver in the order of the queue. During a pause heavy legs are put aside: a call may be queued behind one."""
         now = end - TURN_SECONDS
         while self._waiting and now < end:
-            due, _, leg = self._waiting[0]
+            entry = heapq.heappop(self._waiting)
+            leg = entry[2]
             is_heavy = leg.debt.is_heavy
-            if is_heavy and now < min(self._paused_until, due):
-                self._resume_later(min(self._paused_until, due) - now)
-                return True
-            heapq.heappop(self._waiting)
-            if is_heavy and now < self._paused_until:  # it was light when it was queued
-                self.add(leg)
+            if is_heavy and now < self._paused_until:
+                self._paused.append(entry)
+                self._resume_later(self._paused_until - now)
                 continue
+            waiting = len(leg.backlog)
             has_more = leg.deliver(HEAVY_SLICE_BYTES if is_heavy else LIGHT_SLICE_BYTES)
             now = time.perf_counter()
             worked = self._worked()
+            leg.debt.learn(worked, waiting - len(leg.backlog))
             if worked > FREE_SECONDS:
                 leg.debt.add(worked - FREE_SECONDS)
             if worked > TURN_SECONDS:
                 self._paused_until = now + min(worked, MAX_PAUSE_SECONDS)
             if has_more:
                 self.add(leg)
-        return False
 
     def _resume_later(self, seconds: float) -> None:
         if not self._will_resume:
@@ -223,6 +226,9 @@ class TurnScheduler:
 
     def _resume(self) -> None:
         self._will_resume = False
+        for entry in self._paused:
+            heapq.heappush(self._waiting, entry)
+        self._paused.clear()
         self._schedule()
 
 

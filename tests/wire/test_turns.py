@@ -6,93 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from service.wire import turns
-from service.wire.turns import (
-    CHEAP_SECONDS,
-    HEAVY_SLICE_BYTES,
-    LIGHT_SLICE_BYTES,
-    READ_SECONDS,
-    TURN_SECONDS,
-    Debt,
-    TurnScheduler,
-)
-
-
-class FakeClock:
-    """Seconds that pass only where a test lets them. In `paused` of them the process had no core."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.paused = 0.0
-
-    def perf_counter(self) -> float:
-        """The time."""
-        return self.now
-
-    def thread_time(self) -> float:
-        """The processor time."""
-        return self.now - self.paused
-
-
-class CostlyLeg:
-    """A leg with waiting bytes, of which each costs the same time."""
-
-    def __init__(self, clock: FakeClock, name: str, waiting: int, seconds_per_byte: float) -> None:
-        self.debt = Debt()
-        self._clock = clock
-        self._name = name
-        self.backlog = bytearray(waiting)
-        self._seconds_per_byte = seconds_per_byte
-        self.log: list[tuple[str, int]] = []
-
-    @property
-    def waiting(self) -> int:
-        """How many bytes wait."""
-        return len(self.backlog)
-
-    def deliver(self, size: int) -> bool:
-        """Take a slice."""
-        size = min(size, self.waiting)
-        del self.backlog[:size]
-        self._clock.now += size * self._seconds_per_byte
-        self.log.append((self._name, size))
-        return self.waiting > 0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    """Replace the clock of the scheduler."""
-    fake = FakeClock()
-    monkeypatch.setattr(turns, "time", fake)
-    return fake
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """Collect what is scheduled for the next turn of the loop, instead of running it."""
-    return []
-
-
-def scheduler_with(
-    calls: list[Callable[[], None]], timers: list[tuple[float, Callable[[], None]]] | None = None
-) -> TurnScheduler:
-    """A scheduler whose turns the test runs. Timers run like turns, unless they are collected, with their seconds."""
-
-    class Loop:
-        def call_soon(self, callback: Callable[[], None]) -> None:
-            calls.append(callback)
-
-        def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-            if timers is None:
-                turns.time.now += seconds  # type: ignore[attr-defined]  # the fake clock
-                calls.append(callback)
-            else:
-                timers.append((seconds, callback))
-
-    return TurnScheduler(Loop())  # type: ignore[arg-type]  # all that it uses of a loop
-
-
-SMALL_FRAMES = 3e-6 / 6  # seconds per byte: the smallest frames
-SPEECH = 3e-6 / 4000
+from service.wire.turns import CHEAP_SECONDS, HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, READ_SECONDS, TURN_SECONDS
+from tests.support.harness import eventually
+from tests.support.recording_transport import RecordingReceiver, new_leg
+from tests.support.turns import SMALL_FRAMES, SPEECH, CostlyLeg, FakeClock, scheduler_with
 
 
 def test_turn_ends_when_its_budget_is_spent(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
@@ -114,26 +31,6 @@ def test_turn_ends_when_its_budget_is_spent(clock: FakeClock, calls: list[Callab
     assert turns_taken > 50
 
 
-def test_leg_without_debt_is_served_before_light_ones_with_some(
-    clock: FakeClock, calls: list[Callable[[], None]]
-) -> None:
-    """Each client that connects anew is light at first; what fifty of them have left must not come before a call."""
-    scheduler = scheduler_with(calls)
-    floods = [CostlyLeg(clock, "flood", 4096, SMALL_FRAMES) for _ in range(50)]
-    log: list[tuple[str, int]] = []
-    for flood in floods:
-        flood.debt.add(CHEAP_SECONDS * 2)
-        flood.log = log
-        scheduler.add(flood)
-    clock.now += 0.05
-    call = CostlyLeg(clock, "call", 13_000, SPEECH)
-    call.log = log
-    scheduler.add(call)
-    calls.pop()()
-
-    assert ("call", 13_000) == log[0]
-
-
 def test_time_without_a_core_is_not_measured_while_legs_wait(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
     """A call that is preempted is charged nothing; with nothing to wait for, the cheaper clock is used."""
     scheduler = scheduler_with(calls)
@@ -144,21 +41,6 @@ def test_time_without_a_core_is_not_measured_while_legs_wait(clock: FakeClock, c
     clocks.append(scheduler.clock)
 
     assert [clock.perf_counter, clock.thread_time, clock.perf_counter] == clocks
-
-
-def test_light_leg_is_served_before_heavy_ones(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """However many floods wait, and although they came first."""
-    scheduler = scheduler_with(calls)
-    floods = [CostlyLeg(clock, "flood", 65_536, SMALL_FRAMES) for _ in range(50)]
-    for flood in floods:
-        flood.debt.add(1.0)
-        scheduler.add(flood)
-    call = CostlyLeg(clock, "call", 3 * LIGHT_SLICE_BYTES, SPEECH)
-    scheduler.add(call)
-    calls.pop()()
-
-    assert 0 == call.waiting
-    assert sum(flood.waiting for flood in floods) >= 49 * 65_536
 
 
 def test_flood_becomes_heavy_and_recovers(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
@@ -230,112 +112,7 @@ def test_cheap_reads_add_up_without_a_debt(clock: FakeClock, calls: list[Callabl
     scheduler.uncharged_seconds = READ_SECONDS
     scheduler.charge(leg, CHEAP_SECONDS)
 
-    assert (True, 0.0, 0.0) == (scheduler.is_spent, scheduler.uncharged_seconds, leg.debt.light_at)
-
-
-def test_legs_are_served_by_debt(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """The smallest first, as it is at one time; legs without one in the order of their arrival."""
-    scheduler = scheduler_with(calls)
-    served: list[str] = []
-
-    class Served(CostlyLeg):
-        def deliver(self, size: int) -> bool:
-            served.append(self._name)
-            return super().deliver(size)
-
-    def add(name: str, debt: float) -> None:
-        leg = Served(clock, name, 1, 0)
-        if debt:
-            leg.debt.add(debt)
-        scheduler.add(leg)
-
-    add("1.0, a second ago", 1.0)
-    clock.now += 1
-    for name, debt in (("0.6", 0.6), ("0.4", 0.4), ("none", 0.0), ("none, later", 0.0)):
-        add(name, debt)
-    calls.pop()()
-
-    assert ["none", "none, later", "0.4", "1.0, a second ago", "0.6"] == served
-
-
-def test_light_leg_with_few_bytes_is_served_before_those_with_many(
-    clock: FakeClock, calls: list[Callable[[], None]]
-) -> None:
-    """Of an event that is read whole it is unknown what it costs; a message of a call does not wait behind three of them."""
-    scheduler = scheduler_with(calls)
-    events = [CostlyLeg(clock, "event", 60_000, SPEECH) for _ in range(3)]
-    call = CostlyLeg(clock, "call", 4000, SPEECH)
-    call.debt.add(CHEAP_SECONDS)  # some time ago it was charged
-    for leg in (*events, call):
-        leg.log = events[0].log
-        scheduler.add(leg)
-    calls.pop()()
-
-    assert ["call", "event"] == [name for name, _ in call.log[:2]]
-
-
-def test_heavy_legs_pause_after_a_delivery_that_cannot_be_divided(
-    clock: FakeClock, calls: list[Callable[[], None]]
-) -> None:
-    """For as long as it took; what light legs have to deliver meanwhile is delivered, and one timer ends the pause."""
-    timers: list[tuple[float, Callable[[], None]]] = []
-    scheduler = scheduler_with(calls, timers)
-    events = [CostlyLeg(clock, "event", 2 * HEAVY_SLICE_BYTES, 0.02 / HEAVY_SLICE_BYTES) for _ in range(2)]
-    for leg in events:
-        leg.debt.add(1.0)
-        scheduler.add(leg)
-    calls.pop()()
-    call = CostlyLeg(clock, "call", 4000, SPEECH)
-    for _ in range(2):
-        clock.now += 0.001
-        if not call.log:
-            scheduler.add(call)
-        while calls:
-            calls.pop()()
-
-    assert [1, 0] == [len(leg.log) for leg in events]
-    assert ([("call", 4000)], 1) == (call.log, len(timers))
-    [(seconds, resume)] = timers
-    assert 0.02 == pytest.approx(seconds + 4000 * SPEECH, abs=0.002)
-    clock.now += seconds
-    resume()
-    calls.pop()()
-    assert [1, 1] == [len(leg.log) for leg in events]
-
-
-@pytest.mark.parametrize("debt", [0.0, 0.02])
-def test_no_leg_waits_for_ever(debt: float, clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """Neither one with many bytes nor one that was heavy when it was queued, while each turn is spent on legs with few."""
-    scheduler = scheduler_with(calls)
-    event = CostlyLeg(clock, "event", 60_000, SPEECH)
-    event.debt.add(debt)
-    scheduler.add(event)
-    turns_taken = 0
-    while not event.log and turns_taken < 3000:
-        for _ in range(3):
-            scheduler.add(CostlyLeg(clock, "call", 4000, TURN_SECONDS / 8000))
-        calls.pop()()
-        turns_taken += 1
-
-    assert event.log
-    assert turns_taken > 10
-
-
-def test_pause_of_heavy_legs_delays_no_light_leg(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
-    """Of a read that is put back in part, the leg is charged after it has been queued."""
-    scheduler = scheduler_with(calls, [])
-    event = CostlyLeg(clock, "event", HEAVY_SLICE_BYTES, 0.02 / HEAVY_SLICE_BYTES)
-    event.debt.add(1.0)
-    scheduler.add(event)
-    calls.pop()()
-    flood, call = CostlyLeg(clock, "flood", 100, SMALL_FRAMES), CostlyLeg(clock, "call", 4000, SPEECH)
-    scheduler.add(flood)
-    flood.debt.add(1.0)
-    clock.now += 0.001
-    scheduler.add(call)
-    calls.pop()()
-
-    assert ([], [("call", 4000)]) == (flood.log, call.log)
+    assert (True, 0.0, 0.0) == (scheduler.is_spent, scheduler.uncharged_seconds, leg.debt.seconds)
 
 
 def test_speech_makes_no_leg_heavy_while_every_read_waits(clock: FakeClock, calls: list[Callable[[], None]]) -> None:
@@ -373,3 +150,19 @@ async def test_scheduler_is_shared_by_the_legs_of_a_loop() -> None:
     loop = asyncio.get_running_loop()
 
     assert turns.scheduler_of(loop) is turns.scheduler_of(loop)
+
+
+async def test_early_data_of_many_legs_is_not_delivered_in_one_turn() -> None:
+    """Clients that flood and connect at the same moment: what one of them has sent early may cost milliseconds."""
+    legs = [new_leg(early_data=b"x")[0] for _ in range(3)]
+    receivers = [RecordingReceiver() for _ in legs]
+    for leg, receiver in zip(legs[:2], receivers, strict=False):
+        leg.start(receiver)
+    assert [b"x", b"x"] == [bytes(receiver.received) for receiver in receivers[:2]]
+    legs[0]._turns.uncharged_seconds = READ_SECONDS
+    legs[0].charge_look(0.0)
+    legs[2].start(receivers[2])
+    assert b"" == receivers[2].received
+
+    await eventually(lambda: receivers[2].received)
+    assert b"x" == receivers[2].received
