@@ -34,8 +34,10 @@ gc.disable()  # while modules and test items are made, which live to the end
 
 
 def pytest_collection_finish() -> None:
-    """Tests that look for leaks collect garbage first, without a search of modules and test items."""
-    gc.collect()
+    """Tests that look for leaks collect garbage first, without a search of modules and test items.
+
+    The garbage of the collection is kept with them: to find it among them takes a second, in each process of the tests.
+    """
     gc.freeze()
     gc.enable()
 

@@ -5,12 +5,13 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from openai import AsyncOpenAI
-from openai.resources.realtime.realtime import AsyncRealtimeConnection
+from typing import TYPE_CHECKING, Any
 
 from tools.voice import BYTES_PER_SECOND
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 CHUNK_SECONDS = 0.1
 CHUNK_BYTES = int(BYTES_PER_SECOND * CHUNK_SECONDS)
@@ -32,7 +33,7 @@ class Turn:
 
 
 async def send_audio(
-    connection: AsyncRealtimeConnection,
+    connection: "AsyncRealtimeConnection",
     audio: bytes,
     *,
     pace: float = 1.0,
@@ -52,7 +53,7 @@ async def send_audio(
             progress((at + len(chunk)) / BYTES_PER_SECOND)
 
 
-async def receive_response(connection: AsyncRealtimeConnection) -> Turn:
+async def receive_response(connection: "AsyncRealtimeConnection") -> Turn:
     """Read events up to the `rate_limits.updated` behind a response; raises AssertionError on `error` or an early end."""
     turn = Turn()
     async for event in connection:
@@ -73,11 +74,13 @@ async def receive_response(connection: AsyncRealtimeConnection) -> Turn:
     raise AssertionError("the connection ended before the response did")
 
 
-async def disable_turn_detection(connection: AsyncRealtimeConnection) -> None:
+async def disable_turn_detection(connection: "AsyncRealtimeConnection") -> None:
     """Let the client commit its own turns: without voice activity detection no audio is discarded."""
     await connection.session.update(session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
 
 
-def create_client(url: str, token: str = "any-token") -> AsyncOpenAI:
+def create_client(url: str, token: str = "any-token") -> "AsyncOpenAI":
     """The official client, connected to a relay and without retries of its own."""
+    from openai import AsyncOpenAI  # noqa: PLC0415 - half a second, of each process of the tests
+
     return AsyncOpenAI(api_key=token, base_url=f"{url}/v1", max_retries=0)

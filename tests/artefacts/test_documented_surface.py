@@ -7,6 +7,7 @@ import argparse
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,18 @@ from service.web.unserved import CLIENT_SECRET_PATHS, WEBSOCKET_PATHS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCUMENTS: Final = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
-SIMULATOR: Final = [ast.parse(path.read_text()) for path in (ROOT / "service/simulator").rglob("*.py")]
-"""It logs as a library does: `library.logged`."""
-RELAY: Final = [
-    ast.parse(path.read_text()) for path in (ROOT / "service").rglob("*.py") if "simulator" not in path.parts
-]
-CODE: Final = [*RELAY, *SIMULATOR]
+SERVICE: Final = ROOT / "service"
 LOG_CALLS: Final = frozenset({"debug", "info", "warning", "error", "exception", "log", "report", "_log_failure"})
 EVENT: Final = re.compile(r"[a-z]+\.[a-z_]+")
 """The shape of a log event's name."""
 OWN_HEADER: Final = re.compile(r"(Relay-[A-Z]|X-Health-|X-Simulator-)[A-Za-z-]+")
+
+
+@cache
+def modules(*, simulator: bool) -> list[ast.Module]:
+    """The modules of the service, with or without the simulator: it logs as a library does, as `library.logged`."""
+    paths = SERVICE.rglob("*.py")
+    return [ast.parse(path.read_text()) for path in paths if simulator or "simulator" not in path.parts]
 
 
 def documented(text: str) -> bool:
@@ -44,7 +47,7 @@ def strings_in(*nodes: ast.AST) -> Iterator[str]:
 def log_events() -> set[str]:
     """The names of all log events: the first string of a call that logs, or the key `event` of a structlog processor."""
     names = {"library.logged"}  # assigned in `service/telemetry/logs.py`
-    for module in RELAY:
+    for module in modules(simulator=False):
         for call in ast.walk(module):
             if not isinstance(call, ast.Call):
                 continue
@@ -68,7 +71,9 @@ WITHOUT_REMEDY: Final = {
 def test_every_warning_and_error_has_a_message_and_a_remedy() -> None:
     """They are for an operator, who has to act."""
     without: set[str] = set()
-    for call in [node for module in RELAY for node in ast.walk(module) if isinstance(node, ast.Call)]:
+    for call in [
+        node for module in modules(simulator=False) for node in ast.walk(module) if isinstance(node, ast.Call)
+    ]:
         if isinstance(call.func, ast.Attribute) and call.func.attr in {"warning", "error"} and call.args:
             names = [name for name in strings_in(call.args[0]) if EVENT.fullmatch(name)]
             keywords = {keyword.arg for keyword in call.keywords}
@@ -90,7 +95,7 @@ def test_every_log_event_is_listed_once() -> None:
 
 def test_every_header_of_the_relay_is_documented() -> None:
     """Those that it alone sends or reads."""
-    headers = {text for module in CODE for text in strings_in(module) if OWN_HEADER.fullmatch(text)}
+    headers = {text for module in modules(simulator=True) for text in strings_in(module) if OWN_HEADER.fullmatch(text)}
 
     assert {"Relay-Continuity", "X-Health-Status"} <= headers
     assert [] == sorted(header for header in headers if not documented(header))
@@ -98,7 +103,12 @@ def test_every_header_of_the_relay_is_documented() -> None:
 
 def test_every_path_is_documented() -> None:
     """Of both ports, with the aliases."""
-    routes = {text for module in CODE for text in strings_in(module) if re.fullmatch(r"/api/[a-z]+.*", text)}
+    routes = {
+        text
+        for module in modules(simulator=True)
+        for text in strings_in(module)
+        if re.fullmatch(r"/api/[a-z]+.*", text)
+    }
     paths = {*WEBSOCKET_PATHS, *CLIENT_SECRET_PATHS, "/livez", "/readyz", "/healthz", "/metrics", "/version"}
 
     assert "/api/overview" in routes

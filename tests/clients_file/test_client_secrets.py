@@ -8,13 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from openai import AsyncOpenAI
 
 from service.access import secrets
 from tests.clients_file.relays import TIMEOUT, TOKENS, connect, table, write
 from tests.clients_file.secret_requests import PROMPT, SESSION, created, outcome, post, relay_of, upstream_of, use
 from tests.support.harness import eventually, open_raw
 from tests.support.redis_server import RedisServer, running_redis
+from tests.support.sdk import openai_client
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def test_sdk_creates_a_secret_and_a_session_with_it(path: Path) -> None:
     """openai-python with its own types; the session has the configuration, and one round trip sets it."""
     async with (
         relay_of(path, table("kiosk")) as relay,
-        AsyncOpenAI(api_key=TOKENS["kiosk"], base_url=f"{relay.url}/v1") as server,
+        openai_client(TOKENS["kiosk"], f"{relay.url}/v1") as server,
     ):
         before = time.time()
         answer = await server.realtime.client_secrets.create(
@@ -47,7 +47,7 @@ async def test_sdk_creates_a_secret_and_a_session_with_it(path: Path) -> None:
         assert "realtime.session" == shown["object"]
 
         async with (
-            AsyncOpenAI(api_key=answer.value, base_url=f"{relay.url}/v1") as browser,
+            openai_client(answer.value, f"{relay.url}/v1") as browser,
             browser.realtime.connect(model="gpt-realtime") as connection,
         ):
             first: Any = (await connection.recv()).to_dict()

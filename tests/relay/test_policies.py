@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from openai import AsyncOpenAI
 
 from service.realtime.frames import Opcode, build_frame
 from service.relay.call import RealtimeCall
@@ -18,6 +17,7 @@ from service.simulator.record import ConnectionRecord
 from tests.clients_file.relays import TOKENS, connect, refusal, relay_of, table, write
 from tests.support.harness import Relay, eventually, running_relay
 from tests.support.raw_websocket_server import CREATED, Script, ServerConnection, raw_upstream
+from tests.support.sdk import openai_client
 
 SECRET = "CANARY-you-sell-trains"
 POLICY = f"""
@@ -56,7 +56,7 @@ async def test_sdk_gets_a_session_with_the_policy(path: Path) -> None:
     """openai-python sees its values in session.created, no session.updated of the relay's, and a locked voice is heard."""
     async with (
         relay_of(path, KIOSK + POLICY + ALL, RELAY_MODEL="gpt-realtime-mini") as relay,
-        AsyncOpenAI(api_key=TOKENS["kiosk"], base_url=f"{relay.url}/v1") as client,
+        openai_client(TOKENS["kiosk"], f"{relay.url}/v1") as client,
         client.realtime.connect(model="gpt-realtime") as connection,
     ):
         created = await connection.recv()

@@ -4,16 +4,15 @@ import base64
 import hashlib
 import random
 
-from openai import AsyncOpenAI
-
 from service.simulator import Simulator
+from tests.support.sdk import openai_client
 
 
 async def test_sdk_runs_text_turn_and_receives_its_own_audio(sim: Simulator) -> None:
     """The received audio has the digest of the sent audio."""
     audio = random.Random(9).randbytes(48_000 * 2)
     async with (
-        AsyncOpenAI(api_key="sk-sim-good", base_url=sim.url) as client,
+        openai_client("sk-sim-good", sim.url) as client,
         client.realtime.connect(model="gpt-realtime") as connection,
     ):
         await connection.session.update(
@@ -47,7 +46,7 @@ async def test_sdk_runs_text_turn_and_receives_its_own_audio(sim: Simulator) -> 
 
 async def test_sdk_lists_and_retrieves_models(sim: Simulator) -> None:
     """The SDK parses both REST responses."""
-    async with AsyncOpenAI(api_key="sk-sim-good", base_url=sim.url) as client:
+    async with openai_client("sk-sim-good", sim.url) as client:
         names = [model.id async for model in client.models.list()]
         one = await client.models.retrieve("gpt-realtime")
     assert "gpt-realtime" in names

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
 
 from service.failures import CATALOGUE
 from tests.support.harness import KEY_CANARY, TOKEN_CANARY, simulated_relay
+from tests.support.sdk import openai_client
 
 CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
 TOKENS = {"RELAY_ACCESS": "tokens", "RELAY_CLIENT_TOKENS": TOKEN_CANARY}
@@ -40,7 +40,7 @@ async def test_openai_python_prints_reason_and_remedy(
     exec(compile(documented_lines(), str(CLIENTS), "exec"), names)  # noqa: S102 - the documented lines themselves
     async with (
         simulated_relay(None, OPENAI_API_KEY=key, **TOKENS) as relay,
-        AsyncOpenAI(api_key=token, base_url=f"{relay.url}/v1") as client,
+        openai_client(token, f"{relay.url}/v1") as client,
     ):
         await names["run"](client)
 
@@ -52,7 +52,7 @@ async def test_openai_python_receives_the_event_on_request() -> None:
     """With `on_failure=event` a refused token is the first event, then close code 3000."""
     async with (
         simulated_relay(None, **TOKENS) as relay,
-        AsyncOpenAI(api_key="wrong-token", base_url=f"{relay.url}/v1") as client,
+        openai_client("wrong-token", f"{relay.url}/v1") as client,
         client.realtime.connect(model="gpt-realtime", extra_query={"on_failure": "event"}) as connection,
     ):
         error = json.loads(await connection.recv_bytes())["error"]
