@@ -4,11 +4,14 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import pytest
 from aiohttp import web_app
 from hypothesis import HealthCheck, settings
 
 from service import loop
+from tests.support.command import Command
 
 # On a fresh checkout the first examples of text cost seconds (Hypothesis builds its table of Unicode), and a busy machine is
 # slow: neither says anything about the code.
@@ -45,3 +48,10 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown() -> None:
     """Free the relay and the servers of the test, which aiohttp's cache of handlers keeps: they slow down each collection."""
     web_app._cached_build_middleware.cache_clear()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Commands of the program in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return Command(monkeypatch, capsys)

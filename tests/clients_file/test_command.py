@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from service.access.clients import digest_of
 from service.settings import SettingsRejected, load_settings
 from tests.clients_file.relays import TOKENS, table
+from tests.support.command import Command
 from tests.support.doctor_chain import run_provider_chain
 from tests.support.harness import environment
+from tests.support.relay_process import ROOT
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
@@ -20,6 +23,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     result = subprocess.run(
         [sys.executable, "-m", "service", *arguments],
         env=environ,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -40,11 +44,31 @@ def test_token_has_256_random_bits_and_its_hash() -> None:
     assert outputs[0][1] != outputs[1][1]
 
 
-def test_clients_command_shows_a_file_without_secrets(tmp_path: Path) -> None:
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_here(command: Command) -> Run:
+    """As `run`, in this process."""
+    return lambda *arguments, **variables: command(*arguments, **environment(RELAY_UPSTREAM="simulator", **variables))
+
+
+def test_clients_command_is_a_process(tmp_path: Path, run_here: Run) -> None:
+    """With the output and the exit codes that the tests below see in this process."""
+    path = tmp_path / "clients.toml"
+    path.write_text(table("kiosk", "x = 1"))
+
+    result = run("clients", str(path))
+
+    assert 1 == result[0]
+    assert result == run_here("clients", str(path))
+
+
+def test_clients_command_shows_a_file_without_secrets(tmp_path: Path, run_here: Run) -> None:
     """Effective values; the file of RELAY_CLIENTS_FILE, or the one that is named."""
     path = tmp_path / "clients.toml"
     path.write_text("[defaults]\nmax_sessions = 2\n" + table("kiosk", 'models = ["gpt-realtime"]'))
-    by_name, by_setting = run("clients", str(path)), run("clients", RELAY_CLIENTS_FILE=str(path))
+    by_name, by_setting = run_here("clients", str(path)), run_here("clients", RELAY_CLIENTS_FILE=str(path))
 
     assert by_name == by_setting
     assert 0 == by_name[0]
@@ -53,28 +77,28 @@ def test_clients_command_shows_a_file_without_secrets(tmp_path: Path) -> None:
     assert digest_of(TOKENS["kiosk"]) not in by_name[1]
 
 
-def test_clients_command_shows_limits_as_the_file_has_them(tmp_path: Path) -> None:
+def test_clients_command_shows_limits_as_the_file_has_them(tmp_path: Path, run_here: Run) -> None:
     """Not rounded to six digits, nor with an exponent."""
     path = tmp_path / "clients.toml"
     lines = ("tokens_per_day 12345678", "usd_per_session 0.00001", "usd_per_month 234567.5", "max_sessions 1000000")
     path.write_text(table("kiosk", "\n".join(line.replace(" ", " = ") for line in lines)))
-    code, out, _ = run("clients", str(path))
+    code, out, _ = run_here("clients", str(path))
 
     assert 0 == code
     for line in lines:
         assert line in out
 
 
-def test_clients_command_has_an_exit_code_for_mistakes_and_for_no_file(tmp_path: Path) -> None:
+def test_clients_command_has_an_exit_code_for_mistakes_and_for_no_file(tmp_path: Path, run_here: Run) -> None:
     """1 with every mistake, 2 without a file to check."""
     path = tmp_path / "clients.toml"
     path.write_text("[clients.kiosk]\nx = 1\n")
-    code, _, error = run("clients", str(path))
+    code, _, error = run_here("clients", str(path))
 
     assert 1 == code
     assert f"'{path}', line 2: clients.kiosk.x is unknown" in error
     assert "2 mistakes: a relay does not use this file." in error
-    assert (2, True) == ((result := run("clients"))[0], "RELAY_CLIENTS_FILE is not set" in result[2])
+    assert (2, True) == ((result := run_here("clients"))[0], "RELAY_CLIENTS_FILE is not set" in result[2])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from service import cli
 from service.doctor.output import NullReporter, Redaction, TextReporter
 from service.doctor.steps import StepResult, StepRunner
 from service.failures import CATALOGUE
+from tests.support.command import Command
 from tests.support.doctor_chain import (
     KEY_CANARY,
     NO_RUNNING_RELAY,
@@ -75,28 +75,20 @@ def test_failed_step_exits_with_1_and_prints_no_secret(tmp_path: Path) -> None:
 
 
 @dataclass
-class Command:
+class Doctor:
     """The command in this process."""
 
-    monkeypatch: pytest.MonkeyPatch
-    capsys: pytest.CaptureFixture[str]
+    command: Command
 
     def __call__(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
         """Run it; returns exit code, stdout and stderr."""
-        for name in os.environ.keys() - environment().keys():
-            self.monkeypatch.delenv(name)
-        for name, value in (NO_RUNNING_RELAY | settings).items():
-            self.monkeypatch.setenv(name, value)
-        code = cli.main(["doctor", *arguments])
-        output = self.capsys.readouterr()
-        return code, output.out, output.err
+        return self.command("doctor", *arguments, **(NO_RUNNING_RELAY | settings))
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def doctor(command: Command) -> Doctor:
     """The command, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    return Command(monkeypatch, capsys)
+    return Doctor(command)
 
 
 RELAY = ["--relay", "http://127.0.0.1:1"]
@@ -125,19 +117,19 @@ RELAY = ["--relay", "http://127.0.0.1:1"]
     ],
 )
 def test_invalid_command_line_exits_with_2(
-    command: Command, arguments: list[str], settings: Mapping[str, str], message: str
+    doctor: Doctor, arguments: list[str], settings: Mapping[str, str], message: str
 ) -> None:
     """One sentence without a secret goes to stderr, nothing to stdout."""
-    code, out, err = command(*arguments, **settings)
+    code, out, err = doctor(*arguments, **settings)
 
     assert (2, "") == (code, out)
     assert message in err
     assert "CANARY" not in err
 
 
-def test_live_is_checked_without_a_session(command: Command) -> None:
+def test_live_is_checked_without_a_session(doctor: Doctor) -> None:
     """The last line does not claim a session that was not started. RELAY_MODEL is for the Realtime API."""
-    code, out, _ = command(
+    code, out, _ = doctor(
         "--live", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good", RELAY_MODEL="gpt-realtime"
     )
 
@@ -148,9 +140,9 @@ def test_live_is_checked_without_a_session(command: Command) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[*RELAY, "--live"], ["--relay", "ws://127.0.0.1:1/v1/live/sessions"]])
-def test_live_through_a_relay_is_chosen_by_option_or_url(command: Command, arguments: list[str]) -> None:
+def test_live_through_a_relay_is_chosen_by_option_or_url(doctor: Doctor, arguments: list[str]) -> None:
     """A URL of GPT-Live cannot mean anything else."""
-    code, out, _ = command(*arguments, "--json", RELAY_MODEL="gpt-realtime")
+    code, out, _ = doctor(*arguments, "--json", RELAY_MODEL="gpt-realtime")
 
     target = json.loads(out)["target"]
     assert 1 == code
@@ -165,21 +157,21 @@ def test_unknown_option_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None
     assert 2 == exit_info.value.code
 
 
-def test_token_file_may_have_byte_order_mark_and_line_end(command: Command) -> None:
+def test_token_file_may_have_byte_order_mark_and_line_end(doctor: Doctor) -> None:
     """Both are removed; the run fails at the closed port."""
     Path("token").write_text(f"\ufeff{TOKEN_CANARY}\r\n", encoding="utf-8")
 
-    code, out, err = command(*RELAY, "--token-file", "token", "--json")
+    code, out, err = doctor(*RELAY, "--token-file", "token", "--json")
 
     assert 1 == code
     assert "http://127.0.0.1:1/v1/realtime" == json.loads(out)["target"]["relay"]
     assert "CANARY" not in out + err
 
 
-def test_turn_announces_its_cost_before_it_runs(command: Command) -> None:
+def test_turn_announces_its_cost_before_it_runs(doctor: Doctor) -> None:
     """If an earlier step fails, the cost is not announced."""
-    code, passed, _ = command("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good")
-    failed_code, failed, _ = command("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-http-403")
+    code, passed, _ = doctor("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-good")
+    failed_code, failed, _ = doctor("--turn", RELAY_UPSTREAM="simulator", OPENAI_API_KEY="sk-sim-http-403")
 
     assert (0, 1) == (code, failed_code)
     assert 0 < passed.index("The step 'turn' costs about 120 input tokens") < passed.index("turn  ")

@@ -1,13 +1,19 @@
 """A key that is set but not read, while RELAY_UPSTREAM=auto selects the simulator: the doctor fails, the relay warns."""
 
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
+from service import cli
+from service.app import App
 from service.settings import load_settings
+from tests.support.command import Command
 from tests.support.doctor_chain import KEY_CANARY, NO_RUNNING_RELAY, run_provider_chain
-from tests.support.relay_process import run, serving_in
+from tests.support.harness import QUIET_INTERVALS
+from tests.support.relay_process import environment, run, serving_in
 
 LINE = f"OPENAI_API_KEY={KEY_CANARY}\n"
 PREFIXES = [
@@ -33,47 +39,90 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize("name", UNREAD)
-def test_doctor_on_the_simulator_fails_if_a_key_is_not_read(tmp_path: Path, name: str) -> None:
+IN_PROCESSES = ["other name", "key file empty"]
+"""Those for which the program runs as operators run it; the others show the same of the same code in this process."""
+
+
+def assert_doctor_names(cause: str, code: int, out: str, err: str) -> None:
     """Exit code 1; the last line has SIMULATOR and the cause."""
+    last = out.rstrip().splitlines()[-1]
+    assert (1, "") == (code, err)
+    assert last.startswith("SIMULATOR, not OpenAI: ")
+    assert cause in last
+    assert "Failed at key" in last
+    assert "CANARY" not in out
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_doctor_on_the_simulator_fails_if_a_key_is_not_read(tmp_path: Path, name: str, command: Command) -> None:
+    """Whatever the reason is for which the key is not read."""
+    file, text, settings, cause = UNREAD[name]
+    (tmp_path / file).write_text(text)
+
+    assert_doctor_names(cause, *command("doctor", RELAY_UPSTREAM="auto", **NO_RUNNING_RELAY, **settings))
+
+
+@pytest.mark.parametrize("name", IN_PROCESSES)
+def test_doctor_as_a_process_fails_if_a_key_is_not_read(tmp_path: Path, name: str) -> None:
+    """With its own environment, directory and exit code."""
     file, text, settings, cause = UNREAD[name]
     (tmp_path / file).write_text(text)
     done = run("doctor", directory=str(tmp_path), RELAY_UPSTREAM="auto", **NO_RUNNING_RELAY, **settings)
 
-    last = done.stdout.rstrip().splitlines()[-1]
-    assert (1, "") == (done.returncode, done.stderr)
-    assert last.startswith("SIMULATOR, not OpenAI: ")
-    assert cause in last
-    assert "Failed at key" in last
-    assert "CANARY" not in done.stdout
+    assert_doctor_names(cause, done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("name", UNREAD)
-async def test_start_on_the_simulator_names_a_key_that_is_not_read(tmp_path: Path, name: str) -> None:
+async def assert_start_names(cause: str, internal: str, lines: list[Any]) -> None:
     """The relay starts; its log and its detailed health have the cause."""
-    file, text, settings, cause = UNREAD[name]
-    (tmp_path / file).write_text(text)
-    async with serving_in(tmp_path, **settings) as (process, _, internal):
-        (line,) = [line for line in process.lines if line["event"] == "simulator.stands_in"]
-        async with aiohttp.ClientSession() as session, session.get(f"{internal}/healthz?verbose") as reply:
-            notes = (await reply.json(content_type=None))["notes"]
+    (line,) = [line for line in lines if line["event"] == "simulator.stands_in"]
+    async with aiohttp.ClientSession() as session, session.get(f"{internal}/healthz?verbose") as reply:
+        notes = (await reply.json(content_type=None))["notes"]
 
-    assert "error" == line["level"]
+    assert "error" == line.get("level", line.get("log_level"))
     assert line["message"].startswith("SIMULATOR, not OpenAI: a key is set but not read. ")
     assert cause in line["message"]
     assert cause in str(notes)
-    assert "CANARY" not in str(process.lines) + str(notes)
+    assert "CANARY" not in str(lines) + str(notes)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+async def test_start_on_the_simulator_names_a_key_that_is_not_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason is for which the key is not read."""
+    file, text, settings, cause = UNREAD[name]
+    (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    environ = environment(RELAY_UPSTREAM="auto", **settings)
+    loaded = load_settings(environ, tmp_path)
+    with capture_logs() as lines:
+        app = App(loaded, intervals=QUIET_INTERVALS, environ=environ, unread_keys=cli._unread_keys(environ, loaded))
+        await app.start()
+        try:
+            await assert_start_names(cause, f"http://127.0.0.1:{app.internal_port}", lines)
+        finally:
+            await app.drain()
+            await app.stop()
+
+
+@pytest.mark.parametrize("name", IN_PROCESSES)
+async def test_start_as_a_process_names_a_key_that_is_not_read(tmp_path: Path, name: str) -> None:
+    """In its log, which is JSON on standard error."""
+    file, text, settings, cause = UNREAD[name]
+    (tmp_path / file).write_text(text)
+    async with serving_in(tmp_path, **settings) as (process, _, internal):
+        await assert_start_names(cause, internal, process.lines)
 
 
 @pytest.mark.parametrize(
     ("upstream", "words"), [("auto", "no key is set"), ("simulator", "nothing was checked at OpenAI")]
 )
-def test_doctor_on_the_simulator_without_a_key_passes_and_names_it(tmp_path: Path, upstream: str, words: str) -> None:
+def test_doctor_on_the_simulator_without_a_key_passes_and_names_it(command: Command, upstream: str, words: str) -> None:
     """The last line begins with SIMULATOR, so that it is not read as a success with OpenAI."""
-    done = run("doctor", directory=str(tmp_path), RELAY_UPSTREAM=upstream, **NO_RUNNING_RELAY)
+    code, out, _ = command("doctor", RELAY_UPSTREAM=upstream, **NO_RUNNING_RELAY)
 
-    last = done.stdout.rstrip().splitlines()[-1]
-    assert 0 == done.returncode
+    last = out.rstrip().splitlines()[-1]
+    assert 0 == code
     assert last.startswith("SIMULATOR")
     assert words in last
     assert "All steps passed: connected, session ready." in last

@@ -12,6 +12,7 @@ from service.realtime.keys import FAMILIES
 from service.settings import SETTINGS, SettingsRejected, load_settings
 from service.settings.secrecy import credentials_in, printable_value
 from service.telemetry.redact import Redactor
+from tests.support.command import Command
 from tests.support.relay_process import run, serving
 
 TAIL: Final = "Ab3dEf7hIj1lMn5p"
@@ -25,6 +26,7 @@ FORMS: Final = [
     "{}", " {} ", '"{}"', "web:{}", "https://{}.example.com/v1", "https://{}@example.com", "https://example.com/?token={}",
     "https://example.com/v1#{}", "x,{}", "{}/24", "{}:8080", "Bearer {}", "tokens {}",
 ]  # fmt: skip
+FREE_PORTS: Final = {"RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0"}
 ACCEPTED: Final = {
     "RELAY_MODEL": KEYS[9], "OPENAI_ORG_ID": TOKENS[1], "OPENAI_PROJECT_ID": KEYS[10], "RELAY_ALLOWED_MODELS": TOKENS[2],
     "RELAY_ENV": TOKENS[0], "RELAY_ALLOWED_ORIGINS": f"https://{TOKENS[5]}.example",
@@ -126,7 +128,7 @@ def test_start_that_fails_prints_no_secret() -> None:
         assert no_part_in(result.stdout + result.stderr, *KEYS, *TOKENS), environ
 
 
-def test_commands_print_no_secret() -> None:
+def test_commands_print_no_secret(command: Command) -> None:
     """The settings, the doctor in both formats, and a probe of a relay that does not run."""
     token_host = {"OPENAI_BASE_URL": f"https://{TOKENS[1]}.invalid/v1", "OPENAI_API_KEY": KEYS[2]}
     for words, environ in (
@@ -135,8 +137,12 @@ def test_commands_print_no_secret() -> None:
         (("doctor", "--json"), token_host),
         (("probe", "livez"), ACCEPTED | {"RELAY_INTERNAL_HOST": TOKENS[3], "RELAY_UPSTREAM": "simulator"}),
     ):
-        result = run(*words, **environ)
-        assert no_part_in(result.stdout + result.stderr, *KEYS, *TOKENS), result.stdout + result.stderr
+        _, out, err = command(*words, **(FREE_PORTS | environ))
+        assert out
+        assert no_part_in(out + err, *KEYS, *TOKENS), out + err
+    result = run("doctor", "--json", **token_host)
+    assert result.stdout
+    assert no_part_in(result.stdout + result.stderr, *KEYS, *TOKENS), result.stdout + result.stderr
 
 
 async def test_running_relay_logs_no_secret() -> None:
