@@ -93,15 +93,16 @@ async def test_hostile_first_event_ends_in_a_finding(tmp_path: Path, event: byte
         connection.send(event)
         await connection.until_close()
 
+    passes = b"type" in event and b"error" not in event
+    seconds = 8.0 if passes else 0.5
     async with raw_upstream(send) as upstream:
-        environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_MODEL": "scripted", "RELAY_DIAL_TIMEOUT_SECONDS": "0.5"}
+        environ = {"OPENAI_API_KEY": KEY_CANARY, "RELAY_MODEL": "scripted", "RELAY_DIAL_TIMEOUT_SECONDS": str(seconds)}
         url = f"{upstream.url}/realtime?model=scripted"
         reports = [
             await run_provider_chain(environ | {"OPENAI_BASE_URL": upstream.url}, tmp_path),
-            await run_relay_chain(url, token=KEY_CANARY, timeout_seconds=0.5),
+            await run_relay_chain(url, token=KEY_CANARY, timeout_seconds=seconds),
         ]
 
     for report in reports:
         check_report(report)
-        passes = b"type" in event and b"error" not in event
         assert ("ok" if passes else "fail") == report["first_event"].status

@@ -43,6 +43,9 @@ class FailingRelay:
         return self.proxy_port or self.relay.app.public_port
 
 
+DIAL_SECONDS, SHORT_SECONDS = "8", "0.6"
+"""How long a dial may take, and one that is to time out: on a busy machine others must not."""
+
 FailureSetup = Callable[[], AbstractAsyncContextManager[FailingRelay]]
 
 
@@ -64,19 +67,21 @@ def provider_scenario(scenario: str, path: str = PATH, **settings: Any) -> Failu
 
     @asynccontextmanager
     async def set_up() -> AsyncIterator[FailingRelay]:
-        key = f"sk-sim-{scenario}-CANARY0key123456"
-        async with simulated_relay(None, OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS="0.6", **settings) as relay:
+        key, seconds = f"sk-sim-{scenario}-CANARY0key123456", SHORT_SECONDS if "hang" in scenario else DIAL_SECONDS
+        async with simulated_relay(None, OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS=seconds, **settings) as relay:
             yield FailingRelay(relay, path)
 
     return set_up
 
 
-def provider_at(base_url: str, **settings: Any) -> FailureSetup:
+def provider_at(base_url: str, dial_seconds: str = DIAL_SECONDS, **settings: Any) -> FailureSetup:
     """The provider's address cannot be reached."""
 
     @asynccontextmanager
     async def set_up() -> AsyncIterator[FailingRelay]:
-        async with running_relay(OPENAI_BASE_URL=base_url, RELAY_DIAL_TIMEOUT_SECONDS="0.6", **settings) as relay:
+        async with running_relay(
+            OPENAI_BASE_URL=base_url, RELAY_DIAL_TIMEOUT_SECONDS=dial_seconds, **settings
+        ) as relay:
             yield FailingRelay(relay)
 
     return set_up
@@ -110,7 +115,7 @@ def other_server(
 
         async with (
             _serving(serve, tls() if tls else None) as port,
-            provider_at(f"{scheme}://127.0.0.1:{port}/v1")() as failing,
+            provider_at(f"{scheme}://127.0.0.1:{port}/v1", DIAL_SECONDS if answer else SHORT_SECONDS)() as failing,
         ):
             yield failing
 

@@ -82,8 +82,10 @@ def all_failures(relay: Relay) -> float:
 @asynccontextmanager
 async def refusing_relay(scenario: str) -> AsyncIterator[Relay]:
     """Run a relay whose provider refuses."""
-    key = f"sk-sim-{scenario}-CANARY0key123456"
-    async with simulated_relay(SimulatorOptions(pace=0), OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS="0.6") as relay:
+    key, seconds = f"sk-sim-{scenario}-CANARY0key123456", "0.6" if "hang" in scenario else "8"
+    async with simulated_relay(
+        SimulatorOptions(pace=0), OPENAI_API_KEY=key, RELAY_DIAL_TIMEOUT_SECONDS=seconds
+    ) as relay:
         yield relay
 
 
