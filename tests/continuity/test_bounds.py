@@ -107,7 +107,7 @@ async def test_recovery_goes_on_without_items_and_with_another_configuration() -
 @pytest.mark.parametrize(
     ("items", "bound", "content"),
     [
-        (1_000, ITEM_BYTES, {"type": "input_text", "text": "word " * 200}),
+        (250, ITEM_BYTES, {"type": "input_text", "text": "word " * 800}),
         (14, IMAGE_BYTES, {"type": "input_image", "image_url": IMAGE}),
     ],
     ids=["texts", "images"],

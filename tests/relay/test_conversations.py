@@ -133,7 +133,7 @@ async def test_time_to_first_event_and_limits_are_exported() -> None:
     """The time runs from the client's request to the first event; limits are exported beside their use."""
     async with simulated_relay(QUICK, RELAY_MAX_SESSIONS="7", RELAY_MAX_DIALS="5") as relay, caller(relay):
         assert 1 == relay.metric(f"{PREFIX}_time_to_first_event_seconds_count", upstream="compatible")
-        assert 0 < relay.metric(f"{PREFIX}_time_to_first_event_seconds_sum", upstream="compatible") < 2
+        assert 0 < relay.metric(f"{PREFIX}_time_to_first_event_seconds_sum", upstream="compatible") < 60
         assert (7, 1) == (relay.metric(f"{PREFIX}_sessions_limit"), relay.metric(f"{PREFIX}_sessions_active"))
         assert (5, 0) == (relay.metric(f"{PREFIX}_dials_limit"), relay.metric(f"{PREFIX}_dials_active"))
         assert relay.metric(f"{PREFIX}_memory_limit_bytes") > 0

@@ -10,6 +10,7 @@ import pytest
 from service.failures import CATALOGUE
 from service.realtime.closing import parse_close
 from service.realtime.frames import Opcode, build_frame
+from tests.support.frame_reader import FrameReader
 from tests.support.harness import eventually, running_relay, taking_less_than
 from tests.support.raw_frames import CLOSE_BYTES, KEY, NEXT_FRAME, VALID_FRAME, frame, head, recorded_relay
 from tests.support.raw_websocket_server import CREATED, ServerConnection, raw_upstream
@@ -230,8 +231,7 @@ async def test_frames_sent_before_the_101_wait_in_the_client() -> None:
     async def script(connection: ServerConnection) -> None:
         await answer_now.wait()
         connection.send(CREATED)
-        while len(received) < len(early):
-            received.extend(await connection.reader.read(1 << 20))
+        received.extend(await FrameReader(connection).read(len(early)))
         await connection.wait_closed()
 
     async with (

@@ -157,9 +157,11 @@ async def test_late_first_event_is_observed_in_the_histogram_of_its_phase() -> N
     async with raw_http_relay(script, RELAY_DIAL_TIMEOUT_SECONDS="4") as (relay, _):
         assert 101 == (await connect_once(relay)).status
         name = "realtime_relay_upstream_connect_duration_seconds"
-        assert relay.metric(f"{name}_sum", upstream="compatible", phase="first_event") >= 0.59  # two clocks
+        seconds = relay.metric(f"{name}_sum", upstream="compatible", phase="first_event")
+        assert seconds >= 0.59  # two clocks
         assert 0 == relay.metric(f"{name}_bucket", upstream="compatible", phase="first_event", le="0.5")
-        assert 1 == relay.metric(f"{name}_bucket", upstream="compatible", phase="first_event", le="1.0")
+        in_time = relay.metric(f"{name}_bucket", upstream="compatible", phase="first_event", le="1.0")
+        assert (seconds <= 1) == in_time  # longer on a busy machine
 
 
 @pytest.mark.parametrize("size", [2_000, 1_000_000, 3_000_000])
