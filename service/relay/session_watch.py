@@ -109,7 +109,7 @@ class SessionWatch:
         self.quiet_until = min(until, self._rates.window_ends_at, self._pinged_at + self._limits.ping_seconds)
 
     def credit_stall(self, now: float, seconds: float) -> None:
-        """Credit both peers with a stall of the process, and ping them."""
+        """Credit both peers with a stall of the process, and ping them, but not upstream while it is not read."""
         alive_until = now - max(0.0, self._limits.silent_seconds - PING_ANSWER_SECONDS)
         for leg in self._legs():
             leg.credit_stall(seconds, alive_until=alive_until)
@@ -139,8 +139,11 @@ class SessionWatch:
 
     def _ping(self, now: float) -> None:
         self._pinged_at = self._client_pinged_at = now
-        for leg in self._legs():
-            leg.send_control(Opcode.PING, b"")
+        self._client.send_control(Opcode.PING, b"")
+        # Upstream that is not read cannot answer. If it has closed, the ping is answered with RST, and the next one ends its
+        # connection with all that waits in it; its silence counts from the moment at which it is read again.
+        if self.upstream is not None and self.upstream.held_since is None:
+            self.upstream.send_control(Opcode.PING, b"")
 
     def _legs(self) -> tuple[Leg, ...]:
         return (self._client,) if self.upstream is None else (self._client, self.upstream)

@@ -64,6 +64,37 @@ async def test_messages_before_an_upstream_disconnect_are_forwarded(method: str)
         assert UPSTREAM_LOST == await client.until_close()
 
 
+async def test_upstream_that_has_closed_is_not_pinged_while_its_messages_wait() -> None:
+    """Its kernel would answer a ping with RST, and the next one would end the connection with all that is not read of it."""
+    session_ready: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+    sent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    frame = build_frame(Opcode.TEXT, DELTA)
+
+    async def script(connection: ServerConnection) -> None:
+        connection.send(CREATED)
+        relay_session, count = await session_ready, 0
+        while "sink_full" not in relay_session._upstream._hold_reasons:
+            connection.writer.write(frame)
+            count += 1
+            await asyncio.sleep(0)
+        connection.send_close(4000, "limit")
+        connection.writer.close()
+        await connection.writer.wait_closed()
+        sent.set_result(count)
+
+    async with session(script, "upstream_closed") as (_, client, relay_session):
+        transport: Any = client.writer.transport
+        transport.pause_reading()
+        session_ready.set_result(relay_session)
+        count = await within(sent, 20)
+        for _ in range(3):
+            relay_session.stalled(3.0)  # both peers are pinged
+            await asyncio.sleep(0.01)
+        transport.resume_reading()
+        assert [frame] * count == [await client.next_item() for _ in range(count)]
+        assert (4000, "limit") == await client.until_close()
+
+
 async def answer_pings(peer: RawClient | ServerConnection) -> None:
     """Answer pings, and the close frame at the end."""
     is_client = isinstance(peer, RawClient)
