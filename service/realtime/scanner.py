@@ -57,8 +57,7 @@ class Scanner(EventRuns):
     A scanner raises no exception. A `Violation` or a close frame is the last item, and bytes after it are ignored. The size
     limit applies to the declared length, before the payload arrives. At most one incomplete frame of
     `MAX_BUFFERED_FRAME_BYTES` and `MAX_HELD_BYTES` of fragments are kept, or `max_event_bytes` of a message that is read
-    whole; any other larger frame is yielded as it arrives, and `mid_frame` is true until its end. A scanner owns no resource
-    and is not bound to an event loop.
+    whole; any other larger frame is yielded as it arrives, and `mid_frame` is true until its end.
     """
 
     __slots__ = (
@@ -121,7 +120,7 @@ class Scanner(EventRuns):
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of incomplete frames and messages that the scanner keeps."""
+        """Bytes of incomplete frames and messages that it keeps."""
         return self._held_size + sum(map(len, self._parts))
 
     @property
@@ -180,12 +179,14 @@ class Scanner(EventRuns):
                     break
                 offset = next_offset
         except ProtocolError as error:
-            self._end()
+            self.end()
             builder.add_item(Violation(error.code, error.detail), offset, end)
         return offset
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Read nothing more, and free what is kept."""
         self._ended = self._fast_path_blocked = True
+        self._parts, self.missing_bytes = [], 0
         self._clear_held()
 
     def _scan_frame(self, data: bytes, offset: int, end: int, builder: ItemBuilder) -> int:
@@ -220,7 +221,7 @@ class Scanner(EventRuns):
         payload = unmask(data[offset + header.size : next_offset], header.key)
         if header.opcode == Opcode.CLOSE:
             check_close(payload)
-            self._end()  # no frame may follow a close frame (section 5.5.1)
+            self.end()  # no frame may follow a close frame (section 5.5.1)
             next_offset = len(data)
         builder.add_item(ControlFrame(Opcode(header.opcode), payload), offset, next_offset)
         return next_offset
@@ -319,8 +320,7 @@ class Scanner(EventRuns):
         self._partly_forwarded = True
 
     def _clear_held(self) -> None:
-        self._held, self._payload = [], b""
-        self._held_size = 0
+        self._held, self._held_size, self._payload = [], 0, b""
 
     def _complete_message(self, next_offset: int, builder: ItemBuilder) -> None:
         """End the open message; the next frame begins at `next_offset`."""

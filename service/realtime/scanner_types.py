@@ -25,6 +25,11 @@ LARGE_CLIENT_EVENT: Final = (
 INTRICATE_EVENT: Final = "an event has more values, or longer numbers, than the relay reads: send fewer in one event"
 """Detail of the violation by such an event of a client."""
 
+UNFINISHED_EVENT: Final = (
+    "too many large events of all sessions were unfinished at the same time, and this one for the longest"
+)
+"""Detail of the end of a session for the events that all sessions keep until they are complete."""
+
 FRAGMENT_COST: Final = 512
 """Bytes that each held frame counts in addition to its own: for its object, and for the time that it takes to join thousands
 of fragments at the end of their message, which would delay other sessions."""

@@ -100,6 +100,10 @@ def peer_lost(side: Side) -> Ending:
     return _reported("upstream_lost", aborted)
 
 
+def _sentence(detail: str) -> str:
+    return f"{detail[0].upper()}{detail[1:]}."
+
+
 def too_big_hint(detail: str) -> str:
     """The remedy for a client's message that is too big. An event with too many values is so at any size."""
     sentence = f"{detail[0].upper()}{detail[1:]}."
@@ -122,15 +126,17 @@ def peer_broke_protocol(side: Side, violation: Violation) -> Ending:
     return replace(_reported(reason, CloseInstruction(code)), detail=violation.detail)
 
 
-def relay_ended(reason: str) -> Ending:
-    """The relay ends the session."""
+def relay_ended(reason: str, detail: str | None = None) -> Ending:
+    """The relay ends the session. `detail`: why, if the reason does not say it; it is in the event as well."""
     if reason in _TOO_SLOW:
         # A peer that reads nothing will not read a close frame either, and must not hold memory until it does.
         aborted = CloseInstruction(abort=True)
         if reason == "client_too_slow":
             return Ending(reason, aborted, CloseInstruction(_GOING_AWAY))
         return _reported(reason, aborted)
-    reported = _reported(reason, CloseInstruction(_GOING_AWAY))
+    reported = replace(
+        _reported(reason, CloseInstruction(_GOING_AWAY)), detail=detail, hint=detail and _sentence(detail)
+    )
     if reason == "rate_exceeded":  # nothing that the client sends is looked at any more
         return replace(reported, client=replace(reported.client, unreadable=True))
     return reported

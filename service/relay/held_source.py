@@ -1,7 +1,14 @@
-"""Backpressure of a pipe: its source is not read while its sink is full."""
+"""Backpressure of a pipe: its source is not read while its sink is full. Counts what it keeps meanwhile."""
 
 from time import perf_counter
 
+from service.realtime.closing import CloseCode
+from service.realtime.events import Direction
+from service.realtime.scanner import Scanner
+from service.realtime.scanner_items import Violation
+from service.realtime.scanner_types import UNFINISHED_EVENT
+from service.relay.kept_bytes import UNCOUNTED_BYTES, UNCOUNTED_UNSENT_BYTES, kept_bytes
+from service.relay.pipe_owner import PipeOwner
 from service.telemetry.traffic import Traffic
 from service.wire.leg import Leg
 
@@ -9,12 +16,28 @@ from service.wire.leg import Leg
 class HeldSource:
     """Holds a source while a sink is full, and measures for how long. Takes over `on_full` and `on_writable` of the sink."""
 
-    __slots__ = ("_held_back_at", "_sink", "_source", "_traffic", "held_back_seconds")
+    __slots__ = (
+        "_counted_bytes",
+        "_direction",
+        "_from_upstream",
+        "_held_back_at",
+        "_owner",
+        "_scanner",
+        "_sink",
+        "_source",
+        "_traffic",
+        "held_back_seconds",
+    )
 
-    def __init__(self, source: Leg, sink: Leg, traffic: Traffic) -> None:
+    def __init__(self, source: Leg, sink: Leg, scanner: Scanner, traffic: Traffic, owner: PipeOwner) -> None:
         self._source = source
         self._sink = sink
+        self._scanner = scanner
         self._traffic = traffic
+        self._direction = traffic.direction
+        self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
+        self._owner = owner
+        self._counted_bytes = 0
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
         sink.on_full = self._hold_source
@@ -45,12 +68,46 @@ class HeldSource:
         self._release_source()
         self._sink.on_full = self._sink.on_writable = None
 
+    def give_up(self) -> None:
+        """End the session: it has kept a large message for longer than the others, and all together keep too much."""
+        self._counted_bytes = 0
+        try:
+            if self.is_held_back:  # nothing arrives as long as the sink does not read
+                self._owner.end("client_too_slow" if self._from_upstream else "upstream_too_slow")
+                return
+            self._scanner.end()
+            if self._from_upstream:
+                violation = Violation(CloseCode.POLICY_VIOLATION, UNFINISHED_EVENT)
+                self._owner.peer_broke_protocol(self._direction, violation)
+            else:
+                self._owner.end("rate_exceeded", UNFINISHED_EVENT)
+        except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
+            self._owner.fail()
+
+    @property
+    def _arriving_bytes(self) -> int:
+        """The size of a large message that is read whole, as far as it is known; 0 without one."""
+        size = self._scanner.kept_bytes + self._scanner.missing_bytes
+        return size if size > UNCOUNTED_BYTES else 0
+
+    def _count_kept(self) -> None:
+        """Count what is kept of a large message, among those of all sessions."""
+        unsent = self._sink.buffered_bytes - UNCOUNTED_UNSENT_BYTES if self.is_held_back else 0
+        self._set_counted(self._arriving_bytes + max(0, unsent))
+
+    def _set_counted(self, size: int) -> None:
+        if size != self._counted_bytes:
+            self._counted_bytes = size
+            kept_bytes().change(self, size)
+
     def _hold_source(self) -> None:
         self._held_back_at = self._traffic.hold()
         self._source.hold("sink_full")
+        self._count_kept()
 
     def _release_source(self) -> None:
         self._source.release("sink_full")
         if self._held_back_at is not None:
             self.held_back_seconds += self._traffic.release(self._held_back_at)
             self._held_back_at = None
+            self._count_kept()

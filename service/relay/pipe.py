@@ -9,7 +9,6 @@ from typing import Final
 
 from service.realtime.audio_run import AUDIO_TYPES
 from service.realtime.closing import parse_close
-from service.realtime.events import Direction
 from service.realtime.frames import Opcode
 from service.realtime.live_events import TYPES_OF_TRANSCRIPTS, Transcript
 from service.realtime.scanner import Scanner
@@ -47,14 +46,10 @@ class Pipe(HeldSource):
     __slots__ = (
         "_audio",
         "_bytes",
-        "_direction",
         "_dropped_last",
         "_former_fragments",
-        "_from_upstream",
         "_latency",
         "_messages",
-        "_owner",
-        "_scanner",
         "control_frames",
         "discards_data",
         "dropped_bytes",
@@ -66,13 +61,9 @@ class Pipe(HeldSource):
     def __init__(
         self, source: Leg, sink: Leg, scanner: Scanner, *, traffic: Traffic, latency: ResponseTimer, owner: PipeOwner
     ) -> None:
-        super().__init__(source, sink, traffic)
-        self._scanner = scanner
+        super().__init__(source, sink, scanner, traffic, owner)
         self._audio = scanner.new_audio_run()
         self._latency = latency
-        self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
-        self._direction = traffic.direction
-        self._owner = owner
         self.discards_data = False
         self._dropped_last = False  # the end of that message is not counted
         self.dropped_messages = self.dropped_bytes = 0
@@ -114,6 +105,7 @@ class Pipe(HeldSource):
             self._source.release("sink_full")
             source.hold("sink_full")
         self._source, self._scanner, self._audio = source, scanner, scanner.new_audio_run()
+        self._count_kept()
 
     def read(self, data: bytes) -> None:
         """Called by the source's transport. Most messages are events of audio like the one before, and go no other way."""
@@ -195,6 +187,7 @@ class Pipe(HeldSource):
         self.count_audio()
         self._audio.stop()
         self.discards_data = True
+        self._set_counted(0)
 
     def _receive_events(self, data: bytes) -> None:
         """Forward whole events and messages, the events behind one another in one run; process the rest item by item.
@@ -222,6 +215,8 @@ class Pipe(HeldSource):
                 return
         self._audio.stop()  # an event may be incomplete from now on, or bytes wait for their turn
         self.process(feed_some(self._source, scanner, data))
+        if not self.discards_data:
+            self._count_kept()
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         self._forward(data)

@@ -63,6 +63,9 @@ class PipeOwner(Protocol):
     def peer_broke_protocol(self, direction: Direction, violation: Violation) -> None:
         """The source violated RFC 6455 or the limit on messages."""
 
+    def end(self, reason: str, detail: str | None = None) -> None:
+        """End the session for a reason of the relay's own; `detail` says more about it."""
+
     def rate_exceeded(self) -> None:
         """The source sent more frames than its rate allows, as counted while they were parsed."""
 

@@ -135,9 +135,9 @@ class Session:
         for leg, pipe in ((self._upstream, self._to_client), (self._client, self._to_upstream)):
             leg.start(pipe, pipe.read)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, detail: str | None = None) -> None:
         """End the session for a reason of the relay's own. Has no effect on a session that is ending already."""
-        self._end(ending.relay_ended(reason))
+        self._end(ending.relay_ended(reason, detail))
 
     def abort(self) -> None:
         """Abort both sockets of a session that is ending, without waiting for the closing handshakes."""
