@@ -323,7 +323,7 @@ async def test_no_surface_holds_a_secret(path: Path) -> None:
             events = str(await client.next_event()).replace(PROMPT, "")  # the session shows its own configuration
             texts += [str(client.answer), events]
             await client.close()
-        texts += [str(await post(relay, {}, token=secret)), relay.metrics_text()]
+        texts += [str(await post(relay, {}, token=secret)), relay.used_series()]
         async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
             for place in ("/healthz?verbose", "/api/sessions", "/api/failures/recent", "/api/settings"):
                 async with session.get(relay.internal_url + place) as reply:

@@ -66,7 +66,7 @@ async def test_user_is_in_logs_and_sessions_only(path: Path) -> None:
         await eventually(lambda: len(relay.events("session.ended")) == 2)
 
         assert {"auth0|CANARYuser", None} == {line["user"] for line in relay.events("session.ended")}
-        assert "CANARYuser" not in relay.metrics_text()
+        assert "CANARYuser" not in relay.used_series()
 
 
 async def test_session_ends_with_its_token_only_if_the_table_says_so(
@@ -166,7 +166,7 @@ async def test_token_is_in_no_log_line(path: Path, caplog: pytest.LogCaptureFixt
             client = await connect_with(relay, token, f"/v1/realtime?model=gpt-realtime&token={token}")
             await client.close()
         parts = {part for token in tokens for part in token.split(".") if len(part) > 20}
-        text = f"{relay.logs} {caplog.text} {relay.metrics_text()} {await notes(relay)}"
+        text = f"{relay.logs} {caplog.text} {relay.used_series()} {await notes(relay)}"
 
         assert [] == [part for part in parts if part in text]
 

@@ -61,7 +61,7 @@ def check_report(relay: Relay, error: dict[str, Any], reason: str, phase: str, s
     assert as_operators_read(row, error["remedy"]).fullmatch(line["remedy"])
     assert {(phase, reason, status): 1} == counted_failures(relay)
     assert [] == relay.events("session.started") + relay.events("session.ended")
-    assert "CANARY" not in json.dumps([error, relay.logs], default=str) + relay.metrics_text()
+    assert "CANARY" not in json.dumps([error, relay.logs], default=str) + relay.used_series()
     check_documents(row)
 
 

@@ -48,7 +48,7 @@ async def test_all_surfaces_report_the_same_failure(reason: str) -> None:
         output = (
             json.dumps([plain_error, browser_error, health], default=str)
             + str(failing.relay.logs)
-            + failing.relay.metrics_text()
+            + failing.relay.used_series()
         )
     assert "CANARY" not in output
     check_documents(row)

@@ -70,7 +70,7 @@ async def test_failing_store_closes_the_relay_only_if_it_is_set_to(server: Redis
             "fail",
             "store_unavailable",
         )
-        texts += [text, (await get(relay, "/readyz?verbose"))[1], relay.metrics_text()]
+        texts += [text, (await get(relay, "/readyz?verbose"))[1], relay.used_series()]
         server.start()
         await eventually(lambda: relay.app.store.is_up, 20)
         assert await status_of_a_client(relay) == 101

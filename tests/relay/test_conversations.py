@@ -126,7 +126,7 @@ async def test_model_without_a_price_is_counted_as_unpriced() -> None:
 
         assert tokens(relay, "other")
         assert 1 == relay.metric(f"{PREFIX}_unpriced_responses_total")
-        assert "my-deployment" not in relay.metrics_text()
+        assert "my-deployment" not in relay.used_series()
 
 
 async def test_time_to_first_event_and_limits_are_exported() -> None:

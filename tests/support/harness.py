@@ -22,7 +22,7 @@ from service.realtime.scanner_items import Chunk, ControlFrame, Message, Message
 from service.settings import Settings, load_settings
 from service.simulator import Simulator, SimulatorOptions
 from tests.support.messages import pop_message
-from tests.support.series import sum_of_series
+from tests.support.series import sum_of_series, text_of_used_series
 
 T = TypeVar("T")
 
@@ -72,6 +72,10 @@ class Relay:
     def metrics_text(self) -> str:
         """The text of a scrape."""
         return generate_latest(self.app.metrics.registry).decode()
+
+    def used_series(self) -> str:
+        """Names, labels and values of the series that the relay has used: no secret may be among them."""
+        return text_of_used_series(self.app.metrics.registry)
 
     def events(self, name: str) -> list[Any]:
         """The log events with this name."""

@@ -20,7 +20,7 @@ async def raw_http_relay(script: Script, **settings: Any) -> AsyncIterator[tuple
         await eventually(lambda: relay.app.monitor.ready)
         yield relay, upstream
         await eventually(lambda: upstream.open == 0, 2)
-        assert "CANARY" not in str(relay.logs) + relay.metrics_text()
+        assert "CANARY" not in str(relay.logs) + relay.used_series()
 
 
 async def connect_once(relay: Relay, **headers: str) -> Answer:

@@ -7,6 +7,7 @@ from service.failures import CATALOGUE, DIAL_FAILURES, Failure, Phase
 from service.realtime.events import Api
 from service.telemetry.metrics import CLOSE_CODES, HTTP_STATUSES, Metrics, status_label
 from tests.support.harness import open_raw, simulated_relay
+from tests.support.series import text_of_used_series
 
 
 def test_series_of_failures_start_at_zero() -> None:
@@ -41,6 +42,22 @@ def test_reason_of_a_health_check_replaces_the_one_before() -> None:
     assert shown() == {"key bad_reply": 1}
     metrics.set_check_status("key", "pass")
     assert shown() == {}
+
+
+def test_used_series_hold_every_label_that_was_written() -> None:
+    """What other tests search for secrets: before and after a scrape, and as often as a scrape shows it."""
+    metrics = Metrics("openai")
+    metrics.budget_used.labels("CANARY0")
+    metrics.upstream_connects.labels("CANARY1", "ok").inc()
+    metrics.connect_duration.labels("openai", "CANARY2").observe(1)
+
+    for _ in range(2):
+        text = text_of_used_series(metrics.registry)
+        scrape = generate_latest(metrics.registry).decode()
+        assert [scrape.count(f"CANARY{number}") for number in range(3)] == [
+            text.count(f"CANARY{number}") for number in range(3)
+        ]
+        assert text.count("CANARY2") > 10
 
 
 @pytest.mark.parametrize(

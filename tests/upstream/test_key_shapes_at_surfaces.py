@@ -52,7 +52,7 @@ async def test_value_that_is_no_key_is_never_sent_to_openai(tmp_path: Path, key:
         ) as relay:
             texts = await surfaces(relay, 424, "key_malformed")
             texts["start"] = str(relay.events("key.problem_found"))
-            output = str(relay.logs) + relay.metrics_text()
+            output = str(relay.logs) + relay.used_series()
         report = await run_provider_chain(environ, tmp_path)
         texts["doctor"] = f"{report['key'].reason} {report.text('key')}"
 

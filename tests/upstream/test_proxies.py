@@ -102,7 +102,7 @@ async def relay_through(
     ):
         await relay.app.monitor.wait_for_first_refresh(30)
         yield relay, upstream
-        assert "CANARY" not in str(relay.logs) + relay.metrics_text()
+        assert "CANARY" not in str(relay.logs) + relay.used_series()
 
 
 def proxy_failure_detail(relay: Relay, status: str) -> str:

@@ -79,7 +79,7 @@ async def test_new_key_is_used_for_new_sessions(key_file: Path) -> None:
         assert (await first.next_event())["type"] == "error"  # the open session still works
         assert "sha256:" in relay.events("key.rotated")[0]["fingerprint"]
         assert simulator.open_count >= 2
-        assert "CANARY0" not in str(relay.logs) + relay.metrics_text()
+        assert "CANARY0" not in str(relay.logs) + relay.used_series()
         for client in (first, second):
             await client.close()
 
@@ -114,7 +114,7 @@ async def test_rejected_key_does_not_replace_a_working_one(key_file: Path, bad: 
         assert 1 == rotations(relay, "refused")
         assert 0 == relay.metric("realtime_relay_key_file_refused")
         assert reason not in str(await notes(relay))
-        assert "CANARY0" not in str(relay.logs) + relay.metrics_text() + str(await notes(relay))
+        assert "CANARY0" not in str(relay.logs) + relay.used_series() + str(await notes(relay))
 
 
 async def test_previous_key_in_the_file_again_clears_the_rejection(key_file: Path) -> None:

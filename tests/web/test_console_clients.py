@@ -94,7 +94,7 @@ async def test_users_are_those_that_cost_most_and_bounded(path: Path, monkeypatc
                     await respond(opened[-1])
             kiosk = (await clients_of(relay))["kiosk"]
             [session] = (await read(relay, "/api/sessions?search=canaryCARL"))["sessions"]
-            assert "CANARYcarl" not in relay.metrics_text()
+            assert "CANARYcarl" not in relay.used_series()
             for client in opened:
                 await client.close()
 

@@ -144,7 +144,7 @@ def check_operator(relay: Relay, case: Case, *, times: int) -> None:
     assert times == len(logged)
     assert {(case.reason, case.phase)} == {(line["reason"], str(line["phase"])) for line in logged}
     assert CATALOGUE[case.reason].sentence == logged[0]["message"]
-    assert "CANARY0" not in str(relay.logs) + relay.metrics_text()
+    assert "CANARY0" not in str(relay.logs) + relay.used_series()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.scenario))
