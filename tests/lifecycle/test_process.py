@@ -134,7 +134,7 @@ def test_error_for_an_unknown_option_hides_its_value() -> None:
 
 def test_closed_stdout_and_missing_dependency_print_no_traceback() -> None:
     """`settings | head` ends silently; without the dependencies the program names the interpreter that has them."""
-    command = f"{sys.executable} -m service settings | head -1; {sys.executable} -S -m service settings"
+    command = f"{sys.executable} -m service settings | head -1; {sys.executable} -S -m service serve"
     done = subprocess.run(
         ["bash", "-c", command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
