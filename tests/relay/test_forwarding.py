@@ -164,7 +164,9 @@ async def test_client_that_reads_nothing_for_too_long_is_aborted() -> None:
     async with session(script) as (relay, client):
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that can read
         relay_session = next(iter(relay.app.sessions))
-        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2))
+        # It answers no ping either: on a busy machine the buffers take long to fill.
+        limits = SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.2, silent_seconds=3600.0)
+        scale_limits(relay_session, limits)
         await eventually(lambda: bool(relay.events("session.ended")), 5)
 
         assert relay.events("session.ended")[0]["reason"] == "client_too_slow"

@@ -133,7 +133,7 @@ async def test_upstream_that_reads_nothing_is_aborted() -> None:
         await connection.wait_closed()
 
     async with session(script) as (relay, client, relay_session, _):
-        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1))
+        scale_limits(relay_session, SessionLimits(max_message_bytes=1 << 20, slow_seconds=0.1, silent_seconds=3600.0))
         while "sink_full" not in relay_session._client._hold_reasons:  # a costly read may hold it for a turn
             client.writer.write(APPEND)
             await asyncio.sleep(0)
