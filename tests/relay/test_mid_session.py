@@ -88,7 +88,7 @@ async def test_upstream_that_has_closed_is_not_pinged_while_its_messages_wait() 
         session_ready.set_result(relay_session)
         count = await within(sent, 20)
         for _ in range(3):
-            relay_session.stalled(3.0)  # both peers are pinged
+            relay_session.stalled(3.0)  # the client is pinged, as it is every 20 s
             await asyncio.sleep(0.01)
         transport.resume_reading()
         assert [frame] * count == [await client.next_item() for _ in range(count)]
