@@ -31,6 +31,7 @@ class Caller:
         self.close: tuple[int | None, str] | None = None
         self.is_over = False
         self.said_ms = 0
+        self.answers_pings = True
         self._changed = asyncio.Event()
         self._reading = asyncio.ensure_future(self._read())
 
@@ -43,7 +44,7 @@ class Caller:
                 self.close = parse_close(item.payload)
                 self.client.send_frame(Opcode.CLOSE, item.payload)
                 break
-            elif isinstance(item, ControlFrame) and item.opcode is Opcode.PING:
+            elif isinstance(item, ControlFrame) and item.opcode is Opcode.PING and self.answers_pings:
                 self.client.send_frame(Opcode.PONG, item.payload)
             self._changed.set()
         self.is_over = True

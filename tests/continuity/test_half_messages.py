@@ -58,6 +58,7 @@ async def test_half_a_message_of_the_client_does_not_delay_a_renewal() -> None:
     """Nothing of it is forwarded before its last byte: it arrives at the next connection, once."""
     async with stage() as found, calling(found.relay) as caller:
         frame = item_of(300_000)
+        caller.answers_pings = False  # within the frame
         caller.client.writer.write(frame[: len(frame) // 2])
         await eventually(lambda: session_of(found)._to_upstream._scanner.missing_bytes)
         await renew(found)
@@ -75,6 +76,7 @@ async def test_half_a_message_of_the_client_that_is_too_large_stops_a_renewal() 
     without_limit = Behaviour(expires_at="absent")  # it is renewed by the setting, and lives on
     async with stage(without_limit, RELAY_RENEW_AFTER_SECONDS="4") as found, calling(found.relay) as caller:
         frame = item_of(MAX_EVENT_BYTES + 1000)
+        caller.answers_pings = False  # within the frame
         caller.client.writer.write(frame[:-1000])
         await eventually(lambda: found.relay.events("session.not_renewable"))
         caller.client.writer.write(frame[-1000:])
