@@ -47,7 +47,8 @@ class Settings(AccessSettings):
         default="0",
         unit="sessions",
         example="20",
-        sentence="Maximum number of concurrent sessions for each client token; with open access, for each address.",
+        sentence="Maximum number of concurrent sessions for each client token; with open access, for each address. "
+        "Without it, one client can take all of RELAY_MAX_SESSIONS.",
     )
     max_reconnects_per_minute: int = setting(
         "RELAY_MAX_RECONNECTS_PER_MINUTE",
