@@ -53,7 +53,7 @@ async def test_limit_on_open_files_lowers_the_session_limit(files: int, lowered:
     lines: list[Any] = []
     try:
         while not lines or lines[-1]["event"] != "service.started":
-            lines.append(json.loads(await within(child.stderr.readline(), 15)))
+            lines.append(json.loads(await within(child.stderr.readline(), 60)))
     finally:
         child.terminate()
         await child.communicate()

@@ -22,7 +22,7 @@ async def test_silent_connections_leave_descriptors_for_probes_and_sessions() ->
 
     async def event(name: str) -> dict[str, str]:
         while True:
-            line = json.loads(await within(child.stderr.readline(), 15))  # type: ignore[union-attr]  # it is piped
+            line = json.loads(await within(child.stderr.readline(), 60))  # type: ignore[union-attr]  # it is piped
             if line["event"] == name:
                 return dict(line)
 
