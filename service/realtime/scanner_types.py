@@ -26,7 +26,7 @@ INTRICATE_EVENT: Final = "an event has more values, or longer numbers, than the 
 """Detail of the violation by such an event of a client."""
 
 UNFINISHED_EVENT: Final = (
-    "too many large events of all sessions were unfinished at the same time, and this one for the longest"
+    "too many large events of all sessions were unfinished at the same time, and this one for the longest of its client"
 )
 """Detail of the end of a session for the events that all sessions keep until they are complete."""
 

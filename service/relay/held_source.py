@@ -21,11 +21,14 @@ class HeldSource:
         "_direction",
         "_from_upstream",
         "_held_back_at",
+        "_is_counted",
         "_owner",
         "_scanner",
         "_sink",
         "_source",
         "_traffic",
+        "_waiting_bytes",
+        "discards_data",
         "held_back_seconds",
     )
 
@@ -37,7 +40,9 @@ class HeldSource:
         self._direction = traffic.direction
         self._from_upstream = traffic.direction == Direction.UPSTREAM_TO_CLIENT
         self._owner = owner
-        self._counted_bytes = 0
+        self._counted_bytes = self._waiting_bytes = 0
+        self._is_counted = True
+        self.discards_data = False  # the session ends
         self.held_back_seconds = 0.0
         self._held_back_at: float | None = None
         sink.on_full = self._hold_source
@@ -69,20 +74,35 @@ class HeldSource:
         self._sink.on_full = self._sink.on_writable = None
 
     def give_up(self) -> None:
-        """End the session: it has kept a large message for longer than the others, and all together keep too much."""
-        self._counted_bytes = 0
-        try:
-            if self.is_held_back:  # nothing arrives as long as the sink does not read
-                self._owner.end("client_too_slow" if self._from_upstream else "upstream_too_slow")
-                return
+        """Free what is kept, and end the session: all sessions together keep too much."""
+        self._counted_bytes, self._is_counted = 0, False
+        is_arriving, is_unread = self._arriving_bytes > 0, self._unsent_bytes > 0
+        if is_arriving:
             self._scanner.end()
-            if self._from_upstream:
+        try:
+            if self.discards_data:
+                pass  # it ends already
+            elif self.is_held_back or not is_arriving:  # nothing arrives as long as the sink does not read
+                self._owner.end("client_too_slow" if self._from_upstream else "upstream_too_slow")
+            elif self._from_upstream:
                 violation = Violation(CloseCode.POLICY_VIOLATION, UNFINISHED_EVENT)
                 self._owner.peer_broke_protocol(self._direction, violation)
             else:
                 self._owner.end("rate_exceeded", UNFINISHED_EVENT)
         except Exception:  # noqa: BLE001 - a bug of the relay: it ends this session and no other
             self._owner.fail()
+        if is_unread:
+            self._sink.abort()
+
+    def count_waiting(self, size: int) -> None:
+        """Count what waits for a message boundary of the sink, or what was written beside this pipe."""
+        self._waiting_bytes = size
+        self._count_kept()
+
+    def finish(self) -> None:
+        """Count nothing more: the session has ended, and both sockets are closed."""
+        self._set_counted(0)
+        self._is_counted = False
 
     @property
     def _arriving_bytes(self) -> int:
@@ -90,15 +110,21 @@ class HeldSource:
         size = self._scanner.kept_bytes + self._scanner.missing_bytes
         return size if size > UNCOUNTED_BYTES else 0
 
+    @property
+    def _unsent_bytes(self) -> int:
+        """What waits for the sink beyond what every session may have; of a session that ends, whether it is held or not."""
+        unsent = self._sink.buffered_bytes if self.is_held_back or self.discards_data else 0
+        return max(0, unsent + self._waiting_bytes - UNCOUNTED_UNSENT_BYTES)
+
     def _count_kept(self) -> None:
-        """Count what is kept of a large message, among those of all sessions."""
-        unsent = self._sink.buffered_bytes - UNCOUNTED_UNSENT_BYTES if self.is_held_back else 0
-        self._set_counted(self._arriving_bytes + max(0, unsent))
+        """Count what is kept of large messages, among those of all sessions, until `finish`."""
+        if self._is_counted:
+            self._set_counted(self._arriving_bytes + self._unsent_bytes)
 
     def _set_counted(self, size: int) -> None:
         if size != self._counted_bytes:
             self._counted_bytes = size
-            kept_bytes().change(self, size)
+            kept_bytes().change(self._owner.info.limited_as, self, size)
 
     def _hold_source(self) -> None:
         self._held_back_at = self._traffic.hold()

@@ -20,31 +20,45 @@ class Keeper(Protocol):
     """What keeps bytes."""
 
     def give_up(self) -> None:
-        """Free them, and end the session."""
+        """Free them, and end the session. It then keeps nothing: `change` need not be called."""
 
 
 class KeptBytes:
-    """The bytes of each keeper, in the order in which they began to keep."""
+    """The bytes of each keeper by client, of each in the order in which they began to keep."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._sizes: dict[Keeper, int] = {}
+        self._sizes: dict[str, dict[Keeper, int]] = {}
+        self._totals: dict[str, int] = {}
         self.total = 0
 
-    def change(self, keeper: Keeper, size: int) -> None:
-        """Note what a keeper keeps now. Beyond the limit those give up that have kept for the longest.
+    def change(self, client: str, keeper: Keeper, size: int) -> None:
+        """Note what a keeper keeps now. Beyond the limit, keepers of the client that keeps the most give up.
 
-        A message that arrives is complete soon; those that wait for nothing are the oldest.
+        So no client can have sessions of others ended that keep less. Of one client those give up first that have kept for
+        the longest: a message that arrives is complete soon; those that wait for nothing are the oldest.
         """
-        self.total += size - self._sizes.get(keeper, 0)
+        sizes = self._sizes.setdefault(client, {})
+        self._add(client, size - sizes.get(keeper, 0))
         if size:
-            self._sizes[keeper] = size  # in its place
+            sizes[keeper] = size  # in its place
         else:
-            self._sizes.pop(keeper, None)
+            sizes.pop(keeper, None)
+        self._forget_if_empty(client)
         while self.total > self._limit:
-            oldest = next(iter(self._sizes))
-            self.total -= self._sizes.pop(oldest)
+            largest = max(self._totals, key=self._totals.__getitem__)
+            oldest = next(iter(self._sizes[largest]))
+            self._add(largest, -self._sizes[largest].pop(oldest))
+            self._forget_if_empty(largest)
             oldest.give_up()
+
+    def _add(self, client: str, size: int) -> None:
+        self.total += size
+        self._totals[client] = self._totals.get(client, 0) + size
+
+    def _forget_if_empty(self, client: str) -> None:
+        if not self._sizes[client]:
+            del self._sizes[client], self._totals[client]
 
 
 _kept: WeakKeyDictionary[asyncio.AbstractEventLoop, KeptBytes] = WeakKeyDictionary()

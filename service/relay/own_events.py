@@ -27,14 +27,15 @@ DrainEvent = Callable[[float], bytes]
 class OwnEvents:
     """The relay's own events for a client, in the order of sending. Sends nothing before `send`, at a message boundary."""
 
-    __slots__ = ("_client", "_drain_event", "_drains_at", "_due_end", "_events", "_waiting_bytes")
+    __slots__ = ("_client", "_drain_event", "_drains_at", "_due_end", "_events", "waiting_bytes")
 
     def __init__(self, client: Leg, drain_event: DrainEvent | None) -> None:
         self._client = client
         self._drain_event = drain_event  # None for a client that has not asked for it
         self._drains_at: float | None = None  # set while the client has yet to be sent the event
         self._events: list[bytes] = []
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
+        """Of the events that are not written yet."""
         self._due_end: tuple[Ending, float] | None = None  # and since when
 
     @property
@@ -46,12 +47,12 @@ class OwnEvents:
         """Send this event; not to a client that reads nothing, unless `is_needed`."""
         if is_needed or (self._client.full_since is None and len(self._events) < MAX_WAITING_EVENTS):
             self._events.append(event)
-            self._waiting_bytes += len(event)
+            self.waiting_bytes += len(event)
 
     @property
     def is_overfull(self) -> bool:
         """Whether the client leaves more unread than it may, of these events and of all that was written before."""
-        return self._waiting_bytes + self._client.buffered_bytes > MAX_UNREAD_BYTES
+        return self.waiting_bytes + self._client.buffered_bytes > MAX_UNREAD_BYTES
 
     def announce_drain(self, drains_at: float) -> None:
         """Send the event that announces a drain, if the client asked for it."""
@@ -73,7 +74,7 @@ class OwnEvents:
         for event in self._events:
             self._client.send_event(event)
         self._events.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         if self._drain_event is not None and self._drains_at is not None:
             self._client.send_event(self._drain_event(max(0.0, self._drains_at - now)))
         self._drains_at = None

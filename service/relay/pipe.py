@@ -51,7 +51,6 @@ class Pipe(HeldSource):
         "_latency",
         "_messages",
         "control_frames",
-        "discards_data",
         "dropped_bytes",
         "dropped_messages",
         "on_processed",
@@ -64,7 +63,6 @@ class Pipe(HeldSource):
         super().__init__(source, sink, scanner, traffic, owner)
         self._audio = scanner.new_audio_run()
         self._latency = latency
-        self.discards_data = False
         self._dropped_last = False  # the end of that message is not counted
         self.dropped_messages = self.dropped_bytes = 0
         self._messages = self._bytes = 0
@@ -187,7 +185,7 @@ class Pipe(HeldSource):
         self.count_audio()
         self._audio.stop()
         self.discards_data = True
-        self._set_counted(0)
+        self._count_kept()
 
     def _receive_events(self, data: bytes) -> None:
         """Forward whole events and messages, the events behind one another in one run; process the rest item by item.
@@ -215,8 +213,6 @@ class Pipe(HeldSource):
                 return
         self._audio.stop()  # an event may be incomplete from now on, or bytes wait for their turn
         self.process(feed_some(self._source, scanner, data))
-        if not self.discards_data:
-            self._count_kept()
 
     def _forward_run(self, data: bytes, event_types: list[str]) -> None:
         self._forward(data)
@@ -254,6 +250,7 @@ class Pipe(HeldSource):
                     self._process_data(item)
         if pings:
             self._answer(pings)
+        self._count_kept()
         if self.on_processed is not None:
             self.on_processed()
         if self._frames() > self.rate.maximum:

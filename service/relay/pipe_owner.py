@@ -9,6 +9,7 @@ from service.realtime.events import Direction
 from service.realtime.live_events import Transcript
 from service.realtime.redaction import redact_json
 from service.realtime.scanner_items import Message, Violation
+from service.relay.session_info import SessionInfo
 
 MAX_REDACTED_BYTES: Final = 262_144
 """A larger event that has to be redacted is not forwarded: the search would delay other sessions."""
@@ -53,6 +54,8 @@ def _is_redacted(verdict: Verdict | Rewritten) -> bool:
 
 class PipeOwner(Protocol):
     """The session, as its pipes see it. `direction` names the pipe, and with it the peer at its source."""
+
+    info: SessionInfo
 
     def peer_closed(self, direction: Direction, code: int | None, reason: str) -> None:
         """The source sent a close frame."""

@@ -60,11 +60,9 @@ class Session:
         budget: SessionBudget | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.info = info
-        self._client = client
+        self.info, self._client = info, client
         self._connected, self._upstream = connected, connected.leg
-        self._telemetry = telemetry
-        self._error_event = error_event
+        self._telemetry, self._error_event = telemetry, error_event
         self._is_closed = self._skips_tick = False  # the latter: the last tick
         self._further_summary: Mapping[str, object] = {}  # fields of the log line `session.ended`
         self.client_informed = True  # False if the client was aborted before its close frame reached the kernel
@@ -110,6 +108,8 @@ class Session:
         finally:
             self._client.abort()
             self._connected.abort()
+            for pipe in (self._to_upstream, self._to_client):
+                pipe.finish()
             active.dec()
             if self._budget is not None:
                 self._budget.finish()
@@ -339,11 +339,12 @@ class Session:
         if not (self._to_client.at_message_boundary and self._client.can_send):
             self._to_client.on_processed = self._send_own_events
             self._watch.quiet_until = 0.0  # or at the next tick
-            return
-        self._to_client.on_processed = None
-        due_end = self._own_events.send(self._loop.time())
-        if due_end is not None:
-            self._end(due_end)
+        else:
+            self._to_client.on_processed = None
+            due_end = self._own_events.send(self._loop.time())
+            if due_end is not None:
+                self._end(due_end)
+        self._to_client.count_waiting(self._own_events.waiting_bytes)
 
     def _leg_of(self, direction: Direction) -> Leg:
         return self._client if direction == Direction.CLIENT_TO_UPSTREAM else self._upstream

@@ -45,12 +45,12 @@ class FakeKeeper:
     def give_up(self) -> None:
         """Called by `KeptBytes`."""
         self.has_given_up = True
-        self._kept.change(self, 0)  # as the end of a session does
+        self._kept.change("a", self, 0)  # as the end of a session does
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 30, 60, 99]))))
 def test_total_is_what_is_kept_and_never_above_the_limit(changes: list[tuple[int, int]]) -> None:
-    """After any changes; whoever has kept for a shorter time gives up only after those that have for longer."""
+    """After any changes. Of one client those give up first that have kept for the longest."""
     kept = KeptBytes(100)
     keepers, sizes = [FakeKeeper(kept) for _ in range(10)], dict[int, int]()
     for number, size in changes:
@@ -59,13 +59,34 @@ def test_total_is_what_is_kept_and_never_above_the_limit(changes: list[tuple[int
             sizes[number] = size
         else:
             sizes.pop(number, None)
-        kept.change(keepers[number], size)
+        kept.change("a", keepers[number], size)
         while sum(sizes.values()) > 100:
             oldest = next(iter(sizes))
             assert keepers[oldest].has_given_up
             del sizes[oldest]
         assert not any(keepers[number].has_given_up for number in sizes)
         assert kept.total == sum(sizes.values())
+
+
+@given(st.integers(1, 4), st.lists(st.integers(1, 40), max_size=40))
+def test_sessions_of_a_client_that_keeps_less_do_not_give_up(before: int, sizes: list[int]) -> None:
+    """Although they have kept for longer, and others keep one after the other. Nothing of a client that has ended remains."""
+    kept = KeptBytes(100)
+    honest, others = FakeKeeper(kept), [FakeKeeper(kept) for _ in sizes]
+    first, rest = others[:before], others[before:]
+    for keeper, size in zip(first, sizes, strict=False):
+        kept.change("b", keeper, size)
+    kept.change("a", honest, 40)
+    for keeper, size in zip(rest, sizes[before:], strict=False):
+        kept.change("b", keeper, size)
+        assert kept.total <= 100
+    assert not honest.has_given_up
+    gave_up = [keeper.has_given_up for keeper in others]
+    assert gave_up == sorted(gave_up, reverse=True)
+    kept.change("a", honest, 0)
+    for keeper in others:
+        kept.change("b", keeper, 0)
+    assert (0, {}, {}) == (kept.total, kept._sizes, kept._totals)
 
 
 @asynccontextmanager

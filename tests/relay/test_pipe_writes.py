@@ -27,6 +27,8 @@ SEGMENT_BYTES = 1448
 class Sink:
     """A leg that keeps what is written to it."""
 
+    buffered_bytes = 0
+
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.write_frames = self.writes.append

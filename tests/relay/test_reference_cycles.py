@@ -15,7 +15,8 @@ from service.access.secrets import PREFIX
 from service.realtime.closing import close_payload
 from service.realtime.continuity.continuity import Continuity
 from service.realtime.continuity.mirror import Mirror
-from service.realtime.frames import Opcode
+from service.realtime.frames import Opcode, build_frame
+from service.relay import kept_bytes
 from service.relay.continuity.kept_conversation import KeptConversation
 from service.relay.continuity.swapper import Swapper
 from service.relay.pipe import Pipe
@@ -105,6 +106,31 @@ async def test_ended_session_leaves_no_reference_cycle(end: str) -> None:
 
         assert {} == objects_in_cycles()
         assert SESSIONS == len(relay.events("session.ended"))
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_sessions_that_end_within_a_large_event_leave_no_reference_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends for what all keep, the others with their clients: nothing that counts them refers to them any more."""
+    monkeypatch.setattr(kept_bytes, "MAX_KEPT_BYTES", 200_000 * SESSIONS)
+    half = build_frame(Opcode.TEXT, b'{"type":"conversation.item.create","x":"' + b"x" * 200_000, b"key1")[:-1]
+    async with (
+        raw_upstream(serve) as upstream,
+        running_relay(OPENAI_BASE_URL=upstream.url, RELAY_CONTINUITY="renew") as relay,
+    ):
+        clients = [await open_raw(relay.app.public_port, PATH) for _ in range(SESSIONS)]
+        for client in clients:
+            await client.next_event()
+            client.writer.write(half)
+            await client.writer.drain()
+        assert "error" == (await clients[0].next_event())["type"]
+        for client in clients:
+            await client.close()
+        await wait_until_idle(relay, upstream)
+
+        assert {} == objects_in_cycles()
+        assert {} == kept_bytes.kept_bytes()._sizes
+        reasons = [line["reason"] for line in relay.events("session.ended")]
+        assert (1, SESSIONS) == (reasons.count("rate_exceeded"), len(reasons))
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
