@@ -37,8 +37,13 @@ LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
 """At most 340 of the smallest frames of a client, about a millisecond."""
 UNKNOWN_SECONDS_PER_BYTE: Final = 2e-8
-"""What the bytes of a leg are expected to cost before any have waited: twice what those of speech do, a fiftieth of the
-smallest frames."""
+"""What the bytes of a leg are expected to cost before any have waited, a twentieth of the smallest frames."""
+LEAST_SECONDS_PER_BYTE: Final = 5e-10
+"""What they are expected to cost at least, as those of speech."""
+MAX_RISE: Final = 8.0
+"""By how much one slice raises that at most: perhaps garbage was collected meanwhile."""
+FALL_SECONDS: Final = 30.0
+"""In which it falls by half at most. Otherwise hundreds of floods would send a cheap slice before each costly one."""
 LOOK_SECONDS: Final = 0.05
 """What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
 FRAMES_PER_DELIVERY: Final = 256
@@ -75,12 +80,13 @@ def feed_some(leg: PutsBack, scanner: Scanner, data: bytes) -> list[Item]:
 class Debt:
     """How much work a leg has caused lately, in seconds, which halves each second, and what its bytes have cost."""
 
-    __slots__ = ("_changed_at", "_seconds", "_seconds_per_byte")
+    __slots__ = ("_changed_at", "_learned_at", "_seconds", "_seconds_per_byte")
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._changed_at = 0.0
         self._seconds_per_byte = UNKNOWN_SECONDS_PER_BYTE
+        self._learned_at = 0.0  # 0 before the first slice
 
     def add(self, seconds: float) -> None:
         """Charge a delivery."""
@@ -107,9 +113,15 @@ class Debt:
         return self._seconds > limit
 
     def learn(self, seconds: float, size: int) -> None:
-        """Note what a slice has cost. One alone at most doubles the expectation: perhaps garbage was collected meanwhile."""
-        if size > 0:
-            self._seconds_per_byte = min(seconds / size, 2 * self._seconds_per_byte)
+        """Note what a slice has cost. `FREE_SECONDS` of it show nothing: a small event that is read whole takes as much."""
+        if size <= 0:
+            return
+        now, known = time.perf_counter(), self._seconds_per_byte
+        observed = min(max(seconds - FREE_SECONDS, 0.0) / size, MAX_RISE * known)
+        lowest = (
+            known * math.exp2(max(self._learned_at - now, -FALL_SECONDS) / FALL_SECONDS) if self._learned_at else 0.0
+        )
+        self._seconds_per_byte, self._learned_at = max(observed, lowest, LEAST_SECONDS_PER_BYTE), now
 
     def seconds_until_paid(self, size: int) -> float:
         """How long the debt after `size` more bytes would take to fall to `FREE_SECONDS`, which is no debt."""

@@ -31,6 +31,9 @@ class RecordingTransport(asyncio.Transport):
         """Whether close or abort was called."""
         return self.closing
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """A test calls the protocol itself."""
+
     def is_reading(self) -> bool:
         """Whether reading is not paused."""
         return self.reading

@@ -14,7 +14,7 @@ from tests.support.recording_transport import new_leg
 HOLDS: tuple[HoldReason, ...] = ("journal_full", "sink_full", "no_receiver")
 SIZES = (1, 100, turns.HEAVY_SLICE_BYTES + 1, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 3 * SLICE_BYTES)
 ACTIONS = st.sampled_from(
-    ["read", "read", "turn", "turn", "start", "heavy", "eof"]
+    ["read", "read", "turn", "turn", "start", "heavy", "spent", "spent start", "eof", "lost"]
     + [f"{call} {reason}" for call in ("hold", "release") for reason in HOLDS]
 )
 MANY_TURNS = 2000
@@ -27,7 +27,9 @@ class StandingClock:
         """The time."""
         return 1000.0
 
-    thread_time = perf_counter
+    def thread_time(self) -> float:
+        """The processor time."""
+        return 1000.0
 
 
 class Stream:
@@ -39,7 +41,7 @@ class Stream:
         self.received = bytearray()
         self.leg, self.transport = new_leg(early_data=self.next_bytes(early_bytes))
         self.receiver: RandomReceiver | None = None
-        self.is_ended = False
+        self.is_ended = self.is_lost = False
 
     def next_bytes(self, size: int) -> bytes:
         """More that the peer sends."""
@@ -50,7 +52,12 @@ class Stream:
     def start(self, *, is_random: bool = True) -> None:
         """Start another receiver."""
         self.receiver = RandomReceiver(self, is_random=is_random)
-        self.leg.start(self.receiver)
+        self.leg.start(self.receiver, self.on_read if self.random.random() < 0.5 else None)
+
+    def on_read(self, data: bytes) -> None:
+        """Called by the transport. A pipe may forward at once what it gets so."""
+        assert not self.leg.backlog
+        self.leg.receive_read(data)
 
     def act(self, action: str) -> None:
         """Do something that an owner or a transport does."""
@@ -62,11 +69,20 @@ class Stream:
                 self.start()
             case ["heavy"]:
                 leg.debt.add(1.0)
+            case ["spent", *start]:  # by other legs, or what is behind the start of this one
+                leg._turns.uncharged_seconds = turns.READ_SECONDS
+                leg.charge_look(0.0)
+                assert leg._turns.is_spent
+                if start:
+                    self.start()
             case ["hold" | "release" as call, reason]:
                 getattr(leg, call)(reason)
             case ["eof"] if not self.is_ended:
                 self.is_ended = True
                 leg.eof_received()
+            case ["lost"] if not self.is_lost:
+                self.is_ended = self.is_lost = True
+                leg.connection_lost(None)
 
 
 class RandomReceiver:
@@ -112,9 +128,11 @@ async def drive(seed: int, early_bytes: int, actions: list[str]) -> None:
     await turn_until_idle(leg)
     assert stream.sent == stream.received
     assert stream.transport.reading
-    stream.act("eof")
-    leg.connection_lost(None)
+    for end in ("eof", "lost"):
+        stream.act(end)
     await turn_until_idle(leg)
+    assert (leg._turns._waiting, leg._turns._paused) == ([], [])
+    assert "perf_counter" == leg._turns.clock.__name__
     assert leg.closed.done()
     assert stream.receiver is not None
     assert len(stream.sent) == stream.receiver.received_at_end

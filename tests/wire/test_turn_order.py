@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from service.wire.turns import CHEAP_SECONDS, HEAVY_SECONDS, HEAVY_SLICE_BYTES, LIGHT_SLICE_BYTES, TURN_SECONDS
+from service.wire.turns import (
+    CHEAP_SECONDS,
+    FALL_SECONDS,
+    FREE_SECONDS,
+    HEAVY_SECONDS,
+    HEAVY_SLICE_BYTES,
+    LIGHT_SLICE_BYTES,
+    TURN_SECONDS,
+    Debt,
+)
 from tests.support.turns import SMALL_FRAMES, SPEECH, CostlyLeg, FakeClock, scheduler_with
 
 
@@ -209,3 +218,74 @@ def test_heavy_leg_that_is_paused_is_before_no_light_one(clock: FakeClock, calls
     resume()
     calls.pop()()
     assert [("flood", 100)] == flood.log
+
+
+def test_floods_do_not_come_first_by_a_cheap_slice_before_each_costly_one(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """Hundreds of sessions that rest until they have no debt would delay each call that meets their bytes by a second.
+
+    Their bytes are cheap, as if they were of audio, until they are costly for the first time.
+    """
+    scheduler = scheduler_with(calls)
+    floods = [CostlyLeg(clock, "flood", 0, SPEECH) for _ in range(500)]
+    call = CostlyLeg(clock, "call", 4000, SPEECH)
+    scheduler.add(call)
+    calls.pop()()
+    seconds: list[float] = []
+    for seconds_per_byte in (SPEECH, 1.5e-3 / LIGHT_SLICE_BYTES) * 4:
+        clock.now += 4
+        for flood in floods:
+            flood._seconds_per_byte = seconds_per_byte
+            flood.backlog += bytes(2 * LIGHT_SLICE_BYTES)
+            scheduler.add(flood)
+        call.backlog += bytes(4000)
+        scheduler.add(call)
+        arrived_at = clock.now
+        while call.waiting:
+            calls.pop()()
+        seconds.append(clock.now - arrived_at)
+        while any(flood.waiting for flood in floods):
+            calls.pop()()
+
+    assert max(seconds[2:]) < 2 * TURN_SECONDS
+
+
+def test_small_events_that_are_read_whole_do_not_make_the_speech_behind_them_look_costly(clock: FakeClock) -> None:
+    """Each costs much for its few bytes, and little."""
+    debt = Debt()
+    for _ in range(20):
+        clock.now += 1
+        debt.learn(FREE_SECONDS, 100)
+
+    assert 0.0 == debt.seconds_until_paid(100_000)
+
+
+def test_expected_cost_of_bytes_falls_by_half_in_half_a_minute_however_long_they_rest(clock: FakeClock) -> None:
+    """And at the first slice to what that has cost: a call does not begin with the doubt about it."""
+    debt = Debt()
+    debt.learn(0.0, 1)
+    assert 0.0 == debt.seconds_until_paid(100_000)
+    for _ in range(4):
+        debt.learn(FREE_SECONDS + 1.6e-3, LIGHT_SLICE_BYTES)
+    at_first = debt.seconds_until_paid(LIGHT_SLICE_BYTES)
+    assert 4.0 == pytest.approx(at_first)
+    expected: list[float] = []
+    for rest in (FALL_SECONDS, 100 * FALL_SECONDS, FALL_SECONDS / 2, FALL_SECONDS / 2):
+        clock.now += rest
+        debt.learn(0.0, 1)
+        expected.append(debt.seconds_until_paid(LIGHT_SLICE_BYTES))
+
+    assert [3.0, 2.0, 1.5, 1.0] == pytest.approx(expected)
+
+
+def test_one_slice_raises_the_expected_cost_of_bytes_eightfold_at_most(clock: FakeClock) -> None:
+    """And one without bytes, of which all were put back, changes nothing."""
+    debt = Debt()
+    debt.learn(0.0, 1)
+    costs = []
+    for size in (1, 1, 0):
+        debt.learn(1.0, size)
+        costs.append(FREE_SECONDS * 2 ** debt.seconds_until_paid(1_000_000))
+
+    assert [4e-3, 5e-3, 5e-3] == pytest.approx(costs)
