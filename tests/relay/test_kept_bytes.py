@@ -68,7 +68,7 @@ def test_total_is_what_is_kept_and_never_above_the_limit(changes: list[tuple[int
         assert kept.total == sum(sizes.values())
 
 
-@given(st.integers(1, 4), st.lists(st.integers(1, 40), max_size=40))
+@given(st.integers(0, 4), st.lists(st.integers(1, 40), max_size=40))
 def test_sessions_of_a_client_that_keeps_less_do_not_give_up(before: int, sizes: list[int]) -> None:
     """Although they have kept for longer, and others keep one after the other. Nothing of a client that has ended remains."""
     kept = KeptBytes(100)
@@ -77,9 +77,12 @@ def test_sessions_of_a_client_that_keeps_less_do_not_give_up(before: int, sizes:
     for keeper, size in zip(first, sizes, strict=False):
         kept.change("b", keeper, size)
     kept.change("a", honest, 40)
-    for keeper, size in zip(rest, sizes[before:], strict=False):
+    for number, (keeper, size) in enumerate(zip(rest, sizes[before:], strict=False)):
         kept.change("b", keeper, size)
+        kept.change(f"c{number}", last := FakeKeeper(kept), 101)  # more than all may keep
+        assert last.has_given_up
         assert kept.total <= 100
+        assert all(kept._sizes.values())
     assert not honest.has_given_up
     gave_up = [keeper.has_given_up for keeper in others]
     assert gave_up == sorted(gave_up, reverse=True)

@@ -123,10 +123,39 @@ async def test_half_event_behind_a_full_sink_is_not_counted_after_the_end() -> N
     subject.owner.end("client_lost")
     subject.pipe.stop_backpressure()
     subject.pipe.finish()
-    subject.fill(10 * LIMIT)
-    subject.pipe.count_waiting(10 * LIMIT)
+    subject.fill(UNCOUNTED_UNSENT_BYTES + SIZE)
+    subject.pipe.count_waiting(SIZE)
 
     assert (0, ["client_lost"]) == (total(), subject.owner.reasons)
+
+
+async def test_session_does_not_end_for_what_those_of_another_client_keep() -> None:
+    """Although it has kept its half event for the longest."""
+    subjects = [Subject(client=client) for client in ("a", OTHERS, OTHERS, OTHERS)]
+    for subject in subjects:
+        subject.pipe.receive(subject.half)
+
+    assert [0, 1, 0, 0] == [len(subject.owner.reasons) for subject in subjects]
+
+
+async def test_unsent_bytes_count_until_the_sink_has_sent_them() -> None:
+    """A client that reads slowly is held back again and again."""
+    subject = Subject()
+    subject.fill(UNCOUNTED_UNSENT_BYTES + SIZE)
+    assert SIZE == total()
+    subject.transport.unsent = 0
+    subject.sink.resume_writing()
+    assert 0 == total()
+
+
+async def test_half_event_of_a_former_source_is_not_counted() -> None:
+    """Upstream was lost within it, and another connection goes on."""
+    subject = Subject()
+    subject.pipe.receive(subject.half)
+    assert SIZE < total()
+    source = Leg(RecordingTransport(), SimpleNamespace(), b"", masks=True)  # type: ignore[arg-type]
+    subject.pipe.replace_source(source, Subject.new_scanner(from_upstream=True))
+    assert 0 == total()
 
 
 @pytest.mark.parametrize("from_upstream", [False, True])
@@ -192,6 +221,7 @@ async def test_events_that_wait_for_a_boundary_end_the_session_of_a_slow_client(
     other.pipe.receive(other.half)
 
     assert (["client_too_slow"], []) == (subject.owner.reasons, other.owner.reasons)
+    assert SIZE < total() < SIZE + 100  # not again what is freed later
 
 
 async def test_early_half_event_of_a_live_client_is_counted() -> None:

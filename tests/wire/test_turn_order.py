@@ -286,6 +286,47 @@ def test_one_slice_raises_the_expected_cost_of_bytes_eightfold_at_most(clock: Fa
     costs = []
     for size in (1, 1, 0):
         debt.learn(1.0, size)
-        costs.append(FREE_SECONDS * 2 ** debt.seconds_until_paid(1_000_000))
+        costs.append(FREE_SECONDS * 2 ** debt.seconds_until_paid(100_000))
 
-    assert [4e-3, 5e-3, 5e-3] == pytest.approx(costs)
+    assert [4e-4, 3.2e-3, 3.2e-3] == pytest.approx(costs)
+    debt.learn(1.0, 1)
+    assert HEAVY_SECONDS == pytest.approx(FREE_SECONDS * 2 ** debt.seconds_until_paid(100_000))
+
+
+def test_slice_is_charged_and_learned_by_the_bytes_that_it_took(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """Not by those that wait behind it; and but for a tenth of a millisecond."""
+    scheduler = scheduler_with(calls)
+    flood = CostlyLeg(clock, "flood", 100 * LIGHT_SLICE_BYTES, 2.1e-3 / LIGHT_SLICE_BYTES)
+    scheduler.add(flood)
+    calls.pop()()
+
+    assert 99 * LIGHT_SLICE_BYTES == flood.waiting
+    assert 2e-3 == pytest.approx(flood.debt.seconds)
+    assert 4e-3 == pytest.approx(FREE_SECONDS * 2 ** flood.debt.seconds_until_paid(LIGHT_SLICE_BYTES))
+
+
+def test_each_pause_ends_by_a_timer_of_its_own_and_queues_each_leg_once(
+    clock: FakeClock, calls: list[Callable[[], None]]
+) -> None:
+    """While a leg is paused, time without a core is not measured: it waits."""
+    timers: list[tuple[float, Callable[[], None]]] = []
+    scheduler = scheduler_with(calls, timers)
+    events = [CostlyLeg(clock, name, HEAVY_SLICE_BYTES, 0.02 / HEAVY_SLICE_BYTES) for name in "abc"]
+    for leg in events:
+        leg.debt.add(1.0)
+        scheduler.add(leg)
+    for served in (1, 2, 3):
+        while calls:
+            calls.pop()()
+        assert served == sum(len(leg.log) for leg in events)
+        assert min(1, 3 - served) == len(timers)
+        if timers:
+            assert clock.thread_time == scheduler.clock
+            seconds, resume = timers.pop()
+            clock.now += seconds
+            resume()
+            assert 3 - served == len(scheduler._waiting)
+
+    assert ([], clock.perf_counter) == (scheduler._paused, scheduler.clock)

@@ -152,6 +152,18 @@ async def test_scheduler_is_shared_by_the_legs_of_a_loop() -> None:
     assert turns.scheduler_of(loop) is turns.scheduler_of(loop)
 
 
+async def test_early_data_that_took_long_ends_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a read like any other: what the next leg has sent early waits."""
+    legs = [new_leg(early_data=b"x")[0] for _ in range(2)]
+    receivers = [RecordingReceiver() for _ in legs]
+    times = iter((1.0, 1.0 + READ_SECONDS))
+    monkeypatch.setattr(legs[0]._turns, "clock", lambda: next(times))
+    for leg, receiver in zip(legs, receivers, strict=True):
+        leg.start(receiver)
+    assert [b"x", b""] == [bytes(receiver.received) for receiver in receivers]
+    await eventually(lambda: receivers[1].received)
+
+
 async def test_early_data_of_many_legs_is_not_delivered_in_one_turn() -> None:
     """Clients that flood and connect at the same moment: what one of them has sent early may cost milliseconds."""
     legs = [new_leg(early_data=b"x")[0] for _ in range(3)]
