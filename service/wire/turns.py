@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from service.realtime.scanner import Scanner
 from service.realtime.scanner_items import Item
 
-READ_SECONDS: Final = 0.004
+READ_SECONDS: Final = 0.002
 """After this much work for reads in one turn of the event loop, further reads wait for the next turn."""
 TURN_SECONDS: Final = 0.002
 """The time of each turn for reads that wait."""
@@ -46,8 +46,8 @@ FALL_SECONDS: Final = 30.0
 """In which it falls by half at most. Otherwise hundreds of floods would send a cheap slice before each costly one."""
 LOOK_SECONDS: Final = 0.05
 """What searches for the close frames of held legs may cost lately, all together, until those of busy legs are skipped."""
-FRAMES_PER_DELIVERY: Final = 256
-"""How many frames one delivery parses one by one, in up to 2 ms. Consecutive events are no such frames: they are
+FRAMES_PER_DELIVERY: Final = 128
+"""How many frames one delivery parses one by one, in about a millisecond. Consecutive events are no such frames: they are
 recognised in one run."""
 
 
