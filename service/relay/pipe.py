@@ -185,7 +185,6 @@ class Pipe(HeldSource):
         self.count_audio()
         self._audio.stop()
         self.discards_data = True
-        self._count_kept()
 
     def _receive_events(self, data: bytes) -> None:
         """Forward whole events and messages, the events behind one another in one run; process the rest item by item.

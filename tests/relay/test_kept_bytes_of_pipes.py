@@ -212,6 +212,18 @@ async def test_unsent_bytes_of_a_session_that_ends_are_counted_and_freed() -> No
     assert SIZE < total() < SIZE + 100
 
 
+async def test_slow_session_that_gives_up_is_not_counted_again_as_it_ends() -> None:
+    """Its sink is aborted, but not closed yet: another session of the client would give up for it."""
+    subject, other = Subject(), Subject()
+    subject.fill(UNCOUNTED_UNSENT_BYTES + 600_000)
+    other.pipe.receive(other.half)
+    assert (["client_too_slow"], True) == (subject.owner.reasons, subject.transport.aborted)
+    subject.pipe.stop_backpressure()
+
+    assert [] == other.owner.reasons
+    assert SIZE < total() < SIZE + 100
+
+
 async def test_events_that_wait_for_a_boundary_end_the_session_of_a_slow_client() -> None:
     """They count although the sink is not full, beyond what every session may have."""
     subject, other = Subject(), Subject(client=OTHERS)
