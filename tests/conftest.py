@@ -45,9 +45,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_runtest_teardown() -> None:
-    """Free the relay and the servers of the test, which aiohttp's cache of handlers keeps: they slow down each collection."""
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Free the relay and the servers of the test, which aiohttp's cache of handlers keeps: they slow down each collection.
+
+    So does what a file of tests leaves in caches, or imports: it is not searched any more.
+    """
     web_app._cached_build_middleware.cache_clear()
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

@@ -25,10 +25,14 @@ OWN_HEADER: Final = re.compile(r"(Relay-[A-Z]|X-Health-|X-Simulator-)[A-Za-z-]+"
 
 
 @cache
+def parsed() -> dict[Path, ast.Module]:
+    """The modules of the service."""
+    return {path: ast.parse(path.read_text()) for path in SERVICE.rglob("*.py")}
+
+
 def modules(*, simulator: bool) -> list[ast.Module]:
     """The modules of the service, with or without the simulator: it logs as a library does, as `library.logged`."""
-    paths = SERVICE.rglob("*.py")
-    return [ast.parse(path.read_text()) for path in paths if simulator or "simulator" not in path.parts]
+    return [module for path, module in parsed().items() if simulator or "simulator" not in path.parts]
 
 
 def documented(text: str) -> bool:
