@@ -21,6 +21,7 @@ from tests.support.harness import RawClient, open_raw, payload_of
 from tests.support.relay_process import Process, serving_in
 
 _SESSION: Final = "/v1/realtime?model=gpt-realtime"
+_ANY: Final = {"RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0"}
 
 
 class Client:
@@ -53,14 +54,20 @@ class Stage:
         self._stack = AsyncExitStack()
         self._process: Process | None = None
         self._clients: list[Client] = []
-        self._ports = {"RELAY_PORT": "0", "RELAY_INTERNAL_PORT": "0"}
+        self._ports = _ANY
         self._public = 0
 
     async def start(self, settings: dict[str, str] | None = None) -> dict[str, Any]:
-        """Start a relay, on the ports of the one before."""
+        """Start a relay, on the ports of the one before, unless a connection of another program has taken one of them."""
         await self.stop()
-        given = {"RELAY_UPSTREAM": "simulator", "RELAY_DRAIN_SECONDS": "0"} | self._ports | (settings or {})
-        process, self._public, url = await self._stack.enter_async_context(serving_in(Path("/"), **given))
+        given = {"RELAY_UPSTREAM": "simulator", "RELAY_DRAIN_SECONDS": "0"}
+        try:
+            found = await self._stack.enter_async_context(
+                serving_in(Path("/"), **given | self._ports | (settings or {}))
+            )
+        except AssertionError:
+            found = await self._stack.enter_async_context(serving_in(Path("/"), **given | _ANY | (settings or {})))
+        process, self._public, url = found
         self._process = process
         self._ports = {"RELAY_PORT": str(self._public), "RELAY_INTERNAL_PORT": str(urlsplit(url).port)}
         self._reader = asyncio.create_task(_drop_log(process))

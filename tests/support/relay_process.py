@@ -51,6 +51,7 @@ class Process:
         while True:
             line = await asyncio.wait_for(self.process.stderr.readline(), 60)
             assert line, f"the log ended before {name}"
+            assert line.startswith(b"{"), f"not a line of the log: {line.decode()}"  # why there was no start
             self.lines.append(json.loads(line))
             if self.lines[-1]["event"] == name:
                 return self.lines[-1]
@@ -81,6 +82,12 @@ async def serving_in(directory: Path, /, **settings: str) -> AsyncIterator[tuple
     process = Process(child)
     try:
         started = await process.event("service.started")
+    except BaseException:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+        raise
+    try:
         health = urlsplit(started["health"])
         yield process, urlsplit(started["url"]).port or 0, f"http://{health.netloc}"
     finally:
