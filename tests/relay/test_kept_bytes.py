@@ -106,7 +106,7 @@ async def clients_of(relay: Relay, number: int) -> AsyncIterator[list[RawClient]
 
 
 async def counts_more_than(size: float) -> None:
-    """Wait until so many bytes are counted."""
+    """Wait until more than `size` bytes are counted."""
     await eventually(lambda: kept_bytes.kept_bytes().total > size)
 
 
