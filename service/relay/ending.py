@@ -106,7 +106,7 @@ def _sentence(detail: str) -> str:
 
 def too_big_hint(detail: str) -> str:
     """The remedy for a client's message that is too big. An event with too many values is so at any size."""
-    sentence = f"{detail[0].upper()}{detail[1:]}."
+    sentence = _sentence(detail)
     return sentence if detail == INTRICATE_EVENT else f"{sentence} {CATALOGUE['message_too_big'].remedy}"
 
 

@@ -35,7 +35,7 @@ FREE_SECONDS: Final = 0.0001
 """Of each delivery of bytes that wait, not charged: an ordinary message takes less. In a busy process all of them wait."""
 LIGHT_SLICE_BYTES: Final = 16_384
 HEAVY_SLICE_BYTES: Final = 2048
-"""At most 340 of the smallest frames of a client, about a millisecond."""
+"""Of the smallest frames, `FRAMES_PER_DELIVERY` are fewer."""
 UNKNOWN_SECONDS_PER_BYTE: Final = 2e-8
 """What the bytes of a leg are expected to cost before any have waited, a twentieth of the smallest frames."""
 LEAST_SECONDS_PER_BYTE: Final = 5e-10
